@@ -1,0 +1,205 @@
+"""Frozen run configuration: YAML, dotted overrides, and errors that name the field and the remedy.
+
+`load(schema, source, overrides)` builds one immutable tree. A task extends `RunConfig` with its own sections
+(`model`, `loss`), so that every name a user can type is declared in exactly one place. The *digest* of a
+configuration is the sha256 of its canonical JSON: two runs with equal digests were asked to do the same thing.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from trainplane.errors import UserError, nearest
+
+
+class Section(BaseModel):
+    """One level of the tree: unknown names are errors, values never change after construction."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+
+
+class DataConfig(Section):
+    """What is read. Addresses are `s3://…`, a folder, or a name inside the context's dataset store."""
+
+    train: str = Field(description="dataset that is trained on")
+    val: str | None = Field(None, description="held-out dataset; without one nothing is validated")
+    on_damage: Literal["fail", "quarantine"] = Field("fail", description="what a damaged sample does to the run")
+    damage_budget: int = Field(10, ge=0, description="samples that may be quarantined before the run fails anyway")
+    loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
+    prefetch: int = Field(2, ge=1, description="batches decoded ahead, per loader worker")
+
+
+class TrainConfig(Section):
+    """How long, how much at once, on how many ranks, and what is kept."""
+
+    steps: int = Field(..., ge=1, description="global steps")
+    global_batch: int = Field(..., ge=1, description="pictures per global step, at any number of workers")
+    micro_batch: int | None = Field(
+        None, ge=1, description="pictures per forward pass and rank; default: all of the rank's share"
+    )
+    workers: int = Field(1, ge=1, description="ranks; 1 trains in this process unless the context names a cluster")
+    use_gpu: bool | Literal["auto"] = Field("auto", description="one GPU per rank; auto: where there is one")
+    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each rank")
+    threads: int | None = Field(None, ge=1, description="torch threads per rank; default: Ray's or torch's own")
+    lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
+    lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
+    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
+        (0.0, 0.9), description="Adam's betas of both players"
+    )
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
+    compile: bool = Field(False, description="torch.compile the networks")
+    channels_last: bool = Field(False, description="NHWC memory format")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
+    seed: int = Field(10, ge=0, description="seeds weights, order, crops and masks")
+    checkpoint_every: int = Field(1000, ge=1, description="steps between checkpoints")
+    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the last step's is always kept")
+    validate_every: int = Field(1000, ge=1, description="steps between validations")
+    log_every: int = Field(10, ge=1, description="steps between recorded training metrics")
+
+    @model_validator(mode="after")
+    def _batch_arithmetic(self) -> TrainConfig:
+        if self.global_batch % self.workers:
+            lower = self.global_batch - self.global_batch % self.workers
+            raise ValueError(
+                f"train.global_batch={self.global_batch} does not divide over train.workers={self.workers}; "
+                f"set train.global_batch={max(lower, self.workers)} or {lower + self.workers}"
+            )
+        share = self.global_batch // self.workers
+        if self.micro_batch is not None and share % self.micro_batch:
+            raise ValueError(
+                f"train.micro_batch={self.micro_batch} does not divide each rank's share of {share} pictures; "
+                f"choose a divisor of {share}"
+            )
+        return self
+
+
+class TrackingConfig(Section):
+    """What is recorded where people browse."""
+
+    experiment: str = Field("isnet", description="MLflow experiment")
+    gallery: int = Field(4, ge=0, description="held-out pictures shown at every validation")
+    register_as: str | None = Field(None, description="registered model that the finished run becomes a version of")
+    system_metrics: bool = Field(True, description="record CPU, memory and GPU use")
+
+
+class RunConfig(Section):
+    """One run. Tasks derive from this and add their own sections."""
+
+    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="lower case, digits, - and _")
+    task: str = Field(..., description="package.module:Class")
+    data: DataConfig
+    train: TrainConfig
+    tracking: TrackingConfig = TrackingConfig()
+
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of every value."""
+        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+
+
+ConfigT = TypeVar("ConfigT", bound=Section)
+
+
+def canonical_json(value: Any) -> bytes:
+    """Sorted keys, no spaces, UTF-8: the form whose sha256 is a digest everywhere in this project."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file."""
+    try:
+        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror}); give a preset's name or a YAML file") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        where = " ".join(str(error).split())
+        raise UserError(f"{path}: is no YAML ({where}); correct the file") from error
+    if not isinstance(loaded, dict):
+        raise UserError(f"{path}: holds {type(loaded).__name__}, need sections such as 'train:' and 'data:'")
+    return loaded
+
+
+def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """`a.b=c` on top of a tree; values are read as YAML (1e-4, true, [1, 2], null), and the tree is not changed."""
+    result: dict[str, Any] = json.loads(json.dumps(tree))
+    for override in overrides:
+        path, equals, text = override.partition("=")
+        if not equals or not path or path.startswith("-"):
+            raise UserError(f"{override!r} is no override; need section.key=value, for example train.steps=200")
+        value = _scalar(text, override)
+        node = result
+        *parents, leaf = path.split(".")
+        for parent in parents:
+            child = node.setdefault(parent, {})
+            if not isinstance(child, dict):
+                raise UserError(f"{override!r}: {parent!r} is a value, not a section; write it as {parent}=…")
+            node = child
+        node[leaf] = value
+    return result
+
+
+def _scalar(text: str, override: str) -> Any:
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise UserError(f"{override!r}: the value is no YAML; quote it, for example 'a.b=\"text\"'") from error
+    if isinstance(value, str):
+        # YAML 1.1 reads 1e-4 as text, which nobody who types a learning rate means.
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def build(schema: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
+    """The validated, frozen configuration; a `UserError` lists every fault with its field and remedy."""
+    try:
+        return schema.model_validate(_with_floats(tree))
+    except ValidationError as error:
+        raise UserError("; ".join(_sentence(schema, fault) for fault in error.errors())) from error
+
+
+def _with_floats(value: Any) -> Any:
+    """YAML 1.1 reads `1e-4` as text; numbers written so in a file are numbers."""
+    if isinstance(value, Mapping):
+        return {key: _with_floats(child) for key, child in value.items()}
+    if isinstance(value, list):
+        return [_with_floats(child) for child in value]
+    if isinstance(value, str) and value[:1] in "0123456789.-" and "e" in value.lower():
+        try:
+            return float(value)
+        except ValueError:
+            return value
+    return value
+
+
+def _sentence(schema: type[Section], fault: Mapping[str, Any]) -> str:
+    path = [str(part) for part in fault["loc"]]
+    dotted = ".".join(path)
+    if fault["type"] == "extra_forbidden":
+        return f"unknown setting {dotted!r}{nearest(path[-1], _names_at(schema, path[:-1]))}"
+    if fault["type"] == "missing":
+        return f"{dotted} is not set; add it to the preset or give {dotted}=…"
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if fault["type"] == "value_error":
+        return message
+    return f"{dotted}={fault.get('input')!r}: {message[0].lower()}{message[1:]}; give {dotted}=… accordingly"
+
+
+def _names_at(schema: type[Section], path: Sequence[str]) -> list[str]:
+    """Names allowed inside the section at `path`."""
+    node: Any = schema
+    for part in path:
+        annotation = node.model_fields[part].annotation
+        options = [annotation, *getattr(annotation, "__args__", ())]
+        node = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+        if node is None:
+            return []
+    return list(node.model_fields)
