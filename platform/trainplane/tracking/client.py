@@ -1,0 +1,55 @@
+"""The one door to MLflow: its client, with the settings under which it can neither block for minutes nor chatter.
+
+A dead server costs MLflow's own retry policy 246 s a call (mlflow 3.17.2: 7 retries, back-off 2). Here a call gives
+up within seconds and whoever called decides what to do next. A user's own environment variables still win. MLflow is
+imported inside the function because the import takes seconds. Sending records is `drain`; this module sends nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import re
+from typing import Any
+from urllib.parse import urlsplit, urlunsplit
+
+from trainplane.errors import UserError
+
+_QUIET = {
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+}
+
+
+def quiet_mlflow() -> None:
+    """Environment that must stand before `mlflow` is first imported; values that are set already stay."""
+    for name, value in _QUIET.items():
+        os.environ.setdefault(name, value)
+
+
+def client_for(tracking_uri: str) -> Any:
+    """An `MlflowClient` whose runs and registry both live at `tracking_uri` (http(s)://… or sqlite:///…)."""
+    quiet_mlflow()
+    from mlflow import MlflowClient
+
+    for chatty in ("alembic", "mlflow.store.db.utils"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def without_secrets(tracking_uri: str) -> str:
+    """The address as it may be shown: user, password and query are gone."""
+    parts = urlsplit(tracking_uri)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
+def unreachable(tracking_uri: str, error: Exception) -> UserError:
+    """The sentence for a tracking address that does not answer; the reason is kept to one line without secrets."""
+    reason = re.sub(r"//[^/@\s]+@", "//", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    return UserError(
+        f"the tracking address {without_secrets(tracking_uri)} does not answer as MLflow ({reason[:300]}); "
+        "start the server, or correct the tracking address of the context"
+    )

@@ -1,0 +1,271 @@
+"""The durable half of tracking: records on the local disk, in order, until MLflow has acknowledged them.
+
+`append` writes one JSON line with one unbuffered write, so a record survives SIGKILL when the call returns; a thread
+syncs it to the disk within a second. Files (pictures, texts) lie beside and are referenced by a record. Nothing here
+knows MLflow or the network: `drain` sends what lies here, from this process or from another one.
+
+    FOLDER/records.jsonl   one record a line, appended by one writer
+    FOLDER/sent.json       {"offset": acknowledged bytes, "marks": last step by key}, replaced atomically
+    FOLDER/rejected.jsonl  records that the server refused for good, with its reason
+    FOLDER/about.json      {"run_id", "tracking"}: whose records these are
+    FOLDER/files/          attachments that are not acknowledged yet
+    FOLDER/*.lock          flock: one writer, one drainer; the kernel releases them on death
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import secrets
+import shutil
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from trainplane.errors import UserError
+
+Record = dict[str, Any]
+SYNC_EVERY_S = 0.5
+
+
+@dataclass(frozen=True)
+class Sent:
+    """How far a spool was acknowledged, and the last step of every key up to there."""
+
+    offset: int = 0
+    marks: dict[str, int] = field(default_factory=dict)
+
+
+class Spool:
+    """The writing end. One process at a time holds it; a second one is refused."""
+
+    def __init__(self, folder: Path, *, run_id: str, tracking: str) -> None:
+        """Open or create the spool of run `run_id` whose MLflow is at `tracking` (an address without secrets).
+
+        A last line torn by a crash is cut off, acknowledged records and attachments without a record are removed.
+        """
+        self.folder = folder
+        (folder / "files").mkdir(parents=True, exist_ok=True)
+        self._writer_lock = _lock_file(folder / "writer.lock")
+        if not _try_lock(self._writer_lock):
+            os.close(self._writer_lock)
+            raise UserError(
+                f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
+            )
+        _replace(folder / "about.json", json.dumps({"run_id": run_id, "tracking": tracking}).encode())
+        sent = _mend(folder)
+        self.marks = marks_after(sent.marks, (record for record, _ in pending(folder, sent.offset) if record))
+        self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        self._size = os.fstat(self._fd).st_size
+        self._append_lock = threading.Lock()
+        self._unsynced: list[Path] = []
+        self._dirty = threading.Event()
+        self._closing = threading.Event()
+        self._syncer = threading.Thread(target=self._sync_loop, name="spool-sync", daemon=True)
+        self._syncer.start()
+
+    def append(self, record: Record) -> None:
+        """Write one record; it survives SIGKILL when this returns. A full disk raises OSError and leaves no half."""
+        line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
+        self._append(line)
+
+    def _append(self, lines: bytes) -> None:
+        with self._append_lock:
+            if os.write(self._fd, lines) != len(lines):
+                os.ftruncate(self._fd, self._size)
+                raise OSError(errno.ENOSPC, "no space left for records", str(self.folder))
+            self._size += len(lines)
+        self._dirty.set()
+
+    def attach(self, name: str, data: bytes) -> str:
+        """Keep `data` beside the records under the file name `name`; returns the path a record refers to it by."""
+        relative = f"files/{secrets.token_hex(8)}/{name}"
+        path = self.folder / relative
+        path.parent.mkdir()
+        path.write_bytes(data)
+        self._unsynced.append(path)
+        return relative
+
+    def unsent(self) -> bytes:
+        """The lines that MLflow has not acknowledged: what a checkpoint carries so that a lost node loses little."""
+        return b"".join(raw for _, raw in pending(self.folder, read_sent(self.folder).offset))
+
+    def adopt(self, lines: bytes) -> int:
+        """Take in what `unsent` returned on another node; lines that stand here already are left out.
+
+        Returns the number of lines added. Attachments stayed on the lost node: records of files are left out too.
+        """
+        here = {raw for _, raw in pending(self.folder, 0)}
+        added = 0
+        for line in lines.splitlines(keepends=True):
+            record = _parse(line)
+            if record is None or line in here or "files" in record:
+                continue
+            self._append(line)
+            self.marks = marks_after(self.marks, [record])
+            added += 1
+        return added
+
+    def close(self) -> None:
+        """Sync and release; unsent records stay on the disk."""
+        self._closing.set()
+        self._dirty.set()
+        self._syncer.join()
+        os.close(self._fd)
+        os.close(self._writer_lock)
+
+    def _sync_loop(self) -> None:
+        while not self._closing.is_set():
+            self._dirty.wait()
+            self._dirty.clear()
+            self._sync()
+            self._closing.wait(SYNC_EVERY_S)
+        self._sync()
+
+    def _sync(self) -> None:
+        # Attachments first: after a power failure a record must not refer to a file that is empty.
+        while self._unsynced:
+            path = self._unsynced.pop()
+            if path.exists():
+                with path.open("rb") as attachment:
+                    os.fsync(attachment.fileno())
+        os.fdatasync(self._fd)
+
+
+def marks_after(marks: dict[str, int], records: Iterable[Record]) -> dict[str, int]:
+    """The last step of every metric and picture key once `records` have followed `marks`."""
+    result = dict(marks)
+    for record in records:
+        if record.get("k") == "metrics":
+            keys = list(record["v"])
+        elif record.get("k") == "file" and "key" in record:
+            keys = [record["key"]]
+        else:
+            continue
+        for key in keys:
+            result[key] = max(result.get(key, record["step"]), record["step"])
+    return result
+
+
+def read_sent(folder: Path) -> Sent:
+    """What was acknowledged. An unreadable file counts as nothing: sending again changes nothing in MLflow."""
+    try:
+        stored = json.loads((folder / "sent.json").read_text())
+        return Sent(int(stored["offset"]), {str(k): int(v) for k, v in stored["marks"].items()})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return Sent()
+
+
+def write_sent(folder: Path, sent: Sent) -> None:
+    """Remember an acknowledgement. Replaced atomically; call it under the drainer's lock."""
+    _replace(folder / "sent.json", json.dumps({"offset": sent.offset, "marks": sent.marks}).encode())
+
+
+@contextmanager
+def drainer_lock(folder: Path) -> Iterator[bool]:
+    """Whether this caller is the one drainer of the spool while the block runs."""
+    handle = _lock_file(folder / "drain.lock")
+    try:
+        yield _try_lock(handle)
+    finally:
+        os.close(handle)
+
+
+def about(folder: Path) -> dict[str, str]:
+    """Whose records lie here: {"run_id", "tracking"}."""
+    try:
+        stored = json.loads((folder / "about.json").read_text())
+        return {"run_id": str(stored["run_id"]), "tracking": str(stored["tracking"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(
+            f"{folder}: is no spool (about.json is missing or damaged); give the folder of one run"
+        ) from error
+
+
+def _mend(folder: Path) -> Sent:
+    """Remove the traces of a crash; returns how far the spool is acknowledged."""
+    path = folder / "records.jsonl"
+    path.touch(mode=0o600)
+    size = path.stat().st_size
+    whole = _end_of_last_line(path, size)
+    if whole < size:
+        os.truncate(path, whole)
+    with drainer_lock(folder) as alone:
+        sent = read_sent(folder)
+        # A drainer at work needs its offsets and attachments; the next start tidies up.
+        if alone:
+            # The file may be shorter than acknowledged: a start was killed between truncate and write_sent.
+            if sent.offset and sent.offset >= whole:
+                os.truncate(path, 0)
+                sent = Sent(0, sent.marks)
+                write_sent(folder, sent)
+            _remove_leftovers(folder, sent)
+    return sent
+
+
+def _remove_leftovers(folder: Path, sent: Sent) -> None:
+    referenced = {
+        local.split("/")[1]
+        for record, _ in pending(folder, sent.offset)
+        for local, _ in (record or {}).get("files", [])
+    }
+    for leftover in (folder / "files").iterdir():
+        if leftover.name not in referenced:
+            shutil.rmtree(leftover)
+
+
+def pending(folder: Path, start: int) -> Iterator[tuple[Record | None, bytes]]:
+    """Whole lines from byte `start` on, each with its record, or with None where the line is no record."""
+    with (folder / "records.jsonl").open("rb") as stream:
+        stream.seek(start)
+        for raw in stream:
+            if not raw.endswith(b"\n"):
+                return
+            yield _parse(raw), raw
+
+
+def _parse(raw: bytes) -> Record | None:
+    try:
+        record = json.loads(raw)
+    except ValueError:
+        return None
+    return record if isinstance(record, dict) and "k" in record else None
+
+
+def _end_of_last_line(path: Path, size: int) -> int:
+    """Length of the file without a torn last line."""
+    if size == 0:
+        return 0
+    with path.open("rb") as stream:
+        position = size
+        while position > 0:
+            start = max(0, position - 65536)
+            stream.seek(start)
+            newline = stream.read(position - start).rfind(b"\n")
+            if newline >= 0:
+                return start + newline + 1
+            position = start
+    return 0
+
+
+def _replace(path: Path, data: bytes) -> None:
+    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
+    temporary.write_bytes(data)
+    os.replace(temporary, path)
+
+
+def _lock_file(path: Path) -> int:
+    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True

@@ -1,0 +1,269 @@
+"""What the training loop records through: a spool on the local disk, sent to MLflow by a thread.
+
+Calls return at once, whatever the server does, and never raise into training; what cannot be recorded is counted in
+`failures` and logged. After a resume from step k the replay is bit-identical, so steps that are recorded already are
+left out and each step stands once. Rank 0 holds a `Tracker`, every other rank a `NullTracker`. Which MLflow run this
+is was decided before, by `run.find_or_create_run`.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import re
+import time
+import uuid
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from trainplane.tracking.client import client_for, without_secrets
+from trainplane.tracking.drain import Drained, Flusher, drain
+from trainplane.tracking.spool import Record, Spool, about
+
+logger = logging.getLogger(__name__)
+
+Status = Literal["FINISHED", "FAILED", "KILLED"]
+
+
+class Recorder(ABC):
+    """What a training loop may record. Calls return at once, whatever the server does, and never raise."""
+
+    @property
+    @abstractmethod
+    def recorded_through(self) -> int | None:
+        """The last step whose training metrics are recorded already; None before the first."""
+
+    @abstractmethod
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record values of one step under keys such as `train/l1` and `val/psnr`; NaN and infinities are kept.
+
+        A key whose step is not beyond the last recorded one is left out: each step stands once.
+        """
+
+    @abstractmethod
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Record settings. A later attempt cannot change one; a changed one is refused and counted."""
+
+    @abstractmethod
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+
+    @abstractmethod
+    def log_picture(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
+        """Record an RGB picture of shape (H, W, 3), uint8, for the step slider of MLflow's pages."""
+
+    @abstractmethod
+    def log_text(self, name: str, text: str) -> None:
+        """Record a small text or JSON artifact under the relative path `name`."""
+
+    @abstractmethod
+    def end(self, status: Status, tags: Mapping[str, str] | None = None) -> None:
+        """Record how the run ended; sent after everything that was recorded before."""
+
+    @abstractmethod
+    def unsent(self) -> bytes:
+        """What MLflow has not acknowledged, for a checkpoint to carry."""
+
+    @abstractmethod
+    def adopt(self, unsent: bytes) -> None:
+        """Take back from a checkpoint what `unsent` gave into it."""
+
+    @abstractmethod
+    def close(self, timeout_s: float = 30.0) -> int:
+        """Send for at most `timeout_s` seconds; returns how many records stay on the disk for `sync`."""
+
+
+class NullTracker(Recorder):
+    """The recorder of every rank but the first: it records nothing."""
+
+    @property
+    def recorded_through(self) -> int | None:
+        return None
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None: ...
+
+    def log_params(self, params: Mapping[str, Any]) -> None: ...
+
+    def set_tags(self, tags: Mapping[str, str]) -> None: ...
+
+    def log_picture(self, key: str, pixels: NDArray[np.uint8], step: int) -> None: ...
+
+    def log_text(self, name: str, text: str) -> None: ...
+
+    def end(self, status: Status, tags: Mapping[str, str] | None = None) -> None: ...
+
+    def unsent(self) -> bytes:
+        return b""
+
+    def adopt(self, unsent: bytes) -> None: ...
+
+    def close(self, timeout_s: float = 30.0) -> int:
+        return 0
+
+
+class Tracker(Recorder):
+    """The recorder of rank 0. One process at a time may record a run on a machine: a second one is a `UserError`."""
+
+    def __init__(self, tracking_uri: str, run_id: str, *, spool: str | Path, flush_every_s: float = 2.0) -> None:
+        """Record run `run_id` by way of the folder `spool`, which belongs to that run alone.
+
+        What is recorded already is learnt from the spool and, where it answers, from MLflow: after a move to another
+        node the spool is empty and MLflow is not.
+        """
+        self.failures = 0
+        self._run_id = run_id
+        self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri))
+        self._marks = dict(self._spool.marks)
+        self._closed: int | None = None
+        self._take_marks(_steps_if_reachable(tracking_uri, run_id))
+        if self._spool.unsent():
+            # An earlier attempt's end may be among what is still to be sent; this attempt is alive.
+            self._append({"k": "status", "v": "RUNNING", "ts": _now_ms()})
+        self._flusher = Flusher(Path(spool), tracking_uri, every_s=flush_every_s)
+
+    @property
+    def recorded_through(self) -> int | None:
+        return max((step for key, step in self._marks.items() if key.startswith("train/")), default=None)
+
+    def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
+        def write() -> None:
+            values = {key: float(value) for key, value in metrics.items() if step > self._marks.get(key, step - 1)}
+            if values:
+                self._spool.append({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
+                self._marks.update(dict.fromkeys(values, step))
+
+        self._guarded(write)
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        self._append({"k": "params", "v": {key: str(value) for key, value in params.items()}})
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        self._append({"k": "tags", "v": {key: str(value) for key, value in tags.items()}})
+
+    def log_picture(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
+        def write() -> None:
+            # MLflow's pages read key, step and time from the file's name and show the .webp beside the .png.
+            file_key = re.sub(r"[^A-Za-z0-9_./ -]", "_", key).replace("/", "~")
+            mark = _picture_mark(file_key)
+            if step <= self._marks.get(mark, step - 1):
+                return
+            name = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._run_id}/{file_key}/{step}")
+            stem = f"{file_key}+step+{step}+timestamp+{_now_ms()}+{name}"
+            picture = Image.fromarray(np.asarray(pixels))
+            files = []
+            for file_name, data in (
+                (f"{stem}.png", _encoded(picture, "PNG", compress_level=1)),
+                (f"{stem}+compressed.webp", _encoded(picture, "WEBP", quality=80, method=0)),
+            ):
+                files.append([self._spool.attach(file_name, data), f"images/{file_name}"])
+            self._spool.append({"k": "tags", "v": {"mlflow.loggedImages": "True"}})
+            self._spool.append({"k": "file", "files": files, "key": mark, "step": int(step)})
+            self._marks[mark] = step
+
+        self._guarded(write)
+
+    def log_text(self, name: str, text: str) -> None:
+        def write() -> None:
+            path = PurePosixPath(name)
+            if path.is_absolute() or ".." in path.parts or not path.name:
+                raise ValueError(f"artifact name {name!r} is no relative path")
+            local = self._spool.attach(path.name, text.encode())
+            self._spool.append({"k": "file", "files": [[local, str(path)]]})
+
+        self._guarded(write)
+
+    def end(self, status: Status, tags: Mapping[str, str] | None = None) -> None:
+        if tags:
+            self.set_tags(tags)
+        self._append({"k": "status", "v": status, "ts": _now_ms()})
+
+    def unsent(self) -> bytes:
+        return self._spool.unsent()
+
+    def adopt(self, unsent: bytes) -> None:
+        def write() -> None:
+            self._spool.adopt(unsent)
+            self._take_marks(self._spool.marks)
+
+        self._guarded(write)
+
+    def close(self, timeout_s: float = 30.0) -> int:
+        if self._closed is not None:
+            return self._closed
+        self._closed = left = self._flusher.close(timeout_s)
+        self._spool.close()
+        if left:
+            folder = self._spool.folder
+            logger.warning("tracking: %d records wait in %s; `isnet runs sync` sends them", left, folder)
+        return left
+
+    def _append(self, record: Record) -> None:
+        self._guarded(lambda: self._spool.append(record))
+
+    def _guarded(self, write: Callable[[], None]) -> None:
+        try:
+            write()
+        except (OSError, ValueError, TypeError) as error:
+            self.failures += 1
+            if self.failures == 1:
+                logger.warning("tracking: a record was lost, training goes on (%s)", error)
+
+    def _take_marks(self, marks: Mapping[str, int]) -> None:
+        for key, step in marks.items():
+            self._marks[key] = max(self._marks.get(key, step), step)
+
+
+def sync(root: Path, tracking_uri: str) -> dict[str, Drained]:
+    """Send what the spools under `root` still hold for this tracking address; outcomes by run id."""
+    client = client_for(tracking_uri)
+    outcomes = {}
+    for described in sorted(root.glob("*/about.json")):
+        whose = about(described.parent)
+        if whose["tracking"] == without_secrets(tracking_uri):
+            outcomes[whose["run_id"]] = drain(described.parent, client)
+    return outcomes
+
+
+def recorded_steps(client: Any, run_id: str) -> dict[str, int]:
+    """The last step that MLflow has of each metric, and of each picture under `picture KEY`."""
+    run = client.get_run(run_id)
+    # The public `metrics` mapping has values only; the protobuf message has the steps, too.
+    steps = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
+    if "mlflow.loggedImages" in run.data.tags:
+        for artifact in client.list_artifacts(run_id, "images"):
+            key, _, rest = PurePosixPath(artifact.path).name.partition("+step+")
+            step = rest.partition("+")[0]
+            if step.isdigit():
+                steps[_picture_mark(key)] = max(steps.get(_picture_mark(key), 0), int(step))
+    return steps
+
+
+def _steps_if_reachable(tracking_uri: str, run_id: str) -> dict[str, int]:
+    client = client_for(tracking_uri)
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return recorded_steps(client, run_id)
+    except (MlflowException, OSError) as error:
+        logger.warning("tracking: MLflow does not say what run %s has recorded (%s)", run_id, error)
+        return {}
+
+
+def _picture_mark(file_key: str) -> str:
+    """The name under which marks hold the last step of pictures whose files begin with `file_key`."""
+    return f"picture {file_key}"
+
+
+def _encoded(picture: Image.Image, file_format: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    picture.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
