@@ -1,0 +1,111 @@
+"""The few layers every network here is made of: convolution, activation, residual block, initialisation.
+
+Not covered: how they are put together (network.py, unet_like.py, discriminator.py).
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isnet.spectral import SpectralConv2d, SpectralConvTranspose2d, power_iteration, spectral_layers
+
+ActivationName = Literal["tanh", "leaky_relu"]
+LEAKY_SLOPE = 0.2
+
+# As many as torch's own parametrisation takes: without them σ of a fresh network is the quadratic form of two random
+# vectors, anything near zero, and its output means nothing.
+WARM_UP_ITERATIONS = 15
+
+
+class Activation(nn.Module):
+    """Tanh or LeakyReLU(0.2), written over its input.
+
+    Safe after a convolution or a sum, whose backward passes do not read their own output; saves an allocation each.
+    """
+
+    def __init__(self, name: ActivationName) -> None:
+        super().__init__()
+        self.name = name
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.name == "tanh":
+            return torch.tanh_(x)
+        return F.leaky_relu_(x, LEAKY_SLOPE)
+
+    def extra_repr(self) -> str:
+        return self.name
+
+
+def conv(
+    channels_in: int,
+    channels_out: int,
+    kernel: int,
+    *,
+    spectral: bool,
+    stride: int = 1,
+    dilation: int = 1,
+    padding: int | None = None,
+    bias: bool = False,
+) -> nn.Conv2d:
+    """A convolution, zero padded by dilation·(kernel-1)/2 unless `padding` says otherwise."""
+    if padding is None:
+        padding = dilation * (kernel - 1) // 2
+    make = SpectralConv2d if spectral else nn.Conv2d
+    return make(channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+
+
+def conv_transpose(
+    channels_in: int, channels_out: int, kernel: int, *, spectral: bool, stride: int, padding: int
+) -> nn.ConvTranspose2d:
+    """A transposed convolution with bias."""
+    make = SpectralConvTranspose2d if spectral else nn.ConvTranspose2d
+    return make(channels_in, channels_out, kernel, stride=stride, padding=padding)
+
+
+class ResidualBlock(nn.Module):
+    """σ( x + conv3×3( σ( conv3×3_dilated(x) ) ) ), channels and size unchanged (the paper's reference [11])."""
+
+    def __init__(
+        self, channels: int, *, dilation: int, activation: ActivationName, spectral: bool, bias: bool = False
+    ) -> None:
+        super().__init__()
+        self.dilated = conv(channels, channels, 3, dilation=dilation, spectral=spectral, bias=bias)
+        self.plain = conv(channels, channels, 3, spectral=spectral, bias=bias)
+        self.activation = Activation(activation)
+
+    def forward(self, x_BCHW: Tensor) -> Tensor:
+        inner_BCHW = self.activation(self.dilated(x_BCHW))
+        return self.activation(self.plain(inner_BCHW).add_(x_BCHW))  # type: ignore[no-any-return]
+
+
+def to_unit_range(y_B3HW: Tensor) -> Tensor:
+    """(tanh(y) + 1) / 2 in at least float32: in bfloat16 the upper half of [0, 1] would have 128 levels."""
+    if y_B3HW.dtype in (torch.bfloat16, torch.float16):
+        y_B3HW = y_B3HW.float()
+    return torch.tanh(y_B3HW).add(1).mul_(0.5)
+
+
+@torch.no_grad()
+def initialise(network: nn.Module, *, std: float) -> None:
+    """Weights N(0, std), biases 0 (the released code), random u and v brought near the truth. torch's global generator.
+
+    Under spectral norm `std` does not change the function but sets the effective learning rate: with the paper's 0.001
+    and rate 1e-4 the first Adam step moves a raw weight by a tenth of itself.
+    """
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+            module.weight.normal_(0.0, std)
+            if module.bias is not None:
+                module.bias.zero_()
+    for layer in spectral_layers(network):
+        layer.randomise_vectors()
+    power_iteration(network, times=WARM_UP_ITERATIONS)
+
+
+def num_parameters(network: nn.Module) -> int:
+    """Trainable numbers of `network`: raw weights and biases."""
+    return sum(p.numel() for p in network.parameters())

@@ -1,0 +1,232 @@
+"""Spectral normalisation (Miyato et al. 2018) whose cost is paid once a training step, not once a forward pass.
+
+A layer keeps its raw weight W as the parameter and two unit vectors u, v as buffers, and convolves with W/σ, σ = uᵀWv.
+Plain use needs nothing: every forward pass computes W/σ and gradients flow through it. The vectors move only when
+`power_iteration` is called; training and evaluation mode do not differ.
+
+A training step runs the same weights many times (micro-batches, real and fake pictures). `step_weights` computes W/σ
+once for all of them, collects their gradients there, and turns the sum into the gradient of W at the end. Exactly:
+
+    dL/dW = (G - <G, W/σ> u vᵀ) / σ        with G = dL/d(W/σ), u and v held constant
+
+State dict: `weight`, `bias`, `u`, `v`. Not covered: the order of one iteration per forward pass that the released code
+has, which makes σ depend on how often a network is run.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.conv import _ConvNd
+
+EPS = 1e-12
+
+Network = TypeVar("Network", bound=nn.Module)
+Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
+
+
+class SpectralLayer(_ConvNd):
+    """What convolution and transposed convolution share. Seen as a matrix, W has one row per output channel."""
+
+    u: Tensor
+    v: Tensor
+    # W/σ as a leaf tensor while `step_weights` is open, else None; its storage is kept for the next step.
+    effective: Tensor | None
+    _store: Tensor | None
+    _sigma: Tensor | None
+    memory_format: torch.memory_format
+    # The dimension of W that counts output channels.
+    rows_dim = 0
+
+    def _prepare_buffers(self) -> None:
+        rows, columns = self.matrix().shape
+        self.register_buffer("u", self.weight.new_zeros(rows))
+        self.register_buffer("v", self.weight.new_zeros(columns))
+        self.effective = self._store = self._sigma = None
+        self.memory_format = torch.contiguous_format
+
+    def matrix(self) -> Tensor:
+        """The raw weight as (output channels, everything else)."""
+        return self.weight.transpose(0, self.rows_dim).flatten(1)
+
+    def sigma(self) -> Tensor:
+        """The estimate uᵀWv of the largest singular value, 0-dim, differentiable in W, never below float32."""
+        with torch.autocast(self.weight.device.type, enabled=False):
+            return torch.dot(self.u, torch.mv(self.matrix(), self.v))
+
+    def normalised_weight(self) -> Tensor:
+        """W/σ, shape of W."""
+        if self.effective is not None:
+            return self.effective
+        return self.weight / self.sigma()
+
+    @torch.no_grad()
+    def randomise_vectors(self) -> None:
+        """New random unit vectors from torch's global generator."""
+        self.u.copy_(F.normalize(torch.randn_like(self.u), dim=0, eps=EPS))
+        self.v.copy_(F.normalize(torch.randn_like(self.v), dim=0, eps=EPS))
+
+    @torch.no_grad()
+    def set_exact_vectors(self) -> None:
+        """Set u and v to the singular vectors of the largest singular value, from a full decomposition of W Wᵀ."""
+        matrix = self.matrix()
+        _, vectors = torch.linalg.eigh(matrix @ matrix.t())
+        self.u.copy_(vectors[:, -1])
+        self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS))
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        """Compute W/σ once and use it until `release`."""
+        self._sigma = self.sigma()
+        store = self._store
+        if store is None or store.dtype != self.weight.dtype or store.device != self.weight.device:
+            store = torch.empty_like(self.weight, memory_format=self.memory_format)
+            self._store = store
+        store.requires_grad_(False)
+        torch.div(self.weight, self._sigma, out=store)
+        store.grad = None
+        # Gradients are wanted where the parameter's are, so that a frozen network stays frozen.
+        self.effective = store.requires_grad_(self.weight.requires_grad)
+
+    @torch.no_grad()
+    def collect_gradient(self) -> None:
+        """Turn what reached W/σ since `hold` into a gradient of W (equation in the module docstring)."""
+        assert self.effective is not None
+        assert self._sigma is not None
+        if self.effective.grad is None:
+            return
+        gradient = self.effective.grad.contiguous()
+        self.effective.grad = None
+        along = torch.dot(gradient.flatten(), self.effective.contiguous().flatten())
+        if self.rows_dim == 0:
+            gradient.flatten(1).addr_(self.u * along, self.v, alpha=-1)
+        else:
+            outer = torch.outer(self.u * along, self.v)
+            gradient.sub_(outer.view(gradient.transpose(0, self.rows_dim).shape).transpose(0, self.rows_dim))
+        gradient.div_(self._sigma)
+        self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
+
+    def release(self) -> None:
+        self.effective = None
+
+    @torch.no_grad()
+    def _give_folded(self, conv: Conv) -> Conv:
+        wanted = self.weight.requires_grad
+        conv.weight = nn.Parameter(self.normalised_weight().clone(), requires_grad=wanted)
+        if self.bias is not None:
+            conv.bias = nn.Parameter(self.bias.clone(), requires_grad=wanted)
+        return conv.train(self.training)
+
+
+class SpectralConv2d(SpectralLayer, nn.Conv2d):
+    """`nn.Conv2d` that convolves with W/σ."""
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        dilation: int = 1,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride, padding, dilation, bias=bias)
+        self._arguments = (channels_in, channels_out, kernel, stride, padding, dilation)
+        self._prepare_buffers()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self._conv_forward(x, self.normalised_weight(), self.bias)  # type: ignore[no-any-return]
+
+    def plain(self) -> nn.Conv2d:
+        """An ordinary convolution with W/σ as its weight."""
+        return self._give_folded(nn.Conv2d(*self._arguments, bias=self.bias is not None, device="meta"))
+
+
+class SpectralConvTranspose2d(SpectralLayer, nn.ConvTranspose2d):
+    """`nn.ConvTranspose2d` that convolves with W/σ. Its weight is (in, out, kh, kw): rows are dimension 1."""
+
+    rows_dim = 1
+
+    def __init__(
+        self,
+        channels_in: int,
+        channels_out: int,
+        kernel: int,
+        *,
+        stride: int = 1,
+        padding: int = 0,
+        bias: bool = True,
+    ) -> None:
+        super().__init__(channels_in, channels_out, kernel, stride, padding, bias=bias)
+        self._arguments = (channels_in, channels_out, kernel, stride, padding)
+        self._prepare_buffers()
+
+    def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        assert output_size is None, "the size follows from stride and padding"
+        _, _, _, stride, padding = self._arguments
+        return F.conv_transpose2d(x, self.normalised_weight(), self.bias, stride, padding)
+
+    def plain(self) -> nn.ConvTranspose2d:
+        """An ordinary transposed convolution with W/σ as its weight."""
+        return self._give_folded(nn.ConvTranspose2d(*self._arguments, bias=self.bias is not None, device="meta"))
+
+
+def spectral_layers(network: nn.Module) -> list[SpectralLayer]:
+    """Every normalised layer of `network`, in a fixed order."""
+    return [module for module in network.modules() if isinstance(module, SpectralLayer)]
+
+
+@torch.no_grad()
+def power_iteration(network: nn.Module, *, times: int = 1) -> None:
+    """Improve u and v of every layer: v <- norm(Wᵀu), then u <- norm(Wv), `times` times."""
+    for layer in spectral_layers(network):
+        matrix = layer.matrix()
+        for _ in range(times):
+            _set_unit(layer.v, torch.mv(matrix.t(), layer.u))
+            _set_unit(layer.u, torch.mv(matrix, layer.v))
+
+
+def _set_unit(vector: Tensor, direction: Tensor) -> None:
+    torch.div(direction, direction.norm().clamp_min(EPS), out=vector)
+
+
+@contextmanager
+def step_weights(*networks: nn.Module) -> Iterator[None]:
+    """Compute W/σ once for everything run inside; on a clean exit their summed gradients become those of W.
+
+    Inside, select gradients with `weight_leaves`: the raw weights take no part in any graph there.
+    """
+    layers = [layer for network in networks for layer in spectral_layers(network)]
+    try:
+        for layer in layers:
+            layer.hold()
+        yield
+        for layer in layers:
+            layer.collect_gradient()
+    finally:
+        for layer in layers:
+            layer.release()
+
+
+def weight_leaves(network: nn.Module) -> list[Tensor]:
+    """The leaf tensors that gradients of `network` reach: W/σ where `step_weights` holds it, else the parameters."""
+    held = {id(layer.weight): layer.effective for layer in spectral_layers(network) if layer.effective is not None}
+    return [held.get(id(p), p) for p in network.parameters() if p.requires_grad]
+
+
+def fold_spectral_norm(network: Network) -> Network:
+    """A copy of `network` whose normalised layers are ordinary ones with weight W/σ: the same output, less work."""
+    folded = copy.deepcopy(network)
+    for parent in list(folded.modules()):
+        for name, child in list(parent.named_children()):
+            if isinstance(child, SpectralConv2d | SpectralConvTranspose2d):
+                setattr(parent, name, child.plain())
+    return folded
