@@ -1,0 +1,308 @@
+"""Every promise of a store, kept by folders and by S3; and S3's faults, which no reader ever sees."""
+
+from __future__ import annotations
+
+import multiprocessing
+import pickle
+import random
+import threading
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainplane.errors import UserError
+from trainplane.storage import Entry, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
+from trainplane.storage.retry import Budget, Concurrency
+
+QUICK = RetryPolicy(attempts=6, base_s=0.001, cap_s=0.01, connect_timeout_s=1.0, read_timeout_s=0.5)
+MEBIBYTE = 1 << 20
+
+
+@pytest.fixture(params=["folder", "s3"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    address = str(tmp_path / "store") if request.param == "folder" else request.getfixturevalue("s3_address")
+    return open_store(address, policy=QUICK)
+
+
+class TestEveryStore:
+    def test_reads_back_what_was_written_whole_and_in_ranges(self, store: Store) -> None:
+        store.write("a/b.bin", bytes(range(100)))
+        assert store.read("a/b.bin") == bytes(range(100))
+        assert store.read("a/b.bin", start=10, length=5) == bytes(range(10, 15))
+        assert store.read("a/b.bin", start=95, length=50) == bytes(range(95, 100))
+        assert store.read("a/b.bin", start=100) == b""
+        assert store.read("a/b.bin", start=3, length=0) == b""
+        assert store.size("a/b.bin") == 100
+
+    def test_replaces_and_keeps_empty_objects(self, store: Store) -> None:
+        store.write("x", b"old")
+        store.write("x", b"")
+        assert (store.read("x"), store.size("x")) == (b"", 0)
+
+    def test_writes_files_as_they_are(self, store: Store, tmp_path: Path) -> None:
+        source = tmp_path / "source.bin"
+        source.write_bytes(random.Random(1).randbytes(9 * MEBIBYTE))
+        store.write("copy.bin", source)
+        assert store.read("copy.bin") == source.read_bytes()
+
+    def test_absent_objects_are_not_found(self, store: Store) -> None:
+        for start, length in ((0, None), (5, 5), (0, 0)):
+            with pytest.raises(NotFound):
+                store.read("absent", start=start, length=length)
+        assert store.size("absent") is None
+        store.delete("absent")
+
+    def test_a_folder_is_no_object(self, store: Store) -> None:
+        store.write("a/b", b"1")
+        assert store.size("a") is None
+        with pytest.raises(NotFound):
+            store.read("a")
+        with pytest.raises(NotFound):
+            store.read("a/b/c")
+
+    def test_creates_only_once(self, store: Store) -> None:
+        assert store.create("claim", b"first") is True
+        assert store.create("claim", b"second") is False
+        assert store.read("claim") == b"first"
+
+    def test_of_many_creators_exactly_one_wins(self, store: Store) -> None:
+        won: list[int] = []
+        threads = [
+            threading.Thread(target=lambda n=n: won.append(n) if store.create("claim", b"%d" % n) else None)
+            for n in range(8)
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert [b"%d" % n for n in won] == [store.read("claim")]
+
+    def test_lists_by_text_prefix_in_order_of_key(self, store: Store) -> None:
+        for key in ("b", "a/2", "a/1/x", "a-b", "ab"):
+            store.write(key, key.encode())
+        assert [entry.key for entry in store.list()] == ["a-b", "a/1/x", "a/2", "ab", "b"]
+        assert [entry.key for entry in store.list("a/")] == ["a/1/x", "a/2"]
+        assert list(store.list("ab")) == [Entry("ab", 2)]
+        assert list(store.list("c")) == []
+        store.delete("a/2")
+        assert [entry.key for entry in store.list("a/")] == ["a/1/x"]
+
+    def test_a_child_is_the_place_below(self, store: Store) -> None:
+        child = store.child("runs/7")
+        child.write("x", b"1")
+        assert child.address == f"{store.address}/runs/7"
+        assert [entry.key for entry in store.list()] == ["runs/7/x"]
+        assert [entry.key for entry in child.list()] == ["x"]
+        assert open_store(child.address, policy=QUICK).read("x") == b"1"
+
+    @pytest.mark.parametrize("size", [0, 10, 17 * MEBIBYTE])
+    def test_a_writer_makes_the_object_appear_at_its_end(self, store: Store, size: int) -> None:
+        data = random.Random(size).randbytes(size)
+        with store.open_writer("big") as file:
+            for start in range(0, size, 3 * MEBIBYTE):
+                file.write(data[start : start + 3 * MEBIBYTE])
+            assert store.size("big") is None
+            assert file.tell() == size
+        assert store.read("big") == data
+
+    def test_a_writer_that_fails_leaves_nothing(self, store: Store) -> None:
+        def write_and_fail() -> None:
+            with store.open_writer("big") as file:
+                file.write(bytes(9 * MEBIBYTE))
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            write_and_fail()
+        assert store.size("big") is None
+        assert list(store.list()) == []
+
+    def test_survives_pickling_and_other_processes(self, store: Store) -> None:
+        store.write("x", b"here")
+        twin = pickle.loads(pickle.dumps(store))
+        assert twin.address == store.address
+        for method in ("fork", "spawn"):
+            with multiprocessing.get_context(method).Pool(1) as pool:
+                assert pool.apply(store.read, ("x",)) == b"here"
+
+    @pytest.mark.parametrize("key", ["", "/a", "a//b", "../a", "a/../b", "a/.", "a\nb", "a\\b", ".part~x", "a" * 2000])
+    def test_refuses_keys_that_are_not_portable(self, store: Store, key: str) -> None:
+        for verb in (store.read, store.size, store.delete, store.child):
+            with pytest.raises(UserError):
+                verb(key)
+        with pytest.raises(UserError):
+            store.write(key, b"")
+
+    def test_keeps_keys_of_any_script(self, store: Store) -> None:
+        store.write("café/猫 +%.json", b"1")
+        assert [entry.key for entry in store.list()] == ["café/猫 +%.json"]
+        assert store.read("café/猫 +%.json") == b"1"
+
+
+class TestAddresses:
+    @pytest.mark.parametrize(
+        ("address", "meant"),
+        [("s3://bucket", "s3://bucket"), ("s3://bucket/a/b/", "s3://bucket/a/b"), ("file:///a/b%20c", "/a/b c")],
+    )
+    def test_says_what_it_opened(self, address: str, meant: str) -> None:
+        assert open_store(address).address == meant
+
+    def test_relative_folders_are_made_absolute(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.chdir(tmp_path)
+        assert open_store("data/x").address == str(tmp_path / "data/x")
+
+    @pytest.mark.parametrize(
+        "address", ["", "gs://bucket", "s3://", "s3://Bucket/x", "s3://ab", "s3://a..b/x", "file://host/x"]
+    )
+    def test_refuses_what_is_no_address(self, address: str) -> None:
+        with pytest.raises(UserError, match=r"need|give"):
+            open_store(address)
+
+    def test_does_not_repeat_a_secret_in_an_address(self) -> None:
+        with pytest.raises(UserError) as refused:
+            open_store("s3://AKIAKEY:hunter2@bucket/prefix")
+        assert "hunter2" not in str(refused.value)
+
+
+class TestFolders:
+    def test_unfinished_files_are_never_listed(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path))
+        with store.open_writer("x") as file:
+            file.write(b"half")
+            assert len(list(tmp_path.iterdir())) == 1
+            assert list(store.list()) == []
+
+    def test_says_when_a_folder_may_not_be_used(self, tmp_path: Path) -> None:
+        (tmp_path / "file").write_bytes(b"")
+        store = open_store(str(tmp_path / "file" / "below"))
+        with pytest.raises(StorageError, match="check the folder"):
+            store.write("x", b"1")
+
+
+class TestS3Faults:
+    @pytest.mark.parametrize("fault", ["500", "503", "reset", "short", "lying", "stall", "expired"])
+    def test_reading_gets_over_each_fault(self, faulty_s3, s3_address: str, fault: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        data = random.Random(3).randbytes(3 * MEBIBYTE)
+        store.write("x", data)
+        faulty_s3.fault = lambda method, path, number: fault if method == "GET" and number % 2 == 0 else None
+        for start, length in ((0, None), (7, None), (1000, 2 * MEBIBYTE), (2 * MEBIBYTE, 5 * MEBIBYTE)):
+            end = None if length is None else start + length
+            assert store.read("x", start=start, length=length) == data[start:end]
+
+    def test_broken_bodies_are_resumed_where_they_broke(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        data = random.Random(4).randbytes(8 * MEBIBYTE)
+        store.write("x", data)
+        before = faulty_s3.requests
+        # Each answer brings half of what is missing: far more broken connections than attempts are allowed.
+        faulty_s3.fault = lambda method, path, number: "short" if number - before <= 10 else None
+        assert store.read("x") == data
+        assert faulty_s3.requests - before == 11
+
+    def test_an_object_replaced_while_read_is_never_mixed(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        first, second = bytes(2 * MEBIBYTE), bytes([1]) * (2 * MEBIBYTE)
+        store.write("x", first)
+        upstream = []
+
+        def replace_once(method: str, path: str, number: int) -> str | None:
+            if method == "GET" and not upstream:
+                upstream.append(number)
+                return "short"
+            if method == "GET" and len(upstream) == 1:
+                upstream.append(number)
+                store.write("x", second)
+            return None
+
+        faulty_s3.fault = replace_once
+        assert store.read("x") == second
+
+    @pytest.mark.parametrize("fault", ["500", "503", "reset", "expired"])
+    def test_writing_gets_over_each_fault(self, faulty_s3, s3_address: str, fault: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        faulty_s3.fault = lambda method, path, number: fault if number % 2 else None
+        data = random.Random(5).randbytes(17 * MEBIBYTE)
+        with store.open_writer("big") as file:
+            file.write(data)
+        store.write("small", b"1")
+        assert store.read("big") == data
+        assert [entry.size for entry in store.list()] == [len(data), 1]
+        store.delete("big")
+        assert store.size("big") is None
+
+    def test_a_creator_whose_answer_was_lost_still_learns_that_it_won(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        faulty_s3.fault = lambda method, path, number: "reset" if number == 1 else None
+        assert store.create("claim", b"mine") is True
+        assert store.create("claim", b"other") is False
+
+    def test_gives_up_in_a_sentence_without_secrets(self, faulty_s3, s3_address: str, monkeypatch) -> None:
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        monkeypatch.setenv("AWS_ENDPOINT_URL", faulty_s3.endpoint.replace("//", "//user:hunter2@"))
+        store = open_store(s3_address, policy=QUICK)
+        faulty_s3.fault = lambda method, path, number: "500"
+        with pytest.raises(StorageError, match=r"keeps failing \(InternalError\)") as failed:
+            store.read("x")
+        assert "hunter2" not in str(failed.value)
+        assert faulty_s3.requests == QUICK.attempts
+
+    def test_an_endpoint_that_is_not_there_is_said_to_be_so(self, s3_server: str, monkeypatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+        with pytest.raises(StorageError, match=r"127\.0\.0\.1:9 keeps failing"):
+            open_store("s3://bucket/x", policy=QUICK).read("x")
+
+    def test_a_malformed_endpoint_is_the_users_mistake(self, s3_server: str, monkeypatch) -> None:
+        monkeypatch.setenv("AWS_ENDPOINT_URL", "not an address")
+        with pytest.raises(UserError, match="AWS_ENDPOINT_URL"):
+            open_store("s3://bucket/x").read("x")
+
+    def test_a_missing_bucket_is_named(self, s3_server: str) -> None:
+        store = open_store("s3://no-such-bucket/x", policy=QUICK)
+        with pytest.raises(NotFound, match="no-such-bucket"):
+            store.read("x")
+        with pytest.raises(NotFound, match="no-such-bucket"):
+            list(store.list())
+        ensure_bucket(store.address)
+        ensure_bucket(store.address)
+        assert list(store.list()) == []
+
+    def test_refused_credentials_are_said_to_be_so(self) -> None:
+        from botocore.exceptions import ClientError
+
+        from trainplane.storage.connection import Meaning, meaning_of
+
+        refusal = {"Error": {"Code": "SignatureDoesNotMatch"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+        assert meaning_of(ClientError(refusal, "GetObject")) is Meaning.FORBIDDEN
+
+
+class TestRetryDecisions:
+    @given(failures=st.integers(1, 10_000), chance=st.floats(0, 1, exclude_max=True))
+    def test_delays_are_jittered_below_a_growing_bound(self, failures: int, chance: float) -> None:
+        policy = RetryPolicy()
+        assert (
+            0 <= policy.delay_s(failures, chance) <= min(policy.cap_s, policy.base_s * 2.0 ** (min(failures, 50) - 1))
+        )
+
+    def test_the_budget_sustains_thirty_percent_of_failures_and_stops_a_storm(self) -> None:
+        chance = random.Random(0)
+        budget = Budget()
+        for _ in range(20_000):
+            budget = budget.after_retry() if chance.random() < 0.3 else budget.after_success()
+            assert not budget.spent
+        retries = 0
+        while not budget.spent:
+            budget = budget.after_retry()
+            retries += 1
+        assert retries <= Budget().reserve
+
+    def test_concurrency_halves_on_slow_down_and_grows_back_slowly(self) -> None:
+        concurrency = Concurrency(16.0).after_slow_down()
+        assert concurrency.allowed == 8.0
+        for _ in range(8):
+            concurrency = concurrency.after_success()
+        assert 8.9 < concurrency.allowed < 9.0
+        for _ in range(20):
+            concurrency = concurrency.after_slow_down()
+        assert concurrency.allowed == 1.0
