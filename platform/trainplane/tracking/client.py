@@ -11,7 +11,6 @@ import logging
 import os
 import re
 from typing import Any
-from urllib.parse import urlsplit, urlunsplit
 
 from trainplane.errors import UserError
 
@@ -35,20 +34,20 @@ def client_for(tracking_uri: str) -> Any:
     quiet_mlflow()
     from mlflow import MlflowClient
 
-    for chatty in ("alembic", "mlflow.store.db.utils"):
-        logging.getLogger(chatty).setLevel(logging.WARNING)
+    # A new database announces itself table by table, and every retry of a dead server is a warning of its own.
+    for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+        logging.getLogger(chatty).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
 
 
 def without_secrets(tracking_uri: str) -> str:
     """The address as it may be shown: user, password and query are gone."""
-    parts = urlsplit(tracking_uri)
-    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+    return re.sub(r"//[^/@\s]*@", "//", tracking_uri).partition("?")[0]
 
 
 def unreachable(tracking_uri: str, error: Exception) -> UserError:
     """The sentence for a tracking address that does not answer; the reason is kept to one line without secrets."""
-    reason = re.sub(r"//[^/@\s]+@", "//", str(error).splitlines()[0] if str(error) else type(error).__name__)
+    reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
     return UserError(
         f"the tracking address {without_secrets(tracking_uri)} does not answer as MLflow ({reason[:300]}); "
         "start the server, or correct the tracking address of the context"

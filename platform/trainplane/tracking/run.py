@@ -77,17 +77,14 @@ def find_or_create_run(
 
     try:
         experiment_id = _experiment(client, experiment, artifact_root)
+        first_tags = {**tags, KEY_TAG: run_key}
+        if parent_run_id is not None:
+            first_tags["mlflow.parentRunId"] = parent_run_id
         found = _runs_with_key(client, experiment_id, run_key)
         resumed = bool(found)
-        if not found:
-            known = {**tags, KEY_TAG: run_key}
-            if parent_run_id is not None:
-                known["mlflow.parentRunId"] = parent_run_id
-            client.create_run(experiment_id, tags=known, run_name=run_name)
-            found = _runs_with_key(client, experiment_id, run_key)
-            # Two launchers met: all of them see the same oldest run and keep that one.
-            for surplus in found[1:]:
-                client.delete_run(surplus.info.run_id)
+        while not found:
+            client.create_run(experiment_id, tags=first_tags, run_name=run_name)
+            found = _only_one(client, _runs_with_key(client, experiment_id, run_key))
         run = client.get_run(found[0].info.run_id)
         attempt = int(run.data.tags.get(ATTEMPTS_TAG, "0")) + 1
         last_steps = recorded_steps(client, run.info.run_id) if resumed else {}
@@ -182,6 +179,18 @@ def _runs_with_key(client: Any, experiment_id: str, run_key: str) -> list[Any]:
     """Runs of that key, the oldest first."""
     found = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
     return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+
+
+def _only_one(client: Any, found: list[Any]) -> list[Any]:
+    """The run that stays when several launchers made one for the same key at the same time.
+
+    All see the same order, so all keep the same one; only when a launcher was delayed for long may it have gone on
+    with another, which is why a run that an attempt has claimed comes first.
+    """
+    ranked = sorted(found, key=lambda run: ATTEMPTS_TAG not in run.data.tags)
+    for surplus in ranked[1:]:
+        client.delete_run(surplus.info.run_id)
+    return ranked[:1]
 
 
 def _set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
