@@ -1,0 +1,200 @@
+"""VGG19 up to the layers that the perceptual and the style loss look at (timm's network, frozen).
+
+    perceptual = Perceptual("vgg19.safetensors")     # a file; or "timm/vgg19.tv_in1k"; or "random", said out loud
+    features = perceptual(image_B3HW)                # {"relu1_1": (B, 64, H, W), ...}
+
+Layers are named relu1_1 ... relu5_4 after their block and place; nothing deeper than the deepest one asked for is run.
+Not covered: the losses themselves (losses.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from isnet.errors import InputError
+from isnet.torchvision_shim import ensure_torchvision
+
+# The released code's choice; the paper gives none.
+PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+STYLE_LAYERS = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
+HUB_ID = "timm/vgg19.tv_in1k"
+RANDOM = "random"
+
+_CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
+LAYERS = tuple(f"relu{block}_{i}" for block, n in enumerate(_CONVS_PER_BLOCK, start=1) for i in range(1, n + 1))
+_IMAGENET_MEAN = (0.485, 0.456, 0.406)
+_IMAGENET_STD = (0.229, 0.224, 0.225)
+_HUB_TIMEOUT_S = 5.0
+
+
+class Perceptual(nn.Module):
+    """Frozen VGG19 features.
+
+    weights           -- a .safetensors file, or a .pth state dict, in torchvision's or timm's layout; timm's hub id
+                         `timm/vgg19.tv_in1k`; or 'random': kaiming normal from `seed`, untouched by torch's generators
+    perceptual_layers -- compared directly by the perceptual loss
+    style_layers      -- compared by Gram matrix by the style loss
+    normalise         -- subtract ImageNet's mean and divide by its deviation first. The released code does not, and
+                         the loss weights 0.1 and 250 are tuned to that
+    """
+
+    def __init__(
+        self,
+        weights: str | Path,
+        *,
+        perceptual_layers: Sequence[str] = PERCEPTUAL_LAYERS,
+        style_layers: Sequence[str] = STYLE_LAYERS,
+        normalise: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        self.perceptual_layers = tuple(perceptual_layers)
+        self.style_layers = tuple(style_layers)
+        self.normalise = normalise
+        self.taps = frozenset(self.perceptual_layers + self.style_layers)
+        _check_layers(self.taps)
+        # Only what the deepest tap needs.
+        names = LAYERS[: max(LAYERS.index(tap) for tap in self.taps) + 1]
+        self.convs = nn.ModuleDict(_vgg19_convolutions(names))
+        self.source = _fill(self.convs, weights, seed=seed)
+        self.minimum_size = 2 ** (_block(names[-1]) - 1)
+        self.requires_grad_(False).eval()
+
+    def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
+        """Features of RGB in [0, 1] by layer name, after their ReLU, in the dtype of the weights."""
+        if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or min(image_B3HW.shape[2:]) < self.minimum_size:
+            raise InputError(
+                f"VGG19 got shape {tuple(image_B3HW.shape)}; need (B, 3, H, W) with sides from {self.minimum_size}; "
+                "use larger pictures or shallower layers"
+            )
+        x = image_B3HW.to(next(self.parameters()).dtype)
+        if self.normalise:
+            x = (x - x.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / x.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
+        features = {}
+        for i, (name, conv) in enumerate(self.convs.items()):
+            if i and name.endswith("_1"):
+                x = F.max_pool2d(x, 2)
+            x = F.relu_(conv(x))
+            if name in self.taps:
+                features[name] = x
+        return features
+
+
+def _block(layer: str) -> int:
+    return int(layer[len("relu")])
+
+
+def _check_layers(taps: frozenset[str]) -> None:
+    if unknown := sorted(taps - set(LAYERS)):
+        raise InputError(f"VGG19 has no layer {', '.join(unknown)}; need names from {LAYERS[0]} to {LAYERS[-1]}")
+    if not taps:
+        raise InputError("perceptual and style layers are both empty; name at least one, or set both weights to 0")
+
+
+def _vgg19_convolutions(names: Sequence[str]) -> dict[str, nn.Module]:
+    """timm's first convolutions, one a name, without storage: neither random numbers nor memory are spent on them."""
+    ensure_torchvision()
+    import timm
+
+    with torch.device("meta"):
+        network = timm.create_model("vgg19", pretrained=False, features_only=True)
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    return {name: conv.to_empty(device="cpu") for name, conv in zip(names, convolutions, strict=False)}
+
+
+def _fill(convs: nn.ModuleDict, weights: str | Path, *, seed: int) -> str:
+    """Give the convolutions their weights; returns where these are from, for the record."""
+    if str(weights) == RANDOM:
+        _randomise(convs, seed)
+        return f"random, seed {seed}"
+    file = _download() if str(weights) in (HUB_ID, HUB_ID.removeprefix("timm/")) else Path(weights)
+    if not str(weights) or not file.is_file():
+        raise InputError(
+            f"no VGG19 weights at {str(weights)!r}; need a .safetensors or .pth file, the hub id {HUB_ID!r}, or "
+            "perceptual.weights: random, whose features are those of an untrained network"
+        )
+    _copy_weights(convs, _read_state(file), file)
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    return f"{weights}, sha256 {digest}"
+
+
+@torch.no_grad()
+def _randomise(convs: nn.ModuleDict, seed: int) -> None:
+    """Kaiming normal and zero bias: the mean square of the activations stays the same through all layers."""
+    generator = torch.Generator().manual_seed(seed)
+    for conv in convs.values():
+        assert isinstance(conv, nn.Conv2d)
+        nn.init.kaiming_normal_(conv.weight, nonlinearity="relu", generator=generator)
+        assert conv.bias is not None
+        conv.bias.zero_()
+
+
+@torch.no_grad()
+def _copy_weights(convs: nn.ModuleDict, state: Mapping[str, Tensor], file: Path) -> None:
+    for (name, conv), index in zip(convs.items(), _feature_indices(), strict=False):
+        for kind, target in conv.named_parameters():
+            found = state.get(f"{index}.{kind}")
+            if found is None or found.shape != target.shape:
+                got = "nothing" if found is None else tuple(found.shape)
+                raise InputError(
+                    f"{file}: features.{index}.{kind} ({name}) is {got}, need {tuple(target.shape)}; "
+                    "is it a VGG19 without batch norm, in torchvision's or timm's layout?"
+                )
+            target.copy_(found)
+
+
+def _feature_indices() -> list[int]:
+    """Where the convolutions stand in the usual list of features: 0, 2, (pool) 5, 7, (pool) 10, ..."""
+    indices, position = [], 0
+    for count in _CONVS_PER_BLOCK:
+        indices += [position + 2 * i for i in range(count)]
+        position += 2 * count + 1
+    return indices
+
+
+def _read_state(file: Path) -> dict[str, Tensor]:
+    """A file's tensors by `INDEX.weight` and `INDEX.bias`, whatever the layout put before the index."""
+    content: object
+    try:
+        if file.suffix == ".safetensors":
+            from safetensors import SafetensorError
+            from safetensors.torch import load_file
+
+            try:
+                content = load_file(file)
+            except SafetensorError as error:
+                raise InputError(f"{file} is no sound safetensors file ({error}); fetch it again") from error
+        else:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise InputError(f"{file} holds more than tensors; need a state dict; nothing was executed") from error
+    except (OSError, EOFError, RuntimeError) as error:
+        raise InputError(f"{file} cannot be read as weights ({error}); is it complete?") from error
+    if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
+        content = content["state_dict"]
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file} holds a {type(content).__name__}; need a state dict of VGG19")
+    matches = {name: re.fullmatch(r"(?:module\.)?(?:features[._])?(\d+\.(?:weight|bias))", name) for name in content}
+    return {match[1]: content[name] for name, match in matches.items() if match}
+
+
+def _download() -> Path:
+    """The hub's safetensors, from the local cache when it is there."""
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(HUB_ID, "model.safetensors", etag_timeout=_HUB_TIMEOUT_S))
+    except (OSError, RuntimeError) as error:
+        raise InputError(
+            f"VGG19 weights {HUB_ID!r} are neither in the local cache nor to be had from the hub "
+            f"({type(error).__name__}); download that repository's model.safetensors elsewhere and give its path as "
+            "perceptual.weights, or say perceptual.weights: random"
+        ) from error
