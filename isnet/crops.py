@@ -1,0 +1,58 @@
+"""Crops and flips of an RGB picture, as pure functions of pixels and a random generator.
+
+Not here: decoding (`isnet.images`), padding to a network's multiple (`isnet.inpaint`).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+Pixels = NDArray[np.uint8]
+
+
+def random_crop(rgb: Pixels, size: int, rng: np.random.Generator) -> Pixels:
+    """A square of `size` at a place drawn from `rng`: uint8 (H, W, 3) to (size, size, 3).
+
+    A picture with a side below `size` is enlarged first, so that its shorter side is `size`. Two numbers are drawn
+    from `rng` whatever the picture's size.
+    """
+    u, v = rng.random(2)
+    rgb = at_least(rgb, size)
+    top = int(u * (rgb.shape[0] - size + 1))
+    left = int(v * (rgb.shape[1] - size + 1))
+    return np.ascontiguousarray(rgb[top : top + size, left : left + size])
+
+
+def at_least(rgb: Pixels, size: int) -> Pixels:
+    """The picture itself, or enlarged in proportion so that its shorter side is `size`."""
+    height, width = rgb.shape[:2]
+    shorter = min(height, width)
+    if shorter >= size:
+        return rgb
+    return resized(rgb, max(size, round(height * size / shorter)), max(size, round(width * size / shorter)))
+
+
+def center_square(rgb: Pixels, size: int) -> Pixels:
+    """The largest centred square, resized to `size`: how the author's release brings pictures to 256.
+
+    uint8 (H, W, 3) to (size, size, 3). Bilinear, the support widened when it shrinks, as Pillow does.
+    """
+    height, width = rgb.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return resized(rgb[top : top + side, left : left + side], size, size)
+
+
+def resized(rgb: Pixels, height: int, width: int) -> Pixels:
+    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right."""
+    if rgb.shape[:2] == (height, width):
+        return np.ascontiguousarray(rgb)
+    image = Image.fromarray(np.ascontiguousarray(rgb))
+    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+
+
+def flip(rgb: Pixels) -> Pixels:
+    """Left and right exchanged, for (H, W) or (H, W, C)."""
+    return np.ascontiguousarray(rgb[:, ::-1])

@@ -1,0 +1,195 @@
+"""Masks people bring: files and arrays to a hole, by explicit rules, saying what looked odd.
+
+The rules are the same for training, evaluation and use. White is hole unless `hole="black"` says otherwise; a pixel
+counts as white when any of its channels reaches `threshold`; transparency is laid over the colour that means "keep";
+a mask whose colours are all alike is read from its alpha. A resize is always nearest.
+
+Not here: drawing masks (`isnet.masks`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from isnet.errors import InputError
+from isnet.folders import find_pictures
+from isnet.images import MAX_PIXELS, PictureError, native, opened, orientation_of, read_bytes, shown
+from isnet.masks import Hole, hole_ratio, resized_hole
+from isnet.samples import checked_float, to_rgb8, turned
+
+Polarity = Literal["white", "black"]
+Array = NDArray[Any]
+
+# The largest ratio that has a bin in the published test masks; beyond it a mask is more often inverted than meant.
+INVERTED_ABOVE = 0.6
+# Anti-aliased edges make few gray pixels, a photo taken for a mask many.
+GRAY_ABOVE = 0.25
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskRules:
+    """How a mask is read. Stored beside the weights, so that use and training agree.
+
+    hole      -- the colour that means hole
+    threshold -- 1 to 255: the least value that counts as white
+    """
+
+    hole: Polarity = "white"
+    threshold: int = 128
+
+    def __post_init__(self) -> None:
+        if self.hole not in get_args(Polarity):
+            raise InputError(f"mask rule hole={self.hole!r}; need 'white' or 'black'")
+        if not 1 <= self.threshold <= 255:
+            raise InputError(f"mask rule threshold={self.threshold}; need 1 to 255")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReadMask:
+    """A mask as read: `hole` is bool (H, W), True in the hole; `ratio` its share; `notes` what a user should know."""
+
+    hole: Hole
+    ratio: float
+    notes: tuple[str, ...] = ()
+
+    def resized(self, height: int, width: int) -> ReadMask:
+        """The mask at another size, nearest neighbour; the change is noted."""
+        if self.hole.shape == (height, width):
+            return self
+        was = f"{self.hole.shape[1]}x{self.hole.shape[0]}"
+        hole = resized_hole(self.hole, height, width)
+        note = f"mask resized from {was} to {width}x{height}"
+        return replace(self, hole=hole, ratio=hole_ratio(hole), notes=(*self.notes, note))
+
+
+def read_mask(
+    source: str | os.PathLike[str] | bytes,
+    *,
+    rules: MaskRules | None = None,
+    size: tuple[int, int] | None = None,
+    max_pixels: int = MAX_PIXELS,
+) -> ReadMask:
+    """A mask from a file or its bytes, upright; with `size` (height, width) resized, its ratio measured after that.
+
+    Raises `PictureError` when it cannot be read.
+    """
+    data = source if isinstance(source, bytes) else read_bytes(source)
+    with opened(data, max_pixels=max_pixels) as image:
+        pixels, mode, palette = native(image)
+        orientation = orientation_of(image)
+    alpha = None
+    if mode == "P" and palette is not None:
+        table = np.full(256, 255, np.uint8)
+        table[: len(palette)] = palette[:, 3]
+        alpha = table[pixels] if (palette[:, 3] < 255).any() else None
+    elif mode in ("LA", "RGBA"):
+        alpha = pixels[..., -1]
+    # 16-bit gray keeps its range for the moment: some programs store 0 and 255, or 0 and 1, in it
+    values = pixels if mode in ("I;16", "L", "1", "F") else to_rgb8(pixels, mode, palette).max(axis=2)
+    mask = _decide(turned(values, orientation), None if alpha is None else turned(alpha, orientation), rules)
+    return mask if size is None else mask.resized(*size)
+
+
+def mask_from_array(array: Array, *, rules: MaskRules | None = None) -> ReadMask:
+    """A mask from bool, integers 0 to 255 (or 0 and 1), uint16 or float 0 to 1; shape (H, W) or (H, W, 1 to 4)."""
+    shape = array.shape
+    if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and shape[2] > 4):
+        raise InputError(f"mask has shape {shape}; need (height, width) or (height, width, 1 to 4)")
+    if array.dtype.kind == "f":
+        array = checked_float(array)
+    elif array.dtype.kind in "iu" and array.dtype != np.uint16:
+        low, high = int(array.min()), int(array.max())
+        if low < 0 or high > 255:
+            raise InputError(
+                f"mask has {array.dtype} values from {low} to {high}; need 0 to 255, bool, or float 0 to 1"
+            )
+        array = array.astype(np.uint8)
+    elif array.dtype.kind not in "bu":
+        raise InputError(f"mask has dtype {array.dtype}; need bool, uint8, uint16 or float")
+    alpha = None
+    if array.ndim == 3:
+        if shape[2] in (2, 4):
+            alpha = _bytes(array[..., -1])
+            array = array[..., :-1]
+        array = array.max(axis=2)
+    return _decide(array, alpha, rules)
+
+
+def _decide(values: Array, alpha: NDArray[np.uint8] | None, rules: MaskRules | None) -> ReadMask:
+    """Gray values (H, W) of any type, and alpha if there is any, to the hole."""
+    rules = rules or MaskRules()
+    notes: list[str] = []
+    if values.dtype.kind == "u" and 0 < values.max() <= 1:
+        values = values.astype(np.uint8) * np.uint8(255)
+        notes.append("mask has only the values 0 and 1; 1 was read as white")
+    elif values.dtype == np.uint16 and values.max() <= 255:
+        values = values.astype(np.uint8)
+        notes.append("mask is 16-bit with values up to 255; they were read as 8-bit")
+    gray = _bytes(values)
+    if alpha is not None:
+        gray, from_alpha = _flattened(gray, alpha, rules)
+        if from_alpha:
+            notes.append(f"the hole was read from the mask's alpha: {from_alpha}")
+    hole = gray >= rules.threshold if rules.hole == "white" else gray < rules.threshold
+    ratio = hole_ratio(hole)
+    return ReadMask(hole=hole, ratio=ratio, notes=(*notes, *_findings(gray, ratio, rules)))
+
+
+def _flattened(gray: NDArray[np.uint8], alpha: NDArray[np.uint8], rules: MaskRules) -> tuple[NDArray[np.uint8], str]:
+    """Colours over the one that means keep; alpha itself where the colours say nothing."""
+    if gray.min() == gray.max() and alpha.min() != alpha.max():
+        return alpha, "opaque is hole" if rules.hole == "white" else "transparent is hole"
+    keep = 0 if rules.hole == "white" else 255
+    weight = alpha.astype(np.uint16)
+    return ((gray * weight + keep * (255 - weight) + 127) // 255).astype(np.uint8), ""
+
+
+def _findings(gray: NDArray[np.uint8], ratio: float, rules: MaskRules) -> list[str]:
+    other = "black" if rules.hole == "white" else "white"
+    largest = int(gray.max())
+    if ratio == 0 and rules.hole == "white" and largest > 0:
+        return [f"mask has no hole: its largest value is {largest}, below the threshold {rules.threshold}"]
+    if ratio == 0:
+        return ["mask has no hole"]
+    if ratio == 1:
+        return [f"everything is hole; {rules.hole} means hole here, set it to {other} if the mask is inverted"]
+    findings = []
+    if ratio > INVERTED_ABOVE:
+        findings.append(f"{ratio:.0%} is hole; {rules.hole} means hole here, set it to {other} if the mask is inverted")
+    grays = float(np.mean((gray > 32) & (gray < 224)))
+    if grays > GRAY_ABOVE:
+        findings.append(f"{grays:.0%} of the mask is neither dark nor light; is it a mask?")
+    return findings
+
+
+def _bytes(values: Array) -> NDArray[np.uint8]:
+    """bool, uint16 or float 0 to 1 to uint8 0 to 255."""
+    if values.dtype == np.bool_:
+        return values.astype(np.uint8) * np.uint8(255)
+    if values.dtype == np.uint16:
+        return (values >> 8).astype(np.uint8)
+    return values if values.dtype == np.uint8 else np.rint(checked_float(values) * 255).astype(np.uint8)
+
+
+def read_silhouettes(folder: str | os.PathLike[str], *, rules: MaskRules | None = None) -> tuple[Hole, ...]:
+    """The shapes of all masks in a folder, cut to their bounding boxes, for `isnet.masks.silhouette`.
+
+    Files without a shape are left out; `InputError` when none is left or one cannot be read.
+    """
+    shapes = []
+    for path in find_pictures(folder)[0]:
+        try:
+            hole = read_mask(path, rules=rules).hole
+        except PictureError as error:
+            raise PictureError(error.kind, f"{shown(path)}: {error.message}") from error
+        rows, columns = np.flatnonzero(hole.any(axis=1)), np.flatnonzero(hole.any(axis=0))
+        if len(rows) and not hole.all():
+            shapes.append(hole[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1])
+    if not shapes:
+        raise InputError(f"{shown(folder)} has no mask with a shape in it; need white objects on black")
+    return tuple(shapes)
