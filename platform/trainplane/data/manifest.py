@@ -1,0 +1,232 @@
+"""What a dataset is: `manifest.json` beside its shards, and the `Dataset` that readers open.
+
+    dataset = Dataset.open("s3://bucket/datasets/places2-train")
+    dataset.digest, dataset.num_samples, dataset.shards
+    dataset.read_samples([0, 17])        # verified bytes
+
+The manifest is canonical JSON and written last: a dataset without one does not exist. Its digest is the sha256 of the
+manifest without that field, so it stands for every byte of the dataset. Not covered: making one (pack.py), checking
+all of its bytes again (verify.py), in which order samples are met (order.py).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from trainplane.config import canonical_json
+from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
+from trainplane.data.index import INDEX_NAME, Index
+from trainplane.errors import UserError
+from trainplane.storage import NotFound, Store, open_store
+
+MANIFEST_NAME = "manifest.json"
+FORMAT = 1
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One tar: `bytes` in all, `samples` in it."""
+
+    name: str
+    bytes: int
+    samples: int
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A file that was not packed; `file` is its percent-encoded path."""
+
+    file: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The content of `manifest.json`. `packed` says how, in words and numbers of whoever packed."""
+
+    name: str
+    split: str
+    shards: tuple[Shard, ...]
+    index_bytes: int
+    index_sha256: str
+    skipped: tuple[Skipped, ...]
+    packed: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        for field, value in (("name", self.name), ("split", self.split)):
+            if not _NAME.fullmatch(value):
+                raise UserError(f"{field} {value!r} is none; need letters, digits, '.', '_' or '-', at most 100")
+
+    @property
+    def num_samples(self) -> int:
+        return sum(shard.samples for shard in self.shards)
+
+    @property
+    def digest(self) -> str:
+        """sha256 over the canonical JSON of everything but the digest itself."""
+        return hashlib.sha256(canonical_json(self._content())).hexdigest()
+
+    def to_json(self) -> bytes:
+        return canonical_json(self._content() | {"digest": self.digest})
+
+    def _content(self) -> dict[str, Any]:
+        return {
+            "format": FORMAT,
+            "name": self.name,
+            "split": self.split,
+            "num_samples": self.num_samples,
+            "num_shards": len(self.shards),
+            "shards": [asdict(shard) for shard in self.shards],
+            "index": {"name": INDEX_NAME, "bytes": self.index_bytes, "sha256": self.index_sha256},
+            "skipped": [asdict(one) for one in self.skipped],
+            "packed": self.packed,
+        }
+
+    @classmethod
+    def from_json(cls, data: bytes) -> Manifest:
+        """The manifest in these bytes; a `ValueError` says what is wrong with them."""
+        content = json.loads(data)
+        if not isinstance(content, dict) or "format" not in content:
+            raise ValueError("it has no format version")
+        if content["format"] != FORMAT:
+            raise ValueError(f"it has format {content['format']!r}, this release reads {FORMAT}")
+        try:
+            manifest = cls(
+                name=content["name"],
+                split=content["split"],
+                shards=tuple(_shard(entry) for entry in content["shards"]),
+                index_bytes=int(content["index"]["bytes"]),
+                index_sha256=_sha256(content["index"]["sha256"]),
+                skipped=tuple(Skipped(str(entry["file"]), str(entry["reason"])) for entry in content["skipped"]),
+                packed=dict(content["packed"]),
+            )
+        except (KeyError, TypeError, AttributeError) as error:
+            raise ValueError(f"a field is missing or of another type ({error!r})") from error
+        # Bytes, not values, are compared: what the digest stands for is the file.
+        if manifest.to_json() != data:
+            raise ValueError("its content does not have its digest")
+        return manifest
+
+
+def shard_name(number: int) -> str:
+    return f"shard-{number:06d}.tar"
+
+
+def _shard(entry: Mapping[str, Any]) -> Shard:
+    return Shard(str(entry["name"]), int(entry["bytes"]), int(entry["samples"]), _sha256(entry["sha256"]))
+
+
+def _sha256(text: str) -> str:
+    if not _SHA256.fullmatch(text):
+        raise ValueError(f"{text!r} is no sha256")
+    return text
+
+
+class Dataset:
+    """A packed dataset at its address. Opening reads the manifest alone; the index is loaded at first use.
+
+    Pickles small: the address and the manifest travel, the index is read again where it is used.
+    """
+
+    def __init__(self, store: Store, manifest: Manifest) -> None:
+        self.store = store
+        self.manifest = manifest
+        self.digest = manifest.digest
+        self._index: Index | None = None
+
+    @classmethod
+    def open(cls, where: str | Store) -> Dataset:
+        """The dataset at an address or in a store; a `UserError` when there is none or its manifest is damaged."""
+        store = open_store(where) if isinstance(where, str) else where
+        try:
+            data = store.read(MANIFEST_NAME)
+        except NotFound:
+            raise UserError(
+                f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
+                "check the address, or pack one there; packing that was interrupted is run again"
+            ) from None
+        try:
+            return cls(store, Manifest.from_json(data))
+        except ValueError as error:
+            raise UserError(
+                f"{store.address}: {MANIFEST_NAME} cannot be used ({error}); "
+                "restore it from a copy, or pack the dataset again"
+            ) from error
+
+    def __repr__(self) -> str:
+        return f"Dataset({self.address!r}, {self.num_samples} samples, digest {self.digest[:12]})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_index": None}
+
+    @property
+    def address(self) -> str:
+        return self.store.address
+
+    @property
+    def name(self) -> str:
+        return self.manifest.name
+
+    @property
+    def split(self) -> str:
+        return self.manifest.split
+
+    @property
+    def num_samples(self) -> int:
+        return self.manifest.num_samples
+
+    @property
+    def num_shards(self) -> int:
+        return len(self.manifest.shards)
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all shards."""
+        return sum(shard.bytes for shard in self.manifest.shards)
+
+    @property
+    def shards(self) -> tuple[Shard, ...]:
+        return self.manifest.shards
+
+    @property
+    def shard_sizes(self) -> tuple[int, ...]:
+        """Samples in each shard."""
+        return tuple(shard.samples for shard in self.manifest.shards)
+
+    @property
+    def skipped(self) -> tuple[Skipped, ...]:
+        return self.manifest.skipped
+
+    @property
+    def index(self) -> Index:
+        """Where every sample lies; loaded and checked at first use, `DamageError` when it is not as packed."""
+        if self._index is None:
+            try:
+                data = self.store.read(INDEX_NAME)
+            except NotFound:
+                raise self._index_damage(MISSING_INDEX) from None
+            if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
+                raise self._index_damage(DAMAGED_INDEX)
+            self._index = Index(data, shard_sizes=self.shard_sizes)
+        return self._index
+
+    def read_samples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
+        """Members by extension, `__key__` too, of the samples with these numbers; every byte is checked.
+
+        A `DamageError` names the first damaged sample.
+        """
+        from trainplane.data.fetch import read_samples  # it needs this module
+
+        return read_samples(self, indices)
+
+    def _index_damage(self, kind: str) -> DamageError:
+        return DamageError(self.address, [Damage(INDEX_NAME, "", kind)], "restore it from a copy, or pack again")

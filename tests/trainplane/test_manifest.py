@@ -1,0 +1,162 @@
+"""A dataset exists when its manifest does, and the manifest stands for every byte."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import pickle
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+
+from trainplane.config import canonical_json
+from trainplane.data.index import Index, IndexWriter, Member, Row
+from trainplane.data.manifest import Dataset, Manifest, Shard, Skipped
+from trainplane.data.pack import PackItem, pack
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import open_store
+
+MANIFEST = Manifest(
+    name="places2",
+    split="train",
+    shards=(Shard("shard-000000.tar", 1024, 2, "0" * 64), Shard("shard-000001.tar", 512, 1, "1" * 64)),
+    index_bytes=99,
+    index_sha256="2" * 64,
+    skipped=(Skipped("a%20b.jpg", "truncated"),),
+    packed={"layout": "folder", "quality": 90, "crop": [1, 2]},
+)
+
+
+def packed(tmp_path: Path, count: int = 20) -> Dataset:
+    items = [PackItem(f"{n}.png", bytes([n]) * 700, "png", {"n": n}) for n in range(count)]
+    return pack(items, str(tmp_path / "set"), name="tiny", split="train", shard_bytes=8192, how={})
+
+
+def test_reads_back_what_it_wrote() -> None:
+    assert Manifest.from_json(MANIFEST.to_json()) == MANIFEST
+    assert MANIFEST.num_samples == 3
+
+
+def test_the_file_is_canonical_json_and_its_digest_covers_all_the_rest() -> None:
+    content = json.loads(MANIFEST.to_json())
+    assert canonical_json(content) == MANIFEST.to_json()
+    assert content.pop("digest") == MANIFEST.digest
+    assert hashlib.sha256(canonical_json(content)).hexdigest() == MANIFEST.digest
+    for changed in (
+        replace(MANIFEST, name="other"),
+        replace(MANIFEST, split="val"),
+        replace(MANIFEST, skipped=()),
+        replace(MANIFEST, packed={}),
+        replace(MANIFEST, index_sha256="3" * 64),
+        replace(MANIFEST, shards=MANIFEST.shards[:1]),
+    ):
+        assert changed.digest != MANIFEST.digest
+
+
+@pytest.mark.parametrize("position", range(0, 700, 23))
+def test_a_changed_byte_of_the_manifest_is_noticed(position: int) -> None:
+    data = bytearray(MANIFEST.to_json())
+    data[position % len(data)] ^= 0x01
+    with pytest.raises(ValueError, match=r"."):
+        Manifest.from_json(bytes(data))
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        (b"", "manifest.json cannot be used"),
+        (b"[1]", "no format version"),
+        (b'{"format":7}', "format 7, this release reads 1"),
+        (b'{"format":1}', "a field is missing"),
+        (MANIFEST.to_json().replace(b"places2", b"places3"), "digest"),
+        (MANIFEST.to_json()[:-10], "manifest.json cannot be used"),
+    ],
+)
+def test_a_manifest_that_cannot_be_used_is_answered_in_a_sentence(
+    tmp_path: Path, content: bytes, complaint: str
+) -> None:
+    open_store(str(tmp_path)).write("manifest.json", content)
+    with pytest.raises(UserError, match=complaint):
+        Dataset.open(str(tmp_path))
+
+
+def test_without_a_manifest_there_is_no_dataset(tmp_path: Path) -> None:
+    dataset = packed(tmp_path)
+    dataset.store.delete("manifest.json")
+    with pytest.raises(UserError, match="there is no dataset"):
+        Dataset.open(dataset.address)
+
+
+def test_names_that_no_file_or_tag_could_carry_are_refused() -> None:
+    for name in ("", "a/b", "-x", "a b", "x" * 200):
+        with pytest.raises(UserError, match="need letters"):
+            replace(MANIFEST, name=name)
+
+
+def test_an_open_dataset_says_what_it_is_and_pickles_small(tmp_path: Path) -> None:
+    dataset = Dataset.open(packed(tmp_path).address)
+    assert (dataset.name, dataset.split, dataset.num_samples) == ("tiny", "train", 20)
+    assert dataset.num_shards == len(dataset.shards) == len(dataset.shard_sizes) > 2
+    assert sum(dataset.shard_sizes) == 20
+    assert dataset.bytes == sum(path.stat().st_size for path in (tmp_path / "set").glob("*.tar"))
+    _ = dataset.index
+    travelled = pickle.dumps(dataset)
+    assert len(travelled) < 10_000
+    assert pickle.loads(travelled).index.key_of(7) == dataset.index.key_of(7)
+
+
+def test_an_index_that_is_missing_or_changed_is_damage(tmp_path: Path) -> None:
+    address = packed(tmp_path).address
+    path = Path(address, "samples.parquet")
+    good = path.read_bytes()
+    path.write_bytes(good[:50] + bytes([good[50] ^ 1]) + good[51:])
+    with pytest.raises(RunFailed, match="damaged-index"):
+        _ = Dataset.open(address).index
+    path.unlink()
+    with pytest.raises(RunFailed, match="missing-index"):
+        _ = Dataset.open(address).index
+
+
+def test_the_index_holds_a_row_a_sample_and_a_row_group_a_shard() -> None:
+    shards = [
+        [
+            Row("a-1", (Member("jpg", 512, 10, 2**32 - 1), Member("json", 1536, 3, 0))),
+            Row("b-2", (Member("png", 2560, 7, 5),)),
+        ],
+        [Row("c-3", (Member("json", 512, 2**33, 1), Member("webp", 2**34, 5, 2)))],
+    ]
+    writer = IndexWriter()
+    for number, rows in enumerate(shards):
+        writer.add(f"shard-{number:06d}.tar", rows)
+    data = writer.finish()
+    table = pq.read_table(io.BytesIO(data))
+    assert table.column("shard").to_pylist() == ["shard-000000.tar"] * 2 + ["shard-000001.tar"]
+    assert table.column("members").to_pylist()[1] == [{"extension": "png", "offset": 2560, "size": 7, "crc32": 5}]
+    index = Index(data, shard_sizes=[2, 1])
+    flat = [row for rows in shards for row in rows]
+    assert [Row(index.key_of(n), index.members_of(n)) for n in range(3)] == flat
+    assert [index.shard_of(n) for n in range(3)] == [0, 0, 1]
+    assert index.samples_of(1) == range(2, 3)
+    assert index.span(0, 2) == (0, 2567)
+    with pytest.raises(ValueError, match="not the manifest's"):
+        Index(data, shard_sizes=[1, 2])
+
+
+def test_an_index_of_two_hundred_thousand_samples_loads_in_half_a_second() -> None:
+    rows = [
+        Row(f"places_{n}-0123456789abcdef", (Member("jpg", 512, 27_000, n * 7919), Member("json", 28_160, 60, n)))
+        for n in range(4000)
+    ]
+    writer = IndexWriter()
+    for number in range(50):
+        writer.add(f"shard-{number:06d}.tar", rows)
+    data = writer.finish()
+    begun = time.process_time()
+    index = Index(data, shard_sizes=[4000] * 50)
+    assert index.members_of(199_999) == rows[-1].members
+    # The bound that a million samples shall meet, scaled: 2 s.
+    assert time.process_time() - begun < 0.5
