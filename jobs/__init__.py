@@ -1,0 +1,1 @@
+"""The programs that put isnet and trainplane together: one module a command, all behind `isnet`."""

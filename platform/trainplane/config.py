@@ -30,6 +30,7 @@ class DataConfig(Section):
 
     train: str = Field(description="dataset that is trained on")
     val: str | None = Field(None, description="held-out dataset; without one nothing is validated")
+    val_samples: int = Field(256, ge=1, description="held-out pictures measured at each validation")
     on_damage: Literal["fail", "quarantine"] = Field("fail", description="what a damaged sample does to the run")
     damage_budget: int = Field(10, ge=0, description="samples that may be quarantined before the run fails anyway")
     loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
@@ -102,6 +103,35 @@ class RunConfig(Section):
         """sha256 over the canonical JSON of every value."""
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
+    def identity(self) -> dict[str, Any]:
+        """The settings that decide what is learnt, without those that only say where, how long or how often.
+
+        A run goes on under the same identity on another number of workers, or with more steps. Datasets are left
+        out because a run is tied to their digests, not to their addresses.
+        """
+        tree: dict[str, Any] = self.model_dump(mode="json")
+        for section, names in NOT_IDENTITY.items():
+            for name in names or list(tree[section]):
+                del tree[section][name]
+        return tree
+
+
+# Section -> settings that are no part of a run's identity; an empty tuple stands for the whole section.
+NOT_IDENTITY: dict[str, tuple[str, ...]] = {
+    "data": ("train", "val", "val_samples", "damage_budget", "loader_workers", "prefetch"),
+    "train": (
+        "steps",
+        "workers",
+        "use_gpu",
+        "cpus_per_worker",
+        "threads",
+        "checkpoint_every",
+        "keep_checkpoints",
+        "validate_every",
+        "log_every",
+    ),
+    "tracking": (),
+}
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 

@@ -1,0 +1,39 @@
+# Everything a newcomer needs: make demo, make test, make lint. Nothing but Python 3.11, make and a package index.
+PYTHON ?= python3.11
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+# Warnings of pip about its own settings are no news to whoever runs this.
+PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
+
+.PHONY: install demo test test-real lint format clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml constraints.txt
+	@command -v $(PYTHON) >/dev/null || { echo "make: need $(PYTHON); install Python 3.11, or name one: make PYTHON=…"; exit 2; }
+	$(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV): about 2 GB, a few minutes the first time"
+	$(PIP) install --constraint constraints.txt --editable '.[dev]'
+	@touch $(STAMP)
+
+demo: $(STAMP)
+	$(BIN)/isnet demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
+
+test: $(STAMP)
+	$(BIN)/python -m pytest -m "not real" $(ARGS)
+
+test-real: $(STAMP)
+	$(BIN)/python -m pytest -m real $(ARGS)
+
+lint: $(STAMP)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+format: $(STAMP)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,262 @@
+"""The command `isnet`: what can be typed, and where it is carried out.
+
+Only this file knows the arguments; a command's module is imported when it is called, so that `isnet --help` answers
+at once. Exit status: 0 done; 1 ran and failed; 2 the user's mistake, nothing was started; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import json
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+Parser = argparse.ArgumentParser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    parser = build_parser()
+    args = parser.parse_args(argv)
+    if not hasattr(args, "target"):
+        parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
+    _quiet_third_parties()
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    module, _, function = args.target.partition(":")
+
+    from isnet.errors import InputError
+    from trainplane.errors import RunFailed, UserError
+
+    try:
+        status = getattr(importlib.import_module(module), function)(args)
+    except (UserError, InputError) as error:
+        return _say(str(error), 2)
+    except RunFailed as error:
+        return _say(str(error), 1)
+    except BrokenPipeError:
+        # Whoever read our output has seen enough (`isnet … | head`).
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    except KeyboardInterrupt:
+        return _say("interrupted; run the same command again to go on from the last checkpoint", 130)
+    return int(status or 0)
+
+
+def _say(sentence: str, status: int) -> int:
+    print(f"isnet: {sentence}", file=sys.stderr)
+    return status
+
+
+def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
+    """The report of a command: one JSON object with `--json`, else text. Nothing else goes to standard output."""
+    print(json.dumps(payload, ensure_ascii=False) if args.json else text, flush=True)
+
+
+def _quiet_third_parties() -> None:
+    """Settings that libraries read at import, here because it must happen before any of them is imported."""
+    for name, value in {
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_AIR_NEW_OUTPUT": "0",
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "GIT_PYTHON_REFRESH": "quiet",
+    }.items():
+        os.environ.setdefault(name, value)
+
+
+def build_parser() -> Parser:
+    """All commands with their arguments."""
+    parser = Parser(
+        prog="isnet",
+        description="Train, search, record and promote ISNet, a GAN that fills holes in pictures.",
+        epilog="Exit status: 0 done; 1 ran and failed; 2 a mistake in the call, nothing started; 130 interrupted.",
+    )
+    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
+    _demo(commands)
+    _data(commands)
+    _train(commands)
+    _tune(commands)
+    _evaluate(commands)
+    _inpaint(commands)
+    _models(commands)
+    _runs(commands)
+    _submit(commands)
+    _jobs(commands)
+    _doctor(commands)
+    return parser
+
+
+def _command(commands: Any, name: str, target: str, summary: str, **options: Any) -> Parser:
+    parser: Parser = commands.add_parser(name, help=summary, description=summary, **options)
+    parser.set_defaults(target=target, command=name)
+    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
+    parser.add_argument("--context", metavar="NAME", help="where things are: a context of isnet.toml (default: local)")
+    return parser
+
+
+def _group(commands: Any, name: str, summary: str) -> Any:
+    parser = commands.add_parser(name, help=summary, description=summary)
+    return parser.add_subparsers(metavar="ACTION", title="actions", required=True)
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1")
+    return value
+
+
+def _bytes(text: str) -> int:
+    """`64M`, `1.5G` or a plain number of bytes."""
+    units = {"K": 2**10, "M": 2**20, "G": 2**30}
+    unit = units.get(text[-1:].upper(), 1)
+    try:
+        value = int(float(text[:-1] if unit > 1 else text) * unit)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; need bytes such as 64M") from error
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1 byte")
+    return value
+
+
+def _demo(commands: Any) -> None:
+    parser = _command(
+        commands, "demo", "jobs.demo:demo", "the whole story on this machine, small, on real photos, in a few minutes"
+    )
+    parser.add_argument("--photos", metavar="DIR", help="folder of photos (default: those of installed packages)")
+    parser.add_argument("--steps", type=_count, metavar="N", help="training steps (default: the preset's)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train anew instead of going on with the run that is there"
+    )
+    parser.add_argument(
+        "--port", type=int, default=0, metavar="N", help="port of the object store (default: a free one)"
+    )
+
+
+def _data(commands: Any) -> None:
+    actions = _group(commands, "data", "photos to shards, and what is in them")
+    pack = _command(actions, "pack", "jobs.pack:pack", "photos (folder, list, tar, zip) to shards with a manifest")
+    pack.add_argument("source", metavar="SRC", help="folder, .txt list of paths, .tar or .zip")
+    pack.add_argument(
+        "destination", metavar="DEST", help="s3://bucket/prefix, a folder, or a name in the dataset store"
+    )
+    pack.add_argument("--name", help="name of the dataset (default: last part of DEST)")
+    pack.add_argument("--split", default="all", help="what the manifest says this is, such as train (default: all)")
+    pack.add_argument("--shard-bytes", type=_bytes, default=64 * 2**20, metavar="SIZE", help="about, default 64M")
+    pack.add_argument("--max-side", type=_count, metavar="PX", help="shrink larger pictures and re-encode them as JPEG")
+    pack.add_argument("--quality", type=_count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
+    pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
+    pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
+    verify = _command(actions, "verify", "jobs.pack:verify", "re-check every byte of a dataset")
+    verify.add_argument("dataset", metavar="DATASET")
+    show = _command(actions, "show", "jobs.pack:show", "describe a dataset")
+    show.add_argument("dataset", metavar="DATASET")
+
+
+def _train(commands: Any) -> None:
+    parser = _command(commands, "train", "jobs.train:train", "one run; goes on with the run it finds")
+    _preset(parser, "PRESET")
+    parser.add_argument("--fresh", action="store_true", help="start a new run instead of going on")
+
+
+def _preset(parser: Parser, metavar: str) -> None:
+    parser.add_argument("preset", metavar=metavar, help="a shipped name (demo, places2, …) or a YAML file")
+    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as train.steps=200")
+
+
+def _tune(commands: Any) -> None:
+    parser = _command(commands, "tune", "jobs.tune:tune", "one search: many runs under one parent")
+    _preset(parser, "SEARCH")
+
+
+def _evaluate(commands: Any) -> None:
+    parser = _command(commands, "evaluate", "jobs.evaluate:evaluate", "the table by hole ratio")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("dataset", metavar="DATASET", help="held-out pictures")
+    parser.add_argument(
+        "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
+    )
+    parser.add_argument("--size", type=_count, metavar="PX", help="side of the centre square (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the fixed list of masks, default 0")
+    parser.add_argument(
+        "--definition", choices=("isnet", "edge_connect", "skimage"), default="isnet", help="of PSNR, SSIM and L1"
+    )
+
+
+MODEL_HELP = (
+    "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, author:PATH, "
+    "or classical:mean|telea|ns|biharmonic"
+)
+
+
+def _inpaint(commands: Any) -> None:
+    parser = _command(commands, "inpaint", "jobs.inpaint:inpaint", "fill the hole of a picture, or of a folder of them")
+    parser.add_argument("image", metavar="IMAGE", help="a picture or a folder")
+    parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder for a folder")
+    parser.add_argument("--model", default="models:/isnet@production", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
+    parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
+    parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
+
+
+def _models(commands: Any) -> None:
+    actions = _group(commands, "models", "the registry: versions, gates, promotion")
+    _command(actions, "list", "jobs.models:list_models", "registered models")
+    show = _command(actions, "show", "jobs.models:show", "versions of a model and what stands behind each")
+    show.add_argument("name", metavar="NAME")
+    register = _command(actions, "register", "jobs.models:register", "make a run's last checkpoint a model version")
+    register.add_argument("source", metavar="RUN", help="runs:/ID or a checkpoint's address")
+    register.add_argument("--name", default="isnet", help="registered model, default isnet")
+    promote = _command(actions, "promote", "jobs.models:promote", "move an alias to a version that passes its gates")
+    promote.add_argument("name", metavar="NAME")
+    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    promote.add_argument("--dataset", metavar="DATASET", help="held-out set of the gates (default: the run's)")
+    promote.add_argument("--gates", metavar="FILE", help="YAML of rules (default: the shipped ones)")
+    promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
+    promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
+    rollback = _command(actions, "rollback", "jobs.models:rollback", "back to the version in production before")
+    rollback.add_argument("name", metavar="NAME")
+    rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    audit = _command(actions, "audit", "jobs.models:audit", "every move of a model's aliases")
+    audit.add_argument("name", metavar="NAME")
+    audit.add_argument("--verify", action="store_true", help="check the chain and that aliases stand where it says")
+
+
+def _runs(commands: Any) -> None:
+    actions = _group(commands, "runs", "what was run")
+    _command(actions, "list", "jobs.runs:list_runs", "runs, newest first")
+    show = _command(actions, "show", "jobs.runs:show", "what a run was made of and how it ended")
+    show.add_argument("run", metavar="RUN", help="MLflow run id")
+    _command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
+    ui = _command(commands, "ui", "jobs.runs:ui", "serve MLflow's pages on loopback until interrupted")
+    ui.add_argument("--port", type=int, default=5000, metavar="N", help="default 5000")
+
+
+def _submit(commands: Any) -> None:
+    parser = _command(commands, "submit", "jobs.submit:submit", "run a command as a job of the context's Ray cluster")
+    parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
+    parser.add_argument("--again", action="store_true", help="submit although the same job was submitted before")
+    parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …", help="such as: train demo")
+
+
+def _jobs(commands: Any) -> None:
+    actions = _group(commands, "jobs", "jobs on the context's Ray cluster")
+    _command(actions, "list", "jobs.submit:list_jobs", "jobs, newest first")
+    for name, summary in (("show", "one job's state"), ("logs", "one job's output"), ("stop", "end a job")):
+        action = _command(actions, name, f"jobs.submit:{name}", summary)
+        action.add_argument("job", metavar="JOB")
+
+
+def _doctor(commands: Any) -> None:
+    _command(commands, "doctor", "jobs.doctor:doctor", "is everything reachable and allowed; what to do where not")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,118 @@
+"""What can be set for an ISNet run, beside what is true of any model: sections `model` and `loss`, and how data is cut.
+
+Values are the paper's unless a preset says otherwise; where paper and released code disagree, docs/decisions.md says
+which we follow. Not covered: what the settings do (isnet.network, isnet.losses, isnet.gan).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from trainplane.config import DataConfig, RunConfig, Section, apply_overrides, build, read_yaml
+from trainplane.errors import UserError, nearest
+
+PRESETS = Path(__file__).parent / "presets"
+TASK = "jobs.isnet_task:ISNetTask"
+
+
+class ModelConfig(Section):
+    """The two networks."""
+
+    name: Literal["isnet", "base", "base_ff", "unet_like"] = Field("isnet", description="generator (Table 1)")
+    blocks: int = Field(4, ge=1, le=4, description="residual blocks per stage and branch (Table 2)")
+    width: int = Field(32, ge=4, multiple_of=4, description="channels of the full-resolution branch")
+    discriminator_width: int = Field(64, ge=4, description="channels after the discriminator's first layer")
+    activation: Literal["tanh", "leaky_relu"] | None = Field(None, description="default: the variant's own")
+    mask_input: bool = Field(False, description="show the mask to the generator as a fourth channel")
+    init_std: float = Field(0.001, gt=0, description="standard deviation of initial weights (author's code)")
+
+
+class LossConfig(Section):
+    """Weights of Eq. 2 and what its terms look at."""
+
+    l1: float = Field(1.0, ge=0)
+    adversarial: float = Field(0.1, ge=0)
+    perceptual: float = Field(0.1, ge=0)
+    style: float = Field(250.0, ge=0)
+    feature_matching: float = Field(10.0, ge=0)
+    gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="Eq. 3 is the hinge")
+    d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="the discriminator's fake input")
+    perceptual_weights: str | None = Field(
+        None, description="VGG19: a file, a timm hub id such as timm/vgg19.tv_in1k, or 'random' on purpose"
+    )
+    perceptual_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
+    style_layers: tuple[str, ...] = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
+
+
+class ISNetDataConfig(DataConfig):
+    """How pictures are cut and which holes they get."""
+
+    size: int = Field(256, ge=16, description="side of the training crop, pixels")
+    resize: int | None = Field(
+        None, ge=16, description="shorter side before a random crop; none: the paper's centre square, resized"
+    )
+    flip: bool = Field(True, description="mirror every other picture")
+    masks: str = Field(
+        "irregular", description="generator of training holes: irregular, thin, medium, thick, box, half"
+    )
+
+    @field_validator("resize")
+    @classmethod
+    def _crop_fits(cls, resize: int | None, info: Any) -> int | None:
+        size = info.data.get("size")
+        if resize is not None and size is not None and resize < size:
+            raise ValueError(
+                f"data.resize={resize} is smaller than the crop data.size={size}; set it to at least {size}"
+            )
+        return resize
+
+    @property
+    def evaluation_size(self) -> int:
+        """Side of the centre square on which held-out pictures are measured."""
+        return self.resize or self.size
+
+
+class ISNetConfig(RunConfig):
+    """One ISNet run."""
+
+    task: str = TASK
+    data: ISNetDataConfig
+    model: ModelConfig = ModelConfig()
+    loss: LossConfig = LossConfig()
+
+
+def preset_names(prefix: str = "") -> list[str]:
+    """Shipped presets; searches are those named `search_…`."""
+    return sorted(path.stem for path in PRESETS.glob(f"{prefix}*.yaml"))
+
+
+def preset_tree(name: str) -> dict[str, Any]:
+    """The mapping behind a shipped name or a YAML file."""
+    shipped = PRESETS / f"{name}.yaml"
+    if shipped.is_file():
+        return read_yaml(shipped)
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return read_yaml(Path(name).expanduser())
+    raise UserError(f"no preset {name!r}{nearest(name, preset_names())}; or give a YAML file")
+
+
+def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
+    """The frozen configuration of one run. `base: NAME` in a file stands for that preset underneath."""
+    tree = preset_tree(preset)
+    if "search" in tree:
+        raise UserError(f"{preset!r} is a search; run it with `isnet tune {preset}`")
+    if (base := tree.pop("base", None)) is not None:
+        tree = merge(preset_tree(str(base)), tree)
+    return build(ISNetConfig, apply_overrides(tree, overrides))
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`over` on top of `under`, section by section."""
+    result = dict(under)
+    for key, value in over.items():
+        both = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if both else value
+    return result

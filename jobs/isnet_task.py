@@ -1,0 +1,234 @@
+"""ISNet behind trainplane's seam: what a sample becomes, one step of the GAN, how it is measured and exported."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any, ClassVar, cast
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+import isnet
+from isnet.architecture import Generator
+from isnet.crops import center_square, flip, random_crop, resized
+from isnet.gan import GAN, GanSettings
+from isnet.images import decode_rgb
+from isnet.losses import LossWeights
+from isnet.masks import RATIO_BINS, Hole, bin_range, generator, irregular, valid_1HW
+from isnet.metrics import Tally, composite, measure
+from isnet.perceptual import Perceptual
+from isnet.spectral import fold_spectral_norm
+from isnet.weights import save_model
+from jobs.config import ISNetConfig
+from trainplane.config import RunConfig
+from trainplane.errors import UserError
+from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
+from trainplane.tracking.gallery import strip
+
+# Beside an exported model's weights: what it was trained for, which evaluation and prediction start from.
+TRAINED = "trained.json"
+PICTURE_MEMBERS = ("jpg", "png", "webp")
+REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv-python-headless")
+
+
+def picture_bytes(sample: Sample) -> bytes:
+    """The encoded picture among a sample's members."""
+    return next(sample[member] for member in PICTURE_MEMBERS if member in sample)
+
+
+def to_tensor(rgb: np.ndarray[Any, Any]) -> Tensor:
+    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
+    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float().div_(255)
+
+
+def fixed_hole(kind: str, size: int, index: int) -> Hole:
+    """The hole of held-out picture `index`, always the same: bool (size, size).
+
+    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures see all ratios.
+    """
+    rng = np.random.Generator(np.random.Philox(key=[_VALIDATION_STREAM, index]))
+    if kind == "irregular":
+        return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[index % len(RATIO_BINS)]))
+    return generator(kind)(size, size, rng)
+
+
+@dataclass(frozen=True)
+class TrainTransform:
+    """A training sample: a crop with a hole. What is cut, flipped and masked comes from `rng` alone."""
+
+    size: int
+    resize: int | None
+    flip: bool
+    masks: str
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
+        rgb = decode_rgb(picture_bytes(sample), shortest=self.resize or self.size)
+        if self.resize is None:
+            rgb = center_square(rgb, self.size)
+        else:
+            rgb = random_crop(_shorter_side(rgb, self.resize), self.size, rng)
+        hole = generator(self.masks)(self.size, self.size, rng)
+        if self.flip and rng.random() < 0.5:
+            rgb = flip(rgb)
+        # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
+        hole = np.rot90(hole, int(rng.integers(4)))
+        return {"image": to_tensor(rgb), "mask": torch.from_numpy(valid_1HW(hole))}
+
+
+def _shorter_side(rgb: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
+    height, width = rgb.shape[:2]
+    scale = side / min(height, width)
+    return resized(rgb, max(side, round(height * scale)), max(side, round(width * scale)))
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """A held-out picture with its fixed hole. image (3, H, W), mask (1, H, W)."""
+
+    index: int
+    image: Tensor
+    mask: Tensor
+
+
+def held_out(index: int, sample: Sample, size: int, masks: str) -> HeldOut:
+    """The validation view of a sample: its centre square, and the same hole at every validation."""
+    rgb = center_square(decode_rgb(picture_bytes(sample), shortest=size), size)
+    return HeldOut(index, to_tensor(rgb), torch.from_numpy(valid_1HW(fixed_hole(masks, size, index))))
+
+
+_VALIDATION_STREAM = int.from_bytes(hashlib.sha256(b"isnet validation masks").digest()[:8])
+
+
+class ISNetTask(Task):
+    """G, D, their optimisers and the losses, as configured."""
+
+    Config: ClassVar[type[RunConfig]] = ISNetConfig
+
+    def __init__(self, config: Any, device: torch.device) -> None:
+        super().__init__(config, device)
+        self.gan = build_gan(config, device)
+
+    def modules(self) -> dict[str, nn.Module]:
+        return self.gan.modules()
+
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        return cast("dict[str, torch.optim.Optimizer]", self.gan.optimizers())
+
+    @classmethod
+    def transform_of(cls, config: Any) -> TrainTransform:
+        data = config.data
+        return TrainTransform(data.size, data.resize, data.flip, data.masks)
+
+    def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
+        pairs = [(batch["image"], batch["mask"]) for batch in micro_batches]
+        return self.gan.step(pairs, global_batch=global_batch, reduce=reduce)
+
+    @torch.no_grad()
+    def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
+        """PSNR, SSIM and L1 of the composite (definition `isnet`), overall and by hole ratio."""
+        # Spectral norm is divided out once, not once a picture.
+        network = fold_spectral_norm(self.gan.eval_generator()).eval()
+        tally, pictures = Tally.empty(), []
+        for index, sample in samples:
+            view = held_out(index, sample, self.config.data.evaluation_size, self.config.data.masks)
+            image, mask = view.image[None].to(self.device), view.mask[None].to(self.device)
+            raw = network(image, mask)
+            tally = tally.plus(measure(raw, image, mask), mask)
+            if index in gallery:
+                pictures.append(Picture(f"gallery/{index:03d}", gallery_strip(image, mask, raw)))
+        sums = torch.from_numpy(tally.sums).to(self.device)
+        reduce.sum_([sums])
+        return Validation(flat(Tally(sums.cpu().numpy())), pictures)
+
+    def export(self, folder: Path) -> Exported:
+        save_model(cast("Generator", self.gan.eval_generator()), folder)
+        trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.masks}
+        (folder / TRAINED).write_text(json.dumps(trained, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+        pins = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
+        return Exported("isnet.served", [Path(str(isnet.__file__)).parent], pins)
+
+    def describe(self) -> dict[str, str | int | float]:
+        generator = self.gan.modules()["generator"]
+        return {"parameters": sum(parameter.numel() for parameter in generator.parameters())}
+
+
+def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """Damaged, mask, prediction, repaired and truth beside one another, from tensors of one picture (1, C, H, W)."""
+    panels = {
+        "damaged": image * mask,
+        "mask (white = hole)": (1 - mask).expand_as(image),
+        "prediction": raw,
+        "repaired": composite(raw, image, mask),
+        "truth": image,
+    }
+    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()])
+
+
+def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+    """float (3, H, W) in [0, 1] to uint8 (H, W, 3), rounded."""
+    return picture.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
+
+
+def flat(tally: Tally) -> dict[str, float]:
+    """Metrics over all pictures by name, and by bin as `psnr_10-20`."""
+    names = ("psnr", "ssim", "l1_percent", "l1_hole")
+    overall = tally.overall()
+    metrics = {name: overall[name] for name in names if name in overall}
+    return metrics | {f"{name}_{bin}": row[name] for bin, row in tally.table().items() for name in names[:3]}
+
+
+def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
+    """The players of a run, freshly initialised from torch's global generator."""
+    model, loss, train = config.model, config.loss, config.train
+    generator = isnet.build(model.name, **generator_options(config))
+    discriminator = isnet.build("discriminator", width=model.discriminator_width, init_std=model.init_std)
+    weights = LossWeights(
+        l1=loss.l1,
+        adversarial=loss.adversarial,
+        perceptual=loss.perceptual,
+        style=loss.style,
+        feature_matching=loss.feature_matching,
+    )
+    settings = GanSettings(
+        loss=weights,
+        gan=loss.gan,
+        d_sees=loss.d_sees,
+        lr_g=train.lr_g,
+        lr_d=train.lr_d,
+        betas=train.betas,
+        precision=train.precision,
+        ema=train.ema,
+        compile=train.compile,
+        channels_last=train.channels_last,
+    )
+    perceptual = None
+    if weights.needs_vgg:
+        if loss.perceptual_weights is None:
+            raise UserError(
+                "loss.perceptual and loss.style compare features of VGG19, and loss.perceptual_weights is not set; "
+                "give a file, timm/vgg19.tv_in1k, or 'random' on purpose, or set both weights to 0"
+            )
+        perceptual = Perceptual(
+            loss.perceptual_weights,
+            perceptual_layers=loss.perceptual_layers,
+            style_layers=loss.style_layers,
+        )
+    return GAN(generator, discriminator, settings, perceptual=perceptual, device=device)
+
+
+def generator_options(config: ISNetConfig) -> Mapping[str, Any]:
+    """What `isnet.build` needs beside the name."""
+    model = config.model
+    return {
+        "blocks": model.blocks,
+        "width": model.width,
+        "in_channels": 4 if model.mask_input else 3,
+        "init_std": model.init_std,
+        **({"activation": model.activation} if model.activation else {}),
+    }

@@ -1,0 +1,136 @@
+"""The photos of `isnet demo`: those that installed packages carry, or a folder of the user's, in two sides.
+
+A photo is trained on or held out, never both, and never changes side: which one is decided by the sha256 of its bytes
+(the packages' photos by name, so that the held-out ones show different things).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+from isnet.errors import InputError
+from isnet.images import decode_rgb, read_bytes
+from jobs.config import ISNetConfig
+from jobs.packing import pack_pictures
+from jobs.sources import Skip, Source, pictures_of
+from trainplane.cluster.context import Context
+from trainplane.data.manifest import Dataset
+from trainplane.errors import UserError
+
+TRAIN, VAL = "demo-train", "demo-val"
+MINIMUM = 4
+
+# Package -> folder inside it -> photographs of the visible world; test patterns and scans are left out.
+_TRAINED = {
+    ("skimage", "data"): (
+        "astronaut.png",
+        "brick.png",
+        "camera.png",
+        "coins.png",
+        "grass.png",
+        "gravel.png",
+        "hubble_deep_field.jpg",
+        "motorcycle_left.png",
+        "rocket.jpg",
+    ),
+    ("sklearn", "datasets/images"): ("flower.jpg",),
+    ("matplotlib", "mpl-data/sample_data"): ("grace_hopper.jpg",),
+}
+_HELD_OUT = {
+    # Not motorcycle_right, the other eye of motorcycle_left: nearly the same picture may not be held out.
+    ("skimage", "data"): ("chelsea.png", "coffee.png", "moon.png"),
+    ("sklearn", "datasets/images"): ("china.jpg",),
+}
+
+
+@dataclass(frozen=True)
+class Sides:
+    """Photos by side, and what could not be used with the reason."""
+
+    train: list[Source]
+    val: list[Source]
+    skipped: list[Skip]
+
+
+def packaged_photos() -> Sides:
+    """The photos of installed packages."""
+    train, val = list(_present(_TRAINED)), list(_present(_HELD_OUT))
+    if len(train) < MINIMUM or not val:
+        raise UserError(
+            f"installed packages carry {len(train) + len(val)} of the demo's photos, need at least {MINIMUM + 1}; "
+            "install the demo's packages (pip install 'isnet-platform[demo]') or give a folder: --photos DIR"
+        )
+    return Sides(train, val, [])
+
+
+def _present(wanted: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[Source]:
+    for (package, folder), names in wanted.items():
+        # Found without being imported: only its files are wanted.
+        spec = importlib.util.find_spec(package)
+        if spec is None or spec.origin is None:
+            continue
+        for name in names:
+            path = Path(spec.origin).parent / folder / name
+            if path.is_file():
+                yield Source(name, partial(read_bytes, path))
+
+
+def folder_photos(folder: Path) -> Sides:
+    """The photos of a folder; every fifth by digest is held out, and at least one on each side.
+
+    Photos that cannot be decoded are left out here, so that both sides are sure to have some.
+    """
+    usable: list[tuple[bytes, Source]] = []
+    skipped: list[Skip] = []
+    for entry in pictures_of(folder):
+        if isinstance(entry, Skip):
+            skipped.append(entry)
+            continue
+        try:
+            data = entry.read()
+            decode_rgb(data)
+        except InputError as error:
+            skipped.append(Skip(entry.name, str(error)))
+            continue
+        usable.append((hashlib.sha256(data).digest(), entry))
+    if len(usable) < MINIMUM:
+        first = f" ({len(skipped)} files cannot be used, the first: {skipped[0].file}: {skipped[0].reason})"
+        raise UserError(
+            f"{folder}: {len(usable)} usable photos found{first if skipped else ''}, need at least {MINIMUM}; "
+            "give a folder of JPEG, PNG or WebP photos"
+        )
+    limit = sorted(digest for digest, _ in usable)[max(1, len(usable) // 5) - 1]
+    # Photos with equal bytes stay on one side.
+    train = [source for digest, source in usable if digest > limit]
+    return Sides(train, [source for digest, source in usable if digest <= limit], skipped)
+
+
+def pack_sides(sides: Sides, context: Context, *, replace: bool = False) -> tuple[Dataset, Dataset]:
+    """Pack both sides into the context's dataset store."""
+    train, val = (
+        pack_pictures(
+            [*sides.skipped, *sources],
+            context.dataset(name),
+            name=name,
+            split=split,
+            shard_bytes=2 * 2**20,
+            replace=replace,
+        )
+        for name, split, sources in ((TRAIN, "train", sides.train), (VAL, "val", sides.val))
+    )
+    return train, val
+
+
+def ensure_sample_datasets(config: ISNetConfig, context: Context) -> None:
+    """Pack the packages' photos where a run names the demo's datasets and they are not there yet."""
+    if config.data.train != TRAIN:
+        return
+    try:
+        Dataset.open(context.dataset(TRAIN))
+    except UserError:
+        pack_sides(packaged_photos(), context)

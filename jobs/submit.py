@@ -1,0 +1,159 @@
+"""`isnet submit COMMAND …` and `isnet jobs …`: the same commands on the context's Ray cluster."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shlex
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import isnet as isnet_package
+import jobs as jobs_package
+import trainplane as trainplane_package
+from jobs.cli import build_parser, emit
+from trainplane.cluster import submit as ray_jobs
+from trainplane.cluster.context import Context, resolve
+from trainplane.errors import UserError
+
+# Commands that make sense only where the user sits.
+NOT_REMOTE = ("submit", "jobs", "ui", "demo")
+
+
+def submit(args: argparse.Namespace) -> int:
+    """The command `isnet submit`."""
+    context = resolve(args.context)
+    context.activate()
+    words = list(args.words)
+    _check_words(words)
+    environment = _environment(context)
+    with _working_dir(context, words) as (folder, sent_words):
+        job, is_new = ray_jobs.submit(
+            context,
+            words,
+            entrypoint=shlex.join(["python", "-m", "jobs.cli", *sent_words]),
+            packages=[Path(str(package.__file__)).parent for package in _PACKAGES],
+            working_dir=folder,
+            environment=environment,
+            again=args.again,
+        )
+    print(f"isnet: {'submitted' if is_new else 'following the earlier'} job {job}", file=sys.stderr)
+    connection = ray_jobs.client(context)
+    if args.no_follow:
+        state = ray_jobs.state_of(connection, job)
+        emit(args, _payload(state), f"{job} is {state.status}; isnet jobs logs {job}")
+        return 0
+    output = sys.stderr if args.json else sys.stdout
+
+    def write(text: str) -> None:
+        print(text, end="", file=output, flush=True)
+
+    state = ray_jobs.follow(connection, job, write)
+    emit(args, _payload(state), f"job {job}: {state.status}" + (f" ({state.message})" if state.exit_status else ""))
+    return state.exit_status
+
+
+_PACKAGES = (isnet_package, jobs_package, trainplane_package)
+
+
+def _check_words(words: list[str]) -> None:
+    """Refuse here what the job would refuse there, before anything is uploaded."""
+    if not words:
+        raise UserError("nothing to submit; need a command, for example: isnet submit train demo")
+    if words[0] in NOT_REMOTE:
+        raise UserError(f"`isnet {words[0]}` runs where you sit; submit train, tune, evaluate, inpaint or data instead")
+    parsed = build_parser().parse_args(words)
+    if getattr(parsed, "command", None) == "train":
+        from jobs.config import load_run_config
+
+        load_run_config(parsed.preset, parsed.overrides)
+
+
+def _environment(context: Context) -> dict[str, str]:
+    """Variables of the job, none of them secret. A cluster on this machine shares our folder; another one cannot."""
+    remote = context.ray is not None and not ray_jobs.is_loopback(context.ray)
+    if remote and (context.is_local or not context.tracking.startswith("http")):
+        raise UserError(
+            f"context {context.name!r}: the cluster at {context.ray} cannot see this machine's folders "
+            f"({context.checkpoints}, {context.tracking.partition('?')[0]}); "
+            'give the context store = "s3://…" and tracking = "http://…"'
+        )
+    return {"PYTHONUNBUFFERED": "1"} if remote else {"PYTHONUNBUFFERED": "1", "ISNET_HOME": str(context.home)}
+
+
+@contextmanager
+def _working_dir(context: Context, words: list[str]) -> Iterator[tuple[Path, list[str]]]:
+    """A folder with what the job needs beside the code: the context without its secrets, and the user's YAML files."""
+    with tempfile.TemporaryDirectory(prefix="isnet-job-") as name:
+        folder = Path(name)
+        sent = list(words)
+        for position, word in enumerate(words):
+            if word.endswith((".yaml", ".yml")) and Path(word).expanduser().is_file():
+                shutil.copyfile(Path(word).expanduser(), folder / Path(word).name)
+                sent[position] = f"./{Path(word).name}"
+        (folder / "isnet.toml").write_text(_context_file(context), encoding="utf-8")
+        yield folder, sent
+
+
+def _context_file(context: Context) -> str:
+    """The context as the job sees it: no `ray` (it is there already), secrets from the cluster's own environment."""
+    places = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
+    lines = [f"default = {json.dumps(context.name)}", "", f"[context.{json.dumps(context.name)}]"]
+    lines += [f"{name} = {json.dumps(value)}" for name, value in places.items()]
+    if "AWS_ENDPOINT_URL" in context.environment:
+        lines.append(f"s3_endpoint = {json.dumps(context.environment['AWS_ENDPOINT_URL'])}")
+    return "\n".join(lines) + "\n"
+
+
+def list_jobs(args: argparse.Namespace) -> int:
+    """`isnet jobs list`"""
+    found = ray_jobs.states(_connect(args))[::-1]
+    text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in found) or "no jobs"
+    emit(args, {"jobs": [_payload(state) for state in found]}, text)
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """`isnet jobs show JOB`"""
+    state = ray_jobs.state_of(_connect(args), args.job)
+    emit(args, _payload(state), "\n".join(f"{key:<11} {value}" for key, value in _payload(state).items()))
+    return 0
+
+
+def logs(args: argparse.Namespace) -> int:
+    """`isnet jobs logs JOB`"""
+    connection = _connect(args)
+    ray_jobs.state_of(connection, args.job)
+    text = connection.get_job_logs(args.job)
+    emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
+    return 0
+
+
+def stop(args: argparse.Namespace) -> int:
+    """`isnet jobs stop JOB`"""
+    connection = _connect(args)
+    ray_jobs.state_of(connection, args.job)
+    connection.stop_job(args.job)
+    state = ray_jobs.wait(connection, args.job, timeout_s=60.0)
+    emit(args, _payload(state), f"{args.job} is {state.status}")
+    return 0
+
+
+def _connect(args: argparse.Namespace) -> object:
+    context = resolve(args.context)
+    context.activate()
+    return ray_jobs.client(context)
+
+
+def _payload(state: ray_jobs.JobState) -> dict[str, object]:
+    return {
+        "job": state.job,
+        "status": state.status,
+        "message": state.message,
+        "entrypoint": state.entrypoint,
+        "exit": state.exit_status if state.is_over else None,
+    }

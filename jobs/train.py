@@ -1,0 +1,141 @@
+"""`isnet train PRESET [a.b=c …]`: one run, here or on several workers; goes on with the run it finds."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.cli import emit
+from jobs.config import ISNetConfig, load_run_config
+from jobs.progress import Bar
+from jobs.sample_photos import ensure_sample_datasets
+from trainplane.cluster.context import Context, resolve
+from trainplane.errors import UserError
+from trainplane.tracking.run import Status, end_run, reap
+from trainplane.train.identity import exclusive
+from trainplane.train.launch import train as launch
+from trainplane.train.loop import Outcome
+from trainplane.train.prepare import Prepared, prepare
+
+
+def train(args: argparse.Namespace) -> int:
+    """The command."""
+    context = resolve(args.context)
+    context.activate()
+    config = load_run_config(args.preset, args.overrides)
+    ensure_sample_datasets(config, context)
+    prepared, outcome = run_training(config, context, fresh=args.fresh)
+    emit(args, report(prepared, outcome), summary(prepared, outcome))
+    return 0 if outcome.status == "finished" else 1
+
+
+def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple[Prepared, Outcome]:
+    """Prepare, train, and close the MLflow run as it ended."""
+    reap(context.tracking)
+    prepared = prepare(config, context, fresh=fresh)
+    run_id = prepared.run.run_id
+    print(plan_line(prepared), file=sys.stderr)
+    bar = Bar()
+    with exclusive(context.home, prepared.place.folder, doing=f"training {prepared.place.folder}"):
+        try:
+            # Ray's workers are interrupted through Ray; a run in this process first saves where it stands.
+            with _interruptible() if config.train.workers == 1 else nullcontext(_Flag()) as flag:
+                outcome = launch(prepared.job, config.train, progress=bar, interrupted=flag)
+        except KeyboardInterrupt:
+            _close(context, run_id, "KILLED", {})
+            raise
+        except BaseException as error:
+            _close(context, run_id, "FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
+            raise
+        finally:
+            bar.close()
+        tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
+        _close(context, run_id, "FINISHED" if outcome.status == "finished" else "FAILED", tags)
+    return prepared, outcome
+
+
+def _close(context: Context, run_id: str, status: Status, tags: dict[str, str]) -> None:
+    """End the run in MLflow. A tracking server that is away by now takes nothing from what was trained."""
+    try:
+        end_run(context.tracking, run_id, status, tags)
+    except UserError as error:
+        print(f"isnet: the run's status could not be recorded: {error}", file=sys.stderr)
+
+
+@dataclass
+class _Flag:
+    raised: bool = field(default=False)
+
+    def __call__(self) -> bool:
+        return self.raised
+
+
+@contextmanager
+def _interruptible() -> Iterator[_Flag]:
+    """Turn the first Ctrl-C or SIGTERM into a flag that the loop reads between steps; the second one ends at once."""
+    flag = _Flag()
+
+    def ask(number: int, frame: Any) -> None:
+        if flag.raised:
+            raise KeyboardInterrupt
+        flag.raised = True
+        print("\nisnet: stopping after this step, saving where it stands (again to stop at once)", file=sys.stderr)
+
+    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield flag
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def plan_line(prepared: Prepared) -> str:
+    """The derived arithmetic, said once before the first step."""
+    train = prepared.config.train
+    share = train.global_batch // train.workers
+    micro = min(train.micro_batch or share, share)
+    return (
+        f"run {prepared.place.folder}: {train.steps} steps of {train.global_batch} pictures = {train.workers} workers "
+        f"× {micro} at once × {share // micro} accumulated; "
+        + (f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new")
+    )
+
+
+def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
+    """What `--json` prints."""
+    return {
+        "run_id": prepared.run.run_id,
+        "status": outcome.status,
+        "step": outcome.step,
+        "metrics": outcome.metrics,
+        "checkpoint": outcome.checkpoint,
+        "state_digest": outcome.state_digest,
+        "pictures_per_s": outcome.pictures_per_s,
+        "seconds": outcome.seconds,
+        "unsent": outcome.unsent,
+        "damage": outcome.damage,
+    }
+
+
+def summary(prepared: Prepared, outcome: Outcome) -> str:
+    """What people read."""
+    lines = [
+        f"{outcome.status} at step {outcome.step}; run {prepared.run.run_id}",
+        *(f"  {name:<16} {value:.4f}" for name, value in sorted(outcome.metrics.items())),
+        f"  checkpoint       {outcome.checkpoint}",
+        f"  state digest     {outcome.state_digest}",
+    ]
+    wall = outcome.seconds.get("wall", 0.0)
+    if outcome.pictures_per_s and wall:
+        shares = (f"{n} {100 * s / wall:.0f} %" for n, s in sorted(outcome.seconds.items()) if n != "wall")
+        lines.append(f"  {outcome.pictures_per_s:.1f} pictures/s; time went to {', '.join(shares)}")
+    if outcome.unsent:
+        lines.append(f"  {outcome.unsent} records wait on this machine; `isnet runs sync` sends them")
+    if outcome.damage:
+        lines.append(f"  {len(outcome.damage)} damaged samples were replaced")
+    return "\n".join(lines)

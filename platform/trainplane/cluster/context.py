@@ -1,0 +1,180 @@
+"""Where things are: the one setting that tells a laptop from a cluster.
+
+A *context* names the Ray head, the tracking server and the stores. It is chosen by `--context NAME`, by
+`ISNET_CONTEXT`, or by `default` in `isnet.toml` (looked for here and in the folders above). Without one everything is
+local, under `.isnet/` or `ISNET_HOME`. Secrets stand in `isnet.toml` only by reference, never by value::
+
+    default = "lab"
+
+    [context.lab]
+    ray = "http://head:8265"
+    tracking = "http://mlflow:5000"
+    store = "s3://bucket/isnet"            # datasets/, checkpoints/, artifacts/ and audit/ beneath it
+    s3_endpoint = "http://store:9000"
+
+    [context.lab.secrets]
+    AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"  # or "file:/path/to/a/file"
+"""
+
+from __future__ import annotations
+
+import os
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from trainplane.errors import UserError, nearest
+
+CONFIG_FILE = "isnet.toml"
+_KEYS = (
+    "ray",
+    "tracking",
+    "store",
+    "datasets",
+    "checkpoints",
+    "artifacts",
+    "audit",
+    "s3_endpoint",
+    "s3_region",
+    "secrets",
+)
+
+
+@dataclass(frozen=True)
+class Context:
+    """Addresses of everything outside this process.
+
+    home        -- local folder for spool, cache and locks
+    ray         -- `http://HEAD:8265` to submit jobs to; none runs here
+    tracking    -- MLflow's address, `sqlite:///…` or `http(s)://…`
+    datasets, checkpoints, artifacts, audit -- `s3://…` or absolute folders
+    environment -- variables that reach the object store; their values are never printed
+    """
+
+    name: str
+    home: Path
+    ray: str | None
+    tracking: str
+    datasets: str
+    checkpoints: str
+    artifacts: str
+    audit: str
+    environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def dataset(self, name: str) -> str:
+        """A dataset's full address: `s3://…` and paths as they are, a bare name inside the dataset store."""
+        if "://" in name or name.startswith(("/", ".", "~")):
+            return name if "://" in name else str(Path(name).expanduser().resolve())
+        return f"{self.datasets}/{name}"
+
+    def activate(self) -> None:
+        """Put the context's variables into this process's environment, where boto3, pyarrow and MLflow look."""
+        os.environ.update(self.environment)
+        # pyarrow sends trailing checksums by default, which older S3 servers refuse.
+        os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
+
+    def at(self, **places: str) -> Context:
+        """The same context with other places."""
+        return replace(self, **places)  # type: ignore[arg-type]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether any part of it can be reached from this machine alone."""
+        return not all(place.startswith("s3://") for place in (self.datasets, self.checkpoints, self.artifacts))
+
+
+def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
+    """The context called `name`, or the one that the environment or `isnet.toml` names, or the local one."""
+    start = start or Path.cwd()
+    home = Path(os.environ.get("ISNET_HOME") or start / ".isnet").expanduser().resolve()
+    file, tables, default = _read(start)
+    chosen = name or os.environ.get("ISNET_CONTEXT") or default
+    if chosen is None or (chosen == "local" and chosen not in tables):
+        return _local(home)
+    if chosen not in tables:
+        where = f"{file} has {', '.join(sorted(tables))}" if file else f"there is no {CONFIG_FILE} here or above"
+        raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
+    return _from_table(chosen, tables[chosen], home, file)
+
+
+def _local(home: Path, name: str = "local") -> Context:
+    return Context(
+        name=name,
+        home=home,
+        ray=None,
+        tracking=f"sqlite:///{home / 'mlflow.db'}",
+        datasets=str(home / "datasets"),
+        checkpoints=str(home / "checkpoints"),
+        artifacts=str(home / "artifacts"),
+        audit=str(home / "audit"),
+    )
+
+
+def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
+    for folder in (start, *start.parents):
+        file = folder / CONFIG_FILE
+        if file.is_file():
+            try:
+                tree = tomllib.loads(file.read_text(encoding="utf-8"))
+            except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+                raise UserError(f"{file}: is no TOML ({error}); correct it") from error
+            return file, tree.get("context", {}), tree.get("default")
+    return None, {}, None
+
+
+def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | None) -> Context:
+    for key in table:
+        if key not in _KEYS:
+            raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
+    base = _local(home, name)
+    store = str(table["store"]).rstrip("/") if "store" in table else None
+    places = {}
+    for place in ("datasets", "checkpoints", "artifacts", "audit"):
+        default = f"{store}/{place}" if store else getattr(base, place)
+        places[place] = str(table.get(place, default)).rstrip("/")
+    return base.at(**places, tracking=str(table.get("tracking", base.tracking))).at(
+        **({"ray": _ray_address(str(table["ray"]), name)} if "ray" in table else {}),
+        environment=_environment(name, table),  # type: ignore[arg-type]
+    )
+
+
+def _ray_address(address: str, name: str) -> str:
+    if not address.startswith(("http://", "https://")):
+        raise UserError(
+            f"context {name!r}: ray = {address!r} is no job address; need http://HEAD:8265, "
+            "the address of the cluster's dashboard"
+        )
+    return address.rstrip("/")
+
+
+def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+    found: dict[str, str] = {}
+    if "s3_endpoint" in table:
+        # boto3 and MLflow look for the same thing under two names.
+        found["AWS_ENDPOINT_URL"] = found["MLFLOW_S3_ENDPOINT_URL"] = str(table["s3_endpoint"])
+    if "s3_region" in table:
+        found["AWS_DEFAULT_REGION"] = str(table["s3_region"])
+    for variable, reference in table.get("secrets", {}).items():
+        found[variable] = _secret(name, variable, str(reference))
+    return found
+
+
+def _secret(name: str, variable: str, reference: str) -> str:
+    kind, _, target = reference.partition(":")
+    if kind == "env":
+        if target not in os.environ:
+            raise UserError(f"context {name!r}: secret {variable} is read from ${target}, which is not set; export it")
+        return os.environ[target]
+    if kind == "file":
+        try:
+            return Path(target).expanduser().read_text(encoding="utf-8").strip()
+        except OSError as error:
+            raise UserError(
+                f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({error.strerror})"
+            ) from error
+    raise UserError(
+        f"context {name!r}: secret {variable} is given by value; write a reference, 'env:NAME' or 'file:PATH', "
+        "so that no secret stands in a file that is shared"
+    )

@@ -1,0 +1,118 @@
+"""Everything that is settled before the first step: datasets, which run this is, where it is recorded.
+
+What can be refused is refused here, before anything costs money: a dataset without a manifest, a store that cannot be
+written, a tracking address that does not answer.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from trainplane.cluster.context import Context
+from trainplane.config import RunConfig
+from trainplane.data.manifest import Dataset
+from trainplane.errors import UserError
+from trainplane.tracking import lineage
+from trainplane.tracking.client import client_for
+from trainplane.tracking.run import RunHandle, find_or_create_run
+from trainplane.train.identity import RunPlace, place_run, run_key
+from trainplane.train.loop import Job, TrackingTarget
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A run that may start."""
+
+    config: RunConfig
+    job: Job
+    place: RunPlace
+    run: RunHandle
+    dataset_digest: str
+    val_digest: str | None
+
+
+def prepare(
+    config: RunConfig,
+    context: Context,
+    *,
+    fresh: bool = False,
+    parent_run_id: str | None = None,
+    run_name: str | None = None,
+    tags: Mapping[str, str] | None = None,
+) -> Prepared:
+    """Settle `config` in `context`; raises `UserError` for whatever would stop it later."""
+    train_data = Dataset.open(context.dataset(config.data.train))
+    val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
+    _check_enough(config, train_data)
+    val_digest = val_data.digest if val_data else None
+    key = run_key(config, train_data.digest, val_digest)
+    place = place_run(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+    run = find_or_create_run(
+        context.tracking,
+        config.tracking.experiment,
+        # A trial of a search is a child of its search, and never the same run as one started by hand.
+        run_key=place.key if parent_run_id is None else f"{parent_run_id}.{place.key}",
+        run_name=run_name or place.folder,
+        parent_run_id=parent_run_id,
+        artifact_root=context.artifacts,
+        tags={
+            "trainplane.checkpoints": place.address,
+            "trainplane.config_digest": config.digest(),
+            "trainplane.dataset_digest": train_data.digest,
+            **({"trainplane.val_digest": val_digest} if val_digest else {}),
+            **lineage.code_tags(),
+            **(tags or {}),
+        },
+    )
+    job = Job(
+        config=config.model_dump(mode="json"),
+        train_data=train_data.address,
+        val_data=val_data.address if val_data else None,
+        checkpoints=place.address,
+        tracking=TrackingTarget(context.tracking, run.run_id, str(context.home / "spool" / run.run_id)),
+    )
+    _record(config, context, run, train_data, val_data)
+    return Prepared(config, job, place, run, train_data.digest, val_digest)
+
+
+def _record(config: RunConfig, context: Context, run: RunHandle, train: Dataset, val: Dataset | None) -> None:
+    """Settings and lineage, once a run: MLflow's parameters never change, and neither does what a run is."""
+    for dataset, purpose in ((train, "training"), (val, "validation")):
+        if dataset is not None:
+            lineage.log_dataset(
+                context.tracking,
+                run.run_id,
+                name=dataset.name,
+                digest=dataset.digest,
+                address=dataset.address,
+                context=purpose,
+            )
+    if run.resumed:
+        return
+    client = client_for(context.tracking)
+    from mlflow.entities import Param
+
+    settings = flatten(config.model_dump(mode="json"))
+    client.log_batch(run.run_id, params=[Param(key, str(value)[:6000]) for key, value in settings.items()])
+    client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
+    client.log_dict(run.run_id, lineage.facts(), "lineage.json")
+    if diff := lineage.code_diff():
+        client.log_text(run.run_id, diff, "code.diff")
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _check_enough(config: RunConfig, dataset: Dataset) -> None:
+    if dataset.num_samples < config.train.global_batch:
+        raise UserError(
+            f"dataset {dataset.name!r} has {dataset.num_samples} pictures, fewer than one global batch of "
+            f"{config.train.global_batch}; pack more pictures, or set train.global_batch={dataset.num_samples}"
+        )

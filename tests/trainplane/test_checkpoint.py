@@ -1,0 +1,143 @@
+"""A checkpoint exists when its manifest does; storing one never stops training."""
+
+import itertools
+import threading
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import StorageError, open_store
+from trainplane.train import checkpoint as checkpoints
+from trainplane.train.state import State
+
+
+def state(step=3, value=1.0):
+    return State(step, {"module/g/w": torch.full((2, 3), value)}, {"counters": {}, "param_groups": {}})
+
+
+def test_what_was_written_is_read_back(tmp_path):
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(), meta={"dataset_digest": "d"}, unsent=b"records")
+    loaded = checkpoints.newest_good(store)
+    assert loaded.state.digest() == state().digest()
+    assert loaded.meta == {"dataset_digest": "d"}
+    assert loaded.unsent == b"records"
+
+
+def test_digest_sees_every_tensor_name_shape_and_scalar():
+    base = state()
+    others = [
+        state(step=4),
+        state(value=2.0),
+        State(3, {"module/g/v": torch.ones(2, 3)}, base.scalars),
+        State(3, {"module/g/w": torch.ones(3, 2)}, base.scalars),
+        State(3, base.tensors, {"counters": {"n": 1}, "param_groups": {}}),
+    ]
+    assert len({base.digest(), *(other.digest() for other in others)}) == 6
+
+
+def test_without_its_manifest_it_does_not_exist(tmp_path):
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(3), meta={})
+    checkpoints.write(store, state(6), meta={})
+    store.delete("step-00000006/manifest.json")
+    assert [c.step for c in checkpoints.committed(store)] == [3]
+
+
+class Interrupted(BaseException):
+    """Stands for a kill between two writes."""
+
+
+@pytest.mark.parametrize("survives", range(4))
+def test_a_kill_between_two_writes_leaves_no_half_checkpoint(tmp_path, survives, monkeypatch):
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(3), meta={})
+    writes = itertools.count()
+    whole = type(store).write
+
+    def write(self, key, data):
+        if next(writes) == survives:
+            raise Interrupted
+        whole(self, key, data)
+
+    monkeypatch.setattr(type(store), "write", write)
+    with pytest.raises(Interrupted):
+        checkpoints.write(store, state(6), meta={})
+    assert checkpoints.newest_good(store).checkpoint.step == 3
+
+
+def test_writing_a_step_again_never_leaves_an_old_manifest_over_new_files(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(3, 1.0), meta={})
+    whole = type(store).write
+
+    def write(self, key, data):
+        whole(self, key, data)
+        if key.endswith("tensors.safetensors"):
+            raise Interrupted
+
+    monkeypatch.setattr(type(store), "write", write)
+    with pytest.raises(Interrupted):
+        checkpoints.write(store, state(3, 2.0), meta={})
+    assert checkpoints.committed(store) == []
+
+
+def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    writer = checkpoints.Writer(store, keep=2, failures_allowed=2)
+
+    def refuse(self, key, data):
+        raise StorageError("the store is away")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "write", refuse)
+        for step in (1, 2, 3):
+            writer.save(state(step), meta={})
+        with pytest.raises(RunFailed, match="3 checkpoints in a row could not be stored"):
+            writer.save(state(4), meta={})
+    assert writer.failed == 3
+
+
+def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    writer = checkpoints.Writer(store, keep=2, failures_allowed=0)
+    writer.save(state(1), meta={})
+    assert writer.finish().step == 1
+    monkeypatch.setattr(type(store), "write", lambda self, key, data: (_ for _ in ()).throw(StorageError("away")))
+    writer.save(state(2), meta={})
+    with pytest.raises(RunFailed, match="last checkpoint could not be stored"):
+        writer.finish()
+    assert [c.step for c in checkpoints.committed(store)] == [1]
+
+
+def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    writer = checkpoints.Writer(store, keep=2)
+    gate = threading.Event()
+    whole = type(store).write
+
+    def slow(self, key, data):
+        assert gate.wait(30)
+        whole(self, key, data)
+
+    monkeypatch.setattr(type(store), "write", slow)
+    writer.save(state(1), meta={})
+    assert checkpoints.committed(store) == []
+    gate.set()
+    assert writer.finish().step == 1
+
+
+def test_address_of_nothing_is_answered_in_a_sentence(tmp_path):
+    with pytest.raises(UserError, match="no checkpoint there"):
+        checkpoints.open_address(str(tmp_path / "nowhere"))
+
+
+@given(st.lists(st.integers(0, 10**6), unique=True, max_size=20), st.integers(1, 5))
+def test_retention_keeps_exactly_the_newest(steps, keep):
+    gone = checkpoints.doomed(steps, keep=keep)
+    kept = set(steps) - set(gone)
+    assert len(kept) == min(keep, len(steps))
+    assert not gone or max(gone) < min(kept)

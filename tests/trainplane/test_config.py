@@ -1,0 +1,82 @@
+"""Configuration: what can be typed, and that every mistake is answered with the field and the remedy."""
+
+import pytest
+from tiny_task import TinyConfig
+
+from trainplane.config import apply_overrides, build, canonical_json
+from trainplane.errors import UserError
+
+TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
+
+
+def made(*overrides):
+    return build(TinyConfig, apply_overrides(TREE, list(overrides)))
+
+
+def test_overrides_are_read_as_yaml_and_numbers_as_people_write_them():
+    config = made("train.lr_g=1e-4", "train.betas=[0.5, 0.99]", "data.val=null", "train.compile=true")
+    assert config.train.lr_g == 1e-4
+    assert config.train.betas == (0.5, 0.99)
+    assert config.data.val is None
+    assert config.train.compile is True
+
+
+def test_numbers_in_a_file_may_be_written_without_a_point():
+    assert build(TinyConfig, {**TREE, "train": {**TREE["train"], "lr_g": "2e-3"}}).train.lr_g == 2e-3
+
+
+def test_the_tree_under_overrides_is_not_changed():
+    before = canonical_json(TREE)
+    made("train.steps=9", "data.val=b")
+    assert canonical_json(TREE) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stesp=5", ["train.stesp", "did you mean 'steps'"]),
+        ("trian.steps=5", ["trian", "did you mean 'train'"]),
+        ("train.steps=0", ["train.steps=0", "greater than or equal to 1"]),
+        ("train.steps=abc", ["train.steps='abc'", "integer"]),
+        ("train.workers=3", ["global_batch=4", "workers=3", "set train.global_batch=3 or 6"]),
+        ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
+        ("train.lr_g=.nan", ["train.lr_g", "finite"]),
+        ("data.on_damage=ignore", ["data.on_damage='ignore'", "'fail' or 'quarantine'"]),
+        ("name=../up", ["name='../up'"]),
+        ("train.steps", ["'train.steps' is no override", "section.key=value"]),
+        ("train=5", ["train=5"]),
+        ("train.steps.more=5", ["'steps' is a value, not a section"]),
+        ("a.b={", ["no YAML"]),
+    ],
+)
+def test_a_mistake_is_answered_with_field_and_remedy(override, words):
+    with pytest.raises(UserError) as refusal:
+        made(override)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(UserError, match="data.train is not set"):
+        build(TinyConfig, {**TREE, "data": {}})
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        made().train.steps = 5
+
+
+def test_the_digest_changes_with_any_value_and_only_then():
+    assert made().digest() == made("train.steps=4").digest()
+    assert made().digest() != made("train.steps=5").digest()
+
+
+@pytest.mark.parametrize("override", ["train.steps=400", "train.workers=2", "data.prefetch=9", "train.log_every=3"])
+def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
+    assert made(override).identity() == made().identity()
+
+
+@pytest.mark.parametrize("override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.ema=0.9"])
+def test_what_decides_what_is_learnt_is_part_of_it(override):
+    assert made(override).identity() != made().identity()

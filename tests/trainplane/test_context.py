@@ -1,0 +1,85 @@
+"""Contexts: one setting says where things are, and secrets stand in it by reference only."""
+
+import pytest
+
+from trainplane.cluster.context import resolve
+from trainplane.errors import UserError
+
+LAB = """
+default = "lab"
+[context.lab]
+ray = "http://head:8265"
+tracking = "http://mlflow:5000"
+store = "s3://bucket/isnet"
+s3_endpoint = "http://store:9000"
+[context.lab.secrets]
+AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"
+"""
+
+
+@pytest.fixture(autouse=True)
+def _no_settings(monkeypatch):
+    for name in ("ISNET_CONTEXT", "ISNET_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_without_any_setting_everything_is_local(tmp_path):
+    context = resolve(start=tmp_path)
+    assert context.tracking == f"sqlite:///{tmp_path}/.isnet/mlflow.db"
+    assert context.dataset("mine") == f"{tmp_path}/.isnet/datasets/mine"
+    assert context.dataset("s3://b/x") == "s3://b/x"
+    assert context.ray is None
+    assert context.is_local
+
+
+def test_home_may_be_elsewhere(tmp_path, monkeypatch):
+    monkeypatch.setenv("ISNET_HOME", str(tmp_path / "h"))
+    assert resolve(start=tmp_path).checkpoints == f"{tmp_path}/h/checkpoints"
+
+
+def test_a_file_above_is_found_and_its_default_taken(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_KEY", "hush")
+    (tmp_path / "isnet.toml").write_text(LAB)
+    (tmp_path / "a" / "b").mkdir(parents=True)
+    context = resolve(start=tmp_path / "a" / "b")
+    assert (context.name, context.ray, context.checkpoints) == (
+        "lab",
+        "http://head:8265",
+        "s3://bucket/isnet/checkpoints",
+    )
+    assert context.environment["AWS_SECRET_ACCESS_KEY"] == "hush"
+    assert context.environment["MLFLOW_S3_ENDPOINT_URL"] == context.environment["AWS_ENDPOINT_URL"]
+    assert not context.is_local
+
+
+def test_values_of_secrets_are_in_no_representation(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_KEY", "hush")
+    (tmp_path / "isnet.toml").write_text(LAB)
+    assert "hush" not in repr(resolve(start=tmp_path))
+
+
+def test_a_secret_may_come_from_a_file(tmp_path):
+    (tmp_path / "key").write_text("from-file\n")
+    (tmp_path / "isnet.toml").write_text(LAB.replace("env:LAB_KEY", f"file:{tmp_path}/key"))
+    assert resolve(start=tmp_path).environment["AWS_SECRET_ACCESS_KEY"] == "from-file"
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (("env:LAB_KEY", "hush"), ["given by value", "env:NAME"]),
+        (("env:LAB_KEY", "env:NOT_SET"), ["$NOT_SET", "not set"]),
+        (("env:LAB_KEY", "file:/nowhere"), ["/nowhere", "cannot be read"]),
+        (("tracking =", "traking ="), ["traking", "did you mean 'tracking'"]),
+        (("http://head:8265", "head:6379"), ["head:6379", "http://HEAD:8265"]),
+        (('default = "lab"', 'default = "lba"'), ["'lba' is not known", "lab"]),
+        (("[context.lab]", "[context.lab"), ["is no TOML"]),
+    ],
+)
+def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words):
+    (tmp_path / "isnet.toml").write_text(LAB.replace(*change))
+    with pytest.raises(UserError) as refusal:
+        resolve(start=tmp_path)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "hush" not in str(refusal.value)
