@@ -10,6 +10,9 @@ from __future__ import annotations
 import logging
 import os
 import re
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from trainplane.errors import UserError
@@ -38,6 +41,35 @@ def client_for(tracking_uri: str) -> Any:
     for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+
+
+def pyfunc() -> Any:
+    """The module `mlflow.pyfunc`, imported without the warnings it gives about its own types (mlflow 3.17.2)."""
+    quiet_mlflow()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        import mlflow.pyfunc
+    return mlflow.pyfunc
+
+
+@contextmanager
+def as_default(tracking_uri: str) -> Iterator[None]:
+    """Make `tracking_uri` MLflow's address of this process while the block runs.
+
+    For the few calls that ignore their client's address and ask the process for one (mlflow 3.17.2: resolving
+    `models:/…`). Not for use in two threads at once.
+    """
+    quiet_mlflow()
+    import mlflow
+
+    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    mlflow.set_tracking_uri(tracking_uri)
+    mlflow.set_registry_uri(tracking_uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(before[0])
+        mlflow.set_registry_uri(before[1])
 
 
 def without_secrets(tracking_uri: str) -> str:

@@ -1,0 +1,192 @@
+"""The trail of what was in production: append-only records in the store, each holding the digest of the one before.
+
+A record is created if absent, so of two writers of one number exactly one wins. The trail is the authority; an alias
+in MLflow is its projection (`promote.reconcile`). Records are canonical JSON under `audit/NAME/000001.json`, …
+Who may promote, and why, is decided in `promote`.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hashlib
+import json
+import secrets
+import socket
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+from urllib.parse import quote
+
+from trainplane.config import canonical_json
+from trainplane.errors import RunFailed
+from trainplane.storage import NotFound, Store
+
+Action = Literal["promote", "rollback", "force"]
+FIRST = "0" * 64
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One move of an alias.
+
+    number -- from 1, without gaps; prev -- sha256 of the record before, 64 zeros for the first
+    time -- UTC, ISO 8601; who -- user@host; verdict_digest -- sha256 of the verdicts that were known
+    """
+
+    number: int
+    prev: str
+    time: str
+    action: Action
+    name: str
+    alias: str
+    from_version: str | None
+    to_version: str
+    reason: str
+    who: str
+    verdict_digest: str | None
+    nonce: str
+
+
+@dataclass(frozen=True)
+class Trail:
+    """All records of one name in order, and the digest of the last one."""
+
+    entries: tuple[Entry, ...]
+    head: str
+
+    def current(self, alias: str) -> str | None:
+        """The version that the alias is to point at."""
+        return next((entry.to_version for entry in reversed(self.entries) if entry.alias == alias), None)
+
+    def before(self, alias: str) -> str | None:
+        """The version that a rollback of the alias returns to."""
+        return rollback_target([entry for entry in self.entries if entry.alias == alias])
+
+    def aliases(self) -> list[str]:
+        return sorted({entry.alias for entry in self.entries})
+
+
+class Conflict(RunFailed):
+    """Somebody else moved the alias first."""
+
+
+class BrokenTrail(RunFailed):
+    """The trail was changed or has a gap: nothing may be decided from it."""
+
+
+def rollback_target(entries: Sequence[Entry]) -> str | None:
+    """Pure: promotions push a version, a rollback takes the last one off; what would be on top after one more."""
+    stack: list[str] = []
+    for entry in entries:
+        if entry.action == "rollback" and len(stack) > 1:
+            stack.pop()
+        elif not stack or stack[-1] != entry.to_version:
+            stack.append(entry.to_version)
+    return stack[-2] if len(stack) > 1 else None
+
+
+def read_trail(store: Store, name: str) -> Trail:
+    """The trail of registered model `name`; raises `BrokenTrail` at the first record that does not fit."""
+    entries: list[Entry] = []
+    head = FIRST
+    for number, key in enumerate(_keys(store, name), start=1):
+        raw = store.read(key)
+        if (fault := _fault(raw, number=number, prev=head, name=name, key=key)) is not None:
+            raise BrokenTrail(
+                f"{store.address}/{key}: {fault}; run `isnet models audit {name} --verify` and restore it"
+            )
+        entries.append(Entry(**json.loads(raw)))
+        head = hashlib.sha256(raw).hexdigest()
+    return Trail(tuple(entries), head)
+
+
+def append(
+    store: Store,
+    trail: Trail,
+    *,
+    action: Action,
+    name: str,
+    alias: str,
+    to_version: str,
+    reason: str,
+    verdict_digest: str | None,
+) -> Trail:
+    """The trail with one record more, or `Conflict`, naming the winner, when another writer took its place."""
+    entry = Entry(
+        number=len(trail.entries) + 1,
+        prev=trail.head,
+        time=datetime.now(UTC).isoformat(timespec="milliseconds"),
+        action=action,
+        name=name,
+        alias=alias,
+        from_version=trail.current(alias),
+        to_version=to_version,
+        reason=reason,
+        who=f"{_user()}@{socket.gethostname()}",
+        verdict_digest=verdict_digest,
+        # Makes every record unique, so that a lost answer of the store cannot make two writers both the winner.
+        nonce=secrets.token_hex(8),
+    )
+    raw = canonical_json(asdict(entry))
+    if not store.create(_key(name, entry.number), raw):
+        winner = json.loads(store.read(_key(name, entry.number)))
+        raise Conflict(
+            f"{name}@{winner['alias']} was moved to version {winner['to_version']} by {winner['who']} at "
+            f"{winner['time']}, while this {action} to version {to_version} was under way; look at it and try again"
+        )
+    return Trail((*trail.entries, entry), hashlib.sha256(raw).hexdigest())
+
+
+def faults(store: Store, name: str) -> list[str]:
+    """Every record of the trail that does not fit, in sentences; empty when the chain holds."""
+    found: list[str] = []
+    head: str | None = FIRST
+    for number, key in enumerate(_keys(store, name), start=1):
+        try:
+            raw = store.read(key)
+        except NotFound:
+            found.append(f"{key} vanished while it was read")
+            continue
+        # After a record that does not fit, its successor is measured by the bytes that stand there now.
+        if (fault := _fault(raw, number=number, prev=head, name=name, key=key)) is not None:
+            found.append(f"{key}: {fault}")
+        head = hashlib.sha256(raw).hexdigest()
+    return found
+
+
+def _fault(raw: bytes, *, number: int, prev: str | None, name: str, key: str) -> str | None:
+    """Why a record does not fit at its place; None when it does."""
+    if key != _key(name, number):
+        return f"record {number} is missing before it"
+    try:
+        stored: Any = json.loads(raw)
+        entry = Entry(**stored)
+    except (ValueError, TypeError):
+        return "is no audit record"
+    if raw != canonical_json(stored):
+        return "is not in canonical form, so it was rewritten"
+    if (entry.number, entry.name) != (number, name):
+        return f"says it is record {entry.number} of {entry.name}"
+    if entry.prev != prev:
+        return f"record {number - 1} before it was changed, removed or replaced after this one was written"
+    return None
+
+
+def _keys(store: Store, name: str) -> list[str]:
+    return [entry.key for entry in store.list(f"{_folder(name)}/") if entry.key.endswith(".json")]
+
+
+def _key(name: str, number: int) -> str:
+    return f"{_folder(name)}/{number:06d}.json"
+
+
+def _folder(name: str) -> str:
+    return f"audit/{quote(name, safe='')}"
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
