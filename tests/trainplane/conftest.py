@@ -19,6 +19,9 @@ import pytest
 
 from trainplane.storage import ensure_bucket
 
+# Processes that a loader starts import the tests' own helpers from here.
+sys.path.insert(0, str(Path(__file__).parent))
+
 _numbers = itertools.count()
 
 

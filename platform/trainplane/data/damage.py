@@ -78,19 +78,18 @@ def member_name(header: bytes) -> str | None:
     return name if stated == sum(header) - sum(header[148:156]) + 8 * ord(" ") else None
 
 
-def judge_member(region: bytes, *, name: str, size: int, crc32: int) -> str | None:
+def judge_member(header: bytes, payload: bytes, *, name: str, size: int, crc32: int) -> str | None:
     """The kind of damage in one member, None when it is sound.
 
-    `region` is its header and payload as read: 512 + size bytes, fewer where the shard ended. `name` is `KEY.EXT`,
-    or `.EXT` where the key is not known.
+    `header` and `payload` are what stands where 512 and `size` bytes should, shorter where the shard ended. `name`
+    is `KEY.EXT`, or `.EXT` where the key is not known.
     """
-    header, payload = region[:BLOCK_BYTES], region[BLOCK_BYTES:]
-    if len(payload) < size:
+    if len(header) < BLOCK_BYTES or len(payload) < size:
         return CUT_SHARD
     found = member_name(header)
     if found is None:
         return DAMAGED_HEADER if any(header) else ZEROS
-    if not found.endswith(name) or (not name.startswith(".") and found != name):
+    if found != name and not (name.startswith(".") and found.endswith(name)):
         return WRONG_MEMBER
     if zlib.crc32(payload) != crc32:
         return ZEROS if bytes(BLOCK_BYTES) in payload else DAMAGED_PAYLOAD

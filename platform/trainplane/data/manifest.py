@@ -16,7 +16,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 from trainplane.config import canonical_json
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
@@ -26,6 +26,9 @@ from trainplane.storage import NotFound, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
+
+Members: TypeAlias = dict[str, bytes]
+"""The files of one sample by extension; `__key__` holds the sample's key as bytes."""
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -219,8 +222,8 @@ class Dataset:
             self._index = Index(data, shard_sizes=self.shard_sizes)
         return self._index
 
-    def read_samples(self, indices: Sequence[int]) -> list[dict[str, Any]]:
-        """Members by extension, `__key__` too, of the samples with these numbers; every byte is checked.
+    def read_samples(self, indices: Sequence[int]) -> list[Members]:
+        """Members by extension, and `__key__`, of the samples with these numbers, in that order; all bytes checked.
 
         A `DamageError` names the first damaged sample.
         """

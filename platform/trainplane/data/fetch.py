@@ -1,0 +1,189 @@
+"""Bytes of samples, read in ranges and checked before anyone sees them.
+
+A walk over steps reads ahead: the runs of neighbours that a step needs (order.py) are requested, several at once,
+while earlier steps are used. A run is kept until its window has passed; runs that do not fit into `cache_bytes` are
+read sample by sample instead, so memory is bounded and no byte is read twice. A dataset that fits as a whole stays.
+Every member's length, header and crc32 are checked; what does not hold is read once more before it is called damage.
+Not covered: trying again after a failed request (storage) and what happens to damaged samples (loader.py).
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from types import TracebackType
+from typing import TypeAlias
+
+from trainplane.data.damage import BLOCK_BYTES, MISSING_SHARD, Damage, DamageError, judge_member
+from trainplane.data.manifest import Dataset, Members
+from trainplane.data.order import Visit
+from trainplane.errors import UserError
+from trainplane.storage import NotFound
+
+DEFAULT_CACHE_BYTES = 256 * 1024 * 1024
+
+_CONNECTIONS = 8
+_STEPS_AHEAD = 4
+_RUN_BYTES = 4 * 1024 * 1024  # of samples read in bulk, per request
+
+Step: TypeAlias = tuple[int, Sequence[Visit]]
+"""What one step visits, and the number of its window: runs of windows before it are not needed again."""
+
+
+@dataclass
+class _Run:
+    """Bytes of neighbouring samples, on their way or here. `window` is the last in which they are needed."""
+
+    data: Future[bytes]
+    start: int
+    size: int
+    window: int
+
+
+class Fetcher:
+    """Reads one dataset. Use it from one thread, and close it: its reading threads end then."""
+
+    def __init__(self, dataset: Dataset, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
+        self._dataset = dataset
+        self._cache_bytes = cache_bytes
+        self._keeps_all = dataset.bytes <= cache_bytes
+        self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        self._held_bytes = 0
+        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
+
+    def __enter__(self) -> Fetcher:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Wait for the reads under way and let go of everything."""
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._runs.clear()
+
+    def walk(self, steps: Iterable[Step]) -> Iterator[list[tuple[Visit, Members | Damage]]]:
+        """For each step, its visits with their samples; in the place of a damaged one, the damage."""
+        ahead: deque[Step] = deque()
+        for step in steps:
+            ahead.append(step)
+            self._request(step, present=ahead[0][0])
+            if len(ahead) > _STEPS_AHEAD:
+                yield self._take(ahead.popleft())
+        while ahead:
+            yield self._take(ahead.popleft())
+
+    def read(self, sample: int) -> Members | Damage:
+        """One sample by itself, read now."""
+        start, stop = self._dataset.index.span(sample, sample + 1)
+        shard = self._dataset.shards[self._dataset.index.shard_of(sample)].name
+        try:
+            data = self._dataset.store.read(shard, start=start, length=stop - start)
+        except NotFound:
+            return self._damage(sample, MISSING_SHARD)
+        members, kind = self._check(sample, data, start)
+        return members if kind is None else self._damage(sample, kind)
+
+    def _request(self, step: Step, *, present: int) -> None:
+        """Begin to read whatever the step needs and is not here."""
+        window, visits = step
+        for visit in visits:
+            if (run := self._runs.get((visit.first, visit.end))) is not None:
+                run.window = window
+                self._runs.move_to_end((visit.first, visit.end))
+                continue
+            start, stop = self._dataset.index.span(visit.first, visit.end)
+            self._make_room(stop - start, present)
+            first, end = visit.first, visit.end
+            if self._held_bytes + stop - start > self._cache_bytes:
+                first, end = visit.sample, visit.sample + 1
+                start, stop = self._dataset.index.span(first, end)
+            shard = self._dataset.shards[self._dataset.index.shard_of(first)].name
+            data = self._threads.submit(self._dataset.store.read, shard, start=start, length=stop - start)
+            self._runs[first, end] = _Run(data, start, stop - start, window)
+            self._held_bytes += stop - start
+
+    def _make_room(self, size: int, present: int) -> None:
+        """Let go of runs of past windows, oldest first: all of them, or as many as it takes where all may be kept."""
+        for key in [key for key, run in self._runs.items() if run.window < present]:
+            if self._keeps_all and self._held_bytes + size <= self._cache_bytes:
+                return
+            self._drop(key)
+
+    def _drop(self, key: tuple[int, int]) -> None:
+        self._held_bytes -= self._runs.pop(key).size
+
+    def _take(self, step: Step) -> list[tuple[Visit, Members | Damage]]:
+        return [(visit, self._sample_of(visit)) for visit in step[1]]
+
+    def _sample_of(self, visit: Visit) -> Members | Damage:
+        whole, alone = (visit.first, visit.end), (visit.sample, visit.sample + 1)
+        key = whole if whole in self._runs else alone
+        run = self._runs[key]
+        try:
+            members, kind = self._check(visit.sample, run.data.result(), run.start)
+        except NotFound:
+            kind = MISSING_SHARD
+        if key != whole:
+            self._drop(key)
+        # A byte may have been spoilt on the way: only what is wrong twice is damage.
+        return members if kind is None else self.read(visit.sample)
+
+    def _check(self, sample: int, data: bytes, start: int) -> tuple[Members, str | None]:
+        """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""
+        members: Members = {}
+        key = ""
+        for member in self._dataset.index.members_of(sample):
+            at = member.offset - start
+            header, payload = data[at - BLOCK_BYTES : at], data[at : at + member.size]
+            name = f"{key}.{member.extension}"
+            kind = judge_member(header, payload, name=name, size=member.size, crc32=member.crc32)
+            if kind is not None:
+                return {}, kind
+            # The header that was just checked tells the key, so that no table of keys need be held.
+            key = key or header[:100].rstrip(b"\0").decode().removesuffix(name)
+            members[member.extension] = payload
+        members["__key__"] = key.encode()
+        return members, None
+
+    def _damage(self, sample: int, kind: str) -> Damage:
+        index = self._dataset.index
+        return Damage(self._dataset.shards[index.shard_of(sample)].name, index.key_of(sample), kind)
+
+
+def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
+    """The samples with these numbers, in that order; neighbours are read together. Raises `DamageError`."""
+    wanted = sorted(set(indices))
+    if wanted and not (wanted[0] >= 0 and wanted[-1] < dataset.num_samples):
+        raise UserError(
+            f"samples {wanted[0]} to {wanted[-1]} were asked for, {dataset.address} has 0 to {dataset.num_samples - 1}"
+        )
+    runs = enumerate(_runs_of(dataset, wanted))
+    steps = ((number, [Visit(sample, first, end) for sample in range(first, end)]) for number, (first, end) in runs)
+    found: dict[int, Members] = {}
+    with Fetcher(dataset) as fetcher:
+        for visited in fetcher.walk(steps):
+            for visit, sample in visited:
+                if isinstance(sample, Damage):
+                    raise DamageError(dataset.address, [sample], "run `isnet data verify`, then repair or pack again")
+                found[visit.sample] = sample
+    return [found[index] for index in indices]
+
+
+def _runs_of(dataset: Dataset, wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Runs (first, end) of consecutive samples of one shard, each of a few MiB at most."""
+    at = 0
+    while at < len(wanted):
+        first = end = wanted[at]
+        end_of_shard = dataset.index.samples_of(dataset.index.shard_of(first)).stop
+        while at < len(wanted) and wanted[at] == end < end_of_shard:
+            start, stop = dataset.index.span(first, end + 1)
+            if end > first and stop - start > _RUN_BYTES:
+                break
+            end += 1
+            at += 1
+        yield first, end
