@@ -257,6 +257,8 @@ def _not_a_picture(data: bytes) -> PictureError:
     known = f"need one of {', '.join(FORMATS)}"
     if data[4:8] == b"ftyp":
         return PictureError("unsupported", f"a file of type {data[8:12]!r} (HEIC or a film); {known}; convert it")
+    if data[:4] in (b"II*\0", b"MM\0*"):
+        return PictureError("unsupported", "a TIFF with samples of another kind; need 8 or 16 bits; convert it")
     start = data[:64].lstrip()
     for first, what in _FIRST_BYTES:
         if start.startswith(first):

@@ -84,9 +84,7 @@ def read_mask(
         orientation = orientation_of(image)
     alpha = None
     if mode == "P" and palette is not None:
-        table = np.full(256, 255, np.uint8)
-        table[: len(palette)] = palette[:, 3]
-        alpha = table[pixels] if (palette[:, 3] < 255).any() else None
+        alpha = palette[:, 3][pixels] if (palette[:, 3] < 255).any() else None
     elif mode in ("LA", "RGBA"):
         alpha = pixels[..., -1]
     # 16-bit gray keeps its range for the moment: some programs store 0 and 255, or 0 and 1, in it

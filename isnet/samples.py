@@ -31,7 +31,8 @@ def samples_of(image: Image.Image) -> tuple[Array, str, Palette | None]:
     if mode in ("P", "PA"):
         if mode == "PA":
             return np.asarray(image.convert("RGBA")), "RGBA", None
-        return np.asarray(image), "P", palette_of(image)
+        indices = np.asarray(image)
+        return indices, "P", _covering(palette_of(image), int(indices.max()))
     if mode in _PLAIN:
         return np.asarray(image), mode, None
     if mode.startswith("I;16"):
@@ -61,6 +62,13 @@ def palette_of(image: Image.Image) -> Palette:
         count = min(len(transparency), len(palette))
         palette[:count, 3] = np.frombuffer(transparency, np.uint8)[:count]
     return palette
+
+
+def _covering(palette: Palette, largest_index: int) -> Palette:
+    """With opaque black entries up to the largest index used, as viewers show indices beyond a palette."""
+    missing = np.zeros((max(0, largest_index + 1 - len(palette)), 4), np.uint8)
+    missing[:, 3] = 255
+    return np.concatenate([palette, missing])
 
 
 def _from_int32(values: Array) -> NDArray[np.uint16]:
@@ -109,10 +117,7 @@ def _colours(pixels: Array, mode: str, palette: Palette | None) -> Array:
     """Without alpha and ink: (H, W) or (H, W, 3) of the samples' own type."""
     if mode == "P":
         assert palette is not None
-        # An index beyond the palette is shown as black by viewers; the table is filled up accordingly.
-        table = np.zeros((256, 3), np.uint8)
-        table[: len(palette)] = palette[:, :3]
-        return table[pixels]
+        return palette[:, :3][pixels]
     if mode == "CMYK":
         inks = pixels.astype(np.uint16)
         white = 255 - inks[..., 3:]
