@@ -7,13 +7,18 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from trainplane.errors import RunFailed, UserError
+from trainplane.registry.gates import Verdict
 from trainplane.registry.package import download, model_digest, package, register
+from trainplane.registry.promote import promote, verify_audit
 from trainplane.registry.versions import (
     attach_evaluation,
     find_version,
@@ -22,8 +27,10 @@ from trainplane.registry.versions import (
     show,
     show_version,
 )
+from trainplane.storage import open_store
 from trainplane.task import Exported
 from trainplane.tracking.client import client_for
+from trainplane.tracking.run import Tracker, find_or_create_run
 
 FACTS = {"dataset_digest": "d" * 64, "config_digest": "c" * 64, "commit": "a" * 40}
 
@@ -161,6 +168,7 @@ def test_a_registration_that_was_killed_is_completed_by_the_next(
 import os, signal
 from pathlib import Path
 import mlflow
+from trainplane.registry.gates import Verdict
 from trainplane.registry.package import register
 setattr(mlflow.MlflowClient, {step!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
 register({tracking_uri!r}, "isnet", Path({str(model)!r}), run_id={run_id!r}, facts={FACTS!r})
@@ -233,3 +241,46 @@ def test_an_evaluation_stays_with_its_version_and_its_run(
     )
     assert stored == shown["evaluation"]
     assert list_models(tracking_uri) == [{"name": "isnet", "latest": "1", "aliases": {}}]
+
+
+def test_pictures_and_models_go_straight_to_the_object_store(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, s3_address: str
+) -> None:
+    run = find_or_create_run(
+        tracking_uri, "on-s3", run_key="k", run_name="n", tags={}, artifact_root=f"{s3_address}/artifacts"
+    )
+    tracker = Tracker(tracking_uri, run.run_id, spool=tmp_path / "spool")
+    tracker.log_picture("gallery", np.zeros((8, 8, 3), np.uint8), 1)
+    assert tracker.close(20) == 0
+    model = packaged(exported, tmp_path / "m")
+    version = register(tracking_uri, "isnet", model, run_id=run.run_id, facts=FACTS)
+    fetched = download(tracking_uri, f"models:/isnet/{version}", tmp_path / "cache")
+    assert model_digest(fetched) == model_digest(model)
+    stored = [entry.key for entry in open_store(f"{s3_address}/artifacts").list()]
+    assert [key for key in stored if "/images/gallery+step+1+" in key and key.endswith(".png")]
+    assert [key for key in stored if key.endswith("/data/exported/weights.json")]
+
+
+@pytest.mark.real
+def test_a_server_registers_promotes_and_gives_back_the_same_bytes(
+    exported: tuple[Exported, Path],
+    tmp_path: Path,
+    mlflow_server: Callable[[], AbstractContextManager[str]],
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with mlflow_server() as address:
+        run = find_or_create_run(
+            address, "isnet", run_key="k", run_name="n", tags={}, artifact_root=str(tmp_path / "artifacts")
+        )
+        model = packaged(exported, tmp_path / "m")
+        version = register(address, "isnet", model, run_id=run.run_id, facts=FACTS)
+        assert register(address, "isnet", model, run_id=run.run_id, facts=FACTS) == version
+        verdict = Verdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})
+        attach_evaluation(address, "isnet", version, {"bins": {"all": {"psnr": 25.0, "n": 3}}})
+        promote("isnet", version, verdicts=[verdict], store=store, tracking_uri=address, expected_current=None)
+        assert model_digest(download(address, "models:/isnet@production", tmp_path / "cache")) == model_digest(model)
+        assert verify_audit("isnet", store=store, tracking_uri=address) == []
+        [shown] = show(address, "isnet")["versions"]
+        assert shown["aliases"] == ["production"]
+        assert shown["evaluation"]["bins"]["all"]["n"] == 3
+        assert shown["gates"][0]["passed"] is True

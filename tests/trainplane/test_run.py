@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
 import time
-import urllib.error
-import urllib.request
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import numpy as np
@@ -256,40 +252,10 @@ def test_addresses_are_shown_without_secrets(address: str, shown: str) -> None:
     assert without_secrets(address) == shown
 
 
-@contextmanager
-def mlflow_server(tracking_uri: str, artifacts: Path, port: int) -> Iterator[None]:
-    """A real server process; leaving the block kills it with everything it started."""
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", tracking_uri, "--default-artifact-root", str(artifacts)]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    server = subprocess.Popen(
-        command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
-    )
-    try:
-        deadline = time.monotonic() + 60
-        while not answers(port):
-            assert server.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.2)
-        yield
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
-
-
-def answers(port: int) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=2) as response:
-            return bool(response.status == 200)
-    except (urllib.error.URLError, OSError):
-        return False
-
-
 @pytest.mark.real
 def test_nothing_is_lost_or_doubled_when_the_server_is_killed_and_restarted(
-    tracking_uri: str, tmp_path: Path, unused_port: int
+    tracking_uri: str, tmp_path: Path, mlflow_server: Callable[[], AbstractContextManager[str]]
 ) -> None:
-    address = f"http://127.0.0.1:{unused_port}"
     durations = []
 
     def log(tracker: Tracker, first: int, last: int) -> None:
@@ -299,13 +265,13 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed_and_restarted(
             durations.append(time.perf_counter() - started)
             time.sleep(0.001)
 
-    with mlflow_server(tracking_uri, tmp_path / "artifacts", unused_port):
+    with mlflow_server() as address:
         handle = start(address, tmp_path)
         tracker = Tracker(address, handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05)
         log(tracker, 0, 1500)
     log(tracker, 1500, 3000)
     assert tracker.close(1) > 0
-    with mlflow_server(tracking_uri, tmp_path / "artifacts", unused_port):
+    with mlflow_server() as address:
         tracker = Tracker(address, handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05)
         log(tracker, 2500, 4000)
         tracker.end("FINISHED")
