@@ -103,7 +103,9 @@ def initialise(network: nn.Module, *, std: float) -> None:
                 module.bias.zero_()
     for layer in spectral_layers(network):
         layer.randomise_vectors()
-    power_iteration(network, times=WARM_UP_ITERATIONS)
+    # On the meta device there is nothing to bring near, and its matrix products are slow.
+    if not any(p.is_meta for p in network.parameters()):
+        power_iteration(network, times=WARM_UP_ITERATIONS)
 
 
 def num_parameters(network: nn.Module) -> int:

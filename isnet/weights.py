@@ -1,0 +1,128 @@
+"""Weights in and out: the author's release, our own model folder, ONNX, torch.export.
+
+    net = isnet.weights.load_author_checkpoint("Places2_gen.pth")
+    isnet.weights.save_model(net, folder)        # model.safetensors with spectral norm folded in, config.json
+    net = isnet.weights.load_model(folder)       # ordinary convolutions, the same output
+
+Loading never unpickles code. Not covered: checkpoints of a training run, which need more than weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import isnet
+from isnet.architecture import Architecture, Generator
+from isnet.author import ImportReport, apply_author_tensors, load_author_checkpoint, read_author_tensors
+from isnet.errors import InputError
+from isnet.export import ExportReport, export_onnx, export_program
+from isnet.spectral import fold_spectral_norm
+
+FORMAT = "isnet-model-1"
+TENSORS = "model.safetensors"
+CONFIG = "config.json"
+
+__all__ = [
+    "ExportReport",
+    "ImportReport",
+    "apply_author_tensors",
+    "export_onnx",
+    "export_program",
+    "load_author_checkpoint",
+    "load_model",
+    "read_author_tensors",
+    "save_model",
+]
+
+
+def save_model(network: Generator, folder: str | Path) -> None:
+    """Write `network`, spectral norm folded in, into `folder`: model.safetensors, then config.json.
+
+    The configuration says how the network was built, how it wants its input, and the digest of the tensors.
+    """
+    from safetensors.torch import save_file
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    folded = fold_spectral_norm(network)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
+    save_file(tensors, folder / TENSORS)
+    config = {
+        "format": FORMAT,
+        "architecture": network.architecture.to_dict(),
+        "spectral_norm": "folded into the weights",
+        "parameters": network.num_parameters(),
+        "input": {
+            "image": "RGB, float in [0, 1], (B, 3, H, W)",
+            "mask": "1 on valid pixels, 0 in the hole, (B, 1, H, W)",
+            "size_multiple": network.size_multiple,
+            "minimum_size": network.minimum_size,
+        },
+        "output": "RGB, float in [0, 1], (B, 3, H, W), the whole picture",
+        "sha256": {TENSORS: _digest(folder / TENSORS)},
+    }
+    # Last, and whole or not at all: a folder without it is no model.
+    unfinished = folder / f"{CONFIG}.unfinished"
+    unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
+    unfinished.replace(folder / CONFIG)
+
+
+def load_model(folder: str | Path) -> Generator:
+    """The network in a folder that `save_model` wrote, on the CPU, in evaluation mode, without spectral norm.
+
+    Raises InputError when a file is missing, damaged, or does not fit the architecture it names.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    folder = Path(folder)
+    config = _read_config(folder)
+    tensors_file = folder / TENSORS
+    if not tensors_file.is_file():
+        raise InputError(f"{folder} has no {TENSORS}; need the folder as save_model wrote it; copy all of it")
+    found, expected = _digest(tensors_file), config["sha256"][TENSORS]
+    if found != expected:
+        raise InputError(f"{tensors_file} has sha256 {found}, need {expected}; it is damaged; copy the model again")
+    try:
+        tensors = load_file(tensors_file)
+    except SafetensorError as error:
+        raise InputError(f"{tensors_file} is no sound safetensors file ({error}); save the model again") from error
+    architecture = replace(Architecture.from_dict(config["architecture"]), spectral_norm="none")
+    # On the meta device nothing is allocated or drawn for weights that are replaced at once.
+    with torch.device("meta"):
+        network = isnet.build_from(architecture)
+    try:
+        network.load_state_dict(tensors, strict=True, assign=True)
+    except RuntimeError as error:
+        raise InputError(f"{tensors_file} does not fit {architecture.name}: {error}; save the model again") from error
+    return network.eval()
+
+
+def _read_config(folder: Path) -> Mapping[str, Any]:
+    file = folder / CONFIG
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder} has no {CONFIG}; need a folder that save_model finished writing") from None
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise InputError(f"{file} cannot be read ({error}); save the model again") from error
+    known = config.get("format") if isinstance(config, Mapping) else None
+    if known != FORMAT:
+        raise InputError(
+            f"{file} says format {known!r}; this version reads {FORMAT!r}; save the model with this version"
+        )
+    if not isinstance(config.get("architecture"), Mapping) or TENSORS not in config.get("sha256", {}):
+        raise InputError(f"{file} lacks the architecture or the digest of {TENSORS}; save the model again")
+    return config  # type: ignore[no-any-return]
+
+
+def _digest(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
