@@ -1,6 +1,7 @@
 """Photos in their own mode: what is read, what filling leaves alone, what each format keeps."""
 
 import io
+import zlib
 
 import cv2
 import numpy as np
@@ -146,11 +147,16 @@ def test_palette_transparency_survives(suffix):
 
 
 def test_indices_beyond_the_palette_are_black_and_stay_black():
-    image = Image.frombytes("P", (30, 20), np.full((20, 30), 9, np.uint8).tobytes())
-    image.putpalette(bytes([255, 0, 0, 0, 255, 0]))
+    image = Image.fromarray(np.full((20, 30), 9, np.uint8))
+    image = Image.frombytes("P", image.size, image.tobytes())
+    image.putpalette(bytes(range(50, 50 + 30)))
     file = io.BytesIO()
-    image.save(file, "PNG", bits=8)
-    photo = read_photo(file.getvalue())
+    image.save(file, "PNG")
+    data = file.getvalue()
+    start = data.index(b"PLTE") - 4
+    short = b"PLTE" + bytes([255, 0, 0, 0, 255, 0])
+    short = (6).to_bytes(4, "big") + short + zlib.crc32(short).to_bytes(4, "big")
+    photo = read_photo(data[:start] + short + data[start + 12 + 30 :])
     assert (photo.rgb8() == 0).all()
     assert (photo.filled(FILL, HOLE).rgb8()[~HOLE] == 0).all()
 
