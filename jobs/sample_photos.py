@@ -15,7 +15,6 @@ from pathlib import Path
 
 from isnet.errors import InputError
 from isnet.images import decode_rgb, read_bytes
-from jobs.config import ISNetConfig
 from jobs.packing import pack_pictures
 from jobs.sources import Skip, Source, pictures_of
 from trainplane.cluster.context import Context
@@ -126,11 +125,11 @@ def pack_sides(sides: Sides, context: Context, *, replace: bool = False) -> tupl
     return train, val
 
 
-def ensure_sample_datasets(config: ISNetConfig, context: Context) -> None:
-    """Pack the packages' photos where a run names the demo's datasets and they are not there yet."""
-    if config.data.train != TRAIN:
+def ensure_sample_dataset(name: str, context: Context) -> None:
+    """Pack the packages' photos where somebody asks for one of the demo's datasets and it is not there yet."""
+    if name not in (TRAIN, VAL):
         return
     try:
-        Dataset.open(context.dataset(TRAIN))
+        Dataset.open(context.dataset(name))
     except UserError:
         pack_sides(packaged_photos(), context)

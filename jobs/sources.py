@@ -10,6 +10,7 @@ import tarfile
 import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path, PurePosixPath
 
 from isnet.errors import InputError
@@ -52,7 +53,7 @@ def pictures_of(place: Path) -> Iterator[Source | Skip]:
 def _folder(folder: Path) -> Iterator[Source | Skip]:
     paths, skipped = find_pictures(folder)
     yield from (Skip(_text(entry.path), entry.reason) for entry in skipped)
-    yield from (Source(_text(path.relative_to(folder)), lambda path=path: read_bytes(path)) for path in paths)
+    yield from (Source(_text(path.relative_to(folder)), partial(read_bytes, path)) for path in paths)
 
 
 def _list(file: Path) -> Iterator[Source | Skip]:
@@ -62,7 +63,7 @@ def _list(file: Path) -> Iterator[Source | Skip]:
         if line and not line.startswith("#"):
             # A name with a space that exists is a name; otherwise what follows the space is a label.
             name = line if (file.parent / line).exists() else line.split()[0]
-            yield Source(name, lambda name=name: read_bytes(file.parent / name))
+            yield Source(name, partial(read_bytes, file.parent / name))
 
 
 def _tar(file: Path) -> Iterator[Source | Skip]:
@@ -74,7 +75,7 @@ def _tar(file: Path) -> Iterator[Source | Skip]:
                 if not member.isreg():
                     yield Skip(member.name, "link or device in an archive: not followed")
                     continue
-                yield Source(member.name, lambda member=member: _member(archive, member))
+                yield Source(member.name, partial(_member, archive, member))
     except (tarfile.TarError, EOFError, OSError) as error:
         raise UserError(f"{file}: the tar is damaged ({error}); fetch it again") from error
 
@@ -95,7 +96,7 @@ def _zip(file: Path) -> Iterator[Source | Skip]:
     with zipfile.ZipFile(file) as archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             if not info.is_dir() and _is_picture(info.filename):
-                yield Source(info.filename, lambda info=info: _zip_member(archive, info))
+                yield Source(info.filename, partial(_zip_member, archive, info))
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:

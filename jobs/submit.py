@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import isnet as isnet_package
 import jobs as jobs_package
@@ -143,7 +144,7 @@ def stop(args: argparse.Namespace) -> int:
     return 0
 
 
-def _connect(args: argparse.Namespace) -> object:
+def _connect(args: argparse.Namespace) -> Any:
     context = resolve(args.context)
     context.activate()
     return ray_jobs.client(context)

@@ -13,7 +13,7 @@ from typing import Any
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
 from jobs.progress import Bar
-from jobs.sample_photos import ensure_sample_datasets
+from jobs.sample_photos import ensure_sample_dataset
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
@@ -28,7 +28,7 @@ def train(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     config = load_run_config(args.preset, args.overrides)
-    ensure_sample_datasets(config, context)
+    ensure_sample_dataset(config.data.train, context)
     prepared, outcome = run_training(config, context, fresh=args.fresh)
     emit(args, report(prepared, outcome), summary(prepared, outcome))
     return 0 if outcome.status == "finished" else 1

@@ -12,14 +12,14 @@ from typing import Any
 
 from jobs.cli import emit
 from jobs.config import ISNetConfig, merge, preset_names, preset_tree
-from jobs.sample_photos import ensure_sample_datasets
+from jobs.sample_photos import ensure_sample_dataset
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import apply_overrides, build
 from trainplane.errors import UserError
 from trainplane.search.launch import Trial, TrialResult, best_of, search
 from trainplane.search.space import SearchFile, put, search_key, trial_settings
 from trainplane.tracking.client import client_for
-from trainplane.tracking.run import end_run, find_or_create_run, reap
+from trainplane.tracking.run import Status, end_run, find_or_create_run, reap
 from trainplane.train.identity import exclusive
 
 
@@ -29,7 +29,7 @@ def tune(args: argparse.Namespace) -> int:
     context.activate()
     file, base = load_search(args.preset, args.overrides)
     trials = trials_of(file, base)
-    ensure_sample_datasets(trials[0].config, context)
+    ensure_sample_dataset(trials[0].config.data.train, context)
     reap(context.tracking)
     objective = file.search.objective
     parent = find_or_create_run(
@@ -53,7 +53,7 @@ def tune(args: argparse.Namespace) -> int:
             )
             best = best_of(results, objective)
         except BaseException as error:
-            status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
+            status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             end_run(context.tracking, parent.run_id, status, {"trainplane.error": str(error)[:500]})
             raise
         _record(context, parent.run_id, results, best, objective.metric)

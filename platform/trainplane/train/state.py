@@ -38,7 +38,7 @@ class State:
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
             sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
-            sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+            sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
         sha.update(canonical_json({"step": self.step, **self.scalars}))
         return sha.hexdigest()
 

@@ -1,0 +1,110 @@
+"""`isnet inpaint IMAGE MASK -o OUT`: fill the hole of a picture, or of every picture of a folder.
+
+In a folder each picture needs a mask of the same name (any suffix) in the mask folder, or one mask file serves all.
+What cannot be filled is named with its reason; the others are filled, and the exit status is 1.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from isnet.errors import InputError
+from isnet.folders import find_pictures
+from isnet.inpaint import MaskRules
+from isnet.inpaint import inpaint as fill
+from jobs.cli import emit
+from jobs.model_ref import Model, open_model
+from jobs.progress import bar
+from trainplane.cluster.context import resolve
+from trainplane.errors import UserError
+
+# A picture of another format is written losslessly.
+_KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
+
+
+@dataclass(frozen=True)
+class Task:
+    """One picture to fill."""
+
+    image: Path
+    mask: Path
+    output: Path
+
+
+def inpaint(args: argparse.Namespace) -> int:
+    """The command."""
+    tasks, failed = plan(Path(args.image), Path(args.mask), Path(args.output))
+    context = resolve(args.context)
+    context.activate()
+    model = open_model(args.model, context)
+    done = []
+    for task in bar(tasks, "inpaint", total=len(tasks)):
+        try:
+            done.append(_fill(task, model, args))
+        except InputError as error:
+            failed.append({"image": str(task.image), "reason": str(error)})
+    if not done and len(tasks) == 1:
+        raise InputError(f"{failed[-1]['image']}: {failed[-1]['reason']}")
+    lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
+    emit(args, {"model": args.model, "done": done, "failed": failed}, "\n".join(lines))
+    return 1 if failed else 0
+
+
+def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[str, str]]]:
+    """Which picture goes with which mask and where to; what has no mask is in the second list."""
+    if not image.is_dir():
+        target = output / image.name if output.is_dir() else output
+        if target.resolve() in (image.resolve(), mask.resolve()):
+            raise UserError(f"{target} is an input; write the result elsewhere")
+        if not target.parent.is_dir():
+            raise UserError(f"{target.parent}: there is no such folder to write to; make it")
+        return [Task(image, mask, target)], []
+    if output.exists() and (not output.is_dir() or output.resolve() == image.resolve()):
+        raise UserError(f"{output} is {'the input folder' if output.is_dir() else 'a file'}; give another folder")
+    paths, skipped = find_pictures(image)
+    failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped]
+    if not paths:
+        raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
+    masks = _masks(mask)
+    tasks = []
+    for path in paths:
+        relative = path.relative_to(image)
+        found = mask if masks is None else masks.get(relative.with_suffix(""))
+        if found is None:
+            failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
+            continue
+        suffix = relative.suffix if relative.suffix.lower() in _KEPT_SUFFIXES else ".png"
+        tasks.append(Task(path, found, output / relative.with_suffix(suffix)))
+    if not tasks:
+        raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
+    return tasks, failed
+
+
+def _masks(mask: Path) -> dict[Path, Path] | None:
+    """Masks by the name they serve; None where one file serves all."""
+    if not mask.is_dir():
+        return None
+    return {path.relative_to(mask).with_suffix(""): path for path in find_pictures(mask)[0]}
+
+
+def _fill(task: Task, model: Model, args: argparse.Namespace) -> dict[str, Any]:
+    result = fill(
+        task.image,
+        task.mask,
+        model=model.filler,
+        composite=not args.raw,
+        rules=MaskRules(hole="black") if args.black_is_hole else None,
+        resize_mask=args.resize_mask,
+    )
+    task.output.parent.mkdir(parents=True, exist_ok=True)
+    written = result.save(task.output)
+    notes = [*result.notes, *written]
+    return {"image": str(task.image), "output": str(task.output), "hole_ratio": result.ratio, "notes": notes}
+
+
+def _line(entry: dict[str, Any]) -> str:
+    notes = f" ({'; '.join(entry['notes'])})" if entry["notes"] else ""
+    return f"{entry['output']}: {100 * entry['hole_ratio']:.1f} % filled{notes}"

@@ -1,0 +1,192 @@
+"""`isnet models …`: the registry, from a run's checkpoint to `@production` and back."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.cli import emit
+from jobs.config import PRESETS
+from jobs.evaluating import evaluate_model, protocol
+from jobs.model_ref import checkpoint_of_run, open_model
+from jobs.registering import register_checkpoint
+from trainplane.cluster.context import Context, resolve
+from trainplane.config import build, read_yaml
+from trainplane.errors import UserError
+from trainplane.registry import audit as trails
+from trainplane.registry import promote as promotions
+from trainplane.registry import versions
+from trainplane.registry.gates import Rules, Verdict, judge
+from trainplane.storage import open_store
+from trainplane.tracking.client import client_for
+from trainplane.train import checkpoint as checkpoints
+
+
+def _context(args: argparse.Namespace) -> Context:
+    context = resolve(args.context)
+    context.activate()
+    return context
+
+
+def list_models(args: argparse.Namespace) -> int:
+    """`isnet models list`"""
+    found = versions.list_models(_context(args).tracking)
+    lines = [
+        f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
+        + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
+        for model in found
+    ]
+    emit(args, {"models": found}, "\n".join(lines) or "no registered models; `isnet models register` makes one")
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """`isnet models show NAME`"""
+    found = versions.show(_context(args).tracking, args.name)
+    emit(args, found, "\n".join([found["name"], *(_version_text(version) for version in found["versions"])]))
+    return 0
+
+
+def _version_text(version: dict[str, Any]) -> str:
+    aliases = "".join(f" @{alias}" for alias in version["aliases"])
+    lines = [f"  version {version['version']}{aliases}"]
+    lines += [f"    {name:<15} {version[name] or '-'}" for name in ("run_id", *versions.FACTS)]
+    evaluation = (version["evaluation"] or {}).get("bins", {}).get("all")
+    if evaluation:
+        on = version["evaluation"]["dataset_digest"][:12]
+        lines.append(
+            f"    {'evaluation':<15} psnr {evaluation['psnr']:.2f} dB, ssim {evaluation['ssim']:.4f}, "
+            f"l1 {evaluation['l1_percent']:.2f} % over {evaluation['n']} pairs of {on} "
+            f"(evaluation {version['evaluation_digest'][:12]})"
+        )
+    for verdict in version["gates"]:
+        lines.append(f"    {'passed' if verdict['passed'] else 'FAILED':<15} {verdict['gate']}: {verdict['evidence']}")
+    return "\n".join(lines)
+
+
+def register(args: argparse.Namespace) -> int:
+    """`isnet models register RUN --name NAME`: RUN is runs:/ID or a checkpoint's address of a recorded run."""
+    context = _context(args)
+    if args.source.startswith("runs:/"):
+        run_id = args.source.removeprefix("runs:/")
+        place = checkpoint_of_run(run_id, context)
+    else:
+        place = args.source
+        run_id = run_of_checkpoint(place, context)
+    version = register_checkpoint(context, place, name=args.name, run_id=run_id)
+    emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
+    return 0
+
+
+def run_of_checkpoint(place: str, context: Context) -> str:
+    """The MLflow run that wrote a checkpoint."""
+    store, _ = checkpoints.open_address(place)
+    client = client_for(context.tracking)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"tags.`trainplane.checkpoints` = '{store.address}'"
+    found = client.search_runs(experiments, filter_string=query) if experiments else []
+    if not found:
+        raise UserError(f"{place}: no run recorded here wrote it; give runs:/ID of the run that did")
+    return str(found[0].info.run_id)
+
+
+def promote(args: argparse.Namespace) -> int:
+    """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
+    context = _context(args)
+    rules = build(Rules, read_yaml(Path(args.gates) if args.gates else PRESETS / "gates.yaml"))
+    store = open_store(context.audit)
+    current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
+    expected = current if args.expect is None else None if args.expect == "none" else args.expect
+    verdicts = judge_version(context, args.name, args.version, rules, current=current, dataset=args.dataset)
+    entry = promotions.promote(
+        args.name,
+        args.version,
+        verdicts=verdicts,
+        store=store,
+        tracking_uri=context.tracking,
+        alias=args.to,
+        expected_current=expected,
+        force_reason=args.force,
+    )
+    lines = [f"{'passed' if v.passed else 'FAILED'}  {v.gate}: {v.evidence}" for v in verdicts]
+    lines.append(f"{args.name}@{args.to} is version {entry.to_version} (audit record {entry.number})")
+    emit(args, {"name": args.name, "verdicts": [asdict(v) for v in verdicts], "audit": asdict(entry)}, "\n".join(lines))
+    return 0
+
+
+def judge_version(
+    context: Context, name: str, version: str, rules: Rules, *, current: str | None, dataset: str | None
+) -> list[Verdict]:
+    """Verdicts on a version; what the rules compare with and is not known yet is measured first."""
+    entry = versions.show_version(context.tracking, name, version)
+    evaluation = entry["evaluation"]
+    if evaluation is None and dataset is not None:
+        model = open_model(f"models:/{name}/{version}", context)
+        rules_of_play = protocol(context, dataset, masks="irregular", size=model.size or 256)
+        evaluation = evaluate_model(model, rules_of_play)
+        versions.attach_evaluation(context.tracking, name, version, evaluation)
+    baselines: dict[str, Any] = {}
+    production = None
+    if evaluation is not None:
+        same = _same_protocol(context, evaluation)
+        baselines = {rule.baseline: evaluate_model(open_model(rule.baseline, context), same) for rule in rules.beats}
+        if current is not None and current != version:
+            production = versions.show_version(context.tracking, name, current)["evaluation"]
+            if production is None or production["masks_digest"] != evaluation["masks_digest"]:
+                production = evaluate_model(open_model(f"models:/{name}/{current}", context), same)
+    lineage = {fact: entry[fact] for fact in ("run_id", *versions.FACTS)}
+    return judge(rules, evaluation, baselines=baselines, production=production, lineage=lineage)
+
+
+def _same_protocol(context: Context, evaluation: dict[str, Any]) -> Any:
+    """The protocol an evaluation was made with; refused where the dataset has changed since."""
+    found = protocol(
+        context,
+        evaluation["dataset"],
+        masks=evaluation["masks"],
+        size=evaluation["size"],
+        seed=evaluation["seed"],
+        definition=evaluation["definition"],
+    )
+    if found.dataset.digest != evaluation["dataset_digest"]:
+        raise UserError(
+            f"{evaluation['dataset']} has digest {found.dataset.digest}, and the version was evaluated on "
+            f"{evaluation['dataset_digest']}; evaluate it again on what is there now"
+        )
+    return found
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """`isnet models rollback NAME`"""
+    context = _context(args)
+    started = time.monotonic()
+    entry = promotions.rollback(
+        args.name, store=open_store(context.audit), tracking_uri=context.tracking, reason="rollback", alias=args.to
+    )
+    seconds = time.monotonic() - started
+    text = f"{args.name}@{args.to} is version {entry.to_version} again, was {entry.from_version} ({seconds:.1f} s)"
+    emit(args, {"name": args.name, "audit": asdict(entry), "seconds": seconds}, text)
+    return 0
+
+
+def audit(args: argparse.Namespace) -> int:
+    """`isnet models audit NAME [--verify]`: exit 1 where the trail and the registry do not agree."""
+    context = _context(args)
+    store = open_store(context.audit)
+    if args.verify:
+        faults = promotions.verify_audit(args.name, store=store, tracking_uri=context.tracking)
+        emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
+        return 1 if faults else 0
+    repaired = promotions.reconcile(args.name, store=store, tracking_uri=context.tracking)
+    entries = trails.read_trail(store, args.name).entries
+    lines = [
+        f"{e.number:>4}  {e.time}  {e.action:<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
+        f"  {e.who}  {e.reason}"
+        for e in entries
+    ]
+    payload = {"name": args.name, "records": [asdict(entry) for entry in entries], "repaired": repaired}
+    emit(args, payload, "\n".join([*lines, *repaired]) or "never promoted")
+    return 0
