@@ -16,8 +16,6 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-import psutil
-
 from trainplane.errors import UserError
 from trainplane.tracking.client import client_for, unreachable
 from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker, recorded_steps
@@ -139,8 +137,8 @@ def reap(tracking_uri: str) -> list[str]:
 
 
 def owner() -> str:
-    """`host:pid:start time` of this process; the host names its PID namespace too, since containers share names."""
-    return f"{_host()}:{os.getpid()}:{psutil.Process().create_time():.2f}"
+    """`host:pid:start` of this process; the host names its PID namespace too, since containers share names."""
+    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
 
 
 def _host() -> str:
@@ -150,11 +148,17 @@ def _host() -> str:
 def _is_gone(owner_tag: str) -> bool:
     """Whether the process behind an owner tag of this host has ended; its number may belong to another one by now."""
     _, pid, started = owner_tag.rsplit(":", 2)
+    return _started(int(pid)) != started
+
+
+def _started(pid: int) -> str | None:
+    """When a process began, in clock ticks since boot (no change of the clock alters them); None when it is gone."""
     try:
-        process = psutil.Process(int(pid))
-        return process.status() == psutil.STATUS_ZOMBIE or f"{process.create_time():.2f}" != started
-    except psutil.NoSuchProcess:
-        return True
+        # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
+        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else rest[18]
 
 
 def _experiment(client: Any, name: str, artifact_root: str) -> str:
