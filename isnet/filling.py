@@ -1,0 +1,59 @@
+"""What fills holes: one interface for networks and for methods without learning.
+
+fill = classical("telea")                       # or Predictor(net)
+filled_HW3 = fill(image_HW3, hole_HW)           # uint8 in and out, equal outside the hole
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import final
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from isnet.errors import InputError
+
+Rgb = NDArray[np.float32]
+Hole = NDArray[np.bool_]
+
+
+class Filler(ABC):
+    """Predicts a whole picture from the part outside the hole."""
+
+    name: str
+
+    @abstractmethod
+    def predict(self, rgb_HW3: Rgb, hole_HW: Hole, *, everywhere: bool = False) -> Rgb:
+        """RGB for every pixel, float32 (H, W, 3) in [0, 1], from RGB in [0, 1] and a bool mask, True in the hole.
+
+        What `rgb_HW3` holds in the hole is never looked at. Outside the hole only `everywhere` asks for a prediction.
+        """
+
+    @final
+    def __call__(self, image_HW3: NDArray[np.uint8], hole_HW: Hole) -> NDArray[np.uint8]:
+        """The picture with its hole filled: uint8 (H, W, 3), bit-equal outside the hole."""
+        if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
+            raise InputError(
+                f"image has shape {image_HW3.shape} and dtype {image_HW3.dtype}; need uint8 (H, W, 3); "
+                "isnet.inpaint.inpaint takes other kinds"
+            )
+        if hole_HW.dtype != np.bool_ or hole_HW.shape != image_HW3.shape[:2]:
+            raise InputError(
+                f"hole has shape {hole_HW.shape} and dtype {hole_HW.dtype}, the image {image_HW3.shape[:2]}; "
+                "need bool of the image's height and width, True in the hole"
+            )
+        if not hole_HW.any():
+            return image_HW3.copy()
+        predicted = self.predict(image_HW3.astype(np.float32) / np.float32(255), hole_HW)
+        filled = np.rint(np.clip(predicted, 0, 1) * 255).astype(np.uint8)
+        return np.where(hole_HW[..., None], filled, image_HW3)
+
+    def predict_batch(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
+        """Predictions for a batch of pictures of one size, RGB in [0, 1]; mask 1 on valid pixels, 0 in the hole."""
+        images = image_B3HW.detach().float().cpu().permute(0, 2, 3, 1).numpy()
+        holes = (mask_B1HW[:, 0] <= 0.5).cpu().numpy()
+        predicted = [self.predict(image, hole) for image, hole in zip(images, holes, strict=True)]
+        return torch.from_numpy(np.stack(predicted)).permute(0, 3, 1, 2).to(image_B3HW.device)

@@ -1,0 +1,173 @@
+"""Fill the hole of a picture: any size and mode in, the same out, known pixels bit-identical.
+
+    result = inpaint("garden.jpg", "hole.png", model=Predictor(net))     # files, arrays or tensors
+    result.image; result.notes; result.save("filled.png")
+
+A mask's white means hole unless `rules` say otherwise, for files, arrays and tensors alike. A photo with an EXIF
+orientation is put upright, and so is its mask. Not here: the model (`isnet.predictor`, `isnet.classical`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from isnet.errors import InputError
+from isnet.filling import Filler, Hole
+from isnet.images import MAX_PIXELS
+from isnet.mask_files import MaskRules, ReadMask, mask_from_array, read_mask
+from isnet.photo_files import write_photo
+from isnet.photos import Photo, photo_of_array, read_photo
+from isnet.predictor import Predictor
+from isnet.samples import turned
+
+__all__ = ["Inpainted", "MaskRules", "Predictor", "inpaint"]
+
+Array = NDArray[Any]
+Source = str | os.PathLike[str] | bytes | Array | Tensor
+MaskFrame = Literal["auto", "shown", "stored"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Inpainted:
+    """A filled picture.
+
+    image -- an array or tensor of the kind, shape and dtype handed in; for files an array of the photo's depth,
+             (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA, upright
+    photo -- the same in the photo's own mode
+    hole  -- what was filled, bool (H, W); `ratio` is its share
+    notes -- what a user should know: about the photo, the mask, the filling
+    """
+
+    image: Array | Tensor
+    photo: Photo
+    hole: Hole
+    ratio: float
+    notes: tuple[str, ...]
+
+    def save(self, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
+        """Write the picture in the format of the suffix; returns notes on what that format loses, if anything."""
+        return write_photo(self.photo, path, quality=quality)
+
+
+def inpaint(
+    image: Source,
+    mask: Source,
+    *,
+    model: Filler | nn.Module,
+    composite: bool = True,
+    rules: MaskRules | None = None,
+    resize_mask: bool = False,
+    mask_frame: MaskFrame = "auto",
+    max_pixels: int = MAX_PIXELS,
+) -> Inpainted:
+    """Fill the white part of `mask` in `image`.
+
+    image       -- a file's path or bytes; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or
+                   float in [0, 1]; a tensor (C, H, W) or (1, C, H, W) of uint8 or float in [0, 1]
+    mask        -- likewise, of the same height and width
+    model       -- a `Filler`, or a generator, which is then run on its own device in float32
+    composite   -- False returns the prediction for the whole picture, known pixels changed
+    resize_mask -- True resizes a mask of another size, nearest neighbour, instead of refusing it
+    mask_frame  -- of a photo with an EXIF orientation: whether the mask was drawn on what viewers show or on the
+                   stored pixels; "auto" decides by size, and for what is shown where the sizes agree
+
+    Raises `InputError` naming what is wrong with the image, the mask, or the two together.
+    """
+    if mask_frame not in get_args(MaskFrame):
+        raise InputError(f"mask_frame is {mask_frame!r}; need one of {', '.join(get_args(MaskFrame))}")
+    photo = _photo(image, max_pixels)
+    read = _fitted(_mask(mask, rules, max_pixels), photo, resize=resize_mask, frame=mask_frame)
+    notes = [*photo.notes, *read.notes]
+    filler = model if isinstance(model, Filler) else _predictor(model)
+    if composite and not read.hole.any():
+        filled = photo
+        notes.append("the picture is returned unchanged")
+    else:
+        predicted = filler.predict(photo.rgb(), read.hole, everywhere=not composite)
+        before = len(photo.notes)
+        filled = photo.filled(predicted, read.hole if composite else np.ones_like(read.hole))
+        notes += filled.notes[before:]
+        if not composite:
+            notes.append("this is the raw prediction: known pixels are changed")
+        if isinstance(filler, Predictor) and len(filler.plan(*photo.size)) > 1:
+            notes.append(f"the picture was cut into {len(filler.plan(*photo.size))} overlapping tiles")
+    return Inpainted(image=_like(image, filled), photo=filled, hole=read.hole, ratio=read.ratio, notes=tuple(notes))
+
+
+def _predictor(net: nn.Module) -> Predictor:
+    parameter = next(net.parameters(), None)
+    return Predictor(net, device=parameter.device if parameter is not None else "cpu")
+
+
+def _photo(image: Source, max_pixels: int) -> Photo:
+    if isinstance(image, Tensor):
+        return photo_of_array(_array_of_tensor(image, "image"))
+    return photo_of_array(image) if isinstance(image, np.ndarray) else read_photo(_path(image), max_pixels=max_pixels)
+
+
+def _mask(mask: Source, rules: MaskRules | None, max_pixels: int) -> ReadMask:
+    if isinstance(mask, Tensor):
+        return mask_from_array(_array_of_tensor(mask, "mask"), rules=rules)
+    if isinstance(mask, np.ndarray):
+        return mask_from_array(mask, rules=rules)
+    return read_mask(_path(mask), rules=rules, max_pixels=max_pixels)
+
+
+def _path(source: object) -> str | os.PathLike[str] | bytes:
+    if isinstance(source, str | os.PathLike | bytes):
+        return source
+    raise InputError(f"got {type(source).__name__}; need a path, bytes, a numpy array or a torch tensor")
+
+
+def _array_of_tensor(tensor: Tensor, what: str) -> Array:
+    """(C, H, W) or (1, C, H, W) to (H, W, C); (H, W) for masks stays."""
+    found = tensor.detach().cpu()
+    if found.ndim == 4 and found.shape[0] == 1:
+        found = found[0]
+    if what == "mask" and found.ndim == 2:
+        found = found[None]
+    if found.ndim != 3 or found.shape[0] > 4:
+        raise InputError(
+            f"{what} tensor has shape {tuple(tensor.shape)}; need (C, H, W) or (1, C, H, W) with C 1 to 4; "
+            "hand in one picture at a time, or use predict_batch"
+        )
+    # numpy has no bfloat16; float32 holds each of its values
+    found = found.float() if found.dtype == torch.bfloat16 else found
+    array: Array = found.permute(1, 2, 0).contiguous().numpy()
+    return array
+
+
+def _fitted(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -> ReadMask:
+    """The mask at the photo's size as shown, or an error that names both sizes."""
+    height, width = photo.size
+    if photo.orientation > 1:
+        as_stored = (width, height) if photo.orientation >= 5 else (height, width)
+        by_size = mask.hole.shape == as_stored and as_stored != (height, width)
+        if mask.hole.shape == as_stored and (frame == "stored" or (frame == "auto" and by_size)):
+            note = f"mask turned like the photo (EXIF orientation {photo.orientation})"
+            mask = replace(mask, hole=turned(mask.hole, photo.orientation), notes=(*mask.notes, note))
+    if mask.hole.shape == (height, width):
+        return mask
+    if not resize:
+        raise InputError(
+            f"mask is {mask.hole.shape[1]}x{mask.hole.shape[0]} and picture {width}x{height} (width x height); "
+            "need the same size; draw the mask on this picture, or ask for resize_mask"
+        )
+    return mask.resized(height, width)
+
+
+def _like(image: Source, photo: Photo) -> Array | Tensor:
+    """The filled photo as what was handed in."""
+    if isinstance(image, Tensor):
+        pixels = photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
+        return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).to(image.device, image.dtype).reshape(image.shape)
+    if isinstance(image, np.ndarray):
+        return photo.pixels.reshape(image.shape).copy()
+    return photo.plain()
