@@ -227,7 +227,7 @@ def test_every_accepted_record_arrives_once_after_sigkill(
     tmp_path: Path, tracking_uri: str, run_id: str, while_sending: bool
 ) -> None:
     script = f"""
-import sys
+import time
 from pathlib import Path
 from trainplane.tracking.drain import Flusher
 from trainplane.tracking.spool import Spool
@@ -239,13 +239,14 @@ while True:
     spool.append({{"k": "metrics", "step": step, "ts": step, "v": {{"train/loss": step / 3, "train/adv": 1.0}}}})
     step += 1
     print(step, flush=True)
+    time.sleep(0.002)  # on a busy machine the sender takes seconds to begin
 """
     child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
     assert child.stdout is not None
     client = client_for(tracking_uri)
-    said = [child.stdout.readline() for _ in range(200)]
+    said = [child.stdout.readline() for _ in range(20)]
     while while_sending and not history(tracking_uri, run_id):
-        said = [child.stdout.readline() for _ in range(200)]
+        said = [child.stdout.readline() for _ in range(20)]
     os.kill(child.pid, signal.SIGKILL)
     said += child.stdout.readlines()
     accepted = int([line for line in said if line.endswith("\n")][-1])
