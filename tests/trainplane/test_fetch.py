@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -147,7 +148,7 @@ def test_each_kind_of_damage_is_named_with_its_sample(dataset: Dataset, kind: st
     with pytest.raises(DamageError) as found:
         dataset.read_samples([sample])
     assert found.value.damage == (Damage(shard, key, kind),)
-    assert all(word in str(found.value) for word in (dataset.address, shard, key, kind, "isnet data verify"))
+    assert all(word in str(found.value) for word in (dataset.address, shard, key, kind, "verify it"))
     assert dataset.read_samples([untouched])[0]["png"] == small.items(100)[untouched].data
 
 
@@ -193,3 +194,29 @@ def test_bytes_spoilt_on_the_way_are_read_again_not_called_damage(faulty_s3, s3_
     faulty_s3.fault = lambda method, path, number: faults[next(turn) % 7] if path.endswith(".tar") else None
     samples = dataset.read_samples(range(made.num_samples))
     assert [sample["png"] for sample in samples] == [item.data for item in small.items(60)]
+
+
+@pytest.mark.real
+@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
+def test_an_epoch_over_a_failing_store_is_whole_with_few_more_requests(faulty_s3, s3_address: str, rate: float) -> None:
+    small.make(s3_address, 400, shard_bytes=100_000)
+    dataset = Dataset.open(open_store(s3_address, policy=RetryPolicy(base_s=0.001, cap_s=0.01, read_timeout_s=0.5)))
+    _ = dataset.index
+    before = faulty_s3.requests
+    clean = walk_epoch(dataset, world=2, cache_bytes=10**9)
+    clean_requests = faulty_s3.requests - before
+    kinds = ["500", "503", "reset", "short", "lying", "stall", "flip", "expired"]
+
+    def fault(method: str, path: str, number: int) -> str | None:
+        chance = random.Random(number)
+        return chance.choice(kinds) if chance.random() < rate else None
+
+    faulty_s3.fault = fault
+    before = faulty_s3.requests
+    pictures = walk_epoch(dataset, world=2, cache_bytes=10**9)
+    requests = faulty_s3.requests - before
+    print(f"faults {rate:.0%}: {requests / clean_requests:.2f} times the requests")
+    assert pictures == clean
+    assert len(set(pictures)) == 400
+    if rate <= 0.1:
+        assert requests <= 1.5 * clean_requests

@@ -204,6 +204,7 @@ def test_ten_million_samples_on_1024_ranks_are_planned_quickly_in_little_memory(
 
 
 @given(st.integers(0, 2**100), st.integers(0, 1000), st.integers(0, 10**7))
+@settings(deadline=None)
 def test_sample_randomness_depends_on_seed_epoch_and_sample_alone(seed: int, epoch: int, sample: int) -> None:
     def draw(**changed: int) -> list[float]:
         return list(sample_rng(**({"seed": seed, "epoch": epoch, "sample": sample} | changed)).random(4))

@@ -205,6 +205,7 @@ def test_a_picture_given_twice_is_refused(tmp_path: Path) -> None:
 
 
 @given(st.text(min_size=0, max_size=60))
+@settings(deadline=None)
 def test_keys_are_safe_in_tars_and_shells_and_unlike_for_unlike_paths(path: str) -> None:
     path = path.encode("utf-8", "ignore").decode()
     key = key_of(path)

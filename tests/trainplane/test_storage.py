@@ -9,7 +9,7 @@ import threading
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.errors import UserError
@@ -178,6 +178,10 @@ class TestFolders:
         store = open_store(str(tmp_path / "file" / "below"))
         with pytest.raises(StorageError, match="check the folder"):
             store.write("x", b"1")
+        with pytest.raises(StorageError, match="check the folder"):
+            ensure_bucket(store.address)
+        ensure_bucket(str(tmp_path / "new" / "folder"))
+        assert (tmp_path / "new" / "folder").is_dir()
 
 
 class TestS3Faults:
@@ -278,6 +282,7 @@ class TestS3Faults:
 
 
 class TestRetryDecisions:
+    @settings(deadline=None)
     @given(failures=st.integers(1, 10_000), chance=st.floats(0, 1, exclude_max=True))
     def test_delays_are_jittered_below_a_growing_bound(self, failures: int, chance: float) -> None:
         policy = RetryPolicy()

@@ -3,8 +3,9 @@
 A walk over steps reads ahead: the runs of neighbours that a step needs (order.py) are requested, several at once,
 while earlier steps are used. A run is kept until its window has passed; runs that do not fit into `cache_bytes` are
 read sample by sample instead, so memory is bounded and no byte is read twice. A dataset that fits as a whole stays.
-Every member's length, header and crc32 are checked; what does not hold is read once more before it is called damage.
-Not covered: trying again after a failed request (storage) and what happens to damaged samples (loader.py).
+Every member's length, header and crc32 are checked. Bytes may be spoilt on the way, too: only what two readings give
+alike is called damage. Not covered: trying again after a failed request (storage) and what happens to damaged samples
+(loader.py).
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ DEFAULT_CACHE_BYTES = 256 * 1024 * 1024
 
 _CONNECTIONS = 8
 _STEPS_AHEAD = 4
+_READINGS = 8  # of a sample whose bytes differ from reading to reading
 _RUN_BYTES = 4 * 1024 * 1024  # of samples read in bulk, per request
 
 Step: TypeAlias = tuple[int, Sequence[Visit]]
@@ -77,16 +79,24 @@ class Fetcher:
         while ahead:
             yield self._take(ahead.popleft())
 
-    def read(self, sample: int) -> Members | Damage:
-        """One sample by itself, read now."""
+    def read(self, sample: int, *, seen: bytes | None = None) -> Members | Damage:
+        """One sample by itself, read now. `seen` is what an earlier reading gave that was not sound."""
         start, stop = self._dataset.index.span(sample, sample + 1)
         shard = self._dataset.shards[self._dataset.index.shard_of(sample)].name
-        try:
-            data = self._dataset.store.read(shard, start=start, length=stop - start)
-        except NotFound:
-            return self._damage(sample, MISSING_SHARD)
-        members, kind = self._check(sample, data, start)
-        return members if kind is None else self._damage(sample, kind)
+        kind = MISSING_SHARD
+        for _ in range(_READINGS):
+            try:
+                data = self._dataset.store.read(shard, start=start, length=stop - start)
+            except NotFound:
+                break
+            members, found = self._check(sample, data, start)
+            if found is None:
+                return members
+            kind = found
+            if data == seen:
+                break
+            seen = data
+        return self._damage(sample, kind)
 
     def _request(self, step: Step, *, present: int) -> None:
         """Begin to read whatever the step needs and is not here."""
@@ -124,14 +134,17 @@ class Fetcher:
         whole, alone = (visit.first, visit.end), (visit.sample, visit.sample + 1)
         key = whole if whole in self._runs else alone
         run = self._runs[key]
-        try:
-            members, kind = self._check(visit.sample, run.data.result(), run.start)
-        except NotFound:
-            kind = MISSING_SHARD
         if key != whole:
             self._drop(key)
-        # A byte may have been spoilt on the way: only what is wrong twice is damage.
-        return members if kind is None else self.read(visit.sample)
+        try:
+            data = run.data.result()
+        except NotFound:
+            return self.read(visit.sample)
+        members, kind = self._check(visit.sample, data, run.start)
+        if kind is None:
+            return members
+        start, stop = self._dataset.index.span(visit.sample, visit.sample + 1)
+        return self.read(visit.sample, seen=data[start - run.start : stop - run.start])
 
     def _check(self, sample: int, data: bytes, start: int) -> tuple[Members, str | None]:
         """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""
@@ -169,7 +182,7 @@ def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
         for visited in fetcher.walk(steps):
             for visit, sample in visited:
                 if isinstance(sample, Damage):
-                    raise DamageError(dataset.address, [sample], "run `isnet data verify`, then repair or pack again")
+                    raise DamageError(dataset.address, [sample], "verify it, then repair it or pack again")
                 found[visit.sample] = sample
     return [found[index] for index in indices]
 

@@ -180,8 +180,8 @@ class Loader:
             raise DamageError(
                 self._dataset.address,
                 self.damage,
-                f"that is more than data.damage_budget={self._damage_budget}; run `isnet data verify`, then repair or "
-                "pack again, or raise the budget",
+                f"that is more than data.damage_budget={self._damage_budget}; verify it, then repair it or pack again, "
+                "or raise the budget",
             )
 
 

@@ -84,7 +84,7 @@ class Feed:
                 raise DamageError(
                     self.dataset.address,
                     damage,
-                    "run `isnet data verify`, then repair or pack again, or set data.on_damage=quarantine",
+                    "verify it, then repair it or pack again, or set data.on_damage=quarantine",
                 )
             sample = self.order.substitute(step, slot, attempt=attempt)
             found = fetcher.read(sample)

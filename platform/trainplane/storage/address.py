@@ -42,8 +42,8 @@ def ensure_bucket(address: str) -> None:
     store = open_store(address)
     if isinstance(store, S3Store):
         store.ensure_bucket()
-    else:
-        Path(store.address).mkdir(parents=True, exist_ok=True)
+    elif isinstance(store, FolderStore):
+        store.ensure_folder()
 
 
 def _bucket_and_prefix(address: str) -> tuple[str, str]:

@@ -122,6 +122,11 @@ class FolderStore(Store):
             file.close()
             temporary.unlink(missing_ok=True)
 
+    def ensure_folder(self) -> None:
+        """Make the folder unless it is there."""
+        with self._explained("make the folder"):
+            self._root.mkdir(parents=True, exist_ok=True)
+
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 

@@ -30,8 +30,8 @@ class RetryPolicy:
 class Budget:
     """Retries that may still be made. A success earns `earn` of one, up to `reserve`; a retry costs one.
 
-    With the values below a store that fails 30 % of requests (0.43 retries per success) is sustained for ever, at
-    40 requests or more per 100 successes beyond the clean number the reserve runs down and the operation fails.
+    With these values a store that fails 30 % of its requests (0.43 retries per success) is borne for ever; one that
+    fails more than a third of them uses the reserve up, and then its failures are final at once.
     """
 
     left: float = 100.0

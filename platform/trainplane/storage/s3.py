@@ -38,7 +38,7 @@ T = TypeVar("T")
 
 _CHUNK_BYTES = 256 * 1024
 _PART_BYTES = 8 * 1024 * 1024  # S3 wants at least 5 MiB in every part but the last
-_FRESH_SESSIONS = 2  # per operation
+_FRESH_SESSIONS = 4  # per operation: credentials that stay expired are not ours to mend
 
 
 class _ShortBody(OSError):
@@ -181,8 +181,10 @@ class S3Store(Store):
                 meaning = meaning_of(error)
                 failures = 1 if progress() > reached else failures + 1
                 if meaning is Meaning.FRESH_SESSION and fresh_sessions < _FRESH_SESSIONS:
-                    fresh_sessions += 1
                     line.start_fresh_session()
+                    if fresh_sessions:
+                        self._wait(verb, error, meaning, line, failures)
+                    fresh_sessions += 1
                 elif meaning in (Meaning.AGAIN, Meaning.SLOW_DOWN):
                     self._wait(verb, error, meaning, line, failures)
                 else:
