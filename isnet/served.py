@@ -1,0 +1,121 @@
+"""A filled picture over HTTP: MLflow's loader convention for pyfunc models, without MLflow itself.
+
+MLflow calls `_load_pyfunc(folder)`, and `predict` on what it returns. A request is a table with the columns `image` and
+`mask`, each cell an encoded picture in base64 (a `data:` address is fine); the answer is a table with `image`, a PNG in
+base64, and `notes`. White is hole unless the parameter `hole` says "black".
+
+Not here: registering (the registry's work), any other kind of input (`isnet.inpaint`).
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import os
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import nn
+
+from isnet.errors import InputError
+from isnet.images import MAX_FILE_BYTES, MAX_PIXELS, PictureError
+from isnet.inpaint import inpaint
+from isnet.mask_files import MaskRules, Polarity
+from isnet.photo_files import encode_photo
+from isnet.predictor import Predictor
+
+COLUMNS = ("image", "mask")
+PARAMETERS = ("hole", "threshold", "composite", "resize_mask")
+
+
+class ServedModel:
+    """What a scoring server calls. Pictures beyond `max_pixels` are refused from their header."""
+
+    def __init__(self, net: nn.Module, *, device: str | torch.device = "cpu", max_pixels: int = MAX_PIXELS) -> None:
+        self._predictor = Predictor(net, device=device)
+        self._max_pixels = max_pixels
+
+    def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
+        """Fill each row's hole.
+
+        model_input -- a pandas DataFrame, a list of dicts, or a dict of columns, with `image` and `mask`
+        params      -- `hole` ("white"), `threshold` (128), `composite` (True), `resize_mask` (False)
+
+        Returns a DataFrame for a DataFrame, else a list of dicts, row by row: `image` and `notes`, both strings.
+        Raises `InputError` naming the row; nothing is returned then.
+        """
+        options = _options(params or {})
+        rows = _rows(model_input)
+        answers = [self._answer(number, row, options) for number, row in enumerate(rows)]
+        return type(model_input)(answers) if hasattr(model_input, "to_dict") else answers
+
+    def _answer(self, number: int, row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
+        image, mask = (_bytes_of(row, column, number) for column in COLUMNS)
+        try:
+            result = inpaint(image, mask, model=self._predictor, max_pixels=self._max_pixels, **options)
+            data, notes = encode_photo(result.photo, ".png")
+        except PictureError as error:
+            raise PictureError(error.kind, f"row {number}: {error.message}") from error
+        except InputError as error:
+            raise InputError(f"row {number}: {error}") from error
+        return {"image": base64.b64encode(data).decode(), "notes": "; ".join((*result.notes, *notes))}
+
+
+def _load_pyfunc(path: str | os.PathLike[str]) -> ServedModel:
+    """The model in a folder written by `isnet.weights.save_model`, on a GPU where there is one."""
+    from isnet.weights import load_model
+
+    return ServedModel(load_model(os.fspath(path)), device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _options(params: Mapping[str, Any]) -> dict[str, Any]:
+    unknown = sorted(set(params) - set(PARAMETERS))
+    if unknown:
+        raise InputError(f"parameters {', '.join(unknown)} are unknown; need some of {', '.join(PARAMETERS)}")
+    for name in ("composite", "resize_mask"):
+        if not isinstance(params.get(name, True), bool):
+            raise InputError(f"parameter {name} is {params[name]!r}; need true or false")
+    threshold = params.get("threshold", 128)
+    if not isinstance(threshold, int):
+        raise InputError(f"parameter threshold is {threshold!r}; need a whole number from 1 to 255")
+    return {
+        "rules": MaskRules(hole=cast(Polarity, params.get("hole", "white")), threshold=threshold),
+        "composite": params.get("composite", True),
+        "resize_mask": params.get("resize_mask", False),
+    }
+
+
+def _rows(model_input: Any) -> Sequence[Mapping[str, Any]]:
+    """The request as a list of rows, whichever of the kinds it came in."""
+    if hasattr(model_input, "to_dict"):  # a DataFrame, without importing pandas
+        model_input = model_input.to_dict("records")
+    if isinstance(model_input, Mapping):
+        columns = {name: [cell] if isinstance(cell, str | bytes) else list(cell) for name, cell in model_input.items()}
+        lengths = {name: len(cells) for name, cells in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise InputError(f"columns have different lengths {lengths}; need one mask for each image")
+        model_input = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    if not isinstance(model_input, list) or not all(isinstance(row, Mapping) for row in model_input):
+        raise InputError(
+            f"got {type(model_input).__name__}; need a table with the columns {' and '.join(COLUMNS)}, "
+            "as a DataFrame, a list of rows or a dict of columns"
+        )
+    return model_input
+
+
+def _bytes_of(row: Mapping[str, Any], column: str, number: int) -> bytes:
+    if column not in row:
+        raise InputError(f"row {number} has the columns {sorted(map(str, row))}; need {' and '.join(COLUMNS)}")
+    cell = row[column]
+    if not isinstance(cell, str | bytes):
+        raise InputError(f"row {number}: {column} is {type(cell).__name__}; need an encoded picture in base64")
+    text = cell.encode("utf-8", "replace") if isinstance(cell, str) else cell
+    if text.startswith(b"data:"):
+        text = text.partition(b",")[2]
+    if len(text) > MAX_FILE_BYTES:
+        raise InputError(f"row {number}: {column} has {len(text)} characters; need at most {MAX_FILE_BYTES}")
+    try:
+        return base64.b64decode(b"".join(text.split()), validate=True)
+    except binascii.Error as error:
+        raise InputError(f"row {number}: {column} is no base64 ({error}); encode the file's bytes in base64") from error
