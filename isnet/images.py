@@ -123,7 +123,7 @@ def decode_rgb(data: bytes, *, shortest: int | None = None, max_pixels: int = MA
             return rgb
     with opened(data, max_pixels=max_pixels) as image:
         factor = reduction(image.size, shortest)
-        pixels, mode, palette = native(image)
+        pixels, mode, palette = native(image, data)
         rgb = to_rgb8(pixels, mode, palette)
         orientation = orientation_of(image)
     if factor > 1:
@@ -183,14 +183,55 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
             yield image
 
 
-def native(image: Image.Image) -> tuple[Array, str, Palette | None]:
-    """Load an opened picture: samples, mode and palette as `isnet.samples` names them, not turned yet."""
-    with _decoding(b"", f"{image.format} of {image.width}x{image.height}"):
+def native(image: Image.Image, data: bytes) -> tuple[Array, str, Palette | None]:
+    """Load a picture opened from `data`: samples, mode and palette as `isnet.samples` names them, not turned yet."""
+    what = f"{image.format} of {image.width}x{image.height}"
+    if image.format == "PNG":
+        _check_png(data, what)
+    elif image.format in ("JPEG", "MPO"):
+        _check_jpeg(data, what)
+    elif image.format == "TIFF" and _is_deep_in_planes(image):
+        raise PictureError("unsupported", f"{what} has 16-bit colours in separate planes; interleave or convert them")
+    with _decoding(data, what):
         image.load()
     try:
         return samples_of(image)
-    except InputError as error:
+    except ValueError as error:
         raise PictureError("unsupported", str(error)) from error
+
+
+def _is_deep_in_planes(image: Image.Image) -> bool:
+    """A layout that both Pillow and OpenCV read wrongly, without a word."""
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, ())
+    separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
+    return separate and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+
+
+def _check_png(data: bytes, what: str) -> None:
+    """Compare the checksums of the chunks that make the picture; Pillow does not look at all of them."""
+    place = 8
+    while place + 12 <= len(data):
+        length, name = struct.unpack_from(">I4s", data, place)
+        end = place + 8 + length
+        if name == b"IEND" or end + 4 > len(data):
+            return  # what is missing at the end, Pillow notices
+        critical = not name[0] & 0x20
+        if critical and zlib.crc32(memoryview(data)[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+            part = name.decode("ascii", "backslashreplace")
+            raise PictureError("damaged", f"{what}: part {part} fails its checksum; fetch it again or remove it")
+        place = end + 4
+
+
+def _check_jpeg(data: bytes, what: str) -> None:
+    """Pillow fills a JPEG that ends early, but properly, with gray; the stricter decoder notices."""
+    import simplejpeg
+
+    try:
+        simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, min_height=1, min_width=1)
+    except ValueError as error:
+        if "premature end" in str(error).lower():
+            raise _broken(error, what) from error
 
 
 @contextmanager

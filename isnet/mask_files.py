@@ -80,7 +80,7 @@ def read_mask(
     """
     data = source if isinstance(source, bytes) else read_bytes(source)
     with opened(data, max_pixels=max_pixels) as image:
-        pixels, mode, palette = native(image)
+        pixels, mode, palette = native(image, data)
         orientation = orientation_of(image)
     alpha = None
     if mode == "P" and palette is not None:

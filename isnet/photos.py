@@ -115,13 +115,11 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     data = source if isinstance(source, bytes) else read_bytes(source)
     with opened(data, max_pixels=max_pixels) as image:
         stored = orientation_of(image)
-        pixels, mode, palette = native(image)
+        pixels, mode, palette = native(image, data)
         # Pillow turns TIFF by itself while loading, and says so by forgetting the tag.
         pending = orientation_of(image)
         stored = max(stored, pending)
         notes = []
-        if image.format == "JPEG":
-            _refuse_damage(data, image)
         if getattr(image, "is_animated", False):
             notes.append("only the first frame or page was read")
         if _is_deep(image, data):
@@ -142,18 +140,6 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             orientation=stored,
             notes=tuple(notes),
         )
-
-
-def _refuse_damage(data: bytes, image: Image.Image) -> None:
-    """Pillow fills a JPEG that ends early, but properly, with gray; the stricter decoder notices."""
-    import simplejpeg
-
-    try:
-        simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, min_height=1, min_width=1)
-    except ValueError as error:
-        if "premature end" in str(error).lower():
-            what = f"JPEG of {image.width}x{image.height}"
-            raise PictureError("truncated", f"{what} ends too early ({error}); fetch it again or remove it") from error
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

@@ -42,10 +42,7 @@ def samples_of(image: Image.Image) -> tuple[Array, str, Palette | None]:
     if mode == "F":
         return checked_float(np.asarray(image)), "F", None
     target = {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
-    try:
-        return np.asarray(image.convert(target)), target, None
-    except ValueError as error:
-        raise InputError(f"pixels of mode {mode} cannot become RGB; need gray, RGB or CMYK; convert it") from error
+    return np.asarray(image.convert(target)), target, None
 
 
 def palette_of(image: Image.Image) -> Palette:
