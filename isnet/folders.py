@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from isnet.errors import InputError
-from isnet.images import shown
+from isnet.files import shown
 
 SUFFIXES = frozenset(
     (

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from isnet.errors import InputError
 from isnet.filling import Filler, Hole
-from isnet.images import MAX_PIXELS
 from isnet.mask_files import MaskRules, ReadMask, mask_from_array, read_mask
+from isnet.opening import MAX_PIXELS
 from isnet.photo_files import write_photo
 from isnet.photos import Photo, photo_of_array, read_photo
 from isnet.predictor import Predictor

@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet.errors import InputError
+from isnet.files import PictureError, read_bytes, shown
 from isnet.folders import find_pictures
-from isnet.images import MAX_PIXELS, PictureError, native, opened, orientation_of, read_bytes, shown
 from isnet.masks import Hole, hole_ratio, resized_hole
+from isnet.opening import MAX_PIXELS, native, opened, orientation_of
 from isnet.samples import checked_float, to_rgb8, turned
 
 Polarity = Literal["white", "black"]

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isnet.errors import InputError
-from isnet.images import shown
+from isnet.files import shown
 from isnet.photos import Photo
 
 _DEEP = ("LA;16", "RGB;16", "RGBA;16")

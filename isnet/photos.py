@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isnet.errors import InputError
-from isnet.images import MAX_PIXELS, PictureError, native, opened, orientation_of, read_bytes
+from isnet.files import PictureError, read_bytes
+from isnet.opening import MAX_PIXELS, native, opened, orientation_of
 from isnet.palettes import filled_palette
 from isnet.samples import Array, Palette, checked_float, luma, to_rgb, to_rgb8, turned
 

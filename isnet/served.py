@@ -19,9 +19,10 @@ import torch
 from torch import nn
 
 from isnet.errors import InputError
-from isnet.images import MAX_FILE_BYTES, MAX_PIXELS, PictureError
+from isnet.files import MAX_FILE_BYTES, PictureError
 from isnet.inpaint import inpaint
 from isnet.mask_files import MaskRules, Polarity
+from isnet.opening import MAX_PIXELS
 from isnet.photo_files import encode_photo
 from isnet.predictor import Predictor
 
