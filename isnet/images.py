@@ -28,6 +28,7 @@ from isnet.opening import (
     MAX_PIXELS,
     broken,
     check_size,
+    is_jpeg_damage,
     native,
     opened,
     orientation_of,
@@ -83,9 +84,8 @@ def _decode_jpeg(data: bytes, shortest: int | None, max_pixels: int) -> Pixels |
     try:
         rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, **smallest)
     except ValueError as error:
-        if "extraneous bytes before marker" not in str(error):
+        if is_jpeg_damage(error):
             raise broken(error, f"JPEG of {width}x{height}") from error
-        # Padding between segments: some cameras write it, and every pixel is there.
         rgb = simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, strict=False, **smallest)
     return turned(rgb, _jpeg_orientation(data))
 

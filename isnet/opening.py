@@ -134,8 +134,16 @@ def _check_jpeg(data: bytes, what: str) -> None:
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, min_height=1, min_width=1)
     except ValueError as error:
-        if "premature end" in str(error).lower():
+        if is_jpeg_damage(error):
             raise broken(error, what) from error
+
+
+def is_jpeg_damage(error: ValueError) -> bool:
+    """Whether libjpeg-turbo's complaint means lost pixels. Padding between segments, which some cameras write, and
+    sampling factors it does not know are none.
+    """
+    text = str(error).lower()
+    return "premature end" in text or ("corrupt jpeg data" in text and "extraneous bytes before marker" not in text)
 
 
 @contextmanager
