@@ -25,7 +25,7 @@ from jobs.isnet_task import TRAINED, ISNetTask
 from trainplane.cluster.context import Context
 from trainplane.config import build
 from trainplane.errors import UserError
-from trainplane.registry.package import download
+from trainplane.registry.package import data_of, download
 from trainplane.tracking.client import client_for
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train.state import restore
@@ -62,7 +62,7 @@ def open_model(address: str, context: Context) -> Model:
 
 def _registered(address: str, context: Context) -> Model:
     folder = download(context.tracking, address, context.home / "cache" / "models")
-    exported = folder / "exported"
+    exported = data_of(folder)
     trained = json.loads((exported / TRAINED).read_text(encoding="utf-8"))
     return Model(address, Predictor(load_model(exported)), size=trained["evaluation_size"])
 

@@ -73,6 +73,11 @@ def package(
     return folder
 
 
+def data_of(model: Path) -> Path:
+    """The files that the task exported, inside a model folder that `package` made."""
+    return model / "data" / "exported"
+
+
 def model_digest(folder: Path) -> str:
     """sha256 over the names and sha256 of all files of a model folder, in a fixed order."""
     files = {}
