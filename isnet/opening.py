@@ -7,6 +7,7 @@ Not here: what becomes of the samples (`isnet.images` for training, `isnet.photo
 from __future__ import annotations
 
 import io
+import re
 import struct
 import warnings
 import zlib
@@ -211,7 +212,10 @@ def _not_a_picture(data: bytes) -> PictureError:
     if data[4:8] == b"ftyp":
         return PictureError("unsupported", f"a file of type {data[8:12]!r} (HEIC or a film); {known}; convert it")
     if data[:4] in (b"II*\0", b"MM\0*"):
-        return PictureError("unsupported", "a TIFF with samples of another kind; need 8 or 16 bits; convert it")
+        return PictureError(
+            "unsupported",
+            "a TIFF with samples of another kind; need integers of 8 or 16 bits, or one 32-bit float a pixel; convert it",
+        )
     start = data[:64].lstrip()
     for first, what in _FIRST_BYTES:
         if start.startswith(first):

@@ -16,7 +16,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin
 
 from isnet.errors import InputError
 from isnet.files import PictureError, read_bytes
@@ -127,6 +127,8 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             # Pillow calls 16-bit gray with alpha RGBA.
             gray_alpha = image.format == "PNG" and data[25] == 4
             pixels, mode = _deep_samples(data, "LA" if gray_alpha else mode)
+        elif mode == "CMYK" and _bits(image) == {16}:
+            notes.append("its 16-bit inks were read as 8-bit")
         elif mode in ("L", "RGB") and "transparency" in image.info:
             pixels, mode = _with_alpha(pixels, image.info["transparency"]), {"L": "LA", "RGB": "RGBA"}[mode]
             notes.append("its transparent colour became an alpha channel")
@@ -148,10 +150,15 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         bit_depth, colour_type = data[24], data[25]
         return bit_depth == 16 and colour_type in (2, 4, 6)
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
-        bits = image.tag_v2.get(258, ())  # type: ignore[attr-defined]
-        return set(bits) == {16} if isinstance(bits, tuple) else False
-    return False
+    return image.mode in ("RGB", "RGBA") and _bits(image) == {16}
+
+
+def _bits(image: Image.Image) -> set[int]:
+    """Bits of the samples of a TIFF; empty for other formats."""
+    if image.format != "TIFF":
+        return set()
+    found = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())  # type: ignore[attr-defined]
+    return set(found) if isinstance(found, tuple) else {int(found)}
 
 
 def _deep_samples(data: bytes, mode: str) -> tuple[NDArray[np.uint16], str]:

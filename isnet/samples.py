@@ -71,7 +71,7 @@ def _covering(palette: Palette, largest_index: int) -> Palette:
 def _from_int32(values: Array) -> NDArray[np.uint16]:
     low, high = int(values.min()), int(values.max())
     if low < 0 or high > 65535:
-        raise InputError(f"32-bit integer pixels from {low} to {high}; need 0 to 65535; rescale the picture")
+        raise InputError(f"integer pixels from {low} to {high}; need 0 to 65535; rescale the picture")
     return values.astype(np.uint16)
 
 

@@ -195,6 +195,15 @@ def test_16_bit_tiff_is_read_by_others(mode):
         assert image.info["icc_profile"] == SRGB
 
 
+def test_depth_that_is_lost_is_said():
+    file = io.BytesIO()
+    inks = RNG.integers(0, 65536, (20, 30, 4), dtype=np.uint16)
+    tifffile.imwrite(file, inks, photometric="separated")
+    photo = read_photo(file.getvalue())
+    assert np.array_equal(photo.pixels, inks >> 8)
+    assert photo.notes == ("its 16-bit inks were read as 8-bit",)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("kind", ["png", "tiff"])
 def test_turned_16_bit_pictures_are_put_upright(kind, orientation):
