@@ -155,8 +155,10 @@ def _decoding(data: bytes, what: str) -> Iterator[None]:
     except MemoryError as error:
         raise PictureError("too large", f"{what} does not fit into memory; reduce it first") from error
     except Image.DecompressionBombError as error:
+        found = re.search(r"[0-9]+", str(error))
+        pixels = found.group() if found else "too many"
         raise PictureError(
-            "too large", f"{error}; need at most {MAX_PIXELS_CEILING} pixels; reduce it first"
+            "too large", f"its header says {pixels} pixels; need at most {MAX_PIXELS}; reduce the picture first"
         ) from error
     except UnidentifiedImageError as error:
         raise _not_a_picture(data) from error
@@ -214,7 +216,7 @@ def _not_a_picture(data: bytes) -> PictureError:
     if data[:4] in (b"II*\0", b"MM\0*"):
         return PictureError(
             "unsupported",
-            "a TIFF with samples of another kind; need integers of 8 or 16 bits, or one 32-bit float a pixel; convert it",
+            "a TIFF with other samples; need integers of 8 or 16 bits, or one 32-bit float a pixel; convert it",
         )
     start = data[:64].lstrip()
     for first, what in _FIRST_BYTES:
