@@ -46,11 +46,11 @@ def center_square(rgb: Pixels, size: int) -> Pixels:
 
 
 def resized(rgb: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right."""
+    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right. Writable, as torch wants it."""
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
     image = Image.fromarray(np.ascontiguousarray(rgb))
-    return np.asarray(image.resize((width, height), Image.Resampling.BILINEAR))
+    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
 
 
 def flip(rgb: Pixels) -> Pixels:

@@ -223,6 +223,7 @@ def test_crops_have_their_size_whatever_the_picture(shape):
     for crop in (random_crop(rgb, 128, np.random.default_rng(0)), center_square(rgb, 128)):
         assert crop.shape == (128, 128, 3)
         assert (crop == 77).all()
+        assert crop.flags.writeable
 
 
 def test_enlarging_keeps_the_aspect():
