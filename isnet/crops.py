@@ -46,7 +46,7 @@ def center_square(rgb: Pixels, size: int) -> Pixels:
 
 
 def resized(rgb: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right. Writable, as torch wants it."""
+    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right. Writable, for torch."""
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
     image = Image.fromarray(np.ascontiguousarray(rgb))
