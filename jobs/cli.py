@@ -65,6 +65,8 @@ def _quiet_third_parties() -> None:
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
         "GIT_PYTHON_REFRESH": "quiet",
+        # What goes right at MLflow is not our users' news.
+        "MLFLOW_LOGGING_LEVEL": "WARNING",
     }.items():
         os.environ.setdefault(name, value)
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainplane.config import DataConfig, RunConfig, Section, apply_overrides, build, read_yaml
 from trainplane.errors import UserError, nearest
@@ -46,11 +46,20 @@ class LossConfig(Section):
     perceptual_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
     style_layers: tuple[str, ...] = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 
+    @model_validator(mode="after")
+    def _features_have_weights(self) -> LossConfig:
+        if (self.perceptual or self.style) and self.perceptual_weights is None:
+            raise ValueError(
+                "loss.perceptual and loss.style compare features of VGG19, and loss.perceptual_weights is not set; "
+                "give a file, timm/vgg19.tv_in1k, or 'random' on purpose, or set both weights to 0"
+            )
+        return self
+
 
 class ISNetDataConfig(DataConfig):
     """How pictures are cut and which holes they get."""
 
-    size: int = Field(256, ge=16, description="side of the training crop, pixels")
+    size: int = Field(256, ge=32, description="side of the training crop, pixels")
     resize: int | None = Field(
         None, ge=16, description="shorter side before a random crop; none: the paper's centre square, resized"
     )
@@ -71,8 +80,12 @@ class ISNetDataConfig(DataConfig):
 
     @property
     def evaluation_size(self) -> int:
-        """Side of the centre square on which held-out pictures are measured."""
-        return self.resize or self.size
+        """Side of the centre square on which held-out pictures are measured: that of training.
+
+        At another size a network sees other proportions of border to picture than it learnt with: on 64 px crops and
+        128 px evaluation the demo's network fell 2 dB (docs/LOG.md).
+        """
+        return self.size
 
 
 class ISNetConfig(RunConfig):
@@ -81,7 +94,7 @@ class ISNetConfig(RunConfig):
     task: str = TASK
     data: ISNetDataConfig
     model: ModelConfig = ModelConfig()
-    loss: LossConfig = LossConfig()
+    loss: LossConfig
 
 
 def preset_names(prefix: str = "") -> list[str]:

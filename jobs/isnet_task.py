@@ -27,7 +27,6 @@ from isnet.spectral import fold_spectral_norm
 from isnet.weights import save_model
 from jobs.config import ISNetConfig
 from trainplane.config import RunConfig
-from trainplane.errors import UserError
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
 
@@ -209,11 +208,7 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
     )
     perceptual = None
     if weights.needs_vgg:
-        if loss.perceptual_weights is None:
-            raise UserError(
-                "loss.perceptual and loss.style compare features of VGG19, and loss.perceptual_weights is not set; "
-                "give a file, timm/vgg19.tv_in1k, or 'random' on purpose, or set both weights to 0"
-            )
+        assert loss.perceptual_weights is not None, "refused by LossConfig"
         perceptual = Perceptual(
             loss.perceptual_weights,
             perceptual_layers=loss.perceptual_layers,

@@ -18,6 +18,7 @@ from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
 from trainplane.train.identity import exclusive
+from trainplane.train.launch import newest_step
 from trainplane.train.launch import train as launch
 from trainplane.train.loop import Outcome
 from trainplane.train.prepare import Prepared, prepare
@@ -45,7 +46,14 @@ def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple
         try:
             # Ray's workers are interrupted through Ray; a run in this process first saves where it stands.
             with _interruptible() if config.train.workers == 1 else nullcontext(_Flag()) as flag:
-                outcome = launch(prepared.job, config.train, progress=bar, interrupted=flag)
+                outcome = launch(
+                    prepared.job,
+                    config.train,
+                    progress=bar,
+                    interrupted=flag,
+                    # A run that is finished is only measured again: not worth a cluster.
+                    distributed=False if newest_step(prepared.job) >= config.train.steps else None,
+                )
         except KeyboardInterrupt:
             _close(context, run_id, "KILLED", {})
             raise

@@ -71,7 +71,7 @@ def train(
             try:
                 return _attempt(ray, job, config, watcher, scratch, progress)
             except (WorkerLost, UserError, RunFailed) as error:
-                step = _newest_step(job)
+                step = newest_step(job)
                 decision = after_failure(error, attempt=attempt, progressed=step > reached)
                 if not decision.again:
                     raise
@@ -240,7 +240,8 @@ def _check_room(ray: Any, config: TrainConfig) -> None:
         )
 
 
-def _newest_step(job: Job) -> int:
+def newest_step(job: Job) -> int:
+    """The step of the run's newest committed checkpoint; -1 where it has none."""
     from trainplane.storage import open_store
     from trainplane.train.checkpoint import committed
 
