@@ -41,6 +41,9 @@ from isnet.spectral import power_iteration, spectral_layers, step_weights, weigh
 Precision = Literal["fp32", "bf16"]
 MicroBatch = tuple[Tensor, Tensor]
 
+# VGG's activations of this many pixels are 100 MB.
+CPU_PIXELS_AT_ONCE = 256 * 256
+
 __all__ = ["GAN", "GanSettings", "GroupReducer", "LocalReducer", "LossWeights", "MicroBatch", "Reducer"]
 
 
@@ -192,6 +195,7 @@ class GAN:
             graph = self.generator(truth, mask)
         # Cut the graph at the prediction: each term below leaves its gradient here and frees what it built.
         prediction = graph.detach().requires_grad_()
+        prediction.grad = torch.zeros_like(prediction)
         metrics: dict[str, Tensor] = {}
         if self.settings.loss.l1 > 0:
             metrics |= self._pixels_turn(prediction, truth, mask, global_batch, hole_ratio)
@@ -199,8 +203,7 @@ class GAN:
             metrics |= self._discriminators_turn(prediction, truth, mask, global_batch)
         if self.perceptual is not None:
             metrics |= self._vggs_turn(prediction, truth, mask, global_batch)
-        if prediction.grad is not None:
-            torch.autograd.backward(graph, prediction.grad)
+        torch.autograd.backward(graph, prediction.grad)
         weights = self.settings.loss
         terms = [getattr(weights, name) * value for name, value in metrics.items() if hasattr(weights, name)]
         metrics["generator"] = torch.stack(terms).sum() if terms else prediction.new_zeros(())
@@ -244,7 +247,23 @@ class GAN:
             "d_fake": losses.mean_logit(fake_maps[-1], global_batch=global_batch),
         }
 
+    def _vgg_parts(self, truth: Tensor) -> list[slice]:
+        """Samples that go through VGG together. A CPU is as fast on one large picture as on many, and needs less."""
+        count, pixels = len(truth), truth.shape[2] * truth.shape[3]
+        together = max(1, CPU_PIXELS_AT_ONCE // pixels) if self.device.type == "cpu" else count
+        return [slice(start, start + together) for start in range(0, count, together)]
+
     def _vggs_turn(self, prediction: Tensor, truth: Tensor, mask: Tensor, global_batch: int) -> dict[str, Tensor]:
+        assert prediction.grad is not None
+        shares = []
+        for part in self._vgg_parts(truth):
+            leaf = prediction.detach()[part].requires_grad_()
+            shares.append(self._vggs_part(leaf, truth[part], mask[part], global_batch))
+            assert leaf.grad is not None
+            prediction.grad[part] += leaf.grad
+        return {name: torch.stack([share[name] for share in shares]).sum() for name in shares[0]}
+
+    def _vggs_part(self, prediction: Tensor, truth: Tensor, mask: Tensor, global_batch: int) -> dict[str, Tensor]:
         assert self.perceptual is not None
         weights, vgg = self.settings.loss, self.perceptual
         apart = weights.style > 0 and self.settings.style_hole_only
@@ -296,7 +315,9 @@ class GAN:
 
     def _adam(self, network: nn.Module, rate: float) -> torch.optim.Adam:
         fused = self.device.type in ("cpu", "cuda")
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=self.settings.betas, fused=fused)
+        # A whole number, as YAML reads 0, is refused by Adam.
+        betas = (float(self.settings.betas[0]), float(self.settings.betas[1]))
+        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=fused)
 
 
 def use_channels_last(network: nn.Module) -> None:

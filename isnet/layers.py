@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from isnet.packed import PackedConv2d
 from isnet.spectral import SpectralConv2d, SpectralConvTranspose2d, power_iteration, spectral_layers
 
 ActivationName = Literal["tanh", "leaky_relu"]
@@ -35,6 +36,25 @@ class Activation(nn.Module):
         if self.name == "tanh":
             return torch.tanh_(x)
         return F.leaky_relu_(x, LEAKY_SLOPE)
+
+    def of(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """σ(conv(x)), in one go where the convolution can."""
+        if isinstance(conv, PackedConv2d):
+            return conv.activated(x, self.name, [LEAKY_SLOPE] if self.name == "leaky_relu" else [])
+        return self(conv(x))  # type: ignore[no-any-return]
+
+    def of_sum(self, conv: nn.Module, x: Tensor, other: Tensor) -> Tensor:
+        """σ(conv(x) + other)."""
+        if isinstance(conv, PackedConv2d):
+            return self(conv.added(x, other))  # type: ignore[no-any-return]
+        return self(conv(x).add_(other))  # type: ignore[no-any-return]
+
+    def of_shuffled(self, conv: nn.Module, x: Tensor) -> Tensor:
+        """σ(pixel_shuffle(conv(x), 2))."""
+        if isinstance(conv, PackedConv2d):
+            return F.pixel_shuffle(self.of(conv, x), 2)
+        # σ after the shuffle, which copies: backward then keeps one tensor, not two.
+        return self(F.pixel_shuffle(conv(x), 2))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         return self.name
@@ -78,8 +98,7 @@ class ResidualBlock(nn.Module):
         self.activation = Activation(activation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        inner_BCHW = self.activation(self.dilated(x_BCHW))
-        return self.activation(self.plain(inner_BCHW).add_(x_BCHW))  # type: ignore[no-any-return]
+        return self.activation.of_sum(self.plain, self.activation.of(self.dilated, x_BCHW), x_BCHW)
 
 
 def to_unit_range(y_B3HW: Tensor) -> Tensor:

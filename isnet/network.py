@@ -62,8 +62,8 @@ class Stem(nn.Module):
         self.activation = Activation(style.activation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
-        inner = self.reduce(self.activation(self.expand(x_BCHW)))
-        return self.activation(inner.add_(self.shortcut(x_BCHW)))  # type: ignore[no-any-return]
+        inner = self.activation.of(self.expand, x_BCHW)
+        return self.activation.of_sum(self.reduce, inner, self.shortcut(x_BCHW))
 
 
 class Down(nn.Module):
@@ -78,7 +78,7 @@ class Down(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for step in self.steps:
-            x = self.activation(step(x))
+            x = self.activation.of(step, x)
         return x
 
 
@@ -92,8 +92,7 @@ class SubPixelUp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         for step in self.steps:
-            # σ after the shuffle, which copies: backward then keeps one tensor, not two.
-            x = self.activation(F.pixel_shuffle(step(x), 2))
+            x = self.activation.of_shuffled(step, x)
         return x
 
 
@@ -148,11 +147,11 @@ class Stage(nn.Module):
         if lo is not None and self.lo_blocks is not None:
             lo = self.lo_blocks(lo)
         for_hi = [hi] if self.up is None else [hi, self.up(lo)]
-        new_hi = self.activation(self.aggregate_hi(torch.cat(for_hi, dim=1)))
+        new_hi = self.activation.of(self.aggregate_hi, torch.cat(for_hi, dim=1))
         if not want_lo or self.down_hi is None or self.aggregate_lo is None:
             return new_hi, None
         for_lo = [self.down_hi(hi)] if self.down_lo is None else [self.down_hi(hi), self.down_lo(lo)]
-        return new_hi, self.activation(self.aggregate_lo(torch.cat(for_lo, dim=1)))
+        return new_hi, self.activation.of(self.aggregate_lo, torch.cat(for_lo, dim=1))
 
 
 class FinalFusion(nn.Module):
@@ -165,7 +164,7 @@ class FinalFusion(nn.Module):
         self.activation = Activation(style.activation)
 
     def forward(self, hi: Tensor, lo: Tensor) -> Tensor:
-        return self.activation(self.conv(torch.cat([hi, self.up(lo)], dim=1)))  # type: ignore[no-any-return]
+        return self.activation.of(self.conv, torch.cat([hi, self.up(lo)], dim=1))
 
 
 class TwoBranchNetwork(Generator):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import threading
 from collections.abc import Sequence
+from pathlib import Path
 
 import pytest
 import torch
@@ -353,3 +354,49 @@ def test_a_vgg_loss_without_vgg_is_refused() -> None:
 def test_a_share_larger_than_the_global_batch_is_refused() -> None:
     with pytest.raises(InputError, match="4 samples of a global batch of 2"):
         make_gan().step([make_batch()], global_batch=2, reduce=LocalReducer())
+
+
+@pytest.mark.real
+def test_compiled_networks_take_the_same_step() -> None:
+    image, mask = make_batch(torch.float32)
+    eager, compiled = make_gan(dtype=torch.float32), make_gan(dtype=torch.float32, compile=True)
+    names = set(compiled.generator.state_dict())
+    for _ in range(2):
+        expected = eager.step([(image, mask)], global_batch=BATCH, reduce=LocalReducer())
+        found = compiled.step([(image, mask)], global_batch=BATCH, reduce=LocalReducer())
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-3, atol=1e-5)
+    assert_equal_gradients(gradients(compiled), gradients(eager), tolerance=1e-2)
+    assert set(compiled.generator.state_dict()) == names
+
+
+def _rank_under_ddp(rank: int, folder: str) -> None:
+    """One of two processes: wrapped networks, no reducer of its own; leaves its gradients and share of the metrics."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/rendezvous", rank=rank, world_size=2)
+    bare = make_gan()
+    gan = GAN(
+        nn.parallel.DistributedDataParallel(bare.generator),
+        nn.parallel.DistributedDataParallel(bare.discriminator),
+        bare.settings,
+        perceptual=bare.perceptual,
+        device="cpu",
+    )
+    image, mask = make_batch(batch=8)
+    micro_batches = [(image[s], mask[s]) for s in (slice(4 * rank, 4 * rank + 2), slice(4 * rank + 2, 4 * rank + 4))]
+    metrics = gan.step(micro_batches, global_batch=8, reduce=LocalReducer())
+    torch.save({"gradients": gradients(gan), "metrics": metrics}, f"{folder}/rank{rank}.pt")
+    torch.distributed.destroy_process_group()
+
+
+@pytest.mark.real
+def test_networks_wrapped_in_ddp_step_as_one(tmp_path: Path) -> None:
+    image, mask = make_batch(batch=8)
+    alone = make_gan()
+    expected = alone.step([(image, mask)], global_batch=8, reduce=LocalReducer())
+    torch.multiprocessing.spawn(_rank_under_ddp, args=(str(tmp_path),), nprocs=2)
+    ranks = [torch.load(tmp_path / f"rank{rank}.pt", weights_only=True) for rank in range(2)]
+    for rank in ranks:
+        assert_equal_gradients(rank["gradients"], gradients(alone), tolerance=1e-10)
+    for name, value in expected.items():
+        torch.testing.assert_close(ranks[0]["metrics"][name] + ranks[1]["metrics"][name], value)

@@ -13,6 +13,7 @@ from torch import nn
 import isnet
 from isnet.errors import InputError
 from isnet.layers import initialise, to_unit_range
+from isnet.packed import PackedConv2d, prepare_for_inference
 from isnet.spectral import (
     SpectralConv2d,
     SpectralConvTranspose2d,
@@ -296,6 +297,27 @@ def test_folding_changes_nothing_but_the_work(name: str) -> None:
     assert not spectral_layers(folded)
     assert spectral_layers(network)
     assert torch.equal(folded(*inputs()), network(*inputs()))
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("activation", ["tanh", "leaky_relu"])
+@torch.no_grad()
+def test_prepared_for_inference_it_is_the_same_function(name: str, activation: str) -> None:
+    torch.manual_seed(0)
+    network = isnet.build(name, activation=activation, **SMALL)
+    fast = prepare_for_inference(network)
+    assert not spectral_layers(fast)
+    assert not any(p.requires_grad for p in fast.parameters())
+    for size in (32, 64):
+        torch.testing.assert_close(fast(*inputs(size)), network(*inputs(size)), rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+def test_prepared_float64_is_only_folded() -> None:
+    network = isnet.build("isnet", **SMALL).double()
+    fast = prepare_for_inference(network)
+    assert not [module for module in fast.modules() if isinstance(module, PackedConv2d)]
+    assert torch.equal(fast(*inputs(dtype=torch.float64)), network(*inputs(dtype=torch.float64)))
 
 
 def test_state_survives_a_round_trip() -> None:
