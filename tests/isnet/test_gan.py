@@ -11,6 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 import isnet
 from isnet.errors import InputError
@@ -315,6 +316,27 @@ def test_the_average_follows_g() -> None:
     gan.step([make_batch()], global_batch=BATCH, reduce=LocalReducer())
     for averaged, old, new in zip(gan.ema.module.parameters(), before, gan.generator.parameters(), strict=True):
         torch.testing.assert_close(averaged, 0.75 * old + 0.25 * new)
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often a value is read from the device, for which the host would have to wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if func is torch.ops.aten._local_scalar_dense.default:
+            self.count += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_step_never_waits_for_the_device() -> None:
+    gan = make_gan(ema=0.9)
+    with Readings() as readings:
+        gan.step([make_batch()], global_batch=BATCH, reduce=LocalReducer())
+    assert readings.count == 0
+    with Readings() as readings:
+        torch.ones(()).item()
+    assert readings.count == 1
 
 
 def test_no_hole_at_all_gives_a_finite_step() -> None:
