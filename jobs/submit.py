@@ -36,7 +36,7 @@ def submit(args: argparse.Namespace) -> int:
         job, is_new = ray_jobs.submit(
             context,
             words,
-            entrypoint=shlex.join(["python", "-m", "jobs.cli", *sent_words]),
+            entrypoint=shlex.join([_python(context), "-m", "jobs.cli", *sent_words]),
             packages=[Path(str(package.__file__)).parent for package in _PACKAGES],
             working_dir=folder,
             environment=environment,
@@ -56,6 +56,11 @@ def submit(args: argparse.Namespace) -> int:
     state = ray_jobs.follow(connection, job, write)
     emit(args, _payload(state), f"job {job}: {state.status}" + (f" ({state.message})" if state.exit_status else ""))
     return state.exit_status
+
+
+def _python(context: Context) -> str:
+    """The interpreter of the job: that of the cluster's image, or on this machine the one that runs now."""
+    return sys.executable if context.ray is not None and ray_jobs.is_loopback(context.ray) else "python"
 
 
 _PACKAGES = (isnet_package, jobs_package, trainplane_package)

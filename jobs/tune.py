@@ -16,8 +16,8 @@ from jobs.sample_photos import ensure_sample_dataset
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import apply_overrides, build
 from trainplane.errors import UserError
-from trainplane.search.launch import Trial, TrialResult, best_of, search
-from trainplane.search.space import SearchFile, put, search_key, trial_settings
+from trainplane.search.launch import Trial, TrialResult, best_of, score, search
+from trainplane.search.space import Objective, SearchFile, put, search_key, trial_settings
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import Status, end_run, find_or_create_run, reap
 from trainplane.train.identity import exclusive
@@ -65,7 +65,7 @@ def tune(args: argparse.Namespace) -> int:
         "spent": {"cpu_seconds": sum(r.seconds * trials[0].config.train.workers for r in results)},
         "registered": registered,
     }
-    emit(args, payload, leaderboard(results, best, objective.metric) + _said(registered))
+    emit(args, payload, leaderboard(results, objective) + _said(registered))
     return 0
 
 
@@ -104,10 +104,10 @@ def _say_newest(results: list[TrialResult], metric: str, total: int) -> None:
     print(f"trial {newest.number} {newest.status} ({len(results)}/{total}): {told}; {settings}", file=sys.stderr)
 
 
-def leaderboard(results: Sequence[TrialResult], best: TrialResult, metric: str) -> str:
+def leaderboard(results: Sequence[TrialResult], objective: Objective) -> str:
     """The trials, best first as the objective has it, as a table."""
-    order = sorted(results, key=lambda r: (r is not best, -(r.metrics.get(metric) or float("-inf"))))
-    names = list(best.settings)
+    order = sorted(results, key=lambda result: score(result, objective), reverse=True)
+    metric, names = objective.metric, list(results[0].settings)
     lines = ["  ".join([f"{'trial':<6}", f"{metric:>10}", *(f"{name:>18}" for name in names), "run"])]
     for result in order:
         value = result.metrics.get(metric)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
+import logging
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -57,12 +58,18 @@ def client(context: Context) -> Any:
         )
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
+    # It reports every closed connection, which is no news.
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)
     try:
-        return JobSubmissionClient(context.ray)
-    except (ConnectionError, RuntimeError) as error:
+        connection = JobSubmissionClient(context.ray)
+        # The first call that the token is asked for.
+        connection.list_jobs()
+    except (ConnectionError, RuntimeError, AuthenticationError) as error:
         raise UserError(_no_connection(context.ray, error)) from error
+    return connection
 
 
 def _no_connection(address: str, error: Exception) -> str:
