@@ -158,15 +158,18 @@ class ISNetTask(Task):
 
 
 def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Damaged, mask, prediction, repaired and truth beside one another, from tensors of one picture (1, C, H, W)."""
+    """Damaged, mask, prediction, repaired and truth, from tensors of one picture (1, C, H, W).
+
+    In two rows, because MLflow's pages give a picture a square.
+    """
     panels = {
         "damaged": image * mask,
-        "mask (white = hole)": (1 - mask).expand_as(image),
+        "mask": (1 - mask).expand_as(image),
         "prediction": raw,
         "repaired": composite(raw, image, mask),
         "truth": image,
     }
-    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()])
+    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=3)
 
 
 def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -109,10 +109,17 @@ class RunConfig(Section):
         A run goes on under the same identity on another number of workers, or with more steps. Datasets are left
         out because a run is tied to their digests, not to their addresses.
         """
-        tree: dict[str, Any] = self.model_dump(mode="json")
+        return self._without_logistics(self.model_dump(mode="json"))
+
+    def special(self) -> dict[str, Any]:
+        """Of the identity, the settings that differ from the defaults."""
+        return self._without_logistics(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "task"}))
+
+    @staticmethod
+    def _without_logistics(tree: dict[str, Any]) -> dict[str, Any]:
         for section, names in NOT_IDENTITY.items():
-            for name in names or list(tree[section]):
-                del tree[section][name]
+            for name in names or list(tree.get(section, {})):
+                tree.get(section, {}).pop(name, None)
         return tree
 
 

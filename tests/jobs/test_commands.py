@@ -4,6 +4,7 @@ import io
 import json
 import tarfile
 import zipfile
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -161,7 +162,11 @@ def test_a_run_is_recorded_once_with_curves_gallery_and_lineage(isnet_there, pro
     client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
     run = client.get_run(project.run["run_id"])
     assert run.info.status == "FINISHED"
-    assert run.data.params["loss.style"] == "250.0"
+    # Parameters are what differs from the defaults; the whole configuration is an artifact.
+    assert run.data.params["model.width"] == "4"
+    assert "loss.style" not in run.data.params
+    config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
+    assert config["loss"]["style"] == 250.0
     assert run.data.tags["trainplane.state_digest"] == project.run["state_digest"]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "train/generator")] == [2, 4]
     assert [m.step for m in client.get_metric_history(run.info.run_id, "epoch/generator")] == [2, 4]

@@ -58,7 +58,7 @@ def test_a_mistake_is_answered_with_field_and_remedy(override, words):
 
 
 def test_a_missing_field_is_named():
-    with pytest.raises(UserError, match="data.train is not set"):
+    with pytest.raises(UserError, match=r"data\.train is not set"):
         build(TinyConfig, {**TREE, "data": {}})
 
 

@@ -104,7 +104,7 @@ def test_another_dataset_is_refused_and_both_digests_are_named(datasets, tmp_pat
 
 def test_fewer_steps_than_done_is_refused(datasets, tmp_path):
     run(job(datasets, tmp_path, config(steps=6)))
-    with pytest.raises(UserError, match="stands at step 6 already, beyond train.steps=3"):
+    with pytest.raises(UserError, match=r"stands at step 6 already, beyond train\.steps=3"):
         run(job(datasets, tmp_path, config(steps=3)))
 
 

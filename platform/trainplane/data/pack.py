@@ -259,7 +259,8 @@ class Destination:
         if not self._replace:
             raise UserError(
                 f"{self._store.address}: another dataset is there ({self._standing.num_samples} samples, digest "
-                f"{self._standing.digest[:12]}; {difference}); choose another destination, or allow replacing it (--replace)"
+                f"{self._standing.digest[:12]}; {difference}); choose another destination, or allow replacing it "
+                "(--replace)"
             )
         self._store.delete(MANIFEST_NAME)
         self._standing = None

@@ -7,7 +7,6 @@ Who may promote, and why, is decided in `promote`.
 
 from __future__ import annotations
 
-import getpass
 import hashlib
 import json
 import secrets
@@ -21,6 +20,7 @@ from urllib.parse import quote
 from trainplane.config import canonical_json
 from trainplane.errors import RunFailed
 from trainplane.storage import NotFound, Store
+from trainplane.tracking import lineage
 
 Action = Literal["promote", "rollback", "force"]
 FIRST = "0" * 64
@@ -123,7 +123,7 @@ def append(
         from_version=trail.current(alias),
         to_version=to_version,
         reason=reason,
-        who=f"{_user()}@{socket.gethostname()}",
+        who=f"{lineage.user()}@{socket.gethostname()}",
         verdict_digest=verdict_digest,
         # Makes every record unique, so that a lost answer of the store cannot make two writers both the winner.
         nonce=secrets.token_hex(8),
@@ -183,10 +183,3 @@ def _key(name: str, number: int) -> str:
 
 def _folder(name: str) -> str:
     return f"audit/{quote(name, safe='')}"
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"

@@ -104,6 +104,7 @@ def run_trial(trial: Trial, context: Context, *, parent_run_id: str) -> TrialRes
         parent_run_id=parent_run_id,
         run_name=f"trial-{trial.number:04d}",
         tags={"trainplane.trial": str(trial.number)},
+        explored=list(trial.settings),
     )
     run_id = prepared.run.run_id
     try:

@@ -22,8 +22,8 @@ _PAPER = 255
 _INK = (40, 40, 40)
 
 
-def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128) -> Pixels:
-    """Panels of equal height and width from left to right, each under its caption.
+def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128, columns: int | None = None) -> Pixels:
+    """Panels of equal height and width, each under its caption: in one row, or `columns` beside one another.
 
     Panels lower than `least_height` pixels are enlarged by a whole factor (nearest neighbour), so that a thumbnail of
     a laptop run can be seen. Returns (H, W, 3).
@@ -38,11 +38,13 @@ def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128
     # (H, W, 3) -> (factor * H, factor * W, 3)
     pictures = [picture.repeat(factor, axis=0).repeat(factor, axis=1) for picture in pictures]
     height, width = pictures[0].shape[:2]
-    canvas = np.full((CAPTION_HEIGHT + height, len(pictures) * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
+    columns = columns or len(pictures)
+    rows = -(-len(pictures) // columns)
+    canvas = np.full((rows * (CAPTION_HEIGHT + height), columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
     for index, ((caption, _), picture) in enumerate(zip(panels, pictures, strict=True)):
-        left = index * (width + GAP)
-        canvas[:CAPTION_HEIGHT, left : left + width] = _caption(caption, width)
-        canvas[CAPTION_HEIGHT:, left : left + width] = picture
+        top, left = index // columns * (CAPTION_HEIGHT + height), index % columns * (width + GAP)
+        canvas[top : top + CAPTION_HEIGHT, left : left + width] = _caption(caption, width)
+        canvas[top + CAPTION_HEIGHT : top + CAPTION_HEIGHT + height, left : left + width] = picture
     return canvas
 
 

@@ -6,6 +6,7 @@ is the gate's business (`registry.gates`); the configuration has its own digest 
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import platform
@@ -37,6 +38,14 @@ def code_tags() -> dict[str, str]:
         "trainplane.commit": commit,
         "trainplane.dirty": "true" if dirty else "false",
     }
+
+
+def user() -> str:
+    """Who runs this; "unknown" where the system does not say."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
 
 
 def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:

@@ -34,6 +34,8 @@ __all__ = [
 
 KEY_TAG = "trainplane.run_key"
 OWNER_TAG = "trainplane.owner"
+# MLflow's pages then open on runs and metrics, not on traces of language models.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 ATTEMPTS_TAG = "trainplane.attempts"
 
 
@@ -169,7 +171,8 @@ def _experiment(client: Any, name: str, artifact_root: str) -> str:
     if found is None:
         root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
         try:
-            return str(client.create_experiment(name, artifact_location=f"{root.rstrip('/')}/{quote(name, safe='')}"))
+            place = f"{root.rstrip('/')}/{quote(name, safe='')}"
+            return str(client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise

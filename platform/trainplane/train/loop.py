@@ -240,12 +240,17 @@ class _Trainer:
             self.tracker.log_metrics(done, {f"epoch/{name}": value})
 
     def _validation_samples(self) -> list[tuple[int, Sample]]:
-        """This rank's share of the held-out samples, verified and kept in memory."""
+        """This rank's share of the held-out samples, verified and kept in memory.
+
+        Those of the gallery are all rank 0's, which records.
+        """
         if self.job.val_data is None:
             return []
         dataset = Dataset.open(self.job.val_data)
         count = min(dataset.num_samples, self.config.data.val_samples)
-        indices = list(range(self.world.rank, count, self.world.size))
+        shown = min(self.config.tracking.gallery, count)
+        rest = range(shown + self.world.rank, count, self.world.size)
+        indices = [*(range(shown) if self.world.is_first else ()), *rest]
         return list(zip(indices, dataset.read_samples(indices), strict=True))
 
     def _validate(self, samples: list[tuple[int, Sample]], done: int) -> dict[str, float]:

@@ -6,7 +6,7 @@ written, a tracking address that does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,8 +41,12 @@ def prepare(
     parent_run_id: str | None = None,
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
+    explored: Collection[str] = (),
 ) -> Prepared:
-    """Settle `config` in `context`; raises `UserError` for whatever would stop it later."""
+    """Settle `config` in `context`; raises `UserError` for whatever would stop it later.
+
+    `explored` names the settings that a search varies, dotted.
+    """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
     _check_enough(config, train_data)
@@ -62,6 +66,9 @@ def prepare(
             "trainplane.config_digest": config.digest(),
             "trainplane.dataset_digest": train_data.digest,
             **({"trainplane.val_digest": val_digest} if val_digest else {}),
+            "mlflow.user": lineage.user(),
+            "mlflow.source.name": "isnet train",
+            "mlflow.note.content": _note(config, train_data, val_data),
             **lineage.code_tags(),
             **(tags or {}),
         },
@@ -73,11 +80,18 @@ def prepare(
         checkpoints=place.address,
         tracking=TrackingTarget(context.tracking, run.run_id, str(context.home / "spool" / run.run_id)),
     )
-    _record(config, context, run, train_data, val_data)
+    _record(config, context, run, train_data, val_data, explored)
     return Prepared(config, job, place, run, train_data.digest, val_digest)
 
 
-def _record(config: RunConfig, context: Context, run: RunHandle, train: Dataset, val: Dataset | None) -> None:
+def _record(
+    config: RunConfig,
+    context: Context,
+    run: RunHandle,
+    train: Dataset,
+    val: Dataset | None,
+    explored: Collection[str],
+) -> None:
     """Settings and lineage, once a run: MLflow's parameters never change, and neither does what a run is."""
     for dataset, purpose in ((train, "training"), (val, "validation")):
         if dataset is not None:
@@ -94,12 +108,32 @@ def _record(config: RunConfig, context: Context, run: RunHandle, train: Dataset,
     client = client_for(context.tracking)
     from mlflow.entities import Param
 
-    settings = flatten(config.model_dump(mode="json"))
-    client.log_batch(run.run_id, params=[Param(key, str(value)[:6000]) for key, value in settings.items()])
+    params = [Param(key, str(value)[:6000]) for key, value in headline(config, explored).items()]
+    client.log_batch(run.run_id, params=params)
     client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
     client.log_dict(run.run_id, lineage.facts(), "lineage.json")
     if diff := lineage.code_diff():
         client.log_text(run.run_id, diff, "code.diff")
+
+
+def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:
+    """What people read first on a run's page."""
+    held_out = f", measured on {val.num_samples} of {val.name!r}" if val else ""
+    return (
+        f"{config.train.steps} steps of {config.train.global_batch} pictures of {train.name!r} "
+        f"({train.num_samples} samples){held_out}. Parameters are the settings that differ from the defaults; "
+        "config.json has all, lineage.json says what code and machine."
+    )
+
+
+def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
+    """The settings worth a parameter: what differs from the defaults, the length, and what a search explores.
+
+    MLflow's pages print every parameter above each picture of a gallery; with all of them nobody finds the pictures.
+    """
+    everything, special = flatten(config.model_dump(mode="json")), flatten(config.special())
+    shown = {*special, *explored, "train.steps"}
+    return {name: value for name, value in everything.items() if name in shown}
 
 
 def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
