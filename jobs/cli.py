@@ -11,8 +11,11 @@ import importlib
 import json
 import logging
 import os
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 Parser = argparse.ArgumentParser
@@ -25,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(args, "target"):
         parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
     _quiet_third_parties()
+    # A polite end is an end: whatever was started is taken down on the way out, as after Ctrl-C.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     module, _, function = args.target.partition(":")
 
@@ -32,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainplane.errors import RunFailed, UserError
 
     try:
-        status = getattr(importlib.import_module(module), function)(args)
+        with _report_alone(args):
+            status = getattr(importlib.import_module(module), function)(args)
     except (UserError, InputError) as error:
         return _say(str(error), 2)
     except RunFailed as error:
@@ -46,6 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
+def _interrupt(number: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
 def _say(sentence: str, status: int) -> int:
     print(f"isnet: {sentence}", file=sys.stderr)
     return status
@@ -53,7 +64,28 @@ def _say(sentence: str, status: int) -> int:
 
 def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
     """The report of a command: one JSON object with `--json`, else text. Nothing else goes to standard output."""
-    print(json.dumps(payload, ensure_ascii=False) if args.json else text, flush=True)
+    print(json.dumps(payload, ensure_ascii=False) if args.json else text, file=args.report, flush=True)
+
+
+@contextmanager
+def _report_alone(args: argparse.Namespace) -> Iterator[None]:
+    """With `--json`, standard output is the report's alone: whatever else is written there, by libraries and their
+    child processes too, goes to standard error."""
+    args.report = sys.stdout
+    if not getattr(args, "json", False):
+        yield
+        return
+    sys.stdout.flush()
+    kept, before = os.dup(1), sys.stdout
+    os.dup2(2, 1)
+    sys.stdout = sys.stderr
+    try:
+        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as args.report:
+            yield
+    finally:
+        sys.stdout = before
+        os.dup2(kept, 1)
+        os.close(kept)
 
 
 def _quiet_third_parties() -> None:

@@ -11,6 +11,7 @@ from typing import Any
 
 from jobs.cli import emit
 from trainplane.cluster.context import resolve
+from trainplane.cluster.object_store import die_with_parent
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.client import client_for, unreachable
 from trainplane.tracking.run import reap
@@ -107,7 +108,9 @@ def ui(args: argparse.Namespace) -> int:
     _check_free(args.port)
     emit(args, {"address": address}, f"{address} (Ctrl-C ends it)")
     # The server's job runners serve judges of language models, at a gigabyte of memory.
-    server = subprocess.Popen(command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"})
+    server = subprocess.Popen(
+        command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, preexec_fn=die_with_parent
+    )
     try:
         status = server.wait()
     except KeyboardInterrupt:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import shutil
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -97,10 +98,10 @@ def trained_once(tmp_path_factory, empty_tracking_db):
         settle_in(folder, patch, empty_tracking_db)
         for name in ("mine", "held"):
             assert main(["data", "pack", str(photos), name]) == 0
-        output = io.StringIO()
-        with contextlib.redirect_stdout(output):
-            assert main(["train", "demo", *SMALL, "--json"]) == 0
-    return Project(folder, photos, json.loads(output.getvalue()))
+        command = [sys.executable, "-m", "jobs.cli", "train", "demo", *SMALL, "--json"]
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    return Project(folder, photos, json.loads(ran.stdout))
 
 
 @pytest.fixture

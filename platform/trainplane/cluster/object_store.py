@@ -38,7 +38,7 @@ def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0)
             stderr=output,
             # A group of its own, so that Ctrl-C reaches it through us and not before us.
             start_new_session=True,
-            preexec_fn=_die_with_parent,
+            preexec_fn=die_with_parent,
         )
     finally:
         if log:
@@ -72,8 +72,8 @@ def _claim(port: int) -> int:
         return int(probe.getsockname()[1])
 
 
-def _die_with_parent() -> None:
-    """Have the kernel end the server when this process dies, however it dies."""
+def die_with_parent() -> None:
+    """For `preexec_fn`: have the kernel end the child when this process dies, however it dies (Linux)."""
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
