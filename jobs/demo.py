@@ -67,6 +67,7 @@ def demo(args: argparse.Namespace) -> int:
             train_data, val_data = pack_sides(sides, context, replace=True)
             _stage(2, f"packed into {train_data.address} and {val_data.name}: digest {train_data.digest[:12]}")
             report = _from_data_to_picture(config, context, val_data, fresh=args.fresh)
+    _stage(7, "every row on the same held-out pictures and holes:")
     report["seconds"] = round(time.monotonic() - started, 1)
     emit(args, report, _farewell(report))
     if not report["promoted"]:

@@ -22,7 +22,7 @@ from isnet.masks import GENERATORS, RATIO_BINS, Hole, bin_range, generator, irre
 from isnet.metrics import Tally, measure
 from jobs.isnet_task import picture_bytes
 from jobs.model_ref import Model
-from jobs.sample_photos import ensure_sample_dataset
+from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context
 from trainplane.config import canonical_json
 from trainplane.data.manifest import Dataset
@@ -89,7 +89,7 @@ def protocol(
     context: Context, dataset: str, *, masks: str, size: int, seed: int = 0, definition: str = "isnet"
 ) -> Protocol:
     """The protocol for a dataset and masks by name or address. `size` in pixels."""
-    ensure_sample_dataset(dataset, context)
+    ensure_sample_datasets([dataset], context)
     mask_set = None if masks in GENERATORS else Dataset.open(context.dataset(masks))
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")

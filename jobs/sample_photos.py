@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -125,11 +125,10 @@ def pack_sides(sides: Sides, context: Context, *, replace: bool = False) -> tupl
     return train, val
 
 
-def ensure_sample_dataset(name: str, context: Context) -> None:
+def ensure_sample_datasets(names: Iterable[str | None], context: Context) -> None:
     """Pack the packages' photos where somebody asks for one of the demo's datasets and it is not there yet."""
-    if name not in (TRAIN, VAL):
-        return
-    try:
-        Dataset.open(context.dataset(name))
-    except UserError:
-        pack_sides(packaged_photos(), context)
+    for name in {TRAIN, VAL}.intersection(names):
+        try:
+            Dataset.open(context.dataset(name))
+        except UserError:
+            pack_sides(packaged_photos(), context)

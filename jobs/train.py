@@ -13,7 +13,7 @@ from typing import Any
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
 from jobs.progress import Bar
-from jobs.sample_photos import ensure_sample_dataset
+from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
@@ -29,7 +29,7 @@ def train(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     config = load_run_config(args.preset, args.overrides)
-    ensure_sample_dataset(config.data.train, context)
+    ensure_sample_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh)
     emit(args, report(prepared, outcome), summary(prepared, outcome))
     return 0 if outcome.status == "finished" else 1

@@ -12,7 +12,7 @@ from typing import Any
 
 from jobs.cli import emit
 from jobs.config import ISNetConfig, merge, preset_names, preset_tree
-from jobs.sample_photos import ensure_sample_dataset
+from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import apply_overrides, build
 from trainplane.errors import UserError
@@ -29,7 +29,7 @@ def tune(args: argparse.Namespace) -> int:
     context.activate()
     file, base = load_search(args.preset, args.overrides)
     trials = trials_of(file, base)
-    ensure_sample_dataset(trials[0].config.data.train, context)
+    ensure_sample_datasets([trials[0].config.data.train, trials[0].config.data.val], context)
     reap(context.tracking)
     objective = file.search.objective
     parent = find_or_create_run(
