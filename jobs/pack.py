@@ -9,14 +9,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from trainplane.data.verify import verify as verify_dataset
-
 from jobs.cli import emit
 from jobs.packing import Recode, pack_pictures
 from jobs.progress import bar
 from jobs.sources import Skip, Source, pictures_of
 from trainplane.cluster.context import resolve
 from trainplane.data.manifest import Dataset
+from trainplane.data.verify import verify as verify_dataset
 
 
 def pack(args: argparse.Namespace) -> int:
