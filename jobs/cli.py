@@ -49,8 +49,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _say("interrupted; run the same command again to go on from the last checkpoint", 130)
+        return _say(f"interrupted{RESUMABLE.get(getattr(args, 'command', ''), '')}", 130)
     return int(status or 0)
+
+
+RESUMABLE = dict.fromkeys(("demo", "train", "tune"), "; run the same command again to go on from the last checkpoint")
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -96,6 +99,8 @@ def _quiet_third_parties() -> None:
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        # Its own handler makes an interrupted search look finished.
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "GIT_PYTHON_REFRESH": "quiet",
         # What goes right at MLflow is not our users' news.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
@@ -145,13 +150,20 @@ def _count(text: str) -> int:
     return value
 
 
+def _port(text: str) -> int:
+    value = int(text)
+    if not 0 <= value <= 65535:
+        raise argparse.ArgumentTypeError(f"{text} is no port; need 0 to 65535")
+    return value
+
+
 def _bytes(text: str) -> int:
     """`64M`, `1.5G` or a plain number of bytes."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     unit = units.get(text[-1:].upper(), 1)
     try:
         value = int(float(text[:-1] if unit > 1 else text) * unit)
-    except ValueError as error:
+    except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no size; need bytes such as 64M") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1 byte")
@@ -168,7 +180,7 @@ def _demo(commands: Any) -> None:
         "--fresh", action="store_true", help="train anew instead of going on with the run that is there"
     )
     parser.add_argument(
-        "--port", type=int, default=0, metavar="N", help="port of the object store (default: a free one)"
+        "--port", type=_port, default=0, metavar="N", help="port of the object store (default: a free one)"
     )
 
 
@@ -251,7 +263,7 @@ def _models(commands: Any) -> None:
     promote.add_argument("name", metavar="NAME")
     promote.add_argument("version", metavar="VERSION")
     promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
-    promote.add_argument("--dataset", metavar="DATASET", help="held-out set of the gates (default: the run's)")
+    promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
     promote.add_argument("--gates", metavar="FILE", help="YAML of rules (default: the shipped ones)")
     promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
     promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
@@ -270,7 +282,7 @@ def _runs(commands: Any) -> None:
     show.add_argument("run", metavar="RUN", help="MLflow run id")
     _command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
     ui = _command(commands, "ui", "jobs.runs:ui", "serve MLflow's pages on loopback until interrupted")
-    ui.add_argument("--port", type=int, default=5000, metavar="N", help="default 5000")
+    ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default 5000")
 
 
 def _submit(commands: Any) -> None:

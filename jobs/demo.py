@@ -123,7 +123,7 @@ def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) 
             # Other photos than last time: the two were never measured on the same thing.
             production = None
     verdicts = judge(
-        build(Rules, read_yaml(PRESETS / "gates_demo.yaml")),
+        build(Rules, read_yaml(PRESETS / "gates" / "demo.yaml")),
         ours,
         baselines=others,
         production=production,
@@ -156,6 +156,7 @@ def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
     Image.fromarray(np.where(hole, np.uint8(255), np.uint8(0))).save(folder / "mask.png")
     command = [sys.executable, "-m", "jobs.cli", "inpaint", str(folder / "damaged.png"), str(folder / "mask.png")]
     command += ["-o", str(folder / "repaired.png"), "--model", f"models:/{MODEL}@production", "--json"]
+    command += ["--context", context.name]
     done = subprocess.run(
         command, env={**os.environ, "ISNET_HOME": str(context.home)}, capture_output=True, text=True, check=False
     )

@@ -45,9 +45,9 @@ def inpaint(args: argparse.Namespace) -> int:
         try:
             done.append(_fill(task, model, args))
         except InputError as error:
-            failed.append({"image": str(task.image), "reason": str(error)})
-    if not done and len(tasks) == 1:
-        raise InputError(f"{failed[-1]['image']}: {failed[-1]['reason']}")
+            failed.append({"image": str(task.image), "mask": str(task.mask), "reason": str(error)})
+    if not done and not Path(args.image).is_dir():
+        raise InputError(f"{failed[-1]['image']} with mask {failed[-1]['mask']}: {failed[-1]['reason']}")
     lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
     emit(args, {"model": args.model, "done": done, "failed": failed}, "\n".join(lines))
     return 1 if failed else 0
@@ -62,22 +62,28 @@ def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[s
         if not target.parent.is_dir():
             raise UserError(f"{target.parent}: there is no such folder to write to; make it")
         return [Task(image, mask, target)], []
-    if output.exists() and (not output.is_dir() or output.resolve() == image.resolve()):
-        raise UserError(f"{output} is {'the input folder' if output.is_dir() else 'a file'}; give another folder")
+    if output.exists() and (not output.is_dir() or output.resolve() in (image.resolve(), mask.resolve())):
+        raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
     paths, skipped = find_pictures(image)
     failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped]
     if not paths:
         raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
     masks = _masks(mask)
-    tasks = []
+    tasks: list[Task] = []
+    targets: set[Path] = set()
     for path in paths:
         relative = path.relative_to(image)
         found = mask if masks is None else masks.get(relative.with_suffix(""))
         if found is None:
             failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
             continue
-        suffix = relative.suffix if relative.suffix.lower() in _KEPT_SUFFIXES else ".png"
-        tasks.append(Task(path, found, output / relative.with_suffix(suffix)))
+        kept = relative.suffix.lower() in _KEPT_SUFFIXES
+        target = output / (relative if kept else relative.with_suffix(".png"))
+        if target in targets or (not kept and (image / relative.with_suffix(".png")).exists()):
+            # b.gif beside b.png: neither result may overwrite the other.
+            target = output / relative.with_name(f"{relative.name}.png")
+        targets.add(target)
+        tasks.append(Task(path, found, target))
     if not tasks:
         raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
     return tasks, failed

@@ -13,8 +13,10 @@ from jobs.config import PRESETS
 from jobs.evaluating import evaluate_model, protocol
 from jobs.model_ref import checkpoint_of_run, open_model
 from jobs.registering import register_checkpoint
+from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import build, read_yaml
+from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.registry import audit as trails
 from trainplane.registry import promote as promotions
@@ -96,7 +98,7 @@ def run_of_checkpoint(place: str, context: Context) -> str:
 def promote(args: argparse.Namespace) -> int:
     """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
     context = _context(args)
-    rules = build(Rules, read_yaml(Path(args.gates) if args.gates else PRESETS / "gates.yaml"))
+    rules = build(Rules, read_yaml(Path(args.gates) if args.gates else PRESETS / "gates" / "default.yaml"))
     store = open_store(context.audit)
     current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
     expected = current if args.expect is None else None if args.expect == "none" else args.expect
@@ -123,7 +125,7 @@ def judge_version(
     """Verdicts on a version; what the rules compare with and is not known yet is measured first."""
     entry = versions.show_version(context.tracking, name, version)
     evaluation = entry["evaluation"]
-    if evaluation is None and dataset is not None:
+    if dataset is not None and (evaluation is None or _is_another(context, dataset, evaluation)):
         model = open_model(f"models:/{name}/{version}", context)
         rules_of_play = protocol(context, dataset, masks="irregular", size=model.size or 256)
         evaluation = evaluate_model(model, rules_of_play)
@@ -135,10 +137,19 @@ def judge_version(
         baselines = {rule.baseline: evaluate_model(open_model(rule.baseline, context), same) for rule in rules.beats}
         if current is not None and current != version:
             production = versions.show_version(context.tracking, name, current)["evaluation"]
-            if production is None or production["masks_digest"] != evaluation["masks_digest"]:
+            if production is None or any(production[name] != evaluation[name] for name in _COMPARABLE):
                 production = evaluate_model(open_model(f"models:/{name}/{current}", context), same)
     lineage = {fact: entry[fact] for fact in ("run_id", *versions.FACTS)}
     return judge(rules, evaluation, baselines=baselines, production=production, lineage=lineage)
+
+
+_COMPARABLE = ("dataset_digest", "masks_digest", "definition")
+
+
+def _is_another(context: Context, dataset: str, evaluation: dict[str, Any]) -> bool:
+    """Whether an evaluation was made on other pictures than those asked for."""
+    ensure_sample_datasets([dataset], context)
+    return bool(Dataset.open(context.dataset(dataset)).digest != evaluation["dataset_digest"])
 
 
 def _same_protocol(context: Context, evaluation: dict[str, Any]) -> Any:

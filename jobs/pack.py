@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
@@ -26,7 +27,7 @@ def pack(args: argparse.Namespace) -> int:
     dataset = pack_pictures(
         _shown(pictures_of(Path(args.source).expanduser())),
         destination,
-        name=args.name or destination.rstrip("/").rpartition("/")[2],
+        name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
         split=args.split,
         shard_bytes=args.shard_bytes,
         recode=Recode(args.kind, args.max_side, args.quality),

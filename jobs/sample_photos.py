@@ -98,9 +98,9 @@ def folder_photos(folder: Path) -> Sides:
             continue
         usable.append((hashlib.sha256(data).digest(), entry))
     if len(usable) < MINIMUM:
-        first = f" ({len(skipped)} files cannot be used, the first: {skipped[0].file}: {skipped[0].reason})"
+        first = [f" ({len(skipped)} files cannot be used, the first: {one.file}: {one.reason})" for one in skipped[:1]]
         raise UserError(
-            f"{folder}: {len(usable)} usable photos found{first if skipped else ''}, need at least {MINIMUM}; "
+            f"{folder}: {len(usable)} usable photos found{''.join(first)}, need at least {MINIMUM}; "
             "give a folder of JPEG, PNG or WebP photos"
         )
     limit = sorted(digest for digest, _ in usable)[max(1, len(usable) // 5) - 1]

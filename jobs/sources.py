@@ -5,9 +5,12 @@ Each yields (name, reader) in an order that does not depend on the machine; noth
 
 from __future__ import annotations
 
+import lzma
 import os
+import struct
 import tarfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,6 +20,8 @@ from isnet.errors import InputError
 from isnet.folders import SUFFIXES, find_pictures
 from isnet.images import MAX_FILE_BYTES, read_bytes
 from trainplane.errors import UserError
+
+_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 @dataclass(frozen=True)
@@ -58,7 +63,11 @@ def _folder(folder: Path) -> Iterator[Source | Skip]:
 
 def _list(file: Path) -> Iterator[Source | Skip]:
     """Paths, one a line, relative to the list's own folder; a second column (a label) is ignored."""
-    for raw in file.read_text(encoding="utf-8", errors="surrogateescape").splitlines():
+    try:
+        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+    except OSError as error:
+        raise UserError(f"{file}: the list cannot be read ({error.strerror}); check its permissions") from error
+    for raw in lines:
         line = raw.strip()
         if line and not line.startswith("#"):
             # A name with a space that exists is a name; otherwise what follows the space is a label.
@@ -76,24 +85,50 @@ def _tar(file: Path) -> Iterator[Source | Skip]:
                     yield Skip(member.name, "link or device in an archive: not followed")
                     continue
                 yield Source(member.name, partial(_member, archive, member))
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise UserError(f"{file}: the tar is damaged ({error}); fetch it again") from error
+            _check_end(archive)
+    except _TAR_ERRORS as error:
+        raise _damaged(file, error) from error
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """Refuse a tar that is not whole: tarfile takes a damaged header, and a cut, for the end of the archive.
+
+    Reading to the very end makes a compressed tar check its own sums, too.
+    """
+    stream = archive.fileobj
+    assert stream is not None
+    stream.seek(archive.offset)
+    block = stream.read(tarfile.BLOCKSIZE)
+    if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
+        what = "a damaged header" if block else "no end mark"
+        raise tarfile.ReadError(f"{what} at byte {archive.offset}")
+    while stream.read(1 << 20):
+        pass
+
+
+def _damaged(file: object, error: Exception) -> UserError:
+    return UserError(f"{file}: the tar is damaged or cut short ({error}); fetch it again")
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     if member.size > MAX_FILE_BYTES:
         raise InputError(f"too large: {member.size} bytes")
-    handle = archive.extractfile(member)
-    if handle is None:
-        raise InputError("no file of its own")
-    data = handle.read()
-    if len(data) != member.size:
-        raise InputError(f"truncated: {len(data)} of {member.size} bytes")
-    return data
+    try:
+        handle = archive.extractfile(member)
+        if handle is None:
+            raise InputError("no file of its own")
+        return handle.read()
+    except _TAR_ERRORS as error:
+        raise _damaged(archive.name, error) from error
 
 
 def _zip(file: Path) -> Iterator[Source | Skip]:
-    with zipfile.ZipFile(file) as archive:
+    try:
+        archive = zipfile.ZipFile(file)
+    # A damaged directory of a zip ends in whatever its parser trips over.
+    except (zipfile.BadZipFile, OSError, IndexError, ValueError, struct.error) as error:
+        raise UserError(f"{file}: the zip is damaged ({error}); fetch it again") from error
+    with archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
             if not info.is_dir() and _is_picture(info.filename):
                 yield Source(info.filename, partial(_zip_member, archive, info))
@@ -104,7 +139,7 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
         raise InputError(f"too large: {info.file_size} bytes")
     try:
         return archive.read(info)
-    except (zipfile.BadZipFile, RuntimeError, EOFError, NotImplementedError) as error:
+    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise InputError(f"damaged in the zip ({error})") from error
 
 

@@ -53,7 +53,11 @@ def submit(args: argparse.Namespace) -> int:
     def write(text: str) -> None:
         print(text, end="", file=output, flush=True)
 
-    state = ray_jobs.follow(connection, job, write)
+    try:
+        state = ray_jobs.follow(connection, job, write)
+    except KeyboardInterrupt:
+        print(f"isnet: the job goes on; isnet jobs logs {job}, or isnet jobs stop {job}", file=sys.stderr)
+        raise
     emit(args, _payload(state), f"job {job}: {state.status}" + (f" ({state.message})" if state.exit_status else ""))
     return state.exit_status
 

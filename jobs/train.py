@@ -13,15 +13,16 @@ from typing import Any
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
 from jobs.progress import Bar
+from jobs.registering import register_checkpoint
 from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
-from trainplane.train.identity import exclusive
 from trainplane.train.launch import newest_step
 from trainplane.train.launch import train as launch
 from trainplane.train.loop import Outcome
-from trainplane.train.prepare import Prepared, prepare
+from trainplane.train.prepare import Prepared, prepared_run
 
 
 def train(args: argparse.Namespace) -> int:
@@ -31,40 +32,44 @@ def train(args: argparse.Namespace) -> int:
     config = load_run_config(args.preset, args.overrides)
     ensure_sample_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh)
-    emit(args, report(prepared, outcome), summary(prepared, outcome))
+    payload, text = report(prepared, outcome), summary(prepared, outcome)
+    if config.tracking.register_as is not None and outcome.status == "finished":
+        name = config.tracking.register_as
+        version = register_checkpoint(context, outcome.checkpoint, name=name, run_id=prepared.run.run_id)
+        payload["registered"] = {"name": name, "version": version}
+        text += f"\n  registered       {name} version {version}"
+    emit(args, payload, text)
     return 0 if outcome.status == "finished" else 1
 
 
 def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple[Prepared, Outcome]:
     """Prepare, train, and close the MLflow run as it ended."""
     reap(context.tracking)
-    prepared = prepare(config, context, fresh=fresh)
-    run_id = prepared.run.run_id
+    with prepared_run(config, context, fresh=fresh) as prepared:
+        return prepared, _train_prepared(prepared, context)
+
+
+def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
+    train, run_id = prepared.config.train, prepared.run.run_id
     print(plan_line(prepared), file=sys.stderr)
+    # A run that is finished is only measured again: not worth a cluster.
+    distributed = (train.workers > 1 or in_ray_job()) and newest_step(prepared.job) < train.steps
     bar = Bar()
-    with exclusive(context.home, prepared.place.folder, doing=f"training {prepared.place.folder}"):
-        try:
-            # Ray's workers are interrupted through Ray; a run in this process first saves where it stands.
-            with _interruptible() if config.train.workers == 1 else nullcontext(_Flag()) as flag:
-                outcome = launch(
-                    prepared.job,
-                    config.train,
-                    progress=bar,
-                    interrupted=flag,
-                    # A run that is finished is only measured again: not worth a cluster.
-                    distributed=False if newest_step(prepared.job) >= config.train.steps else None,
-                )
-        except KeyboardInterrupt:
-            _close(context, run_id, "KILLED", {})
-            raise
-        except BaseException as error:
-            _close(context, run_id, "FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
-            raise
-        finally:
-            bar.close()
-        tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
-        _close(context, run_id, "FINISHED" if outcome.status == "finished" else "FAILED", tags)
-    return prepared, outcome
+    try:
+        # Ray's workers are interrupted through Ray; a run in this process first saves where it stands.
+        with nullcontext(_Flag()) if distributed else _interruptible() as flag:
+            outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
+    except KeyboardInterrupt:
+        _close(context, run_id, "KILLED", {})
+        raise
+    except BaseException as error:
+        _close(context, run_id, "FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
+        raise
+    finally:
+        bar.close()
+    tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
+    _close(context, run_id, "FINISHED" if outcome.status == "finished" else "FAILED", tags)
+    return outcome
 
 
 def _close(context: Context, run_id: str, status: Status, tags: dict[str, str]) -> None:

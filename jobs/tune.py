@@ -32,20 +32,21 @@ def tune(args: argparse.Namespace) -> int:
     ensure_sample_datasets([trials[0].config.data.train, trials[0].config.data.val], context)
     reap(context.tracking)
     objective = file.search.objective
-    parent = find_or_create_run(
-        context.tracking,
-        trials[0].config.tracking.experiment,
-        run_key=search_key(file, base),
-        run_name=file.name,
-        tags={"trainplane.search": file.name, "trainplane.objective": f"{objective.mode} {objective.metric}"},
-        artifact_root=context.artifacts,
-    )
-    print(f"search {file.name}: {len(trials)} trials, {objective.mode} {objective.metric}", file=sys.stderr)
-    with exclusive(context.home, f"search-{parent.run_id}", doing=f"running search {file.name}"):
+    key = search_key(file, base)
+    # Held before MLflow hears of it, as for a run.
+    with exclusive(context.home, f"search-{key[:16]}", doing=f"running search {file.name}"):
+        parent = find_or_create_run(
+            context.tracking,
+            trials[0].config.tracking.experiment,
+            run_key=key,
+            run_name=file.name,
+            tags={"trainplane.search": file.name, "trainplane.objective": f"{objective.mode} {objective.metric}"},
+            artifact_root=context.artifacts,
+        )
+        print(f"search {file.name}: {len(trials)} trials, {objective.mode} {objective.metric}", file=sys.stderr)
         try:
             results = search(
                 trials,
-                objective,
                 context,
                 parent_run_id=parent.run_id,
                 concurrent=file.search.concurrent,
@@ -55,6 +56,8 @@ def tune(args: argparse.Namespace) -> int:
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             end_run(context.tracking, parent.run_id, status, {"trainplane.error": str(error)[:500]})
+            # Its trials died with the cluster; nobody else closes them.
+            reap(context.tracking)
             raise
         _record(context, parent.run_id, results, best, objective.metric)
     registered = _register(file, context, best)

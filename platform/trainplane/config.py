@@ -87,7 +87,6 @@ class TrackingConfig(Section):
     experiment: str = Field("isnet", description="MLflow experiment")
     gallery: int = Field(4, ge=0, description="held-out pictures shown at every validation")
     register_as: str | None = Field(None, description="registered model that the finished run becomes a version of")
-    system_metrics: bool = Field(True, description="record CPU, memory and GPU use")
 
 
 class RunConfig(Section):

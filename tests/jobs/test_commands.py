@@ -1,5 +1,6 @@
 """The commands, as typed: from photos to a promoted model without Ray, and every mistake answered in a sentence."""
 
+import gzip
 import io
 import json
 import tarfile
@@ -148,8 +149,9 @@ def test_the_same_command_goes_on_and_fresh_starts_anew(isnet_there, project):
     first = isnet("train", "demo", *settings, "--json").json()
     again = isnet("train", "demo", *settings, "--json").json()
     assert (again["run_id"], again["state_digest"]) == (first["run_id"], first["state_digest"])
-    longer = isnet("train", "demo", *settings, "train.steps=6", "--json").json()
+    longer = isnet("train", "demo", *settings, "train.steps=6", "tracking.register_as=r", "--json").json()
     assert (longer["run_id"], longer["step"]) == (first["run_id"], 6)
+    assert longer["registered"] == {"name": "r", "version": "1"}
     fresh = isnet("train", "demo", *settings, "--fresh", "--json").json()
     assert fresh["run_id"] != first["run_id"]
     assert fresh["state_digest"] == first["state_digest"]
@@ -300,3 +302,83 @@ def test_samples_of_equal_bytes_never_stand_on_both_sides(tmp_path):
     train = {source.read() for source in sides.train}
     assert train.isdisjoint({source.read() for source in sides.val})
     assert len(sides.train) + len(sides.val) == 12
+
+
+def test_a_damaged_archive_is_refused_whole_and_nothing_is_packed(isnet, photos, tmp_path, home):
+    plain, zipped = io.BytesIO(), io.BytesIO()
+    with tarfile.open(fileobj=plain, mode="w") as tar:
+        for file in sorted(photos.iterdir()):
+            tar.add(file, file.name)
+    with zipfile.ZipFile(zipped, "w") as archive:
+        for file in sorted(photos.iterdir()):
+            archive.write(file, file.name)
+    whole = plain.getvalue()
+    with tarfile.open(fileobj=io.BytesIO(whole)) as tar:
+        third = tar.getmembers()[2].offset
+    header = bytearray(whole)
+    header[third + 150] ^= 0xFF
+    squeezed = bytearray(gzip.compress(whole))
+    squeezed[len(squeezed) // 2] ^= 0xFF
+    damaged = {
+        "header.tar": bytes(header),
+        "between-members.tar": whole[:third],
+        "inside-a-member.tar": whole[: third + 700],
+        "flipped.tar.gz": bytes(squeezed),
+        "cut.tar.gz": gzip.compress(whole)[:-2000],
+        "cut.zip": zipped.getvalue()[:-40] + b"\0" * 18 + zipped.getvalue()[-22:],
+    }
+    for name, data in damaged.items():
+        (tmp_path / name).write_bytes(data)
+        ran = isnet("data", "pack", tmp_path / name, "d")
+        assert ran.status == 2, f"{name}: {ran.out}{ran.err}"
+        assert "damaged" in ran.err or "is no folder" in ran.err, name
+        assert "Traceback" not in ran.err
+        assert not (home / "datasets" / "d" / "manifest.json").exists()
+
+
+def test_results_of_a_folder_overwrite_neither_each_other_nor_the_masks(isnet, photos, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.open(photos / "photo-0.png").save(pictures / "b.png")
+    Image.open(photos / "photo-2.png").convert("P").save(pictures / "b.gif")
+    hole = np.zeros((70, 91), np.uint8)
+    hole[5:20, 5:20] = 255
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(hole).save(masks / "b.png")
+    refused = isnet("inpaint", pictures, masks, "-o", masks, "--model", "classical:mean")
+    assert refused.status == 2
+    assert "input folder" in refused.err
+    done = isnet("inpaint", pictures, masks, "-o", tmp_path / "out", "--model", "classical:mean", "--json")
+    assert done.status == 0, done.err
+    outputs = [entry["output"] for entry in done.json()["done"]]
+    assert len(set(outputs)) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.png", "b.gif.png"}
+
+
+def test_a_second_process_does_not_touch_the_record_of_a_run_that_trains(isnet_there, project):
+    from trainplane.tracking.client import client_for
+    from trainplane.train.identity import exclusive
+
+    client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
+    before = dict(client.get_run(project.run["run_id"]).data.tags)
+    folder = project.run["checkpoint"].split("/")[-2]
+    with exclusive(project.folder / "home", folder, doing="training it"):
+        refused = isnet_there("train", "demo", *SMALL)
+    assert refused.status == 2
+    assert f"is training {folder}" in refused.err
+    assert dict(client.get_run(project.run["run_id"]).data.tags) == before
+
+
+@pytest.mark.parametrize("words", [["ui", "--port", "70000"], ["data", "pack", "x", "y", "--shard-bytes", "inf"]])
+def test_numbers_out_of_range_are_refused_by_the_parser(isnet, words):
+    ran = isnet(*words)
+    assert ran.status == 2
+    assert "Traceback" not in ran.err
+
+
+def test_an_empty_folder_has_no_photos_for_a_demo(isnet, tmp_path):
+    (tmp_path / "none").mkdir()
+    ran = isnet("demo", "--photos", tmp_path / "none")
+    assert ran.status == 2
+    assert "0 usable photos found, need at least 4" in ran.err

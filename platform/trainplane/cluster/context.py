@@ -89,6 +89,8 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     """The context called `name`, or the one that the environment or `isnet.toml` names, or the local one."""
     start = start or Path.cwd()
     home = Path(os.environ.get("ISNET_HOME") or start / ".isnet").expanduser().resolve()
+    if home.exists() and not home.is_dir():
+        raise UserError(f"ISNET_HOME is {home}, which is a file; name a folder")
     file, tables, default = _read(start)
     chosen = name or os.environ.get("ISNET_CONTEXT") or default
     if chosen is None or (chosen == "local" and chosen not in tables):
@@ -120,7 +122,12 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
                 tree = tomllib.loads(file.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{file}: is no TOML ({error}); correct it") from error
-            return file, tree.get("context", {}), tree.get("default")
+            tables, default = tree.get("context", {}), tree.get("default")
+            if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
+                raise UserError(f"{file}: contexts are tables; write [context.NAME] and its keys below")
+            if default is not None and not isinstance(default, str):
+                raise UserError(f'{file}: default = {default!r} is no name; write default = "NAME"')
+            return file, tables, default
     return None, {}, None
 
 
@@ -128,6 +135,11 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
+    if not isinstance(table.get("secrets", {}), dict):
+        raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
+    if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
+        # Not shown: it may carry a password.
+        raise UserError(f"{file}: tracking of context {name!r} is no address; need http://…, https://… or sqlite:///…")
     base = _local(home, name)
     store = str(table["store"]).rstrip("/") if "store" in table else None
     places = {}
@@ -170,9 +182,10 @@ def _secret(name: str, variable: str, reference: str) -> str:
     if kind == "file":
         try:
             return Path(target).expanduser().read_text(encoding="utf-8").strip()
-        except OSError as error:
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UserError(
-                f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({error.strerror})"
+                f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({reason})"
             ) from error
     raise UserError(
         f"context {name!r}: secret {variable} is given by value; write a reference, 'env:NAME' or 'file:PATH', "

@@ -21,7 +21,7 @@ from trainplane.search.space import Objective
 from trainplane.tracking.run import end_run
 from trainplane.train.launch import train
 from trainplane.train.loop import Job, Outcome, Silent, run
-from trainplane.train.prepare import prepare
+from trainplane.train.prepare import prepared_run
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +55,6 @@ Watch = Callable[[list[TrialResult]], None]
 
 def search(
     trials: Sequence[Trial],
-    objective: Objective,
     context: Context,
     *,
     parent_run_id: str,
@@ -98,21 +97,21 @@ def search(
 def run_trial(trial: Trial, context: Context, *, parent_run_id: str) -> TrialResult:
     """Train one trial to its end, here or under Ray Train; a failure of its own is a result, not an exception."""
     context.activate()
-    prepared = prepare(
+    with prepared_run(
         trial.config,
         context,
         parent_run_id=parent_run_id,
         run_name=f"trial-{trial.number:04d}",
         tags={"trainplane.trial": str(trial.number)},
         explored=list(trial.settings),
-    )
-    run_id = prepared.run.run_id
-    try:
-        outcome = _train_trial(prepared.job, trial.config)
-    except (UserError, RunFailed) as error:
-        end_run(context.tracking, run_id, "FAILED", {"trainplane.error": str(error)[:500]})
-        return TrialResult(trial.number, dict(trial.settings), run_id, "failed", error=str(error))
-    end_run(context.tracking, run_id, "FINISHED", {"trainplane.state_digest": outcome.state_digest})
+    ) as prepared:
+        run_id = prepared.run.run_id
+        try:
+            outcome = _train_trial(prepared.job, trial.config)
+        except (UserError, RunFailed) as error:
+            end_run(context.tracking, run_id, "FAILED", {"trainplane.error": str(error)[:500]})
+            return TrialResult(trial.number, dict(trial.settings), run_id, "failed", error=str(error))
+        end_run(context.tracking, run_id, "FINISHED", {"trainplane.state_digest": outcome.state_digest})
     return TrialResult(
         trial.number,
         dict(trial.settings),

@@ -202,7 +202,8 @@ class Writer:
     def _work(self, state: State, meta: dict[str, Any], unsent: bytes) -> None:
         try:
             self.last = write(self.store, state, meta=meta, unsent=unsent)
-        except (StorageError, OSError) as error:
+        # Whatever it was, training goes on and the failure counts; lost in a thread it would look like a success.
+        except Exception as error:
             self.failed += 1
             self._failures_in_a_row += 1
             self._error = error

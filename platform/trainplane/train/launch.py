@@ -32,10 +32,8 @@ class AfterFailure:
 
 def after_failure(error: BaseException, *, attempt: int, progressed: bool, max_attempts: int = 4) -> AfterFailure:
     """Pure: is another attempt worth its cost? `progressed`: it committed a checkpoint since the attempt before."""
-    if isinstance(error, UserError | RunFailed):
-        return AfterFailure(False, "the cause would be the same again")
     if not isinstance(error, WorkerLost):
-        return AfterFailure(False, "the code raised an error, which another attempt would repeat")
+        return AfterFailure(False, "another attempt would meet the same cause")
     if progressed:
         return AfterFailure(True, "a worker was lost after new progress")
     if attempt >= max_attempts:
@@ -43,7 +41,7 @@ def after_failure(error: BaseException, *, attempt: int, progressed: bool, max_a
     return AfterFailure(True, "a worker was lost")
 
 
-class WorkerLost(RuntimeError):
+class WorkerLost(RunFailed):
     """A rank's process or node went away."""
 
 
@@ -70,7 +68,7 @@ def train(
             watcher = ray.remote(num_cpus=0)(_Watcher).remote()
             try:
                 return _attempt(ray, job, config, watcher, scratch, progress)
-            except (WorkerLost, UserError, RunFailed) as error:
+            except WorkerLost as error:
                 step = newest_step(job)
                 decision = after_failure(error, attempt=attempt, progressed=step > reached)
                 if not decision.again:
@@ -176,27 +174,30 @@ def _attempt(ray: Any, job: Job, config: TrainConfig, watcher: Any, scratch: str
 
 
 def _by_cause(error: Exception) -> Exception:
-    """Tell a lost worker from an error of the code: what Ray raised for each rank decides."""
+    """Tell a lost worker from an error of the code: what Ray raised for each rank decides.
+
+    An error of the code stays Ray's own, which carries the ranks' tracebacks.
+    """
     causes = list(getattr(error, "worker_failures", {}).values())
     if not causes:
         return WorkerLost(f"the group of workers could not be started or kept: {_first_line(error)}")
-    raised = [cause for cause in causes if not _is_loss(cause)]
-    if raised and len(raised) == len(causes):
-        return RunFailed(f"training raised {type(raised[0]).__name__}: {_first_line(raised[0])}")
-    return WorkerLost(f"{len(causes) - len(raised)} of {len(causes)} failing workers were lost")
+    lost = [cause for cause in causes if _died(cause)]
+    # Peers of a rank that raised only see their connection close: that is no loss of its own.
+    if not lost and not all(_was_cut_off(cause) for cause in causes):
+        return error
+    return WorkerLost(f"{len(lost)} of {len(causes)} workers died" if lost else "the workers lost each other")
 
 
-def _is_loss(cause: BaseException) -> bool:
+def _died(cause: BaseException) -> bool:
     names = {kind.__name__ for kind in type(cause).__mro__}
-    if names & {
-        "WorkerHealthCheckFailedError",
-        "RayActorError",
-        "ActorDiedError",
-        "WorkerCrashedError",
-        "NodeDiedError",
-    }:
-        return True
-    # What the surviving ranks raise when a peer goes away in the middle of a sum.
+    return bool(
+        names
+        & {"WorkerHealthCheckFailedError", "RayActorError", "ActorDiedError", "WorkerCrashedError", "NodeDiedError"}
+    )
+
+
+def _was_cut_off(cause: BaseException) -> bool:
+    """What the surviving ranks raise when a peer goes away in the middle of a sum."""
     return any(text in str(cause) for text in ("Connection closed by peer", "Connection reset by peer", "NCCL"))
 
 
@@ -241,9 +242,9 @@ def _check_room(ray: Any, config: TrainConfig) -> None:
 
 
 def newest_step(job: Job) -> int:
-    """The step of the run's newest committed checkpoint; -1 where it has none."""
+    """The step of the run's newest checkpoint whose digests hold; -1 where it has none."""
     from trainplane.storage import open_store
-    from trainplane.train.checkpoint import committed
+    from trainplane.train.checkpoint import newest_good
 
-    present = committed(open_store(job.checkpoints))
-    return present[-1].step if present else -1
+    found = newest_good(open_store(job.checkpoints))
+    return found.checkpoint.step if found else -1

@@ -6,7 +6,8 @@ written, a tracking address that does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,7 +18,7 @@ from trainplane.errors import UserError
 from trainplane.tracking import lineage
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import RunHandle, find_or_create_run
-from trainplane.train.identity import RunPlace, place_run, run_key
+from trainplane.train.identity import RunPlace, exclusive, place_run, run_key
 from trainplane.train.loop import Job, TrackingTarget
 
 
@@ -33,7 +34,8 @@ class Prepared:
     val_digest: str | None
 
 
-def prepare(
+@contextmanager
+def prepared_run(
     config: RunConfig,
     context: Context,
     *,
@@ -42,8 +44,8 @@ def prepare(
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
-) -> Prepared:
-    """Settle `config` in `context`; raises `UserError` for whatever would stop it later.
+) -> Iterator[Prepared]:
+    """Settle `config` in `context`, and hold the run for this process alone; `UserError` for what would stop it later.
 
     `explored` names the settings that a search varies, dotted.
     """
@@ -53,6 +55,31 @@ def prepare(
     val_digest = val_data.digest if val_data else None
     key = run_key(config, train_data.digest, val_digest)
     place = place_run(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+    # Held before MLflow hears of it: a second process must not touch the record of a run that is training.
+    with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
+        run = _start(config, context, place, train_data, val_data, parent_run_id, run_name, tags or {}, explored)
+        job = Job(
+            config=config.model_dump(mode="json"),
+            train_data=train_data.address,
+            val_data=val_data.address if val_data else None,
+            checkpoints=place.address,
+            tracking=TrackingTarget(context.tracking, run.run_id, str(context.home / "spool" / run.run_id)),
+        )
+        yield Prepared(config, job, place, run, train_data.digest, val_digest)
+
+
+def _start(
+    config: RunConfig,
+    context: Context,
+    place: RunPlace,
+    train_data: Dataset,
+    val_data: Dataset | None,
+    parent_run_id: str | None,
+    run_name: str | None,
+    tags: Mapping[str, str],
+    explored: Collection[str],
+) -> RunHandle:
+    """The MLflow run of this place, running, with what it is made of."""
     run = find_or_create_run(
         context.tracking,
         config.tracking.experiment,
@@ -65,23 +92,16 @@ def prepare(
             "trainplane.checkpoints": place.address,
             "trainplane.config_digest": config.digest(),
             "trainplane.dataset_digest": train_data.digest,
-            **({"trainplane.val_digest": val_digest} if val_digest else {}),
+            **({"trainplane.val_digest": val_data.digest} if val_data else {}),
             "mlflow.user": lineage.user(),
             "mlflow.source.name": "isnet train",
             "mlflow.note.content": _note(config, train_data, val_data),
             **lineage.code_tags(),
-            **(tags or {}),
+            **tags,
         },
     )
-    job = Job(
-        config=config.model_dump(mode="json"),
-        train_data=train_data.address,
-        val_data=val_data.address if val_data else None,
-        checkpoints=place.address,
-        tracking=TrackingTarget(context.tracking, run.run_id, str(context.home / "spool" / run.run_id)),
-    )
     _record(config, context, run, train_data, val_data, explored)
-    return Prepared(config, job, place, run, train_data.digest, val_digest)
+    return run
 
 
 def _record(
