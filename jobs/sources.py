@@ -130,6 +130,8 @@ def _zip(file: Path) -> Iterator[Source | Skip]:
         raise UserError(f"{file}: the zip is damaged ({error}); fetch it again") from error
     with archive:
         for info in sorted(archive.infolist(), key=lambda info: info.filename):
+            if not info.filename:
+                raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")
             if not info.is_dir() and _is_picture(info.filename):
                 yield Source(info.filename, partial(_zip_member, archive, info))
 
