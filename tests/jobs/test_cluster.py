@@ -237,6 +237,26 @@ def test_platform_is_the_standard_librarys_inside_workers(project):
     assert done.stdout.split()[-1] == ".".join(map(str, sys.version_info[:3]))
 
 
+def test_ctrl_c_ends_two_workers_and_the_next_call_goes_on(project, mark):
+    settings = [*TWO, "train.steps=400", "train.checkpoint_every=5", "train.validate_every=400", "train.seed=13"]
+    command = [*ISNET, "train", "demo", *settings, "--json"]
+    environment = {**os.environ, "ISNET_TEST_MARK": mark}
+    with subprocess.Popen(
+        command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        for line in run.stderr:
+            if re.search(r"step [1-9]\d*/400", line):
+                break
+        time.sleep(2)
+        run.send_signal(signal.SIGINT)
+        out, err = run.communicate(timeout=120)
+    assert run.returncode == 130, err
+    assert "run the same command again" in err
+    assert out == ""
+    runs = json.loads(shell("runs", "list", "--json", cwd=project.folder).stdout)["runs"]
+    assert runs[0]["status"] == "KILLED"
+
+
 def test_ctrl_c_saves_where_it_stands_and_the_next_call_goes_on(project, mark):
     settings = [*SMALL, "train.steps=400", "train.checkpoint_every=400", "train.validate_every=400", "train.seed=9"]
     command = [*ISNET, "train", "demo", *settings, "--json"]

@@ -164,6 +164,9 @@ def _attempt(ray: Any, job: Job, config: TrainConfig, watcher: Any, scratch: str
         if told is not None:
             raise told from None
         raise _by_cause(error) from error
+    except SystemExit as stop:
+        # Ray Train's own handler of Ctrl-C takes its workers down and then exits.
+        raise KeyboardInterrupt from stop
     finally:
         done.set()
         shower.join()
