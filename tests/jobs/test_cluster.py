@@ -98,7 +98,7 @@ def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
     ran = shell(*words, cwd=project.folder, ISNET_TEST_MARK=mark)
     assert ran.returncode == 0, ran.stderr
     report = json.loads(ran.stdout)
-    assert [trial["status"] for trial in report["trials"]] == ["finished"] * 3
+    assert [(trial["status"], trial["error"]) for trial in report["trials"]] == [("finished", None)] * 3, ran.stderr
     best = max(report["trials"], key=lambda trial: trial["metrics"]["val/psnr"])
     assert report["best"]["run_id"] == best["run_id"]
     assert report["registered"] == {"name": "found", "version": "1"}

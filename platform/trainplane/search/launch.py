@@ -96,6 +96,13 @@ def search(
 
 def run_trial(trial: Trial, context: Context, *, parent_run_id: str) -> TrialResult:
     """Train one trial to its end, here or under Ray Train; a failure of its own is a result, not an exception."""
+    try:
+        return _run_prepared(trial, context, parent_run_id)
+    except UserError as error:
+        return TrialResult(trial.number, dict(trial.settings), "", "failed", error=str(error))
+
+
+def _run_prepared(trial: Trial, context: Context, parent_run_id: str) -> TrialResult:
     context.activate()
     with prepared_run(
         trial.config,

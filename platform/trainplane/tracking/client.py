@@ -17,6 +17,7 @@ from typing import Any
 
 from trainplane.errors import UserError
 
+_SQLITE_WAIT_S = 60
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -40,7 +41,15 @@ def client_for(tracking_uri: str) -> Any:
     # A new database announces itself table by table, and every retry of a dead server is a warning of its own.
     for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
-    return MlflowClient(tracking_uri=tracking_uri, registry_uri=tracking_uri)
+    uri = _patient(tracking_uri)
+    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+
+
+def _patient(tracking_uri: str) -> str:
+    """A SQLite address under which a writer waits for the others: Python's five seconds are too few for a search."""
+    if tracking_uri.startswith("sqlite:///") and "?" not in tracking_uri:
+        return f"{tracking_uri}?timeout={_SQLITE_WAIT_S}"
+    return tracking_uri
 
 
 def pyfunc() -> Any:
