@@ -17,7 +17,7 @@ from typing import Any
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
 from trainplane.registry.gates import Verdict
-from trainplane.tracking.client import client_for, unreachable
+from trainplane.tracking.client import all_pages, client_for, unreachable
 
 PREFIX = "trainplane."
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
@@ -78,7 +78,7 @@ def find_model(tracking_uri: str, name: str) -> Any:
     except MlflowException as error:
         if error.error_code != "RESOURCE_DOES_NOT_EXIST":
             raise unreachable(tracking_uri, error) from error
-    known = ", ".join(sorted(model.name for model in _all(client.search_registered_models))) or "none yet"
+    known = ", ".join(sorted(model.name for model in all_pages(client.search_registered_models))) or "none yet"
     raise UserError(f"no registered model {name!r} (registered: {known}); register a run's model first")
 
 
@@ -88,7 +88,7 @@ def list_models(tracking_uri: str) -> list[dict[str, Any]]:
     from mlflow.exceptions import MlflowException
 
     try:
-        models = _all(client.search_registered_models)
+        models = all_pages(client.search_registered_models)
         return [
             {
                 "name": model.name,
@@ -211,16 +211,5 @@ def _aliases(client: Any, name: str) -> dict[str, str]:
 
 def all_versions(client: Any, name: str) -> list[Any]:
     """MLflow's records of all versions, the newest first."""
-    found = _all(client.search_model_versions, filter_string=f"name = '{name}'")
+    found = all_pages(client.search_model_versions, filter_string=f"name = '{name}'")
     return sorted(found, key=lambda version: -int(version.version))
-
-
-def _all(search: Any, **arguments: Any) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(page_token=token, **arguments)
-        found += page
-        token = page.token
-        if not token:
-            return found

@@ -81,6 +81,18 @@ def as_default(tracking_uri: str) -> Iterator[None]:
         mlflow.set_registry_uri(before[1])
 
 
+def all_pages(search: Any, **arguments: Any) -> list[Any]:
+    """Everything that a paged search of MLflow finds."""
+    found: list[Any] = []
+    token = None
+    while True:
+        page = search(page_token=token, **arguments)
+        found += page
+        token = page.token
+        if not token:
+            return found
+
+
 def without_secrets(tracking_uri: str) -> str:
     """The address as it may be shown: user, password and query are gone."""
     return re.sub(r"//[^/@\s]*@", "//", tracking_uri).partition("?")[0]

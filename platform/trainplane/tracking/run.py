@@ -17,7 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for, unreachable
+from trainplane.tracking.client import all_pages, client_for, unreachable
 from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker, recorded_steps
 
 __all__ = [
@@ -122,8 +122,8 @@ def reap(tracking_uri: str) -> list[str]:
 
     reaped = []
     try:
-        experiments = [experiment.experiment_id for experiment in _all_pages(client.search_experiments)]
-        running = _all_pages(
+        experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
+        running = all_pages(
             client.search_runs,
             experiment_ids=experiments,
             filter_string=f"attributes.status = 'RUNNING' and tags.`{OWNER_TAG}` LIKE '{_host()}:%'",
@@ -204,14 +204,3 @@ def _set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)
-
-
-def _all_pages(search: Any, **arguments: Any) -> list[Any]:
-    found: list[Any] = []
-    token = None
-    while True:
-        page = search(page_token=token, **arguments)
-        found += page
-        token = page.token
-        if not token:
-            return found
