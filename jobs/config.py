@@ -82,8 +82,7 @@ class ISNetDataConfig(DataConfig):
     def evaluation_size(self) -> int:
         """Side of the centre square on which held-out pictures are measured: that of training.
 
-        At another size a network sees other proportions of border to picture than it learnt with: on 64 px crops and
-        128 px evaluation the demo's network fell 2 dB (docs/LOG.md).
+        At another size a network sees other proportions of border to picture than it learnt with (docs/LOG.md).
         """
         return self.size
 

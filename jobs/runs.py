@@ -11,7 +11,7 @@ from typing import Any
 
 from jobs.cli import emit
 from trainplane.cluster.context import resolve
-from trainplane.cluster.object_store import die_with_parent
+from trainplane.cluster.object_store import claim_port, die_with_parent
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.client import client_for, unreachable
 from trainplane.tracking.run import reap
@@ -105,7 +105,7 @@ def ui(args: argparse.Namespace) -> int:
     address = f"http://127.0.0.1:{args.port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port)]
     command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]
-    _check_free(args.port)
+    claim_port(args.port)
     emit(args, {"address": address}, f"{address} (Ctrl-C ends it)")
     # The server's job runners serve judges of language models, at a gigabyte of memory.
     server = subprocess.Popen(
@@ -120,16 +120,3 @@ def ui(args: argparse.Namespace) -> int:
     if status:
         raise RunFailed(f"the MLflow server ended with status {status}")
     return 0
-
-
-def _check_free(port: int) -> None:
-    import socket
-
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); choose another with --port"
-            ) from error

@@ -237,7 +237,7 @@ def test_platform_is_the_standard_librarys_inside_workers(project):
     assert done.stdout.split()[-1] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_ctrl_c_ends_two_workers_and_the_next_call_goes_on(project, mark):
+def test_ctrl_c_ends_two_workers_and_the_run_is_recorded_as_killed(project, mark):
     settings = [*TWO, "train.steps=400", "train.checkpoint_every=5", "train.validate_every=400", "train.seed=13"]
     command = [*ISNET, "train", "demo", *settings, "--json"]
     environment = {**os.environ, "ISNET_TEST_MARK": mark}

@@ -28,7 +28,7 @@ def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0)
 
     `port` 0 takes a free one. Raises `UserError` where the port is taken or the server is not installed.
     """
-    port = _claim(port)
+    port = claim_port(port)
     output = open(log, "ab") if log else subprocess.DEVNULL  # noqa: SIM115 - closed below, after the child has it
     try:
         process = subprocess.Popen(
@@ -60,14 +60,14 @@ def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0)
             process.wait()
 
 
-def _claim(port: int) -> int:
+def claim_port(port: int) -> int:
     """A port nobody listens on: the wished one, or a free one."""
     with socket.socket() as probe:
         try:
             probe.bind(("127.0.0.1", port))
         except OSError as error:
             raise UserError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); choose another, or 0 for a free one"
+                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); choose another with --port"
             ) from error
         return int(probe.getsockname()[1])
 
