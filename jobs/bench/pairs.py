@@ -1,0 +1,81 @@
+"""Timing in turns: what is compared is run alternately, and a ratio is the median of those of neighbours.
+
+The load of a shared machine drifts over seconds to minutes. Runs that stand side by side feel the same of it, so the
+ratio of two neighbours is steadier than either time.
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import psutil
+
+
+@dataclass(frozen=True)
+class Taken:
+    """One run. wall and cpu: seconds; cpu counts all threads of this process."""
+
+    wall: float
+    cpu: float
+
+
+def in_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[Taken]]:
+    """Run each way `warmup` times unrecorded, then `rounds` times in turns; every second round in reverse order."""
+    names = list(ways)
+    taken: dict[str, list[Taken]] = {name: [] for name in names}
+    for number in range(-warmup, rounds):
+        for name in names if number % 2 == 0 else reversed(names):
+            one = timed(ways[name])
+            if number >= 0:
+                taken[name].append(one)
+    return taken
+
+
+def timed(run: Callable[[], object]) -> Taken:
+    """Time of one call."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    run()
+    return Taken(time.perf_counter() - wall, time.process_time() - cpu)
+
+
+def median_ratio(of: list[Taken], to: list[Taken], *, clock: str = "wall") -> float:
+    """Median of the quotients of neighbours: above 1 where `of` takes longer."""
+    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in zip(of, to, strict=True))
+
+
+def median(taken: list[Taken], *, clock: str = "wall") -> float:
+    """Median of the times, seconds."""
+    return statistics.median(getattr(one, clock) for one in taken)
+
+
+def machine() -> dict[str, object]:
+    """What a figure was measured on: processor, cores, memory, versions, and how busy it was."""
+    import torch
+
+    return {
+        "processor": _processor(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "memory_gib": round(psutil.virtual_memory().total / 2**30, 1),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "load_1min": round(os.getloadavg()[0], 2),
+    }
+
+
+def _processor() -> str:
+    try:
+        with open("/proc/cpuinfo", encoding="utf-8") as file:
+            lines = dict(line.split(":", 1) for line in file if line.startswith(("model name", "flags")))
+    except OSError:
+        return platform.processor() or platform.machine()
+    fields = {key.strip(): value.strip() for key, value in lines.items()}
+    flags = fields.get("flags", "").split()
+    wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
+    return f"{fields.get('model name', platform.machine())} ({', '.join(wide) or 'no wide vectors'})"
