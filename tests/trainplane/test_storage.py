@@ -6,6 +6,9 @@ import multiprocessing
 import pickle
 import random
 import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,9 +17,10 @@ from hypothesis import strategies as st
 
 from trainplane.errors import UserError
 from trainplane.storage import Entry, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
-from trainplane.storage.retry import Budget, Concurrency
+from trainplane.storage.connection import connection
+from trainplane.storage.retry import Budget, Concurrency, Pace
 
-QUICK = RetryPolicy(attempts=6, base_s=0.001, cap_s=0.01, connect_timeout_s=1.0, read_timeout_s=0.5)
+QUICK = RetryPolicy(attempts=6, base_s=0.001, cap_s=0.01, connect_timeout_s=1.0, read_timeout_s=0.5, patience_s=0.4)
 MEBIBYTE = 1 << 20
 
 
@@ -185,7 +189,7 @@ class TestFolders:
 
 
 class TestS3Faults:
-    @pytest.mark.parametrize("fault", ["500", "503", "reset", "short", "lying", "stall", "expired"])
+    @pytest.mark.parametrize("fault", ["500", "503", "reset", "short", "lying", "stall", "slow", "expired"])
     def test_reading_gets_over_each_fault(self, faulty_s3, s3_address: str, fault: str) -> None:
         store = open_store(s3_address, policy=QUICK)
         data = random.Random(3).randbytes(3 * MEBIBYTE)
@@ -204,6 +208,59 @@ class TestS3Faults:
         faulty_s3.fault = lambda method, path, number: "short" if number - before <= 10 else None
         assert store.read("x") == data
         assert faulty_s3.requests - before == 11
+
+    def test_a_slow_connection_is_given_up_for_another_at_the_offset_reached(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        data = random.Random(6).randbytes(MEBIBYTE)
+        store.write("x", data)
+        before = faulty_s3.requests
+        faulty_s3.fault = lambda method, path, number: "slow" if number == before + 1 else None
+        begun = time.monotonic()
+        assert store.read("x") == data
+        assert faulty_s3.requests - before == 2
+        assert time.monotonic() - begun < 20  # the whole of it takes 105 s at 10 kB/s
+
+    def test_a_line_that_is_slow_as_a_whole_is_put_up_with(self, faulty_s3, s3_address: str) -> None:
+        policy = replace(QUICK, least_bytes_per_s=1e9, patience_s=0.01, read_timeout_s=5.0)
+        store = open_store(s3_address, policy=policy)
+        data = random.Random(7).randbytes(24_000)
+        store.write("x", data)
+        before = faulty_s3.requests
+        faulty_s3.fault = lambda method, path, number: "slow"
+        assert store.read("x") == data
+        # Only half of the budget goes into looking for a better connection.
+        assert faulty_s3.requests - before <= 60
+        faulty_s3.fault = lambda method, path, number: "500" if number % 2 else None
+        assert store.read("x") == data
+
+    def test_a_dead_store_does_not_multiply_requests_and_takes_no_retries_from_another(
+        self, faulty_s3, s3_address: str
+    ) -> None:
+        policy = replace(QUICK, base_s=0.0001, cap_s=0.0001)
+        dead, other = (
+            open_store(s3_address, policy=policy),
+            open_store(f"{s3_address.rpartition('-')[0]}-b", policy=policy),
+        )
+        ensure_bucket(other.address)
+        other.write("x", b"1")
+        faulty_s3.fault = lambda method, path, number: None if "-other" in path else "500"
+        before = faulty_s3.requests
+        reads = 60
+        for _ in range(reads):
+            with pytest.raises(StorageError, match="keeps failing"):
+                dead.read("x")
+        assert faulty_s3.requests - before <= reads + Budget().reserve
+        faulty_s3.fault = lambda method, path, number: "500" if number % 2 else None
+        assert [other.read("x") for _ in range(20)] == [b"1"] * 20
+
+    def test_an_answer_of_another_range_is_not_taken(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        data = random.Random(8).randbytes(4000)
+        store.write("x", data)
+        before = faulty_s3.requests
+        faulty_s3.fault = lambda method, path, number: "elsewhere" if number == before + 1 else None
+        assert store.read("x", start=1000, length=500) == data[1000:1500]
+        assert faulty_s3.requests - before == 2
 
     def test_an_object_replaced_while_read_is_never_mixed(self, faulty_s3, s3_address: str) -> None:
         store = open_store(s3_address, policy=QUICK)
@@ -262,6 +319,51 @@ class TestS3Faults:
         with pytest.raises(UserError, match="AWS_ENDPOINT_URL"):
             open_store("s3://bucket/x").read("x")
 
+    def test_slow_down_lets_fewer_requests_be_under_way(self, faulty_s3, s3_address: str) -> None:
+        store = open_store(s3_address, policy=replace(QUICK, base_s=0.02, cap_s=0.05, attempts=12))
+        store.write("x", bytes(1000))
+        under_way, most_after = [0], [0]
+        lock = threading.Lock()
+        refused = set(range(faulty_s3.requests + 1, faulty_s3.requests + 33))
+
+        def watch(method: str, path: str, number: int) -> str | None:
+            with lock:
+                under_way[0] += 1
+                if number > max(refused) + 16:
+                    most_after[0] = max(most_after[0], under_way[0])
+            time.sleep(0.02)
+            with lock:
+                under_way[0] -= 1
+            return "503" if number in refused else None
+
+        faulty_s3.fault = watch
+        with ThreadPoolExecutor(32) as threads:
+            assert list(threads.map(store.read, ["x"] * 100)) == [bytes(1000)] * 100
+        assert 1 <= most_after[0] <= 24  # 32 before
+
+    def test_many_threads_that_find_their_session_expired_make_one_new(self, faulty_s3, s3_address: str) -> None:
+        policy = replace(QUICK, read_timeout_s=5.0)
+        store = open_store(s3_address, policy=policy)
+        store.write("x", b"1")
+        session = connection(store.address.split("/")[2], policy).session
+        first = session.client(5.0)
+        expired = set(range(faulty_s3.requests + 1, faulty_s3.requests + 9))
+        everyone = threading.Barrier(8)
+
+        def fault(method: str, path: str, number: int) -> str | None:
+            if number in expired:
+                everyone.wait(timeout=20)
+                return "expired"
+            return None
+
+        faulty_s3.fault = fault
+        with ThreadPoolExecutor(8) as threads:
+            assert list(threads.map(store.read, ["x"] * 8)) == [b"1"] * 8
+        second = session.client(5.0)
+        assert second is not first
+        session.renew(first)  # a straggler's
+        assert session.client(5.0) is second
+
     def test_a_missing_bucket_is_named(self, s3_server: str) -> None:
         store = open_store("s3://no-such-bucket/x", policy=QUICK)
         with pytest.raises(NotFound, match="no-such-bucket"):
@@ -275,7 +377,7 @@ class TestS3Faults:
     def test_refused_credentials_are_said_to_be_so(self) -> None:
         from botocore.exceptions import ClientError
 
-        from trainplane.storage.connection import Meaning, meaning_of
+        from trainplane.storage.meaning import Meaning, meaning_of
 
         refusal = {"Error": {"Code": "SignatureDoesNotMatch"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
         assert meaning_of(ClientError(refusal, "GetObject")) is Meaning.FORBIDDEN
@@ -302,12 +404,44 @@ class TestRetryDecisions:
             retries += 1
         assert retries <= Budget().reserve
 
+    def test_a_silent_first_attempt_is_cut_short_and_later_ones_are_not(self) -> None:
+        policy = RetryPolicy()
+        assert [policy.silence_s(failures) for failures in range(3)] == [5.0, 20.0, 20.0]
+        assert RetryPolicy(read_timeout_s=2.0).silence_s(0) == 2.0
+
+    @settings(deadline=None)
+    @given(rate=st.floats(1.0, 1e6), step_s=st.floats(0.01, 3.0), given_up=st.integers(0, 6))
+    def test_a_pace_is_slow_exactly_below_the_least_rate(self, rate: float, step_s: float, given_up: int) -> None:
+        policy = RetryPolicy()
+        least = policy.least_bytes_per_s / 2.0**given_up
+        pace, verdicts, steps = Pace(policy, (0.0, 0), given_up), [], int(12.0 / step_s) + 2
+        for step in range(1, steps):
+            pace, slow = pace.after(step * step_s, int(rate * step * step_s))
+            verdicts.append(slow)
+        if rate < least * 0.99 - 1:
+            assert any(verdicts)
+            assert step_s * (verdicts.index(True) + 1) <= policy.patience_s + step_s
+        if rate > least * 1.01 + 1:
+            assert not any(verdicts)
+
+    def test_a_connection_that_becomes_slow_after_a_quick_start_is_noticed(self) -> None:
+        pace, slow = Pace(RetryPolicy(), (0.0, 0)).after(5.0, 10**9)
+        assert not slow
+        assert pace.after(11.0, 10**9 + 60_000)[1]
+
+    def test_refusals_of_requests_that_were_under_way_together_count_once(self) -> None:
+        concurrency = Concurrency(32.0)
+        for _ in range(32):
+            concurrency = concurrency.after_slow_down(0)
+        assert (concurrency.allowed, concurrency.round) == (16.0, 1)
+        assert concurrency.after_slow_down(1).allowed == 8.0
+
     def test_concurrency_halves_on_slow_down_and_grows_back_slowly(self) -> None:
-        concurrency = Concurrency(16.0).after_slow_down()
+        concurrency = Concurrency(16.0).after_slow_down(0)
         assert concurrency.allowed == 8.0
         for _ in range(8):
             concurrency = concurrency.after_success()
         assert 8.9 < concurrency.allowed < 9.0
         for _ in range(20):
-            concurrency = concurrency.after_slow_down()
+            concurrency = concurrency.after_slow_down(concurrency.round)
         assert concurrency.allowed == 1.0

@@ -4,8 +4,9 @@
     store.write("manifest.json", data)                      # there whole or not at all
     store.read("shard-000000.tar", start=512, length=4096)
 
-store.py says what every store promises, folder.py and s3.py keep it, retry.py decides (purely) when to try again:
-retries live here and only here. Not covered: caching, and what the bytes mean (their digests are the readers' matter).
+store.py says what every store promises, folder.py and s3.py keep it. Retries live here and only here: retry.py and
+meaning.py decide (purely) whether and when, requesting.py acts. Not covered: caching, and what the bytes mean (their
+digests are the readers' matter).
 """
 
 from trainplane.storage.address import ensure_bucket, open_store

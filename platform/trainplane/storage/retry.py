@@ -1,29 +1,41 @@
 """PURE: when a failed request is tried again, how long to wait first, and when to stop.
 
 Full-jitter exponential back-off spreads clients that failed together ("Exponential Backoff And Jitter", AWS
-Architecture Blog, 2015). A budget shared by a process keeps retries a bounded share of its requests, so that an
-overloaded store is not loaded further; the number of requests at once halves on SlowDown and grows back by
-one per round of successes (additive increase, multiplicative decrease). Time and chance come in as values.
+Architecture Blog, 2015). A budget, one per bucket and process, keeps retries a bounded share of the requests, so that
+a store in trouble is not loaded further. The number of requests at once halves on SlowDown and grows back by one per
+round of successes (additive increase, multiplicative decrease). A connection that brings too little is given up for
+another. Time and chance come in as values.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How patient one operation is. An attempt that brought bytes does not count against `attempts`."""
+    """How patient one operation is. An attempt that brought bytes does not count against `attempts`.
+
+    A first attempt to read may be silent for `patience_s`: another connection is quicker than waiting. Where that
+    fails, too, and for all other verbs, the store may take `read_timeout_s`. `least_bytes_per_s` is what a connection
+    must bring over any `patience_s`.
+    """
 
     attempts: int = 8
     base_s: float = 0.1
     cap_s: float = 10.0
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 20.0
+    patience_s: float = 5.0
+    least_bytes_per_s: float = 20_000.0
 
     def delay_s(self, failures: int, chance: float) -> float:
         """Seconds to wait after the given number of failures in a row; `chance` is uniform in [0, 1)."""
-        return chance * min(self.cap_s, self.base_s * 2.0 ** min(failures - 1, 32))
+        return chance * min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 32))
+
+    def silence_s(self, failures: int) -> float:
+        """Seconds that a read may bring nothing, after the given number of failures in a row."""
+        return self.read_timeout_s if failures else min(self.patience_s, self.read_timeout_s)
 
 
 @dataclass(frozen=True)
@@ -39,25 +51,56 @@ class Budget:
     earn: float = 0.5
 
     def after_success(self) -> Budget:
-        return Budget(min(self.reserve, self.left + self.earn), self.reserve, self.earn)
+        return replace(self, left=min(self.reserve, self.left + self.earn))
 
     def after_retry(self) -> Budget:
-        return Budget(self.left - 1.0, self.reserve, self.earn)
+        return replace(self, left=self.left - 1.0)
 
     @property
     def spent(self) -> bool:
         return self.left < 1.0
 
+    @property
+    def plentiful(self) -> bool:
+        """Enough for retries that are no need but a choice: a slow connection does bring bytes."""
+        return self.left >= 1.0 + self.reserve / 2.0
+
 
 @dataclass(frozen=True)
 class Concurrency:
-    """How many requests a process may have under way. `allowed` is fractional: 1/allowed is gained per success."""
+    """How many requests a process may have under way. `allowed` is fractional: 1/allowed is gained per success.
+
+    `round` counts the halvings. Requests that were under way together are refused together, which is one event: a
+    refusal counts only when its request began after the last halving.
+    """
 
     allowed: float = 32.0
     most: float = 32.0
+    round: int = 0
 
     def after_success(self) -> Concurrency:
-        return Concurrency(min(self.most, self.allowed + 1.0 / self.allowed), self.most)
+        return replace(self, allowed=min(self.most, self.allowed + 1.0 / self.allowed))
 
-    def after_slow_down(self) -> Concurrency:
-        return Concurrency(max(1.0, self.allowed / 2.0), self.most)
+    def after_slow_down(self, begun_in: int) -> Concurrency:
+        """What is allowed after a refusal of a request that began in the given round."""
+        if begun_in < self.round:
+            return self
+        return replace(self, allowed=max(1.0, self.allowed / 2.0), round=self.round + 1)
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Whether a body comes fast enough, judged over one `patience_s` after the other. `since`: (seconds, bytes)."""
+
+    policy: RetryPolicy
+    since: tuple[float, int]
+    given_up: int = 0
+    """Connections given up for the same range: each halves what the next must bring, for a slow line stays slow."""
+
+    def after(self, now_s: float, brought: int) -> tuple[Pace, bool]:
+        """The pace to go on with, and whether the last stretch was too slow; `brought` counts all bytes so far."""
+        elapsed_s, bytes_brought = now_s - self.since[0], brought - self.since[1]
+        if elapsed_s < self.policy.patience_s:
+            return self, False
+        least = self.policy.least_bytes_per_s / 2.0**self.given_up
+        return replace(self, since=(now_s, brought)), bytes_brought < least * elapsed_s

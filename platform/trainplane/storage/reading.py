@@ -1,0 +1,87 @@
+"""One range of one S3 object, gathered over as many connections as it takes.
+
+Bodies are counted against the range that was asked for, so a short answer is noticed whether or not its length header
+admits it; reading goes on at the offset reached. A connection that brings too little is given up while retries are
+plentiful. Not covered: whether the bytes are right (their digests are the readers' matter).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import closing
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from trainplane.storage.connection import endpoint_in_words
+from trainplane.storage.meaning import Meaning, ShortBody, SlowBody, meaning_of
+from trainplane.storage.retry import Pace, RetryPolicy
+from trainplane.storage.store import StorageError
+
+# Small first, so that a slow connection shows before much of a timeout is waited for; then as much as has come.
+_FIRST_CHUNK_BYTES = 16 * 1024
+_CHUNK_BYTES = 128 * 1024
+
+
+class Reading:
+    """`length` bytes of an object from `start`, or all that follow. `got` is what has come."""
+
+    def __init__(self, bucket: str, name: str, start: int, length: int | None, policy: RetryPolicy) -> None:
+        self.got = bytearray()
+        self._start = start
+        self._length = length
+        self._policy = policy
+        self._object = {"Bucket": bucket, "Key": name}
+        self._etag: str | None = None
+        self._given_up = 0
+
+    def attempt(self, client: Any, may_give_up: Callable[[], bool]) -> None:
+        """Read on from where the last attempt came to; returns when the range is complete."""
+        offset = self._start + len(self.got)
+        end = "" if self._length is None else self._start + self._length - 1
+        # Two halves of different objects must never be joined.
+        same = {"IfMatch": self._etag} if self._etag else {}
+        try:
+            answer = client.get_object(**self._object, Range=f"bytes={offset}-{end}", **same)
+        except ClientError as error:
+            if same and meaning_of(error) is Meaning.CONDITION:
+                self.got.clear()
+                self._etag = None
+                raise ShortBody("the object was replaced while it was read") from error
+            raise
+        self._etag = answer.get("ETag")
+        goal = self._goal(answer, offset)
+        with closing(answer["Body"]) as body:
+            self._receive(body, goal, may_give_up)
+
+    def _receive(self, body: Any, goal: int, may_give_up: Callable[[], bool]) -> None:
+        """Take in the body until `goal` bytes of the range are here."""
+        before = len(self.got)
+        pace = Pace(self._policy, (time.monotonic(), before), self._given_up)
+        while (wanted := goal - len(self.got)) > 0:
+            brought = len(self.got) - before
+            chunk = body.read(min(wanted, max(_FIRST_CHUNK_BYTES, min(_CHUNK_BYTES, brought))))
+            if not chunk:
+                raise ShortBody(f"{wanted} bytes are missing")
+            self.got += chunk
+            pace, slow = pace.after(time.monotonic(), len(self.got))
+            if slow and len(self.got) < goal and may_give_up():
+                self._given_up += 1
+                raise SlowBody("too few bytes a second")
+
+    def _goal(self, answer: dict[str, Any], offset: int) -> int:
+        """Bytes of the whole range, as far as the object reaches."""
+        content_range = answer.get("ContentRange")
+        if content_range is None:
+            if offset:
+                raise StorageError(f"{endpoint_in_words()} ignores byte ranges; need a store that serves them")
+            total = int(answer["ContentLength"])
+        else:
+            # "bytes 512-1023/4096": first, last, and the size of the object.
+            span, _, size = content_range.removeprefix("bytes ").partition("/")
+            if int(span.partition("-")[0]) != offset:
+                raise ShortBody("the answer is of another range")
+            total = int(size)
+        reachable = total - self._start
+        return reachable if self._length is None else min(self._length, reachable)
