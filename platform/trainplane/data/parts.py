@@ -1,4 +1,4 @@
-"""How some slots' part of a batch is made: visits, bytes, the task's transform, tensors stacked.
+"""How some slots' part of a batch is made: visits, bytes, the task's transform, tensors laid into their rows.
 
 Runs alike in the loader's thread and in its worker processes. A failure that has a sentence is handed on as a value,
 because it must cross processes whole. Not covered: who makes which slots, and what damage costs (loader.py).
@@ -6,20 +6,22 @@ because it must cross processes whole. Not covered: who makes which slots, and w
 
 from __future__ import annotations
 
-from collections.abc import Generator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Generator, Sequence
+from dataclasses import dataclass
 from typing import Literal, TypeAlias
-
-import torch
 
 from trainplane.data.damage import UNDECODABLE, Damage, DamageError
 from trainplane.data.fetch import Fetcher, Step
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import WINDOW, Order, sample_rng
+from trainplane.data.places import Layout, lay
 from trainplane.errors import RunFailed, UserError
 from trainplane.task import Batch, Transform
 
 OnDamage: TypeAlias = Literal["fail", "quarantine"]
+
+Room: TypeAlias = Callable[[Layout], Batch]
+"""Gives memory for the next part of this layout."""
 
 _SUBSTITUTES = 32  # tried for one place before the dataset is given up
 
@@ -31,12 +33,6 @@ class Part:
     batch: Batch
     damage: Sequence[Damage] = ()
     failure: RunFailed | UserError | None = None
-
-    def pinned(self) -> Part:
-        """The same in page-locked memory, which CUDA copies from without waiting; without CUDA, itself."""
-        if not torch.cuda.is_available():
-            return self
-        return replace(self, batch={name: tensor.pin_memory() for name, tensor in self.batch.items()})
 
 
 @dataclass(frozen=True)
@@ -50,18 +46,24 @@ class Feed:
     on_damage: OnDamage
     cache_bytes: int
 
-    def parts(self, start: int, stop: int, slots: range) -> Generator[Part, None, None]:
-        """One part for each global step start … stop - 1; a failure is the last one."""
+    def parts(self, start: int, stop: int, slots: range, *, room: Room | None = None) -> Generator[Part, None, None]:
+        """One part for each global step start … stop - 1, in fresh memory or in that of `room`; a failure is the last.
+
+        The next part is begun when it is asked for, not before.
+        """
         try:
             with Fetcher(self.dataset, cache_bytes=self.cache_bytes) as fetcher:
                 walk = fetcher.walk(self._step(step, slots) for step in range(start, stop))
                 for step, visited in enumerate(walk, start):
                     damage: list[Damage] = []
-                    samples = [
-                        self._tensors(step, slot, visit.sample, found, damage, fetcher)
-                        for slot, (visit, found) in zip(slots, visited, strict=True)
-                    ]
-                    yield Part(_stacked(samples), damage)
+                    layout, batch = None, {}
+                    for row, (slot, (visit, found)) in enumerate(zip(slots, visited, strict=True)):
+                        sample = self._tensors(step, slot, visit.sample, found, damage, fetcher)
+                        if layout is None:
+                            layout = Layout.of(sample)
+                            batch = room(layout) if room else layout.fresh(len(slots))
+                        lay(sample, layout, batch, row)
+                    yield Part(batch, damage)
         except (RunFailed, UserError) as failure:
             yield Part({}, failure=failure)
 
@@ -97,19 +99,3 @@ class Feed:
             index = self.dataset.index
             shard = self.dataset.shards[index.shard_of(sample)].name
             return Damage(shard, index.key_of(sample), UNDECODABLE, str(error))
-
-
-def joined(parts: Sequence[Part]) -> Part:
-    """One part of the slots of several, in their order; the first failure is its failure."""
-    if len(parts) == 1:
-        return parts[0]
-    damage = [one for part in parts for one in part.damage]
-    failure = next((part.failure for part in parts if part.failure is not None), None)
-    if failure is not None:
-        return Part({}, damage, failure)
-    names = parts[0].batch
-    return Part({name: torch.cat([part.batch[name] for part in parts]) for name in names}, damage)
-
-
-def _stacked(samples: Sequence[Batch]) -> Batch:
-    return {name: torch.stack([sample[name] for sample in samples]) for name in samples[0]}
