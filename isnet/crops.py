@@ -53,12 +53,15 @@ def resized(rgb: Pixels, height: int, width: int) -> Pixels:
     Writable, for torch, whose resize this is: integer arithmetic, the same bits on any processor, Pillow's result
     but for one level in about one sample of a thousand, in a third of its time.
     """
+    import cv2
+
     if rgb.shape[:2] == (height, width):
         return np.ascontiguousarray(rgb)
     # (1, 3, H, W), a view with the channels last in memory, as decoders lay them
     planes = torch.from_numpy(np.require(rgb, requirements=["C", "W"])).permute(2, 0, 1)[None]
+    # (1, 3, height, width), now truly so in memory
     shrunk = torch.nn.functional.interpolate(planes, (height, width), mode="bilinear", antialias=True)
-    return np.ascontiguousarray(shrunk[0].permute(1, 2, 0).numpy())
+    return cast("Pixels", cv2.merge(list(shrunk[0].contiguous().numpy())))
 
 
 def flip(rgb: Pixels) -> Pixels:
