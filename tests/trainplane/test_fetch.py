@@ -196,6 +196,24 @@ def test_bytes_spoilt_on_the_way_are_read_again_not_called_damage(faulty_s3, s3_
     assert [sample["png"] for sample in samples] == [item.data for item in small.items(60)]
 
 
+@pytest.mark.parametrize("name", ["manifest.json", "samples.parquet"])
+def test_a_manifest_or_index_spoilt_on_the_way_is_read_again(faulty_s3, s3_address: str, name: str) -> None:
+    made = small.make(s3_address, 20)
+    spoilt: list[int] = []
+
+    def flip_once(method: str, path: str, number: int) -> str | None:
+        if not path.endswith(name) or spoilt:
+            return None
+        spoilt.append(number)
+        return "flip"
+
+    faulty_s3.fault = flip_once
+    dataset = Dataset.open(s3_address)
+    assert dataset.digest == made.digest
+    assert dataset.read_samples([7])[0]["png"] == small.items(20)[7].data
+    assert len(spoilt) == 1
+
+
 @pytest.mark.real
 @pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
 def test_an_epoch_over_a_failing_store_is_whole_with_few_more_requests(faulty_s3, s3_address: str, rate: float) -> None:

@@ -4,7 +4,8 @@ A walk over steps reads ahead: the runs of neighbours that a step needs (order.p
 while earlier steps are used. A run is kept until its window has passed; runs that do not fit into `cache_bytes` are
 read sample by sample instead, so memory is bounded and no byte is read twice. A dataset that fits as a whole stays.
 Every member's length, header and crc32 are checked. Bytes may be spoilt on the way, too: only what two readings give
-alike is called damage. Not covered: trying again after a failed request (storage) and what happens to damaged samples
+alike is called damage. What is sound is kept on the host's disk where there is a cache (cache.py), and read from there
+the next time. Not covered: trying again after a failed request (storage) and what happens to damaged samples
 (loader.py).
 """
 
@@ -20,6 +21,7 @@ from typing import TypeAlias
 from trainplane.data.damage import BLOCK_BYTES, MISSING_SHARD, Damage, DamageError, judge_member
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Visit
+from trainplane.data.source import Run, Source
 from trainplane.errors import UserError
 from trainplane.storage import NotFound
 
@@ -35,23 +37,26 @@ Step: TypeAlias = tuple[int, Sequence[Visit]]
 
 
 @dataclass
-class _Run:
+class _Awaited:
     """Bytes of neighbouring samples, on their way or here. `window` is the last in which they are needed."""
 
-    data: Future[bytes]
-    start: int
+    run: Future[Run]
     size: int
     window: int
 
 
 class Fetcher:
-    """Reads one dataset. Use it from one thread, and close it: its reading threads end then."""
+    """Reads one dataset. Use it from one thread, and close it: its reading threads end then.
+
+    `cache_bytes` is memory for what is read ahead; the host's disk is used where the dataset names a cache.
+    """
 
     def __init__(self, dataset: Dataset, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._dataset = dataset
         self._cache_bytes = cache_bytes
         self._keeps_all = dataset.bytes <= cache_bytes
-        self._runs: OrderedDict[tuple[int, int], _Run] = OrderedDict()
+        self._source = Source(dataset)
+        self._runs: OrderedDict[tuple[int, int], _Awaited] = OrderedDict()
         self._held_bytes = 0
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
 
@@ -66,6 +71,7 @@ class Fetcher:
     def close(self) -> None:
         """Wait for the reads under way and let go of everything."""
         self._threads.shutdown(wait=True, cancel_futures=True)
+        self._source.close()
         self._runs.clear()
 
     def walk(self, steps: Iterable[Step]) -> Iterator[list[tuple[Visit, Members | Damage]]]:
@@ -80,30 +86,29 @@ class Fetcher:
             yield self._take(ahead.popleft())
 
     def read(self, sample: int, *, seen: bytes | None = None) -> Members | Damage:
-        """One sample by itself, read now. `seen` is what an earlier reading gave that was not sound."""
-        start, stop = self._dataset.index.span(sample, sample + 1)
-        shard = self._dataset.shards[self._dataset.index.shard_of(sample)].name
+        """One sample by itself, read from the store now. `seen` is what it gave before that was not sound."""
         kind = MISSING_SHARD
         for _ in range(_READINGS):
             try:
-                data = self._dataset.store.read(shard, start=start, length=stop - start)
+                run = self._source.read_stored(sample)
             except NotFound:
                 break
-            members, found = self._check(sample, data, start)
+            members, found = self._check(sample, run.data, run.start)
             if found is None:
+                self._source.keep(sample, run)
                 return members
             kind = found
-            if data == seen:
+            if run.data == seen:
                 break
-            seen = data
+            seen = run.data
         return self._damage(sample, kind)
 
     def _request(self, step: Step, *, present: int) -> None:
         """Begin to read whatever the step needs and is not here."""
         window, visits = step
         for visit in visits:
-            if (run := self._runs.get((visit.first, visit.end))) is not None:
-                run.window = window
+            if (awaited := self._runs.get((visit.first, visit.end))) is not None:
+                awaited.window = window
                 self._runs.move_to_end((visit.first, visit.end))
                 continue
             start, stop = self._dataset.index.span(visit.first, visit.end)
@@ -112,14 +117,13 @@ class Fetcher:
             if self._held_bytes + stop - start > self._cache_bytes:
                 first, end = visit.sample, visit.sample + 1
                 start, stop = self._dataset.index.span(first, end)
-            shard = self._dataset.shards[self._dataset.index.shard_of(first)].name
-            data = self._threads.submit(self._dataset.store.read, shard, start=start, length=stop - start)
-            self._runs[first, end] = _Run(data, start, stop - start, window)
+            run = self._threads.submit(self._source.read, first, end)
+            self._runs[first, end] = _Awaited(run, stop - start, window)
             self._held_bytes += stop - start
 
     def _make_room(self, size: int, present: int) -> None:
         """Let go of runs of past windows, oldest first: all of them, or as many as it takes where all may be kept."""
-        for key in [key for key, run in self._runs.items() if run.window < present]:
+        for key in [key for key, awaited in self._runs.items() if awaited.window < present]:
             if self._keeps_all and self._held_bytes + size <= self._cache_bytes:
                 return
             self._drop(key)
@@ -133,18 +137,21 @@ class Fetcher:
     def _sample_of(self, visit: Visit) -> Members | Damage:
         whole, alone = (visit.first, visit.end), (visit.sample, visit.sample + 1)
         key = whole if whole in self._runs else alone
-        run = self._runs[key]
+        awaited = self._runs[key]
         if key != whole:
             self._drop(key)
         try:
-            data = run.data.result()
+            run = awaited.run.result()
         except NotFound:
             return self.read(visit.sample)
-        members, kind = self._check(visit.sample, data, run.start)
+        members, kind = self._check(visit.sample, run.data, run.start)
         if kind is None:
+            self._source.keep(visit.sample, run)
             return members
+        if visit.sample not in run.fetched:
+            return self.read(visit.sample)
         start, stop = self._dataset.index.span(visit.sample, visit.sample + 1)
-        return self.read(visit.sample, seen=data[start - run.start : stop - run.start])
+        return self.read(visit.sample, seen=run.data[start - run.start : stop - run.start])
 
     def _check(self, sample: int, data: bytes, start: int) -> tuple[Members, str | None]:
         """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""

@@ -14,11 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 from trainplane.config import canonical_json
+from trainplane.data.cache_room import CachePlace
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.errors import UserError
@@ -30,6 +32,9 @@ FORMAT = 1
 Members: TypeAlias = dict[str, bytes]
 """The files of one sample by extension; `__key__` holds the sample's key as bytes."""
 
+T = TypeVar("T")
+
+_READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 
@@ -137,28 +142,28 @@ def _sha256(text: str) -> str:
 class Dataset:
     """A packed dataset at its address. Opening reads the manifest alone; the index is loaded at first use.
 
-    Pickles small: the address and the manifest travel, the index is read again where it is used.
+    Pickles small: the address and the manifest travel, the index is read again where it is used. `cache` is a place on
+    a host's disk where readers keep what they have read of the shards.
     """
 
-    def __init__(self, store: Store, manifest: Manifest) -> None:
+    def __init__(self, store: Store, manifest: Manifest, *, cache: CachePlace | None = None) -> None:
         self.store = store
         self.manifest = manifest
+        self.cache = cache
         self.digest = manifest.digest
         self._index: Index | None = None
 
     @classmethod
-    def open(cls, where: str | Store) -> Dataset:
+    def open(cls, where: str | Store, *, cache: CachePlace | None = None) -> Dataset:
         """The dataset at an address or in a store; a `UserError` when there is none or its manifest is damaged."""
         store = open_store(where) if isinstance(where, str) else where
         try:
-            data = store.read(MANIFEST_NAME)
+            return cls(store, _read_alike(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
         except NotFound:
             raise UserError(
                 f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
                 "check the address, or pack one there; packing that was interrupted is run again"
             ) from None
-        try:
-            return cls(store, Manifest.from_json(data))
         except ValueError as error:
             raise UserError(
                 f"{store.address}: {MANIFEST_NAME} cannot be used ({error}); "
@@ -214,12 +219,11 @@ class Dataset:
         """Where every sample lies; loaded and checked at first use, `DamageError` when it is not as packed."""
         if self._index is None:
             try:
-                data = self.store.read(INDEX_NAME)
+                self._index = _read_alike(self.store, INDEX_NAME, partial(_index_of, self.manifest))
             except NotFound:
                 raise self._index_damage(MISSING_INDEX) from None
-            if hashlib.sha256(data).hexdigest() != self.manifest.index_sha256:
-                raise self._index_damage(DAMAGED_INDEX)
-            self._index = Index(data, shard_sizes=self.shard_sizes)
+            except _WrongDigest:
+                raise self._index_damage(DAMAGED_INDEX) from None
         return self._index
 
     def read_samples(self, indices: Sequence[int]) -> list[Members]:
@@ -233,3 +237,28 @@ class Dataset:
 
     def _index_damage(self, kind: str) -> DamageError:
         return DamageError(self.address, [Damage(INDEX_NAME, "", kind)], "restore it from a copy, or pack again")
+
+
+class _WrongDigest(ValueError):
+    """Bytes that are not those that the manifest names."""
+
+
+def _index_of(manifest: Manifest, data: bytes) -> Index:
+    if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
+        raise _WrongDigest(INDEX_NAME)
+    return Index(data, shard_sizes=tuple(shard.samples for shard in manifest.shards))
+
+
+def _read_alike(store: Store, key: str, made_of: Callable[[bytes], T]) -> T:
+    """What an object's bytes make; where that is a `ValueError`, they may have been spoilt on the way: two readings
+    that give the same bytes are needed for it to count."""
+    seen: bytes | None = None
+    for _ in range(_READINGS):
+        data = store.read(key)
+        try:
+            return made_of(data)
+        except ValueError:
+            if data == seen:
+                raise
+            seen = data
+    return made_of(store.read(key))
