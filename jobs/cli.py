@@ -53,7 +53,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     return int(status or 0)
 
 
-RESUMABLE = dict.fromkeys(("demo", "train", "tune"), "; run the same command again to go on from the last checkpoint")
+RESUMABLE = {
+    **dict.fromkeys(("demo", "train", "tune"), "; run the same command again to go on from the last checkpoint"),
+    "pack": "; run the same command again to go on after the shards that are stored",
+}
 
 
 def _interrupt(number: int, frame: Any) -> None:
@@ -127,6 +130,7 @@ def build_parser() -> Parser:
     _submit(commands)
     _jobs(commands)
     _doctor(commands)
+    _bench(commands)
     return parser
 
 
@@ -147,6 +151,13 @@ def _count(text: str) -> int:
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1")
+    return value
+
+
+def _whole(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is negative; need 0 or more")
     return value
 
 
@@ -192,14 +203,33 @@ def _data(commands: Any) -> None:
         "destination", metavar="DEST", help="s3://bucket/prefix, a folder, or a name in the dataset store"
     )
     pack.add_argument("--name", help="name of the dataset (default: last part of DEST)")
-    pack.add_argument("--split", default="all", help="what the manifest says this is, such as train (default: all)")
+    pack.add_argument(
+        "--layout", choices=("folder", "places2", "celeba"), default="folder", help="whose lists and splits SRC has"
+    )
+    pack.add_argument("--lists", metavar="DIR", help="where a layout's lists are (default: in SRC and beside it)")
+    pack.add_argument(
+        "--split", default="all", help="a layout's split, the side of --shares, or just what this is (default: all)"
+    )
+    pack.add_argument(
+        "--shares",
+        metavar="A=PCT,B=PCT",
+        help="pack only the side --split, such as train=95,val=5; a picture's side follows from its bytes alone",
+    )
     pack.add_argument("--shard-bytes", type=_bytes, default=64 * 2**20, metavar="SIZE", help="about, default 64M")
     pack.add_argument("--max-side", type=_count, metavar="PX", help="shrink larger pictures and re-encode them as JPEG")
     pack.add_argument("--quality", type=_count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
     pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
+    pack.add_argument("--black-is-hole", action="store_true", help="the masks are the other way round")
+    pack.add_argument(
+        "--parallel",
+        type=_whole,
+        metavar="N",
+        help="Ray tasks at once; 0: this process (default: 0, in a job of a cluster all its processors)",
+    )
     pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
     verify = _command(actions, "verify", "jobs.pack:verify", "re-check every byte of a dataset")
     verify.add_argument("dataset", metavar="DATASET")
+    verify.add_argument("--repair", metavar="FROM", help="take what is damaged from this copy, where that is sound")
     show = _command(actions, "show", "jobs.pack:show", "describe a dataset")
     show.add_argument("dataset", metavar="DATASET")
 
@@ -302,6 +332,21 @@ def _jobs(commands: Any) -> None:
 
 def _doctor(commands: Any) -> None:
     _command(commands, "doctor", "jobs.doctor:doctor", "is everything reachable and allowed; what to do where not")
+
+
+def _bench(commands: Any) -> None:
+    actions = _group(commands, "bench", "measure anew the figures of docs/LOG.md")
+    step = _command(actions, "step", "jobs.bench.step:step", "our training step against the released code's, in turns")
+    step.add_argument("--sizes", metavar="PX,…", default="64,128,256", help="default 64,128,256")
+    step.add_argument("--rounds", type=_count, default=5, metavar="N", help="turns of each way, default 5")
+    step.add_argument("--batch", type=_count, metavar="N", help="pictures a step (default: 8, 4, 2 at 64, 128, 256 px)")
+    step.add_argument("--blocks", type=_count, default=4, metavar="N", help="residual blocks, default the paper's 4")
+    step.add_argument(
+        "--curve-steps", type=int, default=40, metavar="N", help="of comparing losses at the first size; 0: none"
+    )
+    step.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
+    )
 
 
 if __name__ == "__main__":

@@ -6,36 +6,81 @@ import argparse
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from jobs.cli import emit
+from jobs.layouts import LAYOUTS
 from jobs.packing import Recode, pack_pictures
 from jobs.progress import bar
 from jobs.sources import Skip, Source, pictures_of
+from jobs.split import Side, described, read_shares, side_of
 from trainplane.cluster.context import resolve
+from trainplane.cluster.session import in_ray_job, ray_session
+from trainplane.data.crew import Alone, Crew
+from trainplane.data.crew_on_ray import Tasks
+from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
+from trainplane.data.verify import repair
 from trainplane.data.verify import verify as verify_dataset
+from trainplane.errors import UserError
+from trainplane.storage import open_store
 
 
 def pack(args: argparse.Namespace) -> int:
     """`isnet data pack SRC DEST`"""
     context = resolve(args.context)
     context.activate()
+    place = Path(args.source).expanduser()
+    side, shares = _side(args)
+    recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")
     destination = context.dataset(args.destination)
-    dataset = pack_pictures(
-        _shown(pictures_of(Path(args.source).expanduser())),
-        destination,
-        name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
-        split=args.split,
-        shard_bytes=args.shard_bytes,
-        recode=Recode(args.kind, args.max_side, args.quality),
-        replace=args.replace,
-    )
+    with pictures_of(place) as found, _crew(args.parallel) as crew:
+        dataset = pack_pictures(
+            _shown(_laid_out(found, place, args)),
+            destination,
+            name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
+            split=args.split,
+            shard_bytes=args.shard_bytes,
+            recode=recode,
+            side=side,
+            how={"layout": args.layout, **shares},
+            replace=args.replace,
+            crew=crew,
+        )
     payload = describe(dataset)
     emit(args, payload, _text(payload))
     return 0
+
+
+def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
+    if args.shares is None:
+        return None, {}
+    if args.layout != "folder":
+        raise UserError(f"--layout {args.layout} has splits of its own; leave --shares out")
+    shares = read_shares(args.shares)
+    return side_of(shares, args.split), {"shares": described(shares)}
+
+
+def _laid_out(found: Iterable[Source | Skip], place: Path, args: argparse.Namespace) -> Iterable[Source | Skip]:
+    if args.layout == "folder":
+        if args.lists is not None:
+            raise UserError("--lists belongs to --layout places2 or celeba; leave it out, or give the layout")
+        return found
+    lists = Path(args.lists).expanduser() if args.lists is not None else None
+    return LAYOUTS[args.layout](found, args.split, place=place, lists=lists)
+
+
+@contextmanager
+def _crew(parallel: int | None) -> Iterator[Crew]:
+    """This process, or `parallel` Ray tasks; in a job of a cluster as many as it has processors, unless told."""
+    if not (parallel or (parallel is None and in_ray_job())):
+        yield Alone()
+        return
+    with ray_session(num_cpus=parallel) as ray:
+        yield Tasks(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
 
 
 def _shown(found: Iterable[Source | Skip]) -> Iterator[Source | Skip]:
@@ -43,15 +88,32 @@ def _shown(found: Iterable[Source | Skip]) -> Iterator[Source | Skip]:
 
 
 def verify(args: argparse.Namespace) -> int:
-    """`isnet data verify DATASET`: exit 1 where damage is found."""
+    """`isnet data verify DATASET [--repair FROM]`: exit 1 where damage is found, or is left after the repair."""
     context = resolve(args.context)
     context.activate()
-    damage = verify_dataset(Dataset.open(context.dataset(args.dataset)))
-    found = [{"shard": d.shard, "key": d.key, "kind": d.kind} for d in damage]
-    lines = [f"{d['shard']}  {d['key'] or '-'}  {d['kind']}" for d in found]
-    text = "\n".join([*lines, f"{len(found)} places damaged"]) if found else "sound"
-    emit(args, {"dataset": args.dataset, "sound": not found, "damage": found}, text)
+    dataset = Dataset.open(context.dataset(args.dataset))
+    if args.repair is None:
+        found = verify_dataset(dataset)
+        mended: list[Damage] = []
+    else:
+        before, found = repair(dataset, open_store(context.dataset(args.repair)))
+        left = {damage.shard for damage in found}
+        mended = [damage for damage in before if damage.shard not in left]
+    payload = {"dataset": args.dataset, "sound": not found, "damage": _plain(found)}
+    if args.repair is not None:
+        payload |= {"repaired": _plain(mended), "from": args.repair}
+    lines = [f"{_line(damage)}  repaired" for damage in mended] + [_line(damage) for damage in found]
+    lines.append(f"{len(found)} places damaged" if found else "sound")
+    emit(args, payload, "\n".join(lines))
     return 1 if found else 0
+
+
+def _plain(damage: Iterable[Damage]) -> list[dict[str, str]]:
+    return [{"shard": one.shard, "key": one.key, "kind": one.kind} for one in damage]
+
+
+def _line(damage: Damage) -> str:
+    return f"{damage.shard}  {damage.key or '-'}  {damage.kind}"
 
 
 def show(args: argparse.Namespace) -> int:
@@ -73,8 +135,15 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "samples": dataset.num_samples,
         "shards": dataset.num_shards,
         "bytes": dataset.bytes,
+        "packed": dict(dataset.manifest.packed),
+        "reasons": dict(Counter(_kind(entry.reason) for entry in dataset.skipped).most_common()),
         "skipped": [asdict(entry) for entry in dataset.skipped],
     }
+
+
+def _kind(reason: str) -> str:
+    """What reasons of one kind begin with: `damaged` of `damaged: …`."""
+    return reason.partition(":")[0]
 
 
 def _text(payload: dict[str, Any]) -> str:
@@ -83,10 +152,15 @@ def _text(payload: dict[str, Any]) -> str:
         f"  {payload['samples']} samples in {payload['shards']} shards, {payload['bytes'] / 2**20:.1f} MiB",
         f"  digest {payload['digest']}",
     ]
-    reasons = Counter(entry["reason"].partition(":")[0] for entry in payload["skipped"])
-    if reasons:
-        lines.append(
-            f"  {len(payload['skipped'])} left out: " + ", ".join(f"{n} {r}" for r, n in reasons.most_common())
-        )
-        lines += [f"    {entry['file']}: {entry['reason']}" for entry in payload["skipped"][:10]]
+    if payload["skipped"]:
+        lines.append(f"  {len(payload['skipped'])} left out:")
+    for kind, count in payload["reasons"].items():
+        files = [entry for entry in payload["skipped"] if _kind(entry["reason"]) == kind]
+        lines.append(f"    {count} {kind}")
+        lines += [f"      {entry['file']}{entry['reason'].removeprefix(kind)}" for entry in files[:_SHOWN]]
+        if count > _SHOWN:
+            lines.append(f"      and {count - _SHOWN} more: --json lists all")
     return "\n".join(lines)
+
+
+_SHOWN = 5

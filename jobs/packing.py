@@ -2,15 +2,17 @@
 
 JPEG, PNG and WebP bytes are kept as they are; other formats become PNG, and with `max_side` larger pictures are
 shrunk and re-encoded as JPEG. Masks are brought to PNG with white = hole, their hole ratio beside them.
+A `Picture` can be made ready in any process.
 """
 
 from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any, Literal
 from urllib.parse import quote_from_bytes
 
 import numpy as np
@@ -20,8 +22,11 @@ from isnet.crops import resized
 from isnet.errors import InputError
 from isnet.images import decode_rgb
 from jobs.sources import Skip, Source
+from jobs.split import Side
+from trainplane.data.crew import Alone, Crew
 from trainplane.data.manifest import Dataset, Skipped
-from trainplane.data.pack import PackItem, pack
+from trainplane.data.pack import pack
+from trainplane.data.shards import PackItem
 from trainplane.errors import UserError
 
 # First bytes -> extension of formats whose bytes may go into a shard unchanged.
@@ -30,46 +35,66 @@ _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 
 @dataclass(frozen=True)
 class Recode:
-    """What happens to a picture's bytes on the way. `kind`: photos or masks; `max_side` in pixels."""
+    """What happens to a picture's bytes on the way. `kind`: photos or masks; `max_side` in pixels; `hole`: its colour
+    in the masks as they come."""
 
     kind: str = "photos"
     max_side: int | None = None
     quality: int = 90
+    hole: Literal["white", "black"] = "white"
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality {self.quality} is out of range; need 1 to 100")
+        if self.kind == "masks" and self.max_side is not None:
+            raise UserError("masks are not shrunk: their edges would blur; leave --max-side out")
+        if self.kind != "masks" and self.hole != "white":
+            raise UserError("photos have no hole; give --black-is-hole with --kind masks only")
+
+    def described(self) -> dict[str, Any]:
+        """For the manifest."""
+        photos = {"max_side": self.max_side, "quality": self.quality if self.max_side else None, "kind": self.kind}
+        return photos | ({"hole": self.hole} if self.hole != "white" else {})
 
 
-@dataclass
-class _Checker:
-    """Turns sources into pack items and remembers what was left out."""
+@dataclass(frozen=True)
+class Picture:
+    """A source on its way into a shard: what the packer asks of an entry of its listing."""
 
+    source: Source
     recode: Recode
-    skipped: list[Skipped] = field(default_factory=list)
-    used: int = 0
+    side: Side | None = None
 
-    def items(self, found: Iterable[Source | Skip]) -> Iterator[PackItem]:
-        for entry in found:
-            if isinstance(entry, Skip):
-                self._skip(entry.file, entry.reason)
-                continue
-            try:
-                item = prepare(entry.name, entry.read(), self.recode)
-            except InputError as error:
-                self._skip(entry.name, str(error))
-                continue
-            self.used += 1
-            yield item
+    @property
+    def identity(self) -> str:
+        return f"{self.source.name}\n{self.source.stamp}\n{dict(self.source.about)}"
 
-    def _skip(self, file: str, reason: str) -> None:
-        self.skipped.append(Skipped(quote_from_bytes(os.fsencode(file)), reason))
+    @property
+    def size(self) -> int:
+        return self.source.size
+
+    def portable(self) -> Picture:
+        return replace(self, source=self.source.portable())
+
+    def item(self) -> PackItem | Skipped | None:
+        """The picture as it goes into a shard, why it does not, or None where it belongs to another side."""
+        try:
+            data = self.source.read()
+            if self.side is not None and not self.side.has(data):
+                return None
+            return prepare(self.source.name, data, self.recode, about=self.source.about)
+        except InputError as error:
+            return _skipped(self.source.name, str(error))
 
 
-def prepare(name: str, data: bytes, recode: Recode) -> PackItem:
+def _skipped(file: str, reason: str) -> Skipped:
+    return Skipped(quote_from_bytes(os.fsencode(file)), reason)
+
+
+def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any]) -> PackItem:
     """One picture as it goes into a shard. Raises `InputError` with the reason where it cannot be used."""
     if recode.kind == "masks":
-        return _mask(name, data)
+        return _mask(name, data, recode, about)
     rgb = decode_rgb(data)
     height, width = rgb.shape[:2]
     extension = next((known for start, known in _KEPT if data.startswith(start)), None)
@@ -82,16 +107,16 @@ def prepare(name: str, data: bytes, recode: Recode) -> PackItem:
         data, extension = _encoded(rgb, "JPEG", quality=recode.quality), "jpg"
     elif extension is None:
         data, extension = _encoded(rgb, "PNG", compress_level=6), "png"
-    return PackItem(name, data, extension, {"height": height, "width": width})
+    return PackItem(name, data, extension, {**about, "height": height, "width": width})
 
 
-def _mask(name: str, data: bytes) -> PackItem:
-    from isnet.mask_files import read_mask
+def _mask(name: str, data: bytes, recode: Recode, about: Mapping[str, Any]) -> PackItem:
+    from isnet.mask_files import MaskRules, read_mask
 
-    hole = read_mask(data).hole
+    hole = read_mask(data, rules=MaskRules(hole=recode.hole)).hole
     pixels = np.where(hole, np.uint8(255), np.uint8(0))
     extra = {"height": hole.shape[0], "width": hole.shape[1], "hole_ratio": round(float(hole.mean()), 6)}
-    return PackItem(name, _encoded(pixels, "PNG", optimize=True), "png", extra)
+    return PackItem(name, _encoded(pixels, "PNG", optimize=True), "png", {**about, **extra})
 
 
 def _encoded(pixels: np.ndarray[Any, Any], kind: str, **options: Any) -> bytes:
@@ -108,35 +133,26 @@ def pack_pictures(
     split: str,
     shard_bytes: int,
     recode: Recode = Recode(),
+    side: Side | None = None,
+    how: Mapping[str, Any] = MappingProxyType({}),
     replace: bool = False,
-    minimum: int = 1,
+    crew: Crew | None = None,
 ) -> Dataset:
-    """Check and pack. Raises `UserError` where fewer than `minimum` pictures can be used; then there is no manifest."""
-    checker = _Checker(recode)
+    """Check and pack. Raises `UserError` where no picture can be used; then there is no manifest.
 
-    def items() -> Iterator[PackItem]:
-        yield from checker.items(found)
-        if checker.used < minimum:
-            raise UserError(f"{_usable(checker.used)}{_why(checker.skipped)}, need at least {minimum}; add photos")
-
-    how = {"max_side": recode.max_side, "quality": recode.quality if recode.max_side else None, "kind": recode.kind}
+    side -- pack the pictures of this side alone
+    how  -- for the manifest, beside what `recode` says
+    """
     return pack(
-        items(),
+        (
+            _skipped(entry.file, entry.reason) if isinstance(entry, Skip) else Picture(entry, recode, side)
+            for entry in found
+        ),
         destination,
         name=name,
         split=split,
-        skipped=checker.skipped,
-        how=how,
+        how={**recode.described(), **how},
         shard_bytes=shard_bytes,
         replace=replace,
+        crew=crew or Alone(),
     )
-
-
-def _usable(count: int) -> str:
-    return f"{count} usable pictures found" if count else "no usable picture found"
-
-
-def _why(skipped: list[Skipped]) -> str:
-    if not skipped:
-        return ""
-    return f" ({len(skipped)} files were left out, the first: {skipped[0].file}: {skipped[0].reason})"

@@ -10,13 +10,12 @@ import hashlib
 import importlib.util
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 from isnet.errors import InputError
-from isnet.images import decode_rgb, read_bytes
+from isnet.images import decode_rgb
 from jobs.packing import pack_pictures
-from jobs.sources import Skip, Source, pictures_of
+from jobs.sources import Skip, Source, file_source, pictures_of
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
@@ -76,7 +75,7 @@ def _present(wanted: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[Source]
         for name in names:
             path = Path(spec.origin).parent / folder / name
             if path.is_file():
-                yield Source(name, partial(read_bytes, path))
+                yield file_source(name, path)
 
 
 def folder_photos(folder: Path) -> Sides:
@@ -86,17 +85,20 @@ def folder_photos(folder: Path) -> Sides:
     """
     usable: list[tuple[bytes, Source]] = []
     skipped: list[Skip] = []
-    for entry in pictures_of(folder):
-        if isinstance(entry, Skip):
-            skipped.append(entry)
-            continue
-        try:
-            data = entry.read()
-            decode_rgb(data)
-        except InputError as error:
-            skipped.append(Skip(entry.name, str(error)))
-            continue
-        usable.append((hashlib.sha256(data).digest(), entry))
+    if not folder.is_dir():
+        raise UserError(f"{folder}: there is no such folder; give a folder of JPEG, PNG or WebP photos")
+    with pictures_of(folder) as found:
+        for entry in found:
+            if isinstance(entry, Skip):
+                skipped.append(entry)
+                continue
+            try:
+                data = entry.read()
+                decode_rgb(data)
+            except InputError as error:
+                skipped.append(Skip(entry.name, str(error)))
+                continue
+            usable.append((hashlib.sha256(data).digest(), entry))
     if len(usable) < MINIMUM:
         first = [f" ({len(skipped)} files cannot be used, the first: {one.file}: {one.reason})" for one in skipped[:1]]
         raise UserError(

@@ -1,22 +1,28 @@
 """Where photos come from before they are packed: a folder, a list of paths, a tar or a zip.
 
-Each yields (name, reader) in an order that does not depend on the machine; nothing is unpacked to disk.
+Each yields sources in an order that does not depend on the machine; nothing is unpacked to disk. Sizes and times are
+noted, so that a packing that is run again knows what is still the same.
 """
 
 from __future__ import annotations
 
+import hashlib
+import io
 import lzma
 import os
 import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from isnet.errors import InputError
+from isnet.files import PictureError
 from isnet.folders import SUFFIXES, find_pictures
 from isnet.images import MAX_FILE_BYTES, read_bytes
 from trainplane.errors import UserError
@@ -26,68 +32,145 @@ _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 @dataclass(frozen=True)
 class Source:
-    """One picture before packing: its name relative to where it came from, and how to get its bytes."""
+    """One picture before packing: its name relative to where it came from, and how to get its bytes.
+
+    size    -- bytes to read, about
+    stamp   -- changes when the bytes do, as far as names and times tell
+    about   -- what a layout knows of it, for the sample's JSON
+    is_here -- only this process can read it (out of an archive that it holds open)
+    """
 
     name: str
     read: Callable[[], bytes]
+    size: int = 0
+    stamp: str = ""
+    about: Mapping[str, Any] = field(default_factory=dict)
+    is_here: bool = False
+
+    def portable(self) -> Source:
+        """The same for another process: its bytes are read now where only this one can."""
+        if not self.is_here:
+            return self
+        try:
+            return replace(self, read=partial(bytes, self.read()), is_here=False)
+        except InputError as error:
+            return replace(self, read=partial(_raise, error), is_here=False)
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A file left out, and why."""
+    """A file left out, and why: its kind before a colon, as `damaged: …`."""
 
     file: str
     reason: str
 
 
-def pictures_of(place: Path) -> Iterator[Source | Skip]:
-    """Every picture of a folder, `.txt` list, `.tar`(`.gz`, …) or `.zip`."""
-    if place.is_dir():
-        return _folder(place)
-    if not place.is_file():
+def _raise(error: InputError) -> bytes:
+    raise error
+
+
+@contextmanager
+def pictures_of(place: Path) -> Iterator[Iterable[Source | Skip]]:
+    """Every picture of a folder, `.txt` list, `.tar`(`.gz`, …) or `.zip`; archives are open as long as the block."""
+    if not place.exists():
         raise UserError(f"{place}: there is no such file or folder; need a folder, a .txt list, a .tar or a .zip")
-    if zipfile.is_zipfile(place):
-        return _zip(place)
-    if place.suffix.lower() in (".txt", ".lst", ".flist"):
-        return _list(place)
-    if tarfile.is_tarfile(place):
-        return _tar(place)
-    raise UserError(f"{place}: is no folder, .txt list, tar or zip; need one of these")
+    with ExitStack() as stack:
+        if place.is_dir():
+            yield _folder(place)
+        elif zipfile.is_zipfile(place):
+            yield _once(_zip(place, stack))
+        elif place.suffix.lower() in (".txt", ".lst", ".flist"):
+            yield _once(_list(place))
+        elif place.is_file() and tarfile.is_tarfile(place):
+            yield _once(_tar(place, stack))
+        else:
+            raise UserError(f"{place}: is no folder, .txt list, tar or zip; need one of these")
+
+
+def _once(found: Iterator[Source | Skip]) -> Iterator[Source | Skip]:
+    """Leave out what an archive or a list names again: a dataset has each path once."""
+    seen: set[bytes] = set()
+    for entry in found:
+        if isinstance(entry, Source):
+            # Digests, because millions of long names are too much to keep.
+            name = hashlib.blake2b(os.fsencode(entry.name), digest_size=8).digest()
+            if name in seen:
+                yield Skip(entry.name, "named twice: the first one is taken")
+                continue
+            seen.add(name)
+        yield entry
 
 
 def _folder(folder: Path) -> Iterator[Source | Skip]:
     paths, skipped = find_pictures(folder)
     yield from (Skip(_text(entry.path), entry.reason) for entry in skipped)
-    yield from (Source(_text(path.relative_to(folder)), partial(read_bytes, path)) for path in paths)
+    for path in paths:
+        yield file_source(_text(path.relative_to(folder)), path)
+
+
+def file_source(name: str, path: Path) -> Source:
+    """A file as a source; one that is absent says so when it is read."""
+    try:
+        found = path.stat()
+    except OSError:
+        return Source(name, partial(read_bytes, path), 0, "absent")
+    return Source(name, partial(_listed_bytes, path), found.st_size, f"{found.st_size} {found.st_mtime_ns}")
+
+
+def _listed_bytes(path: Path) -> bytes:
+    try:
+        return read_bytes(path)
+    except PictureError as error:
+        if error.kind == "missing":
+            # Not a reason to leave it out: on a node that does not see the folder that would be all of them.
+            raise UserError(
+                f"{path}: was there when it was listed and is not there now; every node needs the same folders, "
+                "and pictures must stay in place while they are packed"
+            ) from error
+        raise
 
 
 def _list(file: Path) -> Iterator[Source | Skip]:
     """Paths, one a line, relative to the list's own folder; a second column (a label) is ignored."""
+    for line in read_lines(file):
+        # A name with a space that exists is a name; otherwise what follows the space is a label.
+        name = line if (file.parent / line).exists() else line.split()[0]
+        yield file_source(name, file.parent / name)
+
+
+def read_lines(file: Path) -> list[str]:
+    """The lines of a list without empty ones and comments."""
     try:
         lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
     except OSError as error:
         raise UserError(f"{file}: the list cannot be read ({error.strerror}); check its permissions") from error
-    for raw in lines:
-        line = raw.strip()
-        if line and not line.startswith("#"):
-            # A name with a space that exists is a name; otherwise what follows the space is a label.
-            name = line if (file.parent / line).exists() else line.split()[0]
-            yield Source(name, partial(read_bytes, file.parent / name))
+    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
 
 
-def _tar(file: Path) -> Iterator[Source | Skip]:
+def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
     try:
-        with tarfile.open(file) as archive:
-            for member in archive:
-                if not _is_picture(member.name):
-                    continue
-                if not member.isreg():
-                    yield Skip(member.name, "link or device in an archive: not followed")
-                    continue
-                yield Source(member.name, partial(_member, archive, member))
-            _check_end(archive)
+        archive = stack.enter_context(_opened_tar(file))
+        changed = file.stat().st_mtime_ns
+        is_plain = isinstance(archive.fileobj, io.BufferedReader)
+        for member in archive:
+            if not _is_picture(member.name):
+                continue
+            if not member.isreg():
+                yield Skip(member.name, "link or device in an archive: not followed")
+                continue
+            stamp = f"{changed} {member.offset_data} {member.size}"
+            if is_plain and not member.issparse():
+                read = partial(_slice, file, member.offset_data, member.size)
+                yield Source(member.name, read, member.size, stamp)
+            else:
+                yield Source(member.name, partial(_member, archive, member), member.size, stamp, is_here=True)
+        _check_end(archive)
     except _TAR_ERRORS as error:
         raise _damaged(file, error) from error
+
+
+def _opened_tar(file: Path) -> tarfile.TarFile:
+    return tarfile.open(file)
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -110,39 +193,55 @@ def _damaged(file: object, error: Exception) -> UserError:
     return UserError(f"{file}: the tar is damaged or cut short ({error}); fetch it again")
 
 
+def _slice(file: Path, offset: int, size: int) -> bytes:
+    _check_size(size)
+    try:
+        with file.open("rb") as stream:
+            stream.seek(offset)
+            data = stream.read(size)
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read ({error.strerror}); every node needs the same folders") from error
+    if len(data) < size:
+        raise _damaged(file, EOFError(f"{size - len(data)} bytes are missing at byte {offset}"))
+    return data
+
+
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    if member.size > MAX_FILE_BYTES:
-        raise InputError(f"too large: {member.size} bytes")
+    _check_size(member.size)
     try:
         handle = archive.extractfile(member)
         if handle is None:
-            raise InputError("no file of its own")
+            raise PictureError("not a file", "an entry of the tar without content")
         return handle.read()
     except _TAR_ERRORS as error:
         raise _damaged(archive.name, error) from error
 
 
-def _zip(file: Path) -> Iterator[Source | Skip]:
+def _zip(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
     try:
-        archive = zipfile.ZipFile(file)
+        archive = stack.enter_context(zipfile.ZipFile(file))
     # A damaged directory of a zip ends in whatever its parser trips over.
     except (zipfile.BadZipFile, OSError, IndexError, ValueError, struct.error) as error:
         raise UserError(f"{file}: the zip is damaged ({error}); fetch it again") from error
-    with archive:
-        for info in sorted(archive.infolist(), key=lambda info: info.filename):
-            if not info.filename:
-                raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")
-            if not info.is_dir() and _is_picture(info.filename):
-                yield Source(info.filename, partial(_zip_member, archive, info))
+    for info in sorted(archive.infolist(), key=lambda info: info.filename):
+        if not info.filename:
+            raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")
+        if not info.is_dir() and _is_picture(info.filename):
+            stamp = f"{info.CRC:08x} {info.file_size}"
+            yield Source(info.filename, partial(_zip_member, archive, info), info.file_size, stamp, is_here=True)
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    if info.file_size > MAX_FILE_BYTES:
-        raise InputError(f"too large: {info.file_size} bytes")
+    _check_size(info.file_size)
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise InputError(f"damaged in the zip ({error})") from error
+        raise PictureError("damaged", f"damaged in the zip ({error})") from error
+
+
+def _check_size(size: int) -> None:
+    if size > MAX_FILE_BYTES:
+        raise PictureError("too large", f"{size} bytes; need at most {MAX_FILE_BYTES}")
 
 
 def _is_picture(name: str) -> bool:

@@ -16,7 +16,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.data.manifest import Dataset, Skipped
-from trainplane.data.pack import PackItem, build_shard, key_of, pack, percent_encoded
+from trainplane.data.pack import pack
+from trainplane.data.shards import PackItem, build_shard, key_of, percent_encoded
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 
@@ -104,14 +105,8 @@ def test_shards_stay_below_the_size_asked_for(tmp_path: Path) -> None:
     assert len(dataset.shards) < 10
 
 
-def test_skipped_files_are_read_after_the_last_picture(tmp_path: Path) -> None:
-    skipped: list[Skipped] = []
-
-    def found() -> Iterator[PackItem]:
-        yield from pictures(2)
-        skipped.append(Skipped(percent_encoded("broken é.jpg"), "truncated"))
-
-    dataset = pack_to(tmp_path, found(), skipped=skipped)
+def test_skipped_files_stand_in_the_manifest(tmp_path: Path) -> None:
+    dataset = pack_to(tmp_path, [*pictures(2), Skipped(percent_encoded("broken é.jpg"), "truncated")])
     assert Dataset.open(str(tmp_path)).skipped == (Skipped("broken%20%C3%A9.jpg", "truncated"),)
     assert dataset.manifest.packed == {"layout": "folder", "shard_bytes": 20_000}
 
@@ -141,7 +136,7 @@ def test_packing_the_same_again_brings_back_a_missing_shard(tmp_path: Path) -> N
         {"items": pictures(30, seed=1)},
         {"items": pictures(30), "how": {"layout": "list"}},
         {"items": pictures(30), "split": "val"},
-        {"items": pictures(30), "skipped": [Skipped("x", "y")]},
+        {"items": [*pictures(30), Skipped("x", "y")]},
     ],
 )
 def test_another_dataset_is_refused_untouched_and_replaced_when_told(tmp_path: Path, other: dict) -> None:

@@ -14,7 +14,7 @@ import webdataset
 
 from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack import PackItem, build_shard
+from trainplane.data.shards import PackItem, build_shard
 from trainplane.data.verify import repair, verify
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
@@ -185,7 +185,9 @@ def test_the_whole_zoo_is_found_and_repaired_from_a_copy(dataset: Dataset, sound
     for seed in range(5):
         spoil(dataset, random.Random(seed))
         assert verify(dataset) != [], seed
-        assert repair(dataset, sound.store) == [], seed
+        found, left = repair(dataset, sound.store)
+        assert found != [], seed
+        assert left == [], seed
     assert {entry.key: dataset.store.read(entry.key) for entry in dataset.store.list()} == {
         entry.key: sound.store.read(entry.key) for entry in sound.store.list()
     }
@@ -285,8 +287,10 @@ def test_repair_takes_nothing_that_is_not_as_packed(dataset: Dataset, sound: Dat
     small.spoil_sample(dataset, 30)
     small.spoil_sample(copy, 30)
     before = verify(dataset)
-    assert repair(dataset, copy.store) == before != []
-    assert repair(dataset, open_store(str(tmp_path / "empty"))) == before
+    assert repair(dataset, copy.store) == (before, before)
+    assert before != []
+    with pytest.raises(UserError, match="nothing is there"):
+        repair(dataset, open_store(str(tmp_path / "empty")))
     with pytest.raises(UserError, match="is the dataset itself"):
         repair(dataset, dataset.store)
 

@@ -1,7 +1,7 @@
 """Every byte of a dataset checked again, and damage named sample by sample; repair from another copy.
 
     damage = verify(Dataset.open("s3://bucket/datasets/places2-train"))      # [] when it is sound
-    left = repair(dataset, open_store("s3://backup/datasets/places2-train"))
+    damage, left = repair(dataset, open_store("s3://backup/datasets/places2-train"))
 
 A shard whose sha256 holds is sound without a further look. One whose does not is taken apart: which samples suffered,
 and whether by a cut, a hole of zeros, a flipped byte, a member taken out, or because another shard stands in its
@@ -50,20 +50,40 @@ def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard
     return found
 
 
-def repair(dataset: Dataset, copy: Store) -> list[Damage]:
-    """Replace what is damaged by what `copy` holds, where that has the right sha256; the damage that is left."""
-    sound = {shard.name: shard.sha256 for shard in dataset.shards}
-    sound[INDEX_NAME] = dataset.manifest.index_sha256
+def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
+    """Replace what is damaged by what `copy` holds, where that has the right sha256; damage found, damage left.
+
+    What was replaced is read again; the rest of the dataset is read once.
+    """
     if copy.address == dataset.address:
         raise UserError(f"{copy.address} is the dataset itself; give another copy to repair from")
-    for name in dict.fromkeys(damage.shard for damage in verify(dataset)):
-        try:
-            data = copy.read(name)
-        except NotFound:
-            continue
-        if hashlib.sha256(data).hexdigest() == sound[name]:
-            dataset.store.write(name, data)
-    return verify(dataset)
+    if next(iter(copy.list()), None) is None:
+        raise UserError(f"{copy.address}: nothing is there to repair from; give the address of another copy")
+    found = verify(dataset)
+    sound = {shard.name: shard.sha256 for shard in dataset.shards}
+    sound[INDEX_NAME] = dataset.manifest.index_sha256
+    replaced = [
+        name for name in dict.fromkeys(damage.shard for damage in found) if _replace(dataset, copy, name, sound)
+    ]
+    # Without a sound index the samples of a damaged shard could not be named; with the new one they can.
+    again = {damage.shard for damage in found} if INDEX_NAME in replaced else set(replaced)
+    index, left = _checked_index(dataset)
+    left += [damage for damage in found if damage.shard not in again and damage.shard != INDEX_NAME]
+    for number, shard in enumerate(dataset.shards):
+        if shard.name in again:
+            left += _damage_of(dataset, number, index)
+    return found, left
+
+
+def _replace(dataset: Dataset, copy: Store, name: str, sound: Mapping[str, str]) -> bool:
+    try:
+        data = copy.read(name)
+    except NotFound:
+        return False
+    if hashlib.sha256(data).hexdigest() != sound[name]:
+        return False
+    dataset.store.write(name, data)
+    return True
 
 
 def _checked_index(dataset: Dataset) -> tuple[Index | None, list[Damage]]:

@@ -10,7 +10,7 @@ import errno
 import os
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
@@ -100,6 +100,20 @@ class FolderStore(Store):
         with self._explained(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
 
+    def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
+        found = []
+        with self._explained("list unfinished files"):
+            for folder, _, names in os.walk(self._root, onerror=_raise_unless_absent):
+                for name in names:
+                    path = Path(folder, name)
+                    meant = name.removeprefix(TEMPORARY_PREFIX).partition("~")[2]
+                    key = (path.parent / meant).relative_to(self._root).as_posix()
+                    if name.startswith(TEMPORARY_PREFIX) and meant and is_ours(key):
+                        found.append(path)
+            for path in found:
+                path.unlink(missing_ok=True)
+        return len(found)
+
     @contextmanager
     def open_writer(self, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
@@ -156,7 +170,9 @@ def _temporary_beside(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     for made in reversed(missing):
         _entry_to_disk(made.parent)
-    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}"
+    # The name that is meant is told as far as file systems have room for it: 255 bytes.
+    meant = path.name if len(path.name.encode()) < 200 else ""
+    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}~{meant}"
 
 
 def _to_disk(file: BinaryIO) -> None:

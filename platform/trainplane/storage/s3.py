@@ -7,7 +7,7 @@ upload.py.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -17,7 +17,7 @@ from trainplane.storage.reading import Reading
 from trainplane.storage.requesting import ConditionFailed, PastEnd, Requests
 from trainplane.storage.retry import RetryPolicy
 from trainplane.storage.store import Entry, NotFound, Store, checked_key, checked_prefix, checked_range
-from trainplane.storage.upload import PART_BYTES, Upload, md5
+from trainplane.storage.upload import PART_BYTES, Upload, abort_upload, md5
 
 
 class S3Store(Store):
@@ -64,7 +64,7 @@ class S3Store(Store):
         if isinstance(data, Path):
             with data.open("rb") as source, self.open_writer(key) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
-        elif len(data) > 8 * PART_BYTES:
+        elif len(data) > 2 * PART_BYTES:
             with self.open_writer(key) as file:
                 file.write(data)
         else:
@@ -114,6 +114,22 @@ class S3Store(Store):
         name = self._name(key)
         with suppress(NotFound):
             self._requests.make(f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name))
+
+    def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
+        root = f"{self._prefix}/" if self._prefix else ""
+        found = []
+        arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root}
+        while True:
+            page = self._requests.make(
+                "list unfinished uploads", lambda client: client.list_multipart_uploads(**arguments)
+            )
+            found += [upload for upload in page.get("Uploads", ()) if is_ours(upload["Key"].removeprefix(root))]
+            if not page.get("IsTruncated"):
+                break
+            arguments.update(KeyMarker=page["NextKeyMarker"], UploadIdMarker=page["NextUploadIdMarker"])
+        for upload in found:
+            abort_upload(self._requests, upload["Key"], upload["UploadId"])
+        return len(found)
 
     @contextmanager
     def open_writer(self, key: str) -> Iterator[BinaryIO]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
@@ -82,6 +82,14 @@ class Store(ABC):
     @abstractmethod
     def child(self, prefix: str) -> Store:
         """The place below this one."""
+
+    @abstractmethod
+    def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
+        """Remove what writers that died left of keys for which `is_ours` holds; how many pieces of writing it was.
+
+        Only keys of this store are asked about, never those of another prefix. A store cannot tell a dead writer from
+        a living one: whoever calls this knows that nobody writes to these keys.
+        """
 
     @abstractmethod
     def open_writer(self, key: str) -> AbstractContextManager[BinaryIO]:

@@ -1,7 +1,7 @@
 """Bytes on their way into one S3 object, in bounded memory: it appears whole at the end or not at all.
 
-Every piece carries a Content-MD5. Not covered: clearing multipart uploads that a killed process left; give the bucket
-a lifecycle rule that ends them after some days.
+Every piece carries a Content-MD5. Multipart uploads that a killed process left stay until somebody clears them: packing
+does (`Store.clear_unfinished`), for what else writes give the bucket a lifecycle rule that ends them after some days.
 """
 
 from __future__ import annotations
@@ -77,11 +77,8 @@ class Upload(io.RawIOBase):
     def abort(self) -> None:
         """Leave nothing behind, as far as the store still answers."""
         if self._upload_id is not None:
-            with suppress(StorageError, NotFound):
-                self._requests.make(
-                    f"abort {self._key}",
-                    lambda client: client.abort_multipart_upload(**self._object, UploadId=self._upload_id),
-                )
+            with suppress(StorageError):
+                abort_upload(self._requests, self._object["Key"], self._upload_id)
 
     def _size_there(self) -> int:
         answer = self._requests.make(f"look at {self._key}", lambda client: client.head_object(**self._object))
@@ -101,6 +98,15 @@ class Upload(io.RawIOBase):
             ),
         )
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+
+
+def abort_upload(requests: Requests, name: str, upload_id: str) -> None:
+    """End a multipart upload and free what was sent; one that is over is fine."""
+    with suppress(NotFound):
+        requests.make(
+            f"abort an upload of {name}",
+            lambda client: client.abort_multipart_upload(Bucket=requests.bucket, Key=name, UploadId=upload_id),
+        )
 
 
 def md5(data: bytes) -> str:
