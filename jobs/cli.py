@@ -347,6 +347,29 @@ def _bench(commands: Any) -> None:
     step.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )
+    faults = _command(
+        actions,
+        "faults",
+        "jobs.bench.faults:faults",
+        "an epoch from a failing S3 server: what arrives, at what cost",
+    )
+    faults.add_argument("--samples", type=_count, default=4096, metavar="N", help="in the dataset, default 4096")
+    faults.add_argument("--sample-bytes", type=_bytes, default=2**15, metavar="SIZE", help="on average, default 32K")
+    faults.add_argument("--seed", type=int, default=0, help="of bytes, order and faults, default 0")
+    loader = _command(
+        actions,
+        "loader",
+        "jobs.bench.loader:loader",
+        "our loader against its peers and bare decoding, from one S3 server",
+    )
+    loader.add_argument("--photos", metavar="DIR", help="JPEG photos to measure on, beside made pictures")
+    loader.add_argument("--samples", type=_count, default=16384, metavar="N", help="in a set, default 16384")
+    loader.add_argument("--pictures", type=_count, default=2048, metavar="N", help="in a measurement, default 2048")
+    loader.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each reader, default 3")
+    loader.add_argument("--only", metavar="SET,…", help="of: photos, photos-large, synthetic, synthetic-large")
+    loader.add_argument(
+        "--mds-python", metavar="PATH", help="Python with mosaicml-streaming, which needs an older numpy than we do"
+    )
 
 
 if __name__ == "__main__":
