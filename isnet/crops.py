@@ -27,13 +27,16 @@ def random_crop(rgb: Pixels, size: int, rng: np.random.Generator) -> Pixels:
     return np.ascontiguousarray(rgb[top : top + size, left : left + size])
 
 
+def shorter_side(rgb: Pixels, side: int) -> Pixels:
+    """Resized in proportion so that the shorter side is `side`: uint8 (H, W, 3) in and out."""
+    height, width = rgb.shape[:2]
+    scale = side / min(height, width)
+    return resized(rgb, max(side, round(height * scale)), max(side, round(width * scale)))
+
+
 def at_least(rgb: Pixels, size: int) -> Pixels:
     """The picture itself, or enlarged in proportion so that its shorter side is `size`."""
-    height, width = rgb.shape[:2]
-    shorter = min(height, width)
-    if shorter >= size:
-        return rgb
-    return resized(rgb, max(size, round(height * size / shorter)), max(size, round(width * size / shorter)))
+    return rgb if min(rgb.shape[:2]) >= size else shorter_side(rgb, size)
 
 
 def center_square(rgb: Pixels, size: int) -> Pixels:

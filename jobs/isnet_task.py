@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 import isnet
 from isnet.architecture import Generator
-from isnet.crops import center_square, flip, planes, random_crop, resized
+from isnet.crops import center_square, flip, planes, random_crop, shorter_side
 from isnet.gan import GAN, GanSettings
 from isnet.images import decode_rgb
 from isnet.losses import LossWeights
@@ -75,19 +75,13 @@ class TrainTransform:
         if self.resize is None:
             rgb = center_square(rgb, self.size)
         else:
-            rgb = random_crop(_shorter_side(rgb, self.resize), self.size, rng)
+            rgb = random_crop(shorter_side(rgb, self.resize), self.size, rng)
         hole = generator(self.masks)(self.size, self.size, rng)
         if self.flip and rng.random() < 0.5:
             rgb = flip(rgb)
         # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
         hole = np.rot90(hole, int(rng.integers(4)))
         return {"image": torch.from_numpy(planes(rgb)), "mask": torch.from_numpy(~hole[None])}
-
-
-def _shorter_side(rgb: np.ndarray[Any, Any], side: int) -> np.ndarray[Any, Any]:
-    height, width = rgb.shape[:2]
-    scale = side / min(height, width)
-    return resized(rgb, max(side, round(height * scale)), max(side, round(width * scale)))
 
 
 @dataclass(frozen=True)

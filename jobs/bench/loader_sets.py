@@ -1,0 +1,150 @@
+"""The pictures of `isnet bench loader`, and each reader's own packing of them on one S3 server.
+
+A set is some hundred different pictures, gone round until there are enough samples that no reader can keep them all
+in memory and requests are as large as with a real dataset. Not covered: reading them (readers/).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+import jobs
+from isnet.errors import InputError
+from isnet.images import decode_rgb
+from trainplane.data.manifest import Dataset
+from trainplane.data.pack import pack
+from trainplane.data.shards import PackItem
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import open_store
+
+SIZE = 256  # of the crop
+LARGE = 1024  # longer side from which a picture counts as large
+LARGE_RESIZE = 288  # shorter side that large pictures are brought to before the crop
+SHARD_BYTES = 8 * 2**20
+_SYNTHETIC = 64  # different pictures
+
+
+@dataclass
+class PictureSet:
+    """Pictures of one kind. `resize` is the shorter side before the crop, None for a crop of the picture as it is."""
+
+    name: str
+    pictures: list[bytes]
+    resize: int | None
+    samples: int
+    places: dict[str, Any] = field(default_factory=dict)
+    """Where each reader finds it."""
+
+    @property
+    def mean_bytes(self) -> int:
+        return sum(map(len, self.pictures)) // len(self.pictures)
+
+
+def synthetic_sets(*, samples: int) -> list[PictureSet]:
+    """Made pictures of 320 to 480 px, and of 1024 to 1600 px."""
+    rng = np.random.default_rng(4)
+    small = [_picture(rng, *rng.integers(320, 481, 2)) for _ in range(_SYNTHETIC)]
+    large = [_picture(rng, *rng.integers(LARGE, 1601, 2)) for _ in range(_SYNTHETIC // 4)]
+    return [
+        PictureSet("synthetic", small, None, samples),
+        PictureSet("synthetic-large", large, LARGE_RESIZE, max(1, samples // 4)),
+    ]
+
+
+def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
+    """The JPEG photos below `folder` whose shorter side takes the crop, large ones apart from the others."""
+    if not folder.is_dir():
+        raise UserError(f"--photos {folder}: no such folder; name one with JPEG photos")
+    small, large = [], []
+    for file in sorted(folder.rglob("*.jp*g")):
+        data = file.read_bytes()
+        try:
+            height, width = decode_rgb(data).shape[:2]
+        except InputError:
+            continue
+        if min(height, width) >= SIZE:
+            (large if max(height, width) >= LARGE else small).append(data)
+    sets = [
+        PictureSet("photos", small, None, samples),
+        PictureSet("photos-large", large, LARGE_RESIZE, max(1, samples // 4)),
+    ]
+    if not (sets := [one for one in sets if one.pictures]):
+        raise UserError(f"--photos {folder}: no JPEG photo with sides of {SIZE} px or more; name another folder")
+    return sets
+
+
+def _picture(rng: np.random.Generator, height: int, width: int) -> bytes:
+    """A JPEG with structure at every scale, about as large as a photo of that size: clouds, edges and grain."""
+    canvas = np.zeros((height, width, 3))
+    for cells, strength in ((4, 60), (16, 35), (64, 20), (160, 12)):
+        coarse = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
+        planes = [np.asarray(Image.fromarray(coarse[..., c]).resize((width, height), 3)) for c in range(3)]
+        canvas += np.stack(planes, axis=2)
+    for _ in range(12):
+        top, left = rng.integers(0, height - 40), rng.integers(0, width - 40)
+        rows, columns = rng.integers(20, height // 2), rng.integers(20, width // 2)
+        canvas[top : top + rows, left : left + columns] += rng.normal(0, 40, 3)
+    canvas += rng.normal(0, 4, canvas.shape)
+    file = io.BytesIO()
+    Image.fromarray(np.clip(canvas + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    return file.getvalue()
+
+
+def pack_for_us(pictures: PictureSet, bucket: str) -> None:
+    """Our shards, which webdataset reads too."""
+    address = f"{bucket}/ours/{pictures.name}"
+    dataset = pack(_items(pictures), address, name="bench", split="train", shard_bytes=SHARD_BYTES, how={})
+    pictures.places["address"] = address
+    pictures.places["shards"] = _addresses(dataset)
+
+
+def _addresses(dataset: Dataset) -> list[str]:
+    return [f"{dataset.address}/{shard.name}" for shard in dataset.shards]
+
+
+def _items(pictures: PictureSet) -> Iterator[PackItem]:
+    for number in range(pictures.samples):
+        data = pictures.pictures[number % len(pictures.pictures)]
+        yield PackItem(f"{number:07d}.jpg", data, "jpg", {"n": number})
+
+
+def pack_for_peer(program: str, python: str, pictures: PictureSet, bucket: str, scratch: Path) -> None:
+    """Pack with the peer's own writer, in its own process and environment, and put the files on the store."""
+    source, local = scratch / "pictures" / pictures.name, scratch / program / pictures.name
+    if not source.exists():
+        source.mkdir(parents=True)
+        for number, data in enumerate(pictures.pictures):
+            (source / f"{number:05d}.jpg").write_bytes(data)
+    spec = {"pictures": str(source), "local": str(local), "samples": pictures.samples, "shard_bytes": SHARD_BYTES}
+    command = [python, "-m", f"jobs.bench.readers.{program}", "pack", json.dumps(spec)]
+    done = subprocess.run(command, env=environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
+    if done.returncode:
+        raise RunFailed(f"{program} cannot pack: {last_line(done.stderr)}")
+    store = open_store(f"{bucket}/{program}/{pictures.name}")
+    for file in sorted(local.rglob("*")):
+        if file.is_file():
+            store.write(file.relative_to(local).as_posix(), file)
+    pictures.places[program] = store.address
+
+
+def environment() -> dict[str, str]:
+    """For a reader's process: our own packages can be imported, and arithmetic takes one thread."""
+    root = Path(str(jobs.__file__)).parents[1]
+    paths: Sequence[str] = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
+
+
+def last_line(text: str) -> str:
+    lines = [line for line in text.splitlines() if line.strip()]
+    return lines[-1] if lines else "it said nothing"

@@ -1,0 +1,80 @@
+"""mosaicml-streaming on its own shards (MDS), with its own decoder of JPEG.
+
+It needs an older numpy than we do, so it runs in an environment of its own: `isnet bench loader --mds-python PATH`.
+`python -m jobs.bench.readers.mds pack SPEC` packs; pictures come as files of a folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from isnet.torchvision_shim import ensure_torchvision
+from jobs.bench.readers.serving import Open, Spec, serve
+from jobs.bench.readers.view import View
+
+ensure_torchvision()
+
+import streaming  # noqa: E402 - it imports torchvision
+from streaming.base.util import clean_stale_shared_memory  # noqa: E402
+
+
+def pack(spec: Spec) -> None:
+    """Write `spec["samples"]` samples, going round the files of `spec["pictures"]`."""
+    files = sorted(Path(spec["pictures"]).iterdir())
+    columns = {"image": "bytes"}
+    with streaming.MDSWriter(out=spec["local"], columns=columns, size_limit=spec["shard_bytes"]) as writer:
+        for number in range(spec["samples"]):
+            writer.write({"image": files[number % len(files)].read_bytes()})
+
+
+class Pictures(streaming.StreamingDataset):
+    """One picture, decoded by Pillow, which is what its `jpeg` column does."""
+
+    def __init__(self, view: View, **options: Any) -> None:
+        super().__init__(**options)
+        self._view = view
+
+    def __getitem__(self, at: Any) -> torch.Tensor:
+        return self._view.of_bytes(super().__getitem__(at)["image"])
+
+
+def opened(spec: Spec) -> Open:
+    os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
+    view = View(spec["size"], spec["resize"])
+
+    @contextmanager
+    def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
+        clean_stale_shared_memory()
+        local = tempfile.mkdtemp(prefix="bench-mds-")
+        try:
+            dataset = Pictures(view, remote=spec["mds"], local=local, shuffle=True, batch_size=spec["batch"])
+            loader = streaming.StreamingDataLoader(dataset, batch_size=spec["batch"], num_workers=workers)
+            if start:
+                state = {"epoch": 0, "sample_in_epoch": start, "num_canonical_nodes": 1, "shuffle_seed": 9176}
+                loader.load_state_dict(state | {"initial_physical_nodes": 1})
+            batches = iter(loader)
+            yield (len(batch) for batch in batches)
+            batches.close()
+            loader._iterator and loader._iterator._shutdown_workers()  # type: ignore[union-attr]
+        finally:
+            shutil.rmtree(local, ignore_errors=True)
+
+    return stream
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    if sys.argv[1] == "pack":
+        pack(json.loads(sys.argv[2]))
+    else:
+        serve(opened, facts=lambda: {"version": streaming.__version__})

@@ -1,0 +1,61 @@
+"""trainplane's loader. The transform is the bench's view, or with `"train": true` the training transform with masks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from isnet.crops import random_crop, shorter_side
+from isnet.images import decode_rgb
+from jobs.bench.readers.serving import Open, Spec, serve
+from jobs.isnet_task import TrainTransform
+from trainplane.data.loader import Loader
+from trainplane.data.manifest import Dataset
+from trainplane.task import Batch, Sample, Transform
+
+
+@dataclass(frozen=True)
+class Crop:
+    """What readers/view.py makes, with our decoder: uint8 (size, size, 3)."""
+
+    size: int
+    resize: int | None
+
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
+        rgb = decode_rgb(sample["jpg"], shortest=self.resize)
+        if self.resize is not None:
+            rgb = shorter_side(rgb, self.resize)
+        return {"image": torch.from_numpy(random_crop(rgb, self.size, rng))}
+
+
+def transform_of(spec: Spec) -> Transform:
+    if spec.get("train"):
+        return TrainTransform(spec["size"], spec["resize"] or spec["train_resize"], True, "irregular")
+    return Crop(spec["size"], spec["resize"])
+
+
+def opened(spec: Spec) -> Open:
+    dataset = Dataset.open(spec["address"])
+    _ = dataset.index
+    # Every run is an epoch of its own, so that none finds what another has read.
+    epochs = iter(range(10**6))
+
+    @contextmanager
+    def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
+        options: dict[str, Any] = {"seed": spec["seed"], "global_batch": spec["batch"], "workers": workers}
+        with Loader(dataset, transform=transform_of(spec), **options) as loader:
+            first = next(epochs) * loader.steps_per_epoch + start // spec["batch"]
+            batches = loader.batches(start=first, stop=first + loader.steps_per_epoch)
+            yield (len(batch["image"]) for _, batch in batches)
+
+    return stream
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    serve(opened)
