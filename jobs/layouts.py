@@ -75,7 +75,7 @@ def _listed_key(split: str, name: str, file: Path) -> str:
 
 def _place_key(split: str, name: str) -> str | None:
     """PURE: what a picture's path and its line in the list have in common; None for a picture of another split."""
-    parts = PurePosixPath(name).parts
+    parts = PurePosixPath(name.lstrip("/")).parts
     if split != "train":
         is_ours = re.fullmatch(rf"Places365_{split}_\d+\.jpg", parts[-1], re.IGNORECASE)
         return parts[-1].lower() if is_ours else None
@@ -87,7 +87,7 @@ def _place_key(split: str, name: str) -> str | None:
 
 def _without_letter(name: str) -> str:
     """PURE: `/a/airfield` to `airfield`: the folders of the alphabet say nothing."""
-    return re.sub(r"^/?[a-z]/", "", name).lstrip("/")
+    return re.sub(r"^[a-z]/", "", name.lstrip("/"))
 
 
 def celeba(found: Found, split: str, *, place: Path, lists: Path | None) -> Iterator[Source | Skip]:

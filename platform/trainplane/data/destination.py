@@ -77,6 +77,8 @@ class Place:
         if self.standing is not None and was != shard:
             self.make_room(f"{shard.name} would differ")
         if was != shard or self.store.size(shard.name) != shard.bytes:
+            # Another packing's note must not stand beside this one's shard, not even for a moment.
+            self.store.delete(_note_key(cut.number))
             self.store.write(shard.name, built.data)
             self.store.write(_note_key(cut.number), _note(self.recipe, where, shard, finished))
         return finished
@@ -179,6 +181,8 @@ class Destination:
         if standing is not None:
             if _same_but_for_the_index(manifest, standing):
                 log.info("%s: the same dataset is already there", self._store.address)
+                if any(self._store.list(PREFIX)):  # killed between its manifest and the end
+                    self.claim()
                 return Dataset(self._store, standing)
             self.place.make_room("name, split, options, skipped files or the number of shards would differ")
         self.claim()
