@@ -177,7 +177,7 @@ def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, sample
         # Once unrecorded: what a process does once in its life is no part of a rate.
         reader.measure(**middle | {"start": 0, "workers": 0 if name.startswith("bare") else 1})
     for number in range(args.rounds):
-        for name in readers if number % 2 == 0 else reversed(readers):
+        for name in readers if number % 2 == 0 else reversed(list(readers)):
             for kind, request in _requests(name, steady, middle).items():
                 runs[name].setdefault(kind, []).append(readers[name].measure(**request))
     return runs

@@ -66,7 +66,8 @@ def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
     """The JPEG photos below `folder` whose shorter side takes the crop, large ones apart from the others."""
     if not folder.is_dir():
         raise UserError(f"--photos {folder}: no such folder; name one with JPEG photos")
-    small, large = [], []
+    small: list[bytes] = []
+    large: list[bytes] = []
     for file in sorted(folder.rglob("*.jp*g")):
         data = file.read_bytes()
         try:

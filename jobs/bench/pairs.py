@@ -12,8 +12,11 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Literal
 
 import psutil
+
+Clock = Literal["wall", "cpu"]
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,9 @@ class Taken:
 
     wall: float
     cpu: float
+
+    def by(self, clock: Clock) -> float:
+        return self.wall if clock == "wall" else self.cpu
 
 
 def in_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[Taken]]:
@@ -43,14 +49,14 @@ def timed(run: Callable[[], object]) -> Taken:
     return Taken(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def median_ratio(of: list[Taken], to: list[Taken], *, clock: str = "wall") -> float:
+def median_ratio(of: list[Taken], to: list[Taken], *, clock: Clock = "wall") -> float:
     """Median of the quotients of neighbours: above 1 where `of` takes longer."""
-    return statistics.median(getattr(a, clock) / getattr(b, clock) for a, b in zip(of, to, strict=True))
+    return statistics.median(a.by(clock) / b.by(clock) for a, b in zip(of, to, strict=True))
 
 
-def median(taken: list[Taken], *, clock: str = "wall") -> float:
+def median(taken: list[Taken], *, clock: Clock = "wall") -> float:
     """Median of the times, seconds."""
-    return statistics.median(getattr(one, clock) for one in taken)
+    return statistics.median(one.by(clock) for one in taken)
 
 
 def machine() -> dict[str, object]:

@@ -45,7 +45,7 @@ def read_file(file: str) -> bytes:
     return Path(file).read_bytes()
 
 
-class Pictures(litdata.StreamingDataset):
+class Pictures(litdata.StreamingDataset):  # type: ignore[misc]
     """One picture as the bench's view."""
 
     def __init__(self, view: View, **options: Any) -> None:

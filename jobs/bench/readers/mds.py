@@ -37,7 +37,7 @@ def pack(spec: Spec) -> None:
             writer.write({"image": files[number % len(files)].read_bytes()})
 
 
-class Pictures(streaming.StreamingDataset):
+class Pictures(streaming.StreamingDataset):  # type: ignore[misc]
     """One picture, decoded by Pillow, which is what its `jpeg` column does."""
 
     def __init__(self, view: View, **options: Any) -> None:

@@ -53,7 +53,7 @@ def opened(spec: Spec) -> Open:
         try:
             yield (len(images) for (images,) in batches)
         finally:
-            batches._shutdown_workers()  # type: ignore[union-attr]
+            batches._shutdown_workers()  # type: ignore[attr-defined]
 
     return stream
 

@@ -190,7 +190,9 @@ class _Key(ISeedSequence):
 
 
 def _philox(key: Any, second: int, third: int, use: int, *, skip: int = 0) -> np.random.Philox:
-    return np.random.Philox(_Key(key), counter=np.array([skip, second, third, use], dtype=np.uint64))
+    # numpy's stubs leave out the interface that its documentation offers.
+    counter = np.array([skip, second, third, use], dtype=np.uint64)
+    return np.random.Philox(_Key(key), counter=counter)  # type: ignore[arg-type]
 
 
 def _blocks(shard_sizes: Sequence[int], block: int) -> tuple[Samples, Samples]:

@@ -89,7 +89,8 @@ class Ring:
         self.num_places = num_places
         self._num_samples = num_samples
         self._stride = sum(map(self._padded, layout.fields))
-        self._memory = torch.empty(max(1, num_places * self._stride), dtype=torch.uint8).share_memory_()
+        self._memory = torch.empty(max(1, num_places * self._stride), dtype=torch.uint8)
+        self._memory.share_memory_()  # type: ignore[no-untyped-call]
 
     def place(self, number: int) -> Batch:
         """The tensors at a place, of shape (num_samples, …)."""
