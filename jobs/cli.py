@@ -370,6 +370,12 @@ def _bench(commands: Any) -> None:
     loader.add_argument(
         "--mds-python", metavar="PATH", help="Python with mosaicml-streaming, which needs an older numpy than we do"
     )
+    order = _command(
+        actions, "order", "jobs.bench.order:order", "what the order of samples costs, how well it shuffles"
+    )
+    order.add_argument("--samples", type=_count, default=10**7, metavar="N", help="to plan, default 10 million")
+    order.add_argument("--ranks", type=_count, default=1024, metavar="N", help="default 1024")
+    order.add_argument("--index-samples", type=_count, default=10**6, metavar="N", help="default a million")
 
 
 if __name__ == "__main__":
