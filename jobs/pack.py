@@ -103,7 +103,7 @@ def verify(args: argparse.Namespace) -> int:
     if args.repair is not None:
         payload |= {"repaired": _plain(mended), "from": args.repair}
     lines = [f"{_line(damage)}  repaired" for damage in mended] + [_line(damage) for damage in found]
-    lines.append(f"{len(found)} places damaged" if found else "sound")
+    lines.append(f"{len(found)} place{'s' * (len(found) > 1)} damaged" if found else "sound")
     emit(args, payload, "\n".join(lines))
     return 1 if found else 0
 

@@ -151,7 +151,8 @@ def _new_shards(
 def _why(skipped: Sequence[Skipped]) -> str:
     if not skipped:
         return "no picture was found"
-    return f"{len(skipped)} files were left out, the first: {skipped[0].file}: {skipped[0].reason}"
+    count = "1 file was" if len(skipped) == 1 else f"{len(skipped)} files were"
+    return f"{count} left out, the first: {skipped[0].file}: {skipped[0].reason}"
 
 
 def _refuse_what_no_manifest_can_hold(name: str, split: str, options: Mapping[str, Any]) -> None:
