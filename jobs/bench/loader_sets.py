@@ -54,8 +54,8 @@ class PictureSet:
 def synthetic_sets(*, samples: int) -> list[PictureSet]:
     """Made pictures of 320 to 480 px, and of 1024 to 1600 px."""
     rng = np.random.default_rng(4)
-    small = [_picture(rng, *rng.integers(320, 481, 2)) for _ in range(_SYNTHETIC)]
-    large = [_picture(rng, *rng.integers(LARGE, 1601, 2)) for _ in range(_SYNTHETIC // 4)]
+    small = [_picture(rng, *rng.integers(320, 481, 2), quality=90) for _ in range(_SYNTHETIC)]
+    large = [_picture(rng, *rng.integers(LARGE, 1601, 2), quality=75) for _ in range(_SYNTHETIC // 4)]
     return [
         PictureSet("synthetic", small, None, samples),
         PictureSet("synthetic-large", large, LARGE_RESIZE, max(1, samples // 4)),
@@ -85,7 +85,7 @@ def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
     return sets
 
 
-def _picture(rng: np.random.Generator, height: int, width: int) -> bytes:
+def _picture(rng: np.random.Generator, height: int, width: int, *, quality: int) -> bytes:
     """A JPEG with structure at every scale, about as large as a photo of that size: clouds, edges and grain."""
     canvas = np.zeros((height, width, 3))
     for cells, strength in ((4, 60), (16, 35), (64, 20), (160, 12)):
@@ -98,7 +98,7 @@ def _picture(rng: np.random.Generator, height: int, width: int) -> bytes:
         canvas[top : top + rows, left : left + columns] += rng.normal(0, 40, 3)
     canvas += rng.normal(0, 4, canvas.shape)
     file = io.BytesIO()
-    Image.fromarray(np.clip(canvas + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=90)
+    Image.fromarray(np.clip(canvas + 128, 0, 255).astype(np.uint8)).save(file, "JPEG", quality=quality)
     return file.getvalue()
 
 

@@ -23,7 +23,7 @@ from trainplane.data.cache_room import CachePlace, CacheRoom, Kept, shard_file, 
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import Fetcher
 from trainplane.data.manifest import Dataset
-from trainplane.data.order import WINDOW, Order
+from trainplane.data.order import Order
 from trainplane.errors import UserError
 
 PLENTY = 1 << 30
@@ -56,7 +56,7 @@ def epoch(dataset: Dataset, *, number: int = 0, rank: int = 0, world: int = 1) -
     order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=8)
     slots = order.slots(rank=rank, world=world)
     first = number * order.steps_per_epoch
-    steps = ((step // WINDOW, order.visits(step, slots)) for step in range(first, first + order.steps_per_epoch))
+    steps = ((step // order.window, order.visits(step, slots)) for step in range(first, first + order.steps_per_epoch))
     pictures = []
     with Fetcher(dataset, cache_bytes=20_000) as fetcher:
         for visited in fetcher.walk(steps):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import Fetcher
 from trainplane.data.manifest import Dataset
-from trainplane.data.order import WINDOW, Order, Visit
+from trainplane.data.order import Order, Visit
 from trainplane.errors import UserError
 from trainplane.storage import RetryPolicy, open_store
 
@@ -32,9 +32,10 @@ def walk_epoch(dataset: Dataset, *, world: int, cache_bytes: int, epoch: int = 0
     pictures = []
     for rank in range(world):
         slots = order.slots(rank=rank, world=world)
-        steps = ((step // WINDOW, order.visits(step, slots)) for step in range(first, first + order.steps_per_epoch))
+        steps = range(first, first + order.steps_per_epoch)
+        walk = ((step // order.window, order.visits(step, slots)) for step in steps)
         with Fetcher(dataset, cache_bytes=cache_bytes) as fetcher:
-            for visited in fetcher.walk(steps):
+            for visited in fetcher.walk(walk):
                 for _, members in visited:
                     assert not isinstance(members, Damage)
                     pictures.append(members["png"])
@@ -97,7 +98,8 @@ def test_memory_held_stays_within_its_bound(tmp_path: Path) -> None:
     order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=8)
     bound, largest = 60_000, 2 * (2000 + 1024 + 512)
     with Fetcher(dataset, cache_bytes=bound) as fetcher:
-        for _ in fetcher.walk((step // WINDOW, order.visits(step, range(8))) for step in range(order.steps_per_epoch)):
+        steps = range(order.steps_per_epoch)
+        for _ in fetcher.walk((step // order.window, order.visits(step, range(8))) for step in steps):
             held = sum(run.size for run in fetcher._runs.values())
             assert held == fetcher._held_bytes
             # Samples read by themselves wait, for the steps ahead, beside what is kept.

@@ -6,15 +6,18 @@
 
 How. Every shard is cut into blocks of `block` neighbouring samples; each epoch has its own random permutation of all
 blocks, laid end to end into one line of all samples. The global batch has B slots; slot b walks its own slice of the
-line, `steps_per_epoch` = N // B samples long, and inside consecutive windows of 64 samples it walks in random order.
+line, `steps_per_epoch` = N // B samples long, and inside consecutive windows of `window` samples it walks in random
+order: 64, and more where B is small, so that 2,048 samples or more are mixed at a time, over all slots.
 A rank owns whole slots, so any number of ranks that divides B sees the same global batches. A block is read by the
 one slot that walks it (two where a slice begins inside it, each reading its own part), so all ranks together read
 every byte of an epoch once. What is left at the end of the line, fewer than B samples, is another part each epoch.
 
 Where the shuffling stands: the samples of one batch come from B far-apart places of a block permutation, so a batch
-mixes as a full shuffle's does. What remains of the packing order is that a slot's next sample is of the same block
-with probability of about 15/63 at most (a full shuffle: none). Datasets of fewer than 2,048 samples have blocks of
-one: there the order is a full shuffle. Not covered: reading (fetch.py) and what replaces damaged samples' bytes.
+mixes as a full shuffle's does. What remains of the packing order is that the same blocks feed the batches of one
+window: a slot's next sample is of the same block with probability of about 15/63 at most (a full shuffle: none), and
+`isnet bench order` tells how many kinds of pictures 64 steps see when the kinds were packed one after the other.
+Datasets of fewer than 2,048 samples have blocks of one: there the order is a full shuffle. Not covered: reading
+(fetch.py) and what replaces damaged samples' bytes.
 """
 
 from __future__ import annotations
@@ -34,9 +37,10 @@ Samples: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 
 # Another number whenever any sample would come at another place. Randomness is the raw output of the counter-based
 # generator Philox-4x64-10 (Salmon et al., 2011), which numpy promises not to change; its methods may change.
-ORDER_VERSION = 1
+ORDER_VERSION = 2
 
-WINDOW = 64  # samples
+_SMALLEST_WINDOW, _LARGEST_WINDOW = 64, 1024  # samples of one slot
+_MIXED = 4096  # samples that the windows of all slots hold at most, where each may be larger than the smallest
 _LARGEST_BLOCK = 16  # samples; a block is one request to the store
 _SAMPLES_PER_BLOCK_SAMPLE = 1024  # small datasets have smaller blocks, for the sake of mixing
 
@@ -88,6 +92,9 @@ class Order:
         self.seed = seed
         self.steps_per_epoch = num_samples // global_batch
         self.block = int(np.clip(num_samples // _SAMPLES_PER_BLOCK_SAMPLE, 1, _LARGEST_BLOCK))
+        # The largest power of two that keeps the windows of all slots within what a reader holds in memory.
+        wished = 2 ** ((_MIXED // global_batch).bit_length() - 1) if global_batch <= _MIXED else 0
+        self.window = int(np.clip(wished, _SMALLEST_WINDOW, _LARGEST_WINDOW))
         facts = {"order": ORDER_VERSION, "dataset": digest, "seed": seed, "global_batch": global_batch}
         self.hash = hashlib.sha256(canonical_json(facts)).hexdigest()
         """Stands for every choice made here: equal hashes, equal batches."""
@@ -142,9 +149,10 @@ class Order:
         """(sample, first, end of its run) of each slot at a step; int64 of shape (len(slots),) each."""
         number, within = self.position(step)
         epoch = self._epoch_line(number)
-        window, inside = divmod(within, WINDOW)
-        window_start = np.arange(slots.start, slots.stop, dtype=np.int64) * self.steps_per_epoch + window * WINDOW
-        window_end = window_start + min(WINDOW, self.steps_per_epoch - window * WINDOW)
+        window, inside = divmod(within, self.window)
+        begun = window * self.window
+        window_start = np.arange(slots.start, slots.stop, dtype=np.int64) * self.steps_per_epoch + begun
+        window_end = window_start + min(self.window, self.steps_per_epoch - begun)
         at = window_start + self._window_order(number, window, slots)[:, inside]
         block = np.searchsorted(epoch.line_start, at, side="right") - 1
         # From positions in the line to samples: within a block both advance by one.
@@ -166,9 +174,9 @@ class Order:
         key = (epoch, window, slots.start, slots.stop)
         if self._window is None or self._window[0] != key:
             # Philox makes four numbers per count: the counter is set to where the first slot's numbers begin.
-            raw = _philox(self._key, epoch, window, _WINDOWS, skip=slots.start * WINDOW // 4)
-            size = min(WINDOW, self.steps_per_epoch - window * WINDOW)
-            rows = raw.random_raw(len(slots) * WINDOW).reshape(len(slots), WINDOW)[:, :size]
+            raw = _philox(self._key, epoch, window, _WINDOWS, skip=slots.start * self.window // 4)
+            size = min(self.window, self.steps_per_epoch - window * self.window)
+            rows = raw.random_raw(len(slots) * self.window).reshape(len(slots), self.window)[:, :size]
             self._window = key, np.argsort(rows, axis=1, kind="stable")
         return self._window[1]
 

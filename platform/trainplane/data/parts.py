@@ -13,7 +13,7 @@ from typing import Literal, TypeAlias
 from trainplane.data.damage import UNDECODABLE, Damage, DamageError
 from trainplane.data.fetch import Fetcher, Step
 from trainplane.data.manifest import Dataset, Members
-from trainplane.data.order import WINDOW, Order, sample_rng
+from trainplane.data.order import Order, sample_rng
 from trainplane.data.places import Layout, lay
 from trainplane.errors import RunFailed, UserError
 from trainplane.task import Batch, Transform
@@ -69,8 +69,8 @@ class Feed:
 
     def _step(self, step: int, slots: range) -> Step:
         epoch, within = self.order.position(step)
-        windows_per_epoch = -(-self.order.steps_per_epoch // WINDOW)
-        return epoch * windows_per_epoch + within // WINDOW, self.order.visits(step, slots)
+        windows_per_epoch = -(-self.order.steps_per_epoch // self.order.window)
+        return epoch * windows_per_epoch + within // self.order.window, self.order.visits(step, slots)
 
     def _tensors(
         self, step: int, slot: int, sample: int, found: Members | Damage, damage: list[Damage], fetcher: Fetcher
