@@ -11,8 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainplane.config import DataConfig, RunConfig, Section, apply_overrides, build, read_yaml
+from trainplane.config import DataConfig, RunConfig, apply_overrides, build, read_yaml
 from trainplane.errors import UserError, nearest
+from trainplane.section import Section
 
 PRESETS = Path(__file__).parent / "presets"
 TASK = "jobs.isnet_task:ISNetTask"
@@ -27,6 +28,12 @@ class ModelConfig(Section):
     discriminator_width: int = Field(64, ge=4, description="channels after the discriminator's first layer")
     activation: Literal["tanh", "leaky_relu"] | None = Field(None, description="default: the variant's own")
     mask_input: bool = Field(False, description="show the mask to the generator as a fourth channel")
+    dilation: int = Field(2, ge=1, description="of residual blocks in the low-resolution branch (author's code)")
+    spectral_norm: Literal["released", "all", "none"] = Field(
+        "released", description="where: as in the author's code, on every convolution (the paper's text), nowhere"
+    )
+    skips: bool = Field(False, description="unet_like with skip connections, which the author's code lacks")
+    prune: bool = Field(False, description="base without the 45 % of its weights that never get a gradient")
     init_std: float = Field(0.001, gt=0, description="standard deviation of initial weights (author's code)")
 
 
@@ -40,6 +47,12 @@ class LossConfig(Section):
     feature_matching: float = Field(10.0, ge=0)
     gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="Eq. 3 is the hinge")
     d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="the discriminator's fake input")
+    l1_mode: Literal["hole_ratio", "per_sample", "plain"] = Field(
+        "hole_ratio", description="L1 divided by the batch's mean hole ratio (author's code), each by its own, or plain"
+    )
+    min_hole_ratio: float = Field(0.01, gt=0, le=1, description="below it the divisor of L1 does not fall")
+    style_hole_only: bool = Field(False, description="style loss inside the hole only (EdgeConnect); slower")
+    normalise: bool = Field(False, description="ImageNet's mean and deviation before VGG19; the weights expect none")
     perceptual_weights: str | None = Field(
         None, description="VGG19: a file, a timm hub id such as timm/vgg19.tv_in1k, or 'random' on purpose"
     )
@@ -65,8 +78,12 @@ class ISNetDataConfig(DataConfig):
     )
     flip: bool = Field(True, description="mirror every other picture")
     masks: str = Field(
-        "irregular", description="generator of training holes: irregular, thin, medium, thick, box, half"
+        "irregular",
+        description="holes: a generator (irregular, thin, medium, thick, box, half) or a packed dataset of masks",
     )
+    masks_digest: str | None = Field(None, description="of that dataset; filled in when the run starts")
+    val_masks: str | None = Field(None, description="holes of held-out pictures; default: as `masks`")
+    val_masks_digest: str | None = Field(None, description="of that dataset; filled in when the run starts")
 
     @field_validator("resize")
     @classmethod
@@ -77,6 +94,11 @@ class ISNetDataConfig(DataConfig):
                 f"data.resize={resize} is smaller than the crop data.size={size}; set it to at least {size}"
             )
         return resize
+
+    @property
+    def evaluation_masks(self) -> str:
+        """What holes held-out pictures get."""
+        return self.val_masks or self.masks
 
     @property
     def evaluation_size(self) -> int:

@@ -6,12 +6,13 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
+from jobs.mask_sets import with_located_masks
 from jobs.progress import Bar
 from jobs.registering import register_checkpoint
 from jobs.sample_photos import ensure_sample_datasets
@@ -19,9 +20,11 @@ from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
+from trainplane.train.batches import arithmetic
+from trainplane.train.clock import advice, shares
+from trainplane.train.job import Outcome
 from trainplane.train.launch import newest_step
 from trainplane.train.launch import train as launch
-from trainplane.train.loop import Outcome
 from trainplane.train.prepare import Prepared, prepared_run
 
 
@@ -29,7 +32,7 @@ def train(args: argparse.Namespace) -> int:
     """The command."""
     context = resolve(args.context)
     context.activate()
-    config = load_run_config(args.preset, args.overrides)
+    config = with_located_masks(load_run_config(args.preset, args.overrides), context)
     ensure_sample_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh)
     payload, text = report(prepared, outcome), summary(prepared, outcome)
@@ -53,11 +56,10 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
     train, run_id = prepared.config.train, prepared.run.run_id
     print(plan_line(prepared), file=sys.stderr)
     # A run that is finished is only measured again: not worth a cluster.
-    distributed = (train.workers > 1 or in_ray_job()) and newest_step(prepared.job) < train.steps
+    distributed = (train.max_workers > 1 or in_ray_job()) and newest_step(prepared.job) < train.steps
     bar = Bar()
     try:
-        # Ray's workers are interrupted through Ray; a run in this process first saves where it stands.
-        with nullcontext(_Flag()) if distributed else _interruptible() as flag:
+        with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
     except KeyboardInterrupt:
         _close(context, run_id, "KILLED", {})
@@ -110,12 +112,11 @@ def _interruptible() -> Iterator[_Flag]:
 def plan_line(prepared: Prepared) -> str:
     """The derived arithmetic, said once before the first step."""
     train = prepared.config.train
-    share = train.global_batch // train.workers
-    micro = min(train.micro_batch or share, share)
-    return (
-        f"run {prepared.place.folder}: {train.steps} steps of {train.global_batch} pictures = {train.workers} workers "
-        f"× {micro} at once × {share // micro} accumulated; "
-        + (f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new")
+    sizes = train.world_sizes
+    cut = arithmetic(global_batch=train.global_batch, ranks=sizes[-1], micro_batch=train.fixed_micro)
+    elastic = f", or {' or '.join(map(str, sizes[:-1]))} ranks where there is less room" if sizes[1:] else ""
+    return f"run {prepared.place.folder}: {train.steps} steps; {cut}{elastic}; " + (
+        f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new"
     )
 
 
@@ -132,6 +133,7 @@ def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "unsent": outcome.unsent,
         "damage": outcome.damage,
+        "told": outcome.told,
     }
 
 
@@ -143,10 +145,10 @@ def summary(prepared: Prepared, outcome: Outcome) -> str:
         f"  checkpoint       {outcome.checkpoint}",
         f"  state digest     {outcome.state_digest}",
     ]
-    wall = outcome.seconds.get("wall", 0.0)
-    if outcome.pictures_per_s and wall:
-        shares = (f"{n} {100 * s / wall:.0f} %" for n, s in sorted(outcome.seconds.items()) if n != "wall")
-        lines.append(f"  {outcome.pictures_per_s:.1f} pictures/s; time went to {', '.join(shares)}")
+    if outcome.pictures_per_s:
+        went = ", ".join(f"{name} {100 * part:.0f} %" for name, part in shares(outcome.seconds).items())
+        lines.append(f"  {outcome.pictures_per_s:.1f} pictures/s; time went to {went}")
+        lines.append(f"  to be faster, change first: {advice(outcome.seconds)}")
     if outcome.unsent:
         lines.append(f"  {outcome.unsent} records wait on this machine; `isnet runs sync` sends them")
     if outcome.damage:

@@ -7,11 +7,12 @@ import csv
 import io
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
-from typing import Any
+from dataclasses import asdict, replace
+from typing import Any, cast
 
 from jobs.cli import emit
 from jobs.config import ISNetConfig, merge, preset_names, preset_tree
+from jobs.mask_sets import with_located_masks
 from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import apply_overrides, build
@@ -28,7 +29,10 @@ def tune(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     file, base = load_search(args.preset, args.overrides)
-    trials = trials_of(file, base)
+    trials = [
+        replace(trial, config=with_located_masks(cast("ISNetConfig", trial.config), context))
+        for trial in trials_of(file, base)
+    ]
     ensure_sample_datasets([trials[0].config.data.train, trials[0].config.data.val], context)
     reap(context.tracking)
     objective = file.search.objective
@@ -65,7 +69,7 @@ def tune(args: argparse.Namespace) -> int:
         "search_run_id": parent.run_id,
         "trials": [asdict(result) for result in results],
         "best": {"run_id": best.run_id, "config": best.settings, "metrics": best.metrics},
-        "spent": {"cpu_seconds": sum(r.seconds * trials[0].config.train.workers for r in results)},
+        "spent": {"cpu_seconds": sum(r.seconds * trials[0].config.train.max_workers for r in results)},
         "registered": registered,
     }
     emit(args, payload, leaderboard(results, objective) + _said(registered))

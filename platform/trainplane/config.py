@@ -11,18 +11,15 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError
 
 from trainplane.errors import UserError, nearest
-
-
-class Section(BaseModel):
-    """One level of the tree: unknown names are errors, values never change after construction."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
+from trainplane.section import Section
+from trainplane.train.guard import GuardConfig
+from trainplane.train.settings import TrainConfig
 
 
 class DataConfig(Section):
@@ -35,50 +32,6 @@ class DataConfig(Section):
     damage_budget: int = Field(10, ge=0, description="samples that may be quarantined before the run fails anyway")
     loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
     prefetch: int = Field(2, ge=1, description="batches decoded ahead, per loader worker")
-
-
-class TrainConfig(Section):
-    """How long, how much at once, on how many ranks, and what is kept."""
-
-    steps: int = Field(..., ge=1, description="global steps")
-    global_batch: int = Field(..., ge=1, description="pictures per global step, at any number of workers")
-    micro_batch: int | None = Field(
-        None, ge=1, description="pictures per forward pass and rank; default: all of the rank's share"
-    )
-    workers: int = Field(1, ge=1, description="ranks; 1 trains in this process unless the context names a cluster")
-    use_gpu: bool | Literal["auto"] = Field("auto", description="one GPU per rank; auto: where there is one")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each rank")
-    threads: int | None = Field(None, ge=1, description="torch threads per rank; default: Ray's or torch's own")
-    lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
-    lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.0, 0.9), description="Adam's betas of both players"
-    )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
-    compile: bool = Field(False, description="torch.compile the networks")
-    channels_last: bool = Field(False, description="NHWC memory format")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
-    seed: int = Field(10, ge=0, description="seeds weights, order, crops and masks")
-    checkpoint_every: int = Field(1000, ge=1, description="steps between checkpoints")
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the last step's is always kept")
-    validate_every: int = Field(1000, ge=1, description="steps between validations")
-    log_every: int = Field(10, ge=1, description="steps between recorded training metrics")
-
-    @model_validator(mode="after")
-    def _batch_arithmetic(self) -> TrainConfig:
-        if self.global_batch % self.workers:
-            lower = self.global_batch - self.global_batch % self.workers
-            raise ValueError(
-                f"train.global_batch={self.global_batch} does not divide over train.workers={self.workers}; "
-                f"set train.global_batch={max(lower, self.workers)} or {lower + self.workers}"
-            )
-        share = self.global_batch // self.workers
-        if self.micro_batch is not None and share % self.micro_batch:
-            raise ValueError(
-                f"train.micro_batch={self.micro_batch} does not divide each rank's share of {share} pictures; "
-                f"choose a divisor of {share}"
-            )
-        return self
 
 
 class TrackingConfig(Section):
@@ -96,6 +49,7 @@ class RunConfig(Section):
     task: str = Field(..., description="package.module:Class")
     data: DataConfig
     train: TrainConfig
+    guard: GuardConfig = GuardConfig()
     tracking: TrackingConfig = TrackingConfig()
 
     def digest(self) -> str:
@@ -128,6 +82,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "train": (
         "steps",
         "workers",
+        "resize_every_s",
         "use_gpu",
         "cpus_per_worker",
         "threads",
@@ -136,6 +91,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "validate_every",
         "log_every",
     ),
+    "guard": ("saved_batches",),
     "tracking": (),
 }
 
@@ -199,7 +155,7 @@ def build(schema: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
     try:
         return schema.model_validate(_with_floats(tree))
     except ValidationError as error:
-        raise UserError("; ".join(_sentence(schema, fault) for fault in error.errors())) from error
+        raise UserError("; ".join(_sentences(schema, error.errors()))) from error
 
 
 def _with_floats(value: Any) -> Any:
@@ -216,26 +172,55 @@ def _with_floats(value: Any) -> Any:
     return value
 
 
-def _sentence(schema: type[Section], fault: Mapping[str, Any]) -> str:
-    path = [str(part) for part in fault["loc"]]
-    dotted = ".".join(path)
+def _sentences(schema: type[Section], faults: Sequence[Mapping[str, Any]]) -> list[str]:
+    """One sentence a field; a setting of several forms has a fault for each form that it does not fit."""
+    by_field: dict[str, list[Mapping[str, Any]]] = {}
+    for fault in faults:
+        by_field.setdefault(_field(schema, fault["loc"]), []).append(fault)
+    return [_sentence(schema, dotted, found) for dotted, found in by_field.items()]
+
+
+def _field(schema: type[Section], place: Sequence[int | str]) -> str:
+    """The dotted name of the setting; what pydantic appends for one form of several, or one entry, is left out."""
+    node: type[Section] | None = schema
+    names: list[str] = []
+    for part in place:
+        if node is None:
+            break
+        names.append(str(part))
+        node = _section_at(node, str(part))
+    return ".".join(names)
+
+
+def _sentence(schema: type[Section], dotted: str, faults: Sequence[Mapping[str, Any]]) -> str:
+    path, fault = dotted.split("."), faults[0]
     if fault["type"] == "extra_forbidden":
         return f"unknown setting {dotted!r}{nearest(path[-1], _names_at(schema, path[:-1]))}"
-    if fault["type"] == "missing":
+    if fault["type"] == "missing" and len(path) == len(fault["loc"]):
         return f"{dotted} is not set; add it to the preset or give {dotted}=…"
-    message = str(fault["msg"]).removeprefix("Value error, ")
     if fault["type"] == "value_error":
-        return message
-    return f"{dotted}={fault.get('input')!r}: {message[0].lower()}{message[1:]}; give {dotted}=… accordingly"
+        message = str(fault["msg"]).removeprefix("Value error, ")
+        # A validator of a single value knows its value, not the name of the setting.
+        return f"{dotted}={message}" if message.startswith(repr(fault.get("input"))) else message
+    messages = [str(found["msg"]) for found in faults]
+    either = ", or ".join(dict.fromkeys(message[0].lower() + message[1:] for message in messages))
+    return f"{dotted}={fault.get('input')!r}: {either}; give {dotted}=… accordingly"
+
+
+def _section_at(schema: type[Section], name: str) -> type[Section] | None:
+    """The section below `schema` of that name; None where there is a value, or nothing."""
+    field = schema.model_fields.get(name)
+    annotation: Any = field.annotation if field else None
+    options = [annotation, *getattr(annotation, "__args__", ())]
+    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
 
 
 def _names_at(schema: type[Section], path: Sequence[str]) -> list[str]:
     """Names allowed inside the section at `path`."""
-    node: Any = schema
+    node = schema
     for part in path:
-        annotation = node.model_fields[part].annotation
-        options = [annotation, *getattr(annotation, "__args__", ())]
-        node = next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
-        if node is None:
+        below = _section_at(node, part)
+        if below is None:
             return []
+        node = below
     return list(node.model_fields)

@@ -4,6 +4,7 @@ A task is constructed alike in every rank from the run's configuration alone. tr
 
     task = MyTask(config, device)           # modules and optimisers, seeded by the caller
     sample -> task.transform(...)           # in loader workers: bytes to tensors, randomness from `rng` alone
+    task.self_check(micro_batch, ...)       # once, before the first step
     task.step(micro_batches, ...)           # once a global step
     task.validate(...)                      # at the validation cadence
     task.export(folder)                     # what is registered and served
@@ -26,6 +27,7 @@ from torch import Tensor, nn
 
 from trainplane.config import RunConfig
 from trainplane.errors import UserError
+from trainplane.train.guard import Balance
 
 Batch = dict[str, Tensor]
 Sample = Mapping[str, bytes]
@@ -104,7 +106,25 @@ class Task(ABC):
         `micro_batches` are this rank's share; losses are sums over samples divided by `global_batch`, so ranks and
         accumulation do not change them. Returns 0-dim tensors on the device, without waiting for it: this rank's
         share of each metric, so that their sum over ranks is the metric of the global batch.
+
+        Every optimiser's `step` is called after all gradients are there: the guard looks at them on the way, and
+        where they are not sound no optimiser moves (`trainplane.train.watch`).
         """
+
+    def balance(self) -> dict[str, Balance]:
+        """Bounds of the metrics of `step` that tell how the players stand; none: nothing to balance."""
+        return {}
+
+    def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
+        """Try on one micro-batch whether this machine computes what it should; the state is as before when it returns.
+
+        A sentence says what the task fell back to and why, on all ranks alike (`reduce`); None: all is well.
+        """
+        return None
+
+    def timings(self) -> dict[str, float]:
+        """Seconds by part of `step` so far, as far as the task measures them without waiting for the device."""
+        return {}
 
     @abstractmethod
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:

@@ -2,8 +2,8 @@
 
 import pytest
 
-from trainplane.errors import RunFailed, UserError
-from trainplane.train.launch import WorkerLost, _by_cause, after_failure
+from trainplane.train.failures import WorkerLost
+from trainplane.train.group import by_cause
 
 
 class WorkerHealthCheckFailedError(Exception):
@@ -25,21 +25,10 @@ BUG = ValueError("shapes differ")
 
 @pytest.mark.parametrize("failures", [(DEAD,), (CUT_OFF, DEAD), (CUT_OFF, CUT_OFF)])
 def test_a_dead_process_is_a_lost_worker(failures):
-    assert isinstance(_by_cause(GroupFailed(*failures)), WorkerLost)
+    assert isinstance(by_cause(GroupFailed(*failures)), WorkerLost)
 
 
 @pytest.mark.parametrize("failures", [(BUG,), (BUG, CUT_OFF), (CUT_OFF, BUG)])
 def test_an_error_of_the_code_is_shown_as_it_is_though_its_peers_were_cut_off(failures):
     error = GroupFailed(*failures)
-    assert _by_cause(error) is error
-
-
-def test_lost_workers_are_replaced_while_that_leads_anywhere():
-    assert after_failure(WorkerLost("gone"), attempt=1, progressed=False).again
-    assert after_failure(WorkerLost("gone"), attempt=9, progressed=True).again
-    assert not after_failure(WorkerLost("gone"), attempt=4, progressed=False).again
-
-
-@pytest.mark.parametrize("error", [UserError("typo"), RunFailed("damage"), BUG])
-def test_other_causes_are_not_tried_again(error):
-    assert not after_failure(error, attempt=1, progressed=True).again
+    assert by_cause(error) is error

@@ -13,7 +13,9 @@ from trainplane.data.pack import PackItem, pack
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train import checkpoint as checkpoints
-from trainplane.train.loop import EpochMeans, Job, run
+from trainplane.train.job import Job
+from trainplane.train.loop import run
+from trainplane.train.record import EpochMeans
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +29,6 @@ def datasets(tmp_path_factory):
             str(folder / name),
             name=name,
             split=name,
-            skipped=[],
             how={},
             shard_bytes=4096,
         )

@@ -25,7 +25,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainplane.config import Section
+from trainplane.section import Section
 
 Evaluation = Mapping[str, Any]
 Better = Literal["higher", "lower"]

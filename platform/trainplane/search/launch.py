@@ -19,8 +19,8 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.search.admission import Need, admit
 from trainplane.search.space import Objective
 from trainplane.tracking.run import end_run
+from trainplane.train.job import Job, Outcome, Silent
 from trainplane.train.launch import train
-from trainplane.train.loop import Job, Outcome, Silent, run
 from trainplane.train.prepare import prepared_run
 
 log = logging.getLogger(__name__)
@@ -72,7 +72,7 @@ def search(
         resources = ray.cluster_resources()
         gpus = resources.get("GPU", 0.0)
         wants_gpu = train_config.use_gpu is True or (train_config.use_gpu == "auto" and gpus > 0)
-        need = Need(train_config.workers, train_config.cpus_per_worker, 1.0 if wants_gpu else 0.0)
+        need = Need(train_config.max_workers, train_config.cpus_per_worker, 1.0 if wants_gpu else 0.0)
         at_once = admit(need, cpus=resources.get("CPU", 0.0), gpus=gpus, trials=len(trials), wanted=concurrent)
         context_values = asdict(context)
 
@@ -132,9 +132,7 @@ def _run_prepared(trial: Trial, context: Context, parent_run_id: str) -> TrialRe
 
 
 def _train_trial(job: Job, config: RunConfig) -> Outcome:
-    if config.train.workers == 1:
-        return run(job)
-    return train(job, config.train, progress=Silent(), distributed=True)
+    return train(job, config.train, progress=Silent(), distributed=config.train.max_workers > 1)
 
 
 def best_of(results: Sequence[TrialResult], objective: Objective) -> TrialResult:

@@ -13,8 +13,9 @@ from typing import Any, Literal
 import numpy as np
 from pydantic import Field, model_validator
 
-from trainplane.config import Section, canonical_json
+from trainplane.config import canonical_json
 from trainplane.errors import UserError
+from trainplane.section import Section
 
 
 class Dimension(Section):

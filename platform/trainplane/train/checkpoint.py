@@ -12,7 +12,6 @@ import json
 import logging
 import threading
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -149,6 +148,13 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
     return store, candidates[-1]
 
 
+def delete(store: Store, folder: str) -> None:
+    """Take one checkpoint away, its manifest first: a half-deleted checkpoint does not exist."""
+    store.delete(f"{folder}/{MANIFEST}")
+    for entry in list(store.list(f"{folder}/")):
+        store.delete(entry.key)
+
+
 def doomed(steps: list[int], *, keep: int) -> list[int]:
     """Pure retention: which of these steps to delete. The newest `keep` stay."""
     return sorted(steps)[: max(0, len(steps) - keep)]
@@ -211,15 +217,7 @@ class Writer:
             return
         self._failures_in_a_row = 0
         try:
-            for key in self._expired():
-                self.store.delete(key)
+            for step in doomed([checkpoint.step for checkpoint in committed(self.store)], keep=self.keep):
+                delete(self.store, folder_of(step))
         except (StorageError, OSError) as error:
             log.warning("old checkpoints could not be deleted: %s", error)
-
-    def _expired(self) -> Iterator[str]:
-        """Keys to delete, each checkpoint's manifest first: a half-deleted checkpoint does not exist."""
-        present = committed(self.store)
-        for step in doomed([checkpoint.step for checkpoint in present], keep=self.keep):
-            folder = folder_of(step)
-            yield f"{folder}/{MANIFEST}"
-            yield from (entry.key for entry in self.store.list(f"{folder}/"))

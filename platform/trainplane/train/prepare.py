@@ -19,7 +19,7 @@ from trainplane.tracking import lineage
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import RunHandle, find_or_create_run
 from trainplane.train.identity import RunPlace, exclusive, place_run, run_key
-from trainplane.train.loop import Job, TrackingTarget
+from trainplane.train.job import Job, TrackingTarget
 
 
 @dataclass(frozen=True)

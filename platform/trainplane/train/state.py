@@ -59,6 +59,16 @@ def capture(task: Task, *, step: int) -> State:
     return State(step, tensors, {"counters": task.counters(), "param_groups": param_groups})
 
 
+def is_finite(task: Task) -> Tensor:
+    """Whether every number of the training state is finite: a 0-dim bool tensor on the task's device."""
+    values = [value for module in task.modules().values() for value in module.state_dict().values()]
+    for optimizer in task.optimizers().values():
+        slots = optimizer.state.values()
+        values += [value for slot in slots for value in slot.values() if isinstance(value, Tensor)]
+    checks = [value.isfinite().all().to(task.device) for value in values if value.is_floating_point()]
+    return torch.stack(checks).all() if checks else torch.ones((), dtype=torch.bool, device=task.device)
+
+
 def _staged(tensor: Tensor) -> Tensor:
     """A contiguous CPU copy that shares no memory with training."""
     return tensor.detach().to("cpu", copy=True).contiguous()

@@ -1,0 +1,67 @@
+"""Where the time of a run goes, and what to change first.
+
+Phases are seconds of this rank's main thread. A device works behind it: the wait for its steps, which comes at the
+next record, is counted as `step`, where it belongs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+
+@dataclass
+class Clock:
+    """Seconds by phase."""
+
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds[name] += time.monotonic() - started
+
+
+# Phase -> (share of the wall time from which it is worth changing something, what to change first).
+_REMEDIES = {
+    "data": (0.2, "raise data.loader_workers, then data.prefetch; the ranks wait for pictures"),
+    "validate": (0.2, "validate less often (train.validate_every) or on fewer pictures (data.val_samples)"),
+    "record": (0.1, "record less often (train.log_every)"),
+    "checkpoint": (0.05, "save less often (train.checkpoint_every), or to a store that is nearer"),
+    "guard": (0.1, "find out why steps fail: see what the guard told"),
+}
+
+
+def advice(seconds: Mapping[str, float]) -> str:
+    """The one change that promises most: the phase that is furthest above what it should take, else the step itself."""
+    wall = seconds.get("wall", 0.0)
+    if wall <= 0:
+        return ""
+    excess = {name: seconds.get(name, 0.0) / wall - share for name, (share, _) in _REMEDIES.items()}
+    worst = max(excess, key=lambda name: excess[name])
+    if excess[worst] > 0:
+        return _REMEDIES[worst][1]
+    return "the step itself: train.precision=bf16, train.compile=true, train.channels_last=true, or more train.workers"
+
+
+def shares(seconds: Mapping[str, float]) -> dict[str, float]:
+    """Fractions of the wall time by phase, the largest first, with what no phase covers as `rest`.
+
+    Parts of a phase (`step/generator`) are fractions of the wall time, too, and stand behind their phase.
+    """
+    wall = seconds.get("wall", 0.0)
+    if wall <= 0:
+        return {}
+    phases = {name: s / wall for name, s in seconds.items() if name != "wall" and "/" not in name}
+    phases["rest"] = max(0.0, 1 - sum(phases.values()))
+    ordered = {}
+    for name in sorted(phases, key=lambda name: -phases[name]):
+        ordered[name] = phases[name]
+        ordered |= {part: s / wall for part, s in sorted(seconds.items()) if part.startswith(f"{name}/")}
+    return ordered
