@@ -62,8 +62,8 @@ class PackedConv2d(nn.Module):
 def prepare_for_inference(network: Network) -> Network:
     """A copy of `network` for inference, frozen, in evaluation mode, on the same device and in the same type."""
     prepared = fold_spectral_norm(network).requires_grad_(False).eval()
-    weight = next(prepared.parameters())
-    if weight.device.type != "cpu" or weight.dtype not in (torch.float32, torch.bfloat16) or not _can_pack():
+    kinds = {(weight.device.type, weight.dtype) for weight in prepared.parameters()}
+    if not kinds <= {("cpu", torch.float32), ("cpu", torch.bfloat16)} or not _can_pack():
         return prepared
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):

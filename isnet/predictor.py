@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from isnet.errors import InputError
 from isnet.filling import Filler, Hole, Rgb
+from isnet.packed import prepare_for_inference
+from isnet.spectral import fold_spectral_norm
 from isnet.tiles import Tile, padded, tiles, weights
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -27,7 +29,7 @@ _BLIND_ABOVE = 0.8
 
 
 class Predictor(Filler):
-    """Fills pictures of any size with a generator, `net(image_B3HW, mask_B1HW)`; moves it to `device`, in eval mode.
+    """Fills pictures of any size with a generator, `net(image_B3HW, mask_B1HW)`, as it is now: it takes a copy.
 
     precision  -- "bf16" and "fp16" run under autocast; results are float32 in any case
     max_pixels -- pictures with more are cut into overlapping tiles; halved by itself when a GPU runs out of memory
@@ -45,7 +47,9 @@ class Predictor(Filler):
         if precision not in get_args(Precision):
             raise InputError(f"precision is {precision!r}; need one of {', '.join(get_args(Precision))}")
         self.device = torch.device(device)
-        self.net = net.to(self.device).eval()
+        # oneDNN's order of weights is float32's here: under autocast they are cast as they come.
+        ready = prepare_for_inference if precision == "fp32" else fold_spectral_norm
+        self.net = ready(net.to(self.device)).eval()
         self.precision = precision
         self.name = name
         self.multiple = int(getattr(net, "size_multiple", 16))

@@ -20,12 +20,13 @@ from isnet.crops import center_square, flip, planes, random_crop, shorter_side
 from isnet.gan import GAN, GanSettings
 from isnet.images import decode_rgb
 from isnet.losses import LossWeights
-from isnet.masks import RATIO_BINS, Hole, bin_range, generator, irregular, valid_1HW
+from isnet.masks import RATIO_BINS, Hole, bin_range, irregular, valid_1HW
 from isnet.metrics import Tally, composite, measure
 from isnet.perceptual import Perceptual
 from isnet.spectral import fold_spectral_norm
 from isnet.weights import save_model
 from jobs.config import ISNetConfig
+from jobs.mask_sets import MaskSet, holes
 from trainplane.config import RunConfig
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
@@ -49,12 +50,16 @@ def to_tensor(rgb: np.ndarray[Any, Any]) -> Tensor:
 def fixed_hole(kind: str, size: int, index: int) -> Hole:
     """The hole of held-out picture `index`, always the same: bool (size, size).
 
-    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures see all ratios.
+    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures see all ratios; the masks of a dataset are
+    paired one to one.
     """
+    draw = holes(kind)
+    if isinstance(draw, MaskSet):
+        return draw.hole(index, size, size)
     rng = np.random.Generator(np.random.Philox(key=[_VALIDATION_STREAM, index]))
     if kind == "irregular":
         return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[index % len(RATIO_BINS)]))
-    return generator(kind)(size, size, rng)
+    return draw(size, size, rng)
 
 
 @dataclass(frozen=True)
@@ -76,7 +81,7 @@ class TrainTransform:
             rgb = center_square(rgb, self.size)
         else:
             rgb = random_crop(shorter_side(rgb, self.resize), self.size, rng)
-        hole = generator(self.masks)(self.size, self.size, rng)
+        hole = holes(self.masks)(self.size, self.size, rng)
         if self.flip and rng.random() < 0.5:
             rgb = flip(rgb)
         # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
@@ -134,7 +139,7 @@ class ISNetTask(Task):
         network = fold_spectral_norm(self.gan.eval_generator()).eval()
         tally, pictures = Tally.empty(), []
         for index, sample in samples:
-            view = held_out(index, sample, self.config.data.evaluation_size, self.config.data.masks)
+            view = held_out(index, sample, self.config.data.evaluation_size, self.config.data.evaluation_masks)
             image, mask = view.image[None].to(self.device), view.mask[None].to(self.device)
             raw = network(image, mask)
             tally = tally.plus(measure(raw, image, mask), mask)
@@ -146,7 +151,7 @@ class ISNetTask(Task):
 
     def export(self, folder: Path) -> Exported:
         save_model(cast("Generator", self.gan.eval_generator()), folder)
-        trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.masks}
+        trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.evaluation_masks}
         (folder / TRAINED).write_text(json.dumps(trained, indent=2, sort_keys=True) + "\n", encoding="utf-8")
         pins = [f"{name}=={metadata.version(name).partition('+')[0]}" for name in REQUIREMENTS]
         return Exported("isnet.served", [Path(str(isnet.__file__)).parent], pins)
@@ -188,7 +193,12 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
     """The players of a run, freshly initialised from torch's global generator."""
     model, loss, train = config.model, config.loss, config.train
     generator = isnet.build(model.name, **generator_options(config))
-    discriminator = isnet.build("discriminator", width=model.discriminator_width, init_std=model.init_std)
+    discriminator = isnet.build(
+        "discriminator",
+        width=model.discriminator_width,
+        init_std=model.init_std,
+        spectral=model.spectral_norm != "none",
+    )
     weights = LossWeights(
         l1=loss.l1,
         adversarial=loss.adversarial,
@@ -200,6 +210,9 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
         loss=weights,
         gan=loss.gan,
         d_sees=loss.d_sees,
+        l1_mode=loss.l1_mode,
+        min_hole_ratio=loss.min_hole_ratio,
+        style_hole_only=loss.style_hole_only,
         lr_g=train.lr_g,
         lr_d=train.lr_d,
         betas=train.betas,
@@ -215,6 +228,7 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
             loss.perceptual_weights,
             perceptual_layers=loss.perceptual_layers,
             style_layers=loss.style_layers,
+            normalise=loss.normalise,
         )
     return GAN(generator, discriminator, settings, perceptual=perceptual, device=device)
 
@@ -227,5 +241,9 @@ def generator_options(config: ISNetConfig) -> Mapping[str, Any]:
         "width": model.width,
         "in_channels": 4 if model.mask_input else 3,
         "init_std": model.init_std,
+        "dilation": model.dilation,
+        "spectral_norm": model.spectral_norm,
+        "skips": model.skips,
+        "prune": model.prune,
         **({"activation": model.activation} if model.activation else {}),
     }

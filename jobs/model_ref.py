@@ -19,7 +19,6 @@ from isnet.author import load_author_checkpoint
 from isnet.classical import classical
 from isnet.filling import Filler
 from isnet.predictor import Predictor
-from isnet.spectral import fold_spectral_norm
 from isnet.weights import load_model
 from jobs.isnet_task import TRAINED, ISNetTask
 from trainplane.cluster.context import Context
@@ -86,8 +85,8 @@ def _checkpoint(address: str, place: str) -> Model:
 
 
 def generator_of(task: ISNetTask) -> Generator:
-    """The network of a task that is evaluated and registered, spectral norm folded in."""
-    return cast("Generator", fold_spectral_norm(task.gan.eval_generator()).eval())
+    """The network of a task that is evaluated and registered."""
+    return cast("Generator", task.gan.eval_generator())
 
 
 def task_of_checkpoint(place: str) -> tuple[ISNetTask, checkpoints.Loaded]:

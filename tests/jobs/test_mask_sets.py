@@ -1,0 +1,65 @@
+"""Training on the holes of a packed dataset: drawn evenly, paired with held-out pictures, part of what a run is."""
+
+import json
+import pickle
+
+import numpy as np
+import pytest
+from PIL import Image
+from small_run import SMALL
+
+from jobs.isnet_task import fixed_hole
+from jobs.mask_sets import holes, located
+from trainplane.cluster.context import resolve
+from trainplane.data.manifest import Dataset
+from trainplane.errors import UserError
+
+SHARES = (0.125, 0.25, 0.5)
+
+
+@pytest.fixture
+def masks(isnet, tmp_path):
+    """A packed dataset `holes` of three masks whose upper part is hole; its address."""
+    folder = tmp_path / "masks"
+    folder.mkdir()
+    for share in SHARES:
+        pixels = np.zeros((64, 64), np.uint8)
+        pixels[: int(64 * share)] = 255
+        Image.fromarray(pixels).save(folder / f"{share}.png")
+    packed = isnet("data", "pack", folder, "holes", "--kind", "masks", "--json")
+    assert packed.status == 0, packed.err
+    return resolve().dataset("holes")
+
+
+def test_every_mask_is_drawn_at_the_size_asked_for_and_a_copy_draws_the_same(masks):
+    draw = holes(masks)
+    drawn = [draw(32, 48, np.random.default_rng(seed)) for seed in range(40)]
+    assert all(hole.shape == (32, 48) and hole.dtype == bool for hole in drawn)
+    assert {float(hole.mean()) for hole in drawn} == set(SHARES)
+    again = pickle.loads(pickle.dumps(draw))
+    assert all(np.array_equal(again(32, 48, np.random.default_rng(seed)), hole) for seed, hole in enumerate(drawn))
+
+
+def test_held_out_pictures_are_paired_with_masks_one_to_one_and_round_again(masks):
+    paired = [float(fixed_hole(masks, 64, index).mean()) for index in range(6)]
+    assert paired[:3] == paired[3:] == sorted(SHARES)
+
+
+def test_a_run_trains_on_them_and_records_which_they_were(isnet, photos, masks):
+    for name in ("mine", "held"):
+        assert isnet("data", "pack", photos, name).status == 0
+    trained = isnet("train", "demo", *SMALL, "data.masks=holes", "--json")
+    assert trained.status == 0, trained.err
+    shown = isnet("runs", "show", trained.json()["run_id"], "--json").json()
+    assert masks in json.dumps(shown)
+    assert Dataset.open(masks).digest in json.dumps(shown)
+
+
+def test_what_is_no_set_of_masks_is_refused_before_anything_starts(isnet, photos):
+    for name in ("mine", "held"):
+        assert isnet("data", "pack", photos, name).status == 0
+    misspelt = isnet("train", "demo", *SMALL, "data.masks=irregula")
+    assert misspelt.status == 2
+    assert "did you mean 'irregular'" in misspelt.err
+    with pytest.raises(UserError, match="holds pictures, not masks"):
+        located("mine", resolve())
