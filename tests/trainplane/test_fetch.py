@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -214,29 +213,3 @@ def test_a_manifest_or_index_spoilt_on_the_way_is_read_again(faulty_s3, s3_addre
     assert dataset.digest == made.digest
     assert dataset.read_samples([7])[0]["png"] == small.items(20)[7].data
     assert len(spoilt) == 1
-
-
-@pytest.mark.real
-@pytest.mark.parametrize("rate", [0.01, 0.1, 0.3])
-def test_an_epoch_over_a_failing_store_is_whole_with_few_more_requests(faulty_s3, s3_address: str, rate: float) -> None:
-    small.make(s3_address, 400, shard_bytes=100_000)
-    dataset = Dataset.open(open_store(s3_address, policy=RetryPolicy(base_s=0.001, cap_s=0.01, read_timeout_s=0.5)))
-    _ = dataset.index
-    before = faulty_s3.requests
-    clean = walk_epoch(dataset, world=2, cache_bytes=10**9)
-    clean_requests = faulty_s3.requests - before
-    kinds = ["500", "503", "reset", "short", "lying", "stall", "flip", "expired"]
-
-    def fault(method: str, path: str, number: int) -> str | None:
-        chance = random.Random(number)
-        return chance.choice(kinds) if chance.random() < rate else None
-
-    faulty_s3.fault = fault
-    before = faulty_s3.requests
-    pictures = walk_epoch(dataset, world=2, cache_bytes=10**9)
-    requests = faulty_s3.requests - before
-    print(f"faults {rate:.0%}: {requests / clean_requests:.2f} times the requests")
-    assert pictures == clean
-    assert len(set(pictures)) == 400
-    if rate <= 0.1:
-        assert requests <= 1.5 * clean_requests

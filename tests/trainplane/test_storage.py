@@ -220,6 +220,25 @@ class TestS3Faults:
         assert faulty_s3.requests - before == 2
         assert time.monotonic() - begun < 20  # the whole of it takes 105 s at 10 kB/s
 
+    def test_silence_is_cut_short_whatever_went_before_and_a_slow_store_is_waited_for(
+        self, faulty_s3, s3_address: str
+    ) -> None:
+        store = open_store(s3_address, policy=replace(QUICK, patience_s=0.2, read_timeout_s=5.0))
+        store.write("x", bytes(5000))
+        faults = {faulty_s3.requests + n: fault for n, fault in enumerate(("503", "stall", "500", "stall"), 1)}
+        faulty_s3.fault = lambda method, path, number: faults.get(number)
+        begun = time.monotonic()
+        assert store.read("x") == bytes(5000)
+        assert time.monotonic() - begun < 4
+
+        def take_time(method: str, path: str, number: int) -> None:
+            time.sleep(0.6)
+
+        faulty_s3.fault = take_time
+        before = faulty_s3.requests
+        assert store.read("x") == bytes(5000)
+        assert faulty_s3.requests - before == 2
+
     def test_a_line_that_is_slow_as_a_whole_is_put_up_with(self, faulty_s3, s3_address: str) -> None:
         policy = replace(QUICK, least_bytes_per_s=1e9, patience_s=0.01, read_timeout_s=5.0)
         store = open_store(s3_address, policy=policy)
@@ -404,10 +423,11 @@ class TestRetryDecisions:
             retries += 1
         assert retries <= Budget().reserve
 
-    def test_a_silent_first_attempt_is_cut_short_and_later_ones_are_not(self) -> None:
+    def test_a_silent_read_is_cut_short_once_and_other_verbs_are_not(self) -> None:
         policy = RetryPolicy()
-        assert [policy.silence_s(failures) for failures in range(3)] == [5.0, 20.0, 20.0]
-        assert RetryPolicy(read_timeout_s=2.0).silence_s(0) == 2.0
+        assert [policy.silence_s(silences, is_read=True) for silences in range(3)] == [2.0, 20.0, 20.0]
+        assert policy.silence_s(0, is_read=False) == 20.0
+        assert RetryPolicy(read_timeout_s=1.0).silence_s(0, is_read=True) == 1.0
 
     @settings(deadline=None)
     @given(rate=st.floats(1.0, 1e6), step_s=st.floats(0.01, 3.0), given_up=st.integers(0, 6))
@@ -425,9 +445,9 @@ class TestRetryDecisions:
             assert not any(verdicts)
 
     def test_a_connection_that_becomes_slow_after_a_quick_start_is_noticed(self) -> None:
-        pace, slow = Pace(RetryPolicy(), (0.0, 0)).after(5.0, 10**9)
+        pace, slow = Pace(RetryPolicy(), (0.0, 0)).after(2.0, 10**9)
         assert not slow
-        assert pace.after(11.0, 10**9 + 60_000)[1]
+        assert pace.after(4.5, 10**9 + 30_000)[1]
 
     def test_refusals_of_requests_that_were_under_way_together_count_once(self) -> None:
         concurrency = Concurrency(32.0)

@@ -31,7 +31,7 @@ SPOILT_BODIES = {
     "lying": "half of the body under half of the length",
     "stall": "half of the body, then silence",
     "slow": "10 kB/s",
-    "flip": "a flipped bit in the middle of the body",
+    "flip": "a flipped bit somewhere in the body",
     "elsewhere": "the right answer to another range",
 }
 FAULTS = (*REFUSALS, *SPOILT_BODIES)
@@ -120,9 +120,9 @@ class FaultProxy:
         if fault in REFUSALS:
             self._refuse(handler, fault)
         else:
-            self._pass_on(handler, sent, fault)
+            self._pass_on(handler, sent, fault, number)
 
-    def _pass_on(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None) -> None:
+    def _pass_on(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None, number: int) -> None:
         upstream = http.client.HTTPConnection(self._upstream, timeout=30)
         try:
             upstream.request(handler.command, handler.path, sent, dict(handler.headers))
@@ -141,7 +141,9 @@ class FaultProxy:
         handler.send_header("Content-Length", str(half if fault == "lying" else length))
         handler.end_headers()
         if fault == "flip" and body:
-            body = body[:half] + bytes([body[half] ^ 0x40]) + body[half + 1 :]
+            chance = random.Random(number)
+            at = chance.randrange(len(body))
+            body = body[:at] + bytes([body[at] ^ 1 << chance.randrange(8)]) + body[at + 1 :]
         if fault == "slow":
             return self._trickle(handler, body)
         handler.wfile.write(body[:half] if fault in ("reset", "short", "lying", "stall") else body)

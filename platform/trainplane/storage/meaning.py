@@ -14,10 +14,12 @@ from botocore.exceptions import (
     PartialCredentialsError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
+from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
 from botocore.parsers import ResponseParserError
+from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-# What a request can fail with. `OSError` is what a socket raises below botocore while a body is read.
-REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError, OSError)
+# What a request can fail with. The last two are raised below botocore while a body is read.
+REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, OSError)
 
 
 class ShortBody(OSError):
@@ -91,9 +93,16 @@ def meaning_of(error: Exception) -> Meaning:
         return _BY_STATUS.get(status, Meaning.AGAIN if status >= 500 else Meaning.HOPELESS)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return Meaning.NO_CREDENTIALS
-    if isinstance(error, (HTTPClientError, BotoConnectionError, IncompleteReadError, ResponseParserError, OSError)):
+    if isinstance(
+        error, (HTTPClientError, BotoConnectionError, IncompleteReadError, ResponseParserError, HTTPError, OSError)
+    ):
         return Meaning.AGAIN
     return Meaning.HOPELESS
+
+
+def is_silence(error: Exception) -> bool:
+    """Whether the store was waited for in vain."""
+    return isinstance(error, (BotoReadTimeoutError, ReadTimeoutError, TimeoutError))
 
 
 def name_of(error: Exception) -> str:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from contextlib import closing
 from typing import Any
 
 from botocore.exceptions import ClientError
@@ -19,9 +18,7 @@ from trainplane.storage.meaning import Meaning, ShortBody, SlowBody, meaning_of
 from trainplane.storage.retry import Pace, RetryPolicy
 from trainplane.storage.store import StorageError
 
-# Small first, so that a slow connection shows before much of a timeout is waited for; then as much as has come.
-_FIRST_CHUNK_BYTES = 16 * 1024
-_CHUNK_BYTES = 128 * 1024
+_CHUNK_BYTES = 256 * 1024
 
 
 class Reading:
@@ -52,16 +49,17 @@ class Reading:
             raise
         self._etag = answer.get("ETag")
         goal = self._goal(answer, offset)
-        with closing(answer["Body"]) as body:
+        # What this yields is urllib3's response.
+        with answer["Body"] as body:
             self._receive(body, goal, may_give_up)
 
     def _receive(self, body: Any, goal: int, may_give_up: Callable[[], bool]) -> None:
         """Take in the body until `goal` bytes of the range are here."""
-        before = len(self.got)
-        pace = Pace(self._policy, (time.monotonic(), before), self._given_up)
+        pace = Pace(self._policy, (time.monotonic(), len(self.got)), self._given_up)
         while (wanted := goal - len(self.got)) > 0:
-            brought = len(self.got) - before
-            chunk = body.read(min(wanted, max(_FIRST_CHUNK_BYTES, min(_CHUNK_BYTES, brought))))
+            # What there is, not as much as was asked for: a read that waits for more loses it when the connection
+            # falls silent, and a slow connection would not show.
+            chunk = body.read1(min(wanted, _CHUNK_BYTES))
             if not chunk:
                 raise ShortBody(f"{wanted} bytes are missing")
             self.got += chunk

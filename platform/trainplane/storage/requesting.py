@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 
 from trainplane.errors import UserError
 from trainplane.storage.connection import Connection, connection, endpoint_in_words
-from trainplane.storage.meaning import REQUEST_ERRORS, Meaning, meaning_of, name_of
+from trainplane.storage.meaning import REQUEST_ERRORS, Meaning, is_silence, meaning_of, name_of
 from trainplane.storage.retry import RetryPolicy
 from trainplane.storage.store import NotFound, StorageError
 
@@ -50,19 +50,20 @@ class Requests:
 
         `progress`, given by reads, counts bytes that arrived: an attempt that brought some is no failure.
         """
-        failures = fresh_sessions = 0
+        failures = silences = fresh_sessions = 0
         while True:
             line = self.line
             reached = progress() if progress else 0
-            silence_s = self.policy.silence_s(failures) if progress else self.policy.read_timeout_s
-            client = line.session.client(silence_s)
+            client = line.session.client(self.policy.silence_s(silences, is_read=progress is not None))
             begun_in = 0
             try:
                 with line.turn() as begun_in:
                     answer = request(client)
             except REQUEST_ERRORS as error:
                 meaning = meaning_of(error)
-                failures = 0 if progress and progress() > reached else failures + 1
+                brought_some = progress is not None and progress() > reached
+                failures = 0 if brought_some else failures + 1
+                silences = 0 if brought_some else silences + is_silence(error)
                 if meaning is Meaning.SLOW_DOWN:
                     line.slow_down(begun_in)
                 if meaning is Meaning.FRESH_SESSION and fresh_sessions < _FRESH_SESSIONS:

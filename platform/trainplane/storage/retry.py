@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 class RetryPolicy:
     """How patient one operation is. An attempt that brought bytes does not count against `attempts`.
 
-    A first attempt to read may be silent for `patience_s`: another connection is quicker than waiting. Where that
-    fails, too, and for all other verbs, the store may take `read_timeout_s`. `least_bytes_per_s` is what a connection
-    must bring over any `patience_s`.
+    A read may be silent for `patience_s`: another connection is quicker than waiting. When it met nothing but silence,
+    and for all other verbs, the store may take `read_timeout_s`. `least_bytes_per_s` is what a connection must bring
+    over any `patience_s`.
     """
 
     attempts: int = 8
@@ -26,16 +26,16 @@ class RetryPolicy:
     cap_s: float = 10.0
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 20.0
-    patience_s: float = 5.0
+    patience_s: float = 2.0
     least_bytes_per_s: float = 20_000.0
 
     def delay_s(self, failures: int, chance: float) -> float:
         """Seconds to wait after the given number of failures in a row; `chance` is uniform in [0, 1)."""
         return chance * min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 32))
 
-    def silence_s(self, failures: int) -> float:
-        """Seconds that a read may bring nothing, after the given number of failures in a row."""
-        return self.read_timeout_s if failures else min(self.patience_s, self.read_timeout_s)
+    def silence_s(self, silences: int, *, is_read: bool) -> float:
+        """Seconds that an attempt may bring nothing, after so many that ended in silence from the beginning."""
+        return min(self.patience_s, self.read_timeout_s) if is_read and not silences else self.read_timeout_s
 
 
 @dataclass(frozen=True)
