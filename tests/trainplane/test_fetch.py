@@ -83,6 +83,25 @@ def test_an_epoch_reads_each_byte_once_whatever_the_ranks_and_the_memory(
         assert len(store.reads) < 0.7 * len(pictures)
 
 
+@pytest.mark.parametrize("count", [2049, 2500, 3000])
+def test_with_little_memory_one_epoch_goes_over_into_the_next(tmp_path: Path, count: int) -> None:
+    """A sample that is read by itself at the end of an epoch may be met again at once."""
+    dataset = small.make(tmp_path, count, shard_bytes=400_000)
+    order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=8)
+    windows = -(-order.steps_per_epoch // order.window)
+    positions = ((step, *order.position(step)) for step in range(3 * order.steps_per_epoch))
+    steps = (
+        (epoch * windows + within // order.window, order.visits(step, range(8))) for step, epoch, within in positions
+    )
+    originals = [item.data for item in small.items(count)]
+    with Fetcher(dataset, cache_bytes=100_000) as fetcher:
+        for visited in fetcher.walk(steps):
+            for visit, members in visited:
+                assert not isinstance(members, Damage)
+                assert members["png"] == originals[visit.sample]
+        assert fetcher._held_bytes <= 200_000
+
+
 def test_a_dataset_that_fits_into_memory_is_read_once_for_all_epochs(dataset: Dataset) -> None:
     dataset, store = small.counting(dataset)
     order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=10)

@@ -113,12 +113,12 @@ class Fetcher:
                 continue
             start, stop = self._dataset.index.span(visit.first, visit.end)
             self._make_room(stop - start, present)
-            first, end = visit.first, visit.end
+            key, first, end = (visit.first, visit.end), visit.first, visit.end
             if self._held_bytes + stop - start > self._cache_bytes:
-                first, end = visit.sample, visit.sample + 1
+                key, first, end = _alone(visit, window), visit.sample, visit.sample + 1
                 start, stop = self._dataset.index.span(first, end)
             run = self._threads.submit(self._source.read, first, end)
-            self._runs[first, end] = _Awaited(run, stop - start, window)
+            self._runs[key] = _Awaited(run, stop - start, window)
             self._held_bytes += stop - start
 
     def _make_room(self, size: int, present: int) -> None:
@@ -132,11 +132,12 @@ class Fetcher:
         self._held_bytes -= self._runs.pop(key).size
 
     def _take(self, step: Step) -> list[tuple[Visit, Members | Damage]]:
-        return [(visit, self._sample_of(visit)) for visit in step[1]]
+        window, visits = step
+        return [(visit, self._sample_of(visit, window)) for visit in visits]
 
-    def _sample_of(self, visit: Visit) -> Members | Damage:
-        whole, alone = (visit.first, visit.end), (visit.sample, visit.sample + 1)
-        key = whole if whole in self._runs else alone
+    def _sample_of(self, visit: Visit, window: int) -> Members | Damage:
+        whole = (visit.first, visit.end)
+        key = whole if whole in self._runs else _alone(visit, window)
         awaited = self._runs[key]
         if key != whole:
             self._drop(key)
@@ -173,6 +174,11 @@ class Fetcher:
     def _damage(self, sample: int, kind: str) -> Damage:
         index = self._dataset.index
         return Damage(self._dataset.shards[index.shard_of(sample)].name, index.key_of(sample), kind)
+
+
+def _alone(visit: Visit, window: int) -> tuple[int, int]:
+    """The key of what is read for one visit by itself: the next epoch's visit, which may be near, has its own."""
+    return visit.sample, -1 - window
 
 
 def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:

@@ -108,4 +108,5 @@ class Ring:
 
 
 def _seen_as(memory: torch.Tensor, field: Field, num_samples: int) -> torch.Tensor:
-    return memory.view(field.dtype).view(num_samples, *field.shape)
+    shape = (num_samples, *field.shape)
+    return memory.view(field.dtype).view(shape) if memory.numel() else torch.empty(shape, dtype=field.dtype)
