@@ -49,13 +49,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _say(f"interrupted{RESUMABLE.get(getattr(args, 'command', ''), '')}", 130)
+        return _say(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
     return int(status or 0)
 
 
 RESUMABLE = {
-    **dict.fromkeys(("demo", "train", "tune"), "; run the same command again to go on from the last checkpoint"),
-    "pack": "; run the same command again to go on after the shards that are stored",
+    **dict.fromkeys(
+        ("jobs.demo:demo", "jobs.train:train", "jobs.tune:tune"),
+        "; run the same command again to go on from the last checkpoint",
+    ),
+    "jobs.pack:pack": "; run the same command again to go on after the shards that are stored",
 }
 
 
@@ -198,7 +201,7 @@ def _demo(commands: Any) -> None:
 def _data(commands: Any) -> None:
     actions = _group(commands, "data", "photos to shards, and what is in them")
     pack = _command(actions, "pack", "jobs.pack:pack", "photos (folder, list, tar, zip) to shards with a manifest")
-    pack.add_argument("source", metavar="SRC", help="folder, .txt list of paths, .tar or .zip")
+    pack.add_argument("source", metavar="SRC", help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip")
     pack.add_argument(
         "destination", metavar="DEST", help="s3://bucket/prefix, a folder, or a name in the dataset store"
     )
@@ -347,6 +350,13 @@ def _bench(commands: Any) -> None:
     step.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
     )
+    pack = _command(actions, "pack", "jobs.bench.pack:pack", "pictures per second of packing, by numbers of Ray tasks")
+    pack.add_argument("photos", metavar="PHOTOS", help="folder, list or plain tar of pictures")
+    pack.add_argument("--tasks", metavar="N,…", default="0,1,2", help="Ray tasks at once; 0: none; default 0,1,2")
+    pack.add_argument("--repeat", type=_count, default=4, metavar="N", help="times each picture is packed, default 4")
+    pack.add_argument("--rounds", type=_count, default=3, metavar="N", help="turns of each way, default 3")
+    pack.add_argument("--max-side", type=_count, metavar="PX", help="shrink larger pictures, as `data pack` does")
+    pack.add_argument("--shard-bytes", type=_bytes, default=8 * 2**20, metavar="SIZE", help="about, default 8M")
     faults = _command(
         actions,
         "faults",

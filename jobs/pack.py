@@ -33,13 +33,13 @@ def pack(args: argparse.Namespace) -> int:
     """`isnet data pack SRC DEST`"""
     context = resolve(args.context)
     context.activate()
-    place = Path(args.source).expanduser()
+    source = args.source if "://" in args.source else Path(args.source).expanduser()
     side, shares = _side(args)
     recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")
     destination = context.dataset(args.destination)
-    with pictures_of(place) as found, _crew(args.parallel) as crew:
+    with pictures_of(source) as found, _crew(args.parallel) as crew:
         dataset = pack_pictures(
-            _shown(_laid_out(found, place, args)),
+            _shown(_laid_out(found, source, args)),
             destination,
             name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
             split=args.split,
@@ -64,13 +64,17 @@ def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
     return side_of(shares, args.split), {"shares": described(shares)}
 
 
-def _laid_out(found: Iterable[Source | Skip], place: Path, args: argparse.Namespace) -> Iterable[Source | Skip]:
+def _laid_out(found: Iterable[Source | Skip], source: str | Path, args: argparse.Namespace) -> Iterable[Source | Skip]:
     if args.layout == "folder":
         if args.lists is not None:
             raise UserError("--lists belongs to --layout places2 or celeba; leave it out, or give the layout")
         return found
     lists = Path(args.lists).expanduser() if args.lists is not None else None
-    return LAYOUTS[args.layout](found, args.split, place=place, lists=lists)
+    if lists is None and isinstance(source, str):
+        raise UserError(
+            f"the lists of --layout {args.layout} are not looked for on S3; give a folder here: --lists DIR"
+        )
+    return LAYOUTS[args.layout](found, args.split, place=Path(source), lists=lists)
 
 
 @contextmanager

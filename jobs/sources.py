@@ -1,4 +1,4 @@
-"""Where photos come from before they are packed: a folder, a list of paths, a tar or a zip.
+"""Where photos come from before they are packed: a folder, loose objects on S3, a list of paths, a tar or a zip.
 
 Each yields sources in an order that does not depend on the machine; nothing is unpacked to disk. Sizes and times are
 noted, so that a packing that is run again knows what is still the same.
@@ -26,6 +26,7 @@ from isnet.files import PictureError
 from isnet.folders import SUFFIXES, find_pictures
 from isnet.images import MAX_FILE_BYTES, read_bytes
 from trainplane.errors import UserError
+from trainplane.storage import NotFound, Store, open_store
 
 _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
@@ -70,10 +71,19 @@ def _raise(error: InputError) -> bytes:
 
 
 @contextmanager
-def pictures_of(place: Path) -> Iterator[Iterable[Source | Skip]]:
-    """Every picture of a folder, `.txt` list, `.tar`(`.gz`, …) or `.zip`; archives are open as long as the block."""
+def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
+    """Every picture of a folder, an `s3://` prefix, `.txt` list, `.tar`(`.gz`, …) or `.zip`.
+
+    Archives are open as long as the block.
+    """
+    if "://" in str(source):
+        yield _stored(open_store(str(source)))
+        return
+    place = Path(source)
     if not place.exists():
-        raise UserError(f"{place}: there is no such file or folder; need a folder, a .txt list, a .tar or a .zip")
+        raise UserError(
+            f"{place}: there is no such file or folder; need a folder, an s3:// address, a .txt list, a .tar or a .zip"
+        )
     with ExitStack() as stack:
         if place.is_dir():
             yield _folder(place)
@@ -128,6 +138,21 @@ def _listed_bytes(path: Path) -> bytes:
                 "and pictures must stay in place while they are packed"
             ) from error
         raise
+
+
+def _stored(store: Store) -> Iterator[Source | Skip]:
+    """Loose pictures on S3. Stores tell no times here: what was replaced by as many bytes counts as the same."""
+    for entry in store.list():
+        if _is_picture(entry.key):
+            read = partial(_object, store, entry.key)
+            yield Source(entry.key, read, entry.size, str(entry.size)) if entry.size else Skip(entry.key, "empty file")
+
+
+def _object(store: Store, key: str) -> bytes:
+    try:
+        return store.read(key)
+    except NotFound as error:
+        raise UserError(f"{store.address}/{key}: was there when it was listed and is not there now") from error
 
 
 def _list(file: Path) -> Iterator[Source | Skip]:

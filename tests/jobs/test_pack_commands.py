@@ -142,6 +142,28 @@ def test_masks_pack_alike_from_every_kind_of_source(isnet, tmp_path: Path, home:
     assert [json.loads(sample["json"])["hole_ratio"] for sample in other] == [round(1 - ratio, 6) for ratio in ratios]
 
 
+def test_loose_pictures_on_s3_pack_like_a_folder(isnet, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trainplane.cluster.object_store import local_s3
+    from trainplane.storage import ensure_bucket, open_store
+
+    pytest.importorskip("moto", reason="moto is not installed; install the 'dev' extra")
+    (many / "notes.txt").write_text("no picture")
+    (many / "empty.png").touch()
+    with local_s3() as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        ensure_bucket("s3://photos")
+        for path in many.iterdir():
+            open_store("s3://photos/all").write(path.name, path)
+        words = ["--name", "n", "--shard-bytes", "30K", "--json"]
+        there = isnet("data", "pack", "s3://photos/all", "s3://photos/packed", *words).json()
+        mistaken = isnet("data", "pack", "s3://photos/all", "d", "--layout", "celeba", "--split", "val")
+    here = isnet("data", "pack", many, "d", *words).json()
+    assert there["digest"] == here["digest"]
+    assert there["reasons"] == {"empty file": 1}
+    assert (mistaken.status, "--lists DIR" in mistaken.err) == (2, True)
+
+
 def test_large_photos_are_shrunk_and_others_keep_their_bytes(isnet, photos: Path, home: Path) -> None:
     rng = np.random.default_rng(1)
     Image.fromarray(rng.integers(0, 256, (60, 400, 3), dtype=np.uint8)).save(photos / "wide.png")

@@ -30,9 +30,9 @@ class Tasks(Crew):
     """`count` tasks at once on the connected cluster."""
 
     def __init__(self, ray: Any, count: int) -> None:
-        # One task's worth of units waits while the others run, so that no processor waits for the leader.
-        self.units = count + 1
-        self.shards = max(1, count // 2)
+        # As many units again wait for their turn, so that no processor waits for the leader.
+        self.units = 2 * count
+        self.shards = count
         self._ray = ray
         self._environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
         self._prepare = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(_prepare)

@@ -1,0 +1,152 @@
+"""`isnet bench pack`: pictures per second of packing, by this process and by Ray tasks, and what going on saves.
+
+    ways    the same pictures to a fresh folder each time, in turns; all must give one digest
+    resumed a packing that was interrupted in the middle and is run again, against one from the start
+
+Pictures are read from disk (from memory, mostly: they were read before), decoded and checked; with `--max-side` the
+larger ones are re-encoded. Not covered: S3, whose part is the network's; several machines.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+from jobs.bench.pairs import in_turns, machine, median, median_ratio
+from jobs.cli import emit
+from jobs.packing import Recode, pack_pictures
+from jobs.sources import Skip, Source, pictures_of
+from trainplane.cluster.session import ray_session
+from trainplane.data.crew import Alone, Crew
+from trainplane.data.crew_on_ray import Tasks
+from trainplane.data.manifest import Dataset
+from trainplane.errors import UserError
+
+
+def pack(args: argparse.Namespace) -> int:
+    """`isnet bench pack PHOTOS`."""
+    tasks = _tasks(args.tasks)
+    with pictures_of(Path(args.photos).expanduser()) as found:
+        photos = _repeated(found, args.repeat)
+    with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
+        bench = _Bench(photos, Recode(max_side=args.max_side), args.shard_bytes, Path(name))
+        with ray_session(num_cpus=max(tasks)) as ray:
+            crews: dict[str, Crew] = {str(number): Tasks(ray, number) if number else Alone() for number in tasks}
+            taken = in_turns(
+                {way: functools.partial(bench.whole, crew) for way, crew in crews.items()}, rounds=args.rounds
+            )
+        resumed = bench.resumed()
+    first = taken[str(tasks[0])]
+    report: dict[str, Any] = {
+        "machine": machine(),
+        "pictures": len(photos),
+        "bytes": sum(photo.size for photo in photos),
+        "max_side": args.max_side,
+        "digest": bench.digest,
+        "pictures_per_s": {way: len(photos) / median(one) for way, one in taken.items()},
+        "faster": {way: median_ratio(first, one) for way, one in taken.items()},
+        "resumed": resumed,
+    }
+    emit(args, report, _text(report))
+    return 0
+
+
+def _tasks(text: str) -> list[int]:
+    if not all(part.isdecimal() for part in text.split(",")) or not any(int(part) for part in text.split(",")):
+        raise UserError(f"--tasks {text!r}: need numbers of Ray tasks separated by commas, 0 for none, such as 0,1,2")
+    return [int(part) for part in text.split(",")]
+
+
+def _repeated(found: Iterable[Source | Skip], times: int) -> list[Source]:
+    """Every picture `times` times under names of its own."""
+    sources = [entry for entry in found if isinstance(entry, Source) and not entry.is_here]
+    if not sources:
+        raise UserError("there is no picture to pack; give a folder, a list or a plain tar of pictures")
+    return [replace(source, name=f"{number}/{source.name}") for number in range(times) for source in sources]
+
+
+class _Bench:
+    """Packs the same photos again and again, each time to a fresh folder."""
+
+    def __init__(self, photos: list[Source], recode: Recode, shard_bytes: int, folder: Path) -> None:
+        self._photos = photos
+        self._recode = recode
+        self._shard_bytes = shard_bytes
+        self._fresh = (folder / str(number) for number in count())
+        self.digest = ""
+
+    def whole(self, crew: Crew) -> None:
+        """One packing from start to end; a `RuntimeError` when its digest is another than before."""
+        dataset = self._pack(self._photos, next(self._fresh), crew)
+        if self.digest not in ("", dataset.digest):
+            raise RuntimeError(f"packed {dataset.digest}, before it was {self.digest}")
+        self.digest = dataset.digest
+
+    def resumed(self) -> dict[str, float]:
+        """Interrupted at half of the listing and run again: pictures read, seconds, as shares of a whole packing."""
+        folder = next(self._fresh)
+
+        def half() -> Iterator[Source]:
+            yield from self._photos[: len(self._photos) // 2]
+            raise KeyboardInterrupt
+
+        try:
+            self._pack(half(), folder, Alone())
+        except KeyboardInterrupt:
+            kept = len(list(folder.glob("shard-*.tar")))
+        read = 0
+
+        def counted(source: Source) -> bytes:
+            nonlocal read
+            read += 1
+            return source.read()
+
+        watched = [replace(source, read=functools.partial(counted, source)) for source in self._photos]
+        start = time.perf_counter()
+        dataset = self._pack(watched, folder, Alone())
+        again = time.perf_counter() - start
+        start = time.perf_counter()
+        self.whole(Alone())
+        whole = time.perf_counter() - start
+        if dataset.digest != self.digest:
+            raise RuntimeError(f"resumed to {dataset.digest}, whole it is {self.digest}")
+        return {
+            "shards_kept": kept,
+            "shards": dataset.num_shards,
+            "pictures_read": read / len(self._photos),
+            "seconds": again / whole,
+        }
+
+    def _pack(self, photos: Iterable[Source], folder: Path, crew: Crew) -> Dataset:
+        return pack_pictures(
+            photos,
+            str(folder),
+            name="bench",
+            split="all",
+            shard_bytes=self._shard_bytes,
+            recode=self._recode,
+            crew=crew,
+        )
+
+
+def _text(report: dict[str, Any]) -> str:
+    where, resumed = report["machine"], report["resumed"]
+    lines = [
+        f"{where['processor']}, {where['cores']} cores, load {where['load_1min']}",
+        f"{report['pictures']} pictures, {report['bytes'] / 2**20:.0f} MiB, digest {report['digest'][:12]}",
+        f"  {'Ray tasks':>10} {'pictures/s':>12} {'faster':>8}",
+    ]
+    for way, speed in report["pictures_per_s"].items():
+        lines.append(f"  {way:>10} {speed:12.1f} {report['faster'][way]:7.2f}×")
+    lines.append(
+        f"  resumed at half: {resumed['shards_kept']} of {resumed['shards']} shards kept, "
+        f"{100 * resumed['pictures_read']:.0f} % of the pictures read, {100 * resumed['seconds']:.0f} % of the time"
+    )
+    return "\n".join(lines)
