@@ -1,0 +1,94 @@
+"""What `isnet bench loader` makes of its measurements, and that all of its readers read."""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+import json
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.bench import loader as bench
+from jobs.bench.loader_sets import photo_sets, synthetic_sets
+from jobs.cli import main
+from trainplane.errors import UserError
+
+
+def run(pictures: float, *, wall_s: float = 1.0, cpu_s: float = 1.0, first_batch_s: float = 0.5) -> dict[str, float]:
+    return {"pictures": pictures, "wall_s": wall_s, "cpu_s": cpu_s, "first_batch_s": first_batch_s}
+
+
+def taken(rates: list[float], *kinds: str) -> dict[str, list[dict[str, float]]]:
+    return {kind: [run(rate) for rate in rates] for kind in kinds}
+
+
+def test_ratios_are_medians_over_rounds_to_the_best_peer_of_each_round() -> None:
+    runs = {
+        "ours": taken([100, 300, 200], "0", "1", "2"),
+        "ours, training": taken([50, 50, 50], "0", "1", "2"),
+        "bare": taken([200, 400, 400], "0"),
+        "bare, training": taken([100, 100, 100], "0"),
+        "webdataset": taken([50, 200, 10], "1", "2"),
+        "webdataset with our decoder": taken([100, 100, 100], "1", "2"),
+        "litdata": taken([40, 50, 100], "1", "2"),
+    }
+    ratios = bench._ratios(runs)
+    assert ratios["to_best_peer"] == dict.fromkeys(("1 wall", "1 cpu", "2 wall", "2 cpu"), 2.0)
+    assert ratios["to_webdataset_with_our_decoder"]["1 cpu"] == 2.0
+    assert ratios["to_bare"] == {"0": 0.5, "1": 0.5, "2": 0.5}
+    assert ratios["to_bare_training"]["2"] == 0.5
+
+
+def test_large_pictures_have_the_higher_target_and_a_miss_is_called_one() -> None:
+    ratios = {"to_best_peer": {"1 cpu": 1.5}, "to_bare": {"1": 0.95}, "to_bare_training": {}}
+    readers = {"ours": {"resume": {"ratio": 1.3}}}
+    small, large = (
+        {figure["name"]: figure["met"] for figure in bench._figures({"set": name, "readers": readers, **ratios})}
+        for name in ("photos", "photos-large")
+    )
+    assert list(small.values()) == [True, True, False]
+    assert list(large.values()) == [False, True, False]
+
+
+def test_photos_are_sorted_by_size_and_those_too_small_for_the_crop_left_out(tmp_path: Path) -> None:
+    for name, size in {"small": (300, 200), "middle": (400, 300), "large": (1200, 800)}.items():
+        Image.new("RGB", size).save(tmp_path / f"{name}.jpg")
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    sets = photo_sets(tmp_path, samples=100)
+    assert [(one.name, len(one.pictures), one.samples) for one in sets] == [("photos", 1, 100), ("photos-large", 1, 25)]
+    with pytest.raises(UserError, match="no such folder"):
+        photo_sets(tmp_path / "none", samples=1)
+    with pytest.raises(UserError, match="no JPEG photo"):
+        photo_sets(Path(__file__).parent, samples=1)
+
+
+def test_made_pictures_have_the_sizes_they_stand_for() -> None:
+    small, large = synthetic_sets(samples=8)
+    for pictures, low, high in ((small, 320, 480), (large, 1024, 1600)):
+        sizes = np.array([Image.open(io.BytesIO(data)).size for data in pictures.pictures])
+        assert low <= sizes.min() < sizes.max() <= high
+    assert 20_000 < small.mean_bytes < 120_000
+
+
+@pytest.mark.real
+def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_reason(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    rng = np.random.default_rng(0)
+    for number in range(4):
+        Image.fromarray(rng.integers(0, 256, (300, 280, 3), dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
+    words = ["--photos", str(tmp_path), "--samples", "512", "--pictures", "64", "--rounds", "1", "--only", "photos"]
+    assert main(["bench", "loader", "--json", *words, "--mds-python", sys.executable]) == 0
+    report = json.loads(capfd.readouterr().out)
+    (row,) = report["sets"]
+    peers = {"webdataset": "webdataset", "litdata": "litdata", "mosaicml-streaming": "streaming"}
+    for peer, package in peers.items():
+        installed = importlib.util.find_spec(package) is not None
+        assert (peer in row["readers"]) == installed
+        assert (peer in report["left_out"]) == (not installed)
+    assert all(one["pictures_per_cpu_s"] > 0 for one in row["readers"]["ours"].values() if "pictures_per_cpu_s" in one)
+    assert {figure["name"].split(":")[0] for figure in report["figures"]} == {"photos"}

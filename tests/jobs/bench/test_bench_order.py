@@ -1,0 +1,34 @@
+"""What `isnet bench order` tells: figures that follow from the order alone, and costs of fresh processes."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from jobs.bench import order as bench
+from jobs.cli import main
+
+
+def test_all_ranks_together_ask_for_an_epochs_bytes_once() -> None:
+    for world in (1, 4, 64):
+        assert 0.97 < bench.bytes_read(world, samples=4096) <= 1.0
+
+
+def test_shuffling_is_told_beside_a_full_shuffle_of_the_same_classes() -> None:
+    row = bench.shuffling_of(32, samples=2**14)
+    assert row["classes_in_a_batch"]["ours"] == pytest.approx(row["classes_in_a_batch"]["full_shuffle"], rel=0.02)
+    assert row["classes_in_64_steps"]["ours"] < row["classes_in_64_steps"]["full_shuffle"] < 365
+    assert row["displacement"]["ours"] == pytest.approx(1 / 3, abs=0.02)
+    assert row["rank_correlation"]["ours"] < 0.05
+
+
+def test_the_command_prints_every_figure_with_its_target(capfd: pytest.CaptureFixture[str]) -> None:
+    small = ["--samples", "200000", "--ranks", "8", "--index-samples", "10000"]
+    assert main(["bench", "order", "--json", *small]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert [figure["unit"] for figure in report["figures"]] == ["s", "MiB", "s", "ratio"]
+    assert all(figure["met"] == (figure["value"] <= figure["target"]) for figure in report["figures"])
+    # Time is the machine's affair; memory and bytes are not.
+    assert all(figure["met"] for figure in report["figures"] if figure["unit"] != "s")
+    assert report["plan"]["cpu_s"] > 0
