@@ -186,10 +186,11 @@ def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, sample
 def _requests(name: str, steady: dict[str, int], middle: dict[str, int]) -> dict[str, dict[str, int]]:
     if name.startswith("bare"):
         return {"0": steady | {"workers": 0}}
-    workers = {
-        str(number): steady | {"workers": number} for number in ((0, 1, 2) if name.startswith("ours") else (1, 2))
-    }
-    return workers | ({"middle": middle | {"workers": 1}} if name in ("ours", *PEERS) else {})
+    counts = (0, 1, 2) if name.startswith("ours") else (1, 2)
+    requests = {str(workers): steady | {"workers": workers} for workers in counts}
+    if name in ("ours", *PEERS):
+        requests |= {"start": middle | {"workers": 1, "start": 0}, "middle": middle | {"workers": 1}}
+    return requests
 
 
 def _row(taken: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
