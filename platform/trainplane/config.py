@@ -14,8 +14,9 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
+from trainplane.data.cache_room import CachePlace
 from trainplane.errors import UserError, nearest
 from trainplane.section import Section
 from trainplane.train.guard import GuardConfig
@@ -32,6 +33,25 @@ class DataConfig(Section):
     damage_budget: int = Field(10, ge=0, description="samples that may be quarantined before the run fails anyway")
     loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
     prefetch: int = Field(2, ge=1, description="batches decoded ahead, per loader worker")
+    cache_dir: str | None = Field(
+        None, description="folder on each host that keeps what was read, for later epochs and runs; none: no cache"
+    )
+    cache_bytes: int = Field(100 * 2**30, ge=1, description="bytes that the cache of a host may take, default 100 GiB")
+
+    @field_validator("cache_dir")
+    @classmethod
+    def _absolute(cls, folder: str | None) -> str | None:
+        # Relative to what, on a cluster's hosts?
+        if folder is not None and not folder.startswith(("/", "~")):
+            raise ValueError(
+                f"data.cache_dir={folder!r} is relative; give an absolute folder, or one that begins with ~"
+            )
+        return folder
+
+    @property
+    def cache(self) -> CachePlace | None:
+        """Where a host keeps what it has read."""
+        return CachePlace(self.cache_dir, self.cache_bytes) if self.cache_dir else None
 
 
 class TrackingConfig(Section):
@@ -78,7 +98,7 @@ class RunConfig(Section):
 
 # Section -> settings that are no part of a run's identity; an empty tuple stands for the whole section.
 NOT_IDENTITY: dict[str, tuple[str, ...]] = {
-    "data": ("train", "val", "val_samples", "damage_budget", "loader_workers", "prefetch"),
+    "data": ("train", "val", "val_samples", "damage_budget", "loader_workers", "prefetch", "cache_dir", "cache_bytes"),
     "train": (
         "steps",
         "workers",

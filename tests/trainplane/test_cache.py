@@ -12,19 +12,25 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import noise_datasets
 import pytest
 import small_datasets as small
 from hypothesis import given
 from hypothesis import strategies as st
+from tiny_task import TinyConfig
 
+from trainplane.config import build
 from trainplane.data import cache as cache_module
 from trainplane.data import cache_room
 from trainplane.data.cache_room import CachePlace, CacheRoom, Kept, shard_file, to_evict
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import Fetcher
+from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
 from trainplane.errors import UserError
+from trainplane.train.job import Job
+from trainplane.train.loop import run
 
 PLENTY = 1 << 30
 COUNT = 240
@@ -285,6 +291,42 @@ class TestRoom:
             fcntl.flock(lock, fcntl.LOCK_EX)
             assert set(epoch(reader(dataset, place)[0])) == originals()
             assert files_of(place) == []
+
+
+class TestWhoUsesIt:
+    def test_loader_workers_read_from_it(self, dataset, place) -> None:
+        def batches(workers: int) -> list[list[int]]:
+            one = Dataset.open(dataset.address, cache=place)
+            with Loader(
+                one, transform=small.number_and_chance, seed=1, global_batch=8, workers=workers, cache_bytes=20_000
+            ) as loader:
+                return [batch["sum"].tolist() for _, batch in loader.batches(start=0, stop=loader.steps_per_epoch)]
+
+        first = batches(0)
+        for shard in dataset.shards:
+            dataset.store.delete(shard.name)
+        assert batches(2) == first
+
+    def test_a_run_reads_its_shards_from_it_the_second_time(self, tmp_path: Path) -> None:
+        data = noise_datasets.make(tmp_path / "data")
+        settings = build(
+            TinyConfig,
+            {
+                "name": "tiny",
+                "data": {"train": "t", "val": "v", "cache_dir": str(tmp_path / "cache")},
+                "train": {"steps": 4, "global_batch": 4},
+            },
+        )
+
+        def trained(checkpoints: str) -> str:
+            addresses = str(data / "train"), str(data / "val"), str(tmp_path / checkpoints)
+            return run(Job(settings.model_dump(mode="json"), *addresses)).state_digest
+
+        first = trained("first")
+        held_out = Dataset.open(str(data / "val"))
+        for shard in held_out.shards:
+            held_out.store.delete(shard.name)
+        assert trained("second") == first
 
 
 class TestTrouble:

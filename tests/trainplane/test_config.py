@@ -42,6 +42,7 @@ def test_the_tree_under_overrides_is_not_changed():
         ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
         ("train.lr_g=.nan", ["train.lr_g", "finite"]),
         ("data.on_damage=ignore", ["data.on_damage='ignore'", "'fail' or 'quarantine'"]),
+        ("data.cache_dir=cache", ["data.cache_dir='cache' is relative", "absolute folder"]),
         ("name=../up", ["name='../up'"]),
         ("train.steps", ["'train.steps' is no override", "section.key=value"]),
         ("train=5", ["train=5"]),
@@ -72,7 +73,7 @@ def test_the_digest_changes_with_any_value_and_only_then():
     assert made().digest() != made("train.steps=5").digest()
 
 
-@pytest.mark.parametrize("override", ["train.steps=400", "train.workers=2", "data.prefetch=9", "train.log_every=3"])
+@pytest.mark.parametrize("override", ["train.steps=400", "train.workers=2", "data.cache_dir=/x", "train.log_every=3"])
 def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
     assert made(override).identity() == made().identity()
 

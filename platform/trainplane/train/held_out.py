@@ -18,7 +18,7 @@ class HeldOut:
         self._samples: list[tuple[int, Sample]] | None = None
         if address is None:
             return
-        dataset = Dataset.open(address)
+        dataset = Dataset.open(address, cache=config.data.cache)
         count = min(dataset.num_samples, config.data.val_samples)
         shown = min(config.tracking.gallery, count)
         rest = range(shown + world.rank, count, world.size)

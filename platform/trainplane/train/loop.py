@@ -94,7 +94,7 @@ class _Trainer:
         # Ranks start alike, whether or not a checkpoint then overwrites it all.
         torch.manual_seed(config.train.seed)
         self.task = task_class(config, start.device_of(config))
-        self.dataset = Dataset.open(job.train_data)
+        self.dataset = Dataset.open(job.train_data, cache=config.data.cache)
         self.loader = start.loader_of(self.dataset, config, task_class, world)
         self.writer = checkpoints.Writer(open_store(job.checkpoints), keep=config.train.keep_checkpoints)
         self.epoch = EpochMeans()
