@@ -192,6 +192,12 @@ def test_a_job_runs_on_the_cluster_and_its_status_is_ours(project, ray_head, tmp
         assert "finished at step 4" in logs
         assert token not in json.dumps(jobs) + logs
 
+        # Packing as a job: by tasks on all processors, the bytes that are packed here.
+        packed = shell("submit", "--context", "head", "data", "pack", project.photos, tmp_path / "set", **there)
+        assert packed.returncode == 0, packed.stderr + packed.stdout
+        here = shell("data", "pack", project.photos, "here", "--name", "set", "--json", **there)
+        assert json.loads(here.stdout)["digest"] in packed.stdout
+
         wrong = shell("jobs", "list", "--context", "head", cwd=project.folder, HEAD_TOKEN="0" * 64)
         assert wrong.returncode == 2
         assert "refused our token" in wrong.stderr
