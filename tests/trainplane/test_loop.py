@@ -1,15 +1,11 @@
 """The loop over the task seam, with a task that is not inpainting: it records, checkpoints, and resumes bit-equal."""
 
-import io
-
-import numpy as np
+import noise_datasets
 import pytest
-from PIL import Image
 from tiny_task import TinyConfig
 
 from trainplane.config import build
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack import PackItem, pack
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train import checkpoint as checkpoints
@@ -20,25 +16,7 @@ from trainplane.train.record import EpochMeans
 
 @pytest.fixture(scope="module")
 def datasets(tmp_path_factory):
-    """Two small datasets of noise pictures: 21 to train on, 5 held out."""
-    folder = tmp_path_factory.mktemp("datasets")
-    for name, count, seed in (("train", 21, 1), ("val", 5, 2)):
-        rng = np.random.default_rng(seed)
-        pack(
-            [PackItem(f"{name}-{i}.png", png(rng), "png", {}) for i in range(count)],
-            str(folder / name),
-            name=name,
-            split=name,
-            how={},
-            shard_bytes=4096,
-        )
-    return folder
-
-
-def png(rng):
-    buffer = io.BytesIO()
-    Image.fromarray(rng.integers(0, 255, (8, 8, 3), dtype=np.uint8)).save(buffer, "PNG")
-    return buffer.getvalue()
+    return noise_datasets.make(tmp_path_factory.mktemp("datasets"))
 
 
 def config(**train):

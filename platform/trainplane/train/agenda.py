@@ -44,18 +44,17 @@ class Mailbox:
         """Raise these; returns those that any rank raised at the exchange before (alone: at this one)."""
         if self._alone:
             return raised
-        seen = self.settle() or (False,) * len(raised)
+        self.settle()
+        seen = (False,) * len(raised) if self._sent is None else tuple(bool(flag) for flag in self._sent.tolist())
         self._sent = torch.tensor(raised, dtype=torch.int64)
         self._work = dist.all_reduce(self._sent, op=dist.ReduceOp.MAX, group=self._group, async_op=True)
         return seen
 
-    def settle(self) -> tuple[bool, ...] | None:
-        """Wait for what is under way; None where nothing is."""
-        if self._work is None or self._sent is None:
-            return None
-        self._work.wait()
-        self._work = None
-        return tuple(bool(flag) for flag in self._sent.tolist())
+    def settle(self) -> None:
+        """Wait for what is under way; the next exchange returns it."""
+        if self._work is not None:
+            self._work.wait()
+            self._work = None
 
 
 class Agenda:

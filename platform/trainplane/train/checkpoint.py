@@ -179,19 +179,20 @@ class Writer:
 
     def save(self, state: State, *, meta: dict[str, Any], unsent: bytes = b"") -> None:
         """Start storing `state`; waits for the previous one first. The waiting is counted in `stall_s`."""
-        self._join()
+        self.wait()
         self._raise_when_spent()
         self._thread = threading.Thread(target=self._work, args=(state, meta, unsent), name="checkpoint", daemon=True)
         self._thread.start()
 
     def finish(self) -> Checkpoint | None:
         """Wait until the last checkpoint is committed and return it; raises `RunFailed` if it never was."""
-        self._join()
+        self.wait()
         if self._failures_in_a_row:
             raise RunFailed(f"the last checkpoint could not be stored in {self.store.address}: {self._error}")
         return self.last
 
-    def _join(self) -> None:
+    def wait(self) -> None:
+        """Wait for what is under way, however it ends; the waiting is counted in `stall_s`."""
         if self._thread is not None:
             started = time.monotonic()
             self._thread.join()

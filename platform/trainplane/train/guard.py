@@ -93,6 +93,7 @@ class GuardState:
     """What the guard remembers; plain values that travel in checkpoints.
 
     norms -- the last sound gradient norms by player; faults -- indices of recent faulty steps
+    turns -- steps done when the run recently went back, or was slowed, without a batch to blame
     passed_over -- batches that are not trained on; slowed -- (index, optimiser): slower from that step on
     out_since -- steps done when the balance was last in bounds; out_for -- records in a row out of them
     pending -- steps seen and not judged yet
@@ -100,6 +101,7 @@ class GuardState:
 
     norms: dict[str, list[float]] = field(default_factory=dict)
     faults: list[int] = field(default_factory=list)
+    turns: list[int] = field(default_factory=list)
     passed_over: list[int] = field(default_factory=list)
     slowed: list[tuple[int, str]] = field(default_factory=list)
     out_since: int = 0
@@ -124,7 +126,12 @@ class GuardState:
         for entry in self.slowed:
             new.remove(entry)
         slowed = sorted([*self.slowed, *((max(since, step), player) for since, player in new)])
-        return replace(self, faults=other.faults, passed_over=other.passed_over, slowed=slowed)
+        return replace(self, faults=other.faults, turns=other.turns, passed_over=other.passed_over, slowed=slowed)
+
+    @property
+    def num_faults(self) -> int:
+        """What counts against the budget."""
+        return len(self.faults) + len(self.turns)
 
 
 @dataclass(frozen=True)
@@ -175,10 +182,9 @@ def judge_state(config: GuardConfig, state: GuardState, *, done: int, last_good:
     culprits = sorted(seen - set(state.passed_over))[:1]
     faulty = tuple(o for o in state.pending if o.index in culprits)
     told = f"the training state is not finite after step {done}"
-    state = _with_faults(config, state, culprits, done)
-    state = _with_faults(config, state, [done - 1], done, again=True)
+    state = _counting(config, state, done, faults=culprits, turns=[] if culprits else [done])
     amended = _amended(state, passed_over=culprits, slowed=[] if culprits else [(last_good, EVERYONE)])
-    if config.non_finite == "stop" or len(state.faults) > config.budget:
+    if config.non_finite == "stop" or state.num_faults > config.budget:
         return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
     how = f"passing over the batch of step {_steps(culprits)}" if culprits else f"at {config.rate_factor:g} × the rates"
     told = f"{told}: went back to step {last_good}, {how}"
@@ -205,15 +211,19 @@ def _remembering(config: GuardConfig, state: GuardState, done: int) -> GuardStat
     state = replace(
         state, norms={player: window[-config.norm_window :] for player, window in norms.items()}, pending=[]
     )
-    return _with_faults(config, state, faults, done)
+    return _counting(config, state, done, faults=faults)
 
 
-def _with_faults(
-    config: GuardConfig, state: GuardState, new: Sequence[int], done: int, *, again: bool = False
+def _counting(
+    config: GuardConfig, state: GuardState, done: int, *, faults: Sequence[int] = (), turns: Sequence[int] = ()
 ) -> GuardState:
-    """The recent faults with these; a step met once more on a replay counts once more only with `again`."""
-    added = [index for index in new if again or index not in state.faults]
-    return replace(state, faults=sorted(i for i in [*state.faults, *added] if i >= done - config.budget_steps))
+    """The state with these, without those that are long ago. A step met again on a replay counts once."""
+    since = done - config.budget_steps
+    return replace(
+        state,
+        faults=sorted(index for index in {*state.faults, *faults} if index >= since),
+        turns=sorted(step for step in [*state.turns, *turns] if step >= since),
+    )
 
 
 def _judge_steps(
@@ -225,8 +235,8 @@ def _judge_steps(
     if not all(observation.loss_finite for observation in faulty) and not any(o.blocked for o in faulty):
         told = f"a loss that is not finite in step {_steps(indices)}"
     action: Action = config.exploding if finite else config.non_finite
-    if len(state.faults) > config.budget:
-        told = f"{told}, which makes {len(state.faults)} in {config.budget_steps} steps (guard.budget={config.budget})"
+    if state.num_faults > config.budget:
+        told = f"{told}, which makes {state.num_faults} in {config.budget_steps} steps (guard.budget={config.budget})"
         return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
     if action == "stop":
         return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
@@ -256,9 +266,9 @@ def _judge_balance(
     told = f"{meaning}: {name}={value:.4g} is {'below' if side < 0 else 'above'} {limit:g} since step {state.out_since}"
     if config.unbalanced == "tell":
         return state, Verdict("tell", told)
-    state = _with_faults(config, state, [done - 1], done, again=True)
+    state = _counting(config, state, done, turns=[done])
     whose = "all rates" if slows == EVERYONE else f"the rate of {slows}"
-    if config.unbalanced == "stop" or len(state.faults) > config.budget:
+    if config.unbalanced == "stop" or state.num_faults > config.budget:
         return state, Verdict(
             "stop", f"{told}; lower {whose} or the weight of its losses, or set guard.unbalanced=tell"
         )

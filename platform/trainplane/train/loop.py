@@ -8,7 +8,6 @@ to a step that would do harm (`guard`, `sentry`).
 
 from __future__ import annotations
 
-import logging
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -20,7 +19,6 @@ from torch import Tensor
 from trainplane.config import RunConfig, build
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
-from trainplane.errors import RunFailed
 from trainplane.storage import open_store
 from trainplane.task import Batch, Task, load_task
 from trainplane.tracking.tracker import Recorder
@@ -39,8 +37,6 @@ from trainplane.train.record import EpochMeans, reduced
 from trainplane.train.resume import forget_after, load_newest
 from trainplane.train.sentry import RollBack, Sentry
 from trainplane.train.world import World
-
-log = logging.getLogger(__name__)
 
 
 def run(
@@ -72,6 +68,10 @@ def run(
                 mailbox.settle()
                 trainer.forget_after(back.to)
                 amended = back.state
+            except Exception:
+                # A checkpoint on its way is good, whatever happened after it.
+                trainer.writer.wait()
+                raise
             finally:
                 trainer.loader.close()
 
@@ -249,12 +249,8 @@ class _Trainer:
 
     def _last_good(self) -> int:
         """The step of the newest checkpoint in the store, once what is on its way has arrived."""
-        try:
-            last = self.writer.finish()
-        except RunFailed as error:
-            log.warning("%s", error)
-            last = self.writer.last
-        return last.step if last else 0
+        self.writer.wait()
+        return self.writer.last.step if self.writer.last else 0
 
     def _saved(self) -> None:
         """Wait, on every rank, until the last checkpoint is in the store."""
@@ -265,7 +261,7 @@ class _Trainer:
     def forget_after(self, step: int) -> None:
         """Take away the checkpoints beyond `step`; all ranks wait until they are gone."""
         if self.world.is_first:
-            self._last_good()
+            self.writer.wait()
             forget_after(self.writer.store, step)
         self.world.barrier()
 

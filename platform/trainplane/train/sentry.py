@@ -97,7 +97,7 @@ class Sentry:
         room = max(0, self.config.saved_batches - len(self.state.faults) + len(verdict.faulty))
         kept = [self.keep(fault) for fault in verdict.faulty[:room]]
         sentence = "; ".join([verdict.sentence, *filter(None, kept)])
-        self.tell(done, sentence, len(self.state.faults))
+        self.tell(done, sentence, self.state.num_faults)
         if verdict.action == "stop":
             raise Diverged(f"stopped at step {done}: {sentence}")
         if verdict.action == "roll_back":
