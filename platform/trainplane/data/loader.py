@@ -37,7 +37,9 @@ class Loader:
     workers       -- decoding processes, at most one per sample of the share; 0 decodes in a thread
     prefetch      -- batches made ahead, per worker
     on_damage     -- "fail": the first damaged sample raises `DamageError`; "quarantine": another takes its place
-    damage_budget -- distinct samples that this rank may do without before it raises all the same
+    damage_budget -- distinct samples that this rank may do without before it raises all the same. It is each rank's
+                     own and begins anew with each loader: a bound on how bad a place may be, not a count of the run,
+                     which would take a message between all ranks for every batch
     cache_bytes   -- memory for bytes read ahead, over all workers of this rank
     """
 

@@ -23,6 +23,7 @@ def test_shuffling_is_told_beside_a_full_shuffle_of_the_same_classes() -> None:
     assert row["rank_correlation"]["ours"] < 0.05
 
 
+@pytest.mark.real
 def test_the_command_prints_every_figure_with_its_target(capfd: pytest.CaptureFixture[str]) -> None:
     small = ["--samples", "200000", "--ranks", "8", "--index-samples", "10000"]
     assert main(["bench", "order", "--json", *small]) == 0
