@@ -30,7 +30,9 @@ class DataConfig(Section):
     val: str | None = Field(None, description="held-out dataset; without one nothing is validated")
     val_samples: int = Field(256, ge=1, description="held-out pictures measured at each validation")
     on_damage: Literal["fail", "quarantine"] = Field("fail", description="what a damaged sample does to the run")
-    damage_budget: int = Field(10, ge=0, description="samples that each rank may quarantine since it started before the run fails anyway")
+    damage_budget: int = Field(
+        10, ge=0, description="samples that each rank may quarantine since it started before the run fails anyway"
+    )
     loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
     prefetch: int = Field(2, ge=1, description="batches decoded ahead, per loader worker")
     cache_dir: str | None = Field(
