@@ -16,7 +16,7 @@ Where the shuffling stands: the samples of one batch come from B far-apart place
 mixes as a full shuffle's does. What remains of the packing order is that the same blocks feed the batches of one
 window: a slot's next sample is of the same block with probability of about 15/63 at most (a full shuffle: none), and
 `isnet bench order` tells how many kinds of pictures 64 steps see when the kinds were packed one after the other.
-Datasets of fewer than 2,048 samples have blocks of one: there the order is a full shuffle. Not covered: reading
+Datasets of fewer than 128 samples have blocks of one: there the order is a full shuffle. Not covered: reading
 (fetch.py) and what replaces damaged samples' bytes.
 """
 
@@ -42,7 +42,7 @@ ORDER_VERSION = 2
 _SMALLEST_WINDOW, _LARGEST_WINDOW = 64, 1024  # samples of one slot
 _MIXED = 4096  # samples that the windows of all slots hold at most, where each may be larger than the smallest
 _LARGEST_BLOCK = 16  # samples; a block is one request to the store
-_SAMPLES_PER_BLOCK_SAMPLE = 1024  # small datasets have smaller blocks, for the sake of mixing
+_SAMPLES_PER_BLOCK_SAMPLE = 64  # very small datasets have smaller blocks, for the sake of mixing
 
 # Which use a stream of random numbers has: the highest word of Philox's counter.
 _BLOCKS, _WINDOWS, _SUBSTITUTES, _SAMPLE = 1, 2, 3, 4
