@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import io
 import json
 import os
@@ -140,6 +141,25 @@ def test_masks_pack_alike_from_every_kind_of_source(isnet, tmp_path: Path, home:
     (shard,) = (home / "datasets" / "other").glob("*.tar")
     other = list(webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False))
     assert [json.loads(sample["json"])["hole_ratio"] for sample in other] == [round(1 - ratio, 6) for ratio in ratios]
+
+
+def test_a_compressed_tar_is_read_once_from_start_to_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jobs.packing import pack_pictures
+    from jobs.sources import pictures_of
+
+    with tarfile.open(tmp_path / "many.tar.gz", "w:gz", compresslevel=1) as tar:
+        for number in range(80):
+            data = noise(number, side=90)  # more together than the reader's buffer
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(data)
+            tar.addfile(member, io.BytesIO(data))
+    rewound = []
+    rewind = gzip._GzipReader._rewind
+    monkeypatch.setattr(gzip._GzipReader, "_rewind", lambda stream: rewound.append(stream) or rewind(stream))
+    with pictures_of(tmp_path / "many.tar.gz") as found:
+        pack_pictures(found, str(tmp_path / "set"), name="n", split="all", shard_bytes=10**6)
+    # Going back means to decompress all of it again, which over many members takes for ever.
+    assert len(rewound) <= 1
 
 
 def test_loose_pictures_on_s3_pack_like_a_folder(isnet, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:

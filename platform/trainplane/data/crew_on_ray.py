@@ -13,7 +13,6 @@ from typing import Any
 from trainplane.data.crew import Crew, Entry, prepare, store_shard
 from trainplane.data.cut import Cut, Outcome
 from trainplane.data.destination import Finished, Place, Range
-from trainplane.data.manifest import Skipped
 from trainplane.data.shards import PackItem
 
 # What tasks need to reach the same store, apart from secrets: those are the cluster's own matter.
@@ -40,8 +39,7 @@ class Tasks(Crew):
         self._under_way: dict[Any, None] = {}
 
     def begin_unit(self, entries: Sequence[Entry]) -> Any:
-        sent = [entry if isinstance(entry, Skipped) else entry.portable() for entry in entries]
-        outcomes, items = self._prepare.remote(sent)
+        outcomes, items = self._prepare.remote(list(entries))
         self._under_way[outcomes] = None
         return outcomes, items
 

@@ -42,8 +42,12 @@ class Listing:
             entry = self._next()
             if entry is None:
                 break
-            taken.append(entry)
-            size += 0 if isinstance(entry, Skipped) else entry.size
+            if isinstance(entry, Skipped):
+                taken.append(entry)
+            else:
+                # Now, while a stream that can only be read forwards stands at it.
+                taken.append(entry.portable())
+                size += entry.size
         return taken
 
     def pass_over(self, stop: int, digest: str) -> bool:
