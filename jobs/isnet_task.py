@@ -25,14 +25,19 @@ from isnet.metrics import Tally, composite, measure
 from isnet.perceptual import Perceptual
 from isnet.spectral import fold_spectral_norm
 from isnet.weights import save_model
+from jobs import compile_gate
 from jobs.config import ISNetConfig
 from jobs.mask_sets import MaskSet, holes
 from trainplane.config import RunConfig
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
+from trainplane.train.guard import Balance
 
 # Beside an exported model's weights: what it was trained for, which evaluation and prediction start from.
 TRAINED = "trained.json"
+# D's loss (half of Eq. 3): a hundredth of what it is when D knows nothing, and a third above that. D knows nothing when
+# its logits are 0: 1 for the hinge, log 2 for cross entropy, 1/4 for squares of sigmoids.
+D_LOSS_BOUNDS = {"hinge": (0.01, 1.33), "nsgan": (0.007, 0.92), "lsgan": (0.0025, 0.33)}
 PICTURE_MEMBERS = ("jpg", "png", "webp")
 REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv-python-headless")
 
@@ -127,10 +132,28 @@ class ISNetTask(Task):
         data = config.data
         return TrainTransform(data.size, data.resize, data.flip, data.masks)
 
+    def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
+        """Compiled networks against eager ones."""
+        return compile_gate.check(self.gan, *_pair(micro_batch), reduce=reduce) if self.config.train.compile else None
+
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
-        # float32 (B, 3, H, W) in [0, 1] and (B, 1, H, W)
-        pairs = [(batch["image"].float().div_(255), batch["mask"].float()) for batch in micro_batches]
+        pairs = [_pair(batch) for batch in micro_batches]
         return self.gan.step(pairs, global_batch=global_batch, reduce=reduce)
+
+    def balance(self) -> dict[str, Balance]:
+        """D wins outright where its loss vanishes, and loses where it is above that of knowing nothing."""
+        if not self.gan.settings.loss.needs_discriminator:
+            return {}
+        low, high = D_LOSS_BOUNDS[self.gan.settings.gan]
+        bounds = Balance(
+            low,
+            high,
+            below="D wins outright, G learns nothing from it",
+            above="D is worse than knowing nothing",
+            slows_below="discriminator",
+            slows_above="generator",
+        )
+        return {"discriminator": bounds}
 
     @torch.no_grad()
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
@@ -159,6 +182,11 @@ class ISNetTask(Task):
     def describe(self) -> dict[str, str | int | float]:
         generator = self.gan.modules()["generator"]
         return {"parameters": sum(parameter.numel() for parameter in generator.parameters())}
+
+
+def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
+    """image float32 (B, 3, H, W) in [0, 1] and mask float32 (B, 1, H, W), of a batch as the transform made it."""
+    return batch["image"].float().div_(255), batch["mask"].float()
 
 
 def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -1,0 +1,61 @@
+"""What people see of a run: a line every few seconds where there is no terminal, sentences as they come."""
+
+import pytest
+
+from jobs import progress
+from jobs.progress import Bar, duration, losses
+
+
+class Hands:
+    now = 100.0
+
+    def __call__(self):
+        return self.now
+
+
+@pytest.fixture
+def hands(monkeypatch):
+    clock = Hands()
+    monkeypatch.setattr(progress.time, "monotonic", clock)
+    return clock
+
+
+def test_plain_lines_come_every_few_seconds_with_the_pace_and_what_is_left(hands, capsys):
+    bar = Bar()
+    for step in range(1, 101):
+        bar.update(step, 100, 12.34, {"train/generator": 3.21, "train/discriminator": 0.5, "val/psnr": 21.5})
+        hands.now += 1.0
+    bar.close()
+    lines = capsys.readouterr().err.splitlines()
+    assert len(lines) == 21
+    assert lines[0] == "train: step 1/100, 12.3 pictures/s, val psnr 21.50 dB, G 3.21, D 0.5"
+    assert lines[1] == "train: step 6/100, 12.3 pictures/s, val psnr 21.50 dB, G 3.21, D 0.5, 2 min left"
+    assert lines[-1].startswith("train: step 100/100")
+    assert "left" not in lines[-1]
+
+
+def test_a_run_that_went_back_starts_its_estimate_anew(hands, capsys):
+    bar = Bar()
+    for step in (50, 60, 10, 20):
+        bar.update(step, 100, 1.0, {})
+        hands.now += 10.0
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[1].endswith("40 s left")
+    assert "left" not in lines[2]
+    assert lines[3].endswith("80 s left")
+
+
+def test_sentences_are_lines_of_their_own(capsys):
+    Bar().tell("went back to step 3")
+    assert capsys.readouterr().err == "isnet: went back to step 3\n"
+
+
+def test_metrics_of_a_task_without_players_are_shown_by_name():
+    assert losses({"train/loss": 0.25, "train/other": 1.0, "train/third": 1.0}) == ["loss 0.25", "other 1"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(42, "42 s"), (420, "7 min"), (11100, "3 h 05 min"), (187200, "2 d 4 h")]
+)
+def test_durations_are_as_precise_as_one_cares_to_know(seconds, words):
+    assert duration(seconds) == words
