@@ -8,6 +8,7 @@ import pytest
 import safetensors.torch
 import torch
 from breakable_task import BreakableConfig, BreakableTask
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from trainplane.config import build
 from trainplane.storage import open_store
@@ -164,6 +165,30 @@ def test_one_player_beyond_its_limit_holds_all_of_them(watched):
     after = [*watched.first.parameters(), *watched.second.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert watch.observe() == []
+
+
+class Readings(TorchDispatchMode):
+    """Counts how often a value is read from the device, for which the host would have to wait."""
+
+    count = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        self.count += func is torch.ops.aten._local_scalar_dense.default
+        return func(*args, **(kwargs or {}))
+
+
+def test_watching_fused_adam_never_waits_for_the_device(watched):
+    watched.sgd = torch.optim.Adam(watched.second.parameters(), fused=True)
+    watched.adam = torch.optim.Adam(watched.first.parameters(), fused=True)
+    watch = Watch(watched, world=World())
+    batch = {"x": torch.ones(2, 8), "y": torch.full((2, 1), float("nan"))}
+    with Readings() as readings:
+        for index in range(3):
+            watch.begin()
+            watch.end(index, watched.step([batch], global_batch=2, reduce=World()))
+    assert readings.count == 0
+    assert [observation.blocked for observation in watch.observe()] == [True] * 3
+    assert bool(is_finite(watched))
 
 
 def _rank(rank, folder, datasets, rendezvous):
