@@ -91,6 +91,35 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_on_the_same_bits(project, 
     assert json.loads(out)["state_digest"] == json.loads(straight.stdout)["state_digest"]
 
 
+def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_room_there_is(project, mark):
+    # No checkpoint is due on the way: only the notice can have saved the step that the run goes on from.
+    settings = [word for word in SMALL if not word.startswith(("train.workers", "train.validate", "train.steps"))]
+    settings += ["train.workers=[1,2]", "train.steps=60", "train.validate_every=60", "train.seed=17"]
+    settings += ["train.checkpoint_every=500"]
+    command = [*ISNET, "train", "demo", *settings, "--json"]
+    environment = {**os.environ, "ISNET_TEST_MARK": mark}
+    with subprocess.Popen(
+        command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as run:
+        said = []
+        for line in run.stderr:
+            said.append(line)
+            if re.search(r"step ([1-9]|[1-4]\d)/60", line):
+                break
+        workers = [p for p in children_of_ray(mark) if "RayTrainWorker" in " ".join(p.cmdline())]
+        assert workers, said
+        workers[-1].send_signal(signal.SIGTERM)
+        out, err = run.communicate(timeout=400)
+    told = "".join(said) + err
+    assert run.returncode == 0, told
+    assert "room for 2 of 1 to 2 workers: 4 pictures a step = 2 ranks × 2 at once × 1 in turn" in told
+    saved = re.search(r"the node was about to go; going on from step (\d+)", told)
+    assert saved, told
+    assert 0 < int(saved[1]) < 60
+    straight = shell("train", "demo", *settings, "--fresh", "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
+    assert json.loads(out)["state_digest"] == json.loads(straight.stdout)["state_digest"]
+
+
 def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
     from trainplane.tracking.client import client_for
 
