@@ -41,6 +41,13 @@ def test_the_tree_under_overrides_is_not_changed():
         ("train.workers=3", ["global_batch=4", "workers=3", "set train.global_batch=3 or 6"]),
         ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
         ("train.lr_g=.nan", ["train.lr_g", "finite"]),
+        ("train.workers=[3,3]", ["train.workers=3", "set train.global_batch=3 or 6"]),
+        ("train.workers=[2,1]", ["begins above its end", "write [1, 2]"]),
+        ("train.workers=some", ["train.workers='some'", "valid integer, unable", "or input should be a valid tuple"]),
+        ("train.micro_batch=large", ["train.micro_batch='large'", "'auto'"]),
+        ("train.checkpoint_every=soon", ["train.checkpoint_every='soon' is no cadence", "90s"]),
+        ("guard.non_finite=ignore", ["guard.non_finite='ignore'", "'roll_back'"]),
+        ("guard.norm_facto=3", ["guard.norm_facto", "did you mean 'norm_factor'"]),
         ("data.on_damage=ignore", ["data.on_damage='ignore'", "'fail' or 'quarantine'"]),
         ("data.cache_dir=cache", ["data.cache_dir='cache' is relative", "absolute folder"]),
         ("name=../up", ["name='../up'"]),
@@ -56,6 +63,13 @@ def test_a_mistake_is_answered_with_field_and_remedy(override, words):
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)
+
+
+def test_an_elastic_run_may_have_what_divides_the_global_batch():
+    assert made("train.global_batch=24", "train.workers=[2, 8]").train.world_sizes == [2, 3, 4, 6, 8]
+    fixed = made("train.global_batch=24", "train.workers=[2, 8]", "train.micro_batch=4").train
+    assert fixed.world_sizes == [2, 3, 6]
+    assert made("train.workers=2").train.world_sizes == [2]
 
 
 def test_a_missing_field_is_named():
