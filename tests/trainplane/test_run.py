@@ -278,7 +278,7 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed_and_restarted(
         tracker.close(0)
         deadline = time.monotonic() + 60
         while (outcome := sync(tmp_path / "spool", address)[handle.run_id]).error and time.monotonic() < deadline:
-            time.sleep(0.1)  # the tracker's thread is still sending
+            time.sleep(0.1)
         assert (outcome.unsent, outcome.rejected) == (0, 0)
     for i in range(10):
         points = client_for(tracking_uri).get_metric_history(handle.run_id, f"train/m{i}")

@@ -4,20 +4,16 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from trainplane.errors import UserError
 from trainplane.tracking.client import client_for
-from trainplane.tracking.drain import MAX_METRICS, Flusher, count_unsent, drain
+from trainplane.tracking.drain import BUSY, MAX_METRICS, drain
 from trainplane.tracking.spool import Sent, Spool, drainer_lock, pending, read_sent, write_sent
 
 UNREACHABLE = "http://127.0.0.1:9"  # the discard port: connections are refused at once
@@ -151,7 +147,7 @@ def test_only_one_drainer_sends_at_a_time(tmp_path: Path, tracking_uri: str, run
     spool.close()
     assert alone
     assert (drained.sent, drained.unsent) == (0, 1)
-    assert "another process" in str(drained.error)
+    assert drained.error == BUSY
 
 
 def test_a_full_disk_raises_and_leaves_no_half_record(tmp_path: Path) -> None:
@@ -220,60 +216,6 @@ def test_attachments_arrive_and_leave_the_disk(tmp_path: Path, tracking_uri: str
     stored = Path(client.download_artifacts(run_id, "conf/config.yaml", str(tmp_path)))
     assert stored.read_text() == "two"
     assert list((tmp_path / "s" / "files").iterdir()) == []
-
-
-@pytest.mark.parametrize("while_sending", [False, True])
-def test_every_accepted_record_arrives_once_after_sigkill(
-    tmp_path: Path, tracking_uri: str, run_id: str, while_sending: bool
-) -> None:
-    script = f"""
-import time
-from pathlib import Path
-from trainplane.tracking.drain import Flusher
-from trainplane.tracking.spool import Spool
-folder = Path({str(tmp_path / "s")!r})
-spool = Spool(folder, run_id={run_id!r}, tracking="t")
-Flusher(folder, {tracking_uri!r}, every_s=0.01)
-step = 0
-while True:
-    spool.append({{"k": "metrics", "step": step, "ts": step, "v": {{"train/loss": step / 3, "train/adv": 1.0}}}})
-    step += 1
-    print(step, flush=True)
-    time.sleep(0.002)  # on a busy machine the sender takes seconds to begin
-"""
-    child = subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE, text=True)
-    assert child.stdout is not None
-    client = client_for(tracking_uri)
-    said = [child.stdout.readline() for _ in range(20)]
-    while while_sending and not history(tracking_uri, run_id):
-        said = [child.stdout.readline() for _ in range(20)]
-    os.kill(child.pid, signal.SIGKILL)
-    said += child.stdout.readlines()
-    accepted = int([line for line in said if line.endswith("\n")][-1])
-    child.wait()
-    drained = drain(tmp_path / "s", client)
-    assert drained.error is None
-    assert drained.unsent == 0
-    for key, values in (("train/loss", lambda step: step / 3), ("train/adv", lambda step: 1.0)):
-        points = history(tracking_uri, run_id, key)
-        assert len(points) >= accepted
-        assert points == [(step, values(step)) for step in range(len(points))]
-
-
-def test_an_unreachable_server_costs_the_writer_nothing(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path / "s")
-    flusher = Flusher(tmp_path / "s", UNREACHABLE, every_s=0.01)
-    durations = []
-    for step in range(3000):
-        started = time.perf_counter()
-        spool.append(metric(step))
-        durations.append(time.perf_counter() - started)
-    started = time.monotonic()
-    left = flusher.close(timeout_s=0.5)
-    assert time.monotonic() - started < 2
-    assert left == count_unsent(tmp_path / "s") == 3000
-    spool.close()
-    assert np.percentile(durations, 99) < 0.001
 
 
 def test_a_folder_that_is_no_spool_is_named(tmp_path: Path) -> None:

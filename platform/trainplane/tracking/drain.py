@@ -1,25 +1,21 @@
 """The sending half of tracking: from a spool to MLflow, in order, once, in batches.
 
-`drain` may run in a thread of the training process (`Flusher`) or in another process after its death. It remembers
-the acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing:
-MLflow's SQL store ignores metrics that are equal in (key, timestamp, step, value), parameters and tags overwrite
-themselves, and attachments keep their names. One `log_batch` of 1000 metrics costs about as much as six single calls.
+`drain` runs in the process beside a training (`flusher`), or in any other after its death. It remembers the
+acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing: MLflow's
+SQL store ignores metrics that are equal in (key, timestamp, step, value), parameters and tags overwrite themselves,
+and attachments keep their names. One `log_batch` of 1000 metrics costs about as much as six single calls.
 """
 
 from __future__ import annotations
 
 import json
 import logging
-import random
 import shutil
-import threading
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainplane.tracking.client import client_for
 from trainplane.tracking.spool import Record, Sent, about, drainer_lock, marks_after, pending, read_sent, write_sent
 
 logger = logging.getLogger(__name__)
@@ -28,6 +24,7 @@ MAX_METRICS = 1000
 MAX_NAMES = 100
 # MLflow refuses requests beyond 1 MB; a metric takes about three times as much in a request as on a line here.
 MAX_GROUP_BYTES = 250_000
+BUSY = "another process is sending these records"
 # What the server will answer again and again to the same entity.
 _FOR_GOOD = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
@@ -52,7 +49,7 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
     error = None
     with drainer_lock(folder) as alone:
         if not alone:
-            return Drained(unsent=count_unsent(folder), error="another process is sending these records")
+            return Drained(unsent=count_unsent(folder), error=BUSY)
         done = read_sent(folder)
         while not stop() and (group := _next_group(folder, done.offset)):
             records = [record for record, _ in group if record is not None]
@@ -76,44 +73,6 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
 def count_unsent(folder: Path) -> int:
     """Records that MLflow has not acknowledged."""
     return sum(1 for _ in pending(folder, read_sent(folder).offset))
-
-
-class Flusher:
-    """A thread that drains a spool until it is closed; while the server is away it tries ever less often."""
-
-    def __init__(self, folder: Path, tracking_uri: str, *, every_s: float = 2.0, longest_wait_s: float = 30.0) -> None:
-        self._folder = folder
-        self._tracking_uri = tracking_uri
-        self._every_s = every_s
-        self._longest_wait_s = longest_wait_s
-        self._closing = threading.Event()
-        self._deadline = float("inf")
-        self.rejected = 0
-        self._thread = threading.Thread(target=self._run, name="spool-flusher", daemon=True)
-        self._thread.start()
-
-    def close(self, timeout_s: float) -> int:
-        """Send what is left for at most `timeout_s` seconds; returns the records that stay on the disk."""
-        self._deadline = time.monotonic() + timeout_s
-        self._closing.set()
-        self._thread.join(timeout_s)
-        return count_unsent(self._folder)
-
-    def _run(self) -> None:
-        client = client_for(self._tracking_uri)
-        wait_s = self._every_s
-        closing = False
-        while not closing:
-            closing = self._closing.wait(wait_s)
-            drained = drain(self._folder, client, stop=lambda: time.monotonic() > self._deadline)
-            self.rejected += drained.rejected
-            if drained.error is None:
-                wait_s = self._every_s
-                continue
-            if wait_s == self._every_s:
-                logger.warning("tracking: %d records wait on disk (%s)", drained.unsent, drained.error)
-            # Full jitter keeps many runs from meeting a recovering server at the same moment.
-            wait_s = min(self._longest_wait_s, 2 * wait_s) * random.uniform(0.75, 1.0)
 
 
 def _next_group(folder: Path, offset: int) -> list[tuple[Record | None, bytes]]:

@@ -1,4 +1,4 @@
-"""What the training loop records through: a spool on the local disk, sent to MLflow by a thread.
+"""What the training loop records through: a spool on the local disk, sent to MLflow by a process beside it.
 
 Calls return at once, whatever the server does, and never raise into training; what cannot be recorded is counted in
 `failures` and logged. After a resume from step k the replay is bit-identical, so steps that are recorded already are
@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainplane.tracking.client import client_for, without_secrets
-from trainplane.tracking.drain import Drained, Flusher, drain
+from trainplane.tracking.drain import Drained, drain
+from trainplane.tracking.flusher import Flusher
 from trainplane.tracking.spool import Record, Spool, about
 
 logger = logging.getLogger(__name__)
