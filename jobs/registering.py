@@ -14,10 +14,21 @@ from jobs.model_ref import task_of_checkpoint
 from trainplane.cluster.context import Context
 from trainplane.registry.package import package, register
 from trainplane.tracking.client import client_for
+from trainplane.train.checkpoint import open_address
+from trainplane.train.pins import pinned
 
 
 def register_checkpoint(context: Context, place: str, *, name: str, run_id: str) -> str:
-    """Register the checkpoint at `place`, made by MLflow run `run_id`; returns the version's number."""
+    """Register the checkpoint at `place`, made by MLflow run `run_id`; returns the version's number.
+
+    It is pinned first: a run that is still training would take it away.
+    """
+    store, found = open_address(place)
+    with pinned(store, found.key, by=f"models:/{name}"):
+        return _register(context, f"{store.address}/{found.key}", name=name, run_id=run_id)
+
+
+def _register(context: Context, place: str, *, name: str, run_id: str) -> str:
     task, loaded = task_of_checkpoint(place)
     run = client_for(context.tracking).get_run(run_id)
     facts = {
@@ -25,7 +36,7 @@ def register_checkpoint(context: Context, place: str, *, name: str, run_id: str)
         "config_digest": str(loaded.meta["config_digest"]),
         "commit": run.data.tags.get("trainplane.commit", "unknown"),
         "state_digest": loaded.checkpoint.state_digest,
-        "checkpoint": f"{place.rstrip('/').rpartition('/step-')[0] or place}/{loaded.checkpoint.key}",
+        "checkpoint": place,
     }
     with tempfile.TemporaryDirectory(prefix="isnet-export-") as folder:
         data = Path(folder) / "exported"

@@ -19,9 +19,11 @@ from trainplane.config import apply_overrides, build
 from trainplane.errors import UserError
 from trainplane.search.launch import Trial, TrialResult, best_of, score, search
 from trainplane.search.space import Objective, SearchFile, put, search_key, trial_settings
+from trainplane.storage import open_store
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import Status, end_run, find_or_create_run, reap
 from trainplane.train.identity import exclusive
+from trainplane.train.pins import pin, unpin
 
 
 def tune(args: argparse.Namespace) -> int:
@@ -57,6 +59,7 @@ def tune(args: argparse.Namespace) -> int:
                 watch=lambda so_far: _say_newest(so_far, objective.metric, len(trials)),
             )
             best = best_of(results, objective)
+            pin_best(results, best, by=f"search {parent.run_id}")
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             end_run(context.tracking, parent.run_id, status, {"trainplane.error": str(error)[:500]})
@@ -148,6 +151,16 @@ def _record(context: Context, run_id: str, results: Sequence[TrialResult], best:
         "FINISHED",
         {"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)},
     )
+
+
+def pin_best(results: Sequence[TrialResult], best: TrialResult, *, by: str) -> None:
+    """Retention leaves the checkpoint of the best trial alone, whatever its run does next; those it beat are let go."""
+    for result in results:
+        if result.checkpoint and result.checkpoint != best.checkpoint:
+            folder, _, key = result.checkpoint.rpartition("/")
+            unpin(open_store(folder), key, by=by)
+    folder, _, key = best.checkpoint.rpartition("/")
+    pin(open_store(folder), key, by=by)
 
 
 def _register(file: SearchFile, context: Context, best: TrialResult) -> dict[str, str] | None:

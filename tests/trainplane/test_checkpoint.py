@@ -5,12 +5,11 @@ import threading
 
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train import checkpoint as checkpoints
+from trainplane.train.retention import Rules
 from trainplane.train.state import State
 
 
@@ -87,7 +86,7 @@ def test_writing_a_step_again_never_leaves_an_old_manifest_over_new_files(tmp_pa
 
 def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, keep=2, failures_allowed=2)
+    writer = checkpoints.Writer(store, Rules(last=2), failures_allowed=2)
 
     def refuse(self, key, data):
         raise StorageError("the store is away")
@@ -103,7 +102,7 @@ def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_
 
 def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, keep=2, failures_allowed=0)
+    writer = checkpoints.Writer(store, Rules(last=2), failures_allowed=0)
     writer.save(state(1), meta={})
     assert writer.finish().step == 1
     monkeypatch.setattr(type(store), "write", lambda self, key, data: (_ for _ in ()).throw(StorageError("away")))
@@ -115,7 +114,7 @@ def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
 
 def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, keep=2)
+    writer = checkpoints.Writer(store, Rules(last=2))
     gate = threading.Event()
     whole = type(store).write
 
@@ -133,11 +132,3 @@ def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
 def test_address_of_nothing_is_answered_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="no checkpoint there"):
         checkpoints.open_address(str(tmp_path / "nowhere"))
-
-
-@given(st.lists(st.integers(0, 10**6), unique=True, max_size=20), st.integers(1, 5))
-def test_retention_keeps_exactly_the_newest(steps, keep):
-    gone = checkpoints.doomed(steps, keep=keep)
-    kept = set(steps) - set(gone)
-    assert len(kept) == min(keep, len(steps))
-    assert not gone or max(gone) < min(kept)

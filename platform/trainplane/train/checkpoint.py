@@ -3,6 +3,9 @@
 A checkpoint exists when its manifest does, and is good when the digests in the manifest hold. Writing happens in a
 thread and never stops training: a failed upload is retried by the store, then counted, and only when the budget of
 failures in a row is spent does the run fail. This is the one checkpoint authority; Ray's own is not used.
+
+A folder that is pinned (`pins`) is neither removed nor written again: where its step is stored once more, the new one
+lies beside it as `step-00001000.2`. Not covered: which checkpoints stay (`retention`).
 """
 
 from __future__ import annotations
@@ -10,8 +13,11 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import math
+import re
 import threading
 import time
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,6 +27,8 @@ import safetensors.torch
 from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError, Store
+from trainplane.train import pins
+from trainplane.train.retention import Rules, keep
 from trainplane.train.state import State
 
 log = logging.getLogger(__name__)
@@ -28,6 +36,8 @@ log = logging.getLogger(__name__)
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 UNSENT = "unsent.spool"
+ABANDONED = "abandoned"
+_FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -41,6 +51,11 @@ class Checkpoint:
     @property
     def state_digest(self) -> str:
         return str(self.manifest["state_digest"])
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """What the validation at this very step measured; empty where there was none."""
+        return dict(self.manifest.get("metrics", {}))
 
 
 def folder_of(step: int) -> str:
@@ -57,13 +72,21 @@ class Loaded:
     unsent: bytes
 
 
-def write(store: Store, state: State, *, meta: dict[str, Any], unsent: bytes = b"") -> Checkpoint:
+def write(
+    store: Store,
+    state: State,
+    *,
+    meta: dict[str, Any],
+    unsent: bytes = b"",
+    metrics: Mapping[str, float] | None = None,
+) -> Checkpoint:
     """Store one checkpoint, manifest last.
 
     `meta` is what a reader needs beside the tensors: the whole configuration, dataset digest, order hash. `unsent`
     are tracking records that only this node has: carried here, a lost node loses none from before the checkpoint.
+    `metrics` are those of a validation at this step; retention judges by them, and values that are not finite are none.
     """
-    folder = folder_of(state.step)
+    folder = _free_folder(store, state.step)
     files = {
         "tensors.safetensors": safetensors.torch.save(state.tensors),
         "state.json": canonical_json({"step": state.step, "scalars": state.scalars, "meta": meta}),
@@ -76,32 +99,65 @@ def write(store: Store, state: State, *, meta: dict[str, Any], unsent: bytes = b
         "dataset_digest": meta.get("dataset_digest"),
         "order_hash": meta.get("order_hash"),
         "config_digest": meta.get("config_digest"),
+        "metrics": {name: value for name, value in (metrics or {}).items() if math.isfinite(value)},
         "files": {
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
     }
     # A leftover of an earlier attempt must not vouch for the files that are about to change.
     store.delete(f"{folder}/{MANIFEST}")
+    store.delete(f"{folder}/{ABANDONED}")
     for name, data in files.items():
         store.write(f"{folder}/{name}", data)
     store.write(f"{folder}/{MANIFEST}", canonical_json(manifest))
     return Checkpoint(state.step, folder, manifest)
 
 
-def committed(store: Store) -> list[Checkpoint]:
-    """All checkpoints of a run that have a manifest, oldest first. Their files are not read."""
+def _free_folder(store: Store, step: int) -> str:
+    """Where to store this step: the folder of its name, or beside it where that is pinned."""
+    name, pinned, number = folder_of(step), pins.pinned_folders(store), 1
+    folder = name
+    while folder in pinned:
+        number += 1
+        folder = f"{name}.{number}"
+    return folder
+
+
+def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
+    """All checkpoints of a run that have a manifest, oldest first. Their files are not read.
+
+    Those the run went back behind (`abandon`) are left out unless asked for. Of a step that was stored twice, the one
+    stored last comes last.
+    """
     found = []
-    for entry in store.list():
+    for folder, names in _folders(store).items():
+        if MANIFEST not in names or (ABANDONED in names and not abandoned):
+            continue
+        try:
+            manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
+        except (NotFound, ValueError):
+            # Deleted since it was listed, or damaged: either way no checkpoint to rely on.
+            continue
+        if isinstance(manifest, dict) and manifest.get("format_version") == FORMAT_VERSION:
+            found.append(Checkpoint(int(manifest["step"]), folder, manifest))
+    return sorted(found, key=lambda checkpoint: _order(checkpoint.key))
+
+
+def _folders(store: Store) -> dict[str, set[str]]:
+    """Names of the files in each folder of a checkpoint, whole or not."""
+    folders: dict[str, set[str]] = {}
+    for entry in store.list("step-"):
         folder, _, name = entry.key.partition("/")
-        if name == MANIFEST and folder.startswith("step-"):
-            try:
-                manifest = json.loads(store.read(entry.key))
-            except (NotFound, ValueError):
-                # Deleted since it was listed, or damaged: either way no checkpoint to rely on.
-                continue
-            if isinstance(manifest, dict) and manifest.get("format_version") == FORMAT_VERSION:
-                found.append(Checkpoint(int(manifest["step"]), folder, manifest))
-    return sorted(found, key=lambda checkpoint: checkpoint.step)
+        if _FOLDER.fullmatch(folder):
+            folders.setdefault(folder, set()).add(name)
+    return folders
+
+
+def _order(folder: str) -> tuple[int, int]:
+    """(step, how often it was stored before) of a folder."""
+    found = _FOLDER.fullmatch(folder)
+    assert found is not None
+    return int(found[1]), int(found[2] or 1)
 
 
 def read(store: Store, checkpoint: Checkpoint) -> Loaded:
@@ -139,7 +195,8 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
 
     parent, _, last = address.rstrip("/").rpartition("/")
     store = open_store(parent if last.startswith("step-") else address)
-    candidates = [c for c in committed(store) if not last.startswith("step-") or c.key == last]
+    named = last.startswith("step-")
+    candidates = [c for c in committed(store, abandoned=named) if not named or c.key == last]
     if not candidates:
         raise UserError(
             f"{address}: no checkpoint there (no manifest.json); "
@@ -155,9 +212,36 @@ def delete(store: Store, folder: str) -> None:
         store.delete(entry.key)
 
 
-def doomed(steps: list[int], *, keep: int) -> list[int]:
-    """Pure retention: which of these steps to delete. The newest `keep` stay."""
-    return sorted(steps)[: max(0, len(steps) - keep)]
+def abandon(store: Store, folder: str) -> None:
+    """The run went back behind this checkpoint: it goes, or where it is pinned, no run goes on from it any more."""
+    if folder in pins.pinned_folders(store):
+        store.write(f"{folder}/{ABANDONED}", b"")
+    else:
+        delete(store, folder)
+
+
+def tidy(store: Store, rules: Rules, *, since: int, written: Collection[int]) -> list[str]:
+    """Carry retention out after a checkpoint was committed; the folders that were removed.
+
+    since   -- the step that this process went on from, 0 where it began anew
+    written -- the steps that it has stored; others beyond `since` could not be read when it began
+    """
+    present = committed(store)
+    steps = {checkpoint.step for checkpoint in present}
+    damaged = {step for step in steps if step > since and step not in written}
+    values = {c.step: c.metrics[rules.metric] for c in present if rules.metric in c.metrics}
+    pinned = pins.pinned_folders(store)
+    pinned_steps = {_order(folder)[0] for folder in pinned}
+    stays = keep(steps, metrics=values, pins=pinned_steps, rules=rules, damaged=damaged)
+    gone = {c.key for c in present if c.step not in stays}
+    # What a kill left half written or half removed (ours is committed, and nobody else writes here), and what the run
+    # went back behind and nobody needs any more.
+    rest = {folder for folder, names in _folders(store).items() if MANIFEST not in names or ABANDONED in names}
+    gone |= rest - {checkpoint.key for checkpoint in present}
+    removed = sorted(gone - pinned)
+    for folder in removed:
+        delete(store, folder)
+    return removed
 
 
 @dataclass
@@ -168,20 +252,29 @@ class Writer:
     """
 
     store: Store
-    keep: int
+    rules: Rules
     failures_allowed: int = 3
     stall_s: float = 0.0
     failed: int = 0
     last: Checkpoint | None = None
+    _since: int = 0
+    _written: set[int] = field(default_factory=set, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
     _failures_in_a_row: int = 0
     _error: BaseException | None = field(default=None, repr=False)
 
-    def save(self, state: State, *, meta: dict[str, Any], unsent: bytes = b"") -> None:
+    def go_on_from(self, checkpoint: Checkpoint) -> None:
+        """The run continues from this one: it is the last good one, and what lies beyond it could not be read."""
+        self.last, self._since = checkpoint, checkpoint.step
+
+    def save(
+        self, state: State, *, meta: dict[str, Any], unsent: bytes = b"", metrics: Mapping[str, float] | None = None
+    ) -> None:
         """Start storing `state`; waits for the previous one first. The waiting is counted in `stall_s`."""
         self.wait()
         self._raise_when_spent()
-        self._thread = threading.Thread(target=self._work, args=(state, meta, unsent), name="checkpoint", daemon=True)
+        work = (state, meta, unsent, dict(metrics or {}))
+        self._thread = threading.Thread(target=self._work, args=work, name="checkpoint", daemon=True)
         self._thread.start()
 
     def finish(self) -> Checkpoint | None:
@@ -206,9 +299,9 @@ class Writer:
                 f"({self._error}); mend the store and run the same command again: it resumes from the last good one"
             )
 
-    def _work(self, state: State, meta: dict[str, Any], unsent: bytes) -> None:
+    def _work(self, state: State, meta: dict[str, Any], unsent: bytes, metrics: dict[str, float]) -> None:
         try:
-            self.last = write(self.store, state, meta=meta, unsent=unsent)
+            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics)
         # Whatever it was, training goes on and the failure counts; lost in a thread it would look like a success.
         except Exception as error:
             self.failed += 1
@@ -217,8 +310,8 @@ class Writer:
             log.warning("checkpoint at step %d could not be stored: %s", state.step, error)
             return
         self._failures_in_a_row = 0
+        self._written.add(state.step)
         try:
-            for step in doomed([checkpoint.step for checkpoint in committed(self.store)], keep=self.keep):
-                delete(self.store, folder_of(step))
+            tidy(self.store, self.rules, since=self._since, written=self._written)
         except (StorageError, OSError) as error:
             log.warning("old checkpoints could not be deleted: %s", error)

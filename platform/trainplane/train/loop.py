@@ -35,6 +35,7 @@ from trainplane.train.held_out import HeldOut
 from trainplane.train.job import Job, Outcome, Progress, Report, Silent, keep_going
 from trainplane.train.record import EpochMeans, reduced
 from trainplane.train.resume import forget_after, load_newest
+from trainplane.train.retention import Rules, check_metric
 from trainplane.train.sentry import RollBack, Sentry
 from trainplane.train.world import World
 
@@ -96,7 +97,7 @@ class _Trainer:
         self.task = task_class(config, start.device_of(config))
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache)
         self.loader = start.loader_of(self.dataset, config, task_class, world)
-        self.writer = checkpoints.Writer(open_store(job.checkpoints), keep=config.train.keep_checkpoints)
+        self.writer = checkpoints.Writer(open_store(job.checkpoints), Rules.of(config.train))
         self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
 
@@ -107,6 +108,8 @@ class _Trainer:
         first = done = self._restore(amended)
         held_out = HeldOut(self.job.val_data, self.config, world)
         metrics = held_out.measure(task, self.tracker, done=done) if done in (0, steps) else {}
+        if done == 0:
+            check_metric(self.writer.rules, metrics)
         agenda = Agenda(
             self.config.train,
             world=world,
@@ -150,7 +153,7 @@ class _Trainer:
             # Checkpoint: staged here, stored behind our back.
             if not going or due.halt or due.checkpoint:
                 with clock.phase("checkpoint"):
-                    self._checkpoint(done)
+                    self._checkpoint(done, metrics if due.validate else {})
             if due.halt and going:
                 self._saved()
                 raise KeyboardInterrupt
@@ -167,7 +170,7 @@ class _Trainer:
         if found is not None:
             self.epoch = EpochMeans(**found.meta["epoch"])
             self.tracker.adopt(found.unsent)
-            self.writer.last = found.checkpoint
+            self.writer.go_on_from(found.checkpoint)
             guarded = GuardState.from_json(found.meta["guard"])
             micro_batch = micro_batch or found.meta["micro_batch"]
         if self.config.train.micro_batch != "auto":
@@ -232,7 +235,7 @@ class _Trainer:
         means = self.epoch.add(done, values, per_epoch)
         self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})
 
-    def _checkpoint(self, done: int) -> None:
+    def _checkpoint(self, done: int, metrics: dict[str, float]) -> None:
         self.sentry.approve_state(done)
         if not self.world.is_first:
             return
@@ -245,7 +248,8 @@ class _Trainer:
             "guard": self.sentry.to_json(),
             "micro_batch": self.cut.micro_batch,
         }
-        self.writer.save(states.capture(self.task, step=done), meta=meta, unsent=self.tracker.unsent())
+        state = states.capture(self.task, step=done)
+        self.writer.save(state, meta=meta, unsent=self.tracker.unsent(), metrics=metrics)
 
     def _last_good(self) -> int:
         """The step of the newest checkpoint in the store, once what is on its way has arrived."""

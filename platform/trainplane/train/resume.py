@@ -29,7 +29,7 @@ def load_newest(
     if step == 0:
         return None
     if found is None:
-        found = checkpoints.read(store, next(c for c in checkpoints.committed(store) if c.step == step))
+        found = checkpoints.read(store, next(c for c in reversed(checkpoints.committed(store)) if c.step == step))
     where = f"{store.address}/{found.checkpoint.key}"
     for name, ours in must_match.items():
         if found.meta[name] != ours:
@@ -48,11 +48,11 @@ def load_newest(
 
 
 def forget_after(store: Store, step: int) -> None:
-    """Delete the checkpoints beyond `step`, newest first, so that the newest good one is from before it.
+    """Let go of the checkpoints beyond `step`, newest first, so that the newest good one is from before it.
 
     Where all are beyond it, as retention may have taken the others, the oldest one stays.
     """
     present = checkpoints.committed(store)
     beyond = [c for c in present if c.step > step]
     for checkpoint in reversed(beyond if len(beyond) < len(present) else beyond[1:]):
-        checkpoints.delete(store, checkpoint.key)
+        checkpoints.abandon(store, checkpoint.key)

@@ -52,7 +52,17 @@ class TrainConfig(Section):
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
     seed: int = Field(10, ge=0, description="seeds weights, order, crops and masks")
     checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
-    keep_checkpoints: int = Field(2, ge=1, description="newest checkpoints kept; the last step's is always kept")
+    keep_checkpoints: int = Field(
+        2,
+        ge=1,
+        description="newest checkpoints kept, two at least until the last step; that one and pinned ones always stay",
+    )
+    keep_best: int = Field(0, ge=0, description="best checkpoints kept, too, by train.best_metric")
+    best_metric: str | None = Field(None, description="of the validation at a checkpoint's step, such as val/psnr")
+    best_mode: Literal["max", "min"] = Field("max", description="whether more or less of train.best_metric is better")
+    keep_every: int | None = Field(
+        None, ge=1, description="steps; the first checkpoint at or after each multiple stays for ever; none: no such"
+    )
     validate_every: Every = Field(1000, description="between validations, likewise")
     log_every: Every = Field(
         10, description="between recorded training metrics, likewise; the guard judges then, so prefer steps"
@@ -68,6 +78,15 @@ class TrainConfig(Section):
         batches.check(
             global_batch=self.global_batch, low=self.min_workers, high=self.max_workers, micro_batch=self.fixed_micro
         )
+        return self
+
+    @model_validator(mode="after")
+    def _best_by_what(self) -> TrainConfig:
+        if self.keep_best and self.best_metric is None:
+            raise ValueError(
+                f"train.keep_best={self.keep_best} and train.best_metric is not set; name a metric of validation, "
+                "such as train.best_metric=val/psnr, and train.best_mode=min where less is better"
+            )
         return self
 
     @property
