@@ -380,12 +380,34 @@ def _bench(commands: Any) -> None:
     loader.add_argument(
         "--mds-python", metavar="PATH", help="Python with mosaicml-streaming, which needs an older numpy than we do"
     )
+    tracking = _command(
+        actions,
+        "tracking",
+        "jobs.bench.tracking:tracking",
+        "what recording costs a training, whether all of it arrives",
+    )
+    tracking.add_argument("--seconds", type=_count, default=20, metavar="N", help="in each server state, default 20")
+    tracking.add_argument("--points", type=_count, default=100_000, metavar="N", help="over the outage, default 100000")
+    tracking.add_argument("--steps", type=_count, default=10_000, metavar="N", help="of 20 metrics, default 10000")
+    tracking.add_argument("--sample", type=_count, default=2000, metavar="N", help="points one by one, default 2000")
     order = _command(
         actions, "order", "jobs.bench.order:order", "what the order of samples costs, how well it shuffles"
     )
     order.add_argument("--samples", type=_count, default=10**7, metavar="N", help="to plan, default 10 million")
     order.add_argument("--ranks", type=_count, default=1024, metavar="N", help="default 1024")
     order.add_argument("--index-samples", type=_count, default=10**6, metavar="N", help="default a million")
+    overhead = _command(
+        actions,
+        "overhead",
+        "jobs.bench.overhead:overhead",
+        "what `isnet train` costs beside a bare torch loop, in turns",
+    )
+    overhead.add_argument("preset", nargs="?", default="demo", metavar="PRESET", help="default demo")
+    overhead.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as model.width=32")
+    overhead.add_argument("--steps", type=_count, default=40, metavar="N", help="counted in each run, default 40")
+    overhead.add_argument("--rounds", type=_count, default=5, metavar="N", help="turns of each way, default 5")
+    overhead.add_argument("--loader-workers", type=_whole, default=0, metavar="N", help="of each way, default 0")
+    overhead.add_argument("--threads", type=_count, default=1, metavar="N", help="of torch, default 1")
 
 
 if __name__ == "__main__":
