@@ -12,6 +12,7 @@ import statistics
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import psutil
@@ -32,11 +33,16 @@ class Taken:
 
 def in_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[Taken]]:
     """Run each way `warmup` times unrecorded, then `rounds` times in turns; every second round in reverse order."""
+    return taken_in_turns({name: partial(timed, run) for name, run in ways.items()}, rounds=rounds, warmup=warmup)
+
+
+def taken_in_turns(ways: Mapping[str, Callable[[], Taken]], *, rounds: int, warmup: int) -> dict[str, list[Taken]]:
+    """The same of ways that time themselves, because only a part of each run is compared."""
     names = list(ways)
     taken: dict[str, list[Taken]] = {name: [] for name in names}
     for number in range(-warmup, rounds):
         for name in names if number % 2 == 0 else reversed(names):
-            one = timed(ways[name])
+            one = ways[name]()
             if number >= 0:
                 taken[name].append(one)
     return taken

@@ -94,14 +94,15 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     file, tables, default = _read(start)
     chosen = name or os.environ.get("ISNET_CONTEXT") or default
     if chosen is None or (chosen == "local" and chosen not in tables):
-        return _local(home)
+        return local(home)
     if chosen not in tables:
         where = f"{file} has {', '.join(sorted(tables))}" if file else f"there is no {CONFIG_FILE} here or above"
         raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
     return _from_table(chosen, tables[chosen], home, file)
 
 
-def _local(home: Path, name: str = "local") -> Context:
+def local(home: Path, name: str = "local") -> Context:
+    """Everything below the folder `home`, on this machine."""
     return Context(
         name=name,
         home=home,
@@ -140,7 +141,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
     if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
         # Not shown: it may carry a password.
         raise UserError(f"{file}: tracking of context {name!r} is no address; need http://…, https://… or sqlite:///…")
-    base = _local(home, name)
+    base = local(home, name)
     store = str(table["store"]).rstrip("/") if "store" in table else None
     places = {}
     for place in ("datasets", "checkpoints", "artifacts", "audit"):
