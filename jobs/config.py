@@ -16,6 +16,7 @@ from trainplane.errors import UserError, nearest
 from trainplane.section import Section
 
 PRESETS = Path(__file__).parent / "presets"
+LAYERS = PRESETS / "layers"
 TASK = "jobs.isnet_task:ISNetTask"
 
 
@@ -123,23 +124,60 @@ def preset_names(prefix: str = "") -> list[str]:
     return sorted(path.stem for path in PRESETS.glob(f"{prefix}*.yaml"))
 
 
-def preset_tree(name: str) -> dict[str, Any]:
-    """The mapping behind a shipped name or a YAML file."""
+def layer_names() -> list[str]:
+    """Shipped layers, which go on top of any preset: `places2+laptop`."""
+    return sorted(path.stem for path in LAYERS.glob("*.yaml"))
+
+
+def preset_tree(preset: str) -> dict[str, Any]:
+    """The mapping behind a shipped name or a YAML file, with `+LAYER`s on top: `places2`, `my.yaml+laptop`.
+
+    `base: PRESET` in a file stands for that preset underneath. A search keeps its base apart, and the layers with it.
+    """
+    return _resolved(preset, [])
+
+
+def _resolved(preset: str, inside: list[str]) -> dict[str, Any]:
+    if preset in inside:
+        raise UserError(f"preset {preset!r} is its own base ({' → '.join([*inside, preset])}); name another base")
+    name, layers = _parted(preset)
+    tree = _file_tree(name)
+    if "search" in tree:
+        return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
+    if (base := tree.pop("base", None)) is not None:
+        tree = merge(_resolved(str(base), [*inside, preset]), tree)
+    for layer in layers:
+        tree = merge(tree, read_yaml(LAYERS / f"{layer}.yaml")) | {"name": f"{tree.get('name', '')}-{layer}"}
+    return tree
+
+
+def _parted(preset: str) -> tuple[str, list[str]]:
+    """(name or file, layers on top of it)."""
+    name, *layers = preset.split("+")
+    if not layers or Path(preset).is_file():
+        return preset, []
+    for layer in layers:
+        if layer not in layer_names():
+            raise UserError(f"no layer {layer!r} to put on {name!r}{nearest(layer, layer_names())}; try {name}+laptop")
+    return name, layers
+
+
+def _file_tree(name: str) -> dict[str, Any]:
     shipped = PRESETS / f"{name}.yaml"
     if shipped.is_file():
         return read_yaml(shipped)
     if name.endswith((".yaml", ".yml")) or "/" in name:
         return read_yaml(Path(name).expanduser())
+    if name in layer_names():
+        raise UserError(f"{name!r} is a layer, it goes on top of a preset; try demo+{name} or places2+{name}")
     raise UserError(f"no preset {name!r}{nearest(name, preset_names())}; or give a YAML file")
 
 
 def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
-    """The frozen configuration of one run. `base: NAME` in a file stands for that preset underneath."""
+    """The frozen configuration of one run."""
     tree = preset_tree(preset)
     if "search" in tree:
         raise UserError(f"{preset!r} is a search; run it with `isnet tune {preset}`")
-    if (base := tree.pop("base", None)) is not None:
-        tree = merge(preset_tree(str(base)), tree)
     return build(ISNetConfig, apply_overrides(tree, overrides))
 
 
