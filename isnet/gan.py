@@ -37,6 +37,7 @@ from isnet.losses import DSees, GanKind, L1Mode, LossWeights
 from isnet.perceptual import Perceptual
 from isnet.reduce import GroupReducer, LocalReducer, Reducer
 from isnet.spectral import power_iteration, spectral_layers, step_weights, weight_leaves
+from isnet.stopwatch import Stopwatch
 
 Precision = Literal["fp32", "bf16"]
 MicroBatch = tuple[Tensor, Tensor]
@@ -123,6 +124,7 @@ class GAN:
             "discriminator": self._adam(self.discriminator, settings.lr_d),
         }
         self.ema = EMA(self.generator, decay=settings.ema) if settings.ema is not None else None
+        self.stopwatch = Stopwatch(self.device)
         if settings.channels_last:
             use_channels_last(self.generator)
             use_channels_last(self.discriminator)
@@ -179,20 +181,23 @@ class GAN:
                 metrics = {name: metrics[name] + value if metrics else value for name, value in share.items()}
 
         # The sum over ranks; every loss was divided by the global batch already.
-        reduce.sum_([p.grad for player in players.values() for p in player.parameters() if p.grad is not None])
+        with self.stopwatch.part("reduce"):
+            reduce.sum_([p.grad for player in players.values() for p in player.parameters() if p.grad is not None])
 
         # Then both move.
-        for name in players:
-            self._optimizers[name].step()
-        if self.ema is not None:
-            self.ema.update(self.generator)
+        with self.stopwatch.part("optimiser"):
+            for name in players:
+                self._optimizers[name].step()
+            if self.ema is not None:
+                self.ema.update(self.generator)
         return metrics
 
     def _accumulate(
         self, truth: Tensor, mask: Tensor, global_batch: int, hole_ratio: Tensor | None
     ) -> dict[str, Tensor]:
         """Add one micro-batch to both players' gradients; its share of the metrics."""
-        with self._autocast():
+        watch = self.stopwatch
+        with watch.part("generator"), self._autocast():
             graph = self.generator(truth, mask)
         # Cut the graph at the prediction: each term below leaves its gradient here and frees what it built.
         prediction = graph.detach().requires_grad_()
@@ -201,10 +206,13 @@ class GAN:
         if self.settings.loss.l1 > 0:
             metrics |= self._pixels_turn(prediction, truth, mask, global_batch, hole_ratio)
         if self.settings.loss.needs_discriminator:
-            metrics |= self._discriminators_turn(prediction, truth, mask, global_batch)
+            with watch.part("discriminator"):
+                metrics |= self._discriminators_turn(prediction, truth, mask, global_batch)
         if self.perceptual is not None:
-            metrics |= self._vggs_turn(prediction, truth, mask, global_batch)
-        torch.autograd.backward(graph, prediction.grad)
+            with watch.part("vgg"):
+                metrics |= self._vggs_turn(prediction, truth, mask, global_batch)
+        with watch.part("generator"):
+            torch.autograd.backward(graph, prediction.grad)
         weights = self.settings.loss
         terms = [getattr(weights, name) * value for name, value in metrics.items() if hasattr(weights, name)]
         metrics["generator"] = torch.stack(terms).sum() if terms else prediction.new_zeros(())

@@ -155,6 +155,9 @@ class ISNetTask(Task):
         )
         return {"discriminator": bounds}
 
+    def timings(self) -> dict[str, float]:
+        return self.gan.stopwatch.seconds()
+
     @torch.no_grad()
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
         """PSNR, SSIM and L1 of the composite (definition `isnet`), overall and by hole ratio."""

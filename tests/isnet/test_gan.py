@@ -422,3 +422,13 @@ def test_networks_wrapped_in_ddp_step_as_one(tmp_path: Path) -> None:
         assert_equal_gradients(rank["gradients"], gradients(alone), tolerance=1e-10)
     for name, value in expected.items():
         torch.testing.assert_close(ranks[0]["metrics"][name] + ranks[1]["metrics"][name], value)
+
+
+def test_a_step_tells_where_its_time_went():
+    gan = make_gan()
+    gan.step([make_batch()], global_batch=BATCH, reduce=LocalReducer())
+    once = gan.stopwatch.seconds()
+    assert set(once) == {"generator", "discriminator", "vgg", "reduce", "optimiser"}
+    assert all(seconds > 0 for seconds in once.values())
+    gan.step([make_batch()], global_batch=BATCH, reduce=LocalReducer())
+    assert all(seconds > once[name] for name, seconds in gan.stopwatch.seconds().items())
