@@ -38,7 +38,7 @@ class Stopwatch:
             yield
             self._seconds[name] += time.perf_counter() - begin
             return
-        begun, ended = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun, ended = self._event(), self._event()
         begun.record()
         yield
         ended.record()
@@ -53,6 +53,10 @@ class Stopwatch:
             ended.synchronize()
             self._count(name, begun, ended)
         return dict(self._seconds)
+
+    @staticmethod
+    def _event() -> torch.cuda.Event:
+        return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
     def _count(self, name: str, begun: torch.cuda.Event, ended: torch.cuda.Event) -> None:
         self._seconds[name] += begun.elapsed_time(ended) / 1000
