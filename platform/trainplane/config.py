@@ -114,6 +114,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "best_metric",
         "best_mode",
         "keep_every",
+        "price_per_hour",
         "validate_every",
         "log_every",
     ),

@@ -38,9 +38,8 @@ class Room:
 
         Raises `UserError` where the cluster is too small for the smallest; Ray would wait for ever.
         """
+        self.most()
         sizes = self._config.world_sizes
-        if batches.ranks_for(sizes, room=self._fitting(self._total())) is None:
-            raise UserError(self._refusal(sizes[0]))
         # What an attempt before held is given back a little later.
         deadline = time.monotonic() + ROOM_WAIT_S
         while True:
@@ -50,6 +49,17 @@ class Room:
             if len(sizes) == 1 and time.monotonic() > deadline:
                 return sizes[0]
             time.sleep(0.5)
+
+    def most(self) -> int:
+        """The largest admissible number of ranks that the cluster could hold if it did nothing else.
+
+        Raises `UserError` where the cluster is too small for the smallest.
+        """
+        sizes = self._config.world_sizes
+        found = batches.ranks_for(sizes, room=self._fitting(self._total()))
+        if found is None:
+            raise UserError(self._refusal(sizes[0]))
+        return found
 
     def grown(self, ranks: int) -> bool:
         """Whether more ranks than these would fit now, beside whatever else the cluster does."""

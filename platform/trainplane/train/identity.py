@@ -40,18 +40,25 @@ def place_run(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) -> 
     Writes `run.json` there, which also proves that the store can be written before the first step.
     """
     store = open_store(checkpoints)
-    stem = f"{config.name}-{key[:12]}"
     try:
-        newest = _newest(store, stem)
-        number = newest + 1 if fresh or newest == 0 else newest
-        folder = stem if number == 1 else f"{stem}.{number}"
+        place = find_place(config, key=key, checkpoints=checkpoints, fresh=fresh)
         about = {"key": key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
-        store.create(f"{folder}/run.json", canonical_json(about))
+        store.create(f"{place.folder}/run.json", canonical_json(about))
     except (StorageError, OSError) as error:
         raise UserError(
             f"checkpoints cannot be written to {checkpoints} ({error}); "
             "mend its permissions or name another store, then run `isnet doctor`"
         ) from error
+    return place
+
+
+def find_place(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) -> RunPlace:
+    """As `place_run`, and writes nothing: the folder may not be there yet. Raises `StorageError`."""
+    store = open_store(checkpoints)
+    stem = f"{config.name}-{key[:12]}"
+    newest = _newest(store, stem)
+    number = newest + 1 if fresh or newest == 0 else newest
+    folder = stem if number == 1 else f"{stem}.{number}"
     return RunPlace(key if number == 1 else f"{key}.{number}", folder, f"{store.address}/{folder}")
 
 
@@ -63,6 +70,21 @@ def _newest(store: Store, stem: str) -> int:
         if name == "run.json":
             numbers.append(1 if folder == stem else int(folder.removeprefix(f"{stem}.")))
     return max(numbers)
+
+
+def holder_of(home: Path, name: str) -> str | None:
+    """The process id that holds the lock `name` on this machine; None where it is free. Creates nothing."""
+    try:
+        handle = os.open(home / "locks" / f"{name}.lock", os.O_RDONLY)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+    finally:
+        os.close(handle)
+    return None
 
 
 @contextmanager

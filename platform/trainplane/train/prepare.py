@@ -51,7 +51,7 @@ def prepared_run(
     """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
-    _check_enough(config, train_data)
+    check_enough(config, train_data)
     val_digest = val_data.digest if val_data else None
     key = run_key(config, train_data.digest, val_digest)
     place = place_run(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
@@ -164,7 +164,8 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _check_enough(config: RunConfig, dataset: Dataset) -> None:
+def check_enough(config: RunConfig, dataset: Dataset) -> None:
+    """`UserError` where the dataset does not fill one global batch."""
     if dataset.num_samples < config.train.global_batch:
         raise UserError(
             f"dataset {dataset.name!r} has {dataset.num_samples} pictures, fewer than one global batch of "

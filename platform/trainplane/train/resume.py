@@ -37,14 +37,19 @@ def load_newest(
                 f"checkpoint {where} was made with {name} {found.meta[name]}, and this run has {ours}; "
                 "give it the same data, seed and batch, or start anew with --fresh"
             )
+    check_not_beyond(step, config)
+    states.restore(task, found.state, source=where)
+    log.info("resumed at step %d from %s", step, store.address)
+    return found
+
+
+def check_not_beyond(step: int, config: RunConfig) -> None:
+    """`UserError` where the run has more steps behind it than it is asked for."""
     if step > config.train.steps:
         raise UserError(
             f"this run stands at step {step} already, beyond train.steps={config.train.steps}; "
             "ask for more steps, or start anew with --fresh"
         )
-    states.restore(task, found.state, source=where)
-    log.info("resumed at step %d from %s", step, store.address)
-    return found
 
 
 def forget_after(store: Store, step: int) -> None:

@@ -64,6 +64,9 @@ class TrainConfig(Section):
         None, ge=1, description="steps; the first checkpoint at or after each multiple stays for ever; none: no such"
     )
     validate_every: Every = Field(1000, description="between validations, likewise")
+    price_per_hour: float | None = Field(
+        None, ge=0, description="of one worker, in any currency: what `isnet plan` reckons with"
+    )
     log_every: Every = Field(
         10, description="between recorded training metrics, likewise; the guard judges then, so prefer steps"
     )
