@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Warnings of pip about its own settings are no news to whoever runs this.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-real lint format clean
+.PHONY: install demo test test-real test-chaos lint format clean
 
 install: $(STAMP)
 
@@ -21,10 +21,14 @@ demo: $(STAMP)
 	$(BIN)/isnet demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not real" $(ARGS)
+	$(BIN)/python -m pytest -m "not real and not chaos" $(ARGS)
 
 test-real: $(STAMP)
-	$(BIN)/python -m pytest -m real $(ARGS)
+	$(BIN)/python -m pytest -m "real and not chaos" $(ARGS)
+
+# The whole kill matrix: about half an hour on two quiet cores.
+test-chaos: $(STAMP)
+	$(BIN)/python -m pytest -m chaos $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

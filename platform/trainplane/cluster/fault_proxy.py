@@ -16,7 +16,7 @@ import struct
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import TracebackType
 from typing import TypeAlias
@@ -25,6 +25,7 @@ Fault: TypeAlias = Callable[[str, str, int], str | None]
 """(method, path, number of the request) -> the name of a fault, or None."""
 
 REFUSALS = {"500": (500, "InternalError"), "503": (503, "SlowDown"), "expired": (400, "ExpiredToken")}
+FINAL_REFUSALS = {"denied": (403, "AccessDenied")}  # no fault that comes and goes, and not among FAULTS
 SPOILT_BODIES = {
     "reset": "half of the body, then a reset connection",
     "short": "half of the body under the whole length",
@@ -37,6 +38,7 @@ SPOILT_BODIES = {
 FAULTS = (*REFUSALS, *SPOILT_BODIES)
 
 _SLOW_BYTES_PER_S = 10_000
+_PIECE_BYTES = 1 << 16
 _NOT_PASSED_ON = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
@@ -58,15 +60,20 @@ def seeded_faults(rate: float, *, seed: int, kinds: Sequence[str] = FAULTS) -> F
 class FaultProxy:
     """Passes requests on to the S3 server at `endpoint` and spoils the answers that `fault` names.
 
-    `requests` counts what came in, `faults` what was spoilt, by name. `stall_s` is how long silence lasts.
+    `requests` counts what came in, `faults` what was spoilt, by name. `stall_s` is how long silence lasts. All that is
+    sent up together takes its time by `upload_bytes_per_s`. `port` 0 takes a free one.
     """
 
-    def __init__(self, endpoint: str, *, stall_s: float = 60.0) -> None:
+    def __init__(
+        self, endpoint: str, *, port: int = 0, stall_s: float = 60.0, upload_bytes_per_s: float | None = None
+    ) -> None:
         self.fault: Fault = no_fault
         self.requests = 0
         self.faults: Counter[str] = Counter()
         self._upstream = endpoint.removeprefix("http://")
         self._stall_s = stall_s
+        self._upload_bytes_per_s = upload_bytes_per_s
+        self._received_until = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
         proxy = self
@@ -91,7 +98,7 @@ class FaultProxy:
             def handle_error(self, request: object, client_address: object) -> None:
                 """Clients that hang up are what this is about."""
 
-        self._server = Server(("127.0.0.1", 0), Handler)
+        self._server = Server(("127.0.0.1", port), Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
@@ -112,15 +119,27 @@ class FaultProxy:
         with self._lock:
             self.requests += 1
             number = self.requests
-        sent = handler.rfile.read(int(handler.headers.get("Content-Length") or 0))
+        sent = b"".join(self._received(handler))
         fault = self.fault(handler.command, handler.path, number)
         if fault:
             with self._lock:
                 self.faults[fault] += 1
-        if fault in REFUSALS:
+        if fault in REFUSALS or fault in FINAL_REFUSALS:
             self._refuse(handler, fault)
         else:
             self._pass_on(handler, sent, fault, number)
+
+    def _received(self, handler: BaseHTTPRequestHandler) -> Iterator[bytes]:
+        """The request's body, no faster than all uploads together may be."""
+        left, rate = int(handler.headers.get("Content-Length") or 0), self._upload_bytes_per_s
+        while left and (piece := handler.rfile.read(min(left, _PIECE_BYTES) if rate else left)):
+            left -= len(piece)
+            yield piece
+            if rate:
+                with self._lock:
+                    self._received_until = max(time.monotonic(), self._received_until) + len(piece) / rate
+                    pause = self._received_until - time.monotonic()
+                self._closed.wait(max(0.0, pause))
 
     def _pass_on(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None, number: int) -> None:
         upstream = http.client.HTTPConnection(self._upstream, timeout=30)
@@ -166,7 +185,7 @@ class FaultProxy:
             time.sleep(0.1)
 
     def _refuse(self, handler: BaseHTTPRequestHandler, fault: str) -> None:
-        status, code = REFUSALS[fault]
+        status, code = (REFUSALS | FINAL_REFUSALS)[fault]
         body = f"<?xml version='1.0'?><Error><Code>{code}</Code><Message>spoilt</Message></Error>".encode()
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(body)))

@@ -1,0 +1,43 @@
+"""A driver that may be killed: trains the jobs it reads from standard input, on a private Ray cluster of its own.
+
+A line is a JSON object {job, result}; how the job ended is written to the file `result`, there whole or not at all.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+
+from kill_task import KillConfig
+
+from trainplane.cluster.session import ray_session
+from trainplane.config import build
+from trainplane.train.job import Job, Silent
+from trainplane.train.launch import train
+
+
+class Told(Silent):
+    """Keeps the sentences."""
+
+    def __init__(self) -> None:
+        self.sentences: list[str] = []
+
+    def tell(self, sentence: str) -> None:
+        self.sentences.append(sentence)
+
+
+def main() -> None:
+    with ray_session(num_cpus=4):
+        for line in sys.stdin:
+            wish = json.loads(line)
+            job, told = Job(**wish["job"]), Told()
+            outcome = train(job, build(KillConfig, job.config).train, progress=told, distributed=True)
+            ended = {"digest": outcome.state_digest, "step": outcome.step, "told": told.sentences}
+            with open(wish["result"] + ".part", "w") as file:
+                json.dump(ended, file)
+            os.replace(wish["result"] + ".part", wish["result"])
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,146 @@
+"""What the kill matrix is played on: an S3 server, a proxy before it, a driver with two workers, and who is killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import psutil
+from kill_task import KillConfig
+from moments import Moments
+
+from trainplane.cluster.object_store import claim_port, die_with_parent
+from trainplane.config import build
+
+SUPPORT = Path(__file__).parent
+TARGETS = ("worker 0", "worker 1", "controller", "driver", "proxy")
+STEPS, EVERY = 12, 3
+START_S, END_S = 180.0, 240.0
+
+
+class Stage:
+    """One driver and one proxy at a time, both replaced when they are killed."""
+
+    def __init__(self, folder: Path, datasets: Path, endpoint: str, bucket: str) -> None:
+        self.moments = Moments(folder / "moments")
+        self.moments.folder.mkdir()
+        self.cells = self.equal = 0
+        self._folder, self._datasets, self._endpoint, self._bucket = folder, datasets, endpoint, bucket
+        self._port = claim_port(0)
+        self._proxy = self._start_proxy()
+        self._driver = self._start_driver()
+        self.straight = self._finish(self._begin("straight"))["digest"]
+
+    def play(self, target: str, moment: str, step: int) -> dict[str, Any]:
+        """Kill `target` at this moment of this step's checkpoint; how the run ended after that."""
+        self.cells += 1
+        self.moments.arm(moment, step)
+        result = self._begin(f"cell-{self.cells}")
+        self._wait(lambda: self.moments.wait(0.2), START_S, f"the moment {moment} of step {step} did not come")
+        self._kill(target)
+        self.moments.let_go()
+        if target == "driver":
+            # The same command again, as whoever finds the run dead does.
+            self._driver = self._start_driver()
+            result = self._begin(f"cell-{self.cells}")
+        ended = self._finish(result)
+        self.equal += ended["digest"] == self.straight
+        return ended
+
+    def close(self) -> None:
+        # Its cluster ends with it: a polite end takes seconds that nobody needs.
+        for process in (*psutil.Process(self._driver.pid).children(recursive=True), self._driver, self._proxy):
+            try:
+                process.kill()
+            except psutil.NoSuchProcess:
+                continue
+        self._driver.wait()
+        self._proxy.wait()
+
+    def _kill(self, target: str) -> None:
+        if target == "proxy":
+            self._proxy.kill()
+            self._proxy.wait()
+            self._proxy = self._start_proxy()
+        elif target == "driver":
+            family = psutil.Process(self._driver.pid).children(recursive=True)
+            self._driver.kill()
+            self._driver.wait()
+            # Nothing of it outlives it, or two would train the same run.
+            left = psutil.wait_procs(family, timeout=60)[1]
+            assert not left, f"outlived the driver: {left}"
+        else:
+            os.kill(self._pid(target), signal.SIGKILL)
+
+    def _pid(self, target: str) -> int:
+        if target.startswith("worker"):
+            return int((self.moments.folder / f"rank-{target.split()[1]}.pid").read_text())
+        found = []
+        for process in psutil.Process(self._driver.pid).children(recursive=True):
+            try:
+                if "TrainController" in " ".join(process.cmdline()):
+                    found.append(process)
+            except psutil.NoSuchProcess:
+                continue
+        # Of an earlier run one may be on its way out.
+        return int(max(found, key=lambda process: process.create_time()).pid)
+
+    def _begin(self, name: str) -> Path:
+        train = {"steps": STEPS, "global_batch": 4, "workers": 2, "checkpoint_every": EVERY, "validate_every": STEPS}
+        config = build(
+            KillConfig,
+            {
+                "name": "kill",
+                "moments": str(self.moments.folder),
+                "data": {"train": "t"},
+                "train": {**train, "log_every": 2},
+            },
+        )
+        job = {
+            "config": config.model_dump(mode="json"),
+            "train_data": str(self._datasets / "train"),
+            "val_data": None,
+            "checkpoints": f"{self._bucket}/{name}",
+        }
+        result = self._folder / f"{name}.json"
+        self._driver.stdin.write(json.dumps({"job": job, "result": str(result)}).encode() + b"\n")
+        self._driver.stdin.flush()
+        return result
+
+    def _finish(self, result: Path) -> dict[str, Any]:
+        self._wait(result.exists, END_S, "the run did not end")
+        return dict(json.loads(result.read_text()))
+
+    def _wait(self, condition: Any, timeout_s: float, otherwise: str) -> None:
+        deadline = time.monotonic() + timeout_s
+        while not condition():
+            assert self._driver.poll() is None, (self._folder / "driver.log").read_text()[-4000:]
+            assert time.monotonic() < deadline, otherwise + "\n" + (self._folder / "driver.log").read_text()[-4000:]
+            time.sleep(0.05)
+
+    def _start_driver(self) -> subprocess.Popen[bytes]:
+        environment = {
+            **os.environ,
+            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
+            "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "OMP_NUM_THREADS": "1",
+        }
+        with open(self._folder / "driver.log", "ab") as log:
+            return subprocess.Popen(
+                [sys.executable, str(SUPPORT / "kill_driver.py")],
+                env=environment,
+                stdin=subprocess.PIPE,
+                stdout=log,
+                stderr=log,
+                preexec_fn=die_with_parent,
+            )
+
+    def _start_proxy(self) -> subprocess.Popen[bytes]:
+        command = [sys.executable, str(SUPPORT / "kill_proxy.py"), self._endpoint, str(self._port)]
+        return subprocess.Popen([*command, str(self.moments.folder)], preexec_fn=die_with_parent)
