@@ -54,11 +54,11 @@ class S3Store(Store):
             self._requests.make(
                 f"read {key}",
                 lambda client: reading.attempt(client, may_give_up),
-                progress=lambda: len(reading.got),
+                progress=lambda: reading.reached,
             )
         except PastEnd:
             return b""
-        return bytes(reading.got)
+        return reading.taken()
 
     def write(self, key: str, data: bytes | Path) -> None:
         if isinstance(data, Path):
