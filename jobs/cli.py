@@ -125,6 +125,7 @@ def build_parser() -> Parser:
     _demo(commands)
     _data(commands)
     _train(commands)
+    _plan(commands)
     _tune(commands)
     _evaluate(commands)
     _inpaint(commands)
@@ -243,8 +244,27 @@ def _train(commands: Any) -> None:
     parser.add_argument("--fresh", action="store_true", help="start a new run instead of going on")
 
 
+def _plan(commands: Any) -> None:
+    actions = _group(commands, "plan", "what a command would take and why it would be refused; starts nothing")
+    train = _command(
+        actions,
+        "train",
+        "jobs.plan:plan_train",
+        "workers, memory, bytes, steps, time and cost of a run; exit 2: refused",
+    )
+    _preset(train, "PRESET")
+    train.add_argument("--fresh", action="store_true", help="of a new run instead of going on")
+    train.add_argument(
+        "--measure", action="store_true", help="time a few real steps here (default: the last run like it)"
+    )
+
+
 def _preset(parser: Parser, metavar: str) -> None:
-    parser.add_argument("preset", metavar=metavar, help="a shipped name (demo, places2, …) or a YAML file")
+    parser.add_argument(
+        "preset",
+        metavar=metavar,
+        help="a shipped name (demo, places2, celeba, …) or a YAML file; PRESET+laptop is any of them, shrunk",
+    )
     parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as train.steps=200")
 
 
@@ -408,6 +428,15 @@ def _bench(commands: Any) -> None:
     overhead.add_argument("--rounds", type=_count, default=5, metavar="N", help="turns of each way, default 5")
     overhead.add_argument("--loader-workers", type=_whole, default=0, metavar="N", help="of each way, default 0")
     overhead.add_argument("--threads", type=_count, default=1, metavar="N", help="of torch, default 1")
+    checkpoint = _command(
+        actions,
+        "checkpoint",
+        "jobs.bench.checkpoint:checkpoint",
+        "what a checkpoint of the full state takes from training",
+    )
+    checkpoint.add_argument("--every", type=_count, default=160, metavar="N", help="steps between two, default 160")
+    checkpoint.add_argument("--checkpoints", type=_count, default=2, metavar="N", help="measured, default 2")
+    checkpoint.add_argument("--polls", type=_count, default=10_000, metavar="N", help="of a reader, default 10,000")
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from trainplane.tracking.client import client_for, unreachable
 class Finding:
     """One answer. Level `error` makes the command exit with 1."""
 
-    level: Literal["ok", "note", "error"]
+    level: Literal["ok", "note", "warning", "error"]
     what: str
     remedy: str = ""
 

@@ -13,6 +13,7 @@ from typing import Any
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
 from jobs.mask_sets import with_located_masks
+from jobs.plan_record import PlanRecord
 from jobs.progress import Bar
 from jobs.registering import register_checkpoint
 from jobs.sample_photos import ensure_sample_datasets
@@ -57,6 +58,7 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
     print(plan_line(prepared), file=sys.stderr)
     # A run that is finished is only measured again: not worth a cluster.
     distributed = (train.max_workers > 1 or in_ray_job()) and newest_step(prepared.job) < train.steps
+    plan = PlanRecord(prepared, context)
     bar = Bar()
     try:
         with _interruptible() as flag:
@@ -69,6 +71,7 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
         raise
     finally:
         bar.close()
+    plan.close(outcome)
     tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
     _close(context, run_id, "FINISHED" if outcome.status == "finished" else "FAILED", tags)
     return outcome

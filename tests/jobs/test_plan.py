@@ -1,0 +1,160 @@
+"""`isnet plan train`: what a run would take, all reasons for refusing it, and that asking leaves no trace."""
+
+import os
+
+import numpy as np
+import pytest
+from small_run import SMALL
+
+from jobs.config import load_run_config
+from jobs.isnet_task import ISNetTask
+from jobs.machine import ranks_here
+from jobs.sizing import memory_of, new_state_bytes
+from jobs.speed import speed_key
+
+
+def files_below(folder):
+    return sorted(str(path.relative_to(folder)) for path in folder.rglob("*"))
+
+
+def test_a_run_to_come_is_planned_and_nothing_is_created(isnet, photos, home, tmp_path):
+    for name in ("mine", "held"):
+        isnet("data", "pack", photos, name)
+    (home / "mlflow.db").unlink()
+    before = files_below(tmp_path)
+    planned = isnet("plan", "train", "demo", *SMALL, "train.price_per_hour=3", "--measure", "--json")
+    assert planned.status == 0, planned.err
+    found = planned.json()
+    assert found["ok"]
+    assert found["batch"] == {"global_batch": 4, "ranks": 1, "micro_batch": 4, "accumulation": 1}
+    estimate = found["estimate"]
+    # Eight photos, four steps of four: two epochs.
+    assert (estimate["steps"], estimate["pictures"], estimate["epochs"], estimate["checkpoints"]) == (4, 16, 2.0, 2)
+    shards = sum(path.stat().st_size for path in (home / "datasets" / "mine").glob("*.tar"))
+    held = sum(path.stat().st_size for path in (home / "datasets" / "held").glob("*.tar"))
+    assert estimate["bytes_read"] == 2 * shards + held
+    assert estimate["cost"] == pytest.approx(3 * estimate["seconds"] / 3600)
+    assert estimate["bytes_written"] == 2 * estimate["checkpoint_bytes"]
+    assert files_below(tmp_path) == before
+
+
+def test_all_reasons_for_refusing_are_told_at_once(isnet, home, tmp_path):
+    before = files_below(tmp_path)
+    cpus = len(os.sched_getaffinity(0))
+    settings = (
+        "data.train=nowhere",
+        "data.val=neither",
+        "data.masks=irregluar",
+        "loss.perceptual_weights=missing.pth",
+        f"train.workers={4 * cpus}",
+        f"train.global_batch={4 * cpus}",
+        "train.use_gpu=false",
+    )
+    planned = isnet("plan", "train", "places2", *settings, "--json")
+    assert planned.status == 2
+    errors = [f["what"] + f["remedy"] for f in planned.json()["findings"] if f["level"] == "error"]
+    for word in ("nowhere", "neither", "did you mean 'irregular'", "missing.pth", f"need {4 * cpus} CPUs"):
+        assert any(word in error for error in errors), (word, errors)
+    assert len(errors) == 5
+    told = isnet("plan", "train", "places2", *settings)
+    assert told.status == 2
+    assert told.err.count("would be refused") == 5
+    assert "Traceback" not in told.err
+    assert files_below(tmp_path) == before
+
+
+def test_faults_of_a_configuration_are_all_named(isnet):
+    planned = isnet("plan", "train", "demo", "train.stpes=3", "loss.stlye=1", "--json")
+    assert planned.status == 2
+    (error,) = [finding["what"] + finding["remedy"] for finding in planned.json()["findings"]]
+    assert "did you mean 'steps'" in error
+    assert "did you mean 'style'" in error
+
+
+def test_a_finished_run_tells_the_next_one_how_fast_it_will_be(isnet_there, project):
+    from trainplane.tracking.client import client_for
+
+    more = [*SMALL, "train.steps=9"]
+    found = isnet_there("plan", "train", "demo", *more, "--json").json()
+    assert (found["done"], found["estimate"]["steps"]) == (4, 5)
+    assert found["rate"]["source"] == f"as run {project.run['run_id'][:8]} had"
+    assert found["rate"]["pictures_per_s"] == pytest.approx(project.run["pictures_per_s"])
+    client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
+    record = client.download_artifacts(project.run["run_id"], "plan.json")
+    with open(record) as file:
+        import json
+
+        about = json.load(file)
+    assert about["planned"]["steps"] == about["actual"]["steps"] == 4
+    assert about["planned"]["checkpoints_kept"] == about["actual"]["checkpoints_kept"] == 2
+    # Names and a JSON of settings come on top of the tensors; this network is as small as none will be.
+    assert about["planned"]["checkpoint_bytes"] == pytest.approx(about["actual"]["checkpoint_bytes"], rel=0.05)
+    assert about["actual"]["peak_rss"] > 0
+
+
+def test_a_run_beyond_the_steps_asked_for_and_one_that_is_being_trained_are_refused(isnet_there, project):
+    from trainplane.train.identity import exclusive
+
+    folder = project.run["checkpoint"].split("/")[-2]
+    with exclusive(project.folder / "home", folder, doing="training it"):
+        refused = isnet_there("plan", "train", "demo", *SMALL, "train.steps=2")
+    assert refused.status == 2
+    assert "stands at step 4 already" in refused.err
+    assert f"is training {folder}" in refused.err
+    assert isnet_there("plan", "train", "demo", *SMALL, "--fresh", "--json").json()["run"].endswith(".2")
+
+
+def test_best_by_a_metric_without_held_out_pictures_is_refused(isnet, photos):
+    isnet("data", "pack", photos, "mine")
+    best = ("data.val=null", "train.keep_best=2", "train.best_metric=val/psnr")
+    refused = isnet("plan", "train", "demo", *SMALL, *best)
+    assert refused.status == 2
+    assert "set data.val=" in refused.err
+
+
+@pytest.fixture(scope="module")
+def small():
+    return load_run_config("ablation_base+laptop", ["data.size=32", "model.width=4"])
+
+
+def test_the_state_is_reckoned_to_the_byte(small):
+    import torch
+
+    from isnet.footprint import state_bytes
+
+    task = ISNetTask(small, torch.device("cpu"))
+    batch = {
+        "image": torch.from_numpy(np.random.default_rng(0).integers(0, 256, (4, 3, 32, 32), np.uint8)),
+        "mask": torch.ones(4, 1, 32, 32, dtype=torch.bool),
+    }
+    from trainplane.train.state import capture
+    from trainplane.train.world import World
+
+    batch["mask"][..., :9] = False
+    task.step([batch], global_batch=4, reduce=World())
+    real = capture(task, step=1)
+    assert memory_of(small, ranks_here(small)).state == state_bytes(task.modules(), task.optimizers())
+    assert sum(tensor.nbytes for tensor in real.tensors.values()) == state_bytes(task.modules(), task.optimizers())
+    # A third of BaseModel's weights never move; only a step tells.
+    assert new_state_bytes(small) > memory_of(small, ranks_here(small)).state
+
+
+def test_memory_grows_with_the_batch_and_not_with_turns(small):
+    def step(**train):
+        config = small.model_copy(update={"train": small.train.model_copy(update=train)})
+        return memory_of(config, ranks_here(config)).step
+
+    whole = step(global_batch=8)
+    assert whole > 1.2 * step(global_batch=4)
+    assert step(global_batch=8, micro_batch=4) < whole
+    assert step(global_batch=8, micro_batch=2) == pytest.approx(step(global_batch=16, micro_batch=2), rel=0.1)
+
+
+def test_speed_is_alike_where_what_costs_time_is(small):
+    def key(*overrides):
+        return speed_key(load_run_config("demo", list(overrides)), gpu=False)
+
+    assert key() == key("train.steps=9", "train.lr_g=0.1", "data.train=other", "loss.style=1", "train.seed=3")
+    others = ["data.size=128", "model.blocks=2", "loss.style=0", "train.global_batch=4", "train.workers=1"]
+    resized = "data.resize=null"
+    assert len({key(), *(key(other, resized) for other in others)}) == 6
