@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -179,9 +178,14 @@ def _measured(run: Callable[[], None]) -> dict[str, float]:
     begun, cpu = time.perf_counter(), time.process_time()
     run()
     wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
-    # Kibibytes on Linux; of the whole life of this process, which has done nothing else.
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"wall_s": wall_s, "cpu_s": cpu_s, "mib": max(0, peak - before) / 2**20}
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "mib": max(0, _peak_bytes() - before) / 2**20}
+
+
+def _peak_bytes() -> int:
+    """Most memory that this program has held (Linux)."""
+    # Not getrusage: its maximum outlives exec, so a child begins with that of the process that started it.
+    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
+    return int(line.split()[1]) * 1024
 
 
 if __name__ == "__main__":

@@ -135,8 +135,8 @@ class Order:
 
     def visits(self, step: int, slots: range) -> list[Visit]:
         """The samples that these slots meet at a step, each with the run of neighbours its window shares with it."""
-        samples, firsts, ends = self._walk(step, slots)
-        return [Visit(*map(int, each)) for each in zip(samples, firsts, ends, strict=True)]
+        columns = (column.tolist() for column in self._walk(step, slots))
+        return [Visit(*each) for each in zip(*columns, strict=True)]
 
     def substitute(self, step: int, slot: int, *, attempt: int) -> int:
         """The sample that takes a damaged one's place, at the given attempt (0, 1, …) to find a sound one."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 
 from jobs.bench import order as bench
@@ -21,6 +22,11 @@ def test_shuffling_is_told_beside_a_full_shuffle_of_the_same_classes() -> None:
     assert row["classes_in_64_steps"]["ours"] < row["classes_in_64_steps"]["full_shuffle"] < 365
     assert row["displacement"]["ours"] == pytest.approx(1 / 3, abs=0.02)
     assert row["rank_correlation"]["ours"] < 0.05
+
+
+def test_the_memory_of_a_plan_is_not_that_of_the_process_that_asks_for_it() -> None:
+    held = np.ones(2**27, np.uint8)
+    assert bench._in_a_fresh_process("plan", "10000", "4")["mib"] < held.nbytes / 2**20 / 2
 
 
 @pytest.mark.real
