@@ -143,10 +143,11 @@ def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, 
     carried = lost.unsent()
 
     second = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "node-b")
-    second.adopt(carried)
+    second.go_on_from(5, carried)
     assert second.recorded_through == 5
     for step in range(4, 8):
         second.log_metrics(step, {"train/l1": float(step)})
+    second.commit(7)
     assert second.close(20) == 0
     assert steps(tracking_uri, handle.run_id) == list(range(1, 8))
     lost.close(0)

@@ -184,7 +184,7 @@ def test_marks_survive_acknowledgement_and_reopening(tmp_path: Path, tracking_ur
     spool.append(metric(9))
     spool.close()
     assert (tmp_path / "s" / "records.jsonl").read_bytes().count(b"\n") == 1
-    assert open_spool(tmp_path / "s", run_id).marks == {"train/loss": 9, "val/psnr": 4}
+    assert open_spool(tmp_path / "s", run_id).ledger.marks == {"train/loss": 9, "val/psnr": 4}
 
 
 def test_unsent_records_move_to_another_node_once(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
@@ -194,9 +194,9 @@ def test_unsent_records_move_to_another_node_once(tmp_path: Path, tracking_uri: 
     carried = lost.unsent()
     lost.close()
     spool = open_spool(tmp_path / "new", run_id)
-    assert spool.adopt(carried) == 5
-    assert spool.adopt(carried + b"torn") == 0
-    assert spool.marks == {"train/loss": 4}
+    assert spool.go_on_from(4, carried) == 5
+    spool.go_on_from(4, carried + b"torn")
+    assert spool.ledger.marks == {"train/loss": 4}
     for folder in ("new", "lost"):
         drain(tmp_path / folder, client_for(tracking_uri))
     spool.close()

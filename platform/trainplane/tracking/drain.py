@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from trainplane.tracking.spool import Record, Sent, about, drainer_lock, marks_after, pending, read_sent, write_sent
+from trainplane.tracking.branches import Record, as_live
+from trainplane.tracking.spool import Sent, about, drainer_lock, pending, read_sent, write_sent
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +54,9 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
         done = read_sent(folder)
         while not stop() and (group := _next_group(folder, done.offset)):
             records = [record for record, _ in group if record is not None]
+            after = _after(folder, done, group)
             try:
-                refused = _send(client, run_id, folder, records)
+                refused = _send(client, run_id, folder, after.sending)
             # Whatever the client of a server, a database or an object store raises, the answer is the same: the
             # records stay on the disk and are tried again.
             except Exception as failure:
@@ -62,7 +64,7 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
                 break
             refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
             _keep_rejected(folder, refused)
-            done = Sent(done.offset + sum(len(raw) for _, raw in group), marks_after(done.marks, records))
+            done = after.sent
             write_sent(folder, done)
             _remove_attachments(folder, records)
             sent += len(group)
@@ -73,6 +75,57 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
 def count_unsent(folder: Path) -> int:
     """Records that MLflow has not acknowledged."""
     return sum(1 for _ in pending(folder, read_sent(folder).offset))
+
+
+@dataclass(frozen=True)
+class _After:
+    """What one group of records asks to be sent, and how far the spool is acknowledged once it is."""
+
+    sending: list[Record]
+    sent: Sent
+
+
+def _after(folder: Path, done: Sent, group: list[tuple[Record | None, bytes]]) -> _After:
+    """Points that wait for a checkpoint go under `live/`; a commit lets them go as they are, a branch gives them up."""
+    ledger = done.ledger()
+    end = done.offset + sum(len(raw) for _, raw in group)
+    held = done.held
+    sending: list[Record] = []
+    for record in (record for record, _ in group if record is not None):
+        match record["k"]:
+            case "branch":
+                held = end
+            case "commit" if held is not None:
+                released, held = _released(folder, done, record["step"], end)
+                sending += released
+            case "commit":
+                continue
+            case "metrics" if ledger.waits(record):
+                sending.append(as_live(record))
+            case _:
+                sending.append(record)
+        ledger.take(record)
+    return _After(sending, Sent(end, ledger.marks, ledger.committed, held))
+
+
+def _released(folder: Path, done: Sent, committed: int, end: int) -> tuple[list[Record], int]:
+    """The records that stand from this commit on, and the byte from which on others still wait.
+
+    `done` is how far the spool was acknowledged before the commit, whose line ends at byte `end`.
+    """
+    before = done.ledger()
+    position = done.needed_from
+    released, left = [], [end]
+    for record, raw in pending(folder, position):
+        if position >= done.offset:
+            break
+        if record is not None and before.waits(record):
+            if record["step"] <= committed:
+                released.append(record)
+            else:
+                left.append(position)
+        position += len(raw)
+    return released, min(left)
 
 
 def _next_group(folder: Path, offset: int) -> list[tuple[Record | None, bytes]]:

@@ -5,7 +5,7 @@ syncs it to the disk within a second. Files (pictures, texts) lie beside and are
 knows MLflow or the network: `drain` sends what lies here, from this process or from another one.
 
     FOLDER/records.jsonl   one record a line, appended by one writer
-    FOLDER/sent.json       {"offset": acknowledged bytes, "marks": last step by key}, replaced atomically
+    FOLDER/sent.json       how far MLflow has acknowledged them (`Sent`), replaced atomically
     FOLDER/rejected.jsonl  records that the server refused for good, with its reason
     FOLDER/about.json      {"run_id", "tracking"}: whose records these are
     FOLDER/files/          attachments that are not acknowledged yet
@@ -21,24 +21,38 @@ import os
 import secrets
 import shutil
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 from trainplane.errors import UserError
+from trainplane.tracking.branches import Ledger, Record, standing
 
-Record = dict[str, Any]
 SYNC_EVERY_S = 0.5
 
 
 @dataclass(frozen=True)
 class Sent:
-    """How far a spool was acknowledged, and the last step of every key up to there."""
+    """How far a spool was acknowledged, and what the records up to there amount to (`branches.Ledger`).
+
+    offset -- bytes of records.jsonl that need not be sent again
+    held -- byte from which on points may still wait for a checkpoint; None where points do not wait
+    """
 
     offset: int = 0
     marks: dict[str, int] = field(default_factory=dict)
+    committed: int | None = None
+    held: int | None = None
+
+    @property
+    def needed_from(self) -> int:
+        """Nothing before this byte is needed any more."""
+        return self.offset if self.held is None else min(self.offset, self.held)
+
+    def ledger(self) -> Ledger:
+        """A ledger of its own of what was acknowledged."""
+        return Ledger(dict(self.marks), self.committed)
 
 
 class Spool:
@@ -59,7 +73,9 @@ class Spool:
             )
         _replace(folder / "about.json", json.dumps({"run_id": run_id, "tracking": tracking}).encode())
         sent = _mend(folder)
-        self.marks = marks_after(sent.marks, (record for record, _ in pending(folder, sent.offset) if record))
+        self.ledger = sent.ledger()
+        for record, _ in pending(folder, sent.offset):
+            self.ledger.take(record or {})
         self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         self._size = os.fstat(self._fd).st_size
         self._append_lock = threading.Lock()
@@ -82,32 +98,53 @@ class Spool:
             self._size += len(lines)
         self._dirty.set()
 
+    def _say(self, record: Record) -> None:
+        self.append(record)
+        self.ledger.take(record)
+
     def attach(self, name: str, data: bytes) -> str:
         """Keep `data` beside the records under the file name `name`; returns the path a record refers to it by."""
         relative = f"files/{secrets.token_hex(8)}/{name}"
         path = self.folder / relative
         path.parent.mkdir()
-        path.write_bytes(data)
+        try:
+            path.write_bytes(data)
+        except OSError:
+            # On a full disk half a picture would only take the room of records.
+            shutil.rmtree(path.parent)
+            raise
         self._unsynced.append(path)
         return relative
 
     def unsent(self) -> bytes:
-        """The lines that MLflow has not acknowledged: what a checkpoint carries so that a lost node loses little."""
-        return b"".join(raw for _, raw in pending(self.folder, read_sent(self.folder).offset))
+        """The lines that MLflow does not have, or only under `live/`, for a checkpoint to carry."""
+        sent = read_sent(self.folder)
+        with (self.folder / "records.jsonl").open("rb") as stream:
+            stream.seek(sent.needed_from)
+            lines = stream.read(self._size - stream.tell())
+        # Reading them costs milliseconds of a step, and mostly they are all of one attempt.
+        if b'{"k":"branch"' not in lines:
+            return lines
+        return b"".join(standing(((_parse(raw), raw) for raw in lines.splitlines(keepends=True)), sent.committed))
 
-    def adopt(self, lines: bytes) -> int:
-        """Take in what `unsent` returned on another node; lines that stand here already are left out.
+    def go_on_from(self, step: int, lines: bytes) -> int:
+        """Give up the points that wait, and take in those up to `step` that a checkpoint brought, with all else there.
 
-        Returns the number of lines added. Attachments stayed on the lost node: records of files are left out too.
+        `lines` is what `unsent` returned, here or on another node. Attachments stayed there: records of files are left
+        out, and so are other lines that stand here already. Returns the number of lines taken in.
         """
         here = {raw for _, raw in pending(self.folder, 0)}
+        self._say({"k": "branch", "step": step})
         added = 0
         for line in lines.splitlines(keepends=True):
             record = _parse(line)
-            if record is None or line in here or "files" in record:
+            if record is None or record["k"] in ("commit", "branch", "file"):
+                continue
+            # Points are sent again even so: MLflow may have them under `live/` only, and ignores what it has.
+            if record["step"] > step if record["k"] == "metrics" else line in here:
                 continue
             self._append(line)
-            self.marks = marks_after(self.marks, [record])
+            self.ledger.take(record)
             added += 1
         return added
 
@@ -137,33 +174,20 @@ class Spool:
         os.fdatasync(self._fd)
 
 
-def marks_after(marks: dict[str, int], records: Iterable[Record]) -> dict[str, int]:
-    """The last step of every metric and picture key once `records` have followed `marks`."""
-    result = dict(marks)
-    for record in records:
-        if record.get("k") == "metrics":
-            keys = list(record["v"])
-        elif record.get("k") == "file" and "key" in record:
-            keys = [record["key"]]
-        else:
-            continue
-        for key in keys:
-            result[key] = max(result.get(key, record["step"]), record["step"])
-    return result
-
-
 def read_sent(folder: Path) -> Sent:
     """What was acknowledged. An unreadable file counts as nothing: sending again changes nothing in MLflow."""
     try:
         stored = json.loads((folder / "sent.json").read_text())
-        return Sent(int(stored["offset"]), {str(k): int(v) for k, v in stored["marks"].items()})
+        marks = {str(key): int(step) for key, step in stored["marks"].items()}
+        committed, held = (None if stored.get(name) is None else int(stored[name]) for name in ("committed", "held"))
+        return Sent(int(stored["offset"]), marks, committed, held)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return Sent()
 
 
 def write_sent(folder: Path, sent: Sent) -> None:
     """Remember an acknowledgement. Replaced atomically; call it under the drainer's lock."""
-    _replace(folder / "sent.json", json.dumps({"offset": sent.offset, "marks": sent.marks}).encode())
+    _replace(folder / "sent.json", json.dumps(asdict(sent)).encode())
 
 
 @contextmanager
@@ -200,9 +224,9 @@ def _mend(folder: Path) -> Sent:
         # A drainer at work needs its offsets and attachments; the next start tidies up.
         if alone:
             # The file may be shorter than acknowledged: a start was killed between truncate and write_sent.
-            if sent.offset and sent.offset >= whole:
+            if sent.needed_from and sent.needed_from >= whole:
                 os.truncate(path, 0)
-                sent = Sent(0, sent.marks)
+                sent = replace(sent, offset=0, held=None if sent.held is None else 0)
                 write_sent(folder, sent)
             _remove_leftovers(folder, sent)
     return sent

@@ -1,9 +1,9 @@
 """What the training loop records through: a spool on the local disk, sent to MLflow by a process beside it.
 
 Calls return at once, whatever the server does, and never raise into training; what cannot be recorded is counted in
-`failures` and logged. After a resume from step k the replay is bit-identical, so steps that are recorded already are
-left out and each step stands once. Rank 0 holds a `Tracker`, every other rank a `NullTracker`. Which MLflow run this
-is was decided before, by `run.find_or_create_run`.
+`failures` and logged. Steps that stand already are left out after a resume, and points stand only once a checkpoint is
+behind them, so that each step stands once and all belong to one way (`branches`). Rank 0 holds a `Tracker`, every other
+rank a `NullTracker`. Which MLflow run this is was decided before, by `run.find_or_create_run`.
 """
 
 from __future__ import annotations
@@ -22,10 +22,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainplane.tracking.branches import Record, picture_mark
 from trainplane.tracking.client import client_for, without_secrets
 from trainplane.tracking.drain import Drained, drain
 from trainplane.tracking.flusher import Flusher
-from trainplane.tracking.spool import Record, Spool, about
+from trainplane.tracking.spool import Spool, about
+from trainplane.tracking.thinning import Thinning
 
 logger = logging.getLogger(__name__)
 
@@ -71,8 +73,16 @@ class Recorder(ABC):
         """What MLflow has not acknowledged, for a checkpoint to carry."""
 
     @abstractmethod
-    def adopt(self, unsent: bytes) -> None:
-        """Take back from a checkpoint what `unsent` gave into it."""
+    def go_on_from(self, step: int, unsent: bytes = b"") -> None:
+        """Training begins, or goes on, from `step`: points beyond it stand once a checkpoint is behind them.
+
+        Until then they show under `live/`; those of an earlier attempt that still wait are given up. `unsent` is what
+        the checkpoint carried.
+        """
+
+    @abstractmethod
+    def commit(self, step: int) -> None:
+        """The checkpoint of `step` is stored. Saying it again costs nothing."""
 
     @abstractmethod
     def close(self, timeout_s: float = 30.0) -> int:
@@ -101,7 +111,9 @@ class NullTracker(Recorder):
     def unsent(self) -> bytes:
         return b""
 
-    def adopt(self, unsent: bytes) -> None: ...
+    def go_on_from(self, step: int, unsent: bytes = b"") -> None: ...
+
+    def commit(self, step: int) -> None: ...
 
     def close(self, timeout_s: float = 30.0) -> int:
         return 0
@@ -117,11 +129,13 @@ class Tracker(Recorder):
         node the spool is empty and MLflow is not.
         """
         self.failures = 0
+        self._thinning = Thinning()
         self._run_id = run_id
         self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri))
-        self._marks = dict(self._spool.marks)
+        self._ledger = self._spool.ledger
         self._closed: int | None = None
-        self._take_marks(_steps_if_reachable(tracking_uri, run_id))
+        self._in_mlflow = _steps_if_reachable(tracking_uri, run_id)
+        self._ledger.at_least(self._in_mlflow)
         if self._spool.unsent():
             # An earlier attempt's end may be among what is still to be sent; this attempt is alive.
             self._append({"k": "status", "v": "RUNNING", "ts": _now_ms()})
@@ -129,14 +143,14 @@ class Tracker(Recorder):
 
     @property
     def recorded_through(self) -> int | None:
-        return max((step for key, step in self._marks.items() if key.startswith("train/")), default=None)
+        return max((step for key, step in self._ledger.marks.items() if key.startswith("train/")), default=None)
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
         def write() -> None:
-            values = {key: float(value) for key, value in metrics.items() if step > self._marks.get(key, step - 1)}
+            marks = self._ledger.marks
+            values = {key: float(value) for key, value in metrics.items() if step > marks.get(key, step - 1)}
             if values:
-                self._spool.append({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
-                self._marks.update(dict.fromkeys(values, step))
+                self._keep_or_thin({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
 
         self._guarded(write)
 
@@ -150,8 +164,8 @@ class Tracker(Recorder):
         def write() -> None:
             # MLflow's pages read key, step and time from the file's name and show the .webp beside the .png.
             file_key = re.sub(r"[^A-Za-z0-9_./ -]", "_", key).replace("/", "~")
-            mark = _picture_mark(file_key)
-            if step <= self._marks.get(mark, step - 1):
+            mark = picture_mark(file_key)
+            if step <= self._ledger.marks.get(mark, step - 1):
                 return
             name = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._run_id}/{file_key}/{step}")
             stem = f"{file_key}+step+{step}+timestamp+{_now_ms()}+{name}"
@@ -163,8 +177,7 @@ class Tracker(Recorder):
             ):
                 files.append([self._spool.attach(file_name, data), f"images/{file_name}"])
             self._spool.append({"k": "tags", "v": {"mlflow.loggedImages": "True"}})
-            self._spool.append({"k": "file", "files": files, "key": mark, "step": int(step)})
-            self._marks[mark] = step
+            self._keep({"k": "file", "files": files, "key": mark, "step": int(step)})
 
         self._guarded(write)
 
@@ -186,16 +199,21 @@ class Tracker(Recorder):
     def unsent(self) -> bytes:
         return self._spool.unsent()
 
-    def adopt(self, unsent: bytes) -> None:
-        def write() -> None:
-            self._spool.adopt(unsent)
-            self._take_marks(self._spool.marks)
+    def go_on_from(self, step: int, unsent: bytes = b"") -> None:
+        self._guarded(lambda: self._spool.go_on_from(int(step), unsent))
+        # A checkpoint older than what another node has sent: its points stay, and each step stands once.
+        self._ledger.at_least(self._in_mlflow)
 
-        self._guarded(write)
+    def commit(self, step: int) -> None:
+        if self._ledger.committed is not None and step > self._ledger.committed:
+            self._append({"k": "commit", "step": int(step)})
 
     def close(self, timeout_s: float = 30.0) -> int:
         if self._closed is not None:
             return self._closed
+        if self._thinning.stride > 1:
+            logger.warning("tracking: %s", self._thinning)
+            self.set_tags({"trainplane.thinned": str(self._thinning)})
         self._closed = left = self._flusher.close(timeout_s)
         self._spool.close()
         if left:
@@ -204,19 +222,36 @@ class Tracker(Recorder):
         return left
 
     def _append(self, record: Record) -> None:
-        self._guarded(lambda: self._spool.append(record))
+        self._guarded(lambda: self._keep(record))
 
-    def _guarded(self, write: Callable[[], None]) -> None:
+    def _keep(self, record: Record) -> None:
+        self._spool.append(record)
+        self._ledger.take(record)
+
+    def _keep_or_thin(self, record: Record) -> None:
+        """Keep metrics; where the disk is full, those of fewer steps."""
+        tried = self._thinning.tries()
+        try:
+            if tried:
+                self._keep(record)
+        except OSError as error:
+            self._thinning.after_loss(record["step"], tried=True)
+            if self._thinning.lost == 1:
+                logger.warning("tracking: fewer metrics are recorded until there is room, training goes on (%s)", error)
+        else:
+            if not tried:
+                self._thinning.after_loss(record["step"], tried=False)
+            elif self._thinning.after_success():
+                self.set_tags({"trainplane.thinned": str(self._thinning)})
+                logger.warning("tracking: there is room again; %s", self._thinning)
+
+    def _guarded(self, write: Callable[[], object]) -> None:
         try:
             write()
         except (OSError, ValueError, TypeError) as error:
             self.failures += 1
             if self.failures == 1:
                 logger.warning("tracking: a record was lost, training goes on (%s)", error)
-
-    def _take_marks(self, marks: Mapping[str, int]) -> None:
-        for key, step in marks.items():
-            self._marks[key] = max(self._marks.get(key, step), step)
 
 
 def sync(root: Path, tracking_uri: str) -> dict[str, Drained]:
@@ -240,7 +275,7 @@ def recorded_steps(client: Any, run_id: str) -> dict[str, int]:
             key, _, rest = PurePosixPath(artifact.path).name.partition("+step+")
             step = rest.partition("+")[0]
             if step.isdigit():
-                steps[_picture_mark(key)] = max(steps.get(_picture_mark(key), 0), int(step))
+                steps[picture_mark(key)] = max(steps.get(picture_mark(key), 0), int(step))
     return steps
 
 
@@ -253,11 +288,6 @@ def _steps_if_reachable(tracking_uri: str, run_id: str) -> dict[str, int]:
     except (MlflowException, OSError) as error:
         logger.warning("tracking: MLflow does not say what run %s has recorded (%s)", run_id, error)
         return {}
-
-
-def _picture_mark(file_key: str) -> str:
-    """The name under which marks hold the last step of pictures whose files begin with `file_key`."""
-    return f"picture {file_key}"
 
 
 def _encoded(picture: Image.Image, file_format: str, **options: Any) -> bytes:

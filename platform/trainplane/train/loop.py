@@ -72,6 +72,7 @@ def run(
             except Exception:
                 # A checkpoint on its way is good, whatever happened after it.
                 trainer.writer.wait()
+                trainer.commit()
                 raise
             finally:
                 trainer.loader.close()
@@ -169,10 +170,10 @@ class _Trainer:
         guarded, micro_batch = GuardState(), self.job.micro_batch
         if found is not None:
             self.epoch = EpochMeans(**found.meta["epoch"])
-            self.tracker.adopt(found.unsent)
             self.writer.go_on_from(found.checkpoint)
             guarded = GuardState.from_json(found.meta["guard"])
             micro_batch = micro_batch or found.meta["micro_batch"]
+        self.tracker.go_on_from(step, found.unsent if found else b"")
         if self.config.train.micro_batch != "auto":
             micro_batch = self.config.train.micro_batch
         self.cut = arithmetic(
@@ -232,6 +233,7 @@ class _Trainer:
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
         self.tracker.log_metrics(done, {**self.recorded, "epoch": done / per_epoch})
+        self.commit()
         means = self.epoch.add(done, values, per_epoch)
         self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})
 
@@ -260,7 +262,13 @@ class _Trainer:
         """Wait, on every rank, until the last checkpoint is in the store."""
         if self.world.is_first:
             self.writer.finish()
+            self.commit()
         self.world.barrier()
+
+    def commit(self) -> None:
+        """Tell the record how far checkpoints are stored: points up to there stand."""
+        if self.writer.last:
+            self.tracker.commit(self.writer.last.step)
 
     def forget_after(self, step: int) -> None:
         """Take away the checkpoints beyond `step`; all ranks wait until they are gone."""
@@ -298,6 +306,7 @@ class _Trainer:
     def _finish(self, done: int, first: int, metrics: dict[str, float], wall_s: float) -> Outcome:
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None
+            self.commit()
         parts = {f"step/{name}": seconds for name, seconds in self.task.timings().items()}
         seconds = {**self.clock.seconds, **parts, "wall": wall_s}
         pictures = (done - first) * self.config.train.global_batch
