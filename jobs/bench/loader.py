@@ -37,11 +37,13 @@ from jobs.bench.loader_sets import (
 from jobs.bench.pairs import machine
 from jobs.cli import emit
 from trainplane.cluster.object_store import local_s3
+from trainplane.data.order import Order
 from trainplane.errors import RunFailed
 from trainplane.storage import ensure_bucket
 
 BUCKET = "s3://bench"
 BATCH = 32
+WARMUP = 8  # batches
 TRAIN_RESIZE = 288
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 
@@ -161,6 +163,7 @@ def _measured_set(
         "samples": pictures.samples,
         "mean_bytes": pictures.mean_bytes,
         "resize": pictures.resize,
+        "whole_windows": measured_batches(args.pictures, samples=pictures.samples)[1],
         "versions": {name: reader.facts for name, reader in readers.items() if reader.facts},
         "readers": rows,
         **_ratios(runs),
@@ -170,8 +173,8 @@ def _measured_set(
 def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int) -> Runs:
     """Let the readers measure themselves in turns, every second round in reverse order."""
     runs: Runs = {name: {} for name in readers}
-    batches = max(4, args.pictures // BATCH)
-    steady = {"warmup": 8, "batches": batches, "start": 0}
+    batches, _ = measured_batches(args.pictures, samples=samples)
+    steady = {"warmup": WARMUP, "batches": batches, "start": 0}
     middle = {"warmup": 1, "batches": 1, "start": samples // 2 // BATCH * BATCH}
     for name, reader in readers.items():
         # Once unrecorded: what a process does once in its life is no part of a rate.
@@ -181,6 +184,19 @@ def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, sample
             for kind, request in _requests(name, steady, middle).items():
                 runs[name].setdefault(kind, []).append(readers[name].measure(**request))
     return runs
+
+
+def measured_batches(pictures: int, *, samples: int) -> tuple[int, bool]:
+    """Batches to measure for about so many pictures, and whether they are whole windows of our order.
+
+    We read most of a window's bytes at its beginning: what is measured after a warm-up has its share of requests only
+    where it is as long as windows are. It is made so where an epoch has room for it.
+    """
+    order = Order(digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH)
+    whole = -(-pictures // (BATCH * order.window)) * order.window
+    if WARMUP + whole <= order.steps_per_epoch:
+        return whole, True
+    return max(4, pictures // BATCH), False
 
 
 def _requests(name: str, steady: dict[str, int], middle: dict[str, int]) -> dict[str, dict[str, int]]:
@@ -269,6 +285,8 @@ def _text(report: dict[str, Any]) -> str:
 
 def _text_of_set(row: dict[str, Any]) -> str:
     lines = [f"{row['set']}: {row['pictures']} pictures of {row['mean_bytes']} bytes, {row['samples']} samples"]
+    if not row["whole_windows"]:
+        lines.append("  measured within a window: the requests of ours are mostly before; take more --samples")
     for name, kinds in row["readers"].items():
         told = [
             f"{kind}: {one['pictures_per_s']:.0f}/s {one['pictures_per_cpu_s']:.0f}/cpu-s"

@@ -74,6 +74,14 @@ def test_made_pictures_have_the_sizes_they_stand_for() -> None:
     assert 20_000 < small.mean_bytes < 120_000
 
 
+def test_what_is_measured_are_whole_windows_of_the_order_where_an_epoch_has_room() -> None:
+    assert bench.measured_batches(4096, samples=16384) == (128, True)
+    assert bench.measured_batches(5000, samples=16384) == (256, True)
+    assert bench.measured_batches(64, samples=16384) == (128, True)
+    assert bench.measured_batches(512, samples=2048) == (16, False)
+    assert bench.measured_batches(10, samples=20) == (4, False)
+
+
 @pytest.mark.real
 def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
