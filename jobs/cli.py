@@ -24,7 +24,9 @@ Parser = argparse.ArgumentParser
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command and return its exit status."""
     parser = build_parser()
-    args = parser.parse_args(argv)
+    args, rest = parser.parse_known_args(argv)
+    if rest:
+        _take_overrides(parser, args, rest)
     if not hasattr(args, "target"):
         parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
     _quiet_third_parties()
@@ -51,6 +53,13 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _say(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
     return int(status or 0)
+
+
+def _take_overrides(parser: Parser, args: argparse.Namespace, rest: list[str]) -> None:
+    """Settings that stand behind an option (`train demo --fresh train.steps=9`), which argparse leaves over."""
+    if not hasattr(args, "overrides") or any("=" not in word or word.startswith("-") for word in rest):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    args.overrides += rest
 
 
 RESUMABLE = {
@@ -333,6 +342,11 @@ def _runs(commands: Any) -> None:
     _command(actions, "list", "jobs.runs:list_runs", "runs, newest first")
     show = _command(actions, "show", "jobs.runs:show", "what a run was made of and how it ended")
     show.add_argument("run", metavar="RUN", help="MLflow run id")
+    reproduce = _command(
+        actions, "reproduce", "jobs.reproduce:reproduce", "write how to run it again; check that all of it is there"
+    )
+    reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
+    reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
     _command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
     ui = _command(commands, "ui", "jobs.runs:ui", "serve MLflow's pages on loopback until interrupted")
     ui.add_argument("--port", type=_port, default=5000, metavar="N", help="default 5000")
