@@ -69,3 +69,9 @@ def test_a_long_diff_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert diff is not None
     assert re.search(r"\[cut here: 6300 of 7000 bytes are not recorded\]", diff)
     assert len(diff) < 800
+    assert lineage.is_cut(diff)
+    assert not lineage.is_cut("+ a line that says [cut here: in its middle\n+ line\n")
+
+
+def test_a_commit_that_does_not_exist_is_not_there() -> None:
+    assert not lineage.has_commit("0" * 40)

@@ -21,6 +21,7 @@ from botocore.exceptions import BotoCoreError
 
 from trainplane.errors import UserError
 from trainplane.storage.retry import Budget, Concurrency, RetryPolicy
+from trainplane.storage.tally import RETRIES
 
 
 class Session:
@@ -111,6 +112,7 @@ class Connection:
             if self._budget.spent or (by_choice and not self._budget.plentiful):
                 return False
             self._budget = self._budget.after_retry()
+            RETRIES.add_one()
             return True
 
 

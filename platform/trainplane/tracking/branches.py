@@ -19,8 +19,9 @@ from typing import Any
 
 Record = dict[str, Any]
 LIVE = "live/"
+SYSTEM = "system/"
 # What these tell is no step of the training: it happened, whatever became of the attempt.
-_STAND_AT_ONCE = ("system/", "guard/")
+_STAND_AT_ONCE = (SYSTEM, "guard/")
 _PICTURE = "picture "
 
 
@@ -69,7 +70,8 @@ class Ledger:
         )
 
     def _rewind(self, step: int) -> None:
-        for key, mark in self.marks.items():
+        # A copy: another thread may be recording what the machine does.
+        for key, mark in list(self.marks.items()):
             if not key.startswith((_PICTURE, *_STAND_AT_ONCE)):
                 self.marks[key] = min(mark, step)
 

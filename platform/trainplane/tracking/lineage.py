@@ -20,6 +20,7 @@ from trainplane.tracking.client import client_for, unreachable, without_secrets
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
 DATASET_DIGEST_LENGTH = 36
 MAX_DIFF_BYTES = 200_000
+_CUT = "[cut here:"
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "timm", "webdataset", "safetensors", "pillow")
 
 
@@ -57,7 +58,17 @@ def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:
     if len(encoded) <= max_bytes:
         return diff + "\n"
     cut = encoded[:max_bytes].decode(errors="ignore")
-    return f"{cut}\n[cut here: {len(encoded) - max_bytes} of {len(encoded)} bytes are not recorded]\n"
+    return f"{cut}\n{_CUT} {len(encoded) - max_bytes} of {len(encoded)} bytes are not recorded]\n"
+
+
+def is_cut(diff: str) -> bool:
+    """Whether `code_diff` left out a part of these changes."""
+    return diff.rstrip("\n").rpartition("\n")[2].startswith(_CUT)
+
+
+def has_commit(commit: str) -> bool:
+    """Whether the repository of this code has that commit."""
+    return _is_checkout() and _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
 
 
 def environment() -> dict[str, str]:

@@ -22,15 +22,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainplane.tracking.branches import Record, picture_mark
+from trainplane.tracking.branches import SYSTEM, Record, picture_mark
 from trainplane.tracking.client import client_for, without_secrets
 from trainplane.tracking.drain import Drained, drain
 from trainplane.tracking.flusher import Flusher
 from trainplane.tracking.spool import Spool, about
+from trainplane.tracking.system import Counters, SystemMonitor
 from trainplane.tracking.thinning import Thinning
 
 logger = logging.getLogger(__name__)
 
+WATCH_EVERY_S = 10.0
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -85,6 +87,10 @@ class Recorder(ABC):
         """The checkpoint of `step` is stored. Saying it again costs nothing."""
 
     @abstractmethod
+    def watch(self, counters: Counters) -> None:
+        """Record under `system/` what the machine does from now on, and how fast these counters grow."""
+
+    @abstractmethod
     def close(self, timeout_s: float = 30.0) -> int:
         """Send for at most `timeout_s` seconds; returns how many records stay on the disk for `sync`."""
 
@@ -115,6 +121,8 @@ class NullTracker(Recorder):
 
     def commit(self, step: int) -> None: ...
 
+    def watch(self, counters: Counters) -> None: ...
+
     def close(self, timeout_s: float = 30.0) -> int:
         return 0
 
@@ -122,7 +130,15 @@ class NullTracker(Recorder):
 class Tracker(Recorder):
     """The recorder of rank 0. One process at a time may record a run on a machine: a second one is a `UserError`."""
 
-    def __init__(self, tracking_uri: str, run_id: str, *, spool: str | Path, flush_every_s: float = 2.0) -> None:
+    def __init__(
+        self,
+        tracking_uri: str,
+        run_id: str,
+        *,
+        spool: str | Path,
+        flush_every_s: float = 2.0,
+        watch_every_s: float = WATCH_EVERY_S,
+    ) -> None:
         """Record run `run_id` by way of the folder `spool`, which belongs to that run alone.
 
         What is recorded already is learnt from the spool and, where it answers, from MLflow: after a move to another
@@ -130,6 +146,8 @@ class Tracker(Recorder):
         """
         self.failures = 0
         self._thinning = Thinning()
+        self._monitor: SystemMonitor | None = None
+        self._watch_every_s = watch_every_s
         self._run_id = run_id
         self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri))
         self._ledger = self._spool.ledger
@@ -208,9 +226,22 @@ class Tracker(Recorder):
         if self._ledger.committed is not None and step > self._ledger.committed:
             self._append({"k": "commit", "step": int(step)})
 
+    def watch(self, counters: Counters) -> None:
+        if self._monitor is None:
+            self._monitor = SystemMonitor(self._log_sample, every_s=self._watch_every_s)
+        self._monitor.watch(counters)
+
+    def _log_sample(self, values: Mapping[str, float]) -> None:
+        metrics = {f"{SYSTEM}{name}": value for name, value in values.items()}
+        # The number of the sample: one for all keys, and going on where an earlier attempt ended.
+        marks = [step for key, step in list(self._ledger.marks.items()) if key.startswith(SYSTEM)]
+        self.log_metrics(max(marks, default=-1) + 1, metrics)
+
     def close(self, timeout_s: float = 30.0) -> int:
         if self._closed is not None:
             return self._closed
+        if self._monitor is not None:
+            self._monitor.close()
         if self._thinning.stride > 1:
             logger.warning("tracking: %s", self._thinning)
             self.set_tags({"trainplane.thinned": str(self._thinning)})

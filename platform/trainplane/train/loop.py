@@ -20,6 +20,7 @@ from trainplane.config import RunConfig, build
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
 from trainplane.storage import open_store
+from trainplane.storage.tally import RETRIES
 from trainplane.task import Batch, Task, load_task
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import checkpoint as checkpoints
@@ -101,6 +102,7 @@ class _Trainer:
         self.writer = checkpoints.Writer(open_store(job.checkpoints), Rules.of(config.train))
         self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
+        self.pictures = 0
 
     def run(
         self, mailbox: Mailbox, report: Report, interrupted: Callable[[], bool], amended: GuardState | None
@@ -132,6 +134,7 @@ class _Trainer:
                     self._check(batch)
                 shares = self._step(index, batch)
             done = index + 1
+            self.pictures += self.config.train.global_batch
             due = agenda.after(done)
 
             # Record: ranks add up their shares only when the result is wanted, and the guard judges what it saw.
@@ -174,6 +177,7 @@ class _Trainer:
             guarded = GuardState.from_json(found.meta["guard"])
             micro_batch = micro_batch or found.meta["micro_batch"]
         self.tracker.go_on_from(step, found.unsent if found else b"")
+        self.tracker.watch(self._counters)
         if self.config.train.micro_batch != "auto":
             micro_batch = self.config.train.micro_batch
         self.cut = arithmetic(
@@ -189,6 +193,11 @@ class _Trainer:
             guarded.with_amendments_of(amended, step=step) if amended else guarded,
         )
         return step
+
+    def _counters(self) -> dict[str, float]:
+        """What the record of the machine shows of the loop: seconds waited, pictures and retries, all growing."""
+        waited = {f"{name}_share": self.clock.seconds.get(name, 0.0) for name in ("data", "checkpoint")}
+        return {**waited, "pictures_per_s": float(self.pictures), "store_retries_per_s": float(RETRIES.value)}
 
     def _check(self, batch: Batch) -> None:
         """Let the task try itself on the first micro-batch, before any step counts."""

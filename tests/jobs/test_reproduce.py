@@ -1,0 +1,63 @@
+"""A finished run can be run again from what it recorded, and what is gone since is named."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import yaml
+
+from trainplane.cluster.context import resolve
+from trainplane.tracking.client import client_for
+
+
+def test_a_run_is_run_again_from_what_it_recorded(isnet_there, project, tmp_path, monkeypatch):
+    told = isnet_there("runs", "reproduce", project.run["run_id"], "-o", tmp_path / "again", "--json").json()
+    # The suite may run from changed code or an installed copy; nothing else may have changed.
+    assert [line for line in told["missing"] if not line.startswith("code:")] == []
+    assert told["state_digest"] == project.run["state_digest"]
+    assert told["commands"][-1] == f"isnet train {tmp_path}/again/config.yaml --fresh"
+    config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert Path(config["data"]["train"]).is_absolute()
+    monkeypatch.setenv("ISNET_HOME", str(tmp_path / "home"))
+    again = isnet_there("train", str(tmp_path / "again" / "config.yaml"), "--fresh", "--json")
+    assert again.status == 0, again.err
+    assert again.json()["run_id"] != project.run["run_id"]
+    assert again.json()["state_digest"] == project.run["state_digest"]
+
+
+def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):
+    client = client_for(resolve().tracking)
+    changed = client.create_run("0")
+    run = client.get_run(project.run["run_id"])
+    run_id = changed.info.run_id
+    for key, value in run.data.tags.items():
+        if key.startswith("trainplane."):
+            client.set_tag(run_id, key, value)
+    client.set_tag(run_id, "trainplane.commit", "0" * 40)
+    client.set_tag(run_id, "trainplane.checkpoint", str(tmp_path / "gone"))
+    client.set_tag(run_id, "trainplane.dataset.training", "f" * 64)
+    client.log_inputs(run_id, run.inputs.dataset_inputs)
+    config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
+    client.log_dict(run_id, config, "config.json")
+    client.log_dict(run_id, {"environment": {"python": "2.7.18", "torch": "0.1"}}, "lineage.json")
+    told = isnet_there("runs", "reproduce", run_id, "-o", tmp_path / "again", "--json")
+    assert told.status == 1
+    missing = "\n".join(told.json()["missing"])
+    for part in (
+        "training dataset: ",
+        "had " + "f" * 64,
+        "commit " + "0" * 40,
+        "package: python was 2.7.18 and is 3.",
+        "package: torch was 0.1 and is",
+        "checkpoint: ",
+    ):
+        assert part in missing, missing
+
+
+def test_a_run_without_a_configuration_is_refused(isnet_there, tmp_path):
+    run_id = client_for(resolve().tracking).create_run("0").info.run_id
+    refused = isnet_there("runs", "reproduce", run_id, "-o", tmp_path / "again")
+    assert refused.status == 2
+    assert "is no training run" in refused.err
+    assert not (tmp_path / "again").exists()
