@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +24,8 @@ from trainplane.config import build
 SUPPORT = Path(__file__).parent
 TARGETS = ("worker 0", "worker 1", "controller", "driver", "proxy")
 STEPS, EVERY = 12, 3
-START_S, END_S = 180.0, 240.0
+# On a busy machine Ray takes minutes to start two workers.
+START_S = END_S = 600.0
 
 
 class Stage:
@@ -30,32 +34,51 @@ class Stage:
     def __init__(self, folder: Path, datasets: Path, endpoint: str, bucket: str) -> None:
         self.moments = Moments(folder / "moments")
         self.moments.folder.mkdir()
-        self.cells = self.equal = 0
+        self.kills = self.runs = self.equal = 0
         self._folder, self._datasets, self._endpoint, self._bucket = folder, datasets, endpoint, bucket
         self._port = claim_port(0)
         self._proxy = self._start_proxy()
         self._driver = self._start_driver()
         self.straight = self._finish(self._begin("straight"))["digest"]
 
-    def play(self, target: str, moment: str, step: int) -> dict[str, Any]:
-        """Kill `target` at this moment of this step's checkpoint; how the run ended after that."""
-        self.cells += 1
-        self.moments.arm(moment, step)
-        result = self._begin(f"cell-{self.cells}")
-        self._wait(lambda: self.moments.wait(0.2), START_S, f"the moment {moment} of step {step} did not come")
-        self._kill(target)
-        self.moments.let_go()
-        if target == "driver":
-            # The same command again, as whoever finds the run dead does.
+    def play(self, target: str, moment: str, steps: Sequence[int]) -> dict[str, Any]:
+        """Kill `target` at this moment of the checkpoints of these steps, in one run; how the run ended after that."""
+        self.runs += 1
+        try:
+            ended = self._play(target, moment, steps)
+        except BaseException:
+            # The next run gets a driver that is not still at this one.
+            self._kill("driver")
             self._driver = self._start_driver()
-            result = self._begin(f"cell-{self.cells}")
-        ended = self._finish(result)
+            raise
         self.equal += ended["digest"] == self.straight
         return ended
 
+    def _play(self, target: str, moment: str, steps: Sequence[int]) -> dict[str, Any]:
+        self.moments.clear()
+        self.moments.arm(moment, steps[0])
+        name = f"run-{self.runs}"
+        result = self._begin(name)
+        for step, following in itertools.zip_longest(steps, steps[1:]):
+            self._wait(
+                functools.partial(self.moments.is_reached, moment, step),
+                START_S,
+                f"{moment} of step {step} did not come",
+            )
+            if following:
+                self.moments.arm(moment, following)
+            self._kill(target)
+            self.moments.let_go(moment, step)
+            if target == "driver":
+                # The same command again, as whoever finds the run dead does.
+                self._driver = self._start_driver()
+                result = self._begin(name)
+            self.kills += 1
+        return self._finish(result)
+
     def close(self) -> None:
         # Its cluster ends with it: a polite end takes seconds that nobody needs.
-        for process in (*psutil.Process(self._driver.pid).children(recursive=True), self._driver, self._proxy):
+        for process in (*self._family(), self._driver, self._proxy):
             try:
                 process.kill()
             except psutil.NoSuchProcess:
@@ -69,7 +92,7 @@ class Stage:
             self._proxy.wait()
             self._proxy = self._start_proxy()
         elif target == "driver":
-            family = psutil.Process(self._driver.pid).children(recursive=True)
+            family = self._family()
             self._driver.kill()
             self._driver.wait()
             # Nothing of it outlives it, or two would train the same run.
@@ -78,11 +101,15 @@ class Stage:
         else:
             os.kill(self._pid(target), signal.SIGKILL)
 
+    def _family(self) -> list[psutil.Process]:
+        """What the driver started."""
+        return psutil.Process(self._driver.pid).children(recursive=True) if self._driver.poll() is None else []
+
     def _pid(self, target: str) -> int:
         if target.startswith("worker"):
             return int((self.moments.folder / f"rank-{target.split()[1]}.pid").read_text())
         found = []
-        for process in psutil.Process(self._driver.pid).children(recursive=True):
+        for process in self._family():
             try:
                 if "TrainController" in " ".join(process.cmdline()):
                     found.append(process)
@@ -130,6 +157,8 @@ class Stage:
             "AWS_ENDPOINT_URL": f"http://127.0.0.1:{self._port}",
             "PYTHONPATH": os.pathsep.join([str(SUPPORT), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "OMP_NUM_THREADS": "1",
+            # Ray's workers stand back otherwise, and on a busy machine their start is most of the time.
+            "RAY_worker_niceness": "0",
         }
         with open(self._folder / "driver.log", "ab") as log:
             return subprocess.Popen(

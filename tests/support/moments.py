@@ -5,7 +5,6 @@ Files in one folder, because those who come there are many processes.
 
 from __future__ import annotations
 
-import contextlib
 import os
 import time
 from dataclasses import dataclass
@@ -27,36 +26,33 @@ class Moments:
 
     folder: Path
 
+    def clear(self) -> None:
+        """Forget all moments of an earlier run."""
+        for file in self.folder.iterdir():
+            if not file.name.startswith("rank-"):
+                file.unlink()
+
     def arm(self, moment: str, step: int) -> None:
         """The next one to come to this moment waits there, nobody after it."""
-        for name in ("reached", "go"):
-            (self.folder / name).unlink(missing_ok=True)
-        (self.folder / "writing").write_text(f"{moment} {step}")
+        (self.folder / "writing").write_text(f"{moment}-{step}")
         os.replace(self.folder / "writing", self.folder / "armed")
 
     def reach(self, moment: str, step: int) -> None:
         """Called where the moment is."""
-        armed = self.folder / "armed"
+        armed, name = self.folder / "armed", f"{moment}-{step}"
         try:
-            if armed.read_text() != f"{moment} {step}":
+            if armed.read_text() != name:
                 return
-            os.rename(armed, self.folder / "reached")
+            os.rename(armed, self.folder / f"reached-{name}")
         except FileNotFoundError:
             return
-        self._await("go", HOLD_S)
-
-    def wait(self, timeout_s: float) -> bool:
-        """Whether someone came there in time."""
-        return self._await("reached", timeout_s)
-
-    def let_go(self) -> None:
-        with contextlib.suppress(FileExistsError):
-            (self.folder / "go").touch(exist_ok=False)
-
-    def _await(self, name: str, timeout_s: float) -> bool:
-        deadline = time.monotonic() + timeout_s
-        while time.monotonic() < deadline:
-            if (self.folder / name).exists():
-                return True
+        deadline = time.monotonic() + HOLD_S
+        while not (self.folder / f"go-{name}").exists() and time.monotonic() < deadline:
             time.sleep(0.01)
-        return False
+
+    def is_reached(self, moment: str, step: int) -> bool:
+        """Whether someone came there."""
+        return (self.folder / f"reached-{moment}-{step}").exists()
+
+    def let_go(self, moment: str, step: int) -> None:
+        (self.folder / f"go-{moment}-{step}").touch()
