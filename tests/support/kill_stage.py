@@ -96,7 +96,7 @@ class Stage:
             self._driver.kill()
             self._driver.wait()
             # Nothing of it outlives it, or two would train the same run.
-            left = psutil.wait_procs(family, timeout=60)[1]
+            left = psutil.wait_procs(family, timeout=END_S)[1]
             assert not left, f"outlived the driver: {left}"
         else:
             os.kill(self._pid(target), signal.SIGKILL)
