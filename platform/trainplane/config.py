@@ -215,7 +215,8 @@ def _field(schema: type[Section], place: Sequence[int | str]) -> str:
         if node is None:
             break
         names.append(str(part))
-        node = _section_at(node, str(part))
+        # A number is a place in a list of sections: what follows belongs to one of those.
+        node = node if isinstance(part, int) else _section_at(node, str(part))
     return ".".join(names)
 
 

@@ -86,9 +86,12 @@ def test_a_finished_run_tells_the_next_one_how_fast_it_will_be(isnet_there, proj
     more = [*SMALL, "train.steps=9"]
     found = isnet_there("plan", "train", "demo", *more, "--json").json()
     assert (found["done"], found["estimate"]["steps"]) == (4, 5)
-    assert found["rate"]["source"] == f"as run {project.run['run_id'][:8]} had"
-    assert found["rate"]["pictures_per_s"] == pytest.approx(project.run["pictures_per_s"])
     client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
+    # Other tests of the shared project train runs like it, and the newest counts.
+    runs = client.search_runs([client.get_run(project.run["run_id"]).info.experiment_id])
+    like = {f"as run {run.info.run_id[:8]} had": run.data.metrics.get("time/pictures_per_s") for run in runs}
+    assert found["rate"]["source"] in like
+    assert found["rate"]["pictures_per_s"] == pytest.approx(like[found["rate"]["source"]])
     record = client.download_artifacts(project.run["run_id"], "plan.json")
     about = json.loads(Path(record).read_text())
     assert about["planned"]["steps"] == about["actual"]["steps"] == 4

@@ -87,7 +87,12 @@ def test_an_unreachable_server_costs_the_writer_nothing_and_the_end_little(tmp_p
 def test_no_command_line_shows_the_address(tmp_path: Path) -> None:
     spool = Spool(tmp_path / "s", run_id="r", tracking="t")
     flusher = Flusher(tmp_path / "s", UNREACHABLE)
-    shown = " ".join(psutil.Process(flusher.pid).cmdline())
+    process, shown = psutil.Process(flusher.pid), ""
+    # Empty for a moment, between the two halves of starting a program.
+    for _ in range(1000):
+        if shown := " ".join(process.cmdline()):
+            break
+        time.sleep(0.01)
     flusher.close(0)
     spool.close()
     assert "flusher" in shown
