@@ -28,6 +28,23 @@ STEPS, EVERY = 12, 3
 START_S = END_S = 600.0
 
 
+def _may_train(process: psutil.Process) -> bool:
+    """Whether it is one of those that run the training or start them again; what is gone already is not."""
+    try:
+        words = f"{process.name()} {' '.join(process.cmdline())}"
+    except (psutil.NoSuchProcess, psutil.ZombieProcess):
+        return False
+    return any(name in words for name in ("RayTrainWorker", "TrainController", "raylet/raylet", "gcs_server"))
+
+
+def _end(processes: Sequence[psutil.Process | subprocess.Popen[bytes]]) -> None:
+    for process in processes:
+        try:
+            process.kill()
+        except psutil.NoSuchProcess:
+            continue
+
+
 class Stage:
     """One driver and one proxy at a time, both replaced when they are killed."""
 
@@ -78,11 +95,7 @@ class Stage:
 
     def close(self) -> None:
         # Its cluster ends with it: a polite end takes seconds that nobody needs.
-        for process in (*self._family(), self._driver, self._proxy):
-            try:
-                process.kill()
-            except psutil.NoSuchProcess:
-                continue
+        _end([*self._family(), self._driver, self._proxy])
         self._driver.wait()
         self._proxy.wait()
 
@@ -93,11 +106,15 @@ class Stage:
             self._proxy = self._start_proxy()
         elif target == "driver":
             family = self._family()
+            training = [process for process in family if _may_train(process)]
+            assert training, "the driver had no cluster"
             self._driver.kill()
             self._driver.wait()
-            # Nothing of it outlives it, or two would train the same run.
-            left = psutil.wait_procs(family, timeout=END_S)[1]
+            # Nothing that trains outlives it, or two would train the same run.
+            left = psutil.wait_procs(training, timeout=END_S)[1]
             assert not left, f"outlived the driver: {left}"
+            # Ray's agents, which only watch and serve, take minutes to notice that their node is gone.
+            _end(family)
         else:
             os.kill(self._pid(target), signal.SIGKILL)
 
