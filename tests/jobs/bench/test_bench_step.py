@@ -63,11 +63,11 @@ def test_turns_are_taken_alternately_and_compared_with_their_neighbours():
 
 
 @pytest.mark.real
-def test_the_command_reports_every_figure(capsys):
+def test_the_command_reports_every_figure(capfd):
     assert (
         main(["bench", "step", "--sizes", "32", "--rounds", "1", "--blocks", "1", "--curve-steps", "2", "--json"]) == 0
     )
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capfd.readouterr().out)
     (row,) = report["sizes"]
     assert {"reference", "reference, lean", "fp32"} <= set(row["faster"])
     assert row["faster"]["reference"] == row["memory"]["reference"] == 1
