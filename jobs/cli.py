@@ -379,7 +379,7 @@ def _bench(commands: Any) -> None:
     step.add_argument("--batch", type=_count, metavar="N", help="pictures a step (default: 8, 4, 2 at 64, 128, 256 px)")
     step.add_argument("--blocks", type=_count, default=4, metavar="N", help="residual blocks, default the paper's 4")
     step.add_argument(
-        "--curve-steps", type=int, default=24, metavar="N", help="of comparing losses at the first size; 0: none"
+        "--curve-steps", type=_whole, default=24, metavar="N", help="of comparing losses at the first size; 0: none"
     )
     step.add_argument(
         "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"

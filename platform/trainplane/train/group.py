@@ -119,6 +119,7 @@ class Group:
             try:
                 trainer.fit()
                 ended.append(None)
+            # Whatever it was: it is raised again where `ended` is read; in a thread it would only be printed.
             except BaseException as error:
                 ended.append(error)
 
