@@ -1,0 +1,87 @@
+"""Arguments of `isnet bench`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.arguments.words import command, count, group, size, whole
+
+
+def bench(commands: Any) -> None:
+    actions = group(commands, "bench", "measure anew the figures of docs/LOG.md")
+    step = command(actions, "step", "jobs.bench.step:step", "our training step against the released code's, in turns")
+    step.add_argument("--sizes", metavar="PX,…", default="64,128,256", help="default 64,128,256")
+    step.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each way, default 5")
+    step.add_argument("--batch", type=count, metavar="N", help="pictures a step (default: 8, 4, 2 at 64, 128, 256 px)")
+    step.add_argument("--blocks", type=count, default=4, metavar="N", help="residual blocks, default the paper's 4")
+    step.add_argument(
+        "--curve-steps", type=whole, default=24, metavar="N", help="of comparing losses at the first size; 0: none"
+    )
+    step.add_argument(
+        "--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: a GPU where there is one"
+    )
+    pack = command(actions, "pack", "jobs.bench.pack:pack", "pictures per second of packing, by numbers of Ray tasks")
+    pack.add_argument("photos", metavar="PHOTOS", help="folder, list or plain tar of pictures")
+    pack.add_argument("--tasks", metavar="N,…", default="0,1,2", help="Ray tasks at once; 0: none; default 0,1,2")
+    pack.add_argument("--repeat", type=count, default=4, metavar="N", help="times each picture is packed, default 4")
+    pack.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each way, default 3")
+    pack.add_argument("--max-side", type=count, metavar="PX", help="shrink larger pictures, as `data pack` does")
+    pack.add_argument("--shard-bytes", type=size, default=8 * 2**20, metavar="SIZE", help="about, default 8M")
+    faults = command(
+        actions,
+        "faults",
+        "jobs.bench.faults:faults",
+        "an epoch from a failing S3 server: what arrives, at what cost",
+    )
+    faults.add_argument("--samples", type=count, default=4096, metavar="N", help="in the dataset, default 4096")
+    faults.add_argument("--sample-bytes", type=size, default=2**15, metavar="SIZE", help="on average, default 32K")
+    faults.add_argument("--seed", type=int, default=0, help="of bytes, order and faults, default 0")
+    loader = command(
+        actions,
+        "loader",
+        "jobs.bench.loader:loader",
+        "our loader against its peers and bare decoding, from one S3 server",
+    )
+    loader.add_argument("--photos", metavar="DIR", help="JPEG photos to measure on, beside made pictures")
+    loader.add_argument("--samples", type=count, default=16384, metavar="N", help="in a set, default 16384")
+    loader.add_argument("--pictures", type=count, default=2048, metavar="N", help="in a measurement, default 2048")
+    loader.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each reader, default 3")
+    loader.add_argument("--only", metavar="SET,…", help="of: photos, photos-large, synthetic, synthetic-large")
+    loader.add_argument(
+        "--mds-python", metavar="PATH", help="Python with mosaicml-streaming, which needs an older numpy than we do"
+    )
+    tracking = command(
+        actions,
+        "tracking",
+        "jobs.bench.tracking:tracking",
+        "what recording costs a training, whether all of it arrives",
+    )
+    tracking.add_argument("--seconds", type=count, default=20, metavar="N", help="in each server state, default 20")
+    tracking.add_argument("--points", type=count, default=100_000, metavar="N", help="over the outage, default 100000")
+    tracking.add_argument("--steps", type=count, default=10_000, metavar="N", help="of 20 metrics, default 10000")
+    tracking.add_argument("--sample", type=count, default=2000, metavar="N", help="points one by one, default 2000")
+    order = command(actions, "order", "jobs.bench.order:order", "what the order of samples costs, how well it shuffles")
+    order.add_argument("--samples", type=count, default=10**7, metavar="N", help="to plan, default 10 million")
+    order.add_argument("--ranks", type=count, default=1024, metavar="N", help="default 1024")
+    order.add_argument("--index-samples", type=count, default=10**6, metavar="N", help="default a million")
+    overhead = command(
+        actions,
+        "overhead",
+        "jobs.bench.overhead:overhead",
+        "what `isnet train` costs beside a bare torch loop, in turns",
+    )
+    overhead.add_argument("preset", nargs="?", default="demo", metavar="PRESET", help="default demo")
+    overhead.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as model.width=32")
+    overhead.add_argument("--steps", type=count, default=20, metavar="N", help="counted in each run, default 20")
+    overhead.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each way, default 5")
+    overhead.add_argument("--loader-workers", type=whole, default=0, metavar="N", help="of each way, default 0")
+    overhead.add_argument("--threads", type=count, default=1, metavar="N", help="of torch, default 1")
+    checkpoint = command(
+        actions,
+        "checkpoint",
+        "jobs.bench.checkpoint:checkpoint",
+        "what a checkpoint of the full state takes from training",
+    )
+    checkpoint.add_argument("--every", type=count, default=160, metavar="N", help="steps between two, default 160")
+    checkpoint.add_argument("--checkpoints", type=count, default=2, metavar="N", help="measured, default 2")
+    checkpoint.add_argument("--polls", type=count, default=10_000, metavar="N", help="of a reader, default 10,000")

@@ -1,0 +1,56 @@
+"""Arguments of `isnet evaluate`, `isnet inpaint` and `isnet models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.arguments.words import MODEL_HELP, command, count, group
+
+
+def evaluate(commands: Any) -> None:
+    parser = command(commands, "evaluate", "jobs.evaluate:evaluate", "the table by hole ratio")
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("dataset", metavar="DATASET", help="held-out pictures")
+    parser.add_argument(
+        "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
+    )
+    parser.add_argument("--size", type=count, metavar="PX", help="side of the centre square (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the fixed list of masks, default 0")
+    parser.add_argument(
+        "--definition", choices=("isnet", "edge_connect", "skimage"), default="isnet", help="of PSNR, SSIM and L1"
+    )
+
+
+def inpaint(commands: Any) -> None:
+    parser = command(commands, "inpaint", "jobs.inpaint:inpaint", "fill the hole of a picture, or of a folder of them")
+    parser.add_argument("image", metavar="IMAGE", help="a picture or a folder")
+    parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder for a folder")
+    parser.add_argument("--model", default="models:/isnet@production", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
+    parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
+    parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
+
+
+def models(commands: Any) -> None:
+    actions = group(commands, "models", "the registry: versions, gates, promotion")
+    command(actions, "list", "jobs.models:list_models", "registered models")
+    show = command(actions, "show", "jobs.models:show", "versions of a model and what stands behind each")
+    show.add_argument("name", metavar="NAME")
+    register = command(actions, "register", "jobs.models:register", "make a run's last checkpoint a model version")
+    register.add_argument("source", metavar="RUN", help="runs:/ID or a checkpoint's address")
+    register.add_argument("--name", default="isnet", help="registered model, default isnet")
+    promote = command(actions, "promote", "jobs.models:promote", "move an alias to a version that passes its gates")
+    promote.add_argument("name", metavar="NAME")
+    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
+    promote.add_argument("--gates", metavar="FILE", help="YAML of rules (default: the shipped ones)")
+    promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
+    promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
+    rollback = command(actions, "rollback", "jobs.models:rollback", "back to the version in production before")
+    rollback.add_argument("name", metavar="NAME")
+    rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    audit = command(actions, "audit", "jobs.models:audit", "every move of a model's aliases")
+    audit.add_argument("name", metavar="NAME")
+    audit.add_argument("--verify", action="store_true", help="check the chain and that aliases stand where it says")

@@ -1,0 +1,22 @@
+"""Arguments of `isnet runs` and `isnet ui`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.arguments.words import command, group, port
+
+
+def runs(commands: Any) -> None:
+    actions = group(commands, "runs", "what was run")
+    command(actions, "list", "jobs.runs:list_runs", "runs, newest first")
+    show = command(actions, "show", "jobs.runs:show", "what a run was made of and how it ended")
+    show.add_argument("run", metavar="RUN", help="MLflow run id")
+    reproduce = command(
+        actions, "reproduce", "jobs.reproduce:reproduce", "write how to run it again; check that all of it is there"
+    )
+    reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
+    reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
+    command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
+    ui = command(commands, "ui", "jobs.runs:ui", "serve MLflow's pages on loopback until interrupted")
+    ui.add_argument("--port", type=port, default=5000, metavar="N", help="default 5000")
