@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -82,9 +83,14 @@ class RunConfig(Section):
         """The settings that decide what is learnt, without those that only say where, how long or how often.
 
         A run goes on under the same identity on another number of workers, or with more steps. Datasets are left
-        out because a run is tied to their digests, not to their addresses.
+        out because a run is tied to their digests, not to their addresses. A schedule of rates counts as what it comes
+        to: where rates fall until `train.steps`, those are part of it.
         """
-        return self._without_logistics(self.model_dump(mode="json"))
+        tree = self._without_logistics(self.model_dump(mode="json"))
+        for name in SCHEDULE:
+            del tree["train"][name]
+        schedule = self.train.schedule
+        return tree if schedule.is_flat else tree | {"rates": asdict(schedule)}
 
     def special(self) -> dict[str, Any]:
         """Of the identity, the settings that differ from the defaults."""
@@ -121,6 +127,9 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "guard": ("saved_batches",),
     "tracking": (),
 }
+
+# Settings of section `train` that `TrainConfig.schedule` sums up.
+SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 

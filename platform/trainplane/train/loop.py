@@ -34,6 +34,7 @@ from trainplane.train.failures import OutOfMemory, out_of_memory
 from trainplane.train.guard import GuardState, Observation
 from trainplane.train.held_out import HeldOut
 from trainplane.train.job import Job, Outcome, Progress, Report, Silent, keep_going
+from trainplane.train.rates import Rates
 from trainplane.train.record import EpochMeans, reduced
 from trainplane.train.resume import forget_after, load_newest
 from trainplane.train.retention import Rules, check_metric
@@ -97,6 +98,8 @@ class _Trainer:
         # Ranks start alike, whether or not a checkpoint then overwrites it all.
         torch.manual_seed(config.train.seed)
         self.task = task_class(config, start.device_of(config))
+        # Before a checkpoint brings the rates of some later step.
+        self.rates = Rates(config.train.schedule, self.task.optimizers())
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache)
         self.loader = start.loader_of(self.dataset, config, task_class, world)
         self.writer = checkpoints.Writer(open_store(job.checkpoints), Rules.of(config.train))
@@ -187,6 +190,7 @@ class _Trainer:
             self.config.guard,
             self.task,
             self.world,
+            self.rates,
             self._tell,
             self._keep,
             self._last_good,
@@ -241,7 +245,7 @@ class _Trainer:
         self.sentry.judge(done, values)
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
-        self.tracker.log_metrics(done, {**self.recorded, "epoch": done / per_epoch})
+        self.tracker.log_metrics(done, {**self.recorded, **self.rates.shown(), "epoch": done / per_epoch})
         self.commit()
         means = self.epoch.add(done, values, per_epoch)
         self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})

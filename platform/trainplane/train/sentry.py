@@ -17,6 +17,7 @@ from trainplane.train import guard
 from trainplane.train import state as states
 from trainplane.train.failures import Diverged
 from trainplane.train.guard import GuardConfig, GuardState, Observation, Verdict
+from trainplane.train.rates import Rates
 from trainplane.train.watch import Watch
 from trainplane.train.world import World
 
@@ -34,6 +35,7 @@ class RollBack(Exception):
 class Sentry:
     """Guards one task.
 
+    rates -- of its optimisers: by schedule, and lower where the guard said so
     tell -- (done, sentence, faults so far): heard by the user; keep -- stores the batch of a faulty step
     last_good -- the step of the newest checkpoint, as the first rank knows it
     """
@@ -41,6 +43,7 @@ class Sentry:
     config: GuardConfig
     task: Task
     world: World
+    rates: Rates
     tell: Callable[[int, str, int], None]
     keep: Callable[[Observation], str]
     last_good: Callable[[], int]
@@ -53,9 +56,7 @@ class Sentry:
 
     def before(self, index: int) -> bool:
         """Called before step `index`; False: its batch is passed over."""
-        for since, player in self.state.slowed:
-            if since == index:
-                self._watch.slow(player, self.config.rate_factor)
+        self.rates.set(index, slowed=self.state.slowed, slower=self.config.rate_factor)
         self._watch.begin()
         return index not in self.state.passed_over
 

@@ -9,6 +9,7 @@ from pydantic import AfterValidator, Field, model_validator
 from trainplane.section import Section
 from trainplane.train import batches
 from trainplane.train.cadence import Cadence
+from trainplane.train.rates import Schedule
 
 
 def _readable(text: int | str) -> int | str:
@@ -43,6 +44,20 @@ class TrainConfig(Section):
     threads: int | None = Field(None, ge=1, description="torch threads per rank; default: Ray's or torch's own")
     lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
     lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
+    lr_schedule: Literal["constant", "linear", "cosine"] = Field(
+        "constant", description="how both rates fall after train.lr_decay_from; they are a function of the step alone"
+    )
+    lr_warmup: int = Field(0, ge=0, description="steps in which both rates rise from nothing in a line; 0: none")
+    lr_decay_from: int | None = Field(
+        None, ge=0, description="steps at the full rates before they fall; default: the end of the warm-up"
+    )
+    lr_decay_until: int | None = Field(
+        None,
+        ge=1,
+        description="steps after which they have fallen; default: train.steps, and then a run asked for more steps is "
+        "another run, because every step would have been another",
+    )
+    lr_end: float = Field(0.0, ge=0, le=1, description="what they have fallen to, as a share of the full rates")
     betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
         (0.0, 0.9), description="Adam's betas of both players"
     )
@@ -91,6 +106,45 @@ class TrainConfig(Section):
                 "such as train.best_metric=val/psnr, and train.best_mode=min where less is better"
             )
         return self
+
+    @model_validator(mode="after")
+    def _rates_fall_inside(self) -> TrainConfig:
+        found = self.schedule
+        if self.lr_warmup >= self.steps:
+            raise ValueError(
+                f"train.lr_warmup={self.lr_warmup} does not end within train.steps={self.steps}; give a smaller one"
+            )
+        if found.kind == "constant":
+            for name in ("lr_decay_from", "lr_decay_until"):
+                if getattr(self, name) is not None:
+                    raise ValueError(
+                        f"train.{name}={getattr(self, name)} and train.lr_schedule=constant, under which no rate "
+                        "falls; set train.lr_schedule=linear or cosine"
+                    )
+            return self
+        if not self.lr_warmup <= found.decay_from < found.decay_until:
+            raise ValueError(
+                f"rates would rise until step {self.lr_warmup} and fall from step {found.decay_from} to "
+                f"{found.decay_until}; need train.lr_warmup ≤ train.lr_decay_from < train.lr_decay_until "
+                "(default: train.steps)"
+            )
+        if self.lr_end == 0 and self.steps > found.decay_until:
+            raise ValueError(
+                f"train.steps={self.steps} and rates that are 0 after train.lr_decay_until={found.decay_until}: those "
+                "steps would learn nothing; give a larger train.lr_decay_until, or train.lr_end above 0"
+            )
+        return self
+
+    @property
+    def schedule(self) -> Schedule:
+        """The rates of each step, relative to `lr_g` and `lr_d`."""
+        return Schedule(
+            kind=self.lr_schedule,
+            warmup=self.lr_warmup,
+            decay_from=self.lr_warmup if self.lr_decay_from is None else self.lr_decay_from,
+            decay_until=self.steps if self.lr_decay_until is None else self.lr_decay_until,
+            end=self.lr_end,
+        )
 
     @property
     def min_workers(self) -> int:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from trainplane.task import Task
-from trainplane.train.guard import EVERYONE, Observation
+from trainplane.train.guard import Observation
 from trainplane.train.world import World
 
 
@@ -38,13 +38,6 @@ class Watch:
         """Norms beyond which the steps to come are blocked; players that are not named have none."""
         values = [limits.get(player, math.inf) for player in self._players]
         self._limits = torch.tensor(values, device=self._device)
-
-    def slow(self, player: str, factor: float) -> None:
-        """Multiply the learning rate of one player, or of all."""
-        for name, optimizer in self._optimizers.items():
-            if player in (EVERYONE, name):
-                for group in optimizer.param_groups:
-                    group["lr"] *= factor
 
     def begin(self) -> None:
         self._norms = None
