@@ -1,0 +1,16 @@
+"""The kustomizations, rendered once."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import manifests
+
+
+@pytest.fixture(params=manifests.RENDERED)
+def rendered(request):
+    """Documents of each kustomization in turn."""
+    return manifests.render(request.param)

@@ -1,0 +1,51 @@
+"""Bucket policies: each role may do what its commands need and nothing beside."""
+
+import json
+
+import pytest
+from manifests import INFRA
+
+ROLES = ("trainer", "packer", "promoter", "mlflow")
+
+
+def statements(name):
+    return json.loads((INFRA / "s3" / f"{name}.json").read_text())["Statement"]
+
+
+def listed(value):
+    return value if isinstance(value, list) else [value]
+
+
+@pytest.mark.parametrize("role", ROLES)
+def test_no_role_may_do_everything_or_leave_the_bucket(role):
+    for statement in statements(role):
+        assert all(action.startswith("s3:") and "*" not in action for action in listed(statement["Action"]))
+        assert all(
+            r == "arn:aws:s3:::isnet" or r.startswith("arn:aws:s3:::isnet/") for r in listed(statement["Resource"])
+        )
+        assert all(resource != "arn:aws:s3:::isnet/*" for resource in listed(statement["Resource"]))
+
+
+def allows(role, action, key):
+    def matches(statement):
+        resources = [r.removeprefix("arn:aws:s3:::isnet/").removesuffix("*") for r in listed(statement["Resource"])]
+        return action in listed(statement["Action"]) and any(key.startswith(r) for r in resources)
+
+    found = [statement["Effect"] for statement in statements(role) if matches(statement)]
+    return "Allow" in found and "Deny" not in found
+
+
+def test_who_may_write_where():
+    may = {
+        (role, place): allows(role, "s3:PutObject", f"{place}/x")
+        for role in ROLES
+        for place in ("datasets", "checkpoints", "artifacts", "audit")
+    }
+    assert {key for key, value in may.items() if value} == {
+        ("packer", "datasets"),
+        ("trainer", "checkpoints"),
+        ("trainer", "artifacts"),
+        ("promoter", "artifacts"),
+        ("promoter", "audit"),
+    }
+    assert not any(allows(role, "s3:DeleteObject", "audit/x") for role in ROLES)
