@@ -99,6 +99,9 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
     config = {**recipe.config, "data": dict(recipe.config["data"])}
     for purpose, address in recipe.datasets.items():
         config["data"][PURPOSES[purpose]] = address
+    if "trainplane.threads" in recipe.tags:
+        # Not of the run's identity, but of its bits: another number adds up in another order.
+        config["train"] = {**config["train"], "threads": int(recipe.tags["trainplane.threads"])}
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))

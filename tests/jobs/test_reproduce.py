@@ -3,14 +3,29 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
+import pytest
+import torch
 import yaml
+from small_run import SMALL
 
 from trainplane.cluster.context import resolve
 from trainplane.tracking.client import client_for
 
 
+@pytest.fixture
+def threads_put_back():
+    """Torch's number of threads is of the process, so a test gives it back."""
+    before = torch.get_num_threads()
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("threads_put_back")
 def test_a_run_is_run_again_from_what_it_recorded(isnet_there, project, tmp_path, monkeypatch):
     told = isnet_there("runs", "reproduce", project.run["run_id"], "-o", tmp_path / "again", "--json").json()
     # The suite may run from changed code or an installed copy; nothing else may have changed.
@@ -20,10 +35,34 @@ def test_a_run_is_run_again_from_what_it_recorded(isnet_there, project, tmp_path
     config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert Path(config["data"]["train"]).is_absolute()
     monkeypatch.setenv("ISNET_HOME", str(tmp_path / "home"))
+    # Here torch has another number of threads than where the run was; the bits must not depend on that.
+    torch.set_num_threads(other_than(config["train"]["threads"]))
     again = isnet_there("train", str(tmp_path / "again" / "config.yaml"), "--fresh", "--json")
     assert again.status == 0, again.err
     assert again.json()["run_id"] != project.run["run_id"]
     assert again.json()["state_digest"] == project.run["state_digest"]
+
+
+def test_a_run_keeps_the_number_of_threads_it_began_with(project, tmp_path, monkeypatch):
+    began = int(client_for(resolve().tracking).get_run(project.run["run_id"]).data.tags["trainplane.threads"])
+    monkeypatch.setenv("ISNET_HOME", str(tmp_path / "home"))
+    data = [f"data.{name}={project.folder}/home/datasets/{held}" for name, held in (("train", "mine"), ("val", "held"))]
+
+    def train(threads: int, *words: str) -> dict:
+        command = [sys.executable, "-m", "jobs.cli", "train", "demo", *SMALL, *data, *words, "--json"]
+        there = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        ran = subprocess.run(command, capture_output=True, text=True, check=False, env=there)
+        assert ran.returncode == 0, ran.stderr
+        return json.loads(ran.stdout)
+
+    half = train(began, "train.steps=2")
+    whole = train(other_than(began))
+    assert whole["run_id"] == half["run_id"]
+    assert whole["state_digest"] == project.run["state_digest"]
+
+
+def other_than(threads: int) -> int:
+    return 2 if threads == 1 else 1
 
 
 def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):

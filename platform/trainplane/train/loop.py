@@ -179,6 +179,8 @@ class _Trainer:
             self.writer.go_on_from(found.checkpoint)
             guarded = GuardState.from_json(found.meta["guard"])
             micro_batch = micro_batch or found.meta["micro_batch"]
+            self._think_in(found.meta.get("threads"))
+        self.tracker.set_tags({"trainplane.threads": str(torch.get_num_threads())})
         self.tracker.go_on_from(step, found.unsent if found else b"")
         self.tracker.watch(self._counters)
         if self.config.train.micro_batch != "auto":
@@ -197,6 +199,11 @@ class _Trainer:
             guarded.with_amendments_of(amended, step=step) if amended else guarded,
         )
         return step
+
+    def _think_in(self, threads: int | None) -> None:
+        """Keep the number of threads that the run began with: it decides how sums are cut, and so their last bits."""
+        if threads and not self.config.train.threads:
+            torch.set_num_threads(threads)
 
     def _counters(self) -> dict[str, float]:
         """What the record of the machine shows of the loop: seconds waited, pictures and retries, all growing."""
@@ -262,6 +269,7 @@ class _Trainer:
             "epoch": asdict(self.epoch),
             "guard": self.sentry.to_json(),
             "micro_batch": self.cut.micro_batch,
+            "threads": torch.get_num_threads(),
         }
         state = states.capture(self.task, step=done)
         self.writer.save(state, meta=meta, unsent=self.tracker.unsent(), metrics=metrics)
