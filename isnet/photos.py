@@ -132,12 +132,15 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
         elif mode in ("L", "RGB") and "transparency" in image.info:
             pixels, mode = _with_alpha(pixels, image.info["transparency"]), {"L": "LA", "RGB": "RGBA"}[mode]
             notes.append("its transparent colour became an alpha channel")
+        if image.mode in ("LAB", "YCbCr", "HSV"):
+            notes.append(f"its {image.mode} samples were converted to RGB")
         dpi = image.info.get("dpi")
         return Photo(
             pixels=turned(pixels, pending),
             mode=mode,
             palette=palette,
-            icc=image.info.get("icc_profile") or None,
+            # A profile of LAB would be wrong for the RGB made from it.
+            icc=None if image.mode == "LAB" else image.info.get("icc_profile") or None,
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(0 < value < 1e5 for value in dpi) else None,
             format=str(image.format),
             orientation=stored,

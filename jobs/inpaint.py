@@ -7,6 +7,7 @@ What cannot be filled is named with its reason; the others are filled, and the e
 from __future__ import annotations
 
 import argparse
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -57,12 +58,12 @@ def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[s
     """Which picture goes with which mask and where to; what has no mask is in the second list."""
     if not image.is_dir():
         target = output / image.name if output.is_dir() else output
-        if target.resolve() in (image.resolve(), mask.resolve()):
+        if _real(target) in (_real(image), _real(mask)):
             raise UserError(f"{target} is an input; write the result elsewhere")
         if not target.parent.is_dir():
             raise UserError(f"{target.parent}: there is no such folder to write to; make it")
         return [Task(image, mask, target)], []
-    if output.exists() and (not output.is_dir() or output.resolve() in (image.resolve(), mask.resolve())):
+    if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
         raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
     paths, skipped = find_pictures(image)
     failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped]
@@ -87,6 +88,11 @@ def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[s
     if not tasks:
         raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
     return tasks, failed
+
+
+def _real(path: Path) -> str:
+    """Where a path leads; unlike `Path.resolve`, a link to itself is no error yet: whoever opens it says so."""
+    return os.path.realpath(path)
 
 
 def _masks(mask: Path) -> dict[Path, Path] | None:

@@ -356,3 +356,12 @@ def test_arrays_with_one_channel_are_gray():
 def test_arrays_that_make_no_picture_are_refused(array, message):
     with pytest.raises(InputError, match=message):
         photo_of_array(array)
+
+
+@pytest.mark.parametrize("mode", ["LAB", "YCbCr"])
+def test_colour_spaces_that_become_rgb_say_so_and_lose_a_profile_that_no_longer_fits(mode, tmp_path):
+    Image.new(mode, (4, 3)).save(tmp_path / "photo.tif", icc_profile=b"a profile")
+    photo = read_photo(tmp_path / "photo.tif")
+    assert photo.mode == "RGB"
+    assert f"its {mode} samples were converted to RGB" in photo.notes
+    assert (photo.icc is None) == (mode == "LAB")

@@ -382,3 +382,11 @@ def test_an_empty_folder_has_no_photos_for_a_demo(isnet, tmp_path):
     ran = isnet("demo", "--photos", tmp_path / "none")
     assert ran.status == 2
     assert "0 usable photos found, need at least 4" in ran.err
+
+
+def test_a_link_to_itself_is_a_sentence(isnet, tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    Image.new("L", (9, 9), 255).save("mask.png")
+    refused = isnet("inpaint", "loop.png", "mask.png", "-o", "out.png", "--model", "classical:mean")
+    assert refused.status == 2
+    assert "loop.png cannot be read" in refused.err
