@@ -2,6 +2,7 @@
 
     footprint = step_footprint(gan_on_meta, size=256, micro_batch=6)
     footprint.state, footprint.peak        # bytes
+    inference_bytes(architecture, size=256)
 
 The step itself is run, on tensors that have shapes and no numbers (torch's FakeTensorMode), while every storage is
 counted from its birth to its end. So whatever the step really builds and frees is in the figure, and nothing else: not
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +23,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+import isnet
+from isnet.architecture import Architecture
 from isnet.errors import InputError
 from isnet.gan import GAN
 from isnet.reduce import LocalReducer
@@ -63,6 +66,22 @@ def step_footprint(gan: GAN, *, size: int, micro_batch: int, accumulation: int =
         state = state_bytes(gan.modules(), gan.optimizers())
         del micro_batches
         return Footprint(state, live.now - state, live.peak)
+
+
+def inference_bytes(architecture: Architecture, *, size: int) -> int:
+    """Bytes at the most while one square picture is filled: weights as they are exported, and what is computed."""
+    with torch.device("meta"):
+        # Exported weights have spectral norm folded in.
+        network = isnet.build_from(replace(architecture, spectral_norm="none")).eval()
+    with FakeTensorMode(), _Live() as live, torch.no_grad():
+        for module in network.modules():
+            for name, parameter in module.named_parameters(recurse=False):
+                module.register_parameter(name, nn.Parameter(_like(parameter), requires_grad=False))
+            for name, buffer in module.named_buffers(recurse=False):
+                module.register_buffer(name, _like(buffer))
+        network(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size))
+        peak: int = live.peak
+        return peak
 
 
 def state_bytes(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> int:

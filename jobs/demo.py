@@ -24,10 +24,11 @@ from isnet.images import decode_rgb
 from isnet.masks import irregular
 from jobs.cli import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
-from jobs.evaluating import Protocol, evaluate_model, protocol, table
+from jobs.evaluating import Protocol, evaluate_model, protocol
 from jobs.isnet_task import picture_bytes
 from jobs.model_ref import open_model, untrained
 from jobs.registering import register_checkpoint
+from jobs.report import Report, plain
 from jobs.sample_photos import VAL, folder_photos, pack_sides, packaged_photos
 from jobs.train import run_training
 from trainplane.cluster.context import Context, resolve
@@ -206,6 +207,7 @@ def _stage(number: int, text: str) -> None:
 
 def _farewell(report: dict[str, Any]) -> str:
     """The table, and where to look."""
+    ours = report["evaluations"][-1]
     rows = [f"{'hole filled with':<28}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]
     names = {
         "classical:mean": "the mean colour",
@@ -222,7 +224,7 @@ def _farewell(report: dict[str, Any]) -> str:
         *rows,
         f"({first} pairs of held-out photo and hole, composite pictures)",
         "",
-        table(report["evaluations"][-1:]),
+        plain(Report({ours["model"]: ours})),
     ]
     if "picture" in report:
         lines += ["", f"before and after:  {report['picture']}"]

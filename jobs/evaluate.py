@@ -1,32 +1,164 @@
-"""`isnet evaluate MODEL DATASET`: the table by hole ratio."""
+"""`isnet evaluate MODEL… DATASET`: the table by hole ratio, of one model or of many on the same pictures and holes.
+
+Everything is measured on one fixed list of pairs and left as Markdown, CSV, JSON and an HTML page with pictures, in a
+folder and in MLflow. The evaluation of a registered version is kept with it. Not here: what each part does
+(pairing.py, scoring.py, evaluating.py, report.py and its pages).
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
 
+from jobs import evaluate_record, mask_study, report_pictures
 from jobs.cli import emit
-from jobs.evaluating import evaluate_model, protocol, table
-from jobs.model_ref import open_model
-from trainplane.cluster.context import resolve
+from jobs.evaluating import Measured, Protocol, compare, measure_model, protocol
+from jobs.model_ref import Model, open_model
+from jobs.report import Report, csv, markdown, plain
+from jobs.report_page import page
+from jobs.scoring import Score, to_csv
+from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.session import in_ray_job
+from trainplane.errors import UserError
 from trainplane.registry.versions import attach_evaluation, find_version
+from trainplane.tracking import lineage
+
+_LABELLED = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+ -]{0,39})=(?P<address>.+)")
+PAGE, FIGURE, WORST = "report.html", "figure.png", "worst.png"
 
 
 def evaluate(args: argparse.Namespace) -> int:
-    """The command. The evaluation of a registered version is kept with it."""
+    """The command."""
+    *words, dataset = args.words
+    if not words:
+        raise UserError(f"{dataset!r} alone is not enough; need MODEL… and then DATASET")
     context = resolve(args.context)
     context.activate()
-    model = open_model(args.model, context)
+    models = open_models(words, context)
     rules = protocol(
         context,
-        args.dataset,
+        dataset,
         masks=args.masks,
-        size=args.size or model.size or 256,
+        size=args.size or next((model.size for model in models.values() if model.size), 256),
         seed=args.seed,
         definition=args.definition,
+        loading=args.mask_loading,
+        pictures=args.pictures,
     )
-    found = evaluate_model(model, rules)
-    if args.model.startswith("models:/"):
-        version = find_version(context.tracking, args.model)
-        attach_evaluation(context.tracking, version.name, version.version, found)
-    emit(args, found, table([found]))
+    if args.mask_study and (rules.bench.mask_set is None or args.mask_loading != "nearest"):
+        raise UserError("--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading")
+    run_id = evaluate_record.begin(context, models, rules)
+    try:
+        folder = Path(args.output).expanduser() if args.output else context.home / "evaluations" / run_id
+        report = run(context, models, rules, folder=folder, tasks=_tasks(args), with_study=args.mask_study)
+    except BaseException:
+        # Whatever ended it, Ctrl-C too: no run may stay RUNNING.
+        evaluate_record.fail(context, run_id)
+        raise
+    evaluate_record.finish(context, run_id, report, folder)
+    _keep_with_versions(context, models, report, folder)
+    places = {"run_id": run_id, "folder": str(folder), "page": str(folder / PAGE)}
+    emit(args, {**report.to_json(), **places}, f"{plain(report)}\npage: {folder / PAGE}\nMLflow run: {run_id}")
     return 0
+
+
+def open_models(words: list[str], context: Context) -> dict[str, Model]:
+    """The models by label: `LABEL=MODEL`, or the address itself."""
+    found: dict[str, Model] = {}
+    for word in words:
+        match = _LABELLED.fullmatch(word)
+        label, address = (match["label"], match["address"]) if match else (word, word)
+        if label in found:
+            raise UserError(f"two models are called {label!r}; call one of them otherwise: NAME={address}")
+        found[label] = open_model(address, context)
+    return found
+
+
+def run(
+    context: Context,
+    models: Mapping[str, Model],
+    rules: Protocol,
+    *,
+    folder: Path,
+    tasks: int = 0,
+    with_study: bool = False,
+) -> Report:
+    """Measure every model, compare the others with the first, and write all files of the report into `folder`."""
+    measured = {label: measure_model(model, rules, context=context, tasks=tasks) for label, model in models.items()}
+    ours, *others = measured.values()
+    study = []
+    if with_study:
+
+        def scored(changed: Protocol) -> list[Score]:
+            return measure_model(ours.model, changed, context=context, tasks=tasks).scores
+
+        study = mask_study.study(rules, scored, nearest=ours.scores)
+    labels = list(measured)
+    worst = report_pictures.worst(ours.scores)
+    report = Report(
+        evaluations={label: found.evaluation for label, found in measured.items()},
+        comparisons={
+            label: compare(ours.scores, found.scores) for label, found in zip(labels[1:], others, strict=True)
+        },
+        study=study,
+        worst=report_pictures.facts_of(worst),
+        facts=facts(models, rules),
+    )
+    _write(folder, report, measured, rules, worst)
+    return report
+
+
+def facts(models: Mapping[str, Model], rules: Protocol) -> dict[str, str]:
+    """The head of a report: what exactly was measured."""
+    pairing = rules.bench.pairing
+    code = lineage.code_tags()
+    dirty = " with changes" if code["trainplane.dirty"] == "true" else ""
+    return {
+        **{f"model {label}": model.pinned for label, model in models.items()},
+        "pictures": f"{rules.name}, digest {pairing.dataset_digest}",
+        "masks": f"{rules.masks}, loaded {pairing.loading}",
+        "list": f"{len(pairing.pairs)} pairs of picture and hole, digest {pairing.digest}",
+        "measure": f"definition {rules.bench.definition} on composites, {pairing.size}x{pairing.size}",
+        "code": f"{code['trainplane.commit']}{dirty}",
+    }
+
+
+def _write(folder: Path, report: Report, measured: Mapping[str, Measured], rules: Protocol, worst: list[Score]) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    models = {label: found.model for label, found in measured.items()}
+    psnr = {label: {one.pair: one.psnr for one in found.scores} for label, found in measured.items()}
+    chosen = report_pictures.representative(measured[report.ours].scores)
+    figure, bad = (report_pictures.strips(pairs, rules.bench, models, psnr=psnr) for pairs in (chosen, worst))
+    for name, strips in ((FIGURE, figure), (WORST, bad)):
+        (folder / name).write_bytes(report_pictures.png(report_pictures.sheet(strips)))
+    texts = {
+        "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1),
+        "report.csv": csv(report),
+        "report.md": markdown(report, pictures={"Pictures": FIGURE, "What it fills worst": WORST}),
+        PAGE: page(report, figure=figure, worst=bad),
+        "pairs.json": rules.bench.pairing.to_json().decode(),
+        **{f"scores-{number}.csv": to_csv(found.scores) for number, found in enumerate(measured.values())},
+    }
+    for name, text in texts.items():
+        (folder / name).write_text(text, encoding="utf-8")
+
+
+def _keep_with_versions(context: Context, models: Mapping[str, Model], report: Report, folder: Path) -> None:
+    for number, (label, model) in enumerate(models.items()):
+        if model.pinned.startswith("models:/"):
+            version = find_version(context.tracking, model.pinned)
+            files = {"scores.csv": folder / f"scores-{number}.csv"}
+            if label == report.ours:
+                files |= {name: folder / name for name in (PAGE, FIGURE, WORST)}
+            attach_evaluation(context.tracking, version.name, version.version, report.evaluations[label], files=files)
+
+
+def _tasks(args: argparse.Namespace) -> int:
+    """Ray tasks at once; 0: this process."""
+    if args.parallel is not None:
+        return int(args.parallel)
+    return (os.cpu_count() or 1) if in_ray_job() else 0

@@ -1,136 +1,182 @@
-"""Measuring a model on held-out pictures by hole ratio: which pictures, which holes, which numbers.
+"""Evaluations: means by hole ratio with their intervals, what a model costs, and how two models differ.
 
-The list of (picture, hole) pairs is fixed by the dataset and a seed, so every model sees the same ones. Generated
-masks give each picture one hole of every ratio bin; a mask dataset is paired one to one, wrapping around.
+Every model of a comparison is measured on the same list of pairs (pairing.py), so differences are taken pair by pair.
+An evaluation is the JSON object that gates judge and versions carry. Not here: measuring (scoring.py), showing
+(report.py and its pages).
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import Any
+import statistics
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any, cast
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
-from isnet.crops import center_square
-from isnet.images import decode_rgb
-from isnet.mask_files import read_mask
-from isnet.masks import GENERATORS, RATIO_BINS, Hole, bin_range, generator, irregular
-from isnet.metrics import Tally, measure
-from jobs.isnet_task import picture_bytes
+from isnet.footprint import inference_bytes
+from isnet.mask_loading import Loading
+from isnet.masks import GENERATORS
+from isnet.metrics import METRICS, Definition
+from jobs.mask_sets import located
 from jobs.model_ref import Model
+from jobs.pairing import pair_up
 from jobs.sample_photos import ensure_sample_datasets
+from jobs.scoring import ALL_BINS, Bench, Score, scores_here, scores_on_ray
 from trainplane.cluster.context import Context
-from trainplane.config import canonical_json
 from trainplane.data.manifest import Dataset
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
+from trainplane.registry import paired
+from trainplane.storage import open_store
 
-Pixels = NDArray[np.uint8]
-
-
-@dataclass(frozen=True)
-class Pair:
-    """One measurement: picture (size, size, 3), its hole (size, size), True in the hole."""
-
-    picture: Pixels
-    hole: Hole
+BETTER = {"psnr": "higher", "ssim": "higher", "l1_percent": "lower", "l1_hole": "lower"}
 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every model of a comparison is measured with. `name`: the dataset as the user called it."""
+    """What every model of a comparison is measured with. name, masks: as the user called dataset and masks."""
 
     name: str
-    dataset: Dataset
     masks: str
-    mask_set: Dataset | None
-    size: int
-    seed: int
-    definition: str
+    bench: Bench
 
-    def pairs(self) -> Iterator[Pair]:
-        """All pairs, always in the same order, one picture in memory at a time."""
-        for index in range(self.dataset.num_samples):
-            sample = self.dataset.read_samples([index])[0]
-            picture = center_square(decode_rgb(picture_bytes(sample), shortest=self.size), self.size)
-            for hole in self._holes(index):
-                yield Pair(picture, hole)
+    @property
+    def dataset(self) -> Dataset:
+        return self.bench.dataset
 
-    def _holes(self, index: int) -> Iterator[Hole]:
-        if self.mask_set is not None:
-            sample = self.mask_set.read_samples([index % self.mask_set.num_samples])[0]
-            yield read_mask(sample["png"]).resized(self.size, self.size).hole
-            return
-        for number, name in enumerate(RATIO_BINS):
-            rng = np.random.Generator(np.random.Philox(key=[self.seed, index * len(RATIO_BINS) + number]))
-            if self.masks == "irregular":
-                yield irregular(self.size, self.size, rng, ratio=bin_range(name))
-            else:
-                yield generator(self.masks)(self.size, self.size, rng)
 
-    def masks_digest(self) -> str:
-        """sha256 that tells one list of holes from another."""
-        return hashlib.sha256(
-            canonical_json(
-                {
-                    "masks": self.mask_set.digest if self.mask_set else self.masks,
-                    "size": self.size,
-                    "seed": self.seed,
-                    "pairing": 1,
-                }
-            )
-        ).hexdigest()
+@dataclass(frozen=True)
+class Measured:
+    """A model's evaluation and the scores it was made of."""
+
+    model: Model
+    evaluation: dict[str, Any]
+    scores: list[Score]
 
 
 def protocol(
-    context: Context, dataset: str, *, masks: str, size: int, seed: int = 0, definition: str = "isnet"
+    context: Context,
+    dataset: str,
+    *,
+    masks: str,
+    size: int,
+    seed: int = 0,
+    definition: str = "isnet",
+    loading: Loading = "nearest",
+    pictures: int | None = None,
 ) -> Protocol:
-    """The protocol for a dataset and masks by name or address. `size` in pixels."""
-    ensure_sample_datasets([dataset], context)
-    mask_set = None if masks in GENERATORS else Dataset.open(context.dataset(masks))
+    """The protocol for a dataset and masks by name or address; its list is put into the store. `size` in pixels."""
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
-    return Protocol(dataset, Dataset.open(context.dataset(dataset)), masks, mask_set, size, seed, definition)
+    if seed < 0:
+        raise UserError(f"seed {seed} is negative; need 0 or more")
+    ensure_sample_datasets([dataset], context)
+    found = Dataset.open(context.dataset(dataset))
+    if found.manifest.packed.get("kind") == "masks":
+        raise UserError(f"{dataset!r} holds masks, not pictures; name the pictures first and these with --masks")
+    if not found.num_samples:
+        raise UserError(f"{dataset!r} holds no picture; pack some and evaluate on those")
+    address, _ = located(masks, context)
+    mask_set = None if masks in GENERATORS else Dataset.open(address)
+    if mask_set is not None and not mask_set.num_samples:
+        raise UserError(f"masks {masks!r} hold no mask; pack some with `isnet data pack … --kind masks`")
+    pairing = pair_up(found, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures)
+    pairing.keep(open_store(context.artifacts))
+    return Protocol(dataset, masks, Bench(found, mask_set, pairing, cast("Definition", definition)))
 
 
 def evaluate_model(model: Model, rules: Protocol) -> dict[str, Any]:
     """Means by ratio bin and over all: {model, dataset_digest, masks_digest, definition, bins: {"10-20": {…, n}}}."""
-    tally = Tally.empty()
-    for pair in rules.pairs():
-        truth = pair.picture.astype(np.float32) / np.float32(255)
-        predicted = model.filler.predict(truth, pair.hole)
-        truth_B3HW, mask_B1HW = _batch(truth), torch.from_numpy(~pair.hole)[None, None].float()
-        found = measure(_batch(predicted), truth_B3HW, mask_B1HW, definition=rules.definition)  # type: ignore[arg-type]
-        tally = tally.plus(found, mask_B1HW)
+    return measure_model(model, rules).evaluation
+
+
+def measure_model(model: Model, rules: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measured:
+    """Evaluation and scores, in this process or (`tasks` above 0) as Ray tasks that open the model in `context`."""
+    if tasks:
+        assert context is not None, "tasks open the model by its address"
+        scores = scores_on_ray(model, rules.bench, context, tasks=tasks)
+    else:
+        scores = scores_here(model, rules.bench)
+    return Measured(model, summary(model, rules, scores), scores)
+
+
+def summary(model: Model, rules: Protocol, scores: Sequence[Score]) -> dict[str, Any]:
+    """The evaluation that these scores make."""
+    pairing, mask_set = rules.bench.pairing, rules.bench.mask_set
+    groups = by_bin(scores)
     return {
         "model": model.address,
+        "version": model.pinned,
         "dataset": rules.name,
-        "dataset_digest": rules.dataset.digest,
-        "masks_digest": rules.masks_digest(),
-        "definition": rules.definition,
-        "masks": rules.mask_set.address if rules.mask_set else rules.masks,
-        "size": rules.size,
-        "seed": rules.seed,
-        "bins": {"all": tally.overall(), **tally.table()},
+        "dataset_digest": pairing.dataset_digest,
+        "masks_digest": pairing.digest,
+        "definition": rules.bench.definition,
+        "masks": mask_set.address if mask_set else pairing.masks,
+        "loading": pairing.loading,
+        "size": pairing.size,
+        "seed": pairing.seed,
+        "pictures": len({one.picture for one in scores}),
+        "bins": {name: _means(group) for name, group in groups.items()},
+        "intervals": {name: _intervals(group) for name, group in groups.items()},
+        "cost": _cost(model, scores, pairing.size),
+        "steps": model.steps,
+        "architecture": model.architecture.to_dict() if model.architecture else None,
     }
 
 
-def _batch(rgb_HW3: NDArray[np.float32]) -> torch.Tensor:
-    """(H, W, 3) to (1, 3, H, W)."""
-    return torch.from_numpy(np.ascontiguousarray(rgb_HW3.transpose(2, 0, 1)))[None]
+def by_bin(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """All scores, and those of each bin that has any."""
+    groups = {name: [one for one in scores if one.bin == name] for name in ALL_BINS}
+    return {"all": list(scores)} | {name: group for name, group in groups.items() if group}
 
 
-def table(evaluations: list[dict[str, Any]]) -> str:
-    """Evaluations as text: one block a model, a row a bin."""
-    lines = []
-    for evaluation in evaluations:
-        lines.append(f"{evaluation['model']} ({evaluation['definition']} definition, {evaluation['size']} px)")
-        lines.append(f"  {'hole %':<8}{'n':>6}{'PSNR dB':>10}{'SSIM':>9}{'L1 %':>8}{'L1 hole':>10}")
-        for name, row in evaluation["bins"].items():
-            if row:
-                numbers = f"{row['psnr']:>10.2f}{row['ssim']:>9.4f}{row['l1_percent']:>8.2f}{row['l1_hole']:>10.4f}"
-                lines.append(f"  {name:<8}{row['n']:>6}{numbers}")
-    return "\n".join(lines)
+def _means(scores: Sequence[Score]) -> dict[str, float]:
+    means = {name: statistics.fmean(getattr(one, name) for one in scores) for name in METRICS}
+    return {**means, "ratio": statistics.fmean(one.ratio for one in scores), "n": len(scores)}
+
+
+def _intervals(scores: Sequence[Score]) -> dict[str, list[float] | None]:
+    pictures = [one.picture for one in scores]
+    found = {name: paired.interval([getattr(one, name) for one in scores], pictures) for name in METRICS}
+    return {name: None if one is None else [one.low, one.high] for name, one in found.items()}
+
+
+def _cost(model: Model, scores: Sequence[Score], size: int) -> dict[str, float | int | None]:
+    """parameters; memory_bytes: weights and computed values at most, reckoned; latency_ms: median of a picture here."""
+    # The first prediction of a process prepares itself.
+    taken = [one.seconds for one in scores][1:] or [one.seconds for one in scores]
+    return {
+        "parameters": model.parameters,
+        "memory_bytes": inference_bytes(model.architecture, size=size) if model.architecture else None,
+        "latency_ms": 1000 * statistics.median(taken),
+        "package_bytes": model.package_bytes,
+    }
+
+
+def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[str, dict[str, Any]]]:
+    """{bin: {metric: paired comparison}} of two models' scores on one list of pairs; the bins are those of `ours`.
+
+    Raises `RunFailed` where the scores are of different holes: the list or its masks changed in between.
+    """
+    if [(one.pair, one.hole_crc32) for one in ours] != [(one.pair, one.hole_crc32) for one in theirs]:
+        raise RunFailed("the two were measured on different pictures or holes; evaluate both again on the same set")
+    other = {one.pair: one for one in theirs}
+    return {
+        name: {metric: _compared(group, [other[one.pair] for one in group], metric) for metric in METRICS}
+        for name, group in by_bin(ours).items()
+    }
+
+
+def _compared(ours: Sequence[Score], theirs: Sequence[Score], metric: str) -> dict[str, Any]:
+    """Ours minus theirs; p_better: the chance of a gain at least so large if there were none."""
+    found = paired.compare(
+        [getattr(one, metric) for one in ours],
+        [getattr(one, metric) for one in theirs],
+        [one.picture for one in ours],
+    )
+    fields = {name: value for name, value in asdict(found).items() if name != "interval"}
+    is_higher = BETTER[metric] == "higher"
+    return {
+        **fields,
+        "interval": None if found.interval is None else [found.interval.low, found.interval.high],
+        "p_better": found.p_greater if is_higher else found.p_less,
+        "p_value": found.p_value,
+    }

@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.arguments.words import MODEL_HELP, command, count, group
+from jobs.arguments.words import MODEL_HELP, command, count, group, whole
+
+_EVALUATE = "isnet evaluate [-h] [options] MODEL [MODEL …] DATASET"
 
 
 def evaluate(commands: Any) -> None:
-    parser = command(commands, "evaluate", "jobs.evaluate:evaluate", "the table by hole ratio")
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
-    parser.add_argument("dataset", metavar="DATASET", help="held-out pictures")
+    parser = command(
+        commands, "evaluate", "jobs.evaluate:evaluate", "the table by hole ratio, of one model or many", usage=_EVALUATE
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="MODEL… DATASET",
+        help=f"models, ours first, each as it is or as NAME=MODEL; then the held-out pictures. MODEL: {MODEL_HELP}",
+    )
     parser.add_argument(
         "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
     )
@@ -19,6 +27,21 @@ def evaluate(commands: Any) -> None:
     parser.add_argument(
         "--definition", choices=("isnet", "edge_connect", "skimage"), default="isnet", help="of PSNR, SSIM and L1"
     )
+    parser.add_argument("--pictures", type=count, metavar="N", help="measure on N of them, evenly drawn (default: all)")
+    parser.add_argument(
+        "--mask-loading",
+        choices=("nearest", "legacy-png", "legacy-jpeg"),
+        default="nearest",
+        help="legacy: as the author's loader does, whose holes shrink (default: nearest)",
+    )
+    parser.add_argument("--mask-study", action="store_true", help="also measure what the way masks are loaded is worth")
+    parser.add_argument(
+        "--parallel",
+        type=whole,
+        metavar="N",
+        help="Ray tasks at once; 0: this process (default: 0, in a job of a cluster all its processors)",
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder for the report (default: below ISNET_HOME)")
 
 
 def inpaint(commands: Any) -> None:

@@ -9,7 +9,7 @@ Parser = argparse.ArgumentParser
 
 MODEL_HELP = (
     "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, author:PATH, "
-    "or classical:mean|telea|ns|biharmonic"
+    "untrained:PRESET, or classical:mean|telea|ns|biharmonic"
 )
 
 

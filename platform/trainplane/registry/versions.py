@@ -10,8 +10,10 @@ import hashlib
 import json
 import math
 import re
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 from trainplane.config import canonical_json
@@ -137,9 +139,17 @@ def show_version(tracking_uri: str, name: str, version: str) -> dict[str, Any]:
     raise AssertionError("found by one listing and not by the other")
 
 
-def attach_evaluation(tracking_uri: str, name: str, version: str, evaluation: Mapping[str, Any]) -> str:
+def attach_evaluation(
+    tracking_uri: str,
+    name: str,
+    version: str,
+    evaluation: Mapping[str, Any],
+    *,
+    files: Mapping[str, Path] | None = None,
+) -> str:
     """Keep an evaluation with a version: in its tags, and as an artifact of its run; returns its digest.
 
+    `files` (pages, pictures, scores) are kept beside it under the names given, which `evaluation_file` finds.
     Numbers that are not finite become null: no gate lets them pass, and JSON has no place for them.
     """
     found = find_version(tracking_uri, f"models:/{name}/{version}")
@@ -148,10 +158,36 @@ def attach_evaluation(tracking_uri: str, name: str, version: str, evaluation: Ma
     digest = hashlib.sha256(text).hexdigest()
     if found.run_id:
         client.log_text(found.run_id, text.decode(), f"evaluations/{digest}.json")
+        _log_files(client, found.run_id, f"evaluations/{digest}", files or {})
     # The digest last: where it stands, the evaluation it belongs to stands too.
     client.set_model_version_tag(name, str(version), PREFIX + "evaluation", text.decode())
     client.set_model_version_tag(name, str(version), PREFIX + "evaluation_digest", digest)
     return digest
+
+
+def evaluation_file(tracking_uri: str, name: str, version: str, file: str) -> bytes | None:
+    """What was kept beside the version's evaluation under this name; None where there is nothing."""
+    found = find_version(tracking_uri, f"models:/{name}/{version}")
+    digest = found.tags.get(PREFIX + "evaluation_digest")
+    if not found.run_id or digest is None:
+        return None
+    client = client_for(tracking_uri)
+    from mlflow.exceptions import MlflowException
+
+    with tempfile.TemporaryDirectory() as folder:
+        try:
+            place = client.download_artifacts(found.run_id, f"evaluations/{digest}/{file}", folder)
+        except (MlflowException, OSError):
+            return None
+        return Path(place).read_bytes()
+
+
+def _log_files(client: Any, run_id: str, below: str, files: Mapping[str, Path]) -> None:
+    for name, path in files.items():
+        with tempfile.TemporaryDirectory() as folder:
+            renamed = Path(folder) / name
+            renamed.symlink_to(path.resolve())
+            client.log_artifact(run_id, str(renamed), below)
 
 
 def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequence[Verdict]) -> str:

@@ -1,0 +1,107 @@
+"""An evaluation in MLflow: one run for one measurement, with its metrics, tables, pictures, page and scores.
+
+The same models on the same list of pairs are the same run, however often they are measured. A registered version keeps
+its evaluation as well (`registry.versions`). Not here: what is measured.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from jobs.evaluating import Protocol
+from jobs.model_ref import Model
+from jobs.report import SHOWN, Report
+from trainplane.cluster.context import Context
+from trainplane.config import canonical_json
+from trainplane.errors import UserError
+from trainplane.tracking import lineage
+from trainplane.tracking.client import client_for, unreachable
+from trainplane.tracking.run import end_run, find_or_create_run
+
+EXPERIMENT = "isnet-evaluations"
+
+
+def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str:
+    """The run of this measurement, now RUNNING; a `UserError` where MLflow does not answer."""
+    pairing = rules.bench.pairing
+    addresses = {label: model.pinned for label, model in models.items()}
+    identity = canonical_json([addresses, pairing.digest, rules.bench.definition])
+    labels = ", ".join(models)
+    run = find_or_create_run(
+        context.tracking,
+        EXPERIMENT,
+        run_key=hashlib.sha256(identity).hexdigest(),
+        run_name=f"{labels} on {rules.name}"[:200],
+        tags={
+            **lineage.code_tags(),
+            "isnet.masks_digest": pairing.digest,
+            "isnet.definition": rules.bench.definition,
+            **{f"isnet.model.{_key(label)}": address for label, address in addresses.items()},
+        },
+        artifact_root=context.artifacts,
+    )
+    lineage.log_dataset(
+        context.tracking,
+        run.run_id,
+        name=rules.name,
+        digest=pairing.dataset_digest,
+        address=rules.dataset.address,
+        context="evaluation",
+    )
+    return run.run_id
+
+
+def finish(context: Context, run_id: str, report: Report, folder: Path) -> None:
+    """Record the report's figures and every file of `folder`, and close the run."""
+    client = client_for(context.tracking)
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+    from mlflow.utils.time import get_current_time_millis
+
+    now = get_current_time_millis()
+    metrics = [Metric(key, value, now, 0) for key, value in _metrics(report).items()]
+    try:
+        for start in range(0, len(metrics), 1000):
+            client.log_batch(run_id, metrics=metrics[start : start + 1000], synchronous=True)
+        # The page's first screen in MLflow is the run's description.
+        client.set_tag(run_id, "mlflow.note.content", _note(report))
+        client.log_artifacts(run_id, str(folder))
+    except MlflowException as error:
+        raise unreachable(context.tracking, error) from error
+    end_run(context.tracking, run_id, "FINISHED")
+
+
+def fail(context: Context, run_id: str) -> None:
+    """Close the run of a measurement that did not come to an end; a dead server changes nothing about that."""
+    try:
+        end_run(context.tracking, run_id, "FAILED")
+    except UserError:
+        return
+
+
+def _metrics(report: Report) -> dict[str, float]:
+    """`LABEL/psnr`, `LABEL/psnr_10-20`, …, and what the model costs."""
+    found: dict[str, float] = {}
+    for label, evaluation in report.evaluations.items():
+        for name, row in evaluation["bins"].items():
+            for metric in SHOWN:
+                found[f"{_key(label)}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
+        costs: dict[str, Any] = evaluation["cost"]
+        found |= {f"{_key(label)}/{name}": float(value) for name, value in costs.items() if value is not None}
+    return found
+
+
+def _key(label: str) -> str:
+    """A label as MLflow's names may be."""
+    return re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100]
+
+
+def _note(report: Report) -> str:
+    from jobs.report import markdown_table, tables
+
+    shown = tables(report)[: len(SHOWN)]
+    return "\n\n".join(f"**{table['title']}**\n\n{markdown_table(table)}" for table in shown)[:5000]
