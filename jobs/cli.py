@@ -144,6 +144,7 @@ def build_parser() -> Parser:
     cluster.submit(commands)
     cluster.jobs(commands)
     cluster.doctor(commands)
+    cluster.stack(commands)
     bench.bench(commands)
     return parser
 

@@ -1,11 +1,11 @@
-"""Arguments of `isnet submit`, `isnet jobs` and `isnet doctor`."""
+"""Arguments of `isnet submit`, `isnet jobs`, `isnet doctor` and `isnet stack`."""
 
 from __future__ import annotations
 
 import argparse
 from typing import Any
 
-from jobs.arguments.words import command, group
+from jobs.arguments.words import command, count, group
 
 
 def submit(commands: Any) -> None:
@@ -25,3 +25,17 @@ def jobs(commands: Any) -> None:
 
 def doctor(commands: Any) -> None:
     command(commands, "doctor", "jobs.doctor:doctor", "is everything reachable and allowed; what to do where not")
+
+
+def stack(commands: Any) -> None:
+    actions = group(commands, "stack", "PostgreSQL, an S3 store, MLflow and a Ray cluster on this machine, on loopback")
+    up = command(actions, "up", "jobs.stack:up", "start what is not up, and write the context `stack` into isnet.toml")
+    up.add_argument(
+        "--store",
+        choices=("ceph", "moto"),
+        help="default: the one it has, else Ceph where it is installed, else moto, a mock that keeps nothing",
+    )
+    up.add_argument("--timeout", type=count, default=180, metavar="SECONDS", help="give up after, default 180")
+    command(actions, "status", "jobs.stack:status", "what each part is doing; exit 1 where one is not up")
+    down = command(actions, "down", "jobs.stack:down", "end all of it; what it keeps stays")
+    down.add_argument("--wipe", action="store_true", help="remove its data, logs, secrets and context, too")

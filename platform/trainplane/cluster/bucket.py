@@ -6,6 +6,7 @@ a cloud is made with its policies (infra/s3) by whoever owns the account.
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 from collections.abc import Sequence
@@ -13,8 +14,13 @@ from collections.abc import Sequence
 from trainplane.errors import RunFailed, UserError
 
 
-def make_bucket(name: str, *, timeout_s: float = 60.0) -> None:
-    """Create the bucket `name`, waiting up to `timeout_s` for a store that is still starting."""
+def make_bucket(
+    name: str, *, endpoint: str | None = None, keys: tuple[str, str] | None = None, timeout_s: float = 60.0
+) -> None:
+    """Create the bucket `name`, waiting up to `timeout_s` for a store that is still starting.
+
+    `endpoint` and `keys` (access, secret) stand for what the environment says otherwise.
+    """
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
@@ -23,7 +29,15 @@ def make_bucket(name: str, *, timeout_s: float = 60.0) -> None:
     config = Config(
         retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=30, s3={"addressing_style": "path"}
     )
-    client = boto3.client("s3", config=config)
+    access, secret = keys or (None, None)
+    client = boto3.client(
+        "s3",
+        config=config,
+        endpoint_url=endpoint,
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        region_name=os.environ.get("AWS_DEFAULT_REGION", "us-east-1"),
+    )
     deadline = time.monotonic() + timeout_s
     while True:
         try:

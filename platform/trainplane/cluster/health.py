@@ -8,6 +8,7 @@ whether a part does its work well, which is `isnet doctor`'s.
 
 from __future__ import annotations
 
+import http.client
 import os
 import socket
 import sys
@@ -44,7 +45,8 @@ def complaint(address: str, timeout_s: float = TIMEOUT_S) -> str | None:
             return None
     except urllib.error.HTTPError as error:
         return None if error.code < 400 else f"{address}: HTTP {error.code}"
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        # The last one: something answers that does not speak HTTP.
         return f"{address}: {getattr(error, 'reason', error)}"
 
 
