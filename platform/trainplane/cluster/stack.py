@@ -255,7 +255,7 @@ class _Rise:
                 return
             if attempt < part.attempts:
                 self.say(f"{part.name}: {gone} gave up while starting; it is started again")
-        raise RunFailed(f"{part.name}: {gone} ended while starting; {self._tail(gone)}")
+        raise RunFailed(f"{part.name}: {gone} ended while starting; {self._tail(gone or part.processes[-1])}")
 
     def _await_answers(self, part: Part) -> str | None:
         """Wait until all of it answers; returns the process that ended instead, or None."""
