@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,7 +39,10 @@ class _ThisMachine:
     """Looks to `Room` like a Ray cluster of one node."""
 
     def __init__(self) -> None:
-        self._has = {"CPU": float(len(os.sched_getaffinity(0))), "GPU": float(torch.cuda.device_count())}
+        from ray._private.utils import get_num_cpus
+
+        # As a private cluster here would count them: it looks at a container's limits, too.
+        self._has = {"CPU": float(get_num_cpus()), "GPU": float(torch.cuda.device_count())}
 
     def cluster_resources(self) -> dict[str, float]:
         return self._has

@@ -12,6 +12,7 @@ from typing import Any
 
 from jobs.cli import emit
 from jobs.config import ISNetConfig, load_run_config
+from jobs.machine import ranks_here
 from jobs.mask_sets import with_located_masks
 from jobs.plan_record import PlanRecord
 from jobs.progress import Bar
@@ -23,8 +24,9 @@ from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
 from trainplane.train.batches import arithmetic
 from trainplane.train.clock import advice, shares
+from trainplane.train.failures import Superseded
 from trainplane.train.job import Outcome
-from trainplane.train.launch import newest_step
+from trainplane.train.launch import is_done
 from trainplane.train.launch import train as launch
 from trainplane.train.prepare import Prepared, prepared_run
 
@@ -49,15 +51,22 @@ def train(args: argparse.Namespace) -> int:
 def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple[Prepared, Outcome]:
     """Prepare, train, and close the MLflow run as it ended."""
     reap(context.tracking)
-    with prepared_run(config, context, fresh=fresh) as prepared:
+    with prepared_run(config, context, fresh=fresh, may_start=lambda done: _room_for(config, done)) as prepared:
         return prepared, _train_prepared(prepared, context)
+
+
+def _room_for(config: ISNetConfig, done: int) -> None:
+    """`UserError` where what is left of the run needs more than there is; a finished one is only measured."""
+    refusal = ranks_here(config).refusal if done < config.train.steps else None
+    if refusal is not None:
+        raise UserError(refusal)
 
 
 def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
     train, run_id = prepared.config.train, prepared.run.run_id
     print(plan_line(prepared), file=sys.stderr)
     # A run that is finished is only measured again: not worth a cluster.
-    distributed = (train.max_workers > 1 or in_ray_job()) and newest_step(prepared.job) < train.steps
+    distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
     plan = PlanRecord(prepared, context)
     bar = Bar()
     try:
@@ -65,6 +74,9 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
     except KeyboardInterrupt:
         _close(context, run_id, "KILLED", {})
+        raise
+    except Superseded:
+        # The record is its successor's now.
         raise
     except BaseException as error:
         _close(context, run_id, "FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})

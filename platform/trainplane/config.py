@@ -34,8 +34,10 @@ class DataConfig(Section):
     damage_budget: int = Field(
         10, ge=0, description="samples that each rank may quarantine since it started before the run fails anyway"
     )
-    loader_workers: int = Field(0, ge=0, description="decoding processes per rank; 0 decodes in a thread of the rank")
-    prefetch: int = Field(2, ge=1, description="batches decoded ahead, per loader worker")
+    loader_workers: int = Field(
+        0, ge=0, le=256, description="decoding processes per rank; 0 decodes in a thread of the rank"
+    )
+    prefetch: int = Field(2, ge=1, le=1024, description="batches decoded ahead, per loader worker")
     cache_dir: str | None = Field(
         None, description="folder on each host that keeps what was read, for later epochs and runs; none: no cache"
     )
@@ -137,6 +139,14 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def canonical_json(value: Any) -> bytes:
     """Sorted keys, no spaces, UTF-8: the form whose sha256 is a digest everywhere in this project."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested sections as dotted names."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
+    return flat
 
 
 def read_yaml(path: Path) -> dict[str, Any]:

@@ -115,16 +115,26 @@ class Stage:
             assert not left, f"outlived the driver: {left}"
             # Ray's agents, which only watch and serve, take minutes to notice that their node is gone.
             _end(family)
+        elif target == "controller":
+            ranks = self._ranks()
+            os.kill(self._controller(), signal.SIGKILL)
+            # Ray ends its ranks. Until then they train on, and would come to the next moment without a controller.
+            left = psutil.wait_procs(ranks, timeout=END_S)[1]
+            assert not left, f"outlived the controller: {left}"
         else:
-            os.kill(self._pid(target), signal.SIGKILL)
+            os.kill(self._rank(int(target.split()[1])), signal.SIGKILL)
 
     def _family(self) -> list[psutil.Process]:
         """What the driver started."""
         return psutil.Process(self._driver.pid).children(recursive=True) if self._driver.poll() is None else []
 
-    def _pid(self, target: str) -> int:
-        if target.startswith("worker"):
-            return int((self.moments.folder / f"rank-{target.split()[1]}.pid").read_text())
+    def _rank(self, rank: int) -> int:
+        return int((self.moments.folder / f"rank-{rank}.pid").read_text())
+
+    def _ranks(self) -> list[psutil.Process]:
+        return [psutil.Process(self._rank(rank)) for rank in range(2)]
+
+    def _controller(self) -> int:
         found = []
         for process in self._family():
             try:

@@ -17,7 +17,7 @@ import math
 import re
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,8 +28,10 @@ from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train import pins
+from trainplane.train.failures import Superseded
 from trainplane.train.retention import Rules, keep
 from trainplane.train.state import State
+from trainplane.train.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
@@ -79,13 +81,16 @@ def write(
     meta: dict[str, Any],
     unsent: bytes = b"",
     metrics: Mapping[str, float] | None = None,
+    check: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
     """Store one checkpoint, manifest last.
 
     `meta` is what a reader needs beside the tensors: the whole configuration, dataset digest, order hash. `unsent`
     are tracking records that only this node has: carried here, a lost node loses none from before the checkpoint.
     `metrics` are those of a validation at this step; retention judges by them, and values that are not finite are none.
+    `check` raises where we must not write; asked before the first change and before the manifest.
     """
+    check()
     folder = _free_folder(store, state.step)
     files = {
         "tensors.safetensors": safetensors.torch.save(state.tensors),
@@ -109,6 +114,7 @@ def write(
     store.delete(f"{folder}/{ABANDONED}")
     for name, data in files.items():
         store.write(f"{folder}/{name}", data)
+    check()
     store.write(f"{folder}/{MANIFEST}", canonical_json(manifest))
     return Checkpoint(state.step, folder, manifest)
 
@@ -257,11 +263,16 @@ class Writer:
     stall_s: float = 0.0
     failed: int = 0
     last: Checkpoint | None = None
+    tenure: Tenure | None = None
     _since: int = 0
     _written: set[int] = field(default_factory=set, repr=False)
     _thread: threading.Thread | None = field(default=None, repr=False)
     _failures_in_a_row: int = 0
     _error: BaseException | None = field(default=None, repr=False)
+
+    def begin(self) -> None:
+        """From here on this is the attempt that may write; raises `RunFailed` where the store cannot be written."""
+        self.tenure = Tenure.begin(self.store)
 
     def go_on_from(self, checkpoint: Checkpoint) -> None:
         """The run continues from this one: it is the last good one, and what lies beyond it could not be read."""
@@ -291,6 +302,8 @@ class Writer:
             self._thread.join()
             self.stall_s += time.monotonic() - started
             self._thread = None
+        if isinstance(self._error, Superseded):
+            raise self._error
 
     def _raise_when_spent(self) -> None:
         if self._failures_in_a_row > self.failures_allowed:
@@ -300,8 +313,9 @@ class Writer:
             )
 
     def _work(self, state: State, meta: dict[str, Any], unsent: bytes, metrics: dict[str, float]) -> None:
+        check = self.tenure.check if self.tenure else lambda: None
         try:
-            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics)
+            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics, check=check)
         # Whatever it was, training goes on and the failure counts; lost in a thread it would look like a success.
         except Exception as error:
             self.failed += 1

@@ -32,6 +32,10 @@ class Resized(Halted):
     """Stopped so, because there is room for more ranks."""
 
 
+class Superseded(RunFailed):
+    """Another attempt at the same run began elsewhere, and goes on with it."""
+
+
 class CodeFailed(RunFailed):
     """The task's code raised; the message ends with its traceback."""
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from trainplane.config import RunConfig, canonical_json
 from trainplane.errors import UserError
 from trainplane.storage import StorageError, Store, open_store
+from trainplane.train.tenure import Tenure
 
 
 @dataclass(frozen=True)
@@ -34,26 +35,25 @@ def run_key(config: RunConfig, train_digest: str, val_digest: str | None) -> str
     return hashlib.sha256(canonical_json([config.identity(), train_digest, val_digest])).hexdigest()
 
 
-def place_run(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) -> RunPlace:
-    """The folder of this run: the newest of its key, or with `fresh` the next one.
-
-    Writes `run.json` there, which also proves that the store can be written before the first step.
-    """
-    store = open_store(checkpoints)
+def take_place(place: RunPlace, config: RunConfig) -> None:
+    """Write `run.json` where the run is new, and a new attempt: `UserError` where the store cannot be written."""
+    about = {"key": place.key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
     try:
-        place = find_place(config, key=key, checkpoints=checkpoints, fresh=fresh)
-        about = {"key": key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
-        store.create(f"{place.folder}/run.json", canonical_json(about))
+        store = open_store(place.address)
+        store.create("run.json", canonical_json(about))
+        Tenure.begin(store)
     except (StorageError, OSError) as error:
         raise UserError(
-            f"checkpoints cannot be written to {checkpoints} ({error}); "
+            f"checkpoints cannot be written to {place.address} ({error}); "
             "mend its permissions or name another store, then run `isnet doctor`"
         ) from error
-    return place
 
 
 def find_place(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) -> RunPlace:
-    """As `place_run`, and writes nothing: the folder may not be there yet. Raises `StorageError`."""
+    """The folder of this run: the newest of its key, or with `fresh` the next one, which is not there yet.
+
+    Writes nothing. Raises `StorageError` where the store does not answer.
+    """
     store = open_store(checkpoints)
     stem = f"{config.name}-{key[:12]}"
     newest = _newest(store, stem)

@@ -106,12 +106,23 @@ def _cluster(config: TrainConfig, progress: Progress, interrupted: Callable[[], 
 
 
 def newest_step(job: Job) -> int:
-    """The step of the run's newest checkpoint whose digests hold; -1 where it has none."""
+    """The step of the run's newest checkpoint, -1 where it has none. Its tensors are not read."""
+    from trainplane.storage import open_store
+    from trainplane.train.checkpoint import committed
+
+    found = committed(open_store(job.checkpoints))
+    return found[-1].step if found else -1
+
+
+def is_done(job: Job, steps: int) -> bool:
+    """Whether nothing is left to train: the run's last checkpoint is there, and its digests hold."""
     from trainplane.storage import open_store
     from trainplane.train.checkpoint import newest_good
 
+    if newest_step(job) < steps:
+        return False
     found = newest_good(open_store(job.checkpoints))
-    return found.checkpoint.step if found else -1
+    return found is not None and found.checkpoint.step >= steps
 
 
 def _newest_step_if_readable(job: Job, before: int) -> int:

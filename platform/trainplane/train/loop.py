@@ -170,6 +170,8 @@ class _Trainer:
 
     def _restore(self, amended: GuardState | None) -> int:
         """Load the newest good checkpoint, if there is one, and set the guard. Returns the step to go on from."""
+        if self.world.is_first:
+            self.writer.begin()
         must_match = {"dataset_digest": self.dataset.digest, "order_hash": self.loader.order_hash}
         found = load_newest(self.task, self.writer.store, config=self.config, must_match=must_match, world=self.world)
         step = found.checkpoint.step if found else 0

@@ -6,20 +6,22 @@ written, a tracking address that does not answer.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from trainplane.cluster.context import Context
-from trainplane.config import RunConfig
+from trainplane.config import RunConfig, flatten
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
+from trainplane.storage import StorageError, open_store
 from trainplane.tracking import lineage
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import RunHandle, find_or_create_run
-from trainplane.train.identity import RunPlace, exclusive, place_run, run_key
+from trainplane.train.identity import RunPlace, exclusive, find_place, run_key, take_place
 from trainplane.train.job import Job, TrackingTarget
+from trainplane.train.resume import check_goes_on
 
 
 @dataclass(frozen=True)
@@ -44,19 +46,28 @@ def prepared_run(
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
+    may_start: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Prepared]:
     """Settle `config` in `context`, and hold the run for this process alone; `UserError` for what would stop it later.
 
-    `explored` names the settings that a search varies, dotted.
+    `explored` names the settings that a search varies, dotted. `may_start` is asked with the steps that the run has
+    behind it, before anything is written or recorded, and raises what stands in the way.
     """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
     check_enough(config, train_data)
     val_digest = val_data.digest if val_data else None
     key = run_key(config, train_data.digest, val_digest)
-    place = place_run(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+    try:
+        place = find_place(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+    except StorageError as error:
+        raise UserError(
+            f"the store of checkpoints does not answer ({error}); mend it or name another one, then run `isnet doctor`"
+        ) from error
     # Held before MLflow hears of it: a second process must not touch the record of a run that is training.
     with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
+        may_start(check_goes_on(open_store(place.address), config, dataset_digest=train_data.digest))
+        take_place(place, config)
         run = _start(config, context, place, train_data, val_data, parent_run_id, run_name, tags or {}, explored)
         job = Job(
             config=config.model_dump(mode="json"),
@@ -154,14 +165,6 @@ def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
     everything, special = flatten(config.model_dump(mode="json")), flatten(config.special())
     shown = {*special, *explored, "train.steps"}
     return {name: value for name, value in everything.items() if name in shown}
-
-
-def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested sections as dotted names."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value}
-    return flat
 
 
 def check_enough(config: RunConfig, dataset: Dataset) -> None:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Any
 
-from trainplane.config import RunConfig
+from trainplane.config import RunConfig, build, flatten
 from trainplane.errors import UserError
-from trainplane.storage import Store
+from trainplane.storage import NotFound, Store
 from trainplane.task import Task
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train import state as states
-from trainplane.train.checkpoint import Loaded
+from trainplane.train.checkpoint import Checkpoint, Loaded
 from trainplane.train.world import World
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,44 @@ def load_newest(
     states.restore(task, found.state, source=where)
     log.info("resumed at step %d from %s", step, store.address)
     return found
+
+
+def check_goes_on(store: Store, config: RunConfig, *, dataset_digest: str) -> int:
+    """The step of the newest checkpoint, 0 where there is none; `UserError` where this run cannot go on from it.
+
+    Reads no tensors: what a checkpoint was made from stands in its JSON.
+    """
+    present = checkpoints.committed(store)
+    if not present:
+        return 0
+    newest = present[-1]
+    where = f"{store.address}/{newest.key}"
+    if newest.manifest.get("dataset_digest") not in (None, dataset_digest):
+        raise UserError(
+            f"checkpoint {where} was made with dataset_digest {newest.manifest['dataset_digest']}, and this run has "
+            f"{dataset_digest}; give it the same data, or start anew with --fresh"
+        )
+    differing = _differing(store, newest, config)
+    if differing:
+        raise UserError(
+            f"checkpoint {where} was made with {differing}; give the configuration it was made with, or start anew "
+            "with --fresh"
+        )
+    check_not_beyond(newest.step, config)
+    return newest.step
+
+
+def _differing(store: Store, checkpoint: Checkpoint, config: RunConfig) -> str:
+    """`model.width=8 (here 4)` for the first settings of the identity that differ; empty where none does."""
+    try:
+        meta = json.loads(store.read(f"{checkpoint.key}/state.json"))["meta"]
+        theirs = flatten(build(type(config), meta["config"]).identity())
+    except (NotFound, ValueError, KeyError, TypeError):
+        # Damaged, or of another version: what it can be used for is found out when it is read.
+        return ""
+    ours = flatten(config.identity())
+    names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
+    return ", ".join(f"{name}={theirs.get(name)} (here {ours.get(name)})" for name in names[:3])
 
 
 def check_not_beyond(step: int, config: RunConfig) -> None:

@@ -41,7 +41,9 @@ class TrainConfig(Section):
     resize_every_s: float = Field(60.0, gt=0, description="seconds between looks for room to grow, where elastic")
     use_gpu: bool | Literal["auto"] = Field("auto", description="one GPU per rank; auto: where there is one")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each rank")
-    threads: int | None = Field(None, ge=1, description="torch threads per rank; default: those the run began with")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="torch threads per rank; default: those the run began with"
+    )
     lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
     lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
