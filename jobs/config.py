@@ -69,6 +69,26 @@ class LossConfig(Section):
             )
         return self
 
+    @property
+    def needs_hub(self) -> bool:
+        """Whether VGG19's weights come from timm's hub."""
+        from isnet.perceptual import HUB_ID
+
+        return self.perceptual_weights in (HUB_ID, HUB_ID.removeprefix("timm/")) and bool(self.perceptual or self.style)
+
+    def check_files(self) -> None:
+        """`UserError` where VGG19's weights are to come from a file that is not there."""
+        from isnet.perceptual import HUB_ID, RANDOM
+
+        weights = self.perceptual_weights
+        if weights in (None, RANDOM) or self.needs_hub or not (self.perceptual or self.style):
+            return
+        if not Path(str(weights)).is_file():
+            raise UserError(
+                f"no VGG19 weights at loss.perceptual_weights={weights!r}; "
+                f"give a .safetensors or .pth file, {HUB_ID}, or 'random' on purpose"
+            )
+
 
 class ISNetDataConfig(DataConfig):
     """How pictures are cut and which holes they get."""

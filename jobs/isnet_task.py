@@ -38,6 +38,9 @@ TRAINED = "trained.json"
 # D's loss (half of Eq. 3): a hundredth of what it is when D knows nothing, and a third above that. D knows nothing when
 # its logits are 0: 1 for the hinge, log 2 for cross entropy, 1/4 for squares of sigmoids.
 D_LOSS_BOUNDS = {"hinge": (0.01, 1.33), "nsgan": (0.007, 0.92), "lsgan": (0.0025, 0.33)}
+# What is measured over all held-out pictures, and by the ratio of their holes.
+OVERALL = ("psnr", "ssim", "l1_percent", "l1_hole")
+BINNED = ("psnr", "ssim", "l1_percent")
 PICTURE_MEMBERS = ("jpg", "png", "webp")
 REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv-python-headless")
 
@@ -175,6 +178,10 @@ class ISNetTask(Task):
         reduce.sum_([sums])
         return Validation(flat(Tally(sums.cpu().numpy())), pictures)
 
+    @classmethod
+    def measured(cls, config: Any) -> list[str]:
+        return [*OVERALL, *(f"{name}_{bin}" for bin in RATIO_BINS for name in BINNED)]
+
     def export(self, folder: Path) -> Exported:
         save_model(cast("Generator", self.gan.eval_generator()), folder)
         trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.evaluation_masks}
@@ -214,10 +221,9 @@ def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
 
 def flat(tally: Tally) -> dict[str, float]:
     """Metrics over all pictures by name, and by bin as `psnr_10-20`."""
-    names = ("psnr", "ssim", "l1_percent", "l1_hole")
     overall = tally.overall()
-    metrics = {name: overall[name] for name in names if name in overall}
-    return metrics | {f"{name}_{bin}": row[name] for bin, row in tally.table().items() for name in names[:3]}
+    metrics = {name: overall[name] for name in OVERALL if name in overall}
+    return metrics | {f"{name}_{bin}": row[name] for bin, row in tally.table().items() for name in BINNED}
 
 
 def build_gan(config: ISNetConfig, device: torch.device) -> GAN:

@@ -11,7 +11,6 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Any
 
 from isnet.errors import InputError
@@ -129,20 +128,11 @@ def _datasets(plan: Plan, config: ISNetConfig, context: Context) -> None:
 
 
 def _vgg_weights(plan: Plan, config: ISNetConfig) -> None:
-    from isnet.perceptual import HUB_ID, RANDOM
-
     loss = config.loss
-    weights = loss.perceptual_weights
-    if weights in (None, RANDOM) or not (loss.perceptual or loss.style):
-        return
-    if weights == HUB_ID:
+    with plan.refusals():
+        loss.check_files()
+    if loss.needs_hub:
         plan.note("VGG19's weights come from timm's hub, 548 MB unless cached", "loss.perceptual_weights=FILE has them")
-    elif not Path(str(weights)).is_file():
-        with plan.refusals():
-            raise UserError(
-                f"no VGG19 weights at loss.perceptual_weights={weights!r}; "
-                f"give a .safetensors or .pth file, {HUB_ID}, or 'random' on purpose"
-            )
 
 
 def _place(plan: Plan, config: ISNetConfig, context: Context, *, fresh: bool) -> None:

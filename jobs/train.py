@@ -29,6 +29,7 @@ from trainplane.train.job import Outcome
 from trainplane.train.launch import is_done
 from trainplane.train.launch import train as launch
 from trainplane.train.prepare import Prepared, prepared_run
+from trainplane.train.start import device_of
 
 
 def train(args: argparse.Namespace) -> int:
@@ -56,10 +57,15 @@ def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple
 
 
 def _room_for(config: ISNetConfig, done: int) -> None:
-    """`UserError` where what is left of the run needs more than there is; a finished one is only measured."""
-    refusal = ranks_here(config).refusal if done < config.train.steps else None
-    if refusal is not None:
+    """`UserError` where what is left of the run needs more than there is."""
+    if done >= config.train.steps:
+        # A finished run is only measured, in this process.
+        device_of(config)
+    elif (refusal := ranks_here(config).refusal) is not None:
         raise UserError(refusal)
+    # Ranks of a cluster may have files that this machine has not.
+    if not in_ray_job():
+        config.loss.check_files()
 
 
 def _train_prepared(prepared: Prepared, context: Context) -> Outcome:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import importlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
@@ -132,6 +132,14 @@ class Task(ABC):
 
         `samples` are (index, members) pairs; pictures are returned for the indices in `gallery`.
         """
+
+    @classmethod
+    def measured(cls, config: Any) -> Collection[str] | None:
+        """Names of all metrics that `validate` may return, so that a misspelt one is found before the first step.
+
+        None: not known before it has run.
+        """
+        return None
 
     @abstractmethod
     def export(self, folder: Path) -> Exported:

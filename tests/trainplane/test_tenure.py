@@ -8,9 +8,11 @@ import torch
 from tiny_task import TinyConfig
 
 from trainplane.config import build
+from trainplane.errors import UserError
 from trainplane.storage import NotFound, StorageError, open_store
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train.failures import Cause, Superseded, after_failure, cause_of
+from trainplane.train.identity import find_place, take_place
 from trainplane.train.job import Job, Silent
 from trainplane.train.loop import run
 from trainplane.train.retention import Rules
@@ -113,3 +115,13 @@ def test_two_that_train_the_same_run_end_as_one(tmp_path):
     assert checkpoints.newest_good(open_store(str(tmp_path / "shared"))).state.digest() == second[0].state_digest
     assert cause_of(stopped.value) is Cause.OURS
     assert not after_failure(stopped.value, cause=Cause.OURS, in_a_row={}, auto_micro_batch=True).again
+
+
+def test_a_store_that_may_be_read_and_not_written_is_found_even_where_the_run_is_there(faulty_s3, s3_address):
+    config = build(TinyConfig, {"name": "tiny", "data": {"train": "t"}, "train": {"steps": 1, "global_batch": 4}})
+    place = find_place(config, key="k" * 64, checkpoints=s3_address, fresh=False)
+    take_place(place, config)
+    assert find_place(config, key="k" * 64, checkpoints=s3_address, fresh=False) == place
+    faulty_s3.fault = lambda method, path, number: "denied" if method == "PUT" else None
+    with pytest.raises(UserError, match=r"checkpoints cannot be written to s3://.*/tiny-kkkkkkkkkkkk .*; mend its"):
+        take_place(place, config)

@@ -16,12 +16,14 @@ from trainplane.config import RunConfig, flatten
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.storage import StorageError, open_store
+from trainplane.task import load_task
 from trainplane.tracking import lineage
 from trainplane.tracking.client import client_for
 from trainplane.tracking.run import RunHandle, find_or_create_run
 from trainplane.train.identity import RunPlace, exclusive, find_place, run_key, take_place
 from trainplane.train.job import Job, TrackingTarget
 from trainplane.train.resume import check_goes_on
+from trainplane.train.retention import Rules, check_metric
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,7 @@ def prepared_run(
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
     check_enough(config, train_data)
+    _check_best(config)
     val_digest = val_data.digest if val_data else None
     key = run_key(config, train_data.digest, val_digest)
     try:
@@ -165,6 +168,13 @@ def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
     everything, special = flatten(config.model_dump(mode="json")), flatten(config.special())
     shown = {*special, *explored, "train.steps"}
     return {name: value for name, value in everything.items() if name in shown}
+
+
+def _check_best(config: RunConfig) -> None:
+    """`UserError` where the best checkpoints are to be kept by what is never measured, as far as that is known now."""
+    names = load_task(config.task).measured(config) if config.data.val else []
+    if names is not None:
+        check_metric(Rules.of(config.train), [f"val/{name}" for name in names])
 
 
 def check_enough(config: RunConfig, dataset: Dataset) -> None:
