@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from isnet.footprint import state_bytes, step_footprint
+from isnet.footprint import Footprint, state_bytes, step_footprint
 from isnet.gan import GAN
 from jobs.config import ISNetConfig
 from jobs.isnet_task import build_gan
@@ -50,17 +50,7 @@ class Memory:
 
 def memory_of(config: ISNetConfig, ranks: RanksHere) -> Memory:
     """The memory of one of these ranks."""
-    train = config.train
-    cut = arithmetic(global_batch=train.global_batch, ranks=ranks.most, micro_batch=train.fixed_micro)
-    gan = _without_numbers(config)
-    # One in turn or many: gradients are added up in place, so that the second pass shows the peak of all.
-    found = step_footprint(
-        gan,
-        size=config.data.size,
-        micro_batch=cut.micro_batch,
-        accumulation=min(2, cut.accumulation),
-        on_gpu=ranks.gpu,
-    )
+    found = step_bytes(config, ranks=ranks.most, on_gpu=ranks.gpu)
     around = GPU_CONTEXT if ranks.gpu else LIBRARIES
     is_here = ranks.where == "this machine" and not (ranks.gpu and not torch.cuda.is_available())
     return Memory(
@@ -70,6 +60,20 @@ def memory_of(config: ISNetConfig, ranks: RanksHere) -> Memory:
         available=_available(ranks.gpu) if is_here else None,
         ranks_per_host=1 if ranks.gpu else ranks.most,
         gpu=ranks.gpu,
+    )
+
+
+def step_bytes(config: ISNetConfig, *, ranks: int, on_gpu: bool = False) -> Footprint:
+    """The bytes of a step on one of so many ranks."""
+    train = config.train
+    cut = arithmetic(global_batch=train.global_batch, ranks=ranks, micro_batch=train.fixed_micro)
+    # One in turn or many: gradients are added up in place, so that the second pass shows the peak of all.
+    return step_footprint(
+        _without_numbers(config),
+        size=config.data.size,
+        micro_batch=cut.micro_batch,
+        accumulation=min(2, cut.accumulation),
+        on_gpu=on_gpu,
     )
 
 

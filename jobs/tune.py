@@ -1,26 +1,25 @@
-"""`isnet tune SEARCH [a.b=c …]`: one search, many runs of the same loop under one parent run."""
+"""`isnet tune SEARCH [a.b=c …]`: one search, many runs of the same loop under one parent run.
+
+`isnet tune show SEARCH` reads its journal, while it runs or later. A search that was killed is typed again and goes on.
+"""
 
 from __future__ import annotations
 
 import argparse
-import csv
-import io
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, replace
-from typing import Any, cast
+from typing import Any
 
 from jobs.cli import emit
-from jobs.config import ISNetConfig, merge, preset_names, preset_tree
-from jobs.mask_sets import with_located_masks
-from jobs.sample_photos import ensure_sample_datasets
+from jobs.search_file import Loaded, check_room, load_search, search_of
+from jobs.search_record import finish_record
+from jobs.search_watch import Watch
 from trainplane.cluster.context import Context, resolve
-from trainplane.config import apply_overrides, build
-from trainplane.errors import UserError
-from trainplane.search.launch import Trial, TrialResult, best_of, score, search
-from trainplane.search.space import Objective, SearchFile, put, search_key, trial_settings
+from trainplane.errors import RunFailed, UserError
+from trainplane.search import budget, report
+from trainplane.search.driver import Driver
+from trainplane.search.launch import Search, carry_out, earlier_results, need_of, rates_of, read_state
+from trainplane.search.state import State, TrialState
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
 from trainplane.tracking.run import Status, end_run, find_or_create_run, reap
 from trainplane.train.identity import exclusive
 from trainplane.train.pins import pin, unpin
@@ -28,149 +27,146 @@ from trainplane.train.pins import pin, unpin
 
 def tune(args: argparse.Namespace) -> int:
     """The command."""
+    if args.preset == "show":
+        return show(args)
     context = resolve(args.context)
     context.activate()
-    file, base = load_search(args.preset, args.overrides)
-    trials = [
-        replace(trial, config=with_located_masks(cast("ISNetConfig", trial.config), context))
-        for trial in trials_of(file, base)
-    ]
-    ensure_sample_datasets([trials[0].config.data.train, trials[0].config.data.val], context)
+    loaded = load_search(args.preset, args.overrides)
+    search = search_of(loaded, context)
+    check_room(search, seconds_of_one=None)
+    prior = earlier_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
     reap(context.tracking)
-    objective = file.search.objective
-    key = search_key(file, base)
     # Held before MLflow hears of it, as for a run.
-    with exclusive(context.home, f"search-{key[:16]}", doing=f"running search {file.name}"):
-        parent = find_or_create_run(
-            context.tracking,
-            trials[0].config.tracking.experiment,
-            run_key=key,
-            run_name=file.name,
-            tags={"trainplane.search": file.name, "trainplane.objective": f"{objective.mode} {objective.metric}"},
-            artifact_root=context.artifacts,
-        )
-        print(f"search {file.name}: {len(trials)} trials, {objective.mode} {objective.metric}", file=sys.stderr)
+    with exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"):
+        parent = _parent(loaded, search, context)
+        print(_announcement(search), file=sys.stderr)
+        watch = Watch(search.name)
         try:
-            results = search(
-                trials,
-                context,
-                parent_run_id=parent.run_id,
-                concurrent=file.search.concurrent,
-                watch=lambda so_far: _say_newest(so_far, objective.metric, len(trials)),
-            )
-            best = best_of(results, objective)
-            pin_best(results, best, by=f"search {parent.run_id}")
+            driver = carry_out(search, context, parent_run_id=parent, watch=watch, prior=prior)
+            watch.close(driver)
+            found = report.standings(driver.state)
+            if found.best is None:
+                raise RunFailed(_nobody(driver.state))
+            pin_best(driver.state, found, by=f"search {parent}")
+            reap(context.tracking)
+            finish_record(context, parent, search, driver.state)
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            end_run(context.tracking, parent.run_id, status, {"trainplane.error": str(error)[:500]})
             # Its trials died with the cluster; nobody else closes them.
             reap(context.tracking)
+            end_run(context.tracking, parent, status, {"trainplane.error": str(error)[:500]})
             raise
-        _record(context, parent.run_id, results, best, objective.metric)
-    registered = _register(file, context, best)
-    payload = {
-        "search_run_id": parent.run_id,
-        "trials": [asdict(result) for result in results],
-        "best": {"run_id": best.run_id, "config": best.settings, "metrics": best.metrics},
-        "spent": {"cpu_seconds": sum(r.seconds * trials[0].config.train.max_workers for r in results)},
-        "registered": registered,
-    }
-    emit(args, payload, leaderboard(results, objective) + _said(registered))
+    registered = _register(loaded, context, found.best)
+    emit(args, payload(search, driver, parent, registered), _text(driver, registered))
     return 0
 
 
-def load_search(preset: str, overrides: Sequence[str]) -> tuple[SearchFile, dict[str, Any]]:
-    """The search file and the resolved settings under every trial. Overrides go to the search or to its base."""
-    tree = preset_tree(preset)
-    if "search" not in tree:
-        searches = ", ".join(preset_names("search_"))
-        raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
-    of_search = [override for override in overrides if override.startswith("search.")]
-    file = build(SearchFile, apply_overrides(tree, of_search))
-    of_base = [override for override in overrides if not override.startswith("search.")]
-    return file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base)
-
-
-def trials_of(file: SearchFile, base: dict[str, Any]) -> list[Trial]:
-    """Every trial's frozen configuration; an unknown setting in the space is refused here, before anything starts."""
-    trials = []
-    for number, settings in enumerate(trial_settings(file.search)):
-        tree = merge({}, base)
-        tree = apply_overrides(tree, [])
-        for name, value in settings.items():
-            put(tree, name, value)
-        tree["name"] = f"{file.name}-{number:04d}"
-        trials.append(Trial(number, settings, build(ISNetConfig, tree)))
-    if trials[0].config.data.val is None:
-        raise UserError(f"search {file.name!r}: {file.search.objective.metric} needs held-out pictures; set data.val=…")
-    return trials
-
-
-def _say_newest(results: list[TrialResult], metric: str, total: int) -> None:
-    newest = results[-1]
-    value = newest.metrics.get(metric)
-    told = f"{metric} {value:.4f}" if value is not None else newest.error or "no value"
-    settings = ", ".join(f"{name}={_short(value)}" for name, value in newest.settings.items())
-    print(f"trial {newest.number} {newest.status} ({len(results)}/{total}): {told}; {settings}", file=sys.stderr)
-
-
-def leaderboard(results: Sequence[TrialResult], objective: Objective) -> str:
-    """The trials, best first as the objective has it, as a table."""
-    order = sorted(results, key=lambda result: score(result, objective), reverse=True)
-    metric, names = objective.metric, list(results[0].settings)
-    lines = ["  ".join([f"{'trial':<6}", f"{metric:>10}", *(f"{name:>18}" for name in names), "run"])]
-    for result in order:
-        value = result.metrics.get(metric)
-        cells = [f"{_short(result.settings[name]):>18}" for name in names]
-        shown = f"{value:>10.4f}" if value is not None else f"{result.status:>10}"
-        lines.append("  ".join([f"{result.number:<6}", shown, *cells, result.run_id]))
-    return "\n".join(lines)
-
-
-def _short(value: Any) -> str:
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
-
-
-def _record(context: Context, run_id: str, results: Sequence[TrialResult], best: TrialResult, metric: str) -> None:
-    """The search's own record: leaderboard, best trial, and an end."""
-    client = client_for(context.tracking)
-    table = io.StringIO()
-    writer = csv.writer(table)
-    names = list(best.settings)
-    writer.writerow(["trial", "run_id", "status", metric, *names])
-    for result in results:
-        writer.writerow(
-            [result.number, result.run_id, result.status, result.metrics.get(metric), *map(result.settings.get, names)]
+def show(args: argparse.Namespace) -> int:
+    """`isnet tune show SEARCH [a.b=c …]`: how it stands, by its journal."""
+    if not args.overrides or "=" in args.overrides[0]:
+        raise UserError("isnet tune show needs a search: isnet tune show SEARCH, with the settings it was started with")
+    context = resolve(args.context)
+    context.activate()
+    preset, *overrides = args.overrides
+    search = search_of(load_search(preset, overrides), context)
+    state = read_state(search, context)
+    if state is None:
+        raise UserError(
+            f"search {search.name!r} has no journal in {context.checkpoints}/{search.folder}; start it with "
+            f"`isnet tune {' '.join([preset, *overrides])}`, or name the settings it was started with"
         )
-    client.log_text(run_id, table.getvalue(), "leaderboard.csv")
-    for name, value in best.metrics.items():
-        client.log_metric(run_id, f"best/{name}", value)
-    end_run(
+    plan = search.plan(rates_of(need_of(search.train, gpus=0.0), search.train))
+    driver = Driver.of(plan, state)
+    text = f"{report.table(state)}\n{spent_text(driver)}\n" + (f"ended: {state.ended}" if state.ended else "not ended")
+    emit(args, payload(search, driver, None, None), text)
+    return 0
+
+
+def _announcement(search: Search) -> str:
+    goals = ", ".join(f"{goal.mode} {goal.metric}" for goal in search.settings.goals)
+    stops = ", stopped early by ASHA" if search.settings.asha is not None else ""
+    return f"search {search.name}: {search.settings.algorithm}{stops}, {goals}; {search.train.steps} steps a trial"
+
+
+def _parent(loaded: Loaded, search: Search, context: Context) -> str:
+    base = loaded.configure(0, {}, 0)
+    goals = ", ".join(f"{goal.mode} {goal.metric}" for goal in search.settings.goals)
+    handle = find_or_create_run(
         context.tracking,
-        run_id,
-        "FINISHED",
-        {"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)},
+        base.tracking.experiment,
+        run_key=search.key,
+        run_name=search.name,
+        tags={
+            "trainplane.search": search.name,
+            "trainplane.objective": goals,
+            "trainplane.journal": f"{context.checkpoints}/{search.folder}",
+        },
+        artifact_root=context.artifacts,
+    )
+    return handle.run_id
+
+
+def _nobody(state: State) -> str:
+    goals = " and ".join(goal.metric for goal in state.goals)
+    errors = sorted({trial.error for trial in state.trials.values() if trial.error})
+    why = f"; the first failure: {errors[0]}" if errors else ""
+    return f"no trial has a finite {goals} ({len(state.trials)} tried: {state.ended}){why}"
+
+
+def pin_best(state: State, found: report.Standings, *, by: str) -> None:
+    """Retention leaves the checkpoints of the best trials alone, whatever their runs do next; others are let go."""
+    best = {trial.checkpoint for trial in (*found.front, found.best) if trial is not None and trial.checkpoint}
+    for trial in state.trials.values():
+        if trial.checkpoint:
+            folder, _, key = trial.checkpoint.rpartition("/")
+            (pin if trial.checkpoint in best else unpin)(open_store(folder), key, by=by)
+
+
+def payload(search: Search, driver: Driver, parent: str | None, registered: dict[str, str] | None) -> dict[str, Any]:
+    """What `--json` prints."""
+    state, found = driver.state, report.standings(driver.state)
+    best = found.best
+    return {
+        "search_run_id": parent,
+        "ended": state.ended,
+        "trials": [report.row(state.trials[number]) for number in sorted(state.trials)],
+        "best": best and {"trial": best.number, "run_id": best.run_id, "config": best.settings, "metrics": best.values},
+        "front": [trial.number for trial in found.front],
+        "rungs": {str(step): {str(t): s for t, s in rung.items()} for step, rung in sorted(state.rungs.items())},
+        "at_once": state.width,
+        "spent": ledger(driver),
+        "journal": search.folder,
+        "registered": registered,
+    }
+
+
+def ledger(driver: Driver) -> dict[str, Any]:
+    """What was spent, and what for nothing."""
+    standing = {number: trial.standing for number, trial in driver.state.trials.items()}
+    return budget.report(driver.state.spent, standing, driver.plan.rates)
+
+
+def spent_text(driver: Driver) -> str:
+    spent = ledger(driver)
+    waste = ", ".join(f"{cause} {part['steps']:,.0f}" for cause, part in spent["waste"].items() if part["steps"])
+    money = f", {spent['money']:g} in money" if spent["money"] is not None else ""
+    return (
+        f"spent {spent['steps']:,} steps, {spent['cpu_seconds'] / 3600:.3f} CPU-hours"
+        + (f", {spent['gpu_seconds'] / 3600:.3f} GPU-hours" if spent["gpu_seconds"] else "")
+        + f"{money}; of these steps: {waste or 'none for nothing'}"
     )
 
 
-def pin_best(results: Sequence[TrialResult], best: TrialResult, *, by: str) -> None:
-    """Retention leaves the checkpoint of the best trial alone, whatever its run does next; those it beat are let go."""
-    for result in results:
-        if result.checkpoint and result.checkpoint != best.checkpoint:
-            folder, _, key = result.checkpoint.rpartition("/")
-            unpin(open_store(folder), key, by=by)
-    folder, _, key = best.checkpoint.rpartition("/")
-    pin(open_store(folder), key, by=by)
+def _text(driver: Driver, registered: dict[str, str] | None) -> str:
+    said = f"\nbest trial registered as {registered['name']} version {registered['version']}" if registered else ""
+    return f"{report.table(driver.state)}\n{spent_text(driver)}{said}"
 
 
-def _register(file: SearchFile, context: Context, best: TrialResult) -> dict[str, str] | None:
-    if file.search.register_as is None:
+def _register(loaded: Loaded, context: Context, best: TrialState) -> dict[str, str] | None:
+    name = loaded.file.search.register_as
+    if name is None:
         return None
     from jobs.registering import register_checkpoint
 
-    version = register_checkpoint(context, best.checkpoint, name=file.search.register_as, run_id=best.run_id)
-    return {"name": file.search.register_as, "version": version}
-
-
-def _said(registered: dict[str, str] | None) -> str:
-    return f"\nbest trial registered as {registered['name']} version {registered['version']}" if registered else ""
+    version = register_checkpoint(context, best.checkpoint, name=name, run_id=best.run_id)
+    return {"name": name, "version": version}

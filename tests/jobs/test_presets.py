@@ -8,8 +8,9 @@ import torch
 import isnet
 from jobs.config import LAYERS, PRESETS, layer_names, load_run_config, preset_names, preset_tree
 from jobs.isnet_task import generator_options
-from jobs.tune import load_search, trials_of
+from jobs.search_file import load_search
 from trainplane.errors import UserError
+from trainplane.search.space import Space
 
 SEARCHES = preset_names("search_")
 RUNS = [name for name in preset_names() if name not in SEARCHES]
@@ -83,11 +84,12 @@ def test_laptop_shrinks_any_preset_and_keeps_what_it_compares(name):
 
 @pytest.mark.parametrize("name", SEARCHES)
 def test_a_shipped_search_loads_and_takes_a_layer_under_it(name):
-    assert trials_of(*load_search(name, []))
-    file, base = load_search(f"{name}+laptop", [])
-    assert base["data"]["size"] == 64
-    assert base["model"]["discriminator_width"] == 16
-    assert trials_of(file, base)
+    for preset in (name, f"{name}+laptop"):
+        loaded = load_search(preset, [])
+        space = Space.of(loaded.file.search, {})
+        assert loaded.configure(0, space.random(0), 0).name == f"{loaded.file.name}-0000"
+    assert loaded.base["data"]["size"] == 64
+    assert loaded.base["model"]["discriminator_width"] == 16
 
 
 def test_every_value_of_a_preset_or_a_layer_is_a_setting_that_exists_and_files_name_their_reasons():

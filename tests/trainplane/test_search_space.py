@@ -3,14 +3,13 @@
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from trainplane.config import build
-from trainplane.errors import RunFailed, UserError
-from trainplane.search.admission import Need, admit
-from trainplane.search.launch import TrialResult, best_of
-from trainplane.search.space import Objective, SearchFile, search_key, trial_settings
+from trainplane.errors import UserError
+from trainplane.search.report import standings
+from trainplane.search.settings import Objective, SearchFile
+from trainplane.search.space import Space, search_key
+from trainplane.search.state import State, TrialState
 
 FILE = {
     "name": "s",
@@ -32,9 +31,17 @@ def made(**search):
     return build(SearchFile, {**FILE, "search": {**FILE["search"], **search}})
 
 
+def drawn(file, base=None):
+    """The settings of its trials, as far as they follow from numbers alone."""
+    space = Space.of(file.search, base or {})
+    if file.search.algorithm == "grid":
+        return space.grid()
+    return [space.random(number) for number in range(file.search.trials)]
+
+
 def test_trials_are_the_same_every_time_and_lie_in_the_space():
-    trials = trial_settings(made().search)
-    assert trials == trial_settings(made().search)
+    trials = drawn(made())
+    assert trials == drawn(made())
     assert len({str(trial) for trial in trials}) == 8
     for trial in trials:
         assert 10 <= trial["loss.style"] <= 400
@@ -44,29 +51,39 @@ def test_trials_are_the_same_every_time_and_lie_in_the_space():
 
 
 def test_more_trials_begin_with_the_same_ones():
-    assert trial_settings(made(trials=16).search)[:8] == trial_settings(made().search)
+    assert drawn(made(trials=16))[:8] == drawn(made())
 
 
 def test_a_new_dimension_does_not_move_the_others():
     wider = made(space={**FILE["search"]["space"], "train.lr_g": {"log_uniform": [1e-5, 1e-3]}})
-    for before, after in zip(trial_settings(made().search), trial_settings(wider.search), strict=True):
+    for before, after in zip(drawn(made()), drawn(wider), strict=True):
         assert before.items() <= after.items()
 
 
 def test_another_seed_is_another_search():
-    assert trial_settings(made(seed=1).search) != trial_settings(made().search)
+    assert drawn(made(seed=1)) != drawn(made())
     assert search_key(made(seed=1), {}) != search_key(made(), {})
+
+
+def test_another_limit_is_the_same_search():
+    assert search_key(made(trials=99, budget={"steps": 9}, register_as="m"), {}) == search_key(made(), {})
 
 
 def test_a_grid_has_every_combination_once():
     grid = made(algorithm="grid", space={"a.x": {"choice": [1, 2]}, "a.y": {"choice": ["u", "v", "w"]}})
-    assert len({(t["a.x"], t["a.y"]) for t in trial_settings(grid.search)}) == 6
+    assert len({(t["a.x"], t["a.y"]) for t in drawn(grid)}) == 6
 
 
 @pytest.mark.parametrize(
     ("search", "words"),
     [
         ({"objective": {"metric": "m"}}, ["search.objective.mode is not set"]),
+        ({"objective": None}, ["no objective is given"]),
+        ({"objectives": [{"metric": "m", "mode": "max"}]}, ["both search.objective and search.objectives"]),
+        ({"objective": None, "objectives": [{"metric": "m"}]}, ["mode is not set"]),
+        ({"algorithm": "pbt", "asha": {}}, ["leave search.asha out"]),
+        ({"algorithm": "random", "warm_start": "s"}, ["for algorithm: tpe"]),
+        ({"budget": {"steps": 0}}, ["search.budget.steps=0"]),
         ({"space": {}}, ["search.space"]),
         ({"space": {"a": {"uniform": [2, 1]}}}, ["is empty"]),
         ({"space": {"a": {"log_uniform": [0, 1]}}}, ["above 0"]),
@@ -82,44 +99,53 @@ def test_what_cannot_be_explored_is_refused(search, words):
         assert word in str(refusal.value)
 
 
-@given(
-    st.integers(1, 8),
-    st.sampled_from([0.25, 0.5, 1.0, 2.0]),
-    st.sampled_from([0.0, 1.0]),
-    st.integers(1, 64),
-    st.integers(0, 16),
-    st.integers(1, 50),
-    st.one_of(st.none(), st.integers(1, 50)),
-)
-def test_whatever_is_admitted_fits_the_cluster(workers, cpus_each, gpus_each, cpus, gpus, trials, wanted):
-    need = Need(workers, cpus_each, gpus_each)
-    if need.cpus > cpus or need.gpus > gpus:
-        with pytest.raises(UserError, match=r"set train\."):
-            admit(need, cpus=cpus, gpus=gpus, trials=trials, wanted=wanted)
-        return
-    at_once = admit(need, cpus=cpus, gpus=gpus, trials=trials, wanted=wanted)
-    assert 1 <= at_once <= min(trials, wanted or trials)
-    assert at_once * need.cpus <= cpus + 1e-6
-    assert at_once * need.gpus <= gpus
-
-
-def test_the_refusal_shows_the_arithmetic():
-    with pytest.raises(
-        UserError, match=r"2 workers × 1 CPUs \+ 0.01 for the trial itself = 2.01, and the cluster has 2"
-    ):
-        admit(Need(2, 1.0), cpus=2, gpus=0, trials=4, wanted=None)
-
-
-def results(*values):
-    return [TrialResult(i, {}, f"r{i}", "finished", metrics={"val/psnr": v}) for i, v in enumerate(values)]
+def state_of(*values, mode="max"):
+    objective = Objective(metric="val/psnr", mode=mode)
+    trials = {
+        n: TrialState(n, {}, standing="finished" if math.isfinite(v) else "nan", values={"val/psnr": v})
+        for n, v in enumerate(values)
+    }
+    return State((objective,), trials=trials)
 
 
 def test_nan_is_never_the_best():
-    best = best_of(results(math.nan, 20.0, math.inf, 21.0), Objective(metric="val/psnr", mode="max"))
-    assert best.number == 3
-    assert best_of(results(math.nan, 20.0, 21.0), Objective(metric="val/psnr", mode="min")).number == 1
+    assert standings(state_of(math.nan, 20.0, math.inf, 21.0)).best.number == 3
+    assert standings(state_of(math.nan, 20.0, 21.0, mode="min")).best.number == 1
+    assert standings(state_of(math.nan, -math.inf)).best is None
 
 
-def test_a_metric_nobody_reported_is_named_with_what_there_is():
-    with pytest.raises(RunFailed, match="no trial reported a finite val/ssim; reported were: val/psnr"):
-        best_of(results(1.0), Objective(metric="val/ssim", mode="max"))
+def test_the_front_has_what_nothing_beats_and_its_knee_is_the_best():
+    goals = (Objective(metric="q", mode="max"), Objective(metric="m", mode="min"))
+    points = [(1, 1), (2, 2), (5, 3), (6, 9), (4, 5), (6, 10), (math.nan, 0)]
+    trials = {n: TrialState(n, {}, standing="finished", values={"q": q, "m": m}) for n, (q, m) in enumerate(points)}
+    found = standings(State(goals, trials=trials))
+    assert {trial.number for trial in found.front} == {0, 1, 2, 3}
+    assert found.best.number == 2
+    assert found.ranked[-1].number == 6
+
+
+def test_conditional_settings_are_there_only_when_their_condition_holds():
+    space = {
+        "loss.gan": {"choice": ["hinge", "lsgan"]},
+        "loss.adversarial": {"uniform": [0.1, 1], "when": "gan == 'hinge'"},
+    }
+    trials = drawn(made(space=space, trials=40))
+    assert {("loss.adversarial" in t) == (t["loss.gan"] == "hinge") for t in trials} == {True}
+    grid = {**space, "loss.adversarial": {"choice": [1, 2, 3], "when": "gan == 'hinge'"}}
+    assert len(drawn(made(space=grid, algorithm="grid"))) == 4
+    with pytest.raises(UserError, match="is explored below it"):
+        drawn(made(space=dict(reversed(space.items()))))
+
+
+def test_every_draw_meets_the_constraints_and_contradictions_are_refused():
+    space = {"t.g": {"log_uniform": [1e-5, 1e-2]}, "t.d": {"log_uniform": [1e-5, 1e-2]}}
+    for trial in drawn(made(space=space, constraints=["d <= g", "d >= 0.1 * g"], trials=60)):
+        assert 0.1 * trial["t.g"] <= trial["t.d"] <= trial["t.g"]
+    with pytest.raises(UserError, match="contradict each other"):
+        drawn(made(space=space, constraints=["d < g", "d > g"]))
+    with pytest.raises(UserError, match="all 2 combinations break"):
+        drawn(made(space={"a.x": {"choice": [1, 2]}}, constraints=["x > 2"]))
+    # Conditions may name what the base sets.
+    assert (
+        drawn(made(space={"a.x": {"choice": [1, 2]}}, constraints=["x <= limit"]), {"a.limit": 1}) == [{"a.x": 1}] * 8
+    )

@@ -2,64 +2,107 @@
 
 A trial of one worker is that worker. A trial of several holds a sliver of a CPU for its own process while its workers,
 which Ray Train starts, need theirs beside it; started without counting, trials take every CPU and no worker ever
-starts (ray#54305).
+starts (ray#54305). Nodes are counted one by one, since a worker cannot be half here and half there.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from trainplane.errors import UserError
 
 # Ray rejects a trial that needs nothing at all; this much it may hold.
 TRIAL_CPUS = 0.01
+_EPSILON = 1e-9
+
+Node = tuple[float, float]
+"""CPUs and GPUs of a node."""
 
 
 @dataclass(frozen=True)
 class Need:
-    """What one trial occupies while it runs."""
+    """What one trial occupies while it runs. An elastic one starts with `least_workers` where there is no more room."""
 
     workers: int
     cpus_per_worker: float
     gpus_per_worker: float = 0.0
+    least_workers: int | None = None
+
+    @property
+    def least(self) -> int:
+        """Workers without which a trial does not start."""
+        return min(self.least_workers or self.workers, self.workers)
+
+    @property
+    def is_group(self) -> bool:
+        """Whether its workers are processes beside the trial's own."""
+        return self.workers > 1
 
     @property
     def own_cpus(self) -> float:
         """CPUs of the trial's own process."""
-        return self.cpus_per_worker if self.workers == 1 else TRIAL_CPUS
+        return TRIAL_CPUS if self.is_group else self.cpus_per_worker
 
     @property
     def cpus(self) -> float:
-        return self.cpus_per_worker if self.workers == 1 else TRIAL_CPUS + self.workers * self.cpus_per_worker
+        return TRIAL_CPUS + self.workers * self.cpus_per_worker if self.is_group else self.cpus_per_worker
 
     @property
     def gpus(self) -> float:
         return self.workers * self.gpus_per_worker
 
 
-def admit(need: Need, *, cpus: float, gpus: float, trials: int, wanted: int | None) -> int:
+def admit(need: Need, *, nodes: Sequence[Node], trials: int, wanted: int | None) -> int:
     """How many trials to run at once: as many as fit, at most `wanted` and `trials`.
 
-    Raises UserError, with the arithmetic and the smallest change that fits, where not even one does.
+    Each gets all its workers where that is possible for one at least; elastic ones share where it is not. Raises
+    `UserError`, with the arithmetic and the smallest change that fits, where not even one has room.
     """
-    by_cpu = int((cpus + 1e-9) // need.cpus)
-    by_gpu = int((gpus + 1e-9) // need.gpus) if need.gpus else by_cpu
-    fits = min(by_cpu, by_gpu)
+    fits = fitting(need, nodes, workers=need.workers) or fitting(need, nodes, workers=need.least)
     if fits < 1:
-        raise UserError(_refusal(need, cpus, gpus, by_cpu))
+        raise UserError(_refusal(need, nodes))
     return min(fits, trials, wanted or fits)
 
 
-def _refusal(need: Need, cpus: float, gpus: float, by_cpu: int) -> str:
-    if by_cpu < 1:
-        own = "" if need.workers == 1 else f" + {TRIAL_CPUS} for the trial itself"
-        got = f"one trial needs {need.workers} workers × {need.cpus_per_worker:g} CPUs{own} = {need.cpus:g}"
-        spare = cpus - (0 if need.workers == 1 else TRIAL_CPUS)
-        workers = int(spare // need.cpus_per_worker)
-        if workers >= 1:
-            return f"{got}, and the cluster has {cpus:g}; set train.workers={workers}"
-        return f"{got}, and the cluster has {cpus:g}; set train.workers=1 and train.cpus_per_worker={cpus:g}"
-    return (
-        f"one trial needs {need.gpus:g} GPUs and the cluster has {gpus:g}; "
-        f"set train.workers={int(gpus // need.gpus_per_worker) or 1}" + ("" if gpus else " and train.use_gpu=false")
-    )
+def fitting(need: Need, nodes: Sequence[Node], *, workers: int) -> int:
+    """The largest number of trials, of so many workers each, that all find room whatever order they are placed in.
+
+    The trials' own slivers may all lie on the node where they hurt most.
+    """
+    most = sum(_slots(need, node, 0) for node in nodes) // workers
+    for count in range(most, 0, -1):
+        slivers = count if need.is_group else 0
+        room = sum(_slots(need, node, 0) for node in nodes)
+        # Each node that the slivers eat into may lose a worker, and there are no more such nodes than slivers.
+        losses = sorted((_slots(need, node, 0) - _slots(need, node, slivers) for node in nodes), reverse=True)
+        if room - sum(losses[:slivers]) >= count * workers:
+            return count
+    return 0
+
+
+def _slots(need: Need, node: Node, slivers: int) -> int:
+    """Workers that a node has room for beside so many trials' own processes."""
+    cpus, gpus = node
+    by_cpu = int((cpus - slivers * TRIAL_CPUS + _EPSILON) // need.cpus_per_worker)
+    return max(0, min(by_cpu, int((gpus + _EPSILON) // need.gpus_per_worker)) if need.gpus_per_worker else by_cpu)
+
+
+def _refusal(need: Need, nodes: Sequence[Node]) -> str:
+    cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
+    if need.least * need.gpus_per_worker > gpus + _EPSILON:
+        fits = int(gpus // need.gpus_per_worker)
+        return (
+            f"one trial needs {need.least * need.gpus_per_worker:g} GPUs and the cluster has {gpus:g}; "
+            f"set train.workers={fits or 1}" + ("" if gpus else " and train.use_gpu=false")
+        )
+    own = f" + {TRIAL_CPUS} for the trial itself" if need.is_group else ""
+    total = need.least * need.cpus_per_worker + (TRIAL_CPUS if need.is_group else 0)
+    got = f"one trial needs {need.least} workers × {need.cpus_per_worker:g} CPUs{own} = {total:g}"
+    has = f"the cluster has {cpus:g}" + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+    for workers in range(need.least - 1, 0, -1):
+        smaller = Need(workers, need.cpus_per_worker, need.gpus_per_worker)
+        if fitting(smaller, nodes, workers=workers):
+            return f"{got}, and {has}; set train.workers={workers}"
+    largest = max((node[0] for node in nodes), default=0.0)
+    return f"{got}, and {has}; set train.workers=1 and train.cpus_per_worker={largest:g}"

@@ -1,178 +1,186 @@
-"""Carry a search out on Ray Tune: trials of the same loop under one parent run.
+"""Carry a search out in a context: what fits the cluster, its journal, its trials under one parent run.
 
-A trial of one worker runs the loop in its own process; one of several starts its workers under Ray Train. Trials go on
-from their own checkpoints, so a search that is started again pays nothing twice for what was committed.
+Killed at any moment and started again, it goes on from its journal, and its trials from their own checkpoints.
 """
 
 from __future__ import annotations
 
-import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from trainplane.cluster.context import Context
 from trainplane.cluster.session import ray_session, scratch_folder
 from trainplane.config import RunConfig
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import UserError
 from trainplane.search.admission import Need, admit
-from trainplane.search.space import Objective
-from trainplane.tracking.run import end_run
-from trainplane.train.job import Job, Outcome, Silent
-from trainplane.train.launch import train
-from trainplane.train.prepare import prepared_run
+from trainplane.search.budget import Rates
+from trainplane.search.clone import let_go
+from trainplane.search.driver import Driver, trial_limit
+from trainplane.search.engine import Plan
+from trainplane.search.journal import Journal, Record, open_journal, read_journal
+from trainplane.search.settings import SearchSettings
+from trainplane.search.space import Settings, Space
+from trainplane.search.state import Item, State, fold
+from trainplane.search.trial import Assignment, work
+from trainplane.search.tuning import run_on_tune
+from trainplane.storage import open_store
+from trainplane.train.pins import pin
+from trainplane.train.settings import TrainConfig
 
-log = logging.getLogger(__name__)
+FOLDER = "searches"
+Configure = Callable[[int, Settings, int], RunConfig]
+"""The configuration of a trial: its number, its settings, how often it has taken over from others."""
 
 
 @dataclass(frozen=True)
-class Trial:
-    """One configuration of a search. `settings` are the explored values, dotted names."""
+class Search:
+    """A search that may start. `facts`: `module:function` that tells values beside those of validation."""
 
-    number: int
-    settings: Mapping[str, Any]
-    config: RunConfig
+    name: str
+    key: str
+    settings: SearchSettings
+    space: Space
+    train: TrainConfig
+    configure: Configure
+    facts: str | None = None
 
+    @property
+    def folder(self) -> str:
+        """Its place in the store of checkpoints."""
+        return f"{FOLDER}/{self.name}-{self.key[:12]}"
 
-@dataclass(frozen=True)
-class TrialResult:
-    """How a trial ended. `error` is a sentence where it failed."""
-
-    number: int
-    settings: dict[str, Any]
-    run_id: str
-    status: str
-    step: int = 0
-    metrics: dict[str, float] = field(default_factory=dict)
-    checkpoint: str = ""
-    seconds: float = 0.0
-    error: str | None = None
+    def plan(self, rates: Rates) -> Plan:
+        return Plan(self.settings, self.space, self.train.steps, rates)
 
 
-Watch = Callable[[list[TrialResult]], None]
+def need_of(train: TrainConfig, *, gpus: float) -> Need:
+    """What one trial occupies on a cluster that has so many GPUs."""
+    wants_gpu = train.use_gpu is True or (train.use_gpu == "auto" and gpus > 0)
+    return Need(train.max_workers, train.cpus_per_worker, 1.0 if wants_gpu else 0.0, least_workers=train.min_workers)
 
 
-def search(
-    trials: Sequence[Trial],
-    context: Context,
-    *,
-    parent_run_id: str,
-    concurrent: int | None,
-    watch: Watch,
-) -> list[TrialResult]:
-    """Run all trials, as many at once as fit; results in the order of their numbers.
+def rates_of(need: Need, train: TrainConfig) -> Rates:
+    """What a running trial is billed."""
+    price = None if train.price_per_hour is None else train.price_per_hour * need.workers
+    return Rates(need.cpus, need.gpus, price)
 
-    `watch` is told the results so far whenever a trial ends. Raises `UserError` where not one trial fits.
+
+def carry_out(
+    search: Search, context: Context, *, parent_run_id: str, watch: Callable[[Driver], None], prior: list[Record]
+) -> Driver:
+    """Run it to its end, as many trials at once as fit; `watch` is called whenever something changed.
+
+    Raises `UserError` where not one trial fits.
     """
-    train_config = trials[0].config.train
-    with ray_session() as ray, scratch_folder() as scratch:
-        from ray import tune
+    with open_journal(open_store(context.checkpoints), search.folder) as journal:
+        if (found := _ended(search, journal)) is not None:
+            return found
+        with ray_session() as ray, scratch_folder() as scratch:
+            has = ray.cluster_resources()
+            need = need_of(search.train, gpus=has.get("GPU", 0.0))
+            plan = search.plan(rates_of(need, search.train))
+            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+            width = admit(
+                need,
+                nodes=[(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes],
+                trials=trial_limit(search.settings, plan),
+                wanted=search.settings.concurrent,
+            )
+            driver = Driver.resume(plan, journal, key=search.key, width=width, prior=prior)
+            driver.watch = lambda state: watch(driver)
+            driver.pin = lambda takeover: _pin(takeover, parent_run_id)
+            describe = _describer(search, driver.state)
+            own: dict[str, float] = {"CPU": need.own_cpus}
+            if need.workers == 1 and need.gpus:
+                own["GPU"] = need.gpus
+            run_on_tune(driver, _body(context, parent_run_id), describe, resources=own, scratch=scratch)
+        _let_go_of_donors(driver.state, parent_run_id)
+        return driver
 
-        resources = ray.cluster_resources()
-        gpus = resources.get("GPU", 0.0)
-        wants_gpu = train_config.use_gpu is True or (train_config.use_gpu == "auto" and gpus > 0)
-        need = Need(train_config.max_workers, train_config.cpus_per_worker, 1.0 if wants_gpu else 0.0)
-        at_once = admit(need, cpus=resources.get("CPU", 0.0), gpus=gpus, trials=len(trials), wanted=concurrent)
-        context_values = asdict(context)
 
-        def trainable(settings: dict[str, Any]) -> None:
-            tune.report(asdict(run_trial(settings["trial"], Context(**context_values), parent_run_id=parent_run_id)))
+def _ended(search: Search, journal: Journal) -> Driver | None:
+    """The search as it ended before, where nothing is left to do; that is not worth a cluster."""
+    if not journal.records:
+        return None
+    plan = search.plan(rates_of(need_of(search.train, gpus=0.0), search.train))
+    driver = Driver.resume(plan, journal, key=search.key, width=0)
+    return driver if driver.is_over else None
 
-        collector = _collector(tune, watch)
-        tuner = tune.Tuner(
-            tune.with_resources(
-                trainable, {"CPU": need.own_cpus, **({"GPU": need.gpus} if need.workers == 1 and need.gpus else {})}
-            ),
-            param_space={"trial": tune.grid_search(list(trials))},
-            tune_config=tune.TuneConfig(max_concurrent_trials=at_once, trial_dirname_creator=_dirname),
-            run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, callbacks=[collector]),
+
+def _describer(search: Search, state: State) -> Callable[[Item], dict[str, Any]]:
+    def describe(item: Item) -> dict[str, Any]:
+        trial = state.trials[item.trial]
+        config = search.configure(trial.number, trial.settings, trial.segment)
+        donor = trial.donor if trial.donor is not None and trial.donor["step"] == item.first else None
+        return asdict(
+            Assignment(
+                item.number,
+                trial.number,
+                item.last,
+                config.model_dump(mode="json"),
+                trial.settings,
+                goals=tuple(goal.metric for goal in search.settings.goals),
+                facts=search.facts,
+                donor=donor,
+                lineage=tuple(trial.lineage),
+            )
         )
-        tuner.fit()
-        found = {result.number: result for result in collector.results}
-    # A trial whose process died told nobody; it is counted as failed and does not sink the search.
-    return [found.get(trial.number) or _lost(trial) for trial in trials]
+
+    return describe
 
 
-def run_trial(trial: Trial, context: Context, *, parent_run_id: str) -> TrialResult:
-    """Train one trial to its end, here or under Ray Train; a failure of its own is a result, not an exception."""
-    try:
-        return _run_prepared(trial, context, parent_run_id)
-    except UserError as error:
-        return TrialResult(trial.number, dict(trial.settings), "", "failed", error=str(error))
+def _body(context: Context, parent_run_id: str) -> Any:
+    values = asdict(context)
+
+    def body(described: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+        work(Assignment(**described), Context(**values), parent_run_id=parent_run_id, tell=tell)
+
+    return body
 
 
-def _run_prepared(trial: Trial, context: Context, parent_run_id: str) -> TrialResult:
-    context.activate()
-    with prepared_run(
-        trial.config,
-        context,
-        parent_run_id=parent_run_id,
-        run_name=f"trial-{trial.number:04d}",
-        tags={"trainplane.trial": str(trial.number)},
-        explored=list(trial.settings),
-    ) as prepared:
-        run_id = prepared.run.run_id
-        try:
-            outcome = _train_trial(prepared.job, trial.config)
-        except (UserError, RunFailed) as error:
-            end_run(context.tracking, run_id, "FAILED", {"trainplane.error": str(error)[:500]})
-            return TrialResult(trial.number, dict(trial.settings), run_id, "failed", error=str(error))
-        end_run(context.tracking, run_id, "FINISHED", {"trainplane.state_digest": outcome.state_digest})
-    return TrialResult(
-        trial.number,
-        dict(trial.settings),
-        run_id,
-        outcome.status,
-        step=outcome.step,
-        metrics=outcome.metrics,
-        checkpoint=outcome.checkpoint,
-        seconds=outcome.seconds.get("wall", 0.0),
+def _pin(takeover: Record, parent_run_id: str) -> None:
+    folder, _, name = takeover["checkpoint"].rpartition("/")
+    pin(open_store(folder), name, by=pinner(parent_run_id, takeover["trial"]))
+
+
+def pinner(parent_run_id: str, trial: int) -> str:
+    """Who pins a donor's checkpoint."""
+    return f"search {parent_run_id} trial {trial}"
+
+
+def _let_go_of_donors(state: State, parent_run_id: str) -> None:
+    for trial in state.trials.values():
+        for one in trial.lineage:
+            let_go(one["checkpoint"], by=pinner(parent_run_id, trial.number))
+
+
+def read_state(search: Search, context: Context) -> State | None:
+    """How the search stands by its journal, while it may be running; None where there is none."""
+    records = read_journal(open_store(context.checkpoints), search.folder)
+    return fold(records, search.settings.goals) if records else None
+
+
+def earlier_results(context: Context, name: str, settings: SearchSettings) -> list[Record]:
+    """Finished trials of earlier searches called `name`, {settings, values}, that have all objectives of this one."""
+    store = open_store(context.checkpoints)
+    folders = sorted(
+        {
+            "/".join(entry.key.split("/")[:2])
+            for entry in store.list(f"{FOLDER}/{name}-")
+            if entry.key.split("/")[1].rpartition("-")[0] == name
+        }
     )
-
-
-def _train_trial(job: Job, config: RunConfig) -> Outcome:
-    return train(job, config.train, progress=Silent(), distributed=config.train.max_workers > 1)
-
-
-def best_of(results: Sequence[TrialResult], objective: Objective) -> TrialResult:
-    """The best finished trial; NaN and missing are the worst. Raises `RunFailed` where no trial has a value."""
-    values = [(score(result, objective), result) for result in results]
-    value, best = max(values, key=lambda pair: (pair[0], -pair[1].number))
-    if value == -math.inf:
-        known = sorted({name for result in results for name in result.metrics})
-        raise RunFailed(
-            f"no trial reported a finite {objective.metric}; reported were: {', '.join(known) or 'nothing'}"
-        )
-    return best
-
-
-def score(result: TrialResult, objective: Objective) -> float:
-    """The objective as a number to maximise."""
-    value = result.metrics.get(objective.metric, math.nan)
-    if not math.isfinite(value):
-        return -math.inf
-    return value if objective.mode == "max" else -value
-
-
-def _lost(trial: Trial) -> TrialResult:
-    return TrialResult(trial.number, dict(trial.settings), "", "failed", error="its process was lost")
-
-
-def _dirname(trial: Any) -> str:
-    return f"trial-{trial.trial_id}"
-
-
-def _collector(tune: Any, watch: Watch) -> Any:
-    """A Tune callback that keeps results as they come; Tune's own copies go with its scratch folder."""
-
-    class Collector(tune.Callback):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.results: list[TrialResult] = []
-
-        def on_trial_result(self, iteration: int, trials: Any, trial: Any, result: Any, **info: Any) -> None:
-            names = TrialResult.__dataclass_fields__
-            self.results.append(TrialResult(**{name: result[name] for name in names if name in result}))
-            watch(list(self.results))
-
-    return Collector()
+    if not folders:
+        raise UserError(f"search.warm_start={name!r}: no search of that name has a journal here; run it first")
+    found = []
+    for folder in folders:
+        state = fold(read_journal(store, folder), settings.goals)
+        for trial in state.trials.values():
+            values = [trial.values.get(goal.metric) for goal in settings.goals]
+            if trial.standing in ("finished", "resting") and None not in values:
+                found.append({"settings": trial.settings, "values": values})
+    if not found:
+        wanted = ", ".join(goal.metric for goal in settings.goals)
+        raise UserError(f"search.warm_start={name!r}: none of its trials has {wanted}; name another search")
+    return found

@@ -1,118 +1,150 @@
-"""What a search tries: its file, its space, and which configuration trial number n has.
+"""Which settings trial number n has: pure functions of the search's seed, its space and n.
 
-Trial n of a search is a pure function of the search's digest and n, so that a search that is started again asks for
-the same trials. Not covered: what fits the cluster (`admission`), carrying it out (`launch`).
+Each setting has a random stream of its own, so that adding one does not move the others. Draws that break a constraint
+are drawn anew, from further streams. Not covered: settings that follow from results (`suggest`, `pbt`).
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import math
-from typing import Any, Literal
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from pydantic import Field, model_validator
 
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
-from trainplane.section import Section
+from trainplane.search.expression import Expression
+from trainplane.search.settings import LIMITS, Dimension, SearchFile, SearchSettings
+
+Settings = dict[str, Any]
+TRIES = 4096
 
 
-class Dimension(Section):
-    """One setting's values: exactly one of `choice`, `uniform`, `log_uniform`, `integers`."""
+@dataclass(frozen=True)
+class Space:
+    """The settings that a search explores. `given`: the base's settings, flat; conditions may name those, too."""
 
-    choice: tuple[Any, ...] | None = Field(None, min_length=1)
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[float, float] | None = None
-    integers: tuple[int, int] | None = Field(None, description="both ends included")
+    dimensions: Mapping[str, Dimension]
+    given: Mapping[str, Any]
+    when: Mapping[str, Expression]
+    constraints: tuple[Expression, ...]
+    seed: int
 
-    @model_validator(mode="after")
-    def _one_kind(self) -> Dimension:
-        given = [name for name in type(self).model_fields if getattr(self, name) is not None]
-        if len(given) != 1:
-            raise ValueError(
-                f"a dimension has {' and '.join(given) or 'no values'}; give choice, uniform, log_uniform or integers"
-            )
-        if given[0] != "choice":
-            low, high = getattr(self, given[0])
-            if not low < high:
-                raise ValueError(f"{given[0]}: [{low}, {high}] is empty; the lower end comes first")
-            if given[0] == "log_uniform" and low <= 0:
-                raise ValueError(f"log_uniform: [{low}, {high}] must be above 0")
-        return self
+    @staticmethod
+    def of(settings: SearchSettings, given: Mapping[str, Any]) -> Space:
+        """Raises `UserError` where a condition cannot be read, or no settings meet them all."""
+        known = sorted({*given, *settings.space})
+        constraints = tuple(Expression.of(text, known=known) for text in settings.constraints)
+        when: dict[str, Expression] = {}
+        for index, (name, dimension) in enumerate(settings.space.items()):
+            if dimension.when is None:
+                continue
+            when[name] = Expression.of(dimension.when, known=known)
+            below = [other for other in list(settings.space)[index:] if other in when[name].names]
+            if below:
+                raise UserError(
+                    f"search.space.{name}.when names {below[0]}, which is explored below it; write that one first"
+                )
+        space = Space(settings.space, given, when, constraints, settings.seed)
+        space._check_not_empty()
+        return space
 
-    def draw(self, rng: np.random.Generator) -> Any:
-        """One value."""
-        if self.choice is not None:
-            return self.choice[int(rng.integers(len(self.choice)))]
-        if self.integers is not None:
-            return int(rng.integers(self.integers[0], self.integers[1], endpoint=True))
-        if self.log_uniform is not None:
-            low, high = self.log_uniform
-            return math.exp(rng.uniform(math.log(low), math.log(high)))
-        assert self.uniform is not None
-        return float(rng.uniform(*self.uniform))
+    def holds(self, drawn: Mapping[str, Any]) -> bool:
+        """Whether every constraint holds of these settings on top of the base's."""
+        values = {**self.given, **drawn}
+        return all(constraint.holds(values) for constraint in self.constraints)
+
+    def active(self, name: str, above: Mapping[str, Any]) -> bool:
+        """Whether `name` is explored, given the settings above it."""
+        return name not in self.when or self.when[name].holds({**self.given, **above})
+
+    def pruned(self, drawn: Mapping[str, Any]) -> Settings:
+        """Without the settings whose condition does not hold."""
+        kept: Settings = {}
+        for name in self.dimensions:
+            if name in drawn and self.active(name, kept):
+                kept[name] = drawn[name]
+        return kept
+
+    def random(self, number: int) -> Settings:
+        """Trial `number` of a random search."""
+        for attempt in range(TRIES):
+            drawn = self._draw(number, attempt)
+            if self.holds(drawn):
+                return drawn
+        raise UserError(self._refusal(TRIES))
+
+    def _draw(self, number: int, attempt: int) -> Settings:
+        drawn: Settings = {}
+        for name, dimension in self.dimensions.items():
+            stream = name_key(name) ^ number ^ (attempt << 40)
+            value = draw(dimension, np.random.Generator(np.random.Philox(key=[self.seed, stream])))
+            if self.active(name, drawn):
+                drawn[name] = value
+        return drawn
+
+    def grid(self) -> list[Settings]:
+        """Every combination of choices once that meets the conditions."""
+        found, seen = [], set()
+        for combination in self._combinations():
+            drawn = self.pruned(combination)
+            key = canonical_json(list(drawn.items()))
+            if key not in seen and self.holds(drawn):
+                seen.add(key)
+                found.append(drawn)
+        return found
+
+    def _combinations(self) -> Iterator[Settings]:
+        choices = [dimension.choice or () for dimension in self.dimensions.values()]
+        for values in itertools.product(*choices):
+            yield dict(zip(self.dimensions, values, strict=True))
+
+    def _check_not_empty(self) -> None:
+        if not self.constraints:
+            return
+        sizes = [len(dimension.choice or ()) for dimension in self.dimensions.values()]
+        if 0 < math.prod(sizes) <= TRIES:
+            if not self.grid():
+                raise UserError(self._refusal(math.prod(sizes), exactly=True))
+            return
+        if not any(self.holds(self._draw(0, attempt)) for attempt in range(TRIES)):
+            raise UserError(self._refusal(TRIES))
+
+    def _refusal(self, tries: int, *, exactly: bool = False) -> str:
+        texts = " and ".join(repr(constraint.text) for constraint in self.constraints)
+        what = f"all {tries} combinations break" if exactly else f"each of {tries} draws breaks"
+        return (
+            f"search.constraints: {what} {texts}: they contradict each other or leave next to nothing of the space; "
+            "relax them, or widen search.space"
+        )
 
 
-class Objective(Section):
-    """What makes one trial better than another."""
-
-    metric: str = Field("val/psnr", description="a recorded metric, such as val/psnr")
-    mode: Literal["max", "min"] = Field(..., description="max or min; there is no default on purpose")
+def name_key(name: str) -> int:
+    """A number of 64 bits for a name."""
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
-class SearchSettings(Section):
-    """The `search` section of a search file."""
-
-    space: dict[str, Dimension] = Field(..., min_length=1, description="dotted setting -> values")
-    objective: Objective
-    algorithm: Literal["random", "grid"] = "random"
-    trials: int = Field(4, ge=1, description="how many; a grid tries every combination of its choices instead")
-    concurrent: int | None = Field(None, ge=1, description="trials at once; default: as many as fit")
-    seed: int = Field(0, ge=0)
-    register_as: str | None = Field(None, description="registered model that the best trial becomes a version of")
-
-    @model_validator(mode="after")
-    def _grid_has_choices(self) -> SearchSettings:
-        if self.algorithm == "grid":
-            loose = [name for name, dimension in self.space.items() if dimension.choice is None]
-            if loose:
-                raise ValueError(f"a grid needs choices, and search.space.{loose[0]} is a range; use algorithm: random")
-        return self
+def draw(dimension: Dimension, rng: np.random.Generator) -> Any:
+    """One value."""
+    if dimension.choice is not None:
+        return dimension.choice[int(rng.integers(len(dimension.choice)))]
+    if dimension.integers is not None:
+        return int(rng.integers(dimension.integers[0], dimension.integers[1], endpoint=True))
+    if dimension.log_uniform is not None:
+        low, high = dimension.log_uniform
+        return math.exp(rng.uniform(math.log(low), math.log(high)))
+    assert dimension.uniform is not None
+    return float(rng.uniform(*dimension.uniform))
 
 
-class SearchFile(Section):
-    """A search: a base preset, settings on top of it, and what to explore."""
-
-    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
-    base: str = Field(..., description="preset or YAML file of every trial")
-    overrides: dict[str, Any] = Field(default_factory=dict, description="sections on top of the base")
-    search: SearchSettings
-
-
-def search_key(search: SearchFile, base: dict[str, Any]) -> str:
-    """sha256 that tells one search from another: its file and the resolved base."""
-    return hashlib.sha256(canonical_json([search.model_dump(mode="json"), base])).hexdigest()
-
-
-def trial_settings(settings: SearchSettings) -> list[dict[str, Any]]:
-    """The settings of every trial, dotted names to values, in order."""
-    if settings.algorithm == "grid":
-        combinations: list[dict[str, Any]] = [{}]
-        for name, dimension in settings.space.items():
-            choices = dimension.choice or ()
-            combinations = [{**before, name: value} for before in combinations for value in choices]
-        return combinations
-    return [random_trial(settings, number) for number in range(settings.trials)]
-
-
-def random_trial(settings: SearchSettings, number: int) -> dict[str, Any]:
-    """Trial `number` of a random search; each setting has its own stream, so adding one does not move the others."""
-    values = {}
-    for name, dimension in settings.space.items():
-        name_key = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
-        values[name] = dimension.draw(np.random.Generator(np.random.Philox(key=[settings.seed, name_key ^ number])))
-    return values
+def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[str | None] = ()) -> str:
+    """sha256 that tells one search from another: its file without its limits, the resolved base, its data's digests."""
+    file = search.model_dump(mode="json", exclude={"search": set(LIMITS)})
+    return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()
 
 
 def put(tree: dict[str, Any], dotted: str, value: Any) -> None:

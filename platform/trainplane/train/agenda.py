@@ -68,9 +68,10 @@ class Agenda:
         steps_per_epoch: int,
         mailbox: Mailbox,
         interrupted: Callable[[], bool],
+        last: int | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._last = config.steps
+        self._last = last or config.steps
         self._world = world
         self._steps_per_epoch = steps_per_epoch
         self._mailbox = mailbox

@@ -19,6 +19,14 @@ class Post:
         self._outcome: dict[str, Any] | None = None
         self._error: Exception | None = None
         self._stop = False
+        self._measured: list[tuple[int, dict[str, float]]] = []
+
+    def measure(self, step: int, metrics: dict[str, float]) -> None:
+        self._measured.append((step, metrics))
+
+    def measured(self, since: int) -> list[tuple[int, dict[str, float]]]:
+        """What validations found, beginning with the one of that number."""
+        return self._measured[since:]
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: dict[str, float]) -> bool:
         """Whether the ranks shall save and stop."""
@@ -58,6 +66,11 @@ class Messenger:
 
     def tell(self, sentence: str) -> None:
         self._post.tell.remote(sentence)
+
+    def measured(self, step: int, metrics: dict[str, float]) -> bool:
+        """Pass on what a validation found. Who wants the ranks to stop asks for it in `update`'s answer."""
+        self._post.measure.remote(step, metrics)
+        return True
 
     def asked_to_stop(self) -> bool:
         """What the last answer said, if it has come; never waits."""

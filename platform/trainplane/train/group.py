@@ -17,7 +17,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.train import batches
 from trainplane.train.channel import Messenger, Post
 from trainplane.train.failures import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
-from trainplane.train.job import Job, Outcome, Progress, TrackingTarget
+from trainplane.train.job import Job, Outcome, Progress, Report, TrackingTarget, keep_going
 from trainplane.train.settings import TrainConfig
 
 ROOM_WAIT_S = 30.0
@@ -109,8 +109,11 @@ class Group:
         self._post = ray.remote(num_cpus=0)(Post).remote()
         self._shown: Any = None
         self._told = 0
+        self._num_reported = 0
 
-    def train(self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool]) -> Outcome:
+    def train(
+        self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report = keep_going
+    ) -> Outcome:
         """Run the group to its end. Raises what ended it before: see `failures`."""
         trainer = self._trainer({**settings, "post": self._post})
         ended: list[BaseException | None] = []
@@ -131,7 +134,8 @@ class Group:
         while thread.is_alive():
             thread.join(0.5)
             self._show(progress)
-            if interrupted() and not stopping:
+            wanted = self._pass_on(report)
+            if (interrupted() or not wanted) and not stopping:
                 stopping = True
                 self._post.ask_to_stop.remote()
             if not resizing and time.monotonic() > next_look and self._ranks < self._config.world_sizes[-1]:
@@ -139,6 +143,7 @@ class Group:
                 resizing = self._room.grown(self._ranks)
                 if resizing:
                     self._post.ask_to_stop.remote()
+        self._pass_on(report)
         return self._outcome(ended[0], progress, stopping=stopping, resizing=resizing)
 
     def _trainer(self, settings: dict[str, Any]) -> Any:
@@ -175,6 +180,16 @@ class Group:
             progress.update(*state)
             self._shown = state
 
+    def _pass_on(self, report: Report) -> bool:
+        """Tell what validations found since the last time; False where training shall stop."""
+        try:
+            found = self._ray.get(self._post.measured.remote(self._num_reported), timeout=5)
+        except self._ray.exceptions.RayError:
+            return True
+        self._num_reported += len(found)
+        wanted = [report(step, metrics) for step, metrics in found]
+        return all(wanted)
+
     def _outcome(self, ended: BaseException | None, progress: Progress, *, stopping: bool, resizing: bool) -> Outcome:
         self._show(progress)
         _, _, outcome, told = self._ray.get(self._post.state.remote())
@@ -209,6 +224,7 @@ def worker(settings: dict[str, Any]) -> None:
         outcome = run(
             Job(**{**job, "tracking": tracking}),
             progress=messenger,
+            report=messenger.measured,
             interrupted=lambda: notice.given() or messenger.asked_to_stop(),
         )
     except KeyboardInterrupt:

@@ -21,6 +21,10 @@ from trainplane.storage import StorageError, Store, open_store
 from trainplane.train.tenure import Tenure
 
 
+class InUse(UserError):
+    """Another process on this machine holds the lock."""
+
+
 @dataclass(frozen=True)
 class RunPlace:
     """A run's key and where its checkpoints lie."""
@@ -103,7 +107,7 @@ def exclusive(home: Path, name: str, *, doing: str) -> Iterator[None]:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             holder = os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
-            raise UserError(
+            raise InUse(
                 f"another process (pid {holder}) is {doing} in {home}; wait for it, end it, or set ISNET_HOME elsewhere"
             ) from error
         os.ftruncate(handle, 0)

@@ -23,6 +23,8 @@ class Job:
     config -- the resolved configuration; train_data, val_data, checkpoints -- addresses
     tracking -- tracking address, run id and spool folder; none trains without recording
     micro_batch -- found to fit by an earlier attempt, where the configuration says `auto`
+    until -- the step to stop at, where that is before the last one: a search trains in pieces
+    stop_at_nan -- a metric of validation: training stops where one is not finite
     """
 
     config: dict[str, Any]
@@ -31,6 +33,8 @@ class Job:
     checkpoints: str
     tracking: TrackingTarget | None = None
     micro_batch: int | None = None
+    until: int | None = None
+    stop_at_nan: str | None = None
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from trainplane.cluster.session import in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
 from trainplane.train.batches import arithmetic
 from trainplane.train.failures import AfterFailure, Cause, OutOfMemory, after_failure, cause_of
-from trainplane.train.job import Job, Outcome, Progress
+from trainplane.train.job import Job, Outcome, Progress, Report, keep_going
 from trainplane.train.loop import run
 from trainplane.train.settings import TrainConfig
 
@@ -35,13 +35,21 @@ def train(
     progress: Progress,
     interrupted: Callable[[], bool] = lambda: False,
     distributed: bool | None = None,
+    report: Report = keep_going,
 ) -> Outcome:
-    """Train `job` to its end. `distributed`: under Ray Train; by default with more than one worker or in a Ray job."""
+    """Train `job` to its end. `distributed`: under Ray Train; by default with more than one worker or in a Ray job.
+
+    `report` hears of every validation, and says whether to go on.
+    """
     if distributed is None:
         distributed = config.max_workers > 1 or in_ray_job()
     if not distributed:
-        return persist(job, config, lambda job: run(job, progress=progress, interrupted=interrupted), progress)
-    with _cluster(config, progress, interrupted) as attempt:
+
+        def here(job: Job) -> Outcome:
+            return run(job, progress=progress, report=report, interrupted=interrupted)
+
+        return persist(job, config, here, progress)
+    with _cluster(config, progress, interrupted, report) as attempt:
         return persist(job, config, attempt, progress)
 
 
@@ -85,7 +93,9 @@ def _again(error: RunFailed, decision: AfterFailure, step: int, config: TrainCon
 
 
 @contextmanager
-def _cluster(config: TrainConfig, progress: Progress, interrupted: Callable[[], bool]) -> Iterator[Attempt]:
+def _cluster(
+    config: TrainConfig, progress: Progress, interrupted: Callable[[], bool], report: Report
+) -> Iterator[Attempt]:
     """Attempts on a Ray cluster, which is ours for as long as this lasts."""
     from trainplane.train.group import Group, Room
 
@@ -100,7 +110,7 @@ def _cluster(config: TrainConfig, progress: Progress, interrupted: Callable[[], 
             if config.min_workers != config.max_workers:
                 progress.tell(f"room for {ranks} of {config.min_workers} to {config.max_workers} workers: {cut}")
             settings = {"job": asdict(job)}
-            return Group(ray, config, room, ranks, scratch).train(settings, progress, interrupted)
+            return Group(ray, config, room, ranks, scratch).train(settings, progress, interrupted, report)
 
         yield attempt
 

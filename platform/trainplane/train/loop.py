@@ -8,6 +8,7 @@ to a step that would do harm (`guard`, `sentry`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
@@ -110,10 +111,10 @@ class _Trainer:
     def run(
         self, mailbox: Mailbox, report: Report, interrupted: Callable[[], bool], amended: GuardState | None
     ) -> Outcome:
-        steps, world, clock, task = self.config.train.steps, self.world, self.clock, self.task
+        steps, world, clock, task = self._steps, self.world, self.clock, self.task
         first = done = self._restore(amended)
         held_out = HeldOut(self.job.val_data, self.config, world)
-        metrics = held_out.measure(task, self.tracker, done=done) if done in (0, steps) else {}
+        metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or done >= steps else {}
         if done == 0:
             check_metric(self.writer.rules, metrics)
         agenda = Agenda(
@@ -122,9 +123,12 @@ class _Trainer:
             steps_per_epoch=self.loader.steps_per_epoch,
             mailbox=mailbox,
             interrupted=interrupted,
+            last=steps,
         )
         batches = self.loader.batches(start=done, stop=steps)
         going, started = done < steps, time.monotonic()
+        if metrics:
+            going = self._goes_on(done, metrics, report) and going
 
         while going:
             # Data: this rank's share of the global batch, the same pictures whatever the number of ranks.
@@ -153,8 +157,7 @@ class _Trainer:
             if due.validate:
                 with clock.phase("validate"):
                     metrics = held_out.measure(task, self.tracker, done=done)
-                    wanted = report(done, metrics) if world.is_first else True
-                    going = bool(world.agree(int(wanted), task.device))
+                    going = self._goes_on(done, metrics, report)
             going = going and done < steps
 
             # Checkpoint: staged here, stored behind our back.
@@ -167,6 +170,18 @@ class _Trainer:
 
         mailbox.settle()
         return self._finish(done, first, metrics, time.monotonic() - started)
+
+    @property
+    def _steps(self) -> int:
+        """The step to stop at."""
+        return min(self.job.until or self.config.train.steps, self.config.train.steps)
+
+    def _goes_on(self, done: int, metrics: dict[str, float], report: Report) -> bool:
+        """Tell what a validation found; whether training goes on is for the first rank to say."""
+        wanted = report(done, metrics) if self.world.is_first else True
+        name = self.job.stop_at_nan
+        lost = name is not None and not math.isfinite(metrics.get(name, 0.0))
+        return bool(self.world.agree(int(wanted and not lost), self.task.device))
 
     def _restore(self, amended: GuardState | None) -> int:
         """Load the newest good checkpoint, if there is one, and set the guard. Returns the step to go on from."""
@@ -340,7 +355,7 @@ class _Trainer:
             )
         unsent = self.tracker.close(timeout_s=30.0)
         return Outcome(
-            status="finished" if done == self.config.train.steps else "stopped",
+            status="finished" if done >= self._steps else "stopped",
             step=done,
             metrics=metrics,
             checkpoint=f"{self.writer.store.address}/{last.key}" if last else "",

@@ -45,6 +45,7 @@ def prepared_run(
     *,
     fresh: bool = False,
     parent_run_id: str | None = None,
+    record_key: str | None = None,
     run_name: str | None = None,
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
@@ -52,8 +53,10 @@ def prepared_run(
 ) -> Iterator[Prepared]:
     """Settle `config` in `context`, and hold the run for this process alone; `UserError` for what would stop it later.
 
-    `explored` names the settings that a search varies, dotted. `may_start` is asked with the steps that the run has
-    behind it, before anything is written or recorded, and raises what stands in the way.
+    `explored` names the settings that a search varies, dotted. `record_key` is what the MLflow run is known by where
+    that is not what it learns from what: a trial whose settings change on the way stays one run. `may_start` is asked
+    with the steps that the run has behind it, before anything is written or recorded, and raises what stands in the
+    way.
     """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
@@ -71,7 +74,9 @@ def prepared_run(
     with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
         may_start(check_goes_on(open_store(place.address), config, dataset_digest=train_data.digest))
         take_place(place, config)
-        run = _start(config, context, place, train_data, val_data, parent_run_id, run_name, tags or {}, explored)
+        run = _start(
+            config, context, place, train_data, val_data, parent_run_id, record_key, run_name, tags or {}, explored
+        )
         job = Job(
             config=config.model_dump(mode="json"),
             train_data=train_data.address,
@@ -89,6 +94,7 @@ def _start(
     train_data: Dataset,
     val_data: Dataset | None,
     parent_run_id: str | None,
+    record_key: str | None,
     run_name: str | None,
     tags: Mapping[str, str],
     explored: Collection[str],
@@ -98,7 +104,7 @@ def _start(
         context.tracking,
         config.tracking.experiment,
         # A trial of a search is a child of its search, and never the same run as one started by hand.
-        run_key=place.key if parent_run_id is None else f"{parent_run_id}.{place.key}",
+        run_key=record_key or (place.key if parent_run_id is None else f"{parent_run_id}.{place.key}"),
         run_name=run_name or place.folder,
         parent_run_id=parent_run_id,
         artifact_root=context.artifacts,

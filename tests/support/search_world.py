@@ -1,0 +1,58 @@
+"""Small searches in memory, for the tests of the search room."""
+
+from __future__ import annotations
+
+import math
+
+from trainplane.config import build
+from trainplane.search.budget import Rates
+from trainplane.search.driver import Driver
+from trainplane.search.engine import Plan
+from trainplane.search.journal import Unwritten
+from trainplane.search.settings import SearchSettings
+from trainplane.search.simulate import World
+from trainplane.search.space import Space
+
+STEPS = 27
+
+
+def settings(**given):
+    base = {"space": {"x": {"uniform": [0, 1]}}, "objective": {"metric": "v", "mode": "max"}, "trials": 16}
+    if "objectives" in given:
+        base.pop("objective")
+    return build(SearchSettings, base | given)
+
+
+def plan(steps=STEPS, **given):
+    made = settings(**given)
+    return Plan(made, Space.of(made, {}), steps, Rates(1.0))
+
+
+def driver(made, records=(), width=2, **given):
+    return Driver.resume(made, Unwritten(list(records)), key="key", width=width, **given)
+
+
+def rising(settings, trial, step):
+    """Nearer to its end the further it is trained; the best end is at x = 0.3."""
+    return {"v": 1 - (settings["x"] - 0.3) ** 2 - 1 / (step + 1)}
+
+
+def every_fourth_is_nan(settings, trial, step):
+    """The case of many peers: four trials of sixteen report nothing but NaN."""
+    return {"v": math.nan if trial % 4 == 3 else -(trial + 1.0 / (step + 1))}
+
+
+def world(value=rising, **given):
+    return World(value, **given)
+
+
+def outcome(driver):
+    """What must not depend on kills or on who was fast."""
+    state = driver.state
+    return (
+        # As text, since NaN is not equal to itself.
+        {n: repr((t.settings, t.standing, t.step, t.values, t.segment)) for n, t in state.trials.items()},
+        state.rungs,
+        state.committed if driver.plan.waits_for_order else sorted(state.committed),
+        state.spent.total_steps,
+    )
