@@ -13,7 +13,7 @@ from jobs.sample_photos import ensure_sample_datasets
 from jobs.trial_facts import FACTS
 from trainplane.cluster.context import Context
 from trainplane.cluster.session import in_ray_job
-from trainplane.config import RunConfig, apply_overrides, build
+from trainplane.config import RunConfig, apply_overrides, build, flatten
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError, nearest
 from trainplane.search import budget, pbt
@@ -23,7 +23,7 @@ from trainplane.search.launch import Search, need_of, rates_of
 from trainplane.search.settings import SearchFile
 from trainplane.search.space import Settings, Space, put, search_key
 from trainplane.task import load_task
-from trainplane.train.prepare import check_enough, flatten
+from trainplane.train.prepare import check_enough
 
 FACTS_OF = "jobs.trial_facts:facts"
 # Random trials whose whole configuration is built before anything starts.
