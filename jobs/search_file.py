@@ -20,7 +20,7 @@ from trainplane.search import budget, pbt
 from trainplane.search.admission import admit
 from trainplane.search.driver import trial_limit
 from trainplane.search.launch import Search, need_of, rates_of
-from trainplane.search.settings import SearchFile
+from trainplane.search.settings import KINDS, SearchFile
 from trainplane.search.space import Settings, Space, put, search_key
 from trainplane.task import load_task
 from trainplane.train.prepare import check_enough
@@ -28,6 +28,7 @@ from trainplane.train.prepare import check_enough
 FACTS_OF = "jobs.trial_facts:facts"
 # Random trials whose whole configuration is built before anything starts.
 TRIED = 32
+SPACE = "search.space."
 
 
 @dataclass(frozen=True)
@@ -59,9 +60,27 @@ def load_search(preset: str, overrides: Sequence[str]) -> Loaded:
         searches = ", ".join(preset_names("search_"))
         raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
     of_search = [override for override in overrides if override.startswith("search.")]
-    file = build(SearchFile, apply_overrides(tree, of_search))
+    file = build(SearchFile, _with_space(tree, of_search))
     of_base = [override for override in overrides if not override.startswith("search.")]
     return Loaded(file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base))
+
+
+def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """Overrides of a search. Names in its space have dots of their own: `search.space.loss.style.uniform=[1, 9]`."""
+    of_space = [override for override in overrides if override.startswith(SPACE)]
+    tree = apply_overrides(tree, [override for override in overrides if override not in of_space])
+    for override in of_space:
+        path, _, text = override.removeprefix(SPACE).partition("=")
+        name, _, part = path.rpartition(".")
+        value = apply_overrides({}, [f"value={text}"])["value"]
+        space = tree["search"].setdefault("space", {})
+        if part in (*KINDS, "when"):
+            space[name] = {part: value} if part != "when" else {**space.get(name, {}), part: value}
+        elif value is None:
+            space.pop(path, None)
+        else:
+            space[path] = value
+    return tree
 
 
 def search_of(loaded: Loaded, context: Context) -> Search:

@@ -1,19 +1,33 @@
-"""What MLflow keeps of a search: on its parent run the leaderboard, values, ledger and pictures; on each trial how it
-stood."""
+"""What MLflow keeps of a search: on its parent run the leaderboard, ledger and pictures; on each trial how it stood.
+
+What cannot be drawn or fetched takes nothing from the search: it is said and left out.
+"""
 
 from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+import re
+import sys
+import tempfile
+from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+from PIL import Image
+
 from trainplane.cluster.context import Context
-from trainplane.search import budget, report
+from trainplane.errors import RunFailed, UserError
+from trainplane.search import budget, charts, report
+from trainplane.search.importance import importance
 from trainplane.search.launch import Search, need_of, rates_of
-from trainplane.search.state import State
+from trainplane.search.state import State, TrialState
 from trainplane.tracking.client import client_for
+from trainplane.tracking.gallery import Pixels, contact_sheet
 from trainplane.tracking.run import end_run
+
+SHEET_TRIALS = 12
 
 
 def finish_record(context: Context, run_id: str, search: Search, state: State) -> None:
@@ -26,6 +40,13 @@ def finish_record(context: Context, run_id: str, search: Search, state: State) -
     spent = budget.report(state.spent, standing, rates_of(need_of(search.train, gpus=0.0), search.train))
     client.log_text(run_id, leaderboard_csv(found.ranked, state), "leaderboard.csv")
     client.log_dict(run_id, spent, "spent.json")
+    shares = {
+        goal.metric: importance(search.settings, search.space, state, goal=n) for n, goal in enumerate(state.goals)
+    }
+    client.log_dict(run_id, shares, "importance.json")
+    for name, draw in pictures_of(search, state, found, shares, context).items():
+        if (pixels := _attempt(name, draw)) is not None:
+            client.log_image(run_id, Image.fromarray(pixels), artifact_file=f"search/{name}.png")
     for name, value in best.values.items():
         client.log_metric(run_id, f"best/{name}", value)
     for name, value in {"steps": spent["steps"], "cpu_hours": spent["cpu_seconds"] / 3600}.items():
@@ -35,6 +56,69 @@ def finish_record(context: Context, run_id: str, search: Search, state: State) -
             client.set_tag(trial.run_id, "trainplane.standing", trial.standing)
     tags = {"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)}
     end_run(context.tracking, run_id, "FINISHED", tags)
+
+
+def pictures_of(
+    search: Search, state: State, found: report.Standings, shares: dict[str, dict[str, float]], context: Context | None
+) -> dict[str, Callable[[], Pixels]]:
+    """How to draw each picture of the parent run, by name."""
+    pictures: dict[str, Callable[[], Pixels]] = {
+        "learning_curves": lambda: charts.learning_curves(state, found),
+        "parallel_coordinates": lambda: charts.parallel_coordinates(state, found, search.space.dimensions),
+    }
+    if len(state.goals) > 1:
+        pictures["pareto_front"] = lambda: charts.pareto_front(state, found)
+    for metric, parts in shares.items():
+        if parts:
+            name = f"importance_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"
+            pictures[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric)  # type: ignore[misc]
+    painted = [trial for trial in found.ranked if trial.run_id][:SHEET_TRIALS]
+    if context is not None and painted:
+        pictures["contact_sheet"] = lambda: sheet(painted, state, context)
+    return pictures
+
+
+def _attempt(name: str, draw: Callable[[], Pixels]) -> Pixels | None:
+    from botocore.exceptions import BotoCoreError, ClientError
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return draw()
+    except (MlflowException, BotoCoreError, ClientError, UserError, RunFailed, OSError, LookupError) as error:
+        print(f"isnet: the picture {name} is left out: {error}", file=sys.stderr)
+        return None
+
+
+def sheet(trials: Sequence[TrialState], state: State, context: Context) -> Pixels:
+    """What each trial paints: its last gallery picture of the first held-out photo, the best trial first."""
+    client, strips = client_for(context.tracking), []
+    with tempfile.TemporaryDirectory(prefix="isnet-sheet-") as folder:
+        for trial in trials:
+            newest = _newest_picture(client, trial.run_id)
+            if newest is None:
+                continue
+            place = client.download_artifacts(trial.run_id, newest, folder)
+            with Image.open(Path(place)) as picture:
+                pixels = np.asarray(picture.convert("RGB"))
+            values = ", ".join(f"{goal.metric} {report.short(trial.values.get(goal.metric))}" for goal in state.goals)
+            settings = ", ".join(f"{n.rpartition('.')[2]}={report.short(v)}" for n, v in trial.settings.items())
+            strips.append((f"trial {trial.number}, step {trial.step}: {values}; {settings}"[:120], pixels))
+    if not strips:
+        raise LookupError("no trial recorded a picture")
+    return contact_sheet(strips, columns=2 if len(strips) > 1 else 1)
+
+
+_PICTURE = re.compile(r"images/gallery~(\d+)\+step\+(\d+)\+timestamp\+(\d+)\+.*\.png")
+
+
+def _newest_picture(client: Any, run_id: str) -> str | None:
+    """The artifact of the first gallery picture at its last step."""
+    found = [
+        (-int(match[1]), int(match[2]), int(match[3]), one.path)
+        for one in client.list_artifacts(run_id, "images")
+        if (match := _PICTURE.fullmatch(one.path))
+    ]
+    return max(found)[3] if found else None
 
 
 def leaderboard_csv(ranked: Sequence[Any], state: State) -> str:

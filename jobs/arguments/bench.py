@@ -64,6 +64,24 @@ def bench(commands: Any) -> None:
     order.add_argument("--samples", type=count, default=10**7, metavar="N", help="to plan, default 10 million")
     order.add_argument("--ranks", type=count, default=1024, metavar="N", help="default 1024")
     order.add_argument("--index-samples", type=count, default=10**6, metavar="N", help="default a million")
+    search = command(
+        actions,
+        "search",
+        "jobs.bench.search:search",
+        "what a search costs until it is good, and what NaN, kills and reports cost it",
+    )
+    search.add_argument("--seeds", type=count, default=20, metavar="N", help="of the surrogate, default 20")
+    search.add_argument(
+        "--kills",
+        type=whole,
+        default=0,
+        metavar="N",
+        help="at most, of each kind of search; default 0: at every record",
+    )
+    search.add_argument("--trials", type=count, default=500, metavar="N", help="on Ray, default 500")
+    search.add_argument("--reports", type=count, default=20, metavar="N", help="of each of those, default 20")
+    search.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of Ray's way and ours, default 3")
+    search.add_argument("--no-ray", action="store_true", help="only what needs no Ray")
     overhead = command(
         actions,
         "overhead",

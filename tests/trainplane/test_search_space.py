@@ -50,6 +50,13 @@ def test_trials_are_the_same_every_time_and_lie_in_the_space():
         assert trial["loss.gan"] in ("hinge", "lsgan")
 
 
+def test_every_setting_varies_from_trial_to_trial_whatever_its_name():
+    names = [f"section.name_{number}" for number in range(20)]
+    trials = drawn(made(space={name: {"uniform": [0, 1]} for name in names}))
+    for name in names:
+        assert len({trial[name] for trial in trials}) == len(trials), name
+
+
 def test_more_trials_begin_with_the_same_ones():
     assert drawn(made(trials=16))[:8] == drawn(made())
 

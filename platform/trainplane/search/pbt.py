@@ -16,7 +16,7 @@ import numpy as np
 
 from trainplane.search.asha import Rung, ranked
 from trainplane.search.settings import Dimension, PbtSettings
-from trainplane.search.space import Settings, Space, draw
+from trainplane.search.space import Settings, Space, draw, stream_of
 
 # Beginnings of settings that may change under trained weights; others shape the network or the order of its data.
 MUTABLE = ("loss.", "train.lr_", "train.betas")
@@ -49,7 +49,7 @@ def takeovers(
     last = order[max(len(order) - count, len(best)) :]
     found = []
     for trial in sorted({*lost, *last}):
-        rng = np.random.Generator(np.random.Philox(key=[space.seed, generation << 32 | trial]))
+        rng = stream_of(space.seed, generation << 32 | trial)
         donor = best[int(rng.integers(len(best)))]
         found.append(Takeover(trial, donor, explored(members[donor], space, settings, rng)))
     return found

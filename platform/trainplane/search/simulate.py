@@ -29,12 +29,14 @@ class World:
     """What outlives a kill: how far each trial's checkpoints are, and what was paid.
 
     seconds_per_step -- of a trial, by its number
+    diverges_at      -- the step in which training itself meets NaN, between two reports, by the trial's number
     """
 
     value: Value
     steps_between_reports: int = 1
     steps_between_checkpoints: int = 1
     seconds_per_step: Callable[[int], float] = lambda trial: 1.0
+    diverges_at: Callable[[int], int | None] = lambda trial: None
     committed: dict[str, int] = field(default_factory=dict)
     paid: int = 0
     paid_for: dict[int, int] = field(default_factory=dict)
@@ -101,13 +103,22 @@ def _next(world: World, one: _Running) -> _Running:
     return one
 
 
+def _pay(world: World, item: Item, steps: int) -> None:
+    world.paid += steps
+    world.paid_for[item.trial] = world.paid_for.get(item.trial, 0) + steps
+
+
 def _report(driver: Driver, world: World, one: _Running) -> bool:
     """One report's worth of training; whether the trial goes on."""
     item, trial = one.item, driver.state.trials[one.item.trial]
+    fatal = world.diverges_at(item.trial)
+    if fatal is not None and one.step < fatal <= one.step + world.steps_between_reports:
+        _pay(world, item, fatal - one.step)
+        driver.failed(item.number, cause="DIVERGED", error=f"the guard ended training at step {fatal}")
+        return False
     every = world.steps_between_reports
     step = min(item.last, one.step - one.step % every + every)
-    world.paid += step - one.step
-    world.paid_for[item.trial] = world.paid_for.get(item.trial, 0) + step - one.step
+    _pay(world, item, step - one.step)
     one.step = step
     values = world.value(trial.settings, trial.number, step)
     if step % world.steps_between_checkpoints == 0 or step == item.last:

@@ -82,7 +82,7 @@ class Space:
         drawn: Settings = {}
         for name, dimension in self.dimensions.items():
             stream = name_key(name) ^ number ^ (attempt << 40)
-            value = draw(dimension, np.random.Generator(np.random.Philox(key=[self.seed, stream])))
+            value = draw(dimension, stream_of(self.seed, stream))
             if self.active(name, drawn):
                 drawn[name] = value
         return drawn
@@ -121,6 +121,12 @@ class Space:
             f"search.constraints: {what} {texts}: they contradict each other or leave next to nothing of the space; "
             "relax them, or widen search.space"
         )
+
+
+def stream_of(seed: int, number: int) -> np.random.Generator:
+    """Random numbers that follow from two numbers of 64 bits."""
+    # Not a plain list: numpy makes floats of integers this large, and neighbours would be one.
+    return np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
 
 
 def name_key(name: str) -> int:

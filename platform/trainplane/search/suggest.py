@@ -91,7 +91,7 @@ def told(settings: SearchSettings, space: Space, state: State) -> list[Any]:
     found = []
     for prior in state.prior:
         if all(name in space.dimensions and space.dimensions[name].has(v) for name, v in prior["settings"].items()):
-            found.append(_complete(optuna, space, prior["settings"], prior["values"]))
+            found.append(completed(space, prior["settings"], prior["values"]))
     committed: dict[int, None] = {}
     for number in state.committed:
         # A trial that went on since stands where it was committed last.
@@ -118,9 +118,9 @@ def _told(
     known = None not in scores and trial.standing not in ("nan", "failed")
     if settings.asha is None:
         if known:
-            return _complete(optuna, space, trial.settings, [trial.values[goal.metric] for goal in settings.goals])
+            return completed(space, trial.settings, [trial.values[goal.metric] for goal in settings.goals])
         # Worth as little as the worst that is known.
-        return None if worst is None or trial.standing == "failed" else _complete(optuna, space, trial.settings, worst)
+        return None if worst is None or trial.standing == "failed" else completed(space, trial.settings, worst)
     if trial.standing == "failed":
         return None
     params, distributions = _params(optuna, space, trial.settings)
@@ -150,7 +150,10 @@ def _worst(settings: SearchSettings, state: State) -> list[float] | None:
     ]
 
 
-def _complete(optuna: Any, space: Space, settings: Settings, values: list[float]) -> Any:
+def completed(space: Space, settings: Settings, values: list[float]) -> Any:
+    """A trial that was trained to its end, as Optuna's."""
+    import optuna
+
     params, distributions = _params(optuna, space, settings)
     return optuna.trial.create_trial(params=params, distributions=distributions, values=values)
 
