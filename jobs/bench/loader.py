@@ -155,7 +155,7 @@ def _measured_set(
                 stack.callback(readers[name].close)
             except RunFailed as error:
                 left_out[name] = str(error)
-        runs = _in_turns(readers, args, samples=pictures.samples)
+        runs = _in_turns(readers, args, samples=pictures.samples, sample_bytes=pictures.mean_bytes)
     rows = {name: _row(taken) for name, taken in runs.items()}
     return {
         "set": pictures.name,
@@ -163,17 +163,17 @@ def _measured_set(
         "samples": pictures.samples,
         "mean_bytes": pictures.mean_bytes,
         "resize": pictures.resize,
-        "whole_windows": measured_batches(args.pictures, samples=pictures.samples)[1],
+        "whole_windows": measured_batches(args.pictures, samples=pictures.samples, sample_bytes=pictures.mean_bytes)[1],
         "versions": {name: reader.facts for name, reader in readers.items() if reader.facts},
         "readers": rows,
         **_ratios(runs),
     }
 
 
-def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int) -> Runs:
+def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int, sample_bytes: int) -> Runs:
     """Let the readers measure themselves in turns, every second round in reverse order."""
     runs: Runs = {name: {} for name in readers}
-    batches, _ = measured_batches(args.pictures, samples=samples)
+    batches, _ = measured_batches(args.pictures, samples=samples, sample_bytes=sample_bytes)
     steady = {"warmup": WARMUP, "batches": batches, "start": 0}
     middle = {"warmup": 1, "batches": 1, "start": samples // 2 // BATCH * BATCH}
     for name, reader in readers.items():
@@ -186,13 +186,15 @@ def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, sample
     return runs
 
 
-def measured_batches(pictures: int, *, samples: int) -> tuple[int, bool]:
+def measured_batches(pictures: int, *, samples: int, sample_bytes: int) -> tuple[int, bool]:
     """Batches to measure for about so many pictures, and whether they are whole windows of our order.
 
-    We read most of a window's bytes at its beginning: what is measured after a warm-up has its share of requests only
-    where it is as long as windows are. It is made so where an epoch has room for it.
+    What is measured after a warm-up has its share of requests where it is as long as windows are. It is made so where
+    an epoch has room for it.
     """
-    order = Order(digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH)
+    order = Order(
+        digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH, sample_bytes=max(1, sample_bytes)
+    )
     whole = -(-pictures // (BATCH * order.window)) * order.window
     if WARMUP + whole <= order.steps_per_epoch:
         return whole, True

@@ -82,9 +82,13 @@ def shuffling_of(global_batch: int, *, samples: int = 2**17) -> dict[str, Any]:
     met = np.stack([made.batch(step) for step in range(made.steps_per_epoch)])
     full = np.random.default_rng(0).permutation(samples)[: met.size].reshape(met.shape)
     same = np.mean(met[1:] // made.block == met[:-1] // made.block)
-    return {"global_batch": global_batch, "samples": samples, "window": made.window, "same_block_next": float(same)} | {
-        name: {"ours": measure(met), "full_shuffle": measure(full)} for name, measure in _measures(samples).items()
-    }
+    return {
+        "global_batch": global_batch,
+        "samples": samples,
+        "block": made.block,
+        "window": made.window,
+        "same_block_next": float(same),
+    } | {name: {"ours": measure(met), "full_shuffle": measure(full)} for name, measure in _measures(samples).items()}
 
 
 def _measures(samples: int) -> dict[str, Callable[[np.ndarray], float]]:
@@ -118,7 +122,7 @@ def bytes_read(world: int, *, samples: int = 2**15) -> float:
     for rank in range(world):
         slots = made.slots(rank=rank, world=world)
         runs = {
-            (step // made.window, visit.first, visit.end)
+            (visit.until, visit.first, visit.end)
             for step in range(made.steps_per_epoch)
             for visit in made.visits(step, slots)
         }

@@ -27,7 +27,6 @@ from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import Fetcher
 from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
-from trainplane.data.order import Order
 from trainplane.errors import UserError
 from trainplane.train.job import Job
 from trainplane.train.loop import run
@@ -59,10 +58,10 @@ def reader(dataset: Dataset, place: CachePlace | None) -> tuple[Dataset, small.C
 
 def epoch(dataset: Dataset, *, number: int = 0, rank: int = 0, world: int = 1) -> list[bytes]:
     """One rank's pictures of an epoch, with little memory, so that each is asked for once."""
-    order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=8)
+    order = dataset.order(seed=1, global_batch=8)
     slots = order.slots(rank=rank, world=world)
     first = number * order.steps_per_epoch
-    steps = ((step // order.window, order.visits(step, slots)) for step in range(first, first + order.steps_per_epoch))
+    steps = ((step, order.visits(step, slots)) for step in range(first, first + order.steps_per_epoch))
     pictures = []
     with Fetcher(dataset, cache_bytes=20_000) as fetcher:
         for visited in fetcher.walk(steps):
@@ -114,11 +113,9 @@ class TestReading:
         kept = []
         monkeypatch.setattr(cache_module.ShardCache, "keep", lambda self, shard, start, data: kept.append(start))
         one, _ = reader(dataset, place)
-        order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=1, global_batch=8)
+        order = dataset.order(seed=1, global_batch=8)
         with Fetcher(one) as fetcher:
-            # The same epoch three times: others cut some runs elsewhere, and those are read from the cache.
-            steps = [step for _ in range(3) for step in range(order.steps_per_epoch)]
-            for _ in fetcher.walk((0, order.visits(step, range(8))) for step in steps):
+            for _ in fetcher.walk((step, order.visits(step, range(8))) for step in range(3 * order.steps_per_epoch)):
                 pass
         assert len(kept) == COUNT
 

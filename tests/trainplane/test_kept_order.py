@@ -37,7 +37,13 @@ def legs(global_batch: int, *, most_steps: int, workers: st.SearchStrategy[int])
 def orders_and_legs(draw: st.DrawFn) -> tuple[Order, list[Leg]]:
     sizes = draw(st.lists(st.integers(1, 300), min_size=1, max_size=8))
     global_batch = draw(st.sampled_from([1, 6, 12, 48, 60, 64]).filter(lambda batch: batch <= sum(sizes)))
-    order = Order(digest="cd" * 32, shard_sizes=sizes, seed=draw(st.integers(0, 2**40)), global_batch=global_batch)
+    order = Order(
+        digest="cd" * 32,
+        shard_sizes=sizes,
+        seed=draw(st.integers(0, 2**40)),
+        global_batch=global_batch,
+        sample_bytes=draw(st.sampled_from([2_000, 65_536, 10**6])),
+    )
     return order, draw(legs(global_batch, most_steps=3 * order.steps_per_epoch, workers=st.just(0)))
 
 

@@ -57,7 +57,7 @@ def numbers(batches: Sequence[tuple[int, dict[str, list]]]) -> list[int]:
 
 
 def test_batches_are_the_orders_with_each_samples_own_randomness(dataset: Dataset) -> None:
-    order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=10, global_batch=GLOBAL_BATCH)
+    order = dataset.order(seed=10, global_batch=GLOBAL_BATCH)
     loader = loader_of(dataset)
     assert loader.order_hash == order.hash
     assert loader.steps_per_epoch == order.steps_per_epoch == 8
@@ -266,9 +266,8 @@ class TestDamage:
         return next(sample for sample in attempts if sample not in self.spoilt_at)
 
     def order(self) -> Order:
-        digest, sizes = self.facts
-        return Order(digest=digest, shard_sizes=sizes, seed=10, global_batch=GLOBAL_BATCH)
+        return self.undamaged.order(seed=10, global_batch=GLOBAL_BATCH)
 
     @pytest.fixture(autouse=True)
     def _facts(self, dataset: Dataset) -> None:
-        self.facts = (dataset.digest, dataset.shard_sizes)
+        self.undamaged = dataset

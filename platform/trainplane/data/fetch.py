@@ -1,18 +1,19 @@
 """Bytes of samples, read in ranges and checked before anyone sees them.
 
-A walk over steps reads ahead: the runs of neighbours that a step needs (order.py) are requested, several at once,
-while earlier steps are used. A run is kept until its window has passed; runs that do not fit into `cache_bytes` are
-read sample by sample instead, so memory is bounded and no byte is read twice. A dataset that fits as a whole stays.
-Every member's length, header and crc32 are checked. Bytes may be spoilt on the way, too: only what two readings give
-alike is called damage. What is sound is kept on the host's disk where there is a cache (cache.py), and read from there
-the next time. Not covered: trying again after a failed request (storage) and what happens to damaged samples
-(loader.py).
+A walk over steps reads ahead: the runs of neighbours that later steps need (order.py) are requested, several at once,
+while earlier steps are used, as far ahead as memory reaches. What has come is checked and cut into samples by the
+thread that read it, and a sample is let go of when it is taken, so half of the windows is held on average. Runs that
+do not fit into `cache_bytes` are read sample by sample instead: memory is bounded and no byte is read twice. A dataset
+that fits as a whole stays. Every member's length, header and crc32 are checked. Bytes may be spoilt on the way, too:
+only what two readings give alike is called damage. What is sound is kept on the host's disk where there is a cache
+(cache.py), and read from there the next time. Not covered: trying again after a failed request (storage) and what
+happens to damaged samples (loader.py).
 """
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections import deque
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import TracebackType
@@ -28,21 +29,31 @@ from trainplane.storage import NotFound
 DEFAULT_CACHE_BYTES = 256 * 1024 * 1024
 
 _CONNECTIONS = 8
-_STEPS_AHEAD = 4
+_STEPS_AHEAD = 4  # at least
+_MOST_STEPS_AHEAD = 64
 _READINGS = 8  # of a sample whose bytes differ from reading to reading
 _RUN_BYTES = 4 * 1024 * 1024  # of samples read in bulk, per request
 
 Step: TypeAlias = tuple[int, Sequence[Visit]]
-"""What one step visits, and the number of its window: runs of windows before it are not needed again."""
+"""A step's number, and what is visited there."""
+
+Found: TypeAlias = Members | Damage
 
 
 @dataclass
 class _Awaited:
-    """Bytes of neighbouring samples, on their way or here. `window` is the last in which they are needed."""
+    """Samples of one run, on their way or here: `left` of them wait to be taken, and take `bytes` of memory."""
 
-    run: Future[Run]
-    size: int
-    window: int
+    samples: Future[dict[int, Found]]
+    left: int
+    bytes: int
+
+    def let_go(self) -> int:
+        """One sample was taken: the bytes that are free again."""
+        freed = self.bytes // self.left
+        self.left -= 1
+        self.bytes -= freed
+        return freed
 
 
 class Fetcher:
@@ -56,7 +67,8 @@ class Fetcher:
         self._cache_bytes = cache_bytes
         self._keeps_all = dataset.bytes <= cache_bytes
         self._source = Source(dataset)
-        self._runs: OrderedDict[tuple[int, int], _Awaited] = OrderedDict()
+        self._awaited: dict[tuple[int, int], _Awaited] = {}
+        self._alone: dict[tuple[int, int, int], int] = {}
         self._held_bytes = 0
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
 
@@ -72,20 +84,26 @@ class Fetcher:
         """Wait for the reads under way and let go of everything."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._source.close()
-        self._runs.clear()
+        self._awaited.clear()
 
-    def walk(self, steps: Iterable[Step]) -> Iterator[list[tuple[Visit, Members | Damage]]]:
-        """For each step, its visits with their samples; in the place of a damaged one, the damage."""
+    def walk(self, steps: Iterable[Step], *, met: Collection[int] = ()) -> Iterator[list[tuple[Visit, Found]]]:
+        """For each step, its visits with their samples; in the place of a damaged one, the damage.
+
+        `met` are samples that the windows of the first step visited before it: they are not kept.
+        """
+        source = iter(steps)
         ahead: deque[Step] = deque()
-        for step in steps:
-            ahead.append(step)
-            self._request(step, present=ahead[0][0])
-            if len(ahead) > _STEPS_AHEAD:
-                yield self._take(ahead.popleft())
-        while ahead:
-            yield self._take(ahead.popleft())
+        begun: int | None = None
+        while True:
+            while self._reaches_on(len(ahead)) and (step := next(source, None)) is not None:
+                begun = step[0] if begun is None else begun
+                self._request(step, met, begun)
+                ahead.append(step)
+            if not ahead:
+                return
+            yield [(visit, self._take(visit)) for visit in ahead.popleft()[1]]
 
-    def read(self, sample: int, *, seen: bytes | None = None) -> Members | Damage:
+    def read(self, sample: int, *, seen: bytes | None = None) -> Found:
         """One sample by itself, read from the store now. `seen` is what it gave before that was not sound."""
         kind = MISSING_SHARD
         for _ in range(_READINGS):
@@ -103,56 +121,73 @@ class Fetcher:
             seen = run.data
         return self._damage(sample, kind)
 
-    def _request(self, step: Step, *, present: int) -> None:
+    def _reaches_on(self, steps_ahead: int) -> bool:
+        """Whether another step's bytes shall be requested now."""
+        if steps_ahead < _STEPS_AHEAD:
+            return True
+        return steps_ahead < _MOST_STEPS_AHEAD and self._held_bytes < self._cache_bytes * 3 // 4
+
+    def _request(self, step: Step, met: Collection[int], begun: int) -> None:
         """Begin to read whatever the step needs and is not here."""
-        window, visits = step
-        for visit in visits:
-            if (awaited := self._runs.get((visit.first, visit.end))) is not None:
-                awaited.window = window
-                self._runs.move_to_end((visit.first, visit.end))
+        for visit in step[1]:
+            if self._key(visit.sample, visit) in self._awaited:
                 continue
-            start, stop = self._dataset.index.span(visit.first, visit.end)
-            self._make_room(stop - start, present)
-            key, first, end = (visit.first, visit.end), visit.first, visit.end
-            if self._held_bytes + stop - start > self._cache_bytes:
-                key, first, end = _alone(visit, window), visit.sample, visit.sample + 1
-                start, stop = self._dataset.index.span(first, end)
-            run = self._threads.submit(self._source.read, first, end)
-            self._runs[key] = _Awaited(run, stop - start, window)
-            self._held_bytes += stop - start
+            run = (visit.first, visit.end, visit.until)
+            first, end = visit.first, visit.end
+            size = self._size(first, end)
+            if run in self._alone or (self._held_bytes + size > self._cache_bytes and not self._keeps_all):
+                # Once some of a run was read by itself, all of it is: nothing is read twice.
+                self._alone[run] = self._alone.get(run, visit.end - visit.first) - 1
+                if not self._alone[run]:
+                    del self._alone[run]
+                first, end = visit.sample, visit.sample + 1
+                size = self._size(first, end)
+            passed = met if visit.since < begun else ()
+            keys = [
+                (sample, key)
+                for sample in range(first, end)
+                if sample not in passed and (key := self._key(sample, visit)) not in self._awaited
+            ]
+            wanted = [sample for sample, _ in keys]
+            awaited = _Awaited(self._threads.submit(self._read, first, end, wanted), len(wanted), size)
+            self._awaited.update((key, awaited) for _, key in keys)
+            self._held_bytes += size
 
-    def _make_room(self, size: int, present: int) -> None:
-        """Let go of runs of past windows, oldest first: all of them, or as many as it takes where all may be kept."""
-        for key in [key for key, awaited in self._runs.items() if awaited.window < present]:
-            if self._keeps_all and self._held_bytes + size <= self._cache_bytes:
-                return
-            self._drop(key)
+    def _key(self, sample: int, visit: Visit) -> tuple[int, int]:
+        # The next epoch may ask for a sample before this one is done with it.
+        return sample, -1 if self._keeps_all else visit.until
 
-    def _drop(self, key: tuple[int, int]) -> None:
-        self._held_bytes -= self._runs.pop(key).size
+    def _size(self, first: int, end: int) -> int:
+        start, stop = self._dataset.index.span(first, end)
+        return stop - start
 
-    def _take(self, step: Step) -> list[tuple[Visit, Members | Damage]]:
-        window, visits = step
-        return [(visit, self._sample_of(visit, window)) for visit in visits]
+    def _take(self, visit: Visit) -> Found:
+        key = self._key(visit.sample, visit)
+        awaited = self._awaited[key]
+        samples = awaited.samples.result()
+        if self._keeps_all:
+            return samples[visit.sample]
+        del self._awaited[key]
+        self._held_bytes -= awaited.let_go()
+        return samples.pop(visit.sample)
 
-    def _sample_of(self, visit: Visit, window: int) -> Members | Damage:
-        whole = (visit.first, visit.end)
-        key = whole if whole in self._runs else _alone(visit, window)
-        awaited = self._runs[key]
-        if key != whole:
-            self._drop(key)
+    def _read(self, first: int, end: int, wanted: Sequence[int]) -> dict[int, Found]:
+        """The wanted ones of samples first … end - 1, read together."""
         try:
-            run = awaited.run.result()
+            run = self._source.read(first, end)
         except NotFound:
-            return self.read(visit.sample)
-        members, kind = self._check(visit.sample, run.data, run.start)
+            return {sample: self.read(sample) for sample in wanted}
+        return {sample: self._sample_of(run, sample) for sample in wanted}
+
+    def _sample_of(self, run: Run, sample: int) -> Found:
+        members, kind = self._check(sample, run.data, run.start)
         if kind is None:
-            self._source.keep(visit.sample, run)
+            self._source.keep(sample, run)
             return members
-        if visit.sample not in run.fetched:
-            return self.read(visit.sample)
-        start, stop = self._dataset.index.span(visit.sample, visit.sample + 1)
-        return self.read(visit.sample, seen=run.data[start - run.start : stop - run.start])
+        if sample not in run.fetched:
+            return self.read(sample)
+        start, stop = self._dataset.index.span(sample, sample + 1)
+        return self.read(sample, seen=run.data[start - run.start : stop - run.start])
 
     def _check(self, sample: int, data: bytes, start: int) -> tuple[Members, str | None]:
         """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""
@@ -174,11 +209,6 @@ class Fetcher:
     def _damage(self, sample: int, kind: str) -> Damage:
         index = self._dataset.index
         return Damage(self._dataset.shards[index.shard_of(sample)].name, index.key_of(sample), kind)
-
-
-def _alone(visit: Visit, window: int) -> tuple[int, int]:
-    """The key of what is read for one visit by itself: the next epoch's visit, which may be near, has its own."""
-    return visit.sample, -1 - window
 
 
 def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:

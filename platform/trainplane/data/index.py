@@ -9,6 +9,7 @@ bytes a sample with two members; keys are fetched when one is asked for.
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -110,6 +111,7 @@ class Index:
         self._size = _array(members.field("size"), np.int64)
         self._crc32 = _array(members.field("crc32"), np.uint32)
         self._keys: tuple[int, list[str]] = (-1, [])
+        self._lock = threading.Lock()
 
     def shard_of(self, sample: int) -> int:
         """Number of the shard that holds the sample."""
@@ -121,9 +123,10 @@ class Index:
 
     def key_of(self, sample: int) -> str:
         shard = self.shard_of(sample)
-        if self._keys[0] != shard:
-            self._keys = (shard, self._parquet.read_row_group(shard, columns=["key"]).column("key").to_pylist())
-        return self._keys[1][sample - int(self._first_sample[shard])]
+        with self._lock:
+            if self._keys[0] != shard:
+                self._keys = (shard, self._parquet.read_row_group(shard, columns=["key"]).column("key").to_pylist())
+            return self._keys[1][sample - int(self._first_sample[shard])]
 
     def members_of(self, sample: int) -> tuple[Member, ...]:
         """The sample's members in the order in which they lie in the shard."""

@@ -23,7 +23,6 @@ from types import TracebackType
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.fetch import DEFAULT_CACHE_BYTES
 from trainplane.data.manifest import Dataset
-from trainplane.data.order import Order
 from trainplane.data.parts import Feed, OnDamage, Part
 from trainplane.data.workers import parts_of_workers
 from trainplane.errors import UserError
@@ -60,9 +59,7 @@ class Loader:
     ) -> None:
         if workers < 0 or prefetch < 1:
             raise UserError(f"workers={workers}, prefetch={prefetch}: need at least 0 and 1")
-        self._order = Order(
-            digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=seed, global_batch=global_batch
-        )
+        self._order = dataset.order(seed=seed, global_batch=global_batch)
         self._dataset = dataset
         self._slots = self._order.slots(rank=rank, world=world)
         self._workers = min(workers, len(self._slots))

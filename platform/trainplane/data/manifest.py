@@ -23,6 +23,7 @@ from trainplane.config import canonical_json
 from trainplane.data.cache_room import CachePlace
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
+from trainplane.data.order import Order
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
 
@@ -200,6 +201,21 @@ class Dataset:
     def bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.manifest.shards)
+
+    @property
+    def sample_bytes(self) -> int:
+        """Mean bytes of a sample, headers included."""
+        return self.bytes // max(1, self.num_samples)
+
+    def order(self, *, seed: int, global_batch: int) -> Order:
+        """The order in which a run of that seed and batch meets this dataset."""
+        return Order(
+            digest=self.digest,
+            shard_sizes=self.shard_sizes,
+            seed=seed,
+            global_batch=global_batch,
+            sample_bytes=self.sample_bytes,
+        )
 
     @property
     def shards(self) -> tuple[Shard, ...]:

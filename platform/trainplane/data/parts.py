@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from trainplane.data.damage import UNDECODABLE, Damage, DamageError
-from trainplane.data.fetch import Fetcher, Step
+from trainplane.data.fetch import Fetcher
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Order, sample_rng
 from trainplane.data.places import Layout, lay
@@ -53,7 +53,8 @@ class Feed:
         """
         try:
             with Fetcher(self.dataset, cache_bytes=self.cache_bytes) as fetcher:
-                walk = fetcher.walk(self._step(step, slots) for step in range(start, stop))
+                steps = ((step, self.order.visits(step, slots)) for step in range(start, stop))
+                walk = fetcher.walk(steps, met=self.order.met_before(start, slots))
                 for step, visited in enumerate(walk, start):
                     damage: list[Damage] = []
                     layout, batch = None, {}
@@ -66,11 +67,6 @@ class Feed:
                     yield Part(batch, damage)
         except (RunFailed, UserError) as failure:
             yield Part({}, failure=failure)
-
-    def _step(self, step: int, slots: range) -> Step:
-        epoch, within = self.order.position(step)
-        windows_per_epoch = -(-self.order.steps_per_epoch // self.order.window)
-        return epoch * windows_per_epoch + within // self.order.window, self.order.visits(step, slots)
 
     def _tensors(
         self, step: int, slot: int, sample: int, found: Members | Damage, damage: list[Damage], fetcher: Fetcher

@@ -5,7 +5,7 @@ Not covered: whether they are sound (fetch.py says so, and only then `keep` is c
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from trainplane.data.cache import ShardCache
 from trainplane.data.manifest import Dataset, Shard
@@ -18,8 +18,6 @@ class Run:
     data: bytes
     start: int
     fetched: range
-    kept: set[int] = field(default_factory=set)
-    """Samples that were handed to the cache: a run that stays in memory is visited in every epoch."""
 
 
 class Source:
@@ -55,8 +53,7 @@ class Source:
 
     def keep(self, sample: int, run: Run) -> None:
         """A sound sample, for the cache."""
-        if self._cache is not None and sample in run.fetched and sample not in run.kept:
-            run.kept.add(sample)
+        if self._cache is not None and sample in run.fetched:
             start, stop = self._dataset.index.span(sample, sample + 1)
             self._cache.keep(self._shard(sample), start, run.data[start - run.start : stop - run.start])
 

@@ -20,6 +20,7 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from trainplane.errors import UserError
+from trainplane.storage.getting import DIRECT, Direct
 from trainplane.storage.retry import Budget, Concurrency, RetryPolicy
 from trainplane.storage.tally import RETRIES
 
@@ -63,12 +64,20 @@ class Session:
         )
         try:
             self._session = self._session or boto3.session.Session()
-            return self._session.client("s3", config=config)
+            client = self._session.client("s3", config=config)
         except (ValueError, BotoCoreError) as error:
             raise UserError(
                 f"no S3 client can be made for {endpoint_in_words()} ({type(error).__name__}); "
                 "check AWS_ENDPOINT_URL, AWS_PROFILE and the region in the environment"
             ) from error
+        DIRECT[client] = Direct(
+            client,
+            self._session.get_credentials(),
+            connect_s=self._policy.connect_timeout_s,
+            silence_s=silence_s,
+            most=int(Concurrency().most),
+        )
+        return client
 
 
 class Connection:

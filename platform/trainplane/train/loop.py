@@ -19,7 +19,6 @@ from torch import Tensor
 
 from trainplane.config import RunConfig, build
 from trainplane.data.manifest import Dataset
-from trainplane.data.order import Order
 from trainplane.storage import open_store
 from trainplane.storage.tally import RETRIES
 from trainplane.task import Batch, Task, load_task
@@ -327,12 +326,7 @@ class _Trainer:
             self.tracker.log_metrics(done, {"guard/faults": faults})
 
     def _keep(self, fault: Observation) -> str:
-        order = Order(
-            digest=self.dataset.digest,
-            shard_sizes=self.dataset.shard_sizes,
-            seed=self.config.train.seed,
-            global_batch=self.config.train.global_batch,
-        )
+        order = self.dataset.order(seed=self.config.train.seed, global_batch=self.config.train.global_batch)
         again = start.loader_of(self.dataset, self.config, type(self.task), self.world)
         return keep_batch(self.writer.store, fault, loader=again, dataset=self.dataset, order=order, world=self.world)
 

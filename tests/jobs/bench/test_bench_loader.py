@@ -75,11 +75,11 @@ def test_made_pictures_have_the_sizes_they_stand_for() -> None:
 
 
 def test_what_is_measured_are_whole_windows_of_the_order_where_an_epoch_has_room() -> None:
-    assert bench.measured_batches(4096, samples=16384) == (128, True)
-    assert bench.measured_batches(5000, samples=16384) == (256, True)
-    assert bench.measured_batches(64, samples=16384) == (128, True)
-    assert bench.measured_batches(512, samples=2048) == (16, False)
-    assert bench.measured_batches(10, samples=20) == (4, False)
+    assert bench.measured_batches(4096, samples=16384, sample_bytes=65536) == (128, True)
+    assert bench.measured_batches(5000, samples=16384, sample_bytes=65536) == (256, True)
+    assert bench.measured_batches(64, samples=16384, sample_bytes=65536) == (128, True)
+    assert bench.measured_batches(512, samples=2048, sample_bytes=65536) == (16, False)
+    assert bench.measured_batches(10, samples=20, sample_bytes=65536) == (4, False)
 
 
 @pytest.mark.real
