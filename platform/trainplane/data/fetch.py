@@ -103,7 +103,7 @@ class Fetcher:
                 return
             yield [(visit, self._take(visit)) for visit in ahead.popleft()[1]]
 
-    def read(self, sample: int, *, seen: bytes | None = None) -> Found:
+    def read(self, sample: int, *, seen: bytes | memoryview | None = None) -> Found:
         """One sample by itself, read from the store now. `seen` is what it gave before that was not sound."""
         kind = MISSING_SHARD
         for _ in range(_READINGS):
@@ -189,13 +189,13 @@ class Fetcher:
         start, stop = self._dataset.index.span(sample, sample + 1)
         return self.read(sample, seen=run.data[start - run.start : stop - run.start])
 
-    def _check(self, sample: int, data: bytes, start: int) -> tuple[Members, str | None]:
+    def _check(self, sample: int, data: bytes | memoryview, start: int) -> tuple[Members, str | None]:
         """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""
         members: Members = {}
         key = ""
         for member in self._dataset.index.members_of(sample):
             at = member.offset - start
-            header, payload = data[at - BLOCK_BYTES : at], data[at : at + member.size]
+            header, payload = bytes(data[at - BLOCK_BYTES : at]), bytes(data[at : at + member.size])
             name = f"{key}.{member.extension}"
             kind = judge_member(header, payload, name=name, size=member.size, crc32=member.crc32)
             if kind is not None:

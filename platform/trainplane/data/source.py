@@ -15,7 +15,7 @@ from trainplane.data.manifest import Dataset, Shard
 class Run:
     """Bytes of neighbouring samples; `start` is where in the shard they begin, `fetched` which the store gave."""
 
-    data: bytes
+    data: bytes | memoryview
     start: int
     fetched: range
 
@@ -43,7 +43,7 @@ class Source:
             return Run(kept, start, range(first, first))
         # One request, although it may bring a sample again that is here.
         low, high = self._dataset.index.span(holes[0], holes[-1] + 1)
-        data = kept[: low - start] + self._from_store(shard, low, high) + kept[high - start :]
+        data = b"".join((kept[: low - start], self._from_store(shard, low, high), kept[high - start :]))
         return Run(data, start, range(holes[0], holes[-1] + 1))
 
     def read_stored(self, sample: int) -> Run:
@@ -55,10 +55,10 @@ class Source:
         """A sound sample, for the cache."""
         if self._cache is not None and sample in run.fetched:
             start, stop = self._dataset.index.span(sample, sample + 1)
-            self._cache.keep(self._shard(sample), start, run.data[start - run.start : stop - run.start])
+            self._cache.keep(self._shard(sample), start, bytes(run.data[start - run.start : stop - run.start]))
 
-    def _from_store(self, shard: Shard, start: int, stop: int) -> bytes:
-        return self._dataset.store.read(shard.name, start=start, length=stop - start)
+    def _from_store(self, shard: Shard, start: int, stop: int) -> memoryview:
+        return self._dataset.store.view(shard.name, start=start, length=stop - start)
 
     def _is_hole(self, kept: bytes, start: int, sample: int) -> bool:
         # A sample begins with a tar header, which begins with a name.

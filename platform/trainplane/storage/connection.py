@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -70,13 +71,15 @@ class Session:
                 f"no S3 client can be made for {endpoint_in_words()} ({type(error).__name__}); "
                 "check AWS_ENDPOINT_URL, AWS_PROFILE and the region in the environment"
             ) from error
-        DIRECT[client] = Direct(
+        direct = Direct(
             client,
             self._session.get_credentials(),
             connect_s=self._policy.connect_timeout_s,
             silence_s=silence_s,
             most=int(Concurrency().most),
         )
+        DIRECT[client] = direct
+        weakref.finalize(client, direct.close)
         return client
 
 

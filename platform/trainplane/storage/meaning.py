@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+from http.client import HTTPException
 
 from botocore.exceptions import (
     BotoCoreError,
@@ -18,8 +19,8 @@ from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-# What a request can fail with. The last two are raised below botocore while a body is read.
-REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, OSError)
+# What a request can fail with. The last three are raised below botocore while a body is read.
+REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, HTTPException, OSError)
 
 
 class ShortBody(OSError):
@@ -94,7 +95,16 @@ def meaning_of(error: Exception) -> Meaning:
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return Meaning.NO_CREDENTIALS
     if isinstance(
-        error, (HTTPClientError, BotoConnectionError, IncompleteReadError, ResponseParserError, HTTPError, OSError)
+        error,
+        (
+            HTTPClientError,
+            BotoConnectionError,
+            IncompleteReadError,
+            ResponseParserError,
+            HTTPError,
+            HTTPException,
+            OSError,
+        ),
     ):
         return Meaning.AGAIN
     return Meaning.HOPELESS

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+import numpy as np
 from botocore.exceptions import ClientError
 
 from trainplane.storage.connection import endpoint_in_words
@@ -19,7 +20,10 @@ from trainplane.storage.meaning import Meaning, ShortBody, SlowBody, meaning_of
 from trainplane.storage.retry import Pace, RetryPolicy
 from trainplane.storage.store import StorageError
 
-_CHUNK_BYTES = 256 * 1024
+_FIRST_BYTES = 64 * 1024
+# Bytes that one call waits for, when it waits at all: a call costs the same for little as for much.
+_LEAST_PIECE_BYTES, _MOST_PIECE_BYTES = 128 * 1024, 1024 * 1024
+_QUICK_S, _SLOW_S = 0.05, 0.2
 
 
 class Reading:
@@ -27,7 +31,7 @@ class Reading:
 
     def __init__(self, bucket: str, name: str, start: int, length: int | None, policy: RetryPolicy) -> None:
         self.reached = 0
-        self._got: list[bytes] = []
+        self._memory: memoryview | None = None
         self._start = start
         self._length = length
         self._policy = policy
@@ -46,34 +50,52 @@ class Reading:
             headers, body = get_range(client, self._bucket, self._name, {"Range": f"bytes={offset}-{end}", **same})
         except ClientError as error:
             if same and meaning_of(error) is Meaning.CONDITION:
-                self._got.clear()
-                self.reached = 0
-                self._etag = None
+                self._start_over()
                 raise ShortBody("the object was replaced while it was read") from error
             raise
         with body:
             self._etag = headers.get("etag")
-            self._receive(body, self._goal(headers, offset), may_give_up)
+            goal = self._goal(headers, offset)
+            if self._memory is None:
+                self._memory = np.empty(goal, np.uint8).data
+            elif len(self._memory) != goal:
+                self._start_over()
+                raise ShortBody("the object changed its size while it was read")
+            self._receive(body, self._memory, may_give_up)
 
-    def taken(self) -> bytes:
+    def taken(self) -> memoryview:
         """The range, when it is complete."""
-        return b"".join(self._got)
+        assert self._memory is not None
+        return self._memory[: self.reached].toreadonly()
 
-    def _receive(self, body: Any, goal: int, may_give_up: Callable[[], bool]) -> None:
-        """Take in the body until `goal` bytes of the range are here."""
+    def _start_over(self) -> None:
+        self._memory = None
+        self._etag = None
+        self.reached = 0
+
+    def _receive(self, body: Any, memory: memoryview, may_give_up: Callable[[], bool]) -> None:
+        """Take in the body until the memory is full."""
         pace = Pace(self._policy, (time.monotonic(), self.reached), self._given_up)
-        while (wanted := goal - self.reached) > 0:
-            # What there is, not as much as was asked for: a read that waits for more loses it when the connection
-            # falls silent, and a slow connection would not show.
-            chunk = body.read1(min(wanted, _CHUNK_BYTES))
-            if not chunk:
+        piece = 0
+        while (wanted := len(memory) - self.reached) > 0:
+            begun = time.monotonic()
+            came = self._take_in(body, memory[self.reached :], piece)
+            if not came:
                 raise ShortBody(f"{wanted} bytes are missing")
-            self._got.append(chunk)
-            self.reached += len(chunk)
+            self.reached += came
+            piece = _next_piece(piece, came, time.monotonic() - begun)
             pace, slow = pace.after(time.monotonic(), self.reached)
-            if slow and self.reached < goal and may_give_up():
+            if slow and self.reached < len(memory) and may_give_up():
                 self._given_up += 1
                 raise SlowBody("too few bytes a second")
+
+    def _take_in(self, body: Any, memory: memoryview, piece: int) -> int:
+        """Receive the next bytes: as many as `piece`, or what there is where that is 0."""
+        if piece:
+            return int(body.readinto(memory[:piece]))
+        chunk = body.read1(min(len(memory), _FIRST_BYTES))
+        memory[: len(chunk)] = chunk
+        return len(chunk)
 
     def _goal(self, headers: Mapping[str, str], offset: int) -> int:
         """Bytes of the whole range, as far as the object reaches."""
@@ -90,3 +112,16 @@ class Reading:
             total = int(size)
         reachable = total - self._start
         return reachable if self._length is None else min(self._length, reachable)
+
+
+def _next_piece(piece: int, came: int, took_s: float) -> int:
+    """What to wait for next, in bytes, after `came` bytes took so long; 0 for whatever there is.
+
+    What a call has is lost when the connection falls silent, and a slow connection shows only between calls: only a
+    quick one is waited for.
+    """
+    if took_s > _SLOW_S:
+        return 0
+    if piece:
+        return min(2 * piece, _MOST_PIECE_BYTES) if took_s < _QUICK_S else piece
+    return _LEAST_PIECE_BYTES if came >= _FIRST_BYTES // 4 and took_s < _QUICK_S else 0

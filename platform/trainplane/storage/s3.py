@@ -43,11 +43,14 @@ class S3Store(Store):
         return S3Store(self._bucket, self._name(prefix), self._policy)
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        return bytes(self.view(key, start=start, length=length))
+
+    def view(self, key: str, *, start: int = 0, length: int | None = None) -> memoryview:
         checked_range(start, length)
         if length == 0:
             if self.size(key) is None:
                 raise NotFound(f"{self.address}/{key}: no such object")
-            return b""
+            return memoryview(b"")
         reading = Reading(self._bucket, self._name(key), start, length, self._policy)
         may_give_up = partial(self._requests.line.take_retry, by_choice=True)
         try:
@@ -57,7 +60,7 @@ class S3Store(Store):
                 progress=lambda: reading.reached,
             )
         except PastEnd:
-            return b""
+            return memoryview(b"")
         return reading.taken()
 
     def write(self, key: str, data: bytes | Path) -> None:
