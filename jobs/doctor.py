@@ -8,11 +8,13 @@ import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from importlib import metadata
-from typing import Literal
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
 
 from jobs.cli import emit
+from trainplane.cluster import submit as ray_jobs
 from trainplane.cluster.context import Context, resolve
-from trainplane.cluster.submit import client as ray_client
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.tracking.client import client_for, unreachable
@@ -38,6 +40,12 @@ def doctor(args: argparse.Namespace) -> int:
     return 0 if is_fine else 1
 
 
+def _from_error(where: str, error: Exception, remedy: str) -> Finding:
+    """A sentence of ours has the remedy in its second half; for any other error it is `remedy`."""
+    what, _, told = str(error).partition("; ") if isinstance(error, UserError | RunFailed) else (str(error), "", "")
+    return Finding("error", f"{where}: {what}", told or remedy)
+
+
 def stores(context: Context) -> Iterator[Finding]:
     """Put, get, list and delete at every place the context writes to."""
     for name in ("datasets", "checkpoints", "artifacts", "audit"):
@@ -49,7 +57,7 @@ def stores(context: Context) -> Iterator[Finding]:
             read, listed = store.read(key), [entry.key for entry in store.list(key)]
             store.delete(key)
         except (UserError, RunFailed, OSError) as error:
-            yield Finding("error", f"{name} at {address}: {error}", "correct the context or the store's permissions")
+            yield _from_error(f"{name} at {address}", error, "correct the context or the store's permissions")
             continue
         if read != b"well?" or listed != [key]:
             yield Finding("error", f"{name} at {address}: what was written is not what is read", "use another store")
@@ -64,26 +72,44 @@ def tracking(context: Context) -> Iterator[Finding]:
     try:
         found = client_for(context.tracking).search_experiments()
     except MlflowException as error:
-        yield Finding("error", str(unreachable(context.tracking, error)))
+        yield _from_error("MLflow", unreachable(context.tracking, error), "start the server, or correct the address")
         return
     yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {len(found)} experiments")
 
 
 def cluster(context: Context) -> Iterator[Finding]:
-    """The Ray head answers, if the context names one."""
+    """The Ray head answers, is of our version, and has nodes to work on, if the context names one."""
     if context.ray is None:
         yield Finding("note", "no Ray cluster in this context: runs use a private one on this machine")
         return
     try:
-        version = ray_client(context).get_version()
-    except (UserError, RuntimeError) as error:
-        yield Finding("error", f"Ray at {context.ray}: {error}")
+        connection = ray_jobs.client(context)
+        version, room = ray_jobs.ray_version(connection), ray_jobs.room(connection)
+    except (UserError, RuntimeError, OSError, KeyError) as error:
+        # What is no sentence of ours is an answer that no Ray head gives.
+        yield _from_error(f"Ray at {context.ray}", error, "correct `ray` of the context: the address of a dashboard")
         return
     ours = metadata.version("ray")
     if version != ours:
         yield Finding("error", f"Ray at {context.ray} is {version}, here it is {ours}", "install the same version")
     else:
         yield Finding("ok", f"Ray at {context.ray}: {version}")
+    what = f"the cluster has {room.nodes} nodes, {room.cpus:g} processors and {room.gpus:g} GPUs for work"
+    if room.cpus or room.gpus:
+        yield Finding("ok", what)
+    else:
+        yield Finding("warning", what, "start workers, or wait until the autoscaler has them when a job asks")
+
+
+def exposure(context: Context) -> Iterator[Finding]:
+    """A cluster or a server that others reach and that asks for nothing."""
+    if context.ray and not ray_jobs.is_loopback(context.ray) and "RAY_AUTH_TOKEN" not in context.environment:
+        remedy = "start it with RAY_AUTH_MODE=token, and give RAY_AUTH_TOKEN among the context's secrets"
+        yield Finding("warning", f"Ray at {context.ray} is not on loopback, and this context has no token", remedy)
+    for name, address in (("MLflow", context.tracking), ("the store", context.environment.get("AWS_ENDPOINT_URL", ""))):
+        if address.startswith("http://") and not ray_jobs.is_loopback(address):
+            where = address.rpartition("@")[2].removeprefix("http://")
+            yield Finding("note", f"{name} at {where} is reached without TLS", "put TLS before it where others listen")
 
 
 def machine(context: Context) -> Iterator[Finding]:
@@ -93,13 +119,46 @@ def machine(context: Context) -> Iterator[Finding]:
 
     context.home.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(context.home).free / 2**30
-    level: Literal["ok", "error"] = "ok" if free >= 1 else "error"
-    yield Finding(level, f"disk: {free:.1f} GiB free at {context.home}", "" if free >= 1 else "free some")
-    yield Finding("ok", f"memory: {psutil.virtual_memory().available / 2**30:.1f} GiB available")
+    what = f"disk: {free:.1f} GiB free at {context.home}"
+    if free >= 1:
+        yield Finding("ok", what)
+    else:
+        yield Finding("error", what, "free some, or set ISNET_HOME to a folder of another disk")
+    available = psutil.virtual_memory().available / 2**30
+    what = f"memory: {available:.1f} GiB available"
+    if available >= 2:
+        yield Finding("ok", what)
+    else:
+        yield Finding("warning", what, "end other programs: a private Ray cluster alone takes about one")
+    yield from _gpus(torch)
+    yield from _versions()
+
+
+def _gpus(torch: Any) -> Iterator[Finding]:
     gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    yield Finding("ok" if gpus else "note", f"GPU: {', '.join(gpus) or 'none; training runs on the CPU'}")
-    versions = ", ".join(f"{name} {metadata.version(name)}" for name in ("torch", "ray", "mlflow", "timm"))
-    yield Finding("ok", f"versions: {versions}")
+    if gpus:
+        yield Finding("ok", f"GPU: {', '.join(gpus)}")
+    elif shutil.which("nvidia-smi"):
+        remedy = "install torch's CUDA build (pip install torch==2.13.0 from PyPI) and a driver that it can use"
+        yield Finding("warning", "GPU: this machine has NVIDIA's driver, and torch sees no GPU", remedy)
+    else:
+        yield Finding("note", "GPU: none; training runs on the CPU")
 
 
-CHECKS: tuple[Callable[[Context], Iterator[Finding]], ...] = (stores, tracking, cluster, machine)
+def _versions() -> Iterator[Finding]:
+    """What is installed, and what is not what this project was tried with."""
+    yield Finding("ok", f"versions: {', '.join(f'{name} {metadata.version(name)}' for name in _SHOWN)}")
+    try:
+        required = metadata.requires("isnet-platform") or []
+    except metadata.PackageNotFoundError:
+        return
+    for line in required:
+        requirement = Requirement(line)
+        if requirement.marker is None and not requirement.specifier.contains(metadata.version(requirement.name)):
+            what = f"{requirement.name} is {metadata.version(requirement.name)}, tried with {requirement.specifier}"
+            yield Finding("warning", what, "pip install -c constraints.txt -e .")
+
+
+_SHOWN = ("torch", "ray", "mlflow", "timm")
+
+CHECKS: tuple[Callable[[Context], Iterator[Finding]], ...] = (stores, tracking, cluster, exposure, machine)

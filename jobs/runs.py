@@ -21,6 +21,7 @@ from trainplane.tracking.tracker import sync as send_spooled
 def list_runs(args: argparse.Namespace) -> int:
     """`isnet runs list`: newest first, over all experiments."""
     context = resolve(args.context)
+    context.activate()
     reap(context.tracking)
     client = client_for(context.tracking)
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
@@ -52,6 +53,7 @@ def _psnr(metrics: dict[str, float]) -> str:
 def show(args: argparse.Namespace) -> int:
     """`isnet runs show RUN`: what it was made of and how it ended."""
     context = resolve(args.context)
+    context.activate()
     run = find_run(context.tracking, args.run)
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
     payload = {
@@ -88,6 +90,7 @@ def find_run(tracking: str, run_id: str) -> Any:
 def sync(args: argparse.Namespace) -> int:
     """`isnet runs sync`: send what earlier processes left in their spools."""
     context = resolve(args.context)
+    context.activate()
     outcomes = send_spooled(context.home / "spool", context.tracking)
     runs = {run_id: {"sent": outcome.sent, "left": outcome.unsent} for run_id, outcome in outcomes.items()}
     left = sum(outcome["left"] for outcome in runs.values())
@@ -99,6 +102,7 @@ def sync(args: argparse.Namespace) -> int:
 def ui(args: argparse.Namespace) -> int:
     """`isnet ui`: MLflow's pages on loopback until interrupted."""
     context = resolve(args.context)
+    context.activate()
     if context.tracking.startswith("http"):
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
         return 0

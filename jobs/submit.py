@@ -17,32 +17,33 @@ import isnet as isnet_package
 import jobs as jobs_package
 import trainplane as trainplane_package
 from jobs.cli import build_parser, emit
+from jobs.sending import check_context, check_settings, is_remote, sendable
 from trainplane.cluster import submit as ray_jobs
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
 
 # Commands that make sense only where the user sits.
-NOT_REMOTE = ("submit", "jobs", "ui", "demo")
+NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench")
 
 
 def submit(args: argparse.Namespace) -> int:
     """The command `isnet submit`."""
     context = resolve(args.context)
     context.activate()
-    words = list(args.words)
-    _check_words(words)
-    environment = _environment(context)
-    with _working_dir(context, words) as (folder, sent_words):
+    check_context(context)
+    words = _checked(list(args.words), context)
+    with _working_dir(context, words, args.files) as (folder, sent):
         job, is_new = ray_jobs.submit(
             context,
             words,
-            entrypoint=shlex.join([_python(context), "-m", "jobs.cli", *sent_words]),
+            entrypoint=shlex.join([_python(context), "-m", "jobs.arrived", *sent]),
             packages=[Path(str(package.__file__)).parent for package in _PACKAGES],
             working_dir=folder,
-            environment=environment,
+            environment=_environment(context),
             again=args.again,
+            cpus=args.cpus,
         )
-    print(f"isnet: {'submitted' if is_new else 'following the earlier'} job {job}", file=sys.stderr)
+    _say(f"{'submitted' if is_new else 'following the earlier'} job {job}")
     connection = ray_jobs.client(context)
     if args.no_follow:
         state = ray_jobs.state_of(connection, job)
@@ -54,52 +55,62 @@ def submit(args: argparse.Namespace) -> int:
         print(text, end="", file=output, flush=True)
 
     try:
+        ray_jobs.await_start(connection, job, timeout_s=args.wait, say=_say)
         state = ray_jobs.follow(connection, job, write)
     except KeyboardInterrupt:
-        print(f"isnet: the job goes on; isnet jobs logs {job}, or isnet jobs stop {job}", file=sys.stderr)
+        _say(f"the job goes on; isnet jobs logs {job}, or isnet jobs stop {job}")
         raise
-    emit(args, _payload(state), f"job {job}: {state.status}" + (f" ({state.message})" if state.exit_status else ""))
+    # The message repeats the log, which was passed on already.
+    reason = f" ({state.message.partition(', last available logs')[0]})" if state.exit_status else ""
+    emit(args, _payload(state), f"job {job}: {state.status}{reason}")
     return state.exit_status
+
+
+def _say(text: str) -> None:
+    print(f"isnet: {text}", file=sys.stderr, flush=True)
 
 
 def _python(context: Context) -> str:
     """The interpreter of the job: that of the cluster's image, or on this machine the one that runs now."""
-    return sys.executable if context.ray is not None and ray_jobs.is_loopback(context.ray) else "python"
+    return "python" if is_remote(context) else sys.executable
 
 
 _PACKAGES = (isnet_package, jobs_package, trainplane_package)
 
 
-def _check_words(words: list[str]) -> None:
-    """Refuse here what the job would refuse there, before anything is uploaded."""
+def _checked(words: list[str], context: Context) -> list[str]:
+    """The words to send; refuses here what the job would refuse there, before anything is uploaded."""
     if not words:
         raise UserError("nothing to submit; need a command, for example: isnet submit train demo")
     if words[0] in NOT_REMOTE:
         raise UserError(f"`isnet {words[0]}` runs where you sit; submit train, tune, evaluate, inpaint or data instead")
-    parsed = build_parser().parse_args(words)
+    parsed, rest = build_parser().parse_known_args(words)
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
-        load_run_config(parsed.preset, parsed.overrides)
+        overrides = [*parsed.overrides, *(word for word in rest if "=" in word)]
+        check_settings(load_run_config(parsed.preset, overrides), context)
+    return sendable(words, parsed, context)
 
 
 def _environment(context: Context) -> dict[str, str]:
     """Variables of the job, none of them secret. A cluster on this machine shares our folder; another one cannot."""
-    remote = context.ray is not None and not ray_jobs.is_loopback(context.ray)
-    if remote and (context.is_local or not context.tracking.startswith("http")):
-        raise UserError(
-            f"context {context.name!r}: the cluster at {context.ray} cannot see this machine's folders "
-            f"({context.checkpoints}, {context.tracking.partition('?')[0]}); "
-            'give the context store = "s3://…" and tracking = "http://…"'
-        )
-    return {"PYTHONUNBUFFERED": "1"} if remote else {"PYTHONUNBUFFERED": "1", "ISNET_HOME": str(context.home)}
+    shared = {} if is_remote(context) else {"ISNET_HOME": str(context.home)}
+    return {"PYTHONUNBUFFERED": "1", **shared}
 
 
 @contextmanager
-def _working_dir(context: Context, words: list[str]) -> Iterator[tuple[Path, list[str]]]:
-    """A folder with what the job needs beside the code: the context without its secrets, and the user's YAML files."""
+def _working_dir(context: Context, words: list[str], files: str | None) -> Iterator[tuple[Path, list[str]]]:
+    """A folder with what the job needs beside the code: the context without its secrets, YAML files that are named, and
+    what is in the folder `files`."""
     with tempfile.TemporaryDirectory(prefix="isnet-job-") as name:
         folder = Path(name)
+        if files is not None:
+            source = Path(files).expanduser()
+            if not source.is_dir():
+                raise UserError(f"--files {files}: there is no such folder")
+            ray_jobs.check_upload(source)
+            shutil.copytree(source, folder, dirs_exist_ok=True)
         sent = list(words)
         for position, word in enumerate(words):
             if word.endswith((".yaml", ".yml")) and Path(word).expanduser().is_file():
@@ -114,8 +125,9 @@ def _context_file(context: Context) -> str:
     places = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
     lines = [f"default = {json.dumps(context.name)}", "", f"[context.{json.dumps(context.name)}]"]
     lines += [f"{name} = {json.dumps(value)}" for name, value in places.items()]
-    if "AWS_ENDPOINT_URL" in context.environment:
-        lines.append(f"s3_endpoint = {json.dumps(context.environment['AWS_ENDPOINT_URL'])}")
+    for key, variable in (("s3_endpoint", "AWS_ENDPOINT_URL"), ("s3_region", "AWS_DEFAULT_REGION")):
+        if variable in context.environment:
+            lines.append(f"{key} = {json.dumps(context.environment[variable])}")
     return "\n".join(lines) + "\n"
 
 

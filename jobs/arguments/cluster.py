@@ -12,6 +12,19 @@ def submit(commands: Any) -> None:
     parser = command(commands, "submit", "jobs.submit:submit", "run a command as a job of the context's Ray cluster")
     parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
     parser.add_argument("--again", action="store_true", help="submit although the same job was submitted before")
+    parser.add_argument(
+        "--files", metavar="DIR", help="folder of files that the job finds in its current one, to 100 MiB"
+    )
+    parser.add_argument(
+        "--cpus", type=float, default=0, metavar="N", help="the command waits until N processors are free for it"
+    )
+    parser.add_argument(
+        "--wait",
+        type=count,
+        default=900,
+        metavar="SECONDS",
+        help="stop a job that does not start within, default 900",
+    )
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …", help="such as: train demo")
 
 

@@ -99,6 +99,8 @@ class Worker1(Worker):
 
 
 class Worker2(Worker):
+    # In turn: two nodes that register at one moment were seen to wait for the head for half a minute.
+    needs = ("worker-1",)
     name = "worker-2"
     ports = ("worker-2-agent",)
     processes = ("worker-2",)

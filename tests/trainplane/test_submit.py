@@ -1,0 +1,125 @@
+"""Following a job: against a stand-in for Ray's client that answers from a script. The real one: tests/jobs."""
+
+from types import SimpleNamespace
+
+import pytest
+
+from trainplane.cluster import submit
+from trainplane.cluster.submit import JobState, await_start, client, follow
+from trainplane.errors import RunFailed, UserError
+
+
+class Cluster:
+    """Answers states in turn (the last one for ever) and streams in turn; a stream may end in an error."""
+
+    def __init__(self, states, streams=(), whole=""):
+        self.states, self.streams, self.whole = list(states), list(streams), whole
+        self.stopped = []
+
+    def get_job_info(self, job):
+        state = self.states.pop(0) if len(self.states) > 1 else self.states[0]
+        if isinstance(state, Exception):
+            raise state
+        status, code, message = (*state, None, "")[:3] if isinstance(state, tuple) else (state, None, "")
+        return SimpleNamespace(
+            submission_id=job,
+            status=status,
+            message=message,
+            entrypoint="",
+            driver_exit_code=code,
+            start_time=0,
+            end_time=0,
+        )
+
+    async def tail_job_logs(self, job):
+        for chunk in self.streams.pop(0) if self.streams else ():
+            if isinstance(chunk, Exception):
+                raise chunk
+            yield chunk
+
+    def get_job_logs(self, job):
+        return self.whole
+
+    def stop_job(self, job):
+        self.stopped.append(job)
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch):
+    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+
+
+def followed(cluster):
+    written = []
+    state = follow(cluster, "job", written.append)
+    return state, "".join(written)
+
+
+def test_the_log_is_passed_on_to_its_last_line():
+    cluster = Cluster([("SUCCEEDED", 0)], [["one\n", "two\n"]], whole="one\ntwo\nthree\n")
+    state, text = followed(cluster)
+    assert (state.exit_status, text) == (0, "one\ntwo\nthree\n")
+
+
+def test_a_stream_that_breaks_is_taken_up_where_it_stood():
+    broken = RuntimeError("WebSocket connection closed unexpectedly with close code 1006")
+    streams = [["one\n", "tw", broken], [broken], ["one\n", "two\n", "three\n"]]
+    state, text = followed(Cluster(["RUNNING", ("SUCCEEDED", 0)], streams, whole="one\ntwo\nthree\n"))
+    assert (state.exit_status, text) == (0, "one\ntwo\nthree\n")
+
+
+def test_a_stream_that_ends_while_the_job_runs_is_asked_for_again():
+    streams = [["one\n"], ["one\n", "two\n"]]
+    state, text = followed(Cluster(["RUNNING", ("FAILED", 3)], streams, whole="one\ntwo\n"))
+    assert (state.exit_status, text) == (3, "one\ntwo\n")
+
+
+def test_a_cluster_that_stays_away_is_given_up_and_the_job_is_named(monkeypatch):
+    monkeypatch.setattr(submit, "_LOST_AFTER_S", 0.05)
+    with pytest.raises(RunFailed, match="does not answer any more, and job job may be running"):
+        followed(Cluster([ConnectionError("refused")]))
+
+
+def test_a_head_that_forgot_the_job_is_said():
+    with pytest.raises(RunFailed, match="restarted and does not know job job any more; submit it again"):
+        followed(Cluster([RuntimeError("Request failed with status code 404: Job job does not exist")]))
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "expected"),
+    [
+        ("SUCCEEDED", 0, 0),
+        ("FAILED", 3, 3),
+        ("FAILED", -9, 137),
+        ("FAILED", None, 1),
+        ("STOPPED", None, 1),
+        ("STOPPED", -15, 143),
+    ],
+)
+def test_the_exit_status_is_the_jobs_own(status, code, expected):
+    assert JobState("job", status, "", "", code, None, None).exit_status == expected
+
+
+def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
+    cluster = Cluster([("PENDING", None, "Waiting for resources: 64 CPU.")])
+    with pytest.raises(RunFailed) as raised:
+        await_start(cluster, "job", timeout_s=0.05, say=pytest.fail)
+    assert "did not start within 0 s and was stopped" in str(raised.value)
+    assert "Waiting for resources: 64 CPU." in str(raised.value)
+    assert cluster.stopped == ["job"]
+
+
+def test_a_job_that_starts_is_no_longer_waited_for():
+    assert (
+        await_start(Cluster(["PENDING", "PENDING", "RUNNING"]), "job", timeout_s=10, say=pytest.fail).status
+        == "RUNNING"
+    )
+
+
+def test_an_address_that_drops_packets_is_given_up_in_seconds(tmp_path, monkeypatch):
+    from trainplane.cluster.context import local
+
+    monkeypatch.setattr(submit, "ROUTE_TIMEOUT_S", 0.2)
+    # A block for documentation (RFC 5737): nobody is there.
+    with pytest.raises(UserError, match=r"no Ray cluster answers at http://198\.51\.100\.7:8265"):
+        client(local(tmp_path).at(ray="http://198.51.100.7:8265"))
