@@ -100,6 +100,6 @@ def bench(commands: Any) -> None:
         "jobs.bench.checkpoint:checkpoint",
         "what a checkpoint of the full state takes from training",
     )
-    checkpoint.add_argument("--every", type=count, default=160, metavar="N", help="steps between two, default 160")
+    checkpoint.add_argument("--interval", type=count, default=50, metavar="S", help="seconds between two, default 50")
     checkpoint.add_argument("--checkpoints", type=count, default=2, metavar="N", help="measured, default 2")
     checkpoint.add_argument("--polls", type=count, default=10_000, metavar="N", help="of a reader, default 10,000")

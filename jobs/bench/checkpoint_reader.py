@@ -1,7 +1,8 @@
 """A reader in a process of its own, for `isnet bench checkpoint`: `checkpoint_reader ADDRESS POLLS`.
 
-Each poll looks for the newest checkpoint and reads all of it, digests checked. A checkpoint is half where its manifest
-stands and its files do not hold; one that retention took away between two requests is none.
+Each poll looks for the newest checkpoint. One that was not there at the poll before is read whole, digests checked; one
+that was is looked at again: every file that its manifest names must be there with its bytes. A checkpoint is half where
+its manifest stands and its files do not hold; one that retention took away between two requests is none.
 """
 
 from __future__ import annotations
@@ -11,26 +12,39 @@ import sys
 from collections import Counter
 
 from trainplane.errors import RunFailed
-from trainplane.storage import open_store
-from trainplane.train.checkpoint import MANIFEST, committed, read
+from trainplane.storage import Store, open_store
+from trainplane.train.checkpoint import MANIFEST, Checkpoint, committed, read
 
 
 def main(address: str, polls: str) -> None:
     store = open_store(address)
     seen: Counter[str] = Counter()
     digests = set()
-    wanted = int(polls)
+    wanted, last = int(polls), ""
     while seen["polls"] < wanted:
         seen["polls"] += 1
         present = committed(store)
         if not present:
             seen["nothing"] += 1
             continue
+        newest = present[-1]
         try:
-            digests.add(read(store, present[-1]).state.digest())
+            if newest.state_digest == last:
+                _look_again(store, newest)
+            else:
+                digests.add(read(store, newest).state.digest())
+                seen["read whole"] += 1
+            last = newest.state_digest
         except RunFailed:
-            seen["gone" if store.size(f"{present[-1].key}/{MANIFEST}") is None else "half"] += 1
+            seen["gone" if store.size(f"{newest.key}/{MANIFEST}") is None else "half"] += 1
     print(json.dumps({"half": 0, "gone": 0, "nothing": 0, **seen, "different": len(digests)}))
+
+
+def _look_again(store: Store, checkpoint: Checkpoint) -> None:
+    sizes = {entry.key.partition("/")[2]: entry.size for entry in store.list(f"{checkpoint.key}/")}
+    for name, facts in checkpoint.manifest["files"].items():
+        if sizes.get(name) != facts["bytes"]:
+            raise RunFailed(f"{checkpoint.key}/{name} has {sizes.get(name)} bytes, need {facts['bytes']}")
 
 
 if __name__ == "__main__":

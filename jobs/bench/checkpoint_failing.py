@@ -1,0 +1,88 @@
+"""What a reader meets while storing checkpoints fails, for `isnet bench checkpoint`.
+
+A small network trains; of its checkpoints three in ten are refused, and of its other requests to store three in ten
+fail, until a reader in a process of its own (`checkpoint_reader`) has looked often enough.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import re
+import subprocess
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from jobs.bench.checkpoint_task import bench_job
+from trainplane.cluster.fault_proxy import FaultProxy
+from trainplane.cluster.object_store import die_with_parent
+from trainplane.errors import RunFailed
+from trainplane.train.job import Silent
+from trainplane.train.loop import run
+
+FAILING_EVERY = 2
+SMALL = ("model.width=4", "model.discriminator_width=8", "train.global_batch=2")
+
+
+class Failing:
+    """Refuses three of ten checkpoints, never two in a row, and spoils three of ten other requests to store."""
+
+    def __init__(self, seed: int) -> None:
+        self._chance = random.Random(seed)
+        self.refused: set[int] = set()
+        self.spoilt = self.requests = 0
+
+    def __call__(self, method: str, path: str, number: int) -> str | None:
+        found = re.search(r"/step-(\d+)/", path)
+        if method not in ("PUT", "POST") or found is None:
+            return None
+        step = int(found[1])
+        if step // FAILING_EVERY * 7 % 10 < 3:
+            self.refused.add(step)
+            return "denied"
+        self.requests += 1
+        if self._chance.random() >= 0.3:
+            return None
+        self.spoilt += 1
+        return self._chance.choice(("500", "503", "reset"))
+
+
+class Counted(Silent):
+    """How many steps were made."""
+
+    steps = 0
+
+    def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
+        self.steps += 1
+
+
+def while_failing(data: str, place: str, endpoint: str, *, polls: int) -> dict[str, Any]:
+    """Train until a reader has looked `polls` times; what it met, and how far training came."""
+    job = bench_job(data, place, *SMALL, "train.steps=1000000", f"train.checkpoint_every={FAILING_EVERY}")
+    made = Counted()
+    command = [sys.executable, "-m", "jobs.bench.checkpoint_reader", place, str(polls)]
+    with FaultProxy(endpoint) as proxy:
+        proxy.fault = failing = Failing(seed=0)
+        # The reader goes to the server itself: it shall find what is there.
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as reader:
+            os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
+            try:
+                run(job, progress=made, interrupted=lambda: reader.poll() is not None)
+            except (KeyboardInterrupt, RunFailed) as error:
+                # Told to stop, it also stores where it stands, which the proxy may refuse.
+                if reader.poll() is None:
+                    reader.kill()
+                    raise RunFailed(f"training ended while its checkpoints failed: {error}") from error
+            finally:
+                os.environ["AWS_ENDPOINT_URL"] = endpoint
+            assert reader.stdout is not None
+            seen = json.loads(reader.stdout.read())
+    return {
+        **seen,
+        "steps": made.steps,
+        "refused": len(failing.refused),
+        "requests": failing.requests,
+        "spoilt": failing.spoilt,
+    }
