@@ -10,7 +10,7 @@ import torch
 from jobs.config import ISNetConfig
 from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
-from trainplane.train.group import Room
+from trainplane.train.room import Room
 from trainplane.train.start import device_of
 
 
@@ -43,6 +43,9 @@ class _ThisMachine:
 
         # As a private cluster here would count them: it looks at a container's limits, too.
         self._has = {"CPU": float(get_num_cpus()), "GPU": float(torch.cuda.device_count())}
+
+    def is_initialized(self) -> bool:
+        return False
 
     def cluster_resources(self) -> dict[str, float]:
         return self._has

@@ -1,4 +1,5 @@
-"""A driver that may be killed: trains the jobs it reads from standard input, on a private Ray cluster of its own.
+"""A driver that may be killed: trains the jobs it reads from standard input, on its own Ray cluster or that of
+RAY_ADDRESS.
 
 A line is a JSON object {job, result}; how the job ended is written to the file `result`, there whole or not at all.
 """
@@ -25,6 +26,7 @@ class Told(Silent):
 
     def tell(self, sentence: str) -> None:
         self.sentences.append(sentence)
+        print(f"told: {sentence}", flush=True)
 
 
 def main() -> None:

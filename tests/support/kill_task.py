@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,10 +15,11 @@ from trainplane.train.world import World
 
 
 class KillConfig(TinyConfig):
-    """`moments`: the folder of the moments."""
+    """`moments`: the folder of the moments; `pause_s`: seconds that a step takes, until a file `hurry` is there."""
 
     task: str = "kill_task:KillTask"
     moments: str
+    pause_s: float = 0.0
 
 
 class KillTask(TinyTask):
@@ -32,6 +34,8 @@ class KillTask(TinyTask):
     def step(self, micro_batches, *, global_batch, reduce):
         if self.is_first:
             self.moments.reach("before", self.num_steps + 1)
+        if self.config.pause_s and not (self.moments.folder / "hurry").exists():
+            time.sleep(self.config.pause_s)
         return super().step(micro_batches, global_batch=global_batch, reduce=reduce)
 
     def counters(self):

@@ -1,6 +1,7 @@
 """A checkpoint exists when its manifest does; storing one never stops training."""
 
 import itertools
+import json
 import threading
 
 import pytest
@@ -11,6 +12,7 @@ from trainplane.storage import StorageError, open_store
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train.retention import Rules
 from trainplane.train.state import State
+from trainplane.train.writer import Writer
 
 
 def state(step=3, value=1.0):
@@ -86,7 +88,7 @@ def test_writing_a_step_again_never_leaves_an_old_manifest_over_new_files(tmp_pa
 
 def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, Rules(last=2), failures_allowed=2)
+    writer = Writer(store, Rules(last=2), failures_allowed=2)
 
     def refuse(self, key, data):
         raise StorageError("the store is away")
@@ -102,7 +104,7 @@ def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_
 
 def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, Rules(last=2), failures_allowed=0)
+    writer = Writer(store, Rules(last=2), failures_allowed=0)
     writer.save(state(1), meta={})
     assert writer.finish().step == 1
     monkeypatch.setattr(type(store), "write", lambda self, key, data: (_ for _ in ()).throw(StorageError("away")))
@@ -114,7 +116,7 @@ def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
 
 def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = checkpoints.Writer(store, Rules(last=2))
+    writer = Writer(store, Rules(last=2))
     gate = threading.Event()
     whole = type(store).write
 
@@ -132,3 +134,56 @@ def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
 def test_address_of_nothing_is_answered_in_a_sentence(tmp_path):
     with pytest.raises(UserError, match="no checkpoint there"):
         checkpoints.open_address(str(tmp_path / "nowhere"))
+
+
+def test_a_manifest_that_is_not_what_we_write_is_none(tmp_path):
+    """Torn, of another program, or copied under another step's name: passed over, never an error."""
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(3), meta={})
+    sound = json.loads(store.read("step-00000003/manifest.json"))
+    strange = [
+        [],
+        7,
+        None,
+        {},
+        {"format_version": 1},
+        {**sound, "step": "6"},
+        {**sound, "files": None},
+        {**sound, "step": 6, "files": {}},
+        {**sound, "step": 6, "files": dict.fromkeys(sound["files"], 1)},
+        {**sound, "step": 6, "format_version": 99},
+        # A folder that somebody copied.
+        sound,
+    ]
+    for manifest in strange:
+        store.write("step-00000006/manifest.json", json.dumps(manifest).encode())
+        assert [c.step for c in checkpoints.committed(store)] == [3], manifest
+        assert checkpoints.newest_good(store).checkpoint.step == 3
+
+
+def test_a_store_that_does_not_answer_is_not_taken_for_a_damaged_checkpoint(tmp_path, monkeypatch):
+    """Or the run would begin anew, and take away as damaged what only could not be reached."""
+    store = open_store(str(tmp_path))
+    checkpoints.write(store, state(3), meta={})
+    checkpoints.write(store, state(6), meta={})
+    whole = type(store).read
+
+    def read(self, key, **kwargs):
+        if key == "step-00000006/tensors.safetensors":
+            raise StorageError("away")
+        return whole(self, key, **kwargs)
+
+    monkeypatch.setattr(type(store), "read", read)
+    with pytest.raises(StorageError):
+        checkpoints.newest_good(store)
+
+
+def test_what_was_passed_over_is_said(tmp_path):
+    store = open_store(str(tmp_path))
+    for step in (3, 6):
+        checkpoints.write(store, state(step), meta={})
+    store.write("step-00000006/state.json", b"{}")
+    found = checkpoints.newest_good(store)
+    assert found.checkpoint.step == 3
+    (reason,) = found.damaged
+    assert "step-00000006: state.json is damaged" in reason

@@ -58,8 +58,10 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_end_is_the_same(data
     content = bytearray(file.read_bytes())
     content[-1] ^= 1
     file.write_bytes(content)
-    longer = job(datasets, tmp_path / "broken", config())
-    assert run(longer).state_digest == straight.state_digest
+    longer = run(job(datasets, tmp_path / "broken", config()))
+    assert longer.state_digest == straight.state_digest
+    (told,) = longer.told
+    assert told.endswith("went on from step 3")
     assert "tensors.safetensors is damaged" in caplog.text
 
 

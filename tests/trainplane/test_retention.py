@@ -14,6 +14,7 @@ from trainplane.train import pins
 from trainplane.train.resume import forget_after
 from trainplane.train.retention import Rules, check_metric, first_of_each, keep
 from trainplane.train.state import State
+from trainplane.train.writer import Writer
 
 STEPS = st.lists(st.integers(1, 500), unique=True, min_size=1, max_size=25).map(sorted)
 VALUES = st.one_of(st.floats(-50, 50), st.sampled_from([math.nan, math.inf, 1.0]))
@@ -107,7 +108,7 @@ def present(store):
 
 
 def train(store, steps, *, rules, metrics=None, writer=None):
-    writer = writer or checkpoints.Writer(store, rules)
+    writer = writer or Writer(store, rules)
     for step in steps:
         value = {"val/psnr": metrics[step]} if metrics and step in metrics else {}
         writer.save(state(step), meta={}, metrics=value)
@@ -174,7 +175,7 @@ def test_a_damaged_newest_one_never_costs_the_good_one_that_the_run_went_on_from
         store.write(f"step-{step:08d}/tensors.safetensors", b"not what the manifest says")
     good = checkpoints.newest_good(store)
     assert good.checkpoint.step == 10
-    writer = checkpoints.Writer(store, Rules(last=1))
+    writer = Writer(store, Rules(last=1))
     writer.go_on_from(good.checkpoint)
     train(store, [15], rules=Rules(last=1), writer=writer)
     # Two stay while the run goes on; the damaged ones are not among them.

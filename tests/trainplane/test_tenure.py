@@ -18,6 +18,7 @@ from trainplane.train.loop import run
 from trainplane.train.retention import Rules
 from trainplane.train.state import State
 from trainplane.train.tenure import KEY, Tenure
+from trainplane.train.writer import Writer
 
 
 def state(step):
@@ -54,11 +55,11 @@ def test_a_store_that_does_not_answer_is_not_taken_for_a_yes(tmp_path, monkeypat
 
 def test_one_that_was_succeeded_neither_writes_over_nor_tidies_what_its_successor_is_writing(tmp_path):
     store = open_store(str(tmp_path))
-    old = checkpoints.Writer(store, Rules(last=2))
+    old = Writer(store, Rules(last=2))
     old.begin()
     old.save(state(1), meta={})
     old.wait()
-    new = checkpoints.Writer(store, Rules(last=2))
+    new = Writer(store, Rules(last=2))
     new.begin()
     new.go_on_from(old.last)
     new.save(state(2), meta={})
@@ -75,7 +76,7 @@ def test_one_that_was_succeeded_neither_writes_over_nor_tidies_what_its_successo
 
 def test_succeeded_while_it_uploads_it_commits_nothing(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    old = checkpoints.Writer(store, Rules(last=2))
+    old = Writer(store, Rules(last=2))
     old.begin()
     write, sent = type(store).write, threading.Event()
 

@@ -11,7 +11,7 @@ from typing import Any
 
 
 class Post:
-    """The actor: keeps the last progress, every sentence, the outcome, the first error, and what is asked for."""
+    """The actor: keeps the last progress, all sentences, the outcome, the first error, what is asked for, and where."""
 
     def __init__(self) -> None:
         self._progress: tuple[int, int, float, dict[str, float]] | None = None
@@ -20,6 +20,7 @@ class Post:
         self._error: Exception | None = None
         self._stop = False
         self._measured: list[tuple[int, dict[str, float]]] = []
+        self._place: str | None = None
 
     def measure(self, step: int, metrics: dict[str, float]) -> None:
         self._measured.append((step, metrics))
@@ -27,6 +28,13 @@ class Post:
     def measured(self, since: int) -> list[tuple[int, dict[str, float]]]:
         """What validations found, beginning with the one of that number."""
         return self._measured[since:]
+
+    def take_place(self, placement_group: str) -> None:
+        """The ranks run in this placement group of Ray's."""
+        self._place = placement_group
+
+    def place(self) -> str | None:
+        return self._place
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: dict[str, float]) -> bool:
         """Whether the ranks shall save and stop."""
@@ -45,8 +53,8 @@ class Post:
     def ask_to_stop(self) -> None:
         self._stop = True
 
-    def state(self) -> tuple[Any, list[str], Any, Any]:
-        return self._progress, self._sentences, self._outcome, self._error
+    def state(self) -> tuple[Any, list[str], Any, Any, str | None]:
+        return self._progress, self._sentences, self._outcome, self._error, self._place
 
 
 class Messenger:

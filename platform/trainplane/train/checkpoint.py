@@ -1,11 +1,10 @@
 """Checkpoints: `RUN/step-00001000/{tensors.safetensors, state.json, manifest.json}`, manifest last.
 
-A checkpoint exists when its manifest does, and is good when the digests in the manifest hold. Writing happens in a
-thread and never stops training: a failed upload is retried by the store, then counted, and only when the budget of
-failures in a row is spent does the run fail. This is the one checkpoint authority; Ray's own is not used.
+A checkpoint exists when its manifest does, and is good when the digests in the manifest hold. This is the one
+checkpoint authority; Ray's own is not used.
 
 A folder that is pinned (`pins`) is neither removed nor written again: where its step is stored once more, the new one
-lies beside it as `step-00001000.2`. Not covered: which checkpoints stay (`retention`).
+lies beside it as `step-00001000.2`. Not covered: when they are written, by whom (`writer`), which stay (`retention`).
 """
 
 from __future__ import annotations
@@ -15,10 +14,8 @@ import json
 import logging
 import math
 import re
-import threading
-import time
-from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import safetensors
@@ -28,16 +25,14 @@ from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train import pins
-from trainplane.train.failures import Superseded
-from trainplane.train.retention import Rules, keep
 from trainplane.train.state import State
-from trainplane.train.tenure import Tenure
 
 log = logging.getLogger(__name__)
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 UNSENT = "unsent.spool"
+FILES = {"tensors.safetensors", "state.json", UNSENT}
 ABANDONED = "abandoned"
 _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
@@ -66,12 +61,16 @@ def folder_of(step: int) -> str:
 
 @dataclass(frozen=True)
 class Loaded:
-    """What a checkpoint holds: the state, its `meta`, and records that the tracking server had not acknowledged."""
+    """What a checkpoint holds: the state, its `meta`, and records that the tracking server had not acknowledged.
+
+    damaged -- why newer checkpoints were passed over for this one
+    """
 
     checkpoint: Checkpoint
     state: State
     meta: dict[str, Any]
     unsent: bytes
+    damaged: tuple[str, ...] = ()
 
 
 def write(
@@ -136,7 +135,7 @@ def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
     stored last comes last.
     """
     found = []
-    for folder, names in _folders(store).items():
+    for folder, names in folders_of(store).items():
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
         try:
@@ -144,12 +143,22 @@ def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
         except (NotFound, ValueError):
             # Deleted since it was listed, or damaged: either way no checkpoint to rely on.
             continue
-        if isinstance(manifest, dict) and manifest.get("format_version") == FORMAT_VERSION:
-            found.append(Checkpoint(int(manifest["step"]), folder, manifest))
-    return sorted(found, key=lambda checkpoint: _order(checkpoint.key))
+        if _is_manifest(manifest, step=order_of(folder)[0]):
+            found.append(Checkpoint(manifest["step"], folder, manifest))
+    return sorted(found, key=lambda checkpoint: order_of(checkpoint.key))
 
 
-def _folders(store: Store) -> dict[str, set[str]]:
+def _is_manifest(found: Any, *, step: int) -> bool:
+    """Whether it is what `write` writes last, and for this step: a copy under another name is none."""
+    if not isinstance(found, dict) or (found.get("format_version"), found.get("step")) != (FORMAT_VERSION, step):
+        return False
+    files = found.get("files")
+    if not isinstance(found.get("state_digest"), str) or not isinstance(files, dict) or not files.keys() >= FILES:
+        return False
+    return all(isinstance(facts, dict) and facts.keys() >= {"bytes", "sha256"} for facts in files.values())
+
+
+def folders_of(store: Store) -> dict[str, set[str]]:
     """Names of the files in each folder of a checkpoint, whole or not."""
     folders: dict[str, set[str]] = {}
     for entry in store.list("step-"):
@@ -159,7 +168,7 @@ def _folders(store: Store) -> dict[str, set[str]]:
     return folders
 
 
-def _order(folder: str) -> tuple[int, int]:
+def order_of(folder: str) -> tuple[int, int]:
     """(step, how often it was stored before) of a folder."""
     found = _FOLDER.fullmatch(folder)
     assert found is not None
@@ -186,12 +195,17 @@ def read(store: Store, checkpoint: Checkpoint) -> Loaded:
 
 
 def newest_good(store: Store) -> Loaded | None:
-    """The newest checkpoint whose digests hold; damaged ones are passed over with a warning. None where none is."""
+    """The newest checkpoint whose digests hold, None where there is none; it says which newer ones are damaged."""
+    damaged: list[str] = []
     for checkpoint in reversed(committed(store)):
         try:
-            return read(store, checkpoint)
+            return replace(read(store, checkpoint), damaged=tuple(damaged))
+        except StorageError:
+            # A store that does not answer says nothing about the checkpoint.
+            raise
         except RunFailed as error:
             log.warning("%s; falling back to the one before", error)
+            damaged.append(str(error))
     return None
 
 
@@ -224,108 +238,3 @@ def abandon(store: Store, folder: str) -> None:
         store.write(f"{folder}/{ABANDONED}", b"")
     else:
         delete(store, folder)
-
-
-def tidy(store: Store, rules: Rules, *, since: int, written: Collection[int]) -> list[str]:
-    """Carry retention out after a checkpoint was committed; the folders that were removed.
-
-    since   -- the step that this process went on from, 0 where it began anew
-    written -- the steps that it has stored; others beyond `since` could not be read when it began
-    """
-    present = committed(store)
-    steps = {checkpoint.step for checkpoint in present}
-    damaged = {step for step in steps if step > since and step not in written}
-    values = {c.step: c.metrics[rules.metric] for c in present if rules.metric in c.metrics}
-    pinned = pins.pinned_folders(store)
-    pinned_steps = {_order(folder)[0] for folder in pinned}
-    stays = keep(steps, metrics=values, pins=pinned_steps, rules=rules, damaged=damaged)
-    gone = {c.key for c in present if c.step not in stays}
-    # What a kill left half written or half removed (ours is committed, and nobody else writes here), and what the run
-    # went back behind and nobody needs any more.
-    rest = {folder for folder, names in _folders(store).items() if MANIFEST not in names or ABANDONED in names}
-    gone |= rest - {checkpoint.key for checkpoint in present}
-    removed = sorted(gone - pinned)
-    for folder in removed:
-        delete(store, folder)
-    return removed
-
-
-@dataclass
-class Writer:
-    """Writes checkpoints behind the training's back, one at a time, in rank 0.
-
-    failures_allowed -- uploads in a row that may fail before `save` raises `RunFailed`
-    """
-
-    store: Store
-    rules: Rules
-    failures_allowed: int = 3
-    stall_s: float = 0.0
-    failed: int = 0
-    last: Checkpoint | None = None
-    tenure: Tenure | None = None
-    _since: int = 0
-    _written: set[int] = field(default_factory=set, repr=False)
-    _thread: threading.Thread | None = field(default=None, repr=False)
-    _failures_in_a_row: int = 0
-    _error: BaseException | None = field(default=None, repr=False)
-
-    def begin(self) -> None:
-        """From here on this is the attempt that may write; raises `RunFailed` where the store cannot be written."""
-        self.tenure = Tenure.begin(self.store)
-
-    def go_on_from(self, checkpoint: Checkpoint) -> None:
-        """The run continues from this one: it is the last good one, and what lies beyond it could not be read."""
-        self.last, self._since = checkpoint, checkpoint.step
-
-    def save(
-        self, state: State, *, meta: dict[str, Any], unsent: bytes = b"", metrics: Mapping[str, float] | None = None
-    ) -> None:
-        """Start storing `state`; waits for the previous one first. The waiting is counted in `stall_s`."""
-        self.wait()
-        self._raise_when_spent()
-        work = (state, meta, unsent, dict(metrics or {}))
-        self._thread = threading.Thread(target=self._work, args=work, name="checkpoint", daemon=True)
-        self._thread.start()
-
-    def finish(self) -> Checkpoint | None:
-        """Wait until the last checkpoint is committed and return it; raises `RunFailed` if it never was."""
-        self.wait()
-        if self._failures_in_a_row:
-            raise RunFailed(f"the last checkpoint could not be stored in {self.store.address}: {self._error}")
-        return self.last
-
-    def wait(self) -> None:
-        """Wait for what is under way, however it ends; the waiting is counted in `stall_s`."""
-        if self._thread is not None:
-            started = time.monotonic()
-            self._thread.join()
-            self.stall_s += time.monotonic() - started
-            self._thread = None
-        if isinstance(self._error, Superseded):
-            raise self._error
-
-    def _raise_when_spent(self) -> None:
-        if self._failures_in_a_row > self.failures_allowed:
-            raise RunFailed(
-                f"{self._failures_in_a_row} checkpoints in a row could not be stored in {self.store.address} "
-                f"({self._error}); mend the store and run the same command again: it resumes from the last good one"
-            )
-
-    def _work(self, state: State, meta: dict[str, Any], unsent: bytes, metrics: dict[str, float]) -> None:
-        check = self.tenure.check if self.tenure else lambda: None
-        try:
-            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics, check=check)
-        # Whatever it was, training goes on and the failure counts; lost in a thread it would look like a success.
-        except Exception as error:
-            self.failed += 1
-            self._failures_in_a_row += 1
-            self._error = error
-            log.warning("checkpoint at step %d could not be stored: %s", state.step, error)
-            return
-        self._failures_in_a_row = 0
-        self._written.add(state.step)
-        try:
-            tidy(self.store, self.rules, since=self._since, written=self._written)
-        except (StorageError, OSError) as error:
-            log.warning("old checkpoints could not be deleted: %s", error)

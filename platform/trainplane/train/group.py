@@ -14,87 +14,12 @@ from dataclasses import asdict
 from typing import Any
 
 from trainplane.errors import RunFailed, UserError
-from trainplane.train import batches
 from trainplane.train.channel import Messenger, Post
 from trainplane.train.failures import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
 from trainplane.train.job import Job, Outcome, Progress, Report, TrackingTarget, keep_going
+from trainplane.train.places import Places, current_place
+from trainplane.train.room import Room
 from trainplane.train.settings import TrainConfig
-
-ROOM_WAIT_S = 30.0
-
-
-class Room:
-    """How many ranks the cluster has room for."""
-
-    def __init__(self, ray: Any, config: TrainConfig) -> None:
-        self._ray = ray
-        self._config = config
-        gpus = ray.cluster_resources().get("GPU", 0)
-        self.use_gpu = config.use_gpu is True or (config.use_gpu == "auto" and gpus > 0)
-        self.need = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
-
-    def ranks(self) -> int:
-        """Ranks of the next attempt: the largest admissible number there is room for now.
-
-        Raises `UserError` where the cluster is too small for the smallest; Ray would wait for ever.
-        """
-        self.most()
-        sizes = self._config.world_sizes
-        # What an attempt before held is given back a little later.
-        deadline = time.monotonic() + ROOM_WAIT_S
-        while True:
-            found = batches.ranks_for(sizes, room=self._fitting(self._free()))
-            if found == sizes[-1] or (time.monotonic() > deadline and found is not None):
-                return found
-            if len(sizes) == 1 and time.monotonic() > deadline:
-                return sizes[0]
-            time.sleep(0.5)
-
-    def most(self) -> int:
-        """The largest admissible number of ranks that the cluster could hold if it did nothing else.
-
-        Raises `UserError` where the cluster is too small for the smallest.
-        """
-        sizes = self._config.world_sizes
-        found = batches.ranks_for(sizes, room=self._fitting(self._total()))
-        if found is None:
-            raise UserError(self._refusal(sizes[0]))
-        return found
-
-    def grown(self, ranks: int) -> bool:
-        """Whether more ranks than these would fit now, beside whatever else the cluster does."""
-        free = {name: amount + ranks * self.need[name] for name, amount in self._free().items()}
-        return (batches.ranks_for(self._config.world_sizes, room=self._fitting(free)) or 0) > ranks
-
-    def _free(self) -> dict[str, float]:
-        free = self._ray.available_resources()
-        return {name: free.get(name, 0.0) for name in self.need}
-
-    def _total(self) -> dict[str, float]:
-        total = self._ray.cluster_resources()
-        return {name: total.get(name, 0.0) for name in self.need}
-
-    def _fitting(self, amounts: dict[str, float]) -> int:
-        """Ranks for which there is room: by what is there, and by what each node could hold at most."""
-        nodes = [node["Resources"] for node in self._ray.nodes() if node["Alive"]]
-        by_node = sum(
-            min(int((node.get(name, 0.0) + 1e-9) // amount) for name, amount in self.need.items()) for node in nodes
-        )
-        return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.need.items()))
-
-    def _refusal(self, smallest: int) -> str:
-        has, cpus = self._total(), smallest * self._config.cpus_per_worker
-        if self.use_gpu and has["GPU"] < smallest:
-            return (
-                f"{smallest} workers need {smallest} GPUs, one each, and the cluster has {has['GPU']:g}; "
-                "set train.workers to that number, or train.use_gpu=false"
-            )
-        fits = int(has["CPU"] // self._config.cpus_per_worker)
-        return (
-            f"train.workers={smallest} × train.cpus_per_worker={self._config.cpus_per_worker:g} need {cpus:g} CPUs and "
-            f"the cluster has {has['CPU']:g}; set train.workers={max(fits, 1)}"
-            + ("" if fits else f" and train.cpus_per_worker={has['CPU']:g}")
-        )
 
 
 class Group:
@@ -110,11 +35,21 @@ class Group:
         self._shown: Any = None
         self._told = 0
         self._num_reported = 0
+        self._place: str | None = None
+        self._places = Places(ray)
 
     def train(
         self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report = keep_going
     ) -> Outcome:
         """Run the group to its end. Raises what ended it before: see `failures`."""
+        try:
+            return self._train(settings, progress, interrupted, report)
+        finally:
+            self._places.clear(self._post)
+
+    def _train(
+        self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report
+    ) -> Outcome:
         trainer = self._trainer({**settings, "post": self._post})
         ended: list[BaseException | None] = []
 
@@ -136,6 +71,9 @@ class Group:
             self._show(progress)
             wanted = self._pass_on(report)
             if (interrupted() or not wanted) and not stopping:
+                if self._place is None:
+                    # No rank has begun: nothing is to be saved, and Ray may wait for minutes for room.
+                    raise KeyboardInterrupt
                 stopping = True
                 self._post.ask_to_stop.remote()
             if not resizing and time.monotonic() > next_look and self._ranks < self._config.world_sizes[-1]:
@@ -170,7 +108,7 @@ class Group:
     def _show(self, progress: Progress) -> None:
         """Pass on what the ranks told since the last time."""
         try:
-            state, sentences, _, _ = self._ray.get(self._post.state.remote(), timeout=5)
+            state, sentences, _, _, self._place = self._ray.get(self._post.state.remote(), timeout=5)
         except self._ray.exceptions.RayError:
             return
         for sentence in sentences[self._told :]:
@@ -192,7 +130,7 @@ class Group:
 
     def _outcome(self, ended: BaseException | None, progress: Progress, *, stopping: bool, resizing: bool) -> Outcome:
         self._show(progress)
-        _, _, outcome, told = self._ray.get(self._post.state.remote())
+        _, _, outcome, told, _ = self._ray.get(self._post.state.remote())
         if isinstance(told, Halted):
             if stopping:
                 raise KeyboardInterrupt
@@ -218,6 +156,8 @@ def worker(settings: dict[str, Any]) -> None:
 
     post, job = settings["post"], settings["job"]
     tracking = TrackingTarget(**job["tracking"]) if job["tracking"] else None
+    if World.current().is_first and (place := current_place()) is not None:
+        ray.get(post.take_place.remote(place))
     messenger = Messenger(post)
     notice.watch_for_drain()
     try:
@@ -273,7 +213,14 @@ def _died(cause: BaseException) -> bool:
     names = {kind.__name__ for kind in type(cause).__mro__}
     return bool(
         names
-        & {"WorkerHealthCheckFailedError", "RayActorError", "ActorDiedError", "WorkerCrashedError", "NodeDiedError"}
+        & {
+            "WorkerHealthCheckFailedError",
+            "WorkerHealthCheckTimeoutError",
+            "RayActorError",
+            "ActorDiedError",
+            "WorkerCrashedError",
+            "NodeDiedError",
+        }
     )
 
 

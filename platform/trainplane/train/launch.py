@@ -48,12 +48,18 @@ def train(
         def here(job: Job) -> Outcome:
             return run(job, progress=progress, report=report, interrupted=interrupted)
 
-        return persist(job, config, here, progress)
+        return persist(job, config, here, progress, interrupted)
     with _cluster(config, progress, interrupted, report) as attempt:
-        return persist(job, config, attempt, progress)
+        return persist(job, config, attempt, progress, interrupted)
 
 
-def persist(job: Job, config: TrainConfig, attempt: Attempt, progress: Progress) -> Outcome:
+def persist(
+    job: Job,
+    config: TrainConfig,
+    attempt: Attempt,
+    progress: Progress,
+    interrupted: Callable[[], bool] = lambda: False,
+) -> Outcome:
     """Attempt `job` until it is done, or a failure is not worth another attempt."""
     in_a_row: Counter[Cause] = Counter()
     reached = newest_step(job)
@@ -74,7 +80,15 @@ def persist(job: Job, config: TrainConfig, attempt: Attempt, progress: Progress)
             raise error
         job = _amended(job, error, decision)
         progress.tell(_again(error, decision, max(step, 0), config))
-        time.sleep(decision.wait_s)
+        _wait(decision.wait_s, interrupted)
+
+
+def _wait(seconds: float, interrupted: Callable[[], bool]) -> None:
+    until = time.monotonic() + seconds
+    while (left := until - time.monotonic()) > 0:
+        if interrupted():
+            raise KeyboardInterrupt
+        time.sleep(min(left, 0.5))
 
 
 def _amended(job: Job, error: RunFailed, decision: AfterFailure) -> Job:
@@ -97,13 +111,14 @@ def _cluster(
     config: TrainConfig, progress: Progress, interrupted: Callable[[], bool], report: Report
 ) -> Iterator[Attempt]:
     """Attempts on a Ray cluster, which is ours for as long as this lasts."""
-    from trainplane.train.group import Group, Room
+    from trainplane.train.group import Group
+    from trainplane.train.room import Room
 
     with ray_session() as ray, scratch_folder() as scratch:
         room = Room(ray, config)
 
         def attempt(job: Job) -> Outcome:
-            ranks = room.ranks()
+            ranks = room.ranks(interrupted=interrupted)
             cut = arithmetic(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro
             )

@@ -23,7 +23,6 @@ from trainplane.storage import open_store
 from trainplane.storage.tally import RETRIES
 from trainplane.task import Batch, Task, load_task
 from trainplane.tracking.tracker import Recorder
-from trainplane.train import checkpoint as checkpoints
 from trainplane.train import start
 from trainplane.train import state as states
 from trainplane.train.agenda import Agenda, Mailbox
@@ -40,6 +39,7 @@ from trainplane.train.resume import forget_after, load_newest
 from trainplane.train.retention import Rules, check_metric
 from trainplane.train.sentry import RollBack, Sentry
 from trainplane.train.world import World
+from trainplane.train.writer import Writer
 
 
 def run(
@@ -102,7 +102,7 @@ class _Trainer:
         self.rates = Rates(config.train.schedule, self.task.optimizers())
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache)
         self.loader = start.loader_of(self.dataset, config, task_class, world)
-        self.writer = checkpoints.Writer(open_store(job.checkpoints), Rules.of(config.train))
+        self.writer = Writer(open_store(job.checkpoints), Rules.of(config.train))
         self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
         self.pictures = 0
@@ -214,6 +214,8 @@ class _Trainer:
             self._last_good,
             guarded.with_amendments_of(amended, step=step) if amended else guarded,
         )
+        for damaged in found.damaged if found else ():
+            self._tell(step, f"{damaged}; went on from step {step}")
         return step
 
     def _think_in(self, threads: int | None) -> None:

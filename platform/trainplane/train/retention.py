@@ -5,7 +5,7 @@
 The newest ones stay, the best ones by a held-out metric, the first one at or after each multiple of so many steps, and
 whatever is pinned. Asked after every checkpoint, the answer is that of being asked once at the end: what is best, or
 due to stay for ever, is never taken away by an earlier answer. Not covered: where pins are (`pins`), carrying it out
-(`checkpoint.Writer`).
+(`writer`).
 """
 
 from __future__ import annotations
