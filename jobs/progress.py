@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -19,16 +20,44 @@ DRAW_EVERY_S = 0.2
 
 
 class Bar:
-    """Progress of training steps; satisfies `trainplane.train.job.Progress`."""
+    """Progress of training steps; satisfies `trainplane.train.job.Progress`.
+
+    Where nobody can read it any more (a closed terminal, `isnet train … 2>&1 | head`), training goes on unseen.
+    """
 
     def __init__(self, what: str = "train") -> None:
         self._what = what
         self._bar: tqdm | None = None
         self._next = 0.0
         self._began: tuple[int, float] | None = None
+        self._gone = False
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         """Show `step` of `steps`; on no terminal, a line every few seconds."""
+        with self._if_anybody_reads() as reads:
+            if reads:
+                self._show(step, steps, pictures_per_s, metrics)
+
+    def tell(self, sentence: str) -> None:
+        """A line of its own, above the bar."""
+        with self._if_anybody_reads() as reads:
+            if reads:
+                tqdm.write(f"isnet: {sentence}", file=sys.stderr)
+
+    def close(self) -> None:
+        with self._if_anybody_reads():
+            if self._bar is not None:
+                self._bar.close()
+
+    @contextmanager
+    def _if_anybody_reads(self) -> Iterator[bool]:
+        try:
+            yield not self._gone
+        except (OSError, ValueError):
+            # ValueError: the stream itself was closed.
+            self._gone = True
+
+    def _show(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         if now < self._next and step != steps:
             return
@@ -44,14 +73,6 @@ class Bar:
         self._next = now + LINE_EVERY_S
         left = self._estimate(step, steps, now)
         print(f"{self._what}: step {step}/{steps}, {facts}{left}", file=sys.stderr, flush=True)
-
-    def tell(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
-        tqdm.write(f"isnet: {sentence}", file=sys.stderr)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
 
     def _estimate(self, step: int, steps: int, now: float) -> str:
         """Time left at the pace since the first update, as text; nothing before there is a pace."""

@@ -6,7 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -18,12 +18,11 @@ from jobs.plan_record import PlanRecord
 from jobs.progress import Bar
 from jobs.registering import register_checkpoint
 from jobs.sample_photos import ensure_sample_datasets
+from jobs.train_report import plan_line, report, summary
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.tracking.run import Status, end_run, reap
-from trainplane.train.batches import arithmetic
-from trainplane.train.clock import advice, shares
 from trainplane.train.failures import Superseded
 from trainplane.train.job import Outcome
 from trainplane.train.launch import is_done
@@ -73,9 +72,9 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
     print(plan_line(prepared), file=sys.stderr)
     # A run that is finished is only measured again: not worth a cluster.
     distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
-    plan = PlanRecord(prepared, context)
     bar = Bar()
     try:
+        plan = PlanRecord(prepared, context)
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
     except KeyboardInterrupt:
@@ -113,65 +112,26 @@ class _Flag:
 
 @contextmanager
 def _interruptible() -> Iterator[_Flag]:
-    """Turn the first Ctrl-C or SIGTERM into a flag that the loop reads between steps; the second one ends at once."""
+    """Turn the first Ctrl-C, SIGTERM or closing of the terminal into a flag that the loop reads between steps.
+
+    The second one ends at once. Under `nohup`, closing the terminal goes on being nothing.
+    """
     flag = _Flag()
 
     def ask(number: int, frame: Any) -> None:
         if flag.raised:
             raise KeyboardInterrupt
         flag.raised = True
-        print("\nisnet: stopping after this step, saving where it stands (again to stop at once)", file=sys.stderr)
+        # The terminal may be gone.
+        with suppress(OSError):
+            print("\nisnet: stopping after this step, saving where it stands (again to stop at once)", file=sys.stderr)
 
-    before = {number: signal.signal(number, ask) for number in (signal.SIGINT, signal.SIGTERM)}
+    wanted = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        wanted.append(signal.SIGHUP)
+    before = {number: signal.signal(number, ask) for number in wanted}
     try:
         yield flag
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
-
-
-def plan_line(prepared: Prepared) -> str:
-    """The derived arithmetic, said once before the first step."""
-    train = prepared.config.train
-    sizes = train.world_sizes
-    cut = arithmetic(global_batch=train.global_batch, ranks=sizes[-1], micro_batch=train.fixed_micro)
-    elastic = f", or {' or '.join(map(str, sizes[:-1]))} ranks where there is less room" if sizes[1:] else ""
-    return f"run {prepared.place.folder}: {train.steps} steps; {cut}{elastic}; " + (
-        f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new"
-    )
-
-
-def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
-    """What `--json` prints."""
-    return {
-        "run_id": prepared.run.run_id,
-        "status": outcome.status,
-        "step": outcome.step,
-        "metrics": outcome.metrics,
-        "checkpoint": outcome.checkpoint,
-        "state_digest": outcome.state_digest,
-        "pictures_per_s": outcome.pictures_per_s,
-        "seconds": outcome.seconds,
-        "unsent": outcome.unsent,
-        "damage": outcome.damage,
-        "told": outcome.told,
-    }
-
-
-def summary(prepared: Prepared, outcome: Outcome) -> str:
-    """What people read."""
-    lines = [
-        f"{outcome.status} at step {outcome.step}; run {prepared.run.run_id}",
-        *(f"  {name:<16} {value:.4f}" for name, value in sorted(outcome.metrics.items())),
-        f"  checkpoint       {outcome.checkpoint}",
-        f"  state digest     {outcome.state_digest}",
-    ]
-    if outcome.pictures_per_s:
-        went = ", ".join(f"{name} {100 * part:.0f} %" for name, part in shares(outcome.seconds).items())
-        lines.append(f"  {outcome.pictures_per_s:.1f} pictures/s; time went to {went}")
-        lines.append(f"  to be faster, change first: {advice(outcome.seconds)}")
-    if outcome.unsent:
-        lines.append(f"  {outcome.unsent} records wait on this machine; `isnet runs sync` sends them")
-    if outcome.damage:
-        lines.append(f"  {len(outcome.damage)} damaged samples were replaced")
-    return "\n".join(lines)

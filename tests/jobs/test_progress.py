@@ -1,5 +1,8 @@
 """What people see of a run: a line every few seconds where there is no terminal, sentences as they come."""
 
+import errno
+import io
+
 import pytest
 
 from jobs import progress
@@ -59,3 +62,30 @@ def test_metrics_of_a_task_without_players_are_shown_by_name():
 )
 def test_durations_are_as_precise_as_one_cares_to_know(seconds, words):
     assert duration(seconds) == words
+
+
+def test_training_goes_on_where_nobody_reads_any_more(hands, monkeypatch):
+    """A closed terminal answers EIO, a pipe whose reader has gone EPIPE."""
+
+    class Gone(io.StringIO):
+        def __init__(self, tty):
+            super().__init__()
+            self.tty, self.writes = tty, 0
+
+        def isatty(self):
+            return self.tty
+
+        def write(self, text):
+            self.writes += 1
+            raise OSError(errno.EIO, "Input/output error")
+
+    for tty in (False, True):
+        stream = Gone(tty)
+        monkeypatch.setattr(progress.sys, "stderr", stream)
+        bar = Bar()
+        for step in range(1, 4):
+            bar.update(step, 3, 1.0, {})
+            bar.tell("something")
+            hands.now += 10
+        bar.close()
+        assert stream.writes > 0

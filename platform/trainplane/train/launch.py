@@ -114,6 +114,7 @@ def _cluster(
     from trainplane.train.group import Group
     from trainplane.train.room import Room
 
+    progress.tell("starting workers under Ray, which takes a while")
     with ray_session() as ray, scratch_folder() as scratch:
         room = Room(ray, config)
 
