@@ -105,7 +105,7 @@ def stalls(data: str, place: str, endpoint: str, *, interval_s: float, count: in
         def over() -> bool:
             seen = sorted(arrivals.at.values())
             # The steps without a checkpoint that follow the last one are as many seconds as it took.
-            return len(seen) >= count and time.perf_counter() - seen[-1] > interval_s / 2
+            return len(seen) >= count and time.perf_counter() - seen[count - 1] > interval_s / 2
 
         times = Times(over)
         os.environ["AWS_ENDPOINT_URL"] = slow
