@@ -85,7 +85,8 @@ class Writer:
         if self._failures_in_a_row > self.failures_allowed:
             raise RunFailed(
                 f"{self._failures_in_a_row} checkpoints in a row could not be stored in {self.store.address} "
-                f"({self._error}); mend the store and run the same command again: it resumes from the last good one"
+                f"({self._error}); mend the store and run the same command again: it goes on from "
+                + (f"step {self.last.step}" if self.last else "the start, as none was stored before")
             )
 
     def _work(self, state: State, meta: dict[str, Any], unsent: bytes, metrics: dict[str, float]) -> None:
