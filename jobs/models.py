@@ -70,9 +70,20 @@ def _version_text(version: dict[str, Any]) -> str:
 
 
 def register(args: argparse.Namespace) -> int:
-    """`isnet models register RUN --name NAME`: RUN is runs:/ID or a checkpoint's address of a recorded run."""
+    """`isnet models register RUN --name NAME`: RUN is runs:/ID or a checkpoint's address of a recorded run.
+
+    `--from-search SEARCH` stands for the best trial of a search, trained on or with more seeds where that is asked for.
+    """
     context = _context(args)
-    if args.source.startswith("runs:/"):
+    if args.from_search is not None:
+        from jobs.from_search import best_of_search
+
+        overrides = [word for word in (args.source, *args.overrides) if word is not None]
+        found = best_of_search(context, args.from_search, overrides, steps=args.steps, seeds=args.seeds)
+        run_id, place = found.run_id, found.checkpoint
+    elif args.source is None or args.overrides:
+        raise UserError("name one run: isnet models register runs:/ID, a checkpoint's address, or --from-search SEARCH")
+    elif args.source.startswith("runs:/"):
         run_id = args.source.removeprefix("runs:/")
         place = checkpoint_of_run(run_id, context)
     else:

@@ -61,7 +61,17 @@ def models(commands: Any) -> None:
     show = command(actions, "show", "jobs.models:show", "versions of a model and what stands behind each")
     show.add_argument("name", metavar="NAME")
     register = command(actions, "register", "jobs.models:register", "make a run's last checkpoint a model version")
-    register.add_argument("source", metavar="RUN", help="runs:/ID or a checkpoint's address")
+    register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
+    register.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that the search was started with")
+    register.add_argument("--from-search", metavar="SEARCH", help="the best trial of a search, instead of RUN")
+    register.add_argument("--steps", type=count, metavar="N", help="train that trial on to so many steps first")
+    register.add_argument(
+        "--seeds",
+        type=count,
+        default=1,
+        metavar="N",
+        help="train it with so many seeds first and take the best",
+    )
     register.add_argument("--name", default="isnet", help="registered model, default isnet")
     promote = command(actions, "promote", "jobs.models:promote", "move an alias to a version that passes its gates")
     promote.add_argument("name", metavar="NAME")
