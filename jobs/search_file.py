@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any
 
 from jobs.config import TASK, ISNetConfig, merge, preset_names, preset_tree
 from jobs.mask_sets import with_located_masks
 from jobs.sample_photos import ensure_sample_datasets
+from jobs.speed import last_rate
 from jobs.trial_facts import FACTS
 from trainplane.cluster.context import Context
 from trainplane.cluster.session import in_ray_job
@@ -127,6 +128,16 @@ def check_room(search: Search, *, seconds_of_one: float | None) -> None:
         admit(need, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, wanted=search.settings.concurrent)
 
 
+def seconds_of_one(loaded: Loaded, search: Search, context: Context) -> float | None:
+    """How long one trial takes, as the last run like its base did; None where no limit asks for it, or none was run."""
+    limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
+    base = search.configure(0, {}, 0)
+    if not limits or not isinstance(base, ISNetConfig):
+        return None
+    rate = last_rate(base, context, gpu=base.train.use_gpu is True)
+    return base.train.steps * base.train.global_batch / rate.pictures_per_s if rate else None
+
+
 def _check_name(loaded: Loaded, name: str, given: dict[str, Any]) -> None:
     """Each setting exists and takes the values at the edges of its dimension, on top of the base's."""
     parent, _, leaf = name.rpartition(".")
@@ -194,8 +205,3 @@ def _check_population(loaded: Loaded, base: RunConfig) -> None:
             f"search.pbt.every={every} and train.steps={base.train.steps}: nobody would ever take over; "
             f"set search.pbt.every={max(1, base.train.steps // 10)}"
         )
-
-
-def as_isnet(config: RunConfig) -> ISNetConfig:
-    """The configuration of an ISNet trial."""
-    return cast("ISNetConfig", config)

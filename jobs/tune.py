@@ -10,7 +10,7 @@ import sys
 from typing import Any
 
 from jobs.cli import emit
-from jobs.search_file import Loaded, check_room, load_search, search_of
+from jobs.search_file import Loaded, check_room, load_search, search_of, seconds_of_one
 from jobs.search_record import finish_record
 from jobs.search_watch import Watch
 from trainplane.cluster.context import Context, resolve
@@ -33,7 +33,7 @@ def tune(args: argparse.Namespace) -> int:
     context.activate()
     loaded = load_search(args.preset, args.overrides)
     search = search_of(loaded, context)
-    check_room(search, seconds_of_one=None)
+    check_room(search, seconds_of_one=seconds_of_one(loaded, search, context))
     prior = earlier_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
     reap(context.tracking)
     # Held before MLflow hears of it, as for a run.

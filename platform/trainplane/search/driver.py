@@ -55,11 +55,9 @@ class Driver:
                 f"the journal belongs to another search (key {state.key[:12]}, need {key[:12]}); "
                 "give this one another name"
             )
-        budget = plan.settings.budget.model_dump(mode="json", exclude_none=True)
-        trials = trial_limit(plan.settings, plan)
-        kept = state.budget.model_dump(mode="json", exclude_none=True)
-        if first or (state.trial_limit, kept) != (trials, budget):
-            first.append({"k": "limits", "trials": trials, "budget": budget})
+        if first or not is_within_limits(plan, state):
+            budget = plan.settings.budget.model_dump(mode="json", exclude_none=True)
+            first.append({"k": "limits", "trials": trial_limit(plan.settings, plan), "budget": budget})
         first.append({"k": "driver", "pid": os.getpid(), "host": socket.gethostname()})
         driver._write(first, durable=True)
         return driver
@@ -157,6 +155,11 @@ class Driver:
             self.state.apply(record)
         self.journal.append(records, durable=durable)
         self.watch(self.state)
+
+
+def is_within_limits(plan: Plan, state: State) -> bool:
+    """Whether the search has the limits now that its journal knows."""
+    return (state.trial_limit, state.budget) == (trial_limit(plan.settings, plan), plan.settings.budget)
 
 
 def trial_limit(settings: SearchSettings, plan: Plan) -> int:

@@ -16,7 +16,7 @@ from trainplane.errors import UserError
 from trainplane.search.admission import Need, admit
 from trainplane.search.budget import Rates
 from trainplane.search.clone import let_go
-from trainplane.search.driver import Driver, trial_limit
+from trainplane.search.driver import Driver, is_within_limits, trial_limit
 from trainplane.search.engine import Plan
 from trainplane.search.journal import Journal, Record, open_journal, read_journal
 from trainplane.search.settings import SearchSettings
@@ -104,8 +104,9 @@ def _ended(search: Search, journal: Journal) -> Driver | None:
     if not journal.records:
         return None
     plan = search.plan(rates_of(need_of(search.train, gpus=0.0), search.train))
-    driver = Driver.resume(plan, journal, key=search.key, width=0)
-    return driver if driver.is_over else None
+    state = fold(journal.records, search.settings.goals)
+    same = state.ended is not None and state.key == search.key and is_within_limits(plan, state)
+    return Driver.of(plan, state) if same else None
 
 
 def _describer(search: Search, state: State) -> Callable[[Item], dict[str, Any]]:

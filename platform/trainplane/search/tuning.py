@@ -52,7 +52,7 @@ def run_on_tune(
             trial_dirname_creator=lambda trial: f"item-{trial.trial_id}",
             trial_name_creator=lambda trial: f"item-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, callbacks=[_clock(driver)]),
+        run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, callbacks=[_clock(receiver)]),
     )
     try:
         tuner.fit()
@@ -175,13 +175,17 @@ def _scheduler(receiver: Receiver, *, stops_itself: bool) -> Any:
     return JournalScheduler()
 
 
-def _clock(driver: Driver) -> Any:
-    """A callback of Tune's that bills time while trials run."""
+def _clock(receiver: Receiver) -> Any:
+    """A callback of Tune's that bills time while trials run, and ends Tune after a fault of ours."""
     from ray.tune import Callback
+
+    driver = receiver.driver
 
     class Clock(Callback):  # type: ignore[misc]
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-            driver.tick_if_due()
+            receiver.guarded(driver.tick_if_due, None)
+            if receiver.fault is not None:
+                raise receiver.fault
             if not driver.running and not driver.is_over:
                 # Nothing to do yet: Tune would ask again at once.
                 time.sleep(0.05)

@@ -1,0 +1,54 @@
+"""What cannot be searched is refused in a sentence, with status 2, before anything starts."""
+
+import pytest
+from small_run import SMALL
+
+HERE = [word for word in SMALL if not word.startswith("train.workers")]
+
+
+def refused(isnet, *words):
+    ran = isnet("tune", "search_demo", *HERE, "train.workers=1", *words)
+    assert (ran.status, ran.out) == (2, ""), ran.err
+    assert ran.err.count("\n") == 1, ran.err
+    return ran.err
+
+
+@pytest.mark.parametrize(
+    ("words", "told"),
+    [
+        (["search.objective.metric=val/psnrr"], "did you mean 'val/psnr'"),
+        (["search.objective.metric=train/generator"], "no trial reports 'train/generator'"),
+        (["search.objective={metric: val/psnr}"], "search.objective.mode is not set"),
+        (["search.space.loss.styl.uniform=[1, 2]"], "did you mean 'style'"),
+        (["search.space.loss.style.uniform=[2, 1]"], "is empty"),
+        (["search.space.model.blocks.choice=[1, 9]"], "model.blocks=9"),
+        (["search.space.data.val.choice=[a, b]"], "cannot be compared"),
+        (["search.space.train.steps.choice=[1, 2]"], "belongs to the budget"),
+        (["search.constraints=['lr_d > lr_g', 'lr_d < lr_g']"], "contradict each other"),
+        (["search.constraints=['lr_d <= lr_q']"], "names no setting 'lr_q'"),
+        (["search.constraints=['__import__(\"os\")']"], "cannot be used"),
+        (["search.budget.steps=3"], "less than one trial of 4 steps"),
+        (["search.budget.money=3"], "no price is set"),
+        (["train.workers=4", "train.cpus_per_worker=64"], "for the trial itself"),
+        (["search.algorithm=pbt"], "cannot change under trained weights"),
+        (["search.algorithm=tpe", "search.warm_start=never"], "no search of that name"),
+        (["data.val=null"], "needs held-out pictures"),
+        (["search.algorithm=annealing"], "search.algorithm"),
+    ],
+)
+def test_what_cannot_be_searched_is_refused_before_anything_starts(isnet_there, words, told):
+    assert told in refused(isnet_there, *words)
+
+
+def test_show_needs_a_search_that_was_run(isnet_there):
+    assert "needs a search" in isnet_there("tune", "show").err
+    ran = isnet_there("tune", "show", "search_demo", *HERE, "train.workers=1")
+    assert ran.status == 2
+    assert "has no journal" in ran.err
+
+
+def test_registering_needs_one_source(isnet_there):
+    assert isnet_there("models", "register", "--name", "x").status == 2
+    ran = isnet_there("models", "register", "--from-search", "search_demo", *HERE, "train.workers=1")
+    assert ran.status == 2
+    assert "was not run here" in ran.err
