@@ -21,6 +21,7 @@ from jobs.sending import check_context, check_settings, is_remote, sendable
 from trainplane.cluster import submit as ray_jobs
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
+from trainplane.tracking import lineage
 
 # Commands that make sense only where the user sits.
 NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench")
@@ -42,6 +43,7 @@ def submit(args: argparse.Namespace) -> int:
             environment=_environment(context),
             again=args.again,
             cpus=args.cpus,
+            facts=lineage.travelling(),
         )
     _say(f"{'submitted' if is_new else 'following the earlier'} job {job}")
     connection = ray_jobs.client(context)

@@ -116,12 +116,14 @@ def submit(
     environment: Mapping[str, str],
     again: bool,
     cpus: float = 0,
+    facts: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
     """Hand a job over; returns its id and whether it is new.
 
     packages    -- folders of Python packages that travel with the job
     working_dir -- folder of small files that the job finds in its current folder
     environment -- variables without secrets
+    facts       -- more variables, which do not decide whether it is the same job
     cpus        -- processors that the command itself takes; it waits in the cluster's line until they are free
     """
     uploads = [*packages, working_dir]
@@ -139,7 +141,7 @@ def submit(
     runtime_env = {
         "working_dir": str(working_dir),
         "py_modules": [str(package) for package in packages],
-        "env_vars": dict(environment),
+        "env_vars": {**(facts or {}), **environment},
     }
     try:
         connection.submit_job(

@@ -18,6 +18,7 @@ from typing import Any
 from trainplane.tracking.client import client_for, unreachable, without_secrets
 
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
+DIRTY_VARIABLE = "TRAINPLANE_DIRTY"
 DATASET_DIGEST_LENGTH = 36
 MAX_DIFF_BYTES = 200_000
 _CUT = "[cut here:"
@@ -28,17 +29,26 @@ def code_tags() -> dict[str, str]:
     """The commit of this code and whether it was changed since, as tags of a run.
 
     Code that was installed without its repository (a wheel, an image) has no commit of its own: the environment
-    variable TRAINPLANE_COMMIT tells it, otherwise it is "unknown", which no gate on lineage accepts.
+    variable TRAINPLANE_COMMIT tells it, otherwise it is "unknown", which no gate on lineage accepts. `isnet submit`
+    sets it for its jobs (`travelling`), with TRAINPLANE_DIRTY.
     """
     commit = _git("rev-parse", "HEAD") if _is_checkout() else None
     if commit is None:
-        return {"trainplane.commit": os.environ.get(COMMIT_VARIABLE) or "unknown", "trainplane.dirty": "unknown"}
+        told = {"trainplane.commit": COMMIT_VARIABLE, "trainplane.dirty": DIRTY_VARIABLE}
+        return {tag: os.environ.get(variable) or "unknown" for tag, variable in told.items()}
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "mlflow.source.git.commit": commit,
         "trainplane.commit": commit,
         "trainplane.dirty": "true" if dirty else "false",
     }
+
+
+def travelling() -> dict[str, str]:
+    """The same facts as variables of a process to which this code travels without its repository."""
+    tags = code_tags()
+    told = {COMMIT_VARIABLE: tags["trainplane.commit"], DIRTY_VARIABLE: tags["trainplane.dirty"]}
+    return {variable: value for variable, value in told.items() if value != "unknown"}
 
 
 def user() -> str:
