@@ -5,6 +5,7 @@ Never fails a run: what cannot be reckoned or recorded is said on standard error
 
 from __future__ import annotations
 
+import json
 import resource
 import sys
 from dataclasses import asdict
@@ -18,7 +19,6 @@ from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
 from trainplane.train.checkpoint import committed
 from trainplane.train.job import Outcome
 from trainplane.train.planning import Given, cost, estimate
@@ -51,8 +51,8 @@ class PlanRecord:
         ranks = ranks_here(config)
         key = speed_key(config, gpu=ranks.gpu)
         # Looked up before the tag is set: this very run is not its own forerunner, unless it goes on.
-        rate = last_rate(config, self._context, gpu=ranks.gpu)
-        client_for(self._context.tracking).set_tag(self._prepared.run.run_id, SPEED_TAG, key)
+        rate = None if self._prepared.run.away else last_rate(config, self._context, gpu=ranks.gpu)
+        self._speed = key
         data = Dataset.open(self._prepared.job.train_data)
         val = Dataset.open(self._prepared.job.val_data) if self._prepared.job.val_data else None
         given = Given(
@@ -87,7 +87,7 @@ class PlanRecord:
     def _write(self, *, actual: dict[str, Any] | None) -> None:
         if self._planned:
             about = {"planned": self._planned, "actual": actual}
-            client_for(self._context.tracking).log_dict(self._prepared.run.run_id, about, ARTIFACT)
+            self._prepared.note({SPEED_TAG: self._speed}, {ARTIFACT: json.dumps(about, indent=2) + "\n"})
 
     def _attempt(self, act: Any) -> None:
         from botocore.exceptions import BotoCoreError, ClientError

@@ -6,6 +6,9 @@ import argparse
 import os
 import subprocess
 import sys
+import time
+from collections import Counter
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -14,15 +17,19 @@ from trainplane.cluster.context import resolve
 from trainplane.cluster.object_store import claim_port, die_with_parent
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.client import client_for, unreachable
+from trainplane.tracking.identity import find, is_reserved
 from trainplane.tracking.run import reap
 from trainplane.tracking.tracker import sync as send_spooled
+from trainplane.tracking.tracker import unsent_spools
+
+LOOK_EVERY_S = 30.0
 
 
 def list_runs(args: argparse.Namespace) -> int:
     """`isnet runs list`: newest first, over all experiments."""
     context = resolve(args.context)
     context.activate()
-    reap(context.tracking)
+    reap(context.tracking, context.home)
     client = client_for(context.tracking)
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
     found = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
@@ -31,7 +38,9 @@ def list_runs(args: argparse.Namespace) -> int:
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
     ]
-    emit(args, {"runs": runs}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
+    waiting = [asdict(spool) for spool in unsent_spools(context.home / "spool")]
+    lines += [f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking']}" for spool in waiting]
+    emit(args, {"runs": runs, "waiting": waiting}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
     return 0
 
 
@@ -75,12 +84,20 @@ def show(args: argparse.Namespace) -> int:
 
 
 def find_run(tracking: str, run_id: str) -> Any:
-    """The MLflow run of that id."""
+    """The MLflow run of that id, or of the id that it went by while MLflow was away."""
     from mlflow.exceptions import MlflowException
 
     client = client_for(tracking)
+    run_id = run_id.removeprefix("runs:/")
     try:
-        return client.get_run(run_id.removeprefix("runs:/"))
+        if not is_reserved(run_id):
+            return client.get_run(run_id)
+        found = find(client, run_id)
+        if found is None:
+            raise UserError(
+                f"MLflow has not heard of run {run_id} yet; `isnet runs sync` on the machine that it ran on sends it"
+            )
+        return found
     except MlflowException as error:
         if error.error_code == "RESOURCE_DOES_NOT_EXIST" or error.error_code == "INVALID_PARAMETER_VALUE":
             raise UserError(f"no run {run_id!r} here; `isnet runs list` shows those there are") from error
@@ -91,12 +108,32 @@ def sync(args: argparse.Namespace) -> int:
     """`isnet runs sync`: send what earlier processes left in their spools."""
     context = resolve(args.context)
     context.activate()
-    outcomes = send_spooled(context.home / "spool", context.tracking)
-    runs = {run_id: {"sent": outcome.sent, "left": outcome.unsent} for run_id, outcome in outcomes.items()}
-    left = sum(outcome["left"] for outcome in runs.values())
-    sent = sum(outcome["sent"] for outcome in runs.values())
-    emit(args, {"runs": runs, "sent": sent, "left": left}, f"{sent} records sent, {left} left")
-    return 1 if left else 0
+    outcomes = send_spooled(context.home / "spool", context.tracking, also=args.of)
+    runs = {
+        run_id: {"sent": outcome.sent, "left": outcome.unsent, "error": outcome.error}
+        for run_id, outcome in outcomes.items()
+    }
+    sent, left = (sum(getattr(outcome, name) for outcome in outcomes.values()) for name in ("sent", "unsent"))
+    lines = [f"{sent} records sent, {left} left"]
+    lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
+    others = Counter(spool.tracking for spool in unsent_spools(context.home / "spool") if spool.run_id not in outcomes)
+    lines += [f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in others.items()]
+    payload = {"runs": runs, "sent": sent, "left": left, "elsewhere": dict(others)}
+    emit(args, payload, "\n".join(lines))
+    return 1 if left or any(outcome.error for outcome in outcomes.values()) else 0
+
+
+def reap_runs(args: argparse.Namespace) -> int:
+    """`isnet runs reap`: close the runs whose process is gone, on whatever host it was."""
+    context = resolve(args.context)
+    context.activate()
+    deadline = time.monotonic() + args.wait
+    reaped = reap(context.tracking, context.home)
+    while time.monotonic() < deadline:
+        time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
+        reaped += reap(context.tracking, context.home)
+    emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed as FAILED" for run_id in reaped) or "nothing to close")
+    return 0
 
 
 def ui(args: argparse.Namespace) -> int:
@@ -110,7 +147,9 @@ def ui(args: argparse.Namespace) -> int:
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port)]
     command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]
     claim_port(args.port)
-    emit(args, {"address": address}, f"{address} (Ctrl-C ends it)")
+    # MLflow 3 opens on language models otherwise.
+    pages = f"{address}/#/experiments?workflowType=machine_learning"
+    emit(args, {"address": address, "pages": pages}, f"{pages} (Ctrl-C ends it)")
     # The server's job runners serve judges of language models, at a gigabyte of memory.
     server = subprocess.Popen(
         command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, preexec_fn=die_with_parent

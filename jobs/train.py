@@ -7,7 +7,7 @@ import signal
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.cli import emit
@@ -18,11 +18,12 @@ from jobs.plan_record import PlanRecord
 from jobs.progress import Bar
 from jobs.registering import register_checkpoint
 from jobs.sample_photos import ensure_sample_datasets
-from jobs.train_report import plan_line, report, summary
+from jobs.train_report import away_line, plan_line, report, summary
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
-from trainplane.tracking.run import Status, end_run, reap
+from trainplane.tracking.client import reason
+from trainplane.tracking.run import reap
 from trainplane.train.failures import Superseded
 from trainplane.train.job import Outcome
 from trainplane.train.launch import is_done
@@ -39,18 +40,31 @@ def train(args: argparse.Namespace) -> int:
     ensure_sample_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh)
     payload, text = report(prepared, outcome), summary(prepared, outcome)
-    if config.tracking.register_as is not None and outcome.status == "finished":
+    is_done = outcome.status == "finished"
+    if config.tracking.register_as is not None and is_done:
         name = config.tracking.register_as
-        version = register_checkpoint(context, outcome.checkpoint, name=name, run_id=prepared.run.run_id)
+        version, told = _registered(context, prepared, outcome, name)
         payload["registered"] = {"name": name, "version": version}
-        text += f"\n  registered       {name} version {version}"
+        text += f"\n  registered       {told}"
+        is_done = version is not None
     emit(args, payload, text)
-    return 0 if outcome.status == "finished" else 1
+    return 0 if is_done else 1
+
+
+def _registered(context: Context, prepared: Prepared, outcome: Outcome, name: str) -> tuple[str | None, str]:
+    """The new version, if MLflow answers; and what is said. A server that is away now takes nothing from the run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = register_checkpoint(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
+    except (UserError, MlflowException) as error:
+        command = f"isnet models register runs:/{prepared.run_id} --name {name}"
+        return None, f"not yet ({reason(error)}); `isnet runs sync`, then `{command}`"
+    return version, f"{name} version {version}"
 
 
 def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple[Prepared, Outcome]:
     """Prepare, train, and close the MLflow run as it ended."""
-    reap(context.tracking)
     with prepared_run(config, context, fresh=fresh, may_start=lambda done: _room_for(config, done)) as prepared:
         return prepared, _train_prepared(prepared, context)
 
@@ -68,8 +82,14 @@ def _room_for(config: ISNetConfig, done: int) -> None:
 
 
 def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
-    train, run_id = prepared.config.train, prepared.run.run_id
+    train = prepared.config.train
     print(plan_line(prepared), file=sys.stderr)
+    if prepared.run.away is not None:
+        print(away_line(prepared), file=sys.stderr)
+    else:
+        # Others' runs: no reason not to train.
+        with suppress(UserError):
+            reap(context.tracking, context.home)
     # A run that is finished is only measured again: not worth a cluster.
     distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
     bar = Bar()
@@ -78,28 +98,20 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
     except KeyboardInterrupt:
-        _close(context, run_id, "KILLED", {})
+        prepared.end("KILLED", {})
         raise
     except Superseded:
         # The record is its successor's now.
         raise
     except BaseException as error:
-        _close(context, run_id, "FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
+        prepared.end("FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
         raise
     finally:
         bar.close()
     plan.close(outcome)
     tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
-    _close(context, run_id, "FINISHED" if outcome.status == "finished" else "FAILED", tags)
-    return outcome
-
-
-def _close(context: Context, run_id: str, status: Status, tags: dict[str, str]) -> None:
-    """End the run in MLflow. A tracking server that is away by now takes nothing from what was trained."""
-    try:
-        end_run(context.tracking, run_id, status, tags)
-    except UserError as error:
-        print(f"isnet: the run's status could not be recorded: {error}", file=sys.stderr)
+    left = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
+    return replace(outcome, unsent=max(left, outcome.unsent) if distributed else left)
 
 
 @dataclass

@@ -28,10 +28,18 @@ def plan_line(prepared: Prepared) -> str:
     )
 
 
+def away_line(prepared: Prepared) -> str:
+    """What is said where nobody answered at the tracking address."""
+    return (
+        f"isnet: MLflow does not answer ({prepared.run.away}); the run is recorded on this disk as "
+        f"{prepared.run.run_id} and sent when it does (tracking.require=true would refuse to start)"
+    )
+
+
 def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
     """What `--json` prints."""
     return {
-        "run_id": prepared.run.run_id,
+        "run_id": prepared.run_id,
         "status": outcome.status,
         "step": outcome.step,
         "metrics": outcome.metrics,
@@ -48,7 +56,7 @@ def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
 def summary(prepared: Prepared, outcome: Outcome) -> str:
     """What people read."""
     lines = [
-        f"{outcome.status} at step {outcome.step}; run {prepared.run.run_id}",
+        f"{outcome.status} at step {outcome.step}; run {prepared.run_id}",
         *_metrics(outcome.metrics),
         f"  checkpoint    {outcome.checkpoint}",
         f"  state digest  {outcome.state_digest}",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import sys
+from contextlib import ExitStack
 from typing import Any
 
 from jobs.cli import emit
@@ -20,7 +21,7 @@ from trainplane.search.driver import Driver
 from trainplane.search.launch import Search, carry_out, earlier_results, need_of, rates_of, read_state
 from trainplane.search.state import State, TrialState
 from trainplane.storage import open_store
-from trainplane.tracking.run import Status, end_run, find_or_create_run, reap
+from trainplane.tracking.run import Status, end_run, find_or_create_run, held, reap
 from trainplane.train.identity import exclusive
 from trainplane.train.pins import pin, unpin
 
@@ -35,10 +36,14 @@ def tune(args: argparse.Namespace) -> int:
     search = search_of(loaded, context)
     check_room(search, seconds_of_one=seconds_of_one(loaded, search, context))
     prior = earlier_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
-    reap(context.tracking)
+    reap(context.tracking, context.home)
     # Held before MLflow hears of it, as for a run.
-    with exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"):
+    with (
+        exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
+        ExitStack() as leases,
+    ):
         parent = _parent(loaded, search, context)
+        leases.enter_context(held(context.tracking, parent, home=context.home))
         print(_announcement(search), file=sys.stderr)
         watch = Watch(search.name)
         try:
@@ -48,12 +53,12 @@ def tune(args: argparse.Namespace) -> int:
             if found.best is None:
                 raise RunFailed(_nobody(driver.state))
             pin_best(driver.state, found, by=f"search {parent}")
-            reap(context.tracking)
+            reap(context.tracking, context.home)
             finish_record(context, parent, search, driver.state)
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             # Its trials died with the cluster; nobody else closes them.
-            reap(context.tracking)
+            reap(context.tracking, context.home)
             end_run(context.tracking, parent, status, {"trainplane.error": str(error)[:500]})
             raise
     registered = _register(loaded, context, found.best)

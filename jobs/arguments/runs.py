@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.arguments.words import command, group, port
+from jobs.arguments.words import command, count, group, port
 
 
 def runs(commands: Any) -> None:
@@ -17,6 +17,15 @@ def runs(commands: Any) -> None:
     )
     reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
     reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
-    command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
+    sync = command(actions, "sync", "jobs.runs:sync", "send what is still spooled on this machine")
+    sync.add_argument("--of", metavar="ADDRESS", help="also what was recorded for another tracking address")
+    reap = command(actions, "reap", "jobs.runs:reap_runs", "close the runs whose process is gone, on any host")
+    reap.add_argument(
+        "--wait",
+        type=count,
+        default=0,
+        metavar="S",
+        help="go on looking for so many seconds, default 0: a run of another host takes about 450 to be given up",
+    )
     ui = command(commands, "ui", "jobs.runs:ui", "serve MLflow's pages on loopback until interrupted")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="default 5000")

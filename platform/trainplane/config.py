@@ -63,6 +63,9 @@ class TrackingConfig(Section):
     """What is recorded where people browse."""
 
     experiment: str = Field("isnet", description="MLflow experiment")
+    require: bool = Field(
+        False, description="refuse to start while MLflow does not answer, instead of recording on disk until it does"
+    )
     gallery: int = Field(4, ge=0, description="held-out pictures shown at every validation")
     register_as: str | None = Field(None, description="registered model that the finished run becomes a version of")
 

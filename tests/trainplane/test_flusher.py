@@ -100,6 +100,21 @@ def test_no_command_line_shows_the_address(tmp_path: Path) -> None:
     assert "hidden-word" not in shown
 
 
+def test_a_killed_flusher_is_replaced_while_the_run_goes_on(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
+    spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
+    flusher = Flusher(tmp_path / "s", tracking_uri, every_s=0.1)
+    first = flusher.pid
+    os.kill(first, signal.SIGKILL)
+    spool.append(metric(1))
+    deadline = time.monotonic() + 60
+    while not points(tracking_uri, run_id) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert points(tracking_uri, run_id) == [(1, 0.5)]
+    assert flusher.pid != first
+    assert flusher.close(60) == 0
+    spool.close()
+
+
 def test_a_killed_flusher_is_replaced_at_the_end(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
     spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
     flusher = Flusher(tmp_path / "s", tracking_uri)

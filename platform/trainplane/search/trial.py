@@ -20,7 +20,7 @@ from trainplane.config import RunConfig, build
 from trainplane.search.clone import let_go, take_over
 from trainplane.task import load_task
 from trainplane.tracking.client import client_for
-from trainplane.tracking.run import end_run
+from trainplane.tracking.run import Status
 from trainplane.train.failures import Cause, cause_of
 from trainplane.train.identity import InUse
 from trainplane.train.job import Outcome, Silent
@@ -93,10 +93,10 @@ def _work(assignment: Assignment, context: Context, parent_run_id: str, tell: Te
         try:
             outcome = _train(assignment, config, prepared, tell)
         except Exception as error:
-            status = "KILLED" if cause_of(error) is Cause.NOTICE else "FAILED"
-            end_run(context.tracking, run_id, status, {"trainplane.error": str(error)[:500]})  # type: ignore[arg-type]
+            status: Status = "KILLED" if cause_of(error) is Cause.NOTICE else "FAILED"
+            prepared.end(status, {"trainplane.error": str(error)[:500]})
             raise
-        end_run(context.tracking, run_id, "FINISHED", {"trainplane.state_digest": outcome.state_digest})
+        prepared.end("FINISHED", {"trainplane.state_digest": outcome.state_digest})
     values = {**outcome.metrics, **_facts(assignment)}
     is_lost = outcome.status != "finished" or any(not math.isfinite(values.get(n, 0.0)) for n in assignment.goals)
     tell(

@@ -94,6 +94,39 @@ def standing(lines: Iterable[tuple[Record | None, bytes]], committed: int | None
     return (line for _, line in kept)
 
 
+# Kind -> what a record of it must have; of other kinds nothing is known.
+_SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+    "metrics": {"v": dict, "step": int, "ts": int},
+    "params": {"v": dict},
+    "tags": {"v": dict},
+    "file": {"files": list},
+    "input": {"v": dict, "context": str},
+    "start": {"v": dict, "owner": str},
+    "status": {"v": str, "ts": int},
+    "commit": {"step": int},
+    "branch": {"step": int},
+}
+
+
+def is_sound(record: Any) -> bool:
+    """Whether this is a record: a line that a disk has damaged may be JSON still, and must not hold up the others."""
+    if not isinstance(record, dict) or not isinstance(record.get("k"), str):
+        return False
+    shape = _SHAPES.get(record["k"], {})
+    if not all(isinstance(record.get(name), kind) for name, kind in shape.items()):
+        return False
+    if record["k"] == "metrics":
+        return all(isinstance(value, int | float) for value in record["v"].values())
+    if record["k"] == "file":
+        pairs = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair)) for pair in record["files"])
+        return pairs and ("key" not in record or isinstance(record.get("step"), int))
+    return record["k"] not in ("params", "tags") or all(map(_is_text, record["v"].values()))
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
 def picture_mark(file_key: str) -> str:
     """The name under which marks hold the last step of pictures whose files begin with `file_key`."""
     return f"{_PICTURE}{file_key}"

@@ -7,13 +7,17 @@ imported inside the function because the import takes seconds. Sending records i
 
 from __future__ import annotations
 
+import fcntl
 import logging
 import os
 import re
+import socket
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainplane.errors import UserError
 
@@ -21,10 +25,18 @@ _SQLITE_WAIT_S = 60
 _QUIET = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
+    # It would print an address on standard output, where one JSON object is promised.
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
     "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "30",
+    # A busy server may ask for an hour; when to try again is the sender's own rule.
+    "MLFLOW_HTTP_RESPECT_RETRY_AFTER_HEADER": "false",
 }
+_KNOCK_S = 5.0
+# An answer that waiting does not change: a wrong address or password.
+_REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND"}
+_NOT_MLFLOW = "not in a valid JSON format"
 
 
 def quiet_mlflow() -> None:
@@ -41,6 +53,7 @@ def client_for(tracking_uri: str) -> Any:
     # A new database announces itself table by table, and every retry of a dead server is a warning of its own.
     for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    _make_database(tracking_uri)
     uri = _patient(tracking_uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
@@ -50,6 +63,41 @@ def _patient(tracking_uri: str) -> str:
     if tracking_uri.startswith("sqlite:///") and "?" not in tracking_uri:
         return f"{tracking_uri}?timeout={_SQLITE_WAIT_S}"
     return tracking_uri
+
+
+def _make_database(tracking_uri: str) -> None:
+    """Make a new SQLite store with its default experiment's artifacts beside it, not in the current folder."""
+    path = Path(tracking_uri.removeprefix("sqlite:///").partition("?")[0])
+    if not tracking_uri.startswith("sqlite:///") or path.exists():
+        return
+    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
+
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that make the tables at once fail both.
+        with (path.parent / f".{path.name}.lock").open("w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            if not path.exists():
+                SqlAlchemyStore(_patient(tracking_uri), str(path.parent.resolve() / "artifacts"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be made ({error.strerror}); set ISNET_HOME to a folder of yours") from error
+
+
+def knock(tracking_uri: str, *, timeout_s: float = _KNOCK_S) -> None:
+    """`OSError` within seconds where nobody listens; a host that is silent would cost a whole request's time."""
+    parts = urlsplit(tracking_uri)
+    if parts.scheme in ("http", "https") and parts.hostname and not _goes_through_proxy(parts.scheme):
+        port = parts.port or (443 if parts.scheme == "https" else 80)
+        socket.create_connection((parts.hostname, port), timeout=timeout_s).close()
+
+
+def _goes_through_proxy(scheme: str) -> bool:
+    return any(os.environ.get(name) for name in (f"{scheme}_proxy", f"{scheme.upper()}_PROXY", "ALL_PROXY"))
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether somebody answered and waiting will not help: a wrong address, a wrong password, no MLflow at all."""
+    return getattr(error, "error_code", None) in _REFUSALS or _NOT_MLFLOW in str(error)
 
 
 def pyfunc() -> Any:
@@ -100,8 +148,18 @@ def without_secrets(tracking_uri: str) -> str:
 
 def unreachable(tracking_uri: str, error: Exception) -> UserError:
     """The sentence for a tracking address that does not answer; the reason is kept to one line without secrets."""
-    reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
+    where, why = without_secrets(tracking_uri), reason(error)
+    if is_refusal(error) and _NOT_MLFLOW not in str(error) and getattr(error, "error_code", "") != "ENDPOINT_NOT_FOUND":
+        return UserError(
+            f"the tracking address {where} does not let us in ({why}); give MLFLOW_TRACKING_USERNAME and "
+            "MLFLOW_TRACKING_PASSWORD, or MLFLOW_TRACKING_TOKEN, among the secrets of the context"
+        )
     return UserError(
-        f"the tracking address {without_secrets(tracking_uri)} does not answer as MLflow ({reason[:300]}); "
+        f"the tracking address {where} does not answer as MLflow ({why}); "
         "start the server, or correct the tracking address of the context"
     )
+
+
+def reason(error: Exception) -> str:
+    """An error in one line, without secrets."""
+    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])[:300]

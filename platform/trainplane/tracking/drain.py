@@ -1,9 +1,11 @@
-"""The sending half of tracking: from a spool to MLflow, in order, once, in batches.
+"""From a spool to MLflow, in order, once, in batches: what to send next, and how far it was acknowledged.
 
 `drain` runs in the process beside a training (`flusher`), or in any other after its death. It remembers the
-acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing: MLflow's
-SQL store ignores metrics that are equal in (key, timestamp, step, value), parameters and tags overwrite themselves,
-and attachments keep their names. One `log_batch` of 1000 metrics costs about as much as six single calls.
+acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing (`send`).
+One `log_batch` of 1000 metrics costs about as much as six single calls.
+
+Points that wait for a checkpoint would be sent twice. So of those only the newest of each key and group shows under
+`live/`; all of them go there once they are given up, or the run ends, or nobody records any more.
 """
 
 from __future__ import annotations
@@ -11,23 +13,22 @@ from __future__ import annotations
 import json
 import logging
 import shutil
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainplane.tracking.about import read_about, settled_id
 from trainplane.tracking.branches import Record, as_live
-from trainplane.tracking.spool import Sent, about, drainer_lock, pending, read_sent, write_sent
+from trainplane.tracking.heard import Heard, read_heard, write_heard
+from trainplane.tracking.send import MAX_METRICS, MAX_NAMES, Refused, first_line, send
+from trainplane.tracking.spool import Sent, drainer_lock, pending, read_sent, write_sent
 
 logger = logging.getLogger(__name__)
 
-MAX_METRICS = 1000
-MAX_NAMES = 100
 # MLflow refuses requests beyond 1 MB; a metric takes about three times as much in a request as on a line here.
 MAX_GROUP_BYTES = 250_000
 BUSY = "another process is sending these records"
-# What the server will answer again and again to the same entity.
-_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 
 
 @dataclass(frozen=True)
@@ -40,36 +41,89 @@ class Drained:
     error: str | None = None
 
 
-def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False) -> Drained:
+def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False, rest: bool = True) -> Drained:
     """Send what is unacknowledged through `client` (an MlflowClient) until all is sent, `stop()` or a failure.
 
-    Never raises for what a server or a network does: the records stay and the reason is in `error`.
+    With `rest`, points that still wait at the end are shown under `live/`, all of them. Never raises for what a server
+    or a network does: the records stay and the reason is in `error`.
     """
-    run_id = about(folder)["run_id"]
-    sent = rejected = 0
-    error = None
+    read_about(folder)
     with drainer_lock(folder) as alone:
         if not alone:
             return Drained(unsent=count_unsent(folder), error=BUSY)
-        done = read_sent(folder)
-        while not stop() and (group := _next_group(folder, done.offset)):
-            records = [record for record, _ in group if record is not None]
-            after = _after(folder, done, group)
-            try:
-                refused = _send(client, run_id, folder, after.sending)
-            # Whatever the client of a server, a database or an object store raises, the answer is the same: the
-            # records stay on the disk and are tried again.
-            except Exception as failure:
-                error = f"{type(failure).__name__}: {_first_line(failure)}"
-                break
-            refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
-            _keep_rejected(folder, refused)
-            done = after.sent
-            write_sent(folder, done)
-            _remove_attachments(folder, records)
-            sent += len(group)
-            rejected += len(refused)
-    return Drained(sent, count_unsent(folder), rejected, error)
+        sending = _Drain(folder, client)
+        error = sending.until(stop, rest=rest)
+    return Drained(sending.sent, count_unsent(folder), sending.rejected, error)
+
+
+class _Drain:
+    """One drainer at work, under the spool's lock."""
+
+    def __init__(self, folder: Path, client: Any) -> None:
+        self._folder, self._client = folder, client
+        self._done = read_sent(folder)
+        self.sent = self.rejected = 0
+
+    def until(self, stop: Callable[[], bool], *, rest: bool) -> str | None:
+        """Send; returns why it ended early."""
+        has_waiting = rest and self._done.held is not None
+        if not has_waiting and not _next_group(self._folder, self._done.offset):
+            # Nothing to send is no reason to ask anybody who the run is.
+            return None
+        try:
+            self._run_id = settled_id(self._folder, self._client)
+            self._heard = self._ask()
+            self._look_ahead()
+            while not stop() and (group := _next_group(self._folder, self._done.offset)):
+                self._send_group(group)
+            if rest and not stop():
+                self._show(list(_waiting(self._folder, self._done)))
+        # Whatever the client of a server, a database or an object store raises, the answer is the same: the records
+        # stay on the disk and are tried again.
+        except Exception as failure:
+            return f"{type(failure).__name__}: {first_line(failure)}"
+        return None
+
+    def _ask(self) -> Heard:
+        """What MLflow had before the first record from here."""
+        heard = read_heard(self._folder)
+        if heard is None:
+            from trainplane.tracking.recorded import recorded_steps
+
+            # An older spool, without the file: what MLflow has may have come from here.
+            is_first = self._done.offset == 0
+            heard = Heard(recorded_steps(self._client, self._run_id)) if is_first else Heard()
+            write_heard(self._folder, heard)
+        return heard
+
+    def _look_ahead(self) -> None:
+        """Let a checkpoint that is recorded further on count from here: what it lets go need not wait, and go twice."""
+        step = _committed_ahead(self._folder, self._done)
+        if step is not None:
+            released, held = _released(self._folder, self._done, step, self._done.offset)
+            send(self._client, self._run_id, self._folder, self._heard.new(released))
+            self._done = replace(self._done, committed=step, held=held)
+            write_sent(self._folder, self._done)
+
+    def _send_group(self, group: list[tuple[Record | None, bytes]]) -> None:
+        records = [record for record, _ in group if record is not None]
+        after = _after(self._folder, self._done, group)
+        refused = send(self._client, self._run_id, self._folder, self._heard.new(after.sending))
+        self._show(after.live)
+        refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
+        _keep_rejected(self._folder, refused)
+        self._done = after.sent
+        write_sent(self._folder, self._done)
+        _remove_attachments(self._folder, records)
+        self.sent += len(group)
+        self.rejected += len(refused)
+        if any(record["k"] == "branch" for record in records):
+            self._look_ahead()
+
+    def _show(self, records: list[Record]) -> None:
+        """Under `live/`, where attempts may repeat each other."""
+        if records:
+            send(self._client, self._run_id, self._folder, map(as_live, records))
 
 
 def count_unsent(folder: Path) -> int:
@@ -79,33 +133,67 @@ def count_unsent(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class _After:
-    """What one group of records asks to be sent, and how far the spool is acknowledged once it is."""
+    """What one group of records asks to be sent, as it is and under `live/`; how far the spool is acknowledged then."""
 
     sending: list[Record]
+    live: list[Record]
     sent: Sent
 
 
 def _after(folder: Path, done: Sent, group: list[tuple[Record | None, bytes]]) -> _After:
-    """Points that wait for a checkpoint go under `live/`; a commit lets them go as they are, a branch gives them up."""
+    """Points that wait for a checkpoint show under `live/`; a commit lets them go as they are, a branch gives up."""
     ledger = done.ledger()
     end = done.offset + sum(len(raw) for _, raw in group)
     held = done.held
     sending: list[Record] = []
+    live: list[Record] = []
+    newest: dict[str, Record] = {}
     for record in (record for record, _ in group if record is not None):
         match record["k"]:
             case "branch":
                 held = end
+                live += _waiting(folder, done)
             case "commit" if held is not None:
                 released, held = _released(folder, done, record["step"], end)
                 sending += released
             case "commit":
                 continue
             case "metrics" if ledger.waits(record):
-                sending.append(as_live(record))
+                newest |= dict.fromkeys(record["v"], record)
+            case "status" if record["v"] != "RUNNING":
+                live += _waiting(folder, done)
+                sending.append(record)
             case _:
                 sending.append(record)
         ledger.take(record)
-    return _After(sending, Sent(end, ledger.marks, ledger.committed, held))
+    live += [{**record, "v": {key: record["v"][key]}} for key, record in newest.items()]
+    return _After(sending, live, Sent(end, ledger.marks, ledger.committed, held))
+
+
+def _waiting(folder: Path, done: Sent) -> Iterator[Record]:
+    """The acknowledged records whose points wait for a checkpoint."""
+    if done.held is None:
+        return
+    ledger, position = done.ledger(), done.held
+    for record, raw in pending(folder, position):
+        if position >= done.offset:
+            return
+        if record is not None and ledger.waits(record):
+            yield record
+        position += len(raw)
+
+
+def _committed_ahead(folder: Path, done: Sent) -> int | None:
+    """The newest checkpoint recorded before the next branch, where it lets go of more than is known to stand."""
+    if done.committed is None:
+        return None
+    newest = done.committed
+    for record, _ in pending(folder, done.offset):
+        if record is not None and record["k"] == "branch":
+            break
+        if record is not None and record["k"] == "commit":
+            newest = max(newest, record["step"])
+    return newest if newest > done.committed else None
 
 
 def _released(folder: Path, done: Sent, committed: int, end: int) -> tuple[list[Record], int]:
@@ -149,89 +237,10 @@ def _next_group(folder: Path, offset: int) -> list[tuple[Record | None, bytes]]:
     return group
 
 
-def _send(client: Any, run_id: str, folder: Path, records: list[Record]) -> list[tuple[str, str]]:
-    """Send one group; returns (entity, reason) for what was refused for good."""
-    from mlflow.entities import Metric, Param, RunTag
-
-    metrics, others = [], []
-    refused: list[tuple[str, str]] = []
-    for record in records:
-        match record["k"]:
-            case "metrics":
-                metrics += [
-                    Metric(key, float(value), record["ts"], record["step"]) for key, value in record["v"].items()
-                ]
-            case "params":
-                others += [Param(key, value) for key, value in record["v"].items()]
-            case "tags":
-                others += [RunTag(key, value) for key, value in record["v"].items()]
-            case "file":
-                refused += _send_files(client, run_id, folder, record)
-            case "status":
-                _send_status(client, run_id, record)
-            case unknown:
-                refused.append((json.dumps(record), f"unknown kind {unknown!r}"))
-    for entities, limit in ((metrics, MAX_METRICS), (others, MAX_NAMES)):
-        for start in range(0, len(entities), limit):
-            refused += _send_batch(client, run_id, entities[start : start + limit])
-    return refused
-
-
-def _send_batch(client: Any, run_id: str, entities: list[Any]) -> list[tuple[str, str]]:
-    """One `log_batch`; a refused one is halved until the guilty entities stand alone."""
-    from mlflow.entities import Metric, Param, RunTag
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.log_batch(
-            run_id,
-            metrics=[entity for entity in entities if isinstance(entity, Metric)],
-            params=[entity for entity in entities if isinstance(entity, Param)],
-            tags=[entity for entity in entities if isinstance(entity, RunTag)],
-            synchronous=True,
-        )
-    except MlflowException as error:
-        if error.error_code not in _FOR_GOOD or _is_deleted(client, run_id):
-            raise
-        if len(entities) > 1:
-            middle = len(entities) // 2
-            return _send_batch(client, run_id, entities[:middle]) + _send_batch(client, run_id, entities[middle:])
-        return [(json.dumps(dict(entities[0])), _first_line(error))]
-    return []
-
-
-def _is_deleted(client: Any, run_id: str) -> bool:
-    """A deleted run refuses everything; its records must wait for `mlflow runs restore`, not be thrown away."""
-    return bool(client.get_run(run_id).info.lifecycle_stage != "active")
-
-
-def _send_files(client: Any, run_id: str, folder: Path, record: Record) -> list[tuple[str, str]]:
-    from mlflow.exceptions import MlflowException
-
-    refused = []
-    for local, artifact in record["files"]:
-        parent = str(Path(artifact).parent)
-        try:
-            client.log_artifact(run_id, str(folder / local), None if parent == "." else parent)
-        except FileNotFoundError:
-            refused.append((artifact, "the attachment is gone from the spool"))
-        except MlflowException as error:
-            if error.error_code not in _FOR_GOOD or _is_deleted(client, run_id):
-                raise
-            refused.append((artifact, _first_line(error)))
-    return refused
-
-
-def _send_status(client: Any, run_id: str, record: Record) -> None:
-    if record["v"] == "RUNNING":
-        client.update_run(run_id, status="RUNNING")
-    else:
-        client.set_terminated(run_id, status=record["v"], end_time=record["ts"])
-
-
-def _keep_rejected(folder: Path, refused: list[tuple[str, str]]) -> None:
+def _keep_rejected(folder: Path, refused: Refused) -> None:
     if refused:
-        logger.warning("tracking: %d entries were refused for good, the first: %s (%s)", len(refused), *refused[0])
+        entity, why = refused[0]
+        logger.warning("tracking: %d entries were refused for good, the first: %.200s (%s)", len(refused), entity, why)
         with (folder / "rejected.jsonl").open("a", encoding="utf-8") as stream:
             stream.writelines(json.dumps({"entity": entity, "reason": reason}) + "\n" for entity, reason in refused)
 
@@ -240,7 +249,3 @@ def _remove_attachments(folder: Path, records: list[Record]) -> None:
     for record in records:
         for local, _ in record.get("files", []):
             shutil.rmtree((folder / local).parent, ignore_errors=True)
-
-
-def _first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:300]

@@ -21,6 +21,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 
 from trainplane.tracking.client import client_for
@@ -30,6 +31,8 @@ logger = logging.getLogger(__name__)
 
 _ORPHAN_S = 10.0
 _BUSY_WAIT_S = 0.2
+_LOOK_EVERY_S = 1.0
+_REPLACE_AFTER_S = 1.0
 # Appended, not put first: what this interpreter finds without help stays what it finds.
 _PROGRAM = "import sys; sys.path.append(sys.argv[1]); from trainplane.tracking.flusher import main; main()"
 
@@ -46,7 +49,10 @@ class Flusher:
             "every_s": every_s,
             "longest_wait_s": longest_wait_s,
         }
+        self._closing = threading.Event()
         self._process = self._start()
+        self._watching = threading.Thread(target=self._replace_the_dead, name="flusher-watch", daemon=True)
+        self._watching.start()
 
     @property
     def pid(self) -> int:
@@ -54,6 +60,8 @@ class Flusher:
 
     def close(self, timeout_s: float) -> int:
         """Send what is left for at most `timeout_s` seconds; returns the records that stay on the disk."""
+        self._closing.set()
+        self._watching.join()
         if timeout_s > 0 and self._process.poll() is not None:
             self._process = self._start()
         self._tell({"close_s": timeout_s})
@@ -63,9 +71,29 @@ class Flusher:
             # Nothing is lost or doubled by it: what was not acknowledged is sent again, which changes nothing.
             self._process.kill()
             self._process.wait()
-        if self._process.stdin is not None:
-            self._process.stdin.close()
+        self._release()
         return count_unsent(self._folder)
+
+    def _replace_the_dead(self) -> None:
+        """Start another one where it was killed, for want of memory perhaps; ever less often where that goes on."""
+        wait_s = _REPLACE_AFTER_S
+        while not self._closing.wait(_LOOK_EVERY_S):
+            if self._process.poll() is None:
+                continue
+            logger.warning("tracking: the sending process ended (%s), another one follows", self._process.returncode)
+            if self._closing.wait(wait_s):
+                return
+            wait_s = min(60.0, 2 * wait_s)
+            self._release()
+            try:
+                self._process = self._start()
+            except OSError as error:
+                logger.warning("tracking: no process can be started, records stay in %s (%s)", self._folder, error)
+
+    def _release(self) -> None:
+        if self._process.stdin is not None:
+            with suppress(OSError):
+                self._process.stdin.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[2])
@@ -149,7 +177,7 @@ def flush(folder: str, tracking_uri: str, orders: _Orders, every_s: float, longe
     while not closing:
         closing = orders.closing.wait(wait_s)
         client = client or client_for(tracking_uri)
-        drained = drain(Path(folder), client, stop=orders.is_over)
+        drained = drain(Path(folder), client, stop=orders.is_over, rest=closing)
         while closing and drained.error == BUSY and not orders.is_over():
             time.sleep(_BUSY_WAIT_S)
             drained = drain(Path(folder), client, stop=orders.is_over)

@@ -111,24 +111,30 @@ def facts() -> dict[str, Any]:
     return {"code": code_tags(), "environment": environment(), "hardware": hardware()}
 
 
-def log_dataset(tracking_uri: str, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
-    """Record that the run read a dataset: as a dataset input of MLflow, and its full digest as a tag.
+def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
+    """A dataset as an input of a run in MLflow's pages: its name, digest, and where it was read.
 
-    `context` says what for ("training", "validation"). MLflow's digests have 36 characters at most, so the input
-    carries the first 36 of the 64 and the tag `trainplane.dataset.CONTEXT` all of them. Doing it twice changes
-    nothing. Raises `UserError` when the address does not answer.
+    MLflow's digests have 36 characters at most, so this carries the first 36 of the 64, and a tag all of them.
+    """
+    place = without_secrets(address) if "://" in address else str(Path(address).resolve())
+    return {
+        "name": name,
+        "digest": digest[:DATASET_DIGEST_LENGTH],
+        "source_type": "s3" if place.startswith("s3://") else "local",
+        "source": json.dumps({"uri": place}),
+    }
+
+
+def log_dataset(tracking_uri: str, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
+    """Record at once that the run read a dataset for the purpose `context`; doing it twice changes nothing.
+
+    Raises `UserError` when the address does not answer.
     """
     client = client_for(tracking_uri)
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
-    place = without_secrets(address) if "://" in address else str(Path(address).resolve())
-    dataset = Dataset(
-        name=name,
-        digest=digest[:DATASET_DIGEST_LENGTH],
-        source_type="s3" if place.startswith("s3://") else "local",
-        source=json.dumps({"uri": place}),
-    )
+    dataset = Dataset(**dataset_input(name=name, digest=digest, address=address))
     try:
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         client.set_tag(run_id, f"trainplane.dataset.{context}", digest, synchronous=True)

@@ -1,42 +1,53 @@
-"""Who a run is in MLflow.
+"""A run's beginning and its end.
 
-A run has a deterministic key. Whatever crashed in between, the same key is the same MLflow run: its status goes back
-to RUNNING, its attempts are counted, and the handle says which steps are recorded already. These calls talk to the
-server and wait for it; what a loop records while it trains goes through `tracker`, which never waits.
+A run has a deterministic key (`identity`). Whatever crashed in between, the same key is the same MLflow run: its status
+goes back to RUNNING, its attempts are counted, and the handle says which steps are recorded already. Where the server
+is away, beginning and end are records of the spool like all others; what a loop records while it trains goes through
+`tracker`, which never waits.
 """
 
 from __future__ import annotations
 
-import os
-import re
-import socket
-from collections.abc import Mapping
+import logging
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import all_pages, client_for, unreachable
-from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker, recorded_steps
+from trainplane.tracking.about import read_about
+from trainplane.tracking.branches import Record
+from trainplane.tracking.client import client_for, is_refusal, knock, reason, unreachable, without_secrets
+from trainplane.tracking.drain import BUSY, count_unsent, drain
+from trainplane.tracking.identity import Birth, begin, is_reserved, set_tags, settle
+from trainplane.tracking.keeper import LEASE_TAG, REAPED_TAG, held, new_lease, owner, reap
+from trainplane.tracking.recorded import recorded_steps
+from trainplane.tracking.spool import Spool
+from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker
 
 __all__ = [
+    "Birth",
+    "Facts",
     "NullTracker",
     "Recorder",
     "RunHandle",
     "Status",
     "Tracker",
+    "begin_run",
+    "close_run",
     "end_run",
     "find_or_create_run",
+    "held",
+    "note",
     "owner",
     "reap",
 ]
 
-KEY_TAG = "trainplane.run_key"
-OWNER_TAG = "trainplane.owner"
-# MLflow's pages then open on runs and metrics, not on traces of language models.
-_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
-ATTEMPTS_TAG = "trainplane.attempts"
+logger = logging.getLogger(__name__)
+
+_SENDING_S = 15.0
 
 
 @dataclass(frozen=True)
@@ -44,7 +55,8 @@ class RunHandle:
     """One MLflow run, as far as it was recorded when this attempt began.
 
     `last_steps` has the last recorded step of every metric, and of every picture under `picture KEY`; `last_step` is
-    the last one of training metrics. It is small and picklable: the launcher makes it, rank 0 uses it.
+    the last one of training metrics. Where MLflow did not answer, `away` says why, `run_id` is the reserved one, and
+    `resumed` is what this host knows. It is small and picklable: the launcher makes it, rank 0 uses it.
     """
 
     run_id: str
@@ -53,6 +65,16 @@ class RunHandle:
     last_step: int | None
     attempt: int = 1
     last_steps: Mapping[str, int] = field(default_factory=dict)
+    away: str | None = None
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is recorded of a run once for life: settings, texts by file name, and datasets by what they are for."""
+
+    params: Mapping[str, str] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
 def find_or_create_run(
@@ -70,137 +92,156 @@ def find_or_create_run(
     `artifact_root` (s3://… or a folder) is where a new experiment keeps its artifacts: the recorder writes straight
     there, not through the tracking server. Raises `UserError` when the address does not answer.
     """
-    if not re.fullmatch(r"[A-Za-z0-9._:/@+=-]{1,250}", run_key):
-        raise UserError(f"run key {run_key!r}: need 1 to 250 letters, digits and ._:/@+=-; choose another name")
+    from mlflow.exceptions import MlflowException
+
+    birth = Birth(experiment, run_key, run_name, artifact_root, parent_run_id, tags)
+    try:
+        knock(tracking_uri)
+        return _begun(client_for(tracking_uri), birth)
+    except (MlflowException, OSError) as error:
+        raise unreachable(tracking_uri, error) from error
+
+
+def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, require: bool) -> RunHandle:
+    """As `find_or_create_run`, with `facts`; but where nobody answers the run begins in the folder `spool`.
+
+    What was answered and refused is a `UserError` in any case: a wrong password or address does not mend itself. With
+    `require`, so is silence.
+    """
     client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     try:
-        experiment_id = _experiment(client, experiment, artifact_root)
-        first_tags = {**tags, KEY_TAG: run_key}
-        if parent_run_id is not None:
-            first_tags["mlflow.parentRunId"] = parent_run_id
-        found = _runs_with_key(client, experiment_id, run_key)
-        resumed = bool(found)
-        while not found:
-            client.create_run(experiment_id, tags=first_tags, run_name=run_name)
-            found = _only_one(client, _runs_with_key(client, experiment_id, run_key))
-        run = client.get_run(found[0].info.run_id)
-        attempt = int(run.data.tags.get(ATTEMPTS_TAG, "0")) + 1
-        last_steps = recorded_steps(client, run.info.run_id) if resumed else {}
-        client.update_run(run.info.run_id, status="RUNNING")
-        _set_tags(client, run.info.run_id, {**tags, OWNER_TAG: owner(), ATTEMPTS_TAG: str(attempt)})
-    except MlflowException as error:
-        raise unreachable(tracking_uri, error) from error
+        knock(tracking_uri)
+        handle = _begun(client, birth)
+    except (MlflowException, OSError) as error:
+        if require or is_refusal(error):
+            raise unreachable(tracking_uri, error) from error
+        handle = _begun_here(birth, spool, reason(error))
+    with _opened(tracking_uri, spool, handle.run_id, birth) as written:
+        if handle.away is not None:
+            written.append({"k": "start", "v": {**birth.tags, LEASE_TAG: new_lease()}, "owner": owner()})
+        if not handle.resumed:
+            for record in _fact_records(written, facts):
+                written.append(record)
+    if handle.away is None:
+        _send(spool, client)
+    return handle
+
+
+def _begun(client: Any, birth: Birth) -> RunHandle:
+    found = settle(client, birth)
+    run_id = found.run.info.run_id
+    last_steps = recorded_steps(client, run_id) if found.resumed else {}
+    attempt = begin(client, found.run, tags={**birth.tags, LEASE_TAG: new_lease()}, owner=owner())
+    if REAPED_TAG in found.run.data.tags:
+        client.delete_tag(run_id, REAPED_TAG)
     training = [step for key, step in last_steps.items() if key.startswith("train/")]
     return RunHandle(
-        run_id=run.info.run_id,
-        experiment_id=experiment_id,
-        resumed=resumed,
+        run_id=run_id,
+        experiment_id=found.run.info.experiment_id,
+        resumed=found.resumed,
         last_step=max(training, default=None),
         attempt=attempt,
         last_steps=last_steps,
     )
 
 
+def _begun_here(birth: Birth, spool: Path, why: str) -> RunHandle:
+    """A run of which nobody but this host knows for now."""
+    try:
+        run_id = read_about(spool).run_id
+    except UserError:
+        return RunHandle(birth.reserved_id, "", resumed=False, last_step=None, away=why)
+    return RunHandle(run_id, "", resumed=not is_reserved(run_id), last_step=None, away=why)
+
+
+def _opened(tracking_uri: str, spool: Path, run_id: str, birth: Birth) -> Any:
+    """The spool, for a few records; closed at the end of the block."""
+    return closing(Spool(spool, run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth))
+
+
+def _fact_records(spool: Spool, facts: Facts) -> Sequence[Record]:
+    """Marked `once`: an earlier attempt, on another host, may have recorded them, and what a run is does not change."""
+    texts = [[spool.attach(name, text.encode()), name] for name, text in facts.texts.items()]
+    return [
+        {"k": "params", "v": dict(facts.params), "once": True},
+        *({"k": "input", "v": dict(dataset), "context": context} for context, dataset in facts.inputs.items()),
+        *({"k": "file", "files": [pair], "once": True} for pair in texts),
+    ]
+
+
+def _send(spool: Path, client: Any) -> int:
+    """Send what is in a spool that nobody else sends, for some seconds; returns what is left."""
+    deadline = time.monotonic() + _SENDING_S
+    while (drained := drain(spool, client, stop=lambda: time.monotonic() > deadline)).error == BUSY:
+        if time.monotonic() > deadline:
+            break
+        time.sleep(0.2)
+    if drained.error:
+        logger.warning("tracking: %d records wait in %s (%s)", drained.unsent, spool, drained.error)
+    return drained.unsent
+
+
+def note(tracking_uri: str, run_id: str, *, spool: Path, tags: Mapping[str, str], texts: Mapping[str, str]) -> int:
+    """Record something of a run that nobody records right now; returns what waits for the server. Never raises for it.
+
+    Raises `UserError` where the run is being recorded, and `OSError` where the disk is full.
+    """
+    return _record(tracking_uri, run_id, spool, tags, texts, None)
+
+
+def close_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str], *, spool: Path) -> int:
+    """Record how a run ended; returns how many records wait for the server. Never raises for what a server does."""
+    try:
+        return _record(tracking_uri, run_id, spool, tags, {}, status)
+    except (OSError, UserError) as error:
+        # The disk is full, or a rank that was given up for dead still records: MLflow can be told directly.
+        logger.warning("tracking: the end is not kept on this disk (%s)", error)
+        return _ended_directly(tracking_uri, run_id, status, tags)
+
+
+def _ended_directly(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str]) -> int:
+    try:
+        end_run(tracking_uri, run_id, status, tags)
+    except UserError as error:
+        logger.warning("tracking: how run %s ended is not recorded (%s)", run_id, error)
+    return 0
+
+
+def _record(
+    tracking_uri: str,
+    run_id: str,
+    folder: Path,
+    tags: Mapping[str, str],
+    texts: Mapping[str, str],
+    status: Status | None,
+) -> int:
+    written = Spool(folder, run_id=run_id, tracking=without_secrets(tracking_uri))
+    try:
+        for name, text in texts.items():
+            written.append({"k": "file", "files": [[written.attach(Path(name).name, text.encode()), name]]})
+        if tags:
+            written.append({"k": "tags", "v": {key: str(value) for key, value in tags.items()}})
+        if status is not None:
+            written.append({"k": "status", "v": status, "ts": time.time_ns() // 1_000_000})
+    finally:
+        written.close()
+    try:
+        knock(tracking_uri)
+    except OSError:
+        return count_unsent(folder)
+    return _send(folder, client_for(tracking_uri))
+
+
 def end_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
     """Close a run from outside its recorder. Raises `UserError` when the address does not answer."""
-    client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     try:
-        _set_tags(client, run_id, tags or {})
+        knock(tracking_uri)
+        client = client_for(tracking_uri)
+        set_tags(client, run_id, tags or {})
         client.set_terminated(run_id, status=status)
-    except MlflowException as error:
+    except (MlflowException, OSError) as error:
         raise unreachable(tracking_uri, error) from error
-
-
-def reap(tracking_uri: str) -> list[str]:
-    """Mark runs FAILED that are RUNNING although their process, on this host, is gone; returns their ids."""
-    client = client_for(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
-    reaped = []
-    try:
-        experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
-        running = all_pages(
-            client.search_runs,
-            experiment_ids=experiments,
-            filter_string=f"attributes.status = 'RUNNING' and tags.`{OWNER_TAG}` LIKE '{_host()}:%'",
-        )
-        for run in running:
-            if _is_gone(run.data.tags[OWNER_TAG]):
-                _set_tags(client, run.info.run_id, {"trainplane.reaped": "its process ended without closing the run"})
-                client.set_terminated(run.info.run_id, status="FAILED")
-                reaped.append(run.info.run_id)
-    except MlflowException as error:
-        raise unreachable(tracking_uri, error) from error
-    return reaped
-
-
-def owner() -> str:
-    """`host:pid:start` of this process; the host names its PID namespace too, since containers share names."""
-    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
-
-
-def _host() -> str:
-    return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
-
-
-def _is_gone(owner_tag: str) -> bool:
-    """Whether the process behind an owner tag of this host has ended; its number may belong to another one by now."""
-    _, pid, started = owner_tag.rsplit(":", 2)
-    return _started(int(pid)) != started
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot (no change of the clock alters them); None when it is gone."""
-    try:
-        # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else rest[18]
-
-
-def _experiment(client: Any, name: str, artifact_root: str) -> str:
-    """The id of the experiment, created with its own place for artifacts when it is new."""
-    from mlflow.exceptions import MlflowException
-
-    found = client.get_experiment_by_name(name)
-    if found is None:
-        root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
-        try:
-            place = f"{root.rstrip('/')}/{quote(name, safe='')}"
-            return str(client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_ALREADY_EXISTS":
-                raise
-            found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage != "active":
-        raise UserError(f"experiment {name!r} was deleted in MLflow; restore it there, or set tracking.experiment=…")
-    return str(found.experiment_id)
-
-
-def _runs_with_key(client: Any, experiment_id: str, run_key: str) -> list[Any]:
-    """Runs of that key, the oldest first."""
-    found = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
-    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
-
-
-def _only_one(client: Any, found: list[Any]) -> list[Any]:
-    """The run that stays when several launchers made one for the same key at the same time.
-
-    All see the same order, so all keep the same one; only when a launcher was delayed for long may it have gone on
-    with another, which is why a run that an attempt has claimed comes first.
-    """
-    ranked = sorted(found, key=lambda run: ATTEMPTS_TAG not in run.data.tags)
-    for surplus in ranked[1:]:
-        client.delete_run(surplus.info.run_id)
-    return ranked[:1]
-
-
-def _set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    from mlflow.entities import RunTag
-
-    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)

@@ -7,7 +7,7 @@ knows MLflow or the network: `drain` sends what lies here, from this process or 
     FOLDER/records.jsonl   one record a line, appended by one writer
     FOLDER/sent.json       how far MLflow has acknowledged them (`Sent`), replaced atomically
     FOLDER/rejected.jsonl  records that the server refused for good, with its reason
-    FOLDER/about.json      {"run_id", "tracking"}: whose records these are
+    FOLDER/about.json      whose records these are (`about`)
     FOLDER/files/          attachments that are not acknowledged yet
     FOLDER/*.lock          flock: one writer, one drainer; the kernel releases them on death
 """
@@ -21,13 +21,16 @@ import os
 import secrets
 import shutil
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from trainplane.errors import UserError
-from trainplane.tracking.branches import Ledger, Record, standing
+from trainplane.tracking.about import About, introduced, replace_file
+from trainplane.tracking.branches import Ledger, Record, is_sound, standing
+from trainplane.tracking.identity import Birth
 
 SYNC_EVERY_S = 0.5
 
@@ -58,20 +61,22 @@ class Sent:
 class Spool:
     """The writing end. One process at a time holds it; a second one is refused."""
 
-    def __init__(self, folder: Path, *, run_id: str, tracking: str) -> None:
+    def __init__(self, folder: Path, *, run_id: str, tracking: str, birth: Birth | None = None) -> None:
         """Open or create the spool of run `run_id` whose MLflow is at `tracking` (an address without secrets).
+
+        `birth` says what the run is to be made with, where `run_id` is a reserved one.
 
         A last line torn by a crash is cut off, acknowledged records and attachments without a record are removed.
         """
         self.folder = folder
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._writer_lock = _lock_file(folder / "writer.lock")
-        if not _try_lock(self._writer_lock):
+        if not _lock_soon(self._writer_lock):
             os.close(self._writer_lock)
             raise UserError(
                 f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
             )
-        _replace(folder / "about.json", json.dumps({"run_id": run_id, "tracking": tracking}).encode())
+        self.about = introduced(folder, About(run_id, tracking, birth))
         sent = _mend(folder)
         self.ledger = sent.ledger()
         for record, _ in pending(folder, sent.offset):
@@ -138,7 +143,8 @@ class Spool:
         added = 0
         for line in lines.splitlines(keepends=True):
             record = _parse(line)
-            if record is None or record["k"] in ("commit", "branch", "file"):
+            # Whose run it is, and how an earlier attempt ended, is none of the next one's business.
+            if record is None or record["k"] in ("commit", "branch", "file", "start", "status"):
                 continue
             # Points are sent again even so: MLflow may have them under `live/` only, and ignores what it has.
             if record["step"] > step if record["k"] == "metrics" else line in here:
@@ -187,7 +193,16 @@ def read_sent(folder: Path) -> Sent:
 
 def write_sent(folder: Path, sent: Sent) -> None:
     """Remember an acknowledgement. Replaced atomically; call it under the drainer's lock."""
-    _replace(folder / "sent.json", json.dumps(asdict(sent)).encode())
+    replace_file(folder / "sent.json", json.dumps(asdict(sent)).encode())
+
+
+def is_written(folder: Path) -> bool:
+    """Whether some process has this spool open for writing."""
+    handle = _lock_file(folder / "writer.lock")
+    try:
+        return not _try_lock(handle)
+    finally:
+        os.close(handle)
 
 
 @contextmanager
@@ -198,17 +213,6 @@ def drainer_lock(folder: Path) -> Iterator[bool]:
         yield _try_lock(handle)
     finally:
         os.close(handle)
-
-
-def about(folder: Path) -> dict[str, str]:
-    """Whose records lie here: {"run_id", "tracking"}."""
-    try:
-        stored = json.loads((folder / "about.json").read_text())
-        return {"run_id": str(stored["run_id"]), "tracking": str(stored["tracking"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            f"{folder}: is no spool (about.json is missing or damaged); give the folder of one run"
-        ) from error
 
 
 def _mend(folder: Path) -> Sent:
@@ -258,7 +262,7 @@ def _parse(raw: bytes) -> Record | None:
         record = json.loads(raw)
     except ValueError:
         return None
-    return record if isinstance(record, dict) and "k" in record else None
+    return record if is_sound(record) else None
 
 
 def _end_of_last_line(path: Path, size: int) -> int:
@@ -277,14 +281,17 @@ def _end_of_last_line(path: Path, size: int) -> int:
     return 0
 
 
-def _replace(path: Path, data: bytes) -> None:
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
-    temporary.write_bytes(data)
-    os.replace(temporary, path)
-
-
 def _lock_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+
+def _lock_soon(handle: int) -> bool:
+    """As `_try_lock`, but whoever only looks whether the lock is free is waited for."""
+    for _ in range(20):
+        if _try_lock(handle):
+            return True
+        time.sleep(0.02)
+    return False
 
 
 def _try_lock(handle: int) -> bool:

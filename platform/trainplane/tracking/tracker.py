@@ -15,6 +15,7 @@ import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -22,11 +23,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from trainplane.tracking.about import read_about, write_about
 from trainplane.tracking.branches import SYSTEM, Record, picture_mark
-from trainplane.tracking.client import client_for, without_secrets
-from trainplane.tracking.drain import Drained, drain
+from trainplane.tracking.client import client_for, knock, reason, without_secrets
+from trainplane.tracking.drain import Drained, count_unsent, drain
 from trainplane.tracking.flusher import Flusher
-from trainplane.tracking.spool import Spool, about
+from trainplane.tracking.heard import Heard, write_heard
+from trainplane.tracking.identity import Birth, find, is_reserved
+from trainplane.tracking.recorded import recorded_steps
+from trainplane.tracking.spool import Spool
 from trainplane.tracking.system import Counters, SystemMonitor
 from trainplane.tracking.thinning import Thinning
 
@@ -136,25 +141,32 @@ class Tracker(Recorder):
         run_id: str,
         *,
         spool: str | Path,
+        birth: Birth | None = None,
         flush_every_s: float = 2.0,
         watch_every_s: float = WATCH_EVERY_S,
     ) -> None:
         """Record run `run_id` by way of the folder `spool`, which belongs to that run alone.
 
-        What is recorded already is learnt from the spool and, where it answers, from MLflow: after a move to another
-        node the spool is empty and MLflow is not.
+        A run that MLflow has not heard of goes by its reserved id, and `birth` says what to make it with. What is
+        recorded already is learnt from the spool and, where it answers, from MLflow: after a move to another node the
+        spool is empty and MLflow is not.
         """
         self.failures = 0
         self._thinning = Thinning()
         self._monitor: SystemMonitor | None = None
         self._watch_every_s = watch_every_s
-        self._run_id = run_id
-        self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri))
+        self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth)
+        self._run_id = self._spool.about.run_id
         self._ledger = self._spool.ledger
         self._closed: int | None = None
-        self._in_mlflow = _steps_if_reachable(tracking_uri, run_id)
+        has_unsent = bool(self._spool.unsent())
+        heard = _steps_if_reachable(tracking_uri, self._run_id)
+        if heard is not None and not has_unsent:
+            # Left out from here on, as they come: nobody needs to leave them out later.
+            write_heard(Path(spool), Heard())
+        self._in_mlflow = heard or {}
         self._ledger.at_least(self._in_mlflow)
-        if self._spool.unsent():
+        if has_unsent:
             # An earlier attempt's end may be among what is still to be sent; this attempt is alive.
             self._append({"k": "status", "v": "RUNNING", "ts": _now_ms()})
         self._flusher = Flusher(Path(spool), tracking_uri, every_s=flush_every_s)
@@ -248,8 +260,8 @@ class Tracker(Recorder):
         self._closed = left = self._flusher.close(timeout_s)
         self._spool.close()
         if left:
-            folder = self._spool.folder
-            logger.warning("tracking: %d records wait in %s; `isnet runs sync` sends them", left, folder)
+            # Whoever closes the run tries once more, and says what is left then.
+            logger.info("tracking: %d records wait in %s", left, self._spool.folder)
         return left
 
     def _append(self, record: Record) -> None:
@@ -285,40 +297,51 @@ class Tracker(Recorder):
                 logger.warning("tracking: a record was lost, training goes on (%s)", error)
 
 
-def sync(root: Path, tracking_uri: str) -> dict[str, Drained]:
-    """Send what the spools under `root` still hold for this tracking address; outcomes by run id."""
+def sync(root: Path, tracking_uri: str, *, also: str | None = None) -> dict[str, Drained]:
+    """Send what the spools under `root` hold for this address, or held for the address `also`; outcomes by run id."""
     client = client_for(tracking_uri)
+    addresses = {without_secrets(address) for address in (tracking_uri, also) if address}
     outcomes = {}
     for described in sorted(root.glob("*/about.json")):
-        whose = about(described.parent)
-        if whose["tracking"] == without_secrets(tracking_uri):
-            outcomes[whose["run_id"]] = drain(described.parent, client)
+        if (whose := read_about(described.parent)).tracking in addresses:
+            write_about(described.parent, replace(whose, tracking=without_secrets(tracking_uri)))
+            outcome = drain(described.parent, client)
+            outcomes[read_about(described.parent).run_id] = outcome
     return outcomes
 
 
-def recorded_steps(client: Any, run_id: str) -> dict[str, int]:
-    """The last step that MLflow has of each metric, and of each picture under `picture KEY`."""
-    run = client.get_run(run_id)
-    # The public `metrics` mapping has values only; the protobuf message has the steps, too.
-    steps = {metric.key: int(metric.step) for metric in run.data.to_proto().metrics}
-    if "mlflow.loggedImages" in run.data.tags:
-        for artifact in client.list_artifacts(run_id, "images"):
-            key, _, rest = PurePosixPath(artifact.path).name.partition("+step+")
-            step = rest.partition("+")[0]
-            if step.isdigit():
-                steps[picture_mark(key)] = max(steps.get(picture_mark(key), 0), int(step))
-    return steps
+@dataclass(frozen=True)
+class UnsentSpool:
+    """Records of one run that wait on this disk for a tracking address."""
+
+    run_id: str
+    tracking: str
+    records: int
 
 
-def _steps_if_reachable(tracking_uri: str, run_id: str) -> dict[str, int]:
-    client = client_for(tracking_uri)
-    from mlflow.exceptions import MlflowException
+def unsent_spools(root: Path) -> list[UnsentSpool]:
+    """The spools under `root` with records that MLflow has not acknowledged."""
+    found = []
+    for described in sorted(root.glob("*/about.json")):
+        whose, records = read_about(described.parent), count_unsent(described.parent)
+        if records:
+            found.append(UnsentSpool(whose.run_id, whose.tracking, records))
+    return found
 
+
+def _steps_if_reachable(tracking_uri: str, run_id: str) -> dict[str, int] | None:
+    """What MLflow has of the run; None where it does not answer."""
     try:
-        return recorded_steps(client, run_id)
-    except (MlflowException, OSError) as error:
-        logger.warning("tracking: MLflow does not say what run %s has recorded (%s)", run_id, error)
-        return {}
+        knock(tracking_uri)
+        client = client_for(tracking_uri)
+        if not is_reserved(run_id):
+            return recorded_steps(client, run_id)
+        found = find(client, run_id)
+        return recorded_steps(client, found.info.run_id) if found else {}
+    # Whatever a server, a database or the store of its artifacts raises: training goes on.
+    except Exception as error:
+        logger.warning("tracking: MLflow does not say what run %s has recorded (%s)", run_id, reason(error))
+        return None
 
 
 def _encoded(picture: Image.Image, file_format: str, **options: Any) -> bytes:

@@ -9,11 +9,12 @@ from typing import Any, Protocol
 
 @dataclass(frozen=True)
 class TrackingTarget:
-    """Where rank 0 records."""
+    """Where rank 0 records. `birth`: what to make the run with, as JSON, where MLflow has not heard of it."""
 
     uri: str
     run_id: str
     spool: str
+    birth: dict[str, Any] | None = None
 
 
 @dataclass(frozen=True)

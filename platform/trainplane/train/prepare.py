@@ -1,14 +1,17 @@
 """Everything that is settled before the first step: datasets, which run this is, where it is recorded.
 
 What can be refused is refused here, before anything costs money: a dataset without a manifest, a store that cannot be
-written, a tracking address that does not answer.
+written, a tracking address with a wrong password or without an MLflow. One where nobody answers stops no run, unless
+`tracking.require` says so: it is recorded here until somebody does.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from trainplane.cluster.context import Context
@@ -18,8 +21,9 @@ from trainplane.errors import UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.task import load_task
 from trainplane.tracking import lineage
-from trainplane.tracking.client import client_for
-from trainplane.tracking.run import RunHandle, find_or_create_run
+from trainplane.tracking.about import read_about
+from trainplane.tracking.identity import is_reserved
+from trainplane.tracking.run import Birth, Facts, RunHandle, Status, begin_run, close_run, held, note
 from trainplane.train.identity import RunPlace, exclusive, find_place, run_key, take_place
 from trainplane.train.job import Job, TrackingTarget
 from trainplane.train.resume import check_goes_on
@@ -36,6 +40,28 @@ class Prepared:
     run: RunHandle
     dataset_digest: str
     val_digest: str | None
+
+    @property
+    def run_id(self) -> str:
+        """MLflow's id of the run, as soon as it is known here; until then the reserved one."""
+        target = self.job.tracking
+        assert target is not None
+        return read_about(Path(target.spool)).run_id
+
+    def note(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> int:
+        """Record tags and small files of a run that nobody records right now; returns what waits for MLflow."""
+        target = self.job.tracking
+        assert target is not None
+        return note(target.uri, self.run.run_id, spool=Path(target.spool), tags=tags, texts=texts)
+
+    def end(self, status: Status, tags: Mapping[str, str]) -> int:
+        """Record how the run ended, here or as soon as MLflow answers; returns what waits for it. Never raises for it.
+
+        Call it once nothing records the run any more.
+        """
+        target = self.job.tracking
+        assert target is not None
+        return close_run(target.uri, self.run.run_id, status, tags, spool=Path(target.spool))
 
 
 @contextmanager
@@ -74,86 +100,65 @@ def prepared_run(
     with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
         may_start(check_goes_on(open_store(place.address), config, dataset_digest=train_data.digest))
         take_place(place, config)
-        run = _start(
-            config, context, place, train_data, val_data, parent_run_id, record_key, run_name, tags or {}, explored
+        # A trial of a search is a child of its search, and never the same run as one started by hand.
+        known_by = record_key or (place.key if parent_run_id is None else f"{parent_run_id}.{place.key}")
+        birth = Birth(
+            config.tracking.experiment,
+            run_key=known_by,
+            run_name=run_name or place.folder,
+            parent_run_id=parent_run_id,
+            artifact_root=context.artifacts,
+            tags={**_tags(config, place, train_data, val_data), **(tags or {})},
         )
+        spool = context.home / "spool" / birth.reserved_id
+        facts = _facts(config, {"training": train_data, "validation": val_data}, explored)
+        run = begin_run(context.tracking, birth, facts, spool=spool, require=config.tracking.require)
         job = Job(
             config=config.model_dump(mode="json"),
             train_data=train_data.address,
             val_data=val_data.address if val_data else None,
             checkpoints=place.address,
-            tracking=TrackingTarget(context.tracking, run.run_id, str(context.home / "spool" / run.run_id)),
+            tracking=TrackingTarget(
+                context.tracking, run.run_id, str(spool), birth.to_json() if is_reserved(run.run_id) else None
+            ),
         )
-        yield Prepared(config, job, place, run, train_data.digest, val_digest)
+        with held(context.tracking, run.run_id, home=context.home, spool=spool):
+            yield Prepared(config, job, place, run, train_data.digest, val_digest)
 
 
-def _start(
-    config: RunConfig,
-    context: Context,
-    place: RunPlace,
-    train_data: Dataset,
-    val_data: Dataset | None,
-    parent_run_id: str | None,
-    record_key: str | None,
-    run_name: str | None,
-    tags: Mapping[str, str],
-    explored: Collection[str],
-) -> RunHandle:
-    """The MLflow run of this place, running, with what it is made of."""
-    run = find_or_create_run(
-        context.tracking,
-        config.tracking.experiment,
-        # A trial of a search is a child of its search, and never the same run as one started by hand.
-        run_key=record_key or (place.key if parent_run_id is None else f"{parent_run_id}.{place.key}"),
-        run_name=run_name or place.folder,
-        parent_run_id=parent_run_id,
-        artifact_root=context.artifacts,
-        tags={
-            "trainplane.checkpoints": place.address,
-            "trainplane.config_digest": config.digest(),
-            "trainplane.dataset_digest": train_data.digest,
-            **({"trainplane.val_digest": val_data.digest} if val_data else {}),
-            "mlflow.user": lineage.user(),
-            "mlflow.source.name": "isnet train",
-            "mlflow.note.content": _note(config, train_data, val_data),
-            **lineage.code_tags(),
-            **tags,
-        },
-    )
-    _record(config, context, run, train_data, val_data, explored)
-    return run
+def _tags(config: RunConfig, place: RunPlace, train_data: Dataset, val_data: Dataset | None) -> dict[str, str]:
+    """What identifies the parts that the run is made from."""
+    held_out = {}
+    if val_data is not None:
+        held_out = {"trainplane.val_digest": val_data.digest, "trainplane.dataset.validation": val_data.digest}
+    return {
+        "trainplane.checkpoints": place.address,
+        "trainplane.config_digest": config.digest(),
+        "trainplane.dataset_digest": train_data.digest,
+        "trainplane.dataset.training": train_data.digest,
+        **held_out,
+        "mlflow.user": lineage.user(),
+        "mlflow.source.name": "isnet train",
+        "mlflow.note.content": _note(config, train_data, val_data),
+        **lineage.code_tags(),
+    }
 
 
-def _record(
-    config: RunConfig,
-    context: Context,
-    run: RunHandle,
-    train: Dataset,
-    val: Dataset | None,
-    explored: Collection[str],
-) -> None:
-    """Settings and lineage, once a run: MLflow's parameters never change, and neither does what a run is."""
-    for dataset, purpose in ((train, "training"), (val, "validation")):
-        if dataset is not None:
-            lineage.log_dataset(
-                context.tracking,
-                run.run_id,
-                name=dataset.name,
-                digest=dataset.digest,
-                address=dataset.address,
-                context=purpose,
-            )
-    if run.resumed:
-        return
-    client = client_for(context.tracking)
-    from mlflow.entities import Param
-
-    params = [Param(key, str(value)[:6000]) for key, value in headline(config, explored).items()]
-    client.log_batch(run.run_id, params=params)
-    client.log_dict(run.run_id, config.model_dump(mode="json"), "config.json")
-    client.log_dict(run.run_id, lineage.facts(), "lineage.json")
+def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: Collection[str]) -> Facts:
+    """Settings and lineage, recorded once a run: MLflow's parameters never change, and neither does what a run is."""
+    texts = {"config.json": _json(config.model_dump(mode="json")), "lineage.json": _json(lineage.facts())}
     if diff := lineage.code_diff():
-        client.log_text(run.run_id, diff, "code.diff")
+        texts["code.diff"] = diff
+    inputs = {
+        purpose: lineage.dataset_input(name=dataset.name, digest=dataset.digest, address=dataset.address)
+        for purpose, dataset in datasets.items()
+        if dataset is not None
+    }
+    return Facts({key: str(value)[:6000] for key, value in headline(config, explored).items()}, texts, inputs)
+
+
+def _json(value: Any) -> str:
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
 def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:

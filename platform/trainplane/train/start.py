@@ -9,6 +9,7 @@ from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.task import Task
+from trainplane.tracking.identity import Birth
 from trainplane.tracking.tracker import NullTracker, Recorder, Tracker
 from trainplane.train.job import Job
 from trainplane.train.world import World
@@ -40,7 +41,8 @@ def tracker_of(job: Job, world: World) -> Recorder:
     """Rank 0 records; the others have a tracker that does nothing, so that no call site asks who it is."""
     if job.tracking is None or not world.is_first:
         return NullTracker()
-    return Tracker(job.tracking.uri, job.tracking.run_id, spool=job.tracking.spool)
+    birth = Birth(**job.tracking.birth) if job.tracking.birth else None
+    return Tracker(job.tracking.uri, job.tracking.run_id, spool=job.tracking.spool, birth=birth)
 
 
 def step_seed(seed: int, index: int, rank: int) -> int:

@@ -1,0 +1,44 @@
+"""One attempt of a recorded run, as a training has it, in a process that may kill itself.
+
+A folder holds what outlives it: the spools, the run's checkpoint (a step, and what was unsent then).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+
+from trainplane.tracking.run import Birth, Facts, Tracker, begin_run, close_run
+
+EVERY = 10
+
+
+def attempt(address: str, folder: Path, key: str, steps: int, die_at: int, together: Barrier) -> None:
+    """Record `steps` steps and end the run, or die by SIGKILL at step `die_at`; with 0 it lives."""
+    birth = Birth("crashes", key, f"run {key}", str(folder / "artifacts"), tags={"seed": "1"})
+    spool = folder / "spool" / birth.reserved_id
+    facts = Facts(params={"train.steps": str(steps)}, texts={"config.json": "{}\n"})
+    handle = begin_run(address, birth, facts, spool=spool, require=False)
+    stored = folder / f"{key}.json"
+    checkpoint = json.loads(stored.read_text()) if stored.exists() else {"step": 0, "unsent": ""}
+    tracker = Tracker(address, handle.run_id, spool=spool, birth=birth, flush_every_s=0.2)
+    tracker.go_on_from(checkpoint["step"], checkpoint["unsent"].encode())
+    together.wait(120)
+    for step in range(checkpoint["step"] + 1, steps + 1):
+        # No two attempts give the same number.
+        tracker.log_metrics(step, {"train/l1": step + os.getpid() / 1e7})
+        if step == die_at:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if step % EVERY == 0:
+            part = stored.with_suffix(".part")
+            part.write_text(json.dumps({"step": step, "unsent": tracker.unsent().decode()}))
+            part.replace(stored)
+            tracker.commit(step)
+        time.sleep(0.01)
+    assert tracker.failures == 0
+    tracker.close(1.0)
+    close_run(address, handle.run_id, "FINISHED", {"how": "well"}, spool=spool)
