@@ -50,6 +50,9 @@ def bench(commands: Any) -> None:
     loader.add_argument(
         "--mds-python", metavar="PATH", help="Python with mosaicml-streaming, which needs an older numpy than we do"
     )
+    loader.add_argument(
+        "--store", metavar="s3://BUCKET[/PREFIX]", help="on the server of AWS_ENDPOINT_URL, default a local one"
+    )
     tracking = command(
         actions,
         "tracking",

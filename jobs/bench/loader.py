@@ -2,11 +2,12 @@
 
     isnet bench loader --json --photos DIR --mds-python PATH
 
-Every reader is a process of its own that reads the same pictures, each in its own packing, from one S3 server on
-loopback, makes the same crop of them with its own decoder, and measures itself; the readers take turns. Told for each
-set of pictures and number of workers: pictures per second, pictures per processor second of the reading processes,
-the ratio to the best peer, the ratio to bare decoding of the same bytes in memory, and the time to the first batch at
-the start and in the middle of an epoch. Not covered: several machines; training.
+Every reader is a process of its own that reads the same pictures, each in its own packing, from one S3 server (the
+bench's own on loopback, or with `--store s3://BUCKET/PREFIX` the one that AWS_ENDPOINT_URL names), makes the same crop
+of them with its own decoder, and measures itself; the readers take turns. Told for each set of pictures and number of
+workers: pictures per second, pictures per processor second of the reading processes, the ratio to the best peer, the
+ratio to bare decoding of the same bytes in memory, and the time to the first batch at the start and in the middle of
+an epoch. Not covered: several machines; training.
 """
 
 from __future__ import annotations
@@ -38,10 +39,10 @@ from jobs.bench.pairs import machine
 from jobs.cli import emit
 from trainplane.cluster.object_store import local_s3
 from trainplane.data.order import Order
-from trainplane.errors import RunFailed
-from trainplane.storage import ensure_bucket
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import ensure_bucket, open_store
 
-BUCKET = "s3://bench"
+LOCAL_BUCKET = "s3://bench"
 BATCH = 32
 WARMUP = 8  # batches
 TRAIN_RESIZE = 288
@@ -109,10 +110,10 @@ def loader(args: argparse.Namespace) -> int:
     report: dict[str, Any] = {"machine": machine(), "batch": BATCH, "crop": SIZE, "left_out": {}, "sets": []}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isnet-bench-")))
-        stack.enter_context(_environment(stack.enter_context(local_s3(log=scratch / "s3.log"))))
-        ensure_bucket(BUCKET)
+        bucket = stack.enter_context(_store(args.store, scratch))
+        report["store"] = args.store or "a server of its own"
         for pictures in sets:
-            row = _measured_set(pictures, args, scratch, report["left_out"])
+            row = _measured_set(pictures, args, scratch, bucket, report["left_out"])
             report["sets"].append(row)
             print(_text_of_set(row), file=sys.stderr, flush=True)
     report["figures"] = [figure for row in report["sets"] for figure in _figures(row)]
@@ -120,11 +121,33 @@ def loader(args: argparse.Namespace) -> int:
     return 0
 
 
+@contextmanager
+def _store(address: str | None, scratch: Path) -> Iterator[str]:
+    """Where the sets are packed: below an address of the environment's store, emptied afterwards, or a local server."""
+    if address is None:
+        with local_s3(log=scratch / "s3.log") as variables, _environment(variables):
+            ensure_bucket(LOCAL_BUCKET)
+            yield LOCAL_BUCKET
+        return
+    if not address.startswith("s3://") or "AWS_ENDPOINT_URL" not in os.environ:
+        raise UserError(
+            f"--store {address}: need s3://BUCKET or s3://BUCKET/PREFIX on the server that AWS_ENDPOINT_URL names; "
+            "set it, or leave --store out for a server of the bench's own"
+        )
+    # A place of its own, so that emptying it afterwards takes nothing else.
+    place = open_store(address).child(f"isnet-bench-{os.getpid()}")
+    try:
+        yield place.address
+    finally:
+        for entry in list(place.list()):
+            place.delete(entry.key)
+
+
 def _measured_set(
-    pictures: PictureSet, args: argparse.Namespace, scratch: Path, left_out: dict[str, str]
+    pictures: PictureSet, args: argparse.Namespace, scratch: Path, bucket: str, left_out: dict[str, str]
 ) -> dict[str, Any]:
     ours, mds = sys.executable, args.mds_python or sys.executable
-    pack_for_us(pictures, BUCKET)
+    pack_for_us(pictures, bucket)
     ways = {
         "ours": Way("ours", ours, {}),
         "webdataset": Way("tars", ours, {}),
@@ -135,7 +158,7 @@ def _measured_set(
     }
     for name, program, python in (("mosaicml-streaming", "mds", mds), ("litdata", "chunks", ours)):
         try:
-            pack_for_peer(program, python, pictures, BUCKET, scratch)
+            pack_for_peer(program, python, pictures, bucket, scratch)
             ways[name] = Way(program, python, {})
         except RunFailed as error:
             left_out[name] = str(error)

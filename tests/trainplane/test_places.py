@@ -14,7 +14,7 @@ import small_datasets as small
 import torch
 
 from trainplane.data.loader import Loader
-from trainplane.data.places import Layout, Ring, lay
+from trainplane.data.places import Field, Layout, Ring, Shelf, lay
 
 SAMPLE = {
     "image": torch.arange(24, dtype=torch.uint8).reshape(3, 2, 4),
@@ -28,7 +28,7 @@ SAMPLE = {
 def test_fresh_memory_and_a_ring_give_back_what_was_laid_there() -> None:
     layout = Layout.of(SAMPLE)
     ring = Ring(layout, 3, num_places=2)
-    for batch in (layout.fresh(3), ring.place(0), ring.place(1)):
+    for batch in (Shelf().room(layout, 3), ring.place(0), ring.place(1)):
         for row in range(3):
             lay(SAMPLE | {"label": torch.tensor(7 + row)}, layout, batch, row)
         for name, tensor in SAMPLE.items():
@@ -58,7 +58,28 @@ def test_places_of_a_ring_do_not_touch_one_another() -> None:
 def test_samples_that_differ_are_refused_with_both_layouts(other: dict[str, torch.Tensor]) -> None:
     layout = Layout.of(SAMPLE)
     with pytest.raises(ValueError, match=r"differ: \[image uint8\[3, 2, 4\], label int64\[\].* and \[image"):
-        lay(other, layout, layout.fresh(2), 1)
+        lay(other, layout, Shelf().room(layout, 2), 1)
+
+
+def test_memory_serves_again_only_when_no_tensor_looks_at_it_any_more() -> None:
+    layout = Layout((Field("image", torch.uint8, (3, 4)), Field("again", torch.uint8, (12,))))
+    shelf = Shelf()
+    first = shelf.room(layout, 2)
+    places = {tensor.data_ptr() for tensor in first.values()}
+    row = first["image"][1].numpy()  # not even a tensor any more
+    row[:] = 7
+    del first
+    second = shelf.room(layout, 2)
+    taken = {tensor.data_ptr() for tensor in second.values()}
+    assert len(places & taken) == 1
+    for tensor in second.values():
+        tensor.fill_(9)
+    assert (row == 7).all()
+    del row, second, tensor
+    gc.collect()
+    third = [shelf.room(layout, 2) for _ in range(3)]
+    assert places <= {tensor.data_ptr() for batch in third for tensor in batch.values()}
+    assert len({tensor.data_ptr() for batch in third for tensor in batch.values()}) == 6
 
 
 def noise(sample: Mapping[str, bytes], rng: np.random.Generator) -> dict[str, torch.Tensor]:

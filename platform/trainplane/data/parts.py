@@ -14,7 +14,7 @@ from trainplane.data.damage import UNDECODABLE, Damage, DamageError
 from trainplane.data.fetch import Fetcher
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Order, sample_rng
-from trainplane.data.places import Layout, lay
+from trainplane.data.places import Layout, Shelf, lay
 from trainplane.errors import RunFailed, UserError
 from trainplane.task import Batch, Transform
 
@@ -47,10 +47,11 @@ class Feed:
     cache_bytes: int
 
     def parts(self, start: int, stop: int, slots: range, *, room: Room | None = None) -> Generator[Part, None, None]:
-        """One part for each global step start … stop - 1, in fresh memory or in that of `room`; a failure is the last.
+        """One part for each global step start … stop - 1, in memory of its own or that of `room`; a failure is the last.
 
         The next part is begun when it is asked for, not before.
         """
+        shelf = Shelf()
         try:
             with Fetcher(self.dataset, cache_bytes=self.cache_bytes) as fetcher:
                 steps = ((step, self.order.visits(step, slots)) for step in range(start, stop))
@@ -62,7 +63,7 @@ class Feed:
                         sample = self._tensors(step, slot, visit.sample, found, damage, fetcher)
                         if layout is None:
                             layout = Layout.of(sample)
-                            batch = room(layout) if room else layout.fresh(len(slots))
+                            batch = room(layout) if room else shelf.room(layout, len(slots))
                         lay(sample, layout, batch, row)
                     yield Part(batch, damage)
         except (RunFailed, UserError) as failure:

@@ -17,7 +17,7 @@ from typing import Any
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainplane.data.parts import Feed, Part
-from trainplane.data.places import Layout, Ring
+from trainplane.data.places import Layout, Ring, Shelf
 from trainplane.task import Batch
 
 
@@ -45,12 +45,13 @@ def parts_of_workers(
         )
     )
     rings: list[Ring | None] = [None] * workers
+    shelf = Shelf()
     try:
         # The DataLoader goes round its workers: each round is one step.
         for _ in range(start, stop):
             sent: list[_Sent] = [next(drawn) for _ in shares]
             rings = [one.ring or ring for one, ring in zip(sent, rings, strict=True)]
-            yield _joined(sent, rings, shares)
+            yield _joined(sent, rings, shares, shelf)
     finally:
         # torch ends its workers when the iterator is collected, which the traceback of an error would put off.
         drawn._shutdown_workers()
@@ -104,7 +105,7 @@ class _Work(IterableDataset[_Sent]):
         return self._ring.place(self._place)
 
 
-def _joined(sent: Sequence[_Sent], rings: Sequence[Ring | None], shares: Sequence[range]) -> Part:
+def _joined(sent: Sequence[_Sent], rings: Sequence[Ring | None], shares: Sequence[range], shelf: Shelf) -> Part:
     """One part of the slots of several, in their order; the first failure is its failure."""
     damage = [damage for one in sent for damage in one.part.damage]
     failure = next((one.part.failure for one in sent if one.part.failure is not None), None)
@@ -113,7 +114,7 @@ def _joined(sent: Sequence[_Sent], rings: Sequence[Ring | None], shares: Sequenc
     layouts = {ring.layout for ring in rings if ring is not None}
     if len(layouts) > 1:
         raise ValueError(f"samples of one batch differ: [{'] and ['.join(map(str, layouts))}]; make them alike")
-    batch = next(iter(layouts)).fresh(sum(map(len, shares)))
+    batch = shelf.room(next(iter(layouts)), sum(map(len, shares)))
     low = 0
     for one, ring, share in zip(sent, rings, shares, strict=True):
         assert ring is not None
