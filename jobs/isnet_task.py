@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 from importlib import metadata
+from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -27,7 +28,7 @@ from isnet.spectral import fold_spectral_norm
 from isnet.weights import save_model
 from jobs import compile_gate
 from jobs.config import ISNetConfig
-from jobs.mask_sets import MaskSet, holes
+from jobs.mask_sets import MaskSet, holes, know
 from trainplane.config import RunConfig
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
@@ -95,6 +96,21 @@ class TrainTransform:
         # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
         hole = np.rot90(hole, int(rng.integers(4)))
         return {"image": torch.from_numpy(planes(rgb)), "mask": torch.from_numpy(~hole[None])}
+
+
+def _with_holes(transform: TrainTransform) -> tuple[Any, ...]:
+    """For a decoding process: the masks of a dataset go along, so that it need not read them again."""
+    draw = holes(transform.masks)
+    return _taking_holes, (astuple(transform), draw if isinstance(draw, MaskSet) else None)
+
+
+def _taking_holes(settings: tuple[Any, ...], masks: MaskSet | None) -> TrainTransform:
+    if masks is not None:
+        know(masks)
+    return TrainTransform(*settings)
+
+
+ForkingPickler.register(TrainTransform, _with_holes)
 
 
 @dataclass(frozen=True)

@@ -8,10 +8,11 @@ Not covered: which hole a held-out picture gets (isnet_task.py), evaluation's fi
 
 from __future__ import annotations
 
-from functools import lru_cache
+from multiprocessing.reduction import ForkingPickler
 from typing import Any, cast
 
 import numpy as np
+import torch
 
 from isnet.mask_files import read_mask
 from isnet.masks import GENERATORS, Generator, Hole, generator
@@ -20,41 +21,72 @@ from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError, nearest
 
-# Held encoded by every process that decodes; 55,000 masks of 512 px are about 150 MB.
+# Held encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
 MAX_BYTES = 256 * 2**20
 
 
 class MaskSet:
-    """The masks of one dataset, white = hole as packed. Pickles as its address; reads all of them at the first use."""
+    """The masks of one dataset, white = hole as packed; reads all of them at the first use.
 
-    def __init__(self, address: str) -> None:
+    Pickles as its address. Given to a decoding process it takes its memory along, which both then look at.
+    """
+
+    def __init__(self, address: str, encoded: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
         self.address = address
-        self._encoded: list[bytes] | None = None
+        self._encoded = encoded
 
     def __reduce__(self) -> tuple[Any, ...]:
         return MaskSet, (self.address,)
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> Hole:
         """One of the masks, each as likely as any other, nearest neighbour to this size."""
-        return self.hole(int(rng.integers(len(self._masks()))), height, width)
+        _, ends = self.encoded()
+        return self.hole(int(rng.integers(len(ends) - 1)), height, width)
 
     def hole(self, index: int, height: int, width: int) -> Hole:
         """Mask number `index`, going round."""
-        masks = self._masks()
-        return read_mask(masks[index % len(masks)], size=(height, width)).hole
+        memory, ends = self.encoded()
+        start, stop = ends[index % (len(ends) - 1) :][:2].tolist()
+        return read_mask(memory[start:stop].numpy().tobytes(), size=(height, width)).hole
 
-    def _masks(self) -> list[bytes]:
+    def encoded(self) -> tuple[torch.Tensor, torch.Tensor]:
+        """All files one after the other, uint8, and where each begins and the last one ends, int64."""
         if self._encoded is None:
             dataset = Dataset.open(self.address)
-            samples = dataset.read_samples(range(dataset.num_samples))
-            self._encoded = [sample["png"] for sample in samples]
+            files = [sample["png"] for sample in dataset.read_samples(range(dataset.num_samples))]
+            ends = torch.from_numpy(np.cumsum([0, *map(len, files)], dtype=np.int64))
+            memory = torch.empty(int(ends[-1]), dtype=torch.uint8)
+            for start, file in zip(ends.tolist(), files, strict=False):
+                memory[start : start + len(file)].copy_(torch.frombuffer(bytearray(file), dtype=torch.uint8))
+            self._encoded = memory, ends
         return self._encoded
 
 
-@lru_cache(maxsize=4)
+def _with_its_memory(masks: MaskSet) -> tuple[Any, ...]:
+    memory, ends = masks.encoded()
+    memory.share_memory_()  # type: ignore[no-untyped-call]
+    return MaskSet, (masks.address, (memory, ends))
+
+
+# What starts a process pickles with this; everything else, a store or Ray, gets the address alone.
+ForkingPickler.register(MaskSet, _with_its_memory)
+
+_known: dict[str, MaskSet] = {}
+
+
 def holes(masks: str) -> Generator:
     """What draws a run's holes: `masks` is a generator's name or the full address of a mask dataset."""
-    return generator(masks) if masks in GENERATORS else cast("Generator", MaskSet(masks))
+    return generator(masks) if masks in GENERATORS else cast("Generator", known(masks))
+
+
+def known(masks: str) -> MaskSet:
+    """This process's masks of that address."""
+    return _known.setdefault(masks, MaskSet(masks))
+
+
+def know(masks: MaskSet) -> None:
+    """Draw from these wherever their address is named in this process."""
+    _known[masks.address] = masks
 
 
 def located(masks: str, context: Context) -> tuple[str, str | None]:
@@ -75,7 +107,7 @@ def located(masks: str, context: Context) -> tuple[str, str | None]:
         raise UserError(f"{masks!r} holds pictures, not masks; pack masks with `isnet data pack … --kind masks`")
     if dataset.bytes > MAX_BYTES:
         raise UserError(
-            f"masks {masks!r} take {dataset.bytes / 2**20:.0f} MiB, every decoding process keeps them in memory, and "
+            f"masks {masks!r} take {dataset.bytes / 2**20:.0f} MiB, every rank keeps them in memory, and "
             f"the limit is {MAX_BYTES / 2**20:.0f}; pack them again with --max-side, or fewer"
         )
     return dataset.address, dataset.digest

@@ -1,6 +1,7 @@
 """Training on the holes of a packed dataset: drawn evenly, paired with held-out pictures, part of what a run is."""
 
 import json
+import multiprocessing
 import pickle
 
 import numpy as np
@@ -8,11 +9,11 @@ import pytest
 from PIL import Image
 from small_run import SMALL
 
-from jobs.isnet_task import fixed_hole
+from jobs.isnet_task import TrainTransform, fixed_hole
 from jobs.mask_sets import holes, located
 from trainplane.cluster.context import resolve
 from trainplane.data.manifest import Dataset
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
 
 SHARES = (0.125, 0.25, 0.5)
 
@@ -63,3 +64,27 @@ def test_what_is_no_set_of_masks_is_refused_before_anything_starts(isnet, photos
     assert "did you mean 'irregular'" in misspelt.err
     with pytest.raises(UserError, match="holds pictures, not masks"):
         located("mine", resolve())
+
+
+def _drawn_elsewhere(transform, results):
+    drawn = holes(transform.masks)
+    results.put([float(drawn.hole(index, 64, 64).mean()) for index in range(3)])
+
+
+def test_decoding_processes_look_at_the_memory_of_the_one_that_started_them(masks):
+    transform = TrainTransform(64, None, True, masks)
+    assert float(holes(masks).hole(0, 64, 64).mean()) in SHARES
+    # From here on nobody can read the set: whoever draws from it has the memory.
+    dataset = Dataset.open(masks)
+    for shard in dataset.shards:
+        dataset.store.delete(shard.name)
+    context = multiprocessing.get_context("forkserver")
+    results = context.Queue()
+    process = context.Process(target=_drawn_elsewhere, args=(transform, results))
+    process.start()
+    try:
+        assert results.get(timeout=120) == sorted(SHARES)
+    finally:
+        process.join(30)
+    with pytest.raises(RunFailed):
+        pickle.loads(pickle.dumps(holes(masks))).hole(0, 64, 64)

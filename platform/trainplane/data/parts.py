@@ -47,7 +47,7 @@ class Feed:
     cache_bytes: int
 
     def parts(self, start: int, stop: int, slots: range, *, room: Room | None = None) -> Generator[Part, None, None]:
-        """One part for each global step start … stop - 1, in memory of its own or that of `room`; a failure is the last.
+        """One part for each global step start … stop - 1, in its own memory or that of `room`; a failure is the last.
 
         The next part is begun when it is asked for, not before.
         """
