@@ -29,5 +29,10 @@ def plan(commands: Any) -> None:
 
 
 def tune(commands: Any) -> None:
-    parser = command(commands, "tune", "jobs.tune:tune", "one search: many runs under one parent")
+    parser = command(
+        commands,
+        "tune",
+        "jobs.tune:tune",
+        "one search: many runs under one parent; `isnet tune show SEARCH`: how it stands, by its journal",
+    )
     preset(parser, "SEARCH")

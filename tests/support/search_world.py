@@ -34,7 +34,7 @@ def driver(made, records=(), width=2, **given):
 
 def rising(settings, trial, step):
     """Nearer to its end the further it is trained; the best end is at x = 0.3."""
-    return {"v": 1 - (settings["x"] - 0.3) ** 2 - 1 / (step + 1)}
+    return {"v": 1 - (settings["x"] - 0.3) ** 2 - (settings.get("a", 0.5) - 0.5) ** 2 - 1 / (step + 1)}
 
 
 def every_fourth_is_nan(settings, trial, step):

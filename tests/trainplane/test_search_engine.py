@@ -10,13 +10,16 @@ from search_world import STEPS, driver, every_fourth_is_nan, outcome, plan, risi
 
 from trainplane.search.simulate import Killed, simulate
 
+TWO = {"x": {"uniform": [0, 1]}, "a": {"uniform": [0, 1]}}
 KINDS = {
     "random": {},
     "grid": {"algorithm": "grid", "space": {"x": {"choice": [0.1, 0.2, 0.3, 0.4, 0.5]}}},
     "asha": {"asha": {"first": 1}},
     "tpe": {"algorithm": "tpe", "startup": 4, "trials": 9},
     "tpe and asha": {"algorithm": "tpe", "startup": 4, "asha": {"first": 3}, "trials": 12},
-    "pbt": {"algorithm": "pbt", "pbt": {"population": 5, "every": 5}},
+    # Names in another order than a journal's, which sorts them.
+    "pbt": {"algorithm": "pbt", "pbt": {"population": 5, "every": 5}, "space": TWO},
+    "two settings": {"algorithm": "tpe", "startup": 3, "trials": 7, "asha": {"first": 3}, "space": TWO},
     "steps": {"asha": {"first": 1}, "budget": {"steps": 60}, "trials": 100},
 }
 

@@ -173,7 +173,7 @@ class State:
 
     def _go(self, record: Record) -> None:
         if "settings" in record:
-            self.trials[record["trial"]] = TrialState(record["trial"], dict(record["settings"]))
+            self.trials[record["trial"]] = TrialState(record["trial"], _sorted(record["settings"]))
         item = Item(record["item"], record["trial"], record["slot"], record["at"], record["first"], record["last"])
         assert item.number == len(self.items)
         self.items.append(item)
@@ -187,9 +187,9 @@ class State:
         self.generation = record["generation"]
         for one in record["takeovers"]:
             trial = self.trials[one["trial"]]
-            trial.settings, trial.segment = dict(one["settings"]), one["segment"]
+            trial.settings, trial.segment = _sorted(one["settings"]), one["segment"]
             trial.donor = {name: one[name] for name in ("donor", "checkpoint", "step")}
-            trial.lineage.append({**trial.donor, "settings": dict(one["settings"])})
+            trial.lineage.append({**trial.donor, "settings": trial.settings})
             trial.error = None
             trial.position = one["step"]
 
@@ -256,6 +256,11 @@ class State:
         for trial in self.trials.values():
             if trial.standing == "resting":
                 trial.standing = "finished" if trial.step >= record["steps"] else "stopped"
+
+
+def _sorted(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """In the order in which a journal gives them back, so that nothing can depend on another one."""
+    return dict(sorted(settings.items()))
 
 
 def fold(records: Iterable[Record], goals: tuple[Objective, ...]) -> State:
