@@ -149,7 +149,7 @@ def test_lost_workers_are_replaced_as_long_as_there_is_progress(persist):
     outcome, jobs, told = persist([(LOST, step) for step in range(1, 9)])
     assert outcome.status == "finished"
     assert len(jobs) == 9
-    assert told[0] == "a worker was lost; going on from step 1"
+    assert told[0] == "a worker was lost (1 of 2 workers died); going on from step 1"
 
 
 def test_without_progress_lost_workers_end_the_run(persist):

@@ -98,7 +98,9 @@ def _amended(job: Job, error: RunFailed, decision: AfterFailure) -> Job:
 def _again(error: RunFailed, decision: AfterFailure, step: int, config: TrainConfig) -> str:
     """What people read before another attempt, with the new arithmetic where it changed."""
     pause = f" in {decision.wait_s:.0f} s" if decision.wait_s else ""
-    told = f"{decision.reason}; going on from step {step}{pause}"
+    # How a worker was lost is for whoever has to find out why.
+    why = f" ({error})" if cause_of(error) is Cause.LOST else ""
+    told = f"{decision.reason}{why}; going on from step {step}{pause}"
     if decision.micro_batch is None or not isinstance(error, OutOfMemory):
         return told
     ranks = config.global_batch // error.share
