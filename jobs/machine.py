@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,10 +40,10 @@ class _ThisMachine:
     """Looks to `Room` like a Ray cluster of one node."""
 
     def __init__(self) -> None:
-        from ray._private.utils import get_num_cpus
-
-        # As a private cluster here would count them: it looks at a container's limits, too.
-        self._has = {"CPU": float(get_num_cpus()), "GPU": float(torch.cuda.device_count())}
+        # As many as a private cluster here could count at most; it looks at a container's limits, too, and refuses for
+        # itself. Ray must not be imported here: a private cluster's token is set before it is.
+        cpus = max(len(os.sched_getaffinity(0)), os.cpu_count() or 1)
+        self._has = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
 
     def is_initialized(self) -> bool:
         return False

@@ -3,6 +3,8 @@
 import os
 import shutil
 import stat
+import subprocess
+import sys
 
 import pytest
 from small_run import SMALL
@@ -186,3 +188,12 @@ def test_a_bucket_that_may_be_read_and_not_written_is_found_before_the_first_ste
     assert sentence.startswith("isnet: checkpoints cannot be written to s3://there/checkpoints/demo-")
     client = client_for(resolve("s3").tracking)
     assert client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]) == []
+
+
+def test_looking_for_room_does_not_import_ray(home):
+    """A private cluster's token is set before Ray is imported; later it would be too late (`cluster.session`)."""
+    code = (
+        "import sys; import jobs.train; from jobs.config import load_run_config; from jobs.machine import ranks_here\n"
+        "ranks_here(load_run_config('demo', [])); assert 'ray' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -90,9 +90,11 @@ class Room:
 
     def _leaving(self) -> set[str]:
         """Ids of nodes that are being drained: they count as alive until they go, and Ray places nothing there."""
+        if not self._ray.is_initialized():
+            return set()
         from ray._private.state import state
 
-        return set(state.get_draining_nodes()) if self._ray.is_initialized() else set()
+        return set(state.get_draining_nodes())
 
     def _total(self) -> dict[str, float]:
         """What there is, on nodes that stay."""

@@ -26,3 +26,11 @@ def test_a_figure_is_the_median_of_neighbours_and_says_how_far_they_lie_apart():
     by_wall = overhead.figure("x", bare, train, "wall")
     assert (by_wall["value"], by_wall["range"], by_wall["met"]) == (2.0, [1.0, 9.0], True)
     assert overhead.figure("x", bare, train, "cpu")["met"] is False
+
+
+def test_the_share_of_the_steps_leaves_out_what_comes_at_a_cadence_of_its_own():
+    seconds = {"wall": 110.0, "step": 97.0, "data": 2.0, "checkpoint": 6.0, "validate": 4.0}
+    assert overhead.steps_share(seconds) == 0.97
+    found = overhead.share_figure([0.96, 0.99, 0.98])
+    assert (found["value"], found["range"], found["met"]) == (0.98, [0.96, 0.99], True)
+    assert overhead.share_figure([0.9])["met"] is False
