@@ -106,3 +106,11 @@ def bench(commands: Any) -> None:
     checkpoint.add_argument("--interval", type=count, default=50, metavar="S", help="seconds between two, default 50")
     checkpoint.add_argument("--checkpoints", type=count, default=2, metavar="N", help="measured, default 2")
     checkpoint.add_argument("--polls", type=count, default=10_000, metavar="N", help="of a reader, default 10,000")
+    cluster = command(
+        actions, "cluster", "jobs.bench.cluster:cluster", "a local stack: up, down, memory, first step, a queue of jobs"
+    )
+    cluster.add_argument("--store", choices=("ceph", "moto"), help="default: Ceph where it is installed")
+    cluster.add_argument("--jobs", type=count, default=200, metavar="N", help="in the queue, default 200")
+    soak = command(actions, "soak", "jobs.bench.soak:soak", "runs while store, MLflow and processes fail by a clock")
+    soak.add_argument("--minutes", type=float, default=60, metavar="M", help="default 60")
+    soak.add_argument("--seed", type=int, default=0, help="of what happens when, default 0")

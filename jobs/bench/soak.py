@@ -1,0 +1,318 @@
+"""`isnet bench soak`: small runs, one after the other, while everything around them fails on a seeded clock.
+
+An S3 server behind a proxy that spoils requests, an MLflow server behind one that makes it slow, failing or absent, and
+SIGKILL to the whole process group of a run. After each run its promises are asked for: that it ends on the same bits as
+one that nothing happened to, that every recorded step is in MLflow once, that nothing is left in the spool, that the
+dataset is sound. Not covered: several hosts (tests/jobs/test_hosts.py), wrong bytes that a store has stored.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from jobs.bench.pairs import machine
+from jobs.bench.tracking_server import StateProxy, mlflow_server
+from jobs.cli import emit
+from trainplane.cluster.fault_proxy import FaultProxy, no_fault, seeded_faults
+from trainplane.cluster.object_store import local_s3
+from trainplane.errors import RunFailed
+from trainplane.storage import ensure_bucket
+
+STEPS, LOG_EVERY = 24, 2
+_SETTINGS = (
+    "train.workers=1",
+    f"train.steps={STEPS}",
+    "train.global_batch=4",
+    "train.checkpoint_every=4",
+    f"train.validate_every={STEPS}",
+    f"train.log_every={LOG_EVERY}",
+    "data.size=32",
+    "data.resize=48",
+    "data.train=soak",
+    "data.val=soak",
+    "tracking.gallery=0",
+    "model.width=4",
+)
+_MEAN_PAUSE_S = 3.0
+_MOST_ATTEMPTS = 40
+_FAULT_RATES = (0.0, 0.05, 0.2)
+_FAULTS_OF_AN_HOUR = 500
+
+
+@dataclass
+class Tally:
+    """What happened, and what it broke."""
+
+    happened: Counter[str] = field(default_factory=Counter)
+    broken: list[str] = field(default_factory=list)
+    peak_mib: list[float] = field(default_factory=list)
+    runs: int = 0
+    attempts: int = 0
+
+
+def soak(args: argparse.Namespace) -> int:
+    """`isnet bench soak`."""
+    tally = Tally()
+    with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
+        world.isnet("data", "pack", str(_photos(Path(name))), "soak", "--parallel", "0")
+        calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
+        clock, deadline = _Clock(world, tally, args.seed), time.monotonic() + 60 * args.minutes
+        while time.monotonic() < deadline:
+            run_id = _one_run(world, clock, tally, calm["state_digest"])
+            clock.calm()
+            _ask_promises(world, tally, run_id)
+            print(
+                f"soak: {tally.runs} runs, {_faults(world, tally)} faults, broken: {len(tally.broken)}", file=sys.stderr
+            )
+        spoilt = dict(sorted(world.store.faults.items()))
+        faults = _faults(world, tally)
+    report = {
+        "machine": machine(),
+        "minutes": args.minutes,
+        "seed": args.seed,
+        "faults": {"store": spoilt, **dict(sorted(tally.happened.items()))},
+        "broken": tally.broken,
+        "figures": _figures(tally, faults, args.minutes),
+    }
+    lines = [f"{figure['name']:<44} {figure['value']} {figure['unit']}" for figure in report["figures"]]
+    emit(args, report, "\n".join(lines + tally.broken))
+    return 1 if tally.broken else 0
+
+
+def slope(values: Sequence[float]) -> float:
+    """Of a straight line through the values at 0, 1, 2, …; 0 where there are fewer than three."""
+    return float(np.polyfit(range(len(values)), values, 1)[0]) if len(values) > 2 else 0.0
+
+
+def _figures(tally: Tally, faults: int, minutes: float) -> list[dict[str, Any]]:
+    growth = round(slope(tally.peak_mib), 2)
+
+    def figure(
+        name: str, value: float | None, unit: str, target: float | None = None, *, met: bool | None = None
+    ) -> Any:
+        return {"name": name, "value": value, "unit": unit, "target": target, "met": met}
+
+    return [
+        figure("faults", faults, "faults", _FAULTS_OF_AN_HOUR, met=faults >= _FAULTS_OF_AN_HOUR),
+        figure("broken promises", len(tally.broken), "promises", 0, met=not tally.broken),
+        figure("peak memory of a run, growth", growth, "MiB/run", 1.0, met=growth < 1.0),
+        figure("peak memory of a run, median", _median(tally.peak_mib), "MiB"),
+        figure("runs that ended", tally.runs, "runs"),
+        figure("attempts that they took", tally.attempts, "attempts"),
+        figure("time", minutes, "min", 60, met=minutes >= 60),
+    ]
+
+
+def _median(values: Sequence[float]) -> float | None:
+    return round(float(np.median(values)), 1) if values else None
+
+
+def _faults(world: World, tally: Tally) -> int:
+    return sum(world.store.faults.values()) + sum(tally.happened.values())
+
+
+@dataclass
+class World:
+    """A folder with its context, and the two proxies that stand before what it leads to."""
+
+    folder: Path
+    store: FaultProxy
+    tracking: StateProxy
+    experiment: str = ""
+
+    def begin(self, name: str) -> None:
+        """Another place for checkpoints and another experiment: the next run is a new one, on the same data."""
+        self.experiment = name
+        (self.folder / "isnet.toml").write_text(
+            f'default = "soak"\n[context.soak]\nstore = "s3://soak"\ncheckpoints = "s3://soak/{name}"\n'
+            f's3_endpoint = "{self.store.endpoint}"\ntracking = "{self.tracking.address}"\n',
+            encoding="utf-8",
+        )
+
+    def environment(self) -> dict[str, str]:
+        return {**os.environ, "ISNET_HOME": str(self.folder / "home")}
+
+    def isnet(self, *words: str) -> str:
+        """A command in calm weather; its standard output."""
+        command = [sys.executable, "-m", "jobs.cli", *words]
+        done = subprocess.run(
+            command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
+        )
+        if done.returncode != 0:
+            raise RunFailed(f"isnet {' '.join(words)} ended with {done.returncode}: {done.stderr[-800:]}")
+        return done.stdout
+
+
+@contextmanager
+def _surroundings(folder: Path) -> Iterator[World]:
+    with local_s3() as variables, mlflow_server(folder) as port:
+        os.environ.update(variables)
+        ensure_bucket("s3://soak")
+        with FaultProxy(variables["AWS_ENDPOINT_URL"], stall_s=5.0) as store:
+            tracking = StateProxy(port)
+            world = World(folder, store, tracking)
+            world.begin("calm")
+            try:
+                yield world
+            finally:
+                tracking.close()
+
+
+class _Clock:
+    """Bad weather: at seeded moments one of its kinds begins, or all of it ends."""
+
+    def __init__(self, world: World, tally: Tally, seed: int) -> None:
+        self._world, self._tally = world, tally
+        self._chance = random.Random(seed)
+        self._seed = seed
+
+    def calm(self) -> None:
+        self._world.store.fault = no_fault
+        self._world.tracking.put("healthy")
+
+    def until_over(self, process: subprocess.Popen[str]) -> bool:
+        """Let things happen until the process ends; returns whether we ended it."""
+        while True:
+            pause_s = self._chance.expovariate(1 / _MEAN_PAUSE_S)
+            try:
+                process.wait(timeout=pause_s)
+                return False
+            except subprocess.TimeoutExpired:
+                pass
+            kind = self._chance.choice(("store", "store", "tracking", "tracking", "kill"))
+            if kind == "store":
+                rate, self._seed = self._chance.choice(_FAULT_RATES), self._seed + 1
+                self._world.store.fault = seeded_faults(rate, seed=self._seed) if rate else no_fault
+            elif kind == "tracking":
+                state = self._chance.choice(("slow", "failing", "down", "healthy"))
+                self._world.tracking.put(state)  # type: ignore[arg-type]
+                self._tally.happened[f"MLflow {state}"] += state != "healthy"
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+                self._tally.happened["SIGKILL"] += 1
+                return True
+
+
+def _one_run(world: World, clock: _Clock, tally: Tally, expected: str) -> str | None:
+    """One run to its end, however often it is killed; returns its id in MLflow."""
+    command = [
+        sys.executable,
+        "-m",
+        "jobs.cli",
+        "train",
+        "demo",
+        *_SETTINGS,
+        f"tracking.experiment={world.experiment}",
+        "--json",
+    ]
+    world.begin(f"round-{tally.runs}-{len(tally.broken)}")
+    for _ in range(_MOST_ATTEMPTS):
+        log = world.folder / "attempt.log"
+        with open(log, "w", encoding="utf-8") as errors:
+            process = subprocess.Popen(
+                command,
+                cwd=world.folder,
+                env=world.environment(),
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+                start_new_session=True,
+            )
+        peak, done = _Peak(process.pid), threading.Event()
+        watcher = threading.Thread(target=peak.watch, args=(done,), daemon=True)
+        watcher.start()
+        was_killed = clock.until_over(process)
+        done.set()
+        watcher.join()
+        tally.attempts += 1
+        out = process.stdout.read() if process.stdout else ""
+        if not was_killed and process.returncode == 0:
+            report = json.loads(out)
+            tally.runs += 1
+            tally.peak_mib.append(round(peak.bytes / 2**20, 1))
+            if report["state_digest"] != expected:
+                tally.broken.append(f"run {report['run_id']} ended on other bits than an undisturbed one")
+            return str(report["run_id"])
+        said = log.read_text(encoding="utf-8")
+        if "Traceback" in said:
+            tally.broken.append(f"an attempt ended with a traceback: {said[-600:]}")
+    tally.broken.append(f"a run did not end within {_MOST_ATTEMPTS} attempts: {said[-600:]}")
+    return None
+
+
+class _Peak:
+    """The most memory that a process was seen to hold."""
+
+    def __init__(self, pid: int) -> None:
+        import psutil
+
+        self._process = psutil.Process(pid)
+        self.bytes = 0
+
+    def watch(self, done: threading.Event) -> None:
+        import psutil
+
+        while not done.wait(0.2):
+            try:
+                self.bytes = max(self.bytes, self._process.memory_info().rss)
+            except psutil.Error:
+                return
+
+
+def _ask_promises(world: World, tally: Tally, run_id: str | None) -> None:
+    """Of a run that ended, now that the weather is calm."""
+    try:
+        world.isnet("runs", "sync")
+    except RunFailed as error:
+        tally.broken.append(f"something stayed in the spool: {error}")
+    try:
+        world.isnet("data", "verify", "soak")
+    except RunFailed as error:
+        tally.broken.append(f"the dataset is damaged: {error}")
+    if run_id is not None:
+        tally.broken.extend(_record_complaints(world, run_id))
+
+
+def _record_complaints(world: World, run_id: str) -> Iterator[str]:
+    from trainplane.tracking.client import client_for
+
+    client = client_for(world.tracking.address)
+    status = client.get_run(run_id).info.status
+    if status != "FINISHED":
+        yield f"run {run_id} is {status} in MLflow"
+    steps = sorted(point.step for point in client.get_metric_history(run_id, "train/generator"))
+    due = list(range(LOG_EVERY, STEPS + 1, LOG_EVERY))
+    if steps != due and steps != [step - 1 for step in due]:
+        yield f"run {run_id} has train/generator at steps {steps}, not each of {due} once"
+
+
+def _photos(folder: Path) -> Path:
+    """Twelve smooth pictures."""
+    photos = folder / "photos"
+    photos.mkdir()
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        y, x = np.mgrid[0:70, 0:90]
+        waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2)) for _ in range(3)]
+        picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
+        Image.fromarray(picture).save(photos / f"{number:02}.png")
+    return photos
