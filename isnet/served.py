@@ -12,9 +12,11 @@ from __future__ import annotations
 import base64
 import binascii
 import os
+import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -27,6 +29,8 @@ from isnet.photo_files import encode_photo
 from isnet.predictor import Predictor
 
 COLUMNS = ("image", "mask")
+# MLflow's number for what a client must mend: HTTP status 400.
+_INVALID = 1000
 PARAMETERS = ("hole", "threshold", "composite", "resize_mask")
 
 
@@ -46,9 +50,12 @@ class ServedModel:
         Returns a DataFrame for a DataFrame, else a list of dicts, row by row: `image` and `notes`, both strings.
         Raises `InputError` naming the row; nothing is returned then.
         """
-        options = _options(params or {})
-        rows = _rows(model_input)
-        answers = [self._answer(number, row, options) for number, row in enumerate(rows)]
+        try:
+            options = _options(params or {})
+            rows = _rows(model_input)
+            answers = [self._answer(number, row, options) for number, row in enumerate(rows)]
+        except InputError as error:
+            raise _for_the_server(error) from error
         return type(model_input)(answers) if hasattr(model_input, "to_dict") else answers
 
     def _answer(self, number: int, row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
@@ -70,20 +77,41 @@ def _load_pyfunc(path: str | os.PathLike[str]) -> ServedModel:
     return ServedModel(load_model(os.fspath(path)), device="cuda" if torch.cuda.is_available() else "cpu")
 
 
+class _Silent(Exception):
+    """Between MLflow's exception and ours: MLflow's hands its message on to whatever class comes next."""
+
+    def __init__(self, *arguments: object) -> None:
+        """Ours is initialised already."""
+
+
+def _for_the_server(error: InputError) -> InputError:
+    """The same refusal, where MLflow is serving, as a kind of its own exception: its server answers those with their
+    status and sentence, and anything else with a stack trace."""
+    mlflow = sys.modules.get("mlflow.exceptions")
+    if mlflow is None:
+        return error
+    base: Any = mlflow.MlflowException
+    kind = type("Refused", (base, _Silent, type(error)), {"__str__": lambda refused: refused.message})
+    refused: Any = kind.__new__(kind, str(error))
+    refused.__dict__.update(error.__dict__)
+    base.__init__(refused, str(error), error_code=_INVALID)
+    return cast(InputError, refused)
+
+
 def _options(params: Mapping[str, Any]) -> dict[str, Any]:
     unknown = sorted(set(params) - set(PARAMETERS))
     if unknown:
         raise InputError(f"parameters {', '.join(unknown)} are unknown; need some of {', '.join(PARAMETERS)}")
     for name in ("composite", "resize_mask"):
-        if not isinstance(params.get(name, True), bool):
+        if not isinstance(params.get(name, True), bool | np.bool_):
             raise InputError(f"parameter {name} is {params[name]!r}; need true or false")
     threshold = params.get("threshold", 128)
-    if not isinstance(threshold, int):
+    if not isinstance(threshold, int | np.integer):
         raise InputError(f"parameter threshold is {threshold!r}; need a whole number from 1 to 255")
     return {
-        "rules": MaskRules(hole=cast(Polarity, params.get("hole", "white")), threshold=threshold),
-        "composite": params.get("composite", True),
-        "resize_mask": params.get("resize_mask", False),
+        "rules": MaskRules(hole=cast(Polarity, params.get("hole", "white")), threshold=int(threshold)),
+        "composite": bool(params.get("composite", True)),
+        "resize_mask": bool(params.get("resize_mask", False)),
     }
 
 

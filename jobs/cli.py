@@ -68,6 +68,7 @@ RESUMABLE = {
         ("jobs.demo:demo", "jobs.train:train", "jobs.tune:tune"),
         "; run the same command again to go on from the last checkpoint",
     ),
+    "jobs.inpaint:inpaint": "; run the same command again: a job over prefixes goes on after the parts that are stored",
     "jobs.pack:pack": "; run the same command again to go on after the shards that are stored",
 }
 

@@ -22,10 +22,12 @@ from PIL import Image
 
 from isnet.images import decode_rgb
 from isnet.masks import irregular
+from jobs import model_card
 from jobs.cli import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
 from jobs.evaluating import Protocol, evaluate_model, protocol
 from jobs.isnet_task import picture_bytes
+from jobs.judging import update_page
 from jobs.model_ref import open_model, untrained
 from jobs.registering import register_checkpoint
 from jobs.report import Report, plain
@@ -38,7 +40,8 @@ from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import promote as promotions
 from trainplane.registry import versions
-from trainplane.registry.gates import Rules, Verdict, judge
+from trainplane.registry.gates import Verdict, judge
+from trainplane.registry.rules import Rules
 from trainplane.storage import ensure_bucket, open_store
 from trainplane.tracking.gallery import strip
 from trainplane.train.identity import exclusive
@@ -142,6 +145,9 @@ def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) 
         )
     except RunFailed:
         return verdicts, False
+    finally:
+        model_card.write(context, MODEL, version)
+        update_page(context, MODEL)
     return verdicts, True
 
 

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from jobs import evaluate_record, mask_study, report_pictures
+from jobs import evaluate_record, mask_study, model_card, report_pictures
 from jobs.cli import emit
 from jobs.evaluating import Measured, Protocol, compare, measure_model, protocol
 from jobs.model_ref import Model, open_model
+from jobs.on_ray import tasks_wanted
 from jobs.report import Report, csv, markdown, plain
 from jobs.report_page import page
 from jobs.scoring import Score, to_csv
 from trainplane.cluster.context import Context, resolve
-from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.registry.versions import attach_evaluation, find_version
 from trainplane.tracking import lineage
@@ -51,19 +50,40 @@ def evaluate(args: argparse.Namespace) -> int:
     )
     if args.mask_study and (rules.bench.mask_set is None or args.mask_loading != "nearest"):
         raise UserError("--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading")
+    report, run_id, folder = recorded(
+        context,
+        models,
+        rules,
+        folder=Path(args.output).expanduser() if args.output else None,
+        tasks=tasks_wanted(args.parallel),
+        with_study=args.mask_study,
+    )
+    places = {"run_id": run_id, "folder": str(folder), "page": str(folder / PAGE)}
+    emit(args, {**report.to_json(), **places}, f"{plain(report)}\npage: {folder / PAGE}\nMLflow run: {run_id}")
+    return 0
+
+
+def recorded(
+    context: Context,
+    models: Mapping[str, Model],
+    rules: Protocol,
+    *,
+    folder: Path | None = None,
+    tasks: int = 0,
+    with_study: bool = False,
+) -> tuple[Report, str, Path]:
+    """The report, its MLflow run and its folder; registered versions among the models have it attached."""
     run_id = evaluate_record.begin(context, models, rules)
     try:
-        folder = Path(args.output).expanduser() if args.output else context.home / "evaluations" / run_id
-        report = run(context, models, rules, folder=folder, tasks=_tasks(args), with_study=args.mask_study)
+        folder = folder or context.home / "evaluations" / run_id
+        report = run(context, models, rules, folder=folder, tasks=tasks, with_study=with_study)
+        evaluate_record.finish(context, run_id, report, folder)
     except BaseException:
         # Whatever ended it, Ctrl-C too: no run may stay RUNNING.
         evaluate_record.fail(context, run_id)
         raise
-    evaluate_record.finish(context, run_id, report, folder)
     _keep_with_versions(context, models, report, folder)
-    places = {"run_id": run_id, "folder": str(folder), "page": str(folder / PAGE)}
-    emit(args, {**report.to_json(), **places}, f"{plain(report)}\npage: {folder / PAGE}\nMLflow run: {run_id}")
-    return 0
+    return report, run_id, folder
 
 
 def open_models(words: list[str], context: Context) -> dict[str, Model]:
@@ -155,10 +175,4 @@ def _keep_with_versions(context: Context, models: Mapping[str, Model], report: R
             if label == report.ours:
                 files |= {name: folder / name for name in (PAGE, FIGURE, WORST)}
             attach_evaluation(context.tracking, version.name, version.version, report.evaluations[label], files=files)
-
-
-def _tasks(args: argparse.Namespace) -> int:
-    """Ray tasks at once; 0: this process."""
-    if args.parallel is not None:
-        return int(args.parallel)
-    return (os.cpu_count() or 1) if in_ray_job() else 0
+            model_card.write(context, version.name, str(version.version))

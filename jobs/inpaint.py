@@ -1,7 +1,8 @@
 """`isnet inpaint IMAGE MASK -o OUT`: fill the hole of a picture, or of every picture of a folder.
 
 In a folder each picture needs a mask of the same name (any suffix) in the mask folder, or one mask file serves all.
-What cannot be filled is named with its reason; the others are filled, and the exit status is 1.
+What cannot be filled is named with its reason; the others are filled, and the exit status is 1. Prefixes of an object
+store are a batch job (inpaint_batch.py).
 """
 
 from __future__ import annotations
@@ -16,14 +17,14 @@ from isnet.errors import InputError
 from isnet.folders import find_pictures
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
+from jobs import inpaint_batch
 from jobs.cli import emit
 from jobs.model_ref import Model, open_model
+from jobs.on_ray import tasks_wanted
 from jobs.progress import bar
 from trainplane.cluster.context import resolve
+from trainplane.cluster.session import in_ray_job
 from trainplane.errors import UserError
-
-# A picture of another format is written losslessly.
-_KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,8 @@ class Task:
 
 def inpaint(args: argparse.Namespace) -> int:
     """The command."""
+    if _is_batch(args):
+        return _batch(args)
     tasks, failed = plan(Path(args.image), Path(args.mask), Path(args.output))
     context = resolve(args.context)
     context.activate()
@@ -51,6 +54,30 @@ def inpaint(args: argparse.Namespace) -> int:
         raise InputError(f"{failed[-1]['image']} with mask {failed[-1]['mask']}: {failed[-1]['reason']}")
     lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
     emit(args, {"model": args.model, "done": done, "failed": failed}, "\n".join(lines))
+    return 1 if failed else 0
+
+
+def _is_batch(args: argparse.Namespace) -> bool:
+    """Prefixes of a store always; folders where tasks are asked for, or a cluster runs this as its job."""
+    if args.parallel is not None or any("://" in word for word in (args.image, args.mask, args.output)):
+        return True
+    return in_ray_job() and Path(args.image).is_dir() and Path(args.mask).is_dir()
+
+
+def _batch(args: argparse.Namespace) -> int:
+    """Prefixes of an object store, or folders with `--parallel`: see inpaint_batch.py."""
+    context = resolve(args.context)
+    context.activate()
+    options = inpaint_batch.Options(args.raw, args.black_is_hole, args.resize_mask)
+    job = inpaint_batch.plan(args.image, args.mask, args.output, model=args.model, options=options)
+    manifest = inpaint_batch.run(job, context, tasks=tasks_wanted(args.parallel))
+    done, failed = manifest["pictures"], manifest["failed"]
+    lines = [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
+    lines.append(
+        f"{len(done)} pictures filled by {manifest['model']}; {args.output}/{inpaint_batch.MANIFEST} names them"
+    )
+    payload = {"model": manifest["model"], "done": done, "failed": failed, "manifest": inpaint_batch.MANIFEST}
+    emit(args, payload, "\n".join(lines))
     return 1 if failed else 0
 
 
@@ -78,7 +105,7 @@ def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[s
         if found is None:
             failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
             continue
-        kept = relative.suffix.lower() in _KEPT_SUFFIXES
+        kept = relative.suffix.lower() in inpaint_batch.KEPT_SUFFIXES
         target = output / (relative if kept else relative.with_suffix(".png"))
         if target in targets or (not kept and (image / relative.with_suffix(".png")).exists()):
             # b.gif beside b.png: neither result may overwrite the other.

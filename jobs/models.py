@@ -8,20 +8,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs import model_card
 from jobs.cli import emit
 from jobs.config import PRESETS
-from jobs.evaluating import evaluate_model, protocol
-from jobs.model_ref import checkpoint_of_run, open_model
+from jobs.judging import judge_version, update_page
+from jobs.model_ref import checkpoint_of_run
 from jobs.registering import register_checkpoint
-from jobs.sample_photos import ensure_sample_datasets
 from trainplane.cluster.context import Context, resolve
 from trainplane.config import build, read_yaml
-from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.registry import audit as trails
 from trainplane.registry import promote as promotions
 from trainplane.registry import versions
-from trainplane.registry.gates import Rules, Verdict, judge
+from trainplane.registry.rules import Rules
 from trainplane.storage import open_store
 from trainplane.tracking.client import client_for
 from trainplane.train import checkpoint as checkpoints
@@ -89,7 +88,9 @@ def register(args: argparse.Namespace) -> int:
     else:
         place = args.source
         run_id = run_of_checkpoint(place, context)
-    version = register_checkpoint(context, place, name=args.name, run_id=run_id)
+    licence = Path(args.licence).expanduser() if args.licence else None
+    version = register_checkpoint(context, place, name=args.name, run_id=run_id, licence=licence)
+    update_page(context, args.name)
     emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
     return 0
 
@@ -110,75 +111,67 @@ def promote(args: argparse.Namespace) -> int:
     """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
     context = _context(args)
     rules = build(Rules, read_yaml(Path(args.gates) if args.gates else PRESETS / "gates" / "default.yaml"))
+    if args.force is not None and not args.force.strip():
+        raise UserError("--force needs a reason; say in a sentence why the gates may be passed over")
+    versions.show_version(context.tracking, args.name, args.version)
     store = open_store(context.audit)
     current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
     expected = current if args.expect is None else None if args.expect == "none" else args.expect
-    verdicts = judge_version(context, args.name, args.version, rules, current=current, dataset=args.dataset)
-    entry = promotions.promote(
-        args.name,
-        args.version,
-        verdicts=verdicts,
-        store=store,
-        tracking_uri=context.tracking,
-        alias=args.to,
-        expected_current=expected,
-        force_reason=args.force,
+    verdicts = judge_version(
+        context, args.name, args.version, rules, current=current, dataset=args.dataset, alias=args.to
     )
+    try:
+        entry = promotions.promote(
+            args.name,
+            args.version,
+            verdicts=verdicts,
+            store=store,
+            tracking_uri=context.tracking,
+            alias=args.to,
+            expected_current=expected,
+            reason=args.reason,
+            force_reason=args.force,
+        )
+    finally:
+        # Verdicts stand on the pages whether they let the version pass or not.
+        model_card.write(context, args.name, args.version)
+        update_page(context, args.name)
     lines = [f"{'passed' if v.passed else 'FAILED'}  {v.gate}: {v.evidence}" for v in verdicts]
     lines.append(f"{args.name}@{args.to} is version {entry.to_version} (audit record {entry.number})")
-    emit(args, {"name": args.name, "verdicts": [asdict(v) for v in verdicts], "audit": asdict(entry)}, "\n".join(lines))
+    verdict_rows = versions.verdicts_as_json(verdicts)
+    emit(args, {"name": args.name, "verdicts": verdict_rows, "audit": asdict(entry)}, "\n".join(lines))
     return 0
 
 
-def judge_version(
-    context: Context, name: str, version: str, rules: Rules, *, current: str | None, dataset: str | None
-) -> list[Verdict]:
-    """Verdicts on a version; what the rules compare with and is not known yet is measured first."""
-    entry = versions.show_version(context.tracking, name, version)
-    evaluation = entry["evaluation"]
-    if dataset is not None and (evaluation is None or _is_another(context, dataset, evaluation)):
-        model = open_model(f"models:/{name}/{version}", context)
-        rules_of_play = protocol(context, dataset, masks="irregular", size=model.size or 256)
-        evaluation = evaluate_model(model, rules_of_play)
-        versions.attach_evaluation(context.tracking, name, version, evaluation)
-    baselines: dict[str, Any] = {}
-    production = None
-    if evaluation is not None:
-        same = _same_protocol(context, evaluation)
-        baselines = {rule.baseline: evaluate_model(open_model(rule.baseline, context), same) for rule in rules.beats}
-        if current is not None and current != version:
-            production = versions.show_version(context.tracking, name, current)["evaluation"]
-            if production is None or any(production[name] != evaluation[name] for name in _COMPARABLE):
-                production = evaluate_model(open_model(f"models:/{name}/{current}", context), same)
-    lineage = {fact: entry[fact] for fact in ("run_id", *versions.FACTS)}
-    return judge(rules, evaluation, baselines=baselines, production=production, lineage=lineage)
-
-
-_COMPARABLE = ("dataset_digest", "masks_digest", "definition")
-
-
-def _is_another(context: Context, dataset: str, evaluation: dict[str, Any]) -> bool:
-    """Whether an evaluation was made on other pictures than those asked for."""
-    ensure_sample_datasets([dataset], context)
-    return bool(Dataset.open(context.dataset(dataset)).digest != evaluation["dataset_digest"])
-
-
-def _same_protocol(context: Context, evaluation: dict[str, Any]) -> Any:
-    """The protocol an evaluation was made with; refused where the dataset has changed since."""
-    found = protocol(
-        context,
-        evaluation["dataset"],
-        masks=evaluation["masks"],
-        size=evaluation["size"],
-        seed=evaluation["seed"],
-        definition=evaluation["definition"],
-    )
-    if found.dataset.digest != evaluation["dataset_digest"]:
+def approve(args: argparse.Namespace) -> int:
+    """`isnet models approve NAME VERSION`: a second person's word, kept in the audit trail."""
+    context = _context(args)
+    entry = versions.show_version(context.tracking, args.name, args.version)
+    if entry["evaluation"] is None:
         raise UserError(
-            f"{evaluation['dataset']} has digest {found.dataset.digest}, and the version was evaluated on "
-            f"{evaluation['dataset_digest']}; evaluate it again on what is there now"
+            f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve of; "
+            f"run isnet evaluate models:/{args.name}/{args.version} DATASET"
         )
-    return found
+    record = promotions.approve(
+        args.name,
+        args.version,
+        subject=promotions.subject(entry["model_digest"], entry["evaluation_digest"]),
+        store=open_store(context.audit),
+        tracking_uri=context.tracking,
+        alias=args.to,
+        note=args.note,
+    )
+    text = f"{record.who} approves of {args.name} version {args.version} for @{args.to} (audit record {record.number})"
+    emit(args, {"name": args.name, "audit": asdict(record)}, text)
+    return 0
+
+
+def card(args: argparse.Namespace) -> int:
+    """`isnet models card NAME VERSION`: write the model card from the record, and print it."""
+    context = _context(args)
+    text = model_card.write(context, args.name, args.version)
+    emit(args, {"name": args.name, "version": args.version, "card": text}, text.rstrip())
+    return 0
 
 
 def rollback(args: argparse.Namespace) -> int:
@@ -186,9 +179,10 @@ def rollback(args: argparse.Namespace) -> int:
     context = _context(args)
     started = time.monotonic()
     entry = promotions.rollback(
-        args.name, store=open_store(context.audit), tracking_uri=context.tracking, reason="rollback", alias=args.to
+        args.name, store=open_store(context.audit), tracking_uri=context.tracking, reason=args.reason, alias=args.to
     )
     seconds = time.monotonic() - started
+    update_page(context, args.name)
     text = f"{args.name}@{args.to} is version {entry.to_version} again, was {entry.from_version} ({seconds:.1f} s)"
     emit(args, {"name": args.name, "audit": asdict(entry), "seconds": seconds}, text)
     return 0
@@ -205,10 +199,14 @@ def audit(args: argparse.Namespace) -> int:
     repaired = promotions.reconcile(args.name, store=store, tracking_uri=context.tracking)
     entries = trails.read_trail(store, args.name).entries
     lines = [
-        f"{e.number:>4}  {e.time}  {e.action:<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
+        f"{e.number:>4}  {e.time}  {_loud(e.action):<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
         f"  {e.who}  {e.reason}"
         for e in entries
     ]
     payload = {"name": args.name, "records": [asdict(entry) for entry in entries], "repaired": repaired}
     emit(args, payload, "\n".join([*lines, *repaired]) or "never promoted")
     return 0
+
+
+def _loud(action: str) -> str:
+    return "FORCED" if action == "force" else action

@@ -1,34 +1,44 @@
-"""From a checkpoint to a model version: export, package, register. The same checkpoint is the same version."""
+"""From a checkpoint to a model version: export, package, register. The same checkpoint is the same version.
+
+A version holds everything needed to use it: folded weights, configuration, the package `isnet`, pinned requirements, a
+licence, and golden pictures. What it earned (evaluation, verdicts, card) is kept beside it and may change.
+"""
 
 from __future__ import annotations
 
-import base64
-import io
+import json
 import tempfile
+from importlib import metadata
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
-from jobs.model_ref import task_of_checkpoint
+from jobs import golden, model_card
+from jobs.isnet_task import TRAINED
+from jobs.model_ref import generator_of, task_of_checkpoint
 from trainplane.cluster.context import Context
+from trainplane.errors import UserError
 from trainplane.registry.package import package, register
 from trainplane.tracking.client import client_for
 from trainplane.train.checkpoint import open_address
 from trainplane.train.pins import pinned
 
+LICENCE = "LICENSE"
+PARAMS: dict[str, str | bool | int] = {"hole": "white", "threshold": 128, "composite": True, "resize_mask": False}
 
-def register_checkpoint(context: Context, place: str, *, name: str, run_id: str) -> str:
+
+def register_checkpoint(context: Context, place: str, *, name: str, run_id: str, licence: Path | None = None) -> str:
     """Register the checkpoint at `place`, made by MLflow run `run_id`; returns the version's number.
 
-    It is pinned first: a run that is still training would take it away.
+    It is pinned first: a run that is still training would take it away. `licence`: a file; the project's own otherwise.
     """
+    text = licence_text(licence)
     store, found = open_address(place)
     with pinned(store, found.key, by=f"models:/{name}"):
-        return _register(context, f"{store.address}/{found.key}", name=name, run_id=run_id)
+        version = _register(context, f"{store.address}/{found.key}", name=name, run_id=run_id, licence=text)
+    model_card.write(context, name, version)
+    return version
 
 
-def _register(context: Context, place: str, *, name: str, run_id: str) -> str:
+def _register(context: Context, place: str, *, name: str, run_id: str, licence: str | None) -> str:
     task, loaded = task_of_checkpoint(place)
     run = client_for(context.tracking).get_run(run_id)
     facts = {
@@ -41,30 +51,44 @@ def _register(context: Context, place: str, *, name: str, run_id: str) -> str:
     with tempfile.TemporaryDirectory(prefix="isnet-export-") as folder:
         data = Path(folder) / "exported"
         data.mkdir()
+        golden.write(generator_of(task).eval(), data)
         exported = task.export(data)
+        if licence is not None:
+            (data / LICENCE).write_text(licence, encoding="utf-8")
+        _note_steps(data / TRAINED, loaded.state.step)
         model = package(
             exported,
             data=data,
             folder=Path(folder) / "model",
             inputs=("image", "mask"),
-            outputs=("image",),
+            outputs=("image", "notes"),
+            params=PARAMS,
             created_ms=run.info.start_time,
-            example=example(),
+            example=golden.requests()[0],
             metadata=facts,
         )
         return register(context.tracking, name, model, run_id=run_id, facts=facts, step=loaded.state.step)
 
 
-def example() -> dict[str, str]:
-    """One small row of the signature: a gradient with a hole in its middle, as base64 PNG."""
-    ramp = np.linspace(0, 255, 32).astype(np.uint8)
-    image = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
-    mask = np.zeros((32, 32), np.uint8)
-    mask[12:20, 12:20] = 255
-    return {"image": _png(image), "mask": _png(mask)}
+def _note_steps(file: Path, steps: int) -> None:
+    """Beside what the network was trained for, how long it was."""
+    trained = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**trained, "steps": steps}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
-def _png(pixels: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
+def licence_text(file: Path | None) -> str | None:
+    """The licence of a version: a file's text, or the project's as it was installed; None where it was not, and then
+    the gate on it will say so."""
+    if file is not None:
+        try:
+            text = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise UserError(f"licence {file} cannot be read ({error}); name a text file") from error
+        if not text.strip():
+            raise UserError(f"licence {file} is empty; name a file that says what may be done with the weights")
+        return text
+    try:
+        files = metadata.files("isnet-platform") or []
+    except metadata.PackageNotFoundError:
+        return None
+    return next((entry.read_text() for entry in files if entry.name == LICENCE), None)

@@ -6,11 +6,10 @@ intervals and comparisons are made of scores (evaluating.py). Not here: which pa
 
 from __future__ import annotations
 
-import os
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields, replace
+from dataclasses import astuple, dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -24,11 +23,11 @@ from isnet.mask_loading import loaded
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, measure
 from jobs.isnet_task import picture_bytes
-from jobs.model_ref import Model, open_model
+from jobs.model_ref import Model
+from jobs.on_ray import portable, shares_done, worker_model
 from jobs.pairing import Pairing
 from jobs.progress import bar
 from trainplane.cluster.context import Context
-from trainplane.cluster.session import ray_session
 from trainplane.data.manifest import Dataset
 
 Pixels = NDArray[np.uint8]
@@ -139,46 +138,20 @@ def scores_here(model: Model, bench: Bench, numbers: Sequence[int] | None = None
 
 
 def scores_on_ray(model: Model, bench: Bench, context: Context, *, tasks: int) -> list[Score]:
-    """All pairs as Ray tasks, `tasks` at once: each worker process opens the model once and keeps it."""
+    """All pairs as Ray tasks, `tasks` at once."""
     numbers = range(len(bench.pairing.pairs))
-    shares = [numbers[start : start + PAIRS_PER_TASK] for start in range(0, len(numbers), PAIRS_PER_TASK)]
-    with ray_session(num_cpus=tasks) as ray:
-        task = ray.remote(num_cpus=1, max_retries=3)(_scores_of_share)
-        held = ray.put((model.pinned, bench, replace(context, environment={}), _environment()))
-        waiting, found = list(reversed(shares)), []
-        under_way: list[Any] = []
-        progress = iter(bar(range(len(shares)), "evaluate", total=len(shares)))
-        while waiting or under_way:
-            while waiting and len(under_way) < 2 * tasks:
-                under_way.append(task.remote(held, list(waiting.pop())))
-            done, under_way = ray.wait(under_way, num_returns=1)
-            try:
-                found += ray.get(done[0])
-            except ray.exceptions.RayTaskError as error:
-                # Our sentences come back as themselves, without Ray's account of where they were said.
-                raise error.cause from None
-            next(progress, None)
+    shares = [list(numbers[start : start + PAIRS_PER_TASK]) for start in range(0, len(numbers), PAIRS_PER_TASK)]
+    held = (model.pinned, bench, portable(context))
+    found: list[Score] = []
+    for scores in bar(shares_done(_scores_of_share, held, shares, tasks=tasks), "evaluate", total=len(shares)):
+        found += scores
     return sorted(found, key=lambda one: one.pair)
 
 
-_OPENED: dict[str, Model] = {}
-
-
-def _scores_of_share(held: tuple[str, Bench, Context, dict[str, str]], numbers: list[int]) -> list[Score]:
-    address, bench, context, environment = held
-    os.environ.update(environment)
-    if address not in _OPENED:
-        _OPENED.clear()
-        torch.set_num_threads(1)
-        _OPENED[address] = open_model(address, context)
-    return [score(_OPENED[address], view, bench.definition) for view in bench.views(numbers)]
-
-
-def _environment() -> dict[str, str]:
-    """What tasks need to reach the same places, apart from secrets: those are the cluster's own matter."""
-    names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
-    found = {name: os.environ[name] for name in names if name in os.environ}
-    return found | {"AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
+def _scores_of_share(held: tuple[str, Bench, tuple[Context, dict[str, str]]], numbers: list[int]) -> list[Score]:
+    address, bench, place = held
+    with worker_model(address, place) as model:
+        return [score(model, view, bench.definition) for view in bench.views(numbers)]
 
 
 def to_csv(scores: Sequence[Score]) -> str:

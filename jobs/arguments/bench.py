@@ -63,6 +63,24 @@ def bench(commands: Any) -> None:
     tracking.add_argument("--points", type=count, default=100_000, metavar="N", help="over the outage, default 100000")
     tracking.add_argument("--steps", type=count, default=10_000, metavar="N", help="of 20 metrics, default 10000")
     tracking.add_argument("--sample", type=count, default=2000, metavar="N", help="points one by one, default 2000")
+    promote = command(
+        actions, "promote", "jobs.bench.promote:promote", "processes that promote at once, one killed in every round"
+    )
+    promote.add_argument("--rounds", type=count, default=100, metavar="N", help="default 100")
+    promote.add_argument("--processes", type=count, default=8, metavar="N", help="at once, default 8")
+    promote.add_argument("--tracking", metavar="URI", help="an empty database (default: SQLite in a folder of its own)")
+    serve = command(
+        actions,
+        "serve",
+        "jobs.bench.serve:serve",
+        "a registered model against its checkpoint, cold; a batch job against a loop",
+    )
+    serve.add_argument("model", metavar="MODEL", help="models:/NAME/VERSION")
+    serve.add_argument("run", metavar="RUN", help="runs:/ID or the checkpoint it was registered from")
+    serve.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each way, default 5")
+    serve.add_argument("--pictures", type=count, default=64, metavar="N", help="in a batch, default 64")
+    serve.add_argument("--side", type=count, default=256, metavar="PX", help="of each picture, default 256")
+    serve.add_argument("--tasks", type=whole, default=2, metavar="N", help="Ray tasks of the job; 0: none; default 2")
     order = command(actions, "order", "jobs.bench.order:order", "what the order of samples costs, how well it shuffles")
     order.add_argument("--samples", type=count, default=10**7, metavar="N", help="to plan, default 10 million")
     order.add_argument("--ranks", type=count, default=1024, metavar="N", help="default 1024")

@@ -46,10 +46,16 @@ def evaluate(commands: Any) -> None:
 
 def inpaint(commands: Any) -> None:
     parser = command(commands, "inpaint", "jobs.inpaint:inpaint", "fill the hole of a picture, or of a folder of them")
-    parser.add_argument("image", metavar="IMAGE", help="a picture or a folder")
+    parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
     parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file, or folder for a folder")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
     parser.add_argument("--model", default="models:/isnet@production", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--parallel",
+        type=whole,
+        metavar="N",
+        help="as a resumable job of N Ray tasks; 0: in this process (default: 0, in a job of a cluster all processors)",
+    )
     parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
     parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
     parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
@@ -73,6 +79,9 @@ def models(commands: Any) -> None:
         help="train it with so many seeds first and take the best",
     )
     register.add_argument("--name", default="isnet", help="registered model, default isnet")
+    register.add_argument(
+        "--licence", metavar="FILE", help="what may be done with the weights (default: the project's)"
+    )
     promote = command(actions, "promote", "jobs.models:promote", "move an alias to a version that passes its gates")
     promote.add_argument("name", metavar="NAME")
     promote.add_argument("version", metavar="VERSION")
@@ -81,9 +90,24 @@ def models(commands: Any) -> None:
     promote.add_argument("--gates", metavar="FILE", help="YAML of rules (default: the shipped ones)")
     promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
     promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
+    promote.add_argument("--reason", default="", metavar="TEXT", help="kept in the audit")
+    approve = command(
+        actions,
+        "approve",
+        "jobs.models:approve",
+        "say, as somebody else than who promotes, that a version may be promoted",
+    )
+    approve.add_argument("name", metavar="NAME")
+    approve.add_argument("version", metavar="VERSION")
+    approve.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    approve.add_argument("--note", default="", metavar="TEXT", help="kept in the audit")
+    card = command(actions, "card", "jobs.models:card", "write a version's model card from the record, and print it")
+    card.add_argument("name", metavar="NAME")
+    card.add_argument("version", metavar="VERSION")
     rollback = command(actions, "rollback", "jobs.models:rollback", "back to the version in production before")
     rollback.add_argument("name", metavar="NAME")
     rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    rollback.add_argument("--reason", default="rollback", metavar="TEXT", help="kept in the audit")
     audit = command(actions, "audit", "jobs.models:audit", "every move of a model's aliases")
     audit.add_argument("name", metavar="NAME")
     audit.add_argument("--verify", action="store_true", help="check the chain and that aliases stand where it says")

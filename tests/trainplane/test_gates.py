@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 
 from trainplane.config import build, read_yaml
 from trainplane.errors import UserError
-from trainplane.registry.gates import Beat, Floor, NoWorse, Rules, Verdict, judge, passed
+from trainplane.registry.gates import Check, Verdict, judge, passed
+from trainplane.registry.rules import Beat, Floor, Limit, NoWorse, Rules
 from trainplane.registry.versions import verdicts_as_json
 
 LINEAGE = {"run_id": "r", "dataset_digest": "d", "config_digest": "c", "commit": "a1b2", "model_digest": "m"}
@@ -196,3 +197,61 @@ def test_rules_are_read_from_yaml_and_mistakes_are_named(tmp_path: Path) -> None
         bad.write_text(text)
         with pytest.raises(UserError, match=complaint):
             build(Rules, read_yaml(bad))
+
+
+def compared(p: float) -> dict[str, Any]:
+    return {"all": {"psnr": {"difference": 1.0, "p_better": p, "num_groups": 12}}}
+
+
+def test_a_gain_must_be_sure_where_the_rule_asks_for_it() -> None:
+    rules = Rules(beats=(Beat(baseline="production", metric="psnr", better="higher", p_below=0.05),), lineage=())
+    ours, theirs = {"bins": {"all": {"psnr": 25.0, "n": 9}}}, {"bins": {"all": {"psnr": 24.0, "n": 9}}}
+
+    def beat(comparisons: dict[str, Any]) -> Verdict:
+        [found] = [
+            v
+            for v in judge(rules, ours, baselines={}, production=theirs, lineage={}, comparisons=comparisons)
+            if v.gate.startswith("beats")
+        ]
+        return found
+
+    assert beat({"production": compared(0.049)}).passed
+    unsure = beat({"production": compared(0.2)})
+    assert not unsure.passed
+    assert "the paired test over 12 pictures says 0.2" in unsure.evidence
+    assert not beat({}).passed
+    assert not beat({"production": compared(math.nan)}).passed
+    # The first promotion of a name has nothing to beat.
+    verdicts = judge(rules, ours, baselines={}, production=None, lineage={})
+    assert not [v for v in verdicts if v.gate.startswith("beats")]
+
+
+@pytest.mark.parametrize(("value", "fine"), [(399.0, True), (401.0, False), (None, False), (math.inf, False)])
+def test_costs_have_limits(value: float | None, fine: bool) -> None:
+    rules = Rules(limits=(Limit(what="latency_ms", at_most=400),), lineage=())
+    evaluation = {"bins": {"all": {"n": 1}}, "cost": {"latency_ms": value}}
+    [limit] = [v for v in judge(rules, evaluation, baselines={}, production=None, lineage={}) if "limit" in v.gate]
+    assert limit.passed is fine
+
+
+@pytest.mark.parametrize(("worst", "fine"), [(0.0, True), (2.0, True), (3.0, False), (None, False), (math.nan, False)])
+def test_golden_pictures_may_differ_by_the_tolerance_and_no_more(worst: float | None, fine: bool) -> None:
+    rules = Rules(requires=("golden",), golden_tolerance=2, lineage=())
+    checks = {"golden": Check(None, "they differ", {"largest_difference": worst})}
+    verdicts = judge(rules, None, baselines={}, production=None, lineage={}, checks=checks)
+    assert [v.passed for v in verdicts if v.gate == "golden"] == [fine]
+
+
+def test_what_was_not_looked_at_has_not_passed() -> None:
+    checks = {"artifact": Check(False, "changed")}
+    verdicts = {v.gate: v for v in judge(Rules(), None, baselines={}, production=None, lineage={}, checks=checks)}
+    for name in ("artifact", "signature", "loads", "golden", "licence", "card"):
+        assert not verdicts[name].passed
+    assert "was not looked at" in verdicts["loads"].evidence
+
+
+def test_people_are_counted_once() -> None:
+    rules = Rules(approvals=2, lineage=())
+    for people, fine in (([], False), (["a@x", "a@x"], False), (["a@x", "b@x"], True)):
+        verdicts = judge(rules, None, baselines={}, production=None, lineage={}, approvers=people)
+        assert [v.passed for v in verdicts if v.gate == "approved"] == [fine]

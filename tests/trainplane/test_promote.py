@@ -12,9 +12,18 @@ from pathlib import Path
 import pytest
 
 from trainplane.errors import RunFailed, UserError
+from trainplane.registry import audit
 from trainplane.registry.audit import Conflict, faults, read_trail
 from trainplane.registry.gates import Verdict
-from trainplane.registry.promote import current_version, promote, reconcile, rollback, verify_audit
+from trainplane.registry.promote import (
+    approve,
+    current_version,
+    promote,
+    reconcile,
+    rollback,
+    subject,
+    verify_audit,
+)
 from trainplane.registry.versions import show_version
 from trainplane.storage import Store, open_store
 from trainplane.tracking.client import client_for
@@ -79,7 +88,7 @@ def test_forcing_needs_a_reason_and_is_in_the_record(
     assert (forced.action, forced.reason) == ("force", "demo at nine")
     assert len(str(forced.verdict_digest)) == 64
     assert alias(registry) == "1"
-    assert "FORCED to version 1: demo at nine" in caplog.text
+    assert "FORCED to version 1 past its gates: demo at nine" in caplog.text
 
 
 @pytest.mark.parametrize("expected", [None, "3"])
@@ -252,3 +261,51 @@ def test_of_promoters_at_the_same_time_one_wins_every_round(registry: str, store
     for process in promoters:
         process.communicate()
     assert verify_audit("isnet", store=store, tracking_uri=registry) == []
+
+
+def test_no_alias_is_repaired_by_a_trail_that_lost_its_end(registry: str, store: Store) -> None:
+    for version in ("1", "2"):
+        promote("isnet", version, verdicts=GOOD, store=store, tracking_uri=registry)
+    store.delete("audit/isnet/000002.json")
+    for act in (
+        lambda: reconcile("isnet", store=store, tracking_uri=registry),
+        lambda: current_version("isnet", store=store, tracking_uri=registry),
+        lambda: promote("isnet", "3", verdicts=GOOD, store=store, tracking_uri=registry),
+        lambda: rollback("isnet", store=store, tracking_uri=registry, reason="x"),
+    ):
+        with pytest.raises(RunFailed, match=r"MLflow saw record 2: records were removed; nothing was moved"):
+            act()
+    assert alias(registry) == "2"
+    assert "records were removed" in verify_audit("isnet", store=store, tracking_uri=registry)[0]
+
+
+def test_an_approval_is_a_record_that_moves_nothing(registry: str, store: Store) -> None:
+    promote("isnet", "1", verdicts=GOOD, store=store, tracking_uri=registry)
+    what = subject("model", "evaluation")
+    given = approve("isnet", "2", subject=what, store=store, tracking_uri=registry, note="seen the pictures")
+    assert approve("isnet", "2", subject=what, store=store, tracking_uri=registry) == given
+    assert alias(registry) == "1" == current_version("isnet", store=store, tracking_uri=registry)
+    trail = read_trail(store, "isnet")
+    assert trail.approvals("production", "2", what) == [given]
+    assert trail.approvals("production", "2", subject("model", "another evaluation")) == []
+    assert trail.approvals("production", "3", what) == []
+    assert verify_audit("isnet", store=store, tracking_uri=registry) == []
+    promote("isnet", "2", verdicts=GOOD, store=store, tracking_uri=registry, expected_current="1")
+    assert rollback("isnet", store=store, tracking_uri=registry, reason="x").to_version == "1"
+
+
+def test_records_of_other_aliases_do_not_stop_a_promotion(registry: str, store: Store, monkeypatch) -> None:
+    """Another alias takes the record's number between reading and writing: only another turn is needed."""
+    promote("isnet", "1", verdicts=GOOD, store=store, tracking_uri=registry)
+    original, calls = audit.append, []
+
+    def late(*arguments, **options):
+        if not calls:
+            calls.append(1)
+            promote("isnet", "3", verdicts=GOOD, store=store, tracking_uri=registry, alias="nightly")
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(audit, "append", late)
+    promote("isnet", "2", verdicts=GOOD, store=store, tracking_uri=registry, expected_current="1")
+    assert (alias(registry), alias(registry, "nightly")) == ("2", "3")
+    assert [entry.alias for entry in read_trail(store, "isnet").entries] == ["production", "nightly", "production"]

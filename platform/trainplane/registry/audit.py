@@ -1,4 +1,4 @@
-"""The trail of what was in production: append-only records in the store, each holding the digest of the one before.
+"""The trail of what was in production, and who approved it: append-only, each record with the digest of the one before.
 
 A record is created if absent, so of two writers of one number exactly one wins. The trail is the authority; an alias
 in MLflow is its projection (`promote.reconcile`). Records are canonical JSON under `audit/NAME/000001.json`, …
@@ -22,16 +22,17 @@ from trainplane.errors import RunFailed
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
 
-Action = Literal["promote", "rollback", "force"]
+Action = Literal["promote", "rollback", "force", "approve"]
 FIRST = "0" * 64
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One move of an alias.
+    """One move of an alias, or an approval of one to come (`approve`: nothing moved).
 
     number -- from 1, without gaps; prev -- sha256 of the record before, 64 zeros for the first
-    time -- UTC, ISO 8601; who -- user@host; verdict_digest -- sha256 of the verdicts that were known
+    time -- UTC, ISO 8601; who -- user@host; verdict_digest -- sha256 of the verdicts that were
+    known; of an approval: of what was approved
     """
 
     number: int
@@ -57,18 +58,31 @@ class Trail:
 
     def current(self, alias: str) -> str | None:
         """The version that the alias is to point at."""
-        return next((entry.to_version for entry in reversed(self.entries) if entry.alias == alias), None)
+        return next((entry.to_version for entry in reversed(self.moves(alias))), None)
 
     def before(self, alias: str) -> str | None:
         """The version that a rollback of the alias returns to."""
-        return rollback_target([entry for entry in self.entries if entry.alias == alias])
+        return rollback_target(self.moves(alias))
+
+    def moves(self, alias: str) -> list[Entry]:
+        """What moved the alias, the oldest first."""
+        return [entry for entry in self.entries if entry.alias == alias and entry.action != "approve"]
+
+    def approvals(self, alias: str, version: str, subject: str) -> list[Entry]:
+        """Approvals of a version for the alias, of exactly this subject (`promote.subject`)."""
+        wanted = ("approve", alias, version, subject)
+        return [e for e in self.entries if (e.action, e.alias, e.to_version, e.verdict_digest) == wanted]
 
     def aliases(self) -> list[str]:
-        return sorted({entry.alias for entry in self.entries})
+        return sorted({entry.alias for entry in self.entries if entry.action != "approve"})
 
 
 class Conflict(RunFailed):
     """Somebody else moved the alias first."""
+
+
+class NotLast(RunFailed):
+    """Another record took this one's number: the trail is to be read again."""
 
 
 class BrokenTrail(RunFailed):
@@ -112,7 +126,7 @@ def append(
     reason: str,
     verdict_digest: str | None,
 ) -> Trail:
-    """The trail with one record more, or `Conflict`, naming the winner, when another writer took its place."""
+    """The trail with one record more, or `NotLast` when another writer took its place."""
     entry = Entry(
         number=len(trail.entries) + 1,
         prev=trail.head,
@@ -123,19 +137,20 @@ def append(
         from_version=trail.current(alias),
         to_version=to_version,
         reason=reason,
-        who=f"{lineage.user()}@{socket.gethostname()}",
+        who=whoami(),
         verdict_digest=verdict_digest,
         # Makes every record unique, so that a lost answer of the store cannot make two writers both the winner.
         nonce=secrets.token_hex(8),
     )
     raw = canonical_json(asdict(entry))
     if not store.create(_key(name, entry.number), raw):
-        winner = json.loads(store.read(_key(name, entry.number)))
-        raise Conflict(
-            f"{name}@{winner['alias']} was moved to version {winner['to_version']} by {winner['who']} at "
-            f"{winner['time']}, while this {action} to version {to_version} was under way; look at it and try again"
-        )
+        raise NotLast(f"record {entry.number} of {name} was written by somebody else meanwhile; try again")
     return Trail((*trail.entries, entry), hashlib.sha256(raw).hexdigest())
+
+
+def whoami() -> str:
+    """`user@host` as records name who acts: as good as the system's own log-in, no better."""
+    return f"{lineage.user()}@{socket.gethostname()}"
 
 
 def faults(store: Store, name: str) -> list[str]:

@@ -1,80 +1,31 @@
 """Verdicts on a model version: pure functions of declared rules and recorded numbers.
 
-Rules are declared in YAML and read with `config.build(Rules, config.read_yaml(path))`::
-
-    dataset_digest: 5c6f…            # the held-out set that was to be evaluated on
-    floors:
-      - {metric: psnr, at_least: 20}
-      - {metric: l1_percent, bin: "40-50", at_most: 6}
-    beats:
-      - {baseline: classical:mean, metric: psnr, better: higher}
-    no_worse:
-      - {metric: psnr, better: higher, by: 0.1}
-    lineage: [dataset_digest, config_digest, commit, model_digest]
-
-An evaluation is what `isnet evaluate --json` prints: {model, dataset_digest, masks_digest, definition, bins: {"all":
-{psnr, …, n}, "10-20": …}}. A metric that is missing, NaN or infinite never passes. Acting on verdicts is `promote`.
+The rules are `rules.Rules`, as a YAML file declares them. An evaluation is what `isnet evaluate --json` prints:
+{model, dataset_digest, masks_digest, definition, bins: {"all": {psnr, …, n}, "10-20": …}}. A metric that is missing,
+NaN or infinite never passes. Acting on verdicts is `promote`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
 
-from pydantic import Field, model_validator
-
-from trainplane.section import Section
+from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, Limit, NoWorse, Requirement, Rules
 
 Evaluation = Mapping[str, Any]
-Better = Literal["higher", "lower"]
-ALL = "all"
+Comparisons = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
+"""{baseline: {bin: {metric: {difference, p_better, num_groups, …}}}}, the version minus the baseline, pair by pair."""
 
 
-class Floor(Section):
-    """An absolute bound on one metric in one bin."""
+@dataclass(frozen=True)
+class Check:
+    """What looking at the package found out. `fine` None: only `values` were measured, a rule says what they may be."""
 
-    metric: str
-    bin: str = Field(ALL, description="a bin of the evaluation, such as '10-20'; all: over every picture")
-    at_least: float | None = None
-    at_most: float | None = None
-
-    @model_validator(mode="after")
-    def _bounded(self) -> Floor:
-        if self.at_least is None and self.at_most is None:
-            raise ValueError(f"floor on {self.metric!r} has no bound; give at_least=… or at_most=…")
-        return self
-
-
-class Beat(Section):
-    """The version must be better than a named baseline by more than `by`."""
-
-    baseline: str = Field(..., description="model address of the baseline, such as 'classical:mean'")
-    metric: str
-    better: Better
-    bin: str = ALL
-    by: float = Field(0.0, ge=0)
-
-
-class NoWorse(Section):
-    """The version must not be worse than what is in production by more than `by`, in every bin both have."""
-
-    metric: str
-    better: Better
-    by: float = Field(0.0, ge=0)
-    bins: tuple[str, ...] | None = Field(None, description="bins that are compared; none: every bin of production")
-
-
-class Rules(Section):
-    """What a version must show before an alias may move to it."""
-
-    dataset_digest: str | None = Field(None, description="digest of the dataset to evaluate on; none: any")
-    masks_digest: str | None = Field(None, description="digest of the masks to evaluate on; none: any")
-    floors: tuple[Floor, ...] = ()
-    beats: tuple[Beat, ...] = ()
-    no_worse: tuple[NoWorse, ...] = ()
-    lineage: tuple[str, ...] = ("run_id", "dataset_digest", "config_digest", "commit", "model_digest")
+    fine: bool | None
+    evidence: str
+    values: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -94,20 +45,33 @@ def judge(
     baselines: Mapping[str, Evaluation],
     production: Evaluation | None,
     lineage: Mapping[str, str | None],
+    comparisons: Comparisons | None = None,
+    checks: Mapping[str, Check] | None = None,
+    approvers: Sequence[str] = (),
 ) -> list[Verdict]:
     """Every verdict on a version, failed ones among them, in the order of the rules.
 
     `production` is the evaluation of the version the alias points at; None on the first promotion of a name, which
-    meets the absolute floors only. `baselines` are evaluations by model address.
+    meets the absolute floors only. `baselines` are evaluations by model address. `checks` None: the caller has made
+    the package itself a moment ago, and nothing is required of it. `approvers`: who approved, the promoter left out.
     """
     verdicts = [_evaluated(evaluation)]
     if evaluation is not None:
+        known = baselines if production is None else {**baselines, PRODUCTION: production}
         verdicts += _same_data(rules, evaluation)
         verdicts += [_floor(rule, evaluation) for rule in rules.floors]
-        verdicts += [_beat(rule, evaluation, baselines.get(rule.baseline)) for rule in rules.beats]
+        verdicts += [_limit(rule, evaluation) for rule in rules.limits]
+        for rule in rules.beats:
+            if rule.baseline != PRODUCTION or production is not None:
+                paired = (comparisons or {}).get(rule.baseline)
+                verdicts.append(_beat(rule, evaluation, known.get(rule.baseline), paired))
         if production is not None:
             verdicts += [verdict for rule in rules.no_worse for verdict in _no_worse(rule, evaluation, production)]
     verdicts.append(_lineage(rules, lineage))
+    if checks is not None:
+        verdicts += [_required(name, checks.get(name), rules) for name in rules.requires]
+    if rules.approvals:
+        verdicts.append(_approved(rules.approvals, approvers))
     return verdicts
 
 
@@ -149,7 +113,31 @@ def _floor(rule: Floor, evaluation: Evaluation) -> Verdict:
     )
 
 
-def _beat(rule: Beat, evaluation: Evaluation, baseline: Evaluation | None) -> Verdict:
+def _limit(rule: Limit, evaluation: Evaluation) -> Verdict:
+    value = _finite((evaluation.get("cost") or {}).get(rule.what))
+    evidence = f"{rule.what} is {_shown(value)}, may be at most {rule.at_most:g}"
+    fine = value is not None and value <= rule.at_most
+    return Verdict(f"limit {rule.what}", fine, evidence, {"value": value, "at_most": rule.at_most})
+
+
+def _required(name: Requirement, check: Check | None, rules: Rules) -> Verdict:
+    if check is None:
+        return Verdict(name, False, f"{name} was not looked at, because something before it failed", {})
+    fine, evidence = check.fine, check.evidence
+    if name == "golden" and fine is None:
+        worst = _finite(check.values.get("largest_difference"))
+        fine = worst is not None and worst <= rules.golden_tolerance
+        evidence = f"{evidence}; may differ by {rules.golden_tolerance} of 255 at the most"
+    return Verdict(name, fine is True, evidence, check.values)
+
+
+def _approved(needed: int, approvers: Sequence[str]) -> Verdict:
+    people = sorted(set(approvers))
+    evidence = f"approved by {', '.join(people) or 'nobody else'}; need {needed} beside the one who promotes"
+    return Verdict("approved", len(people) >= needed, evidence, {"approvals": float(len(people))})
+
+
+def _beat(rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired: Mapping[str, Any] | None) -> Verdict:
     gate = f"beats {rule.baseline} {rule.metric} {rule.bin}"
     if baseline is None:
         return Verdict(gate, False, f"baseline {rule.baseline} was not evaluated; evaluate it on the same set", {})
@@ -161,7 +149,16 @@ def _beat(rule: Beat, evaluation: Evaluation, baseline: Evaluation | None) -> Ve
         f"{rule.metric} in {rule.bin} is {_shown(ours)}, {rule.baseline} has {_shown(theirs)}; "
         f"need {rule.better} by more than {rule.by:g}"
     )
-    return Verdict(gate, gain is not None and gain > rule.by, evidence, {"value": ours, "baseline": theirs})
+    fine = gain is not None and gain > rule.by
+    values: dict[str, float | str | None] = {"value": ours, "baseline": theirs}
+    if rule.p_below is not None:
+        found = ((paired or {}).get(rule.bin) or {}).get(rule.metric) or {}
+        p = _finite(found.get("p_better"))
+        fine = fine and p is not None and p < rule.p_below
+        values["p"] = p
+        evidence += f", with p below {rule.p_below:g}; the paired test over {found.get('num_groups', 0)} pictures "
+        evidence += "was not made" if p is None else f"says {p:.2g}"
+    return Verdict(gate, fine, evidence, values)
 
 
 def _no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[Verdict]:
@@ -207,7 +204,10 @@ def _differing(one: Evaluation, other: Evaluation) -> str | None:
 
 def _number(evaluation: Evaluation, bin_name: str, metric: str) -> float | None:
     """A finite metric, or None."""
-    value = ((evaluation.get("bins") or {}).get(bin_name) or {}).get(metric)
+    return _finite(((evaluation.get("bins") or {}).get(bin_name) or {}).get(metric))
+
+
+def _finite(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)

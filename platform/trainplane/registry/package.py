@@ -26,6 +26,8 @@ from trainplane.tracking.client import as_default, client_for, pyfunc, unreachab
 # MLflow writes this file into a folder that it downloads or loads from; Python writes its caches.
 _NOT_PART_OF_IT = ("registered_model_meta", "__pycache__")
 
+_KINDS = {bool: "boolean", int: "long", str: "string"}
+
 
 def package(
     exported: Exported,
@@ -35,19 +37,21 @@ def package(
     inputs: Sequence[str],
     outputs: Sequence[str],
     created_ms: int,
+    params: Mapping[str, str | bool | int] | None = None,
     example: Mapping[str, str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
     """The MLflow model `folder`, made from the files that the task exported into `data`.
 
-    `inputs` and `outputs` name the string columns of the signature. The loaded model is called with a
-    pandas.DataFrame of these columns; `example` is one small row of it. `created_ms` (Unix milliseconds; the start of
-    the run, say) goes into the model's description: given the same arguments, two packages have the same bytes.
+    `inputs` and `outputs` name the string columns of the signature, `params` its parameters and their defaults. The
+    loaded model is called with a pandas.DataFrame of these columns; `example` is one small row of it. `created_ms`
+    (Unix milliseconds; the start of the run, say) goes into the model's description: given the same arguments, two
+    packages have the same bytes.
     """
     mlflow_pyfunc = pyfunc()
     import pandas
     from mlflow.models import Model, ModelSignature
-    from mlflow.types import ColSpec, Schema
+    from mlflow.types import ColSpec, ParamSchema, ParamSpec, Schema
 
     if folder.exists():
         raise UserError(f"{folder}: exists already; give a folder that does not, or remove it")
@@ -65,6 +69,9 @@ def package(
             signature=ModelSignature(
                 inputs=Schema([ColSpec("string", name) for name in inputs]),
                 outputs=Schema([ColSpec("string", name) for name in outputs]),
+                params=ParamSchema([ParamSpec(name, _KINDS[type(value)], value) for name, value in params.items()])
+                if params
+                else None,
             ),
             input_example=None if example is None else pandas.DataFrame([dict(example)]),
             metadata=dict(metadata or {}),
@@ -123,11 +130,11 @@ def register(tracking_uri: str, name: str, model: Path, *, run_id: str, facts: M
     return str(version.version)
 
 
-def download(tracking_uri: str, address: str, folder: Path) -> Path:
+def download(tracking_uri: str, address: str, folder: Path, *, again: bool = False) -> Path:
     """The files of the version at `address` (models:/NAME@ALIAS or models:/NAME/VERSION), below `folder`.
 
-    A version that lies there already and is whole is not fetched again. Raises `RunFailed` when its bytes are not
-    those that were registered, and `UserError` when the address leads nowhere.
+    A version that lies there already and is whole is not fetched again, unless `again` asks what the registry has now.
+    Raises `RunFailed` when its bytes are not those that were registered, `UserError` when the address leads nowhere.
     """
     version = find_version(tracking_uri, address)
     expected: str | None = version.tags.get(PREFIX + "model_digest")
@@ -137,15 +144,13 @@ def download(tracking_uri: str, address: str, folder: Path) -> Path:
             "here; register it with `isnet models register`"
         )
     place = folder / expected
-    if place.is_dir() and model_digest(place) == expected:
+    if not again and place.is_dir() and model_digest(place) == expected:
         return place
     import mlflow
 
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, as_default(tracking_uri):
-        fetched = Path(
-            mlflow.artifacts.download_artifacts(f"models:/{version.name}/{version.version}", dst_path=f"{part}/model")
-        )
+        fetched = _fetched(mlflow, f"models:/{version.name}/{version.version}", Path(part) / "model")
         for leftover in _NOT_PART_OF_IT:
             for path in list(fetched.rglob(leftover)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
@@ -158,6 +163,19 @@ def download(tracking_uri: str, address: str, folder: Path) -> Path:
         shutil.rmtree(place, ignore_errors=True)
         fetched.rename(place)
     return place
+
+
+def _fetched(mlflow: Any, address: str, folder: Path) -> Path:
+    """All files of a version; `RunFailed` where the registry names files that are not there."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
+    except (MlflowException, OSError) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise RunFailed(
+            f"{address}: its files cannot be fetched ({reason[:300]}); restore them, or register it again"
+        ) from error
 
 
 def _logged_model(

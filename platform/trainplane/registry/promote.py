@@ -6,22 +6,26 @@ Killed in between, the next `reconcile` repairs the alias: the trail is the auth
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 
+from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
-from trainplane.registry.audit import Conflict, Trail
+from trainplane.registry.audit import Action, Conflict, NotLast, Trail
 from trainplane.registry.gates import Verdict, passed
-from trainplane.registry.versions import PREFIX, attach_verdicts, find_model, find_version, verdict_digest
+from trainplane.registry.versions import attach_verdicts, find_model, find_version, verdict_digest
+from trainplane.registry.witness import against_witness, seen, sound_trail, witness
 from trainplane.storage import Store
 from trainplane.tracking.client import client_for
 
 logger = logging.getLogger(__name__)
 
 PRODUCTION = "production"
-_HEAD_TAG = PREFIX + "audit_head"
+# Of reading again what others write meanwhile.
+_TURNS = 50
 
 
 class Expected(Enum):
@@ -59,27 +63,24 @@ def promote(
         attach_verdicts(tracking_uri, name, version, verdicts)
     if not passed(list(verdicts)) and force_reason is None:
         raise RunFailed(_refusal(name, version, alias, verdicts))
-    trail = audit.read_trail(store, name)
-    current = trail.current(alias)
-    if current == version:
-        _project(name, alias, store=store, tracking_uri=tracking_uri)
-        return next(entry for entry in reversed(trail.entries) if entry.alias == alias)
-    if expected_current is not ANY and current != expected_current:
-        raise _overtaken(trail, name, alias, version, expected_current)
-    trail = audit.append(
-        store,
-        trail,
+    current = sound_trail(name, store=store, tracking_uri=tracking_uri).current(alias)
+    if current != version and expected_current is not ANY and current != expected_current:
+        raise _overtaken(name, alias, version, expected_current, store)
+    entry = _append(
+        name,
+        alias,
+        lambda trail: version,
         action="promote" if force_reason is None else "force",
-        name=name,
-        alias=alias,
-        to_version=version,
+        expected=current,
         reason=reason if force_reason is None else force_reason,
-        verdict_digest=verdict_digest(verdicts) if verdicts else None,
+        digest=verdict_digest(verdicts) if verdicts else None,
+        store=store,
+        tracking_uri=tracking_uri,
     )
     if force_reason is not None:
-        logger.warning("%s@%s was FORCED to version %s: %s", name, alias, version, force_reason)
+        logger.error("%s@%s was FORCED to version %s past its gates: %s", name, alias, version, force_reason)
     _project(name, alias, store=store, tracking_uri=tracking_uri)
-    return trail.entries[-1]
+    return entry
 
 
 def rollback(
@@ -92,33 +93,67 @@ def rollback(
     expected_current: str | Expected | None = ANY,
 ) -> audit.Entry:
     """Move `alias` back to the version that had it before the current one, and return the audit record."""
-    trail = audit.read_trail(store, name)
+    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
     current = trail.current(alias)
     if expected_current is not ANY and current != expected_current:
-        raise _overtaken(trail, name, alias, "the one before", expected_current)
+        raise _overtaken(name, alias, "the one before", expected_current, store)
     target = trail.before(alias)
     if target is None:
         raise UserError(
             f"{name}@{alias} has no version to go back to (now: {current or 'none'}); promote another version instead"
         )
     find_version(tracking_uri, f"models:/{name}/{target}")
-    trail = audit.append(
-        store,
-        trail,
+    entry = _append(
+        name,
+        alias,
+        lambda trail: trail.before(alias),
         action="rollback",
-        name=name,
-        alias=alias,
-        to_version=target,
+        expected=current,
         reason=reason,
-        verdict_digest=None,
+        digest=None,
+        store=store,
+        tracking_uri=tracking_uri,
     )
     _project(name, alias, store=store, tracking_uri=tracking_uri)
-    return trail.entries[-1]
+    return entry
+
+
+def approve(
+    name: str, version: str, *, subject: str, store: Store, tracking_uri: str, alias: str = PRODUCTION, note: str = ""
+) -> audit.Entry:
+    """Put into the trail that who runs this approves of `version` for `alias`, as it is now (`subject`)."""
+    find_version(tracking_uri, f"models:/{name}/{version}")
+    for _ in range(_TURNS):
+        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
+        mine = [entry for entry in trail.approvals(alias, version, subject) if entry.who == audit.whoami()]
+        if mine:
+            return mine[-1]
+        try:
+            trail = audit.append(
+                store,
+                trail,
+                action="approve",
+                name=name,
+                alias=alias,
+                to_version=version,
+                reason=note,
+                verdict_digest=subject,
+            )
+        except NotLast:
+            continue
+        witness(name, trail, tracking_uri=tracking_uri)
+        return trail.entries[-1]
+    raise RunFailed(f"the trail of {name} is written by others all the time; try again")
+
+
+def subject(model_digest: str | None, evaluation_digest: str | None) -> str:
+    """What an approval is of: these files with this evaluation. A new evaluation asks for a new approval."""
+    return hashlib.sha256(canonical_json([model_digest, evaluation_digest])).hexdigest()
 
 
 def current_version(name: str, *, store: Store, tracking_uri: str, alias: str = PRODUCTION) -> str | None:
     """The version in production by the trail, with the alias repaired on the way; None before the first promotion."""
-    trail = audit.read_trail(store, name)
+    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
     if trail.current(alias) is not None:
         _project(name, alias, store=store, tracking_uri=tracking_uri)
     return trail.current(alias)
@@ -127,7 +162,7 @@ def current_version(name: str, *, store: Store, tracking_uri: str, alias: str = 
 def reconcile(name: str, *, store: Store, tracking_uri: str) -> list[str]:
     """Set every alias to what the trail says; returns a sentence for each that had to be moved."""
     repaired = []
-    for alias in audit.read_trail(store, name).aliases():
+    for alias in sound_trail(name, store=store, tracking_uri=tracking_uri).aliases():
         before, after = _project(name, alias, store=store, tracking_uri=tracking_uri)
         if before != after:
             repaired.append(f"{name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
@@ -139,14 +174,10 @@ def verify_audit(name: str, *, store: Store, tracking_uri: str) -> list[str]:
     found = audit.faults(store, name)
     if found:
         return found
-    trail = audit.read_trail(store, name)
     model = find_model(tracking_uri, name)
-    number, _, digest = model.tags.get(_HEAD_TAG, "0:").partition(":")
-    known = [audit.FIRST, *[entry.prev for entry in trail.entries][1:], trail.head]
-    if int(number) >= len(known):
-        found.append(f"the trail ends at record {len(trail.entries)}, MLflow saw record {number}: records were removed")
-    elif int(number) and known[int(number)] != digest:
-        found.append(f"record {number} is not the one that MLflow saw: the trail was rewritten")
+    trail = audit.read_trail(store, name)
+    if (fault := against_witness(trail, seen(model))) is not None:
+        found.append(fault)
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     for alias in sorted({*aliases, *trail.aliases()}):
         says, points = trail.current(alias), aliases.get(alias)
@@ -168,19 +199,57 @@ def _project(name: str, alias: str, *, store: Store, tracking_uri: str) -> tuple
     """
     client = client_for(tracking_uri)
     first: str | None = None
-    for turn in range(20):
-        trail = audit.read_trail(store, name)
+    for turn in range(_TURNS):
+        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
         wanted = trail.current(alias)
         assert wanted is not None, "a projected alias has a record"
         found = find_model(tracking_uri, name).aliases.get(alias)
         points = None if found is None else str(found)
         first = points if turn == 0 else first
         if points == wanted:
-            client.set_registered_model_tag(name, _HEAD_TAG, f"{len(trail.entries)}:{trail.head}")
+            witness(name, trail, tracking_uri=tracking_uri)
             return first, wanted
         find_version(tracking_uri, f"models:/{name}/{wanted}")
         client.set_registered_model_alias(name, alias, wanted)
     raise RunFailed(f"{name}@{alias} is moved by others all the time; the trail says {wanted}; try again")
+
+
+def _append(
+    name: str,
+    alias: str,
+    target: Callable[[Trail], str | None],
+    *,
+    action: Action,
+    expected: str | None,
+    reason: str,
+    digest: str | None,
+    store: Store,
+    tracking_uri: str,
+) -> audit.Entry:
+    """The record of one move, as long as the alias is where it was expected; approvals and moves of other aliases that
+    take its number only cost another turn. An alias that is there already keeps the record that put it there."""
+    for _ in range(_TURNS):
+        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
+        current, version = trail.current(alias), target(trail)
+        if current != expected:
+            raise _overtaken(name, alias, version or "the one before", expected, store)
+        assert version is not None, "the caller has found a target in the same state of the alias"
+        if current == version:
+            return trail.moves(alias)[-1]
+        try:
+            return audit.append(
+                store,
+                trail,
+                action=action,
+                name=name,
+                alias=alias,
+                to_version=version,
+                reason=reason,
+                verdict_digest=digest,
+            ).entries[-1]
+        except NotLast:
+            continue
+    raise RunFailed(f"the trail of {name} is written by others all the time; try again")
 
 
 def _refusal(name: str, version: str, alias: str, verdicts: Sequence[Verdict]) -> str:
@@ -189,8 +258,9 @@ def _refusal(name: str, version: str, alias: str, verdicts: Sequence[Verdict]) -
     return f"version {version} of {name} does not reach @{alias}: {reasons}"
 
 
-def _overtaken(trail: Trail, name: str, alias: str, version: str, expected: str | Expected | None) -> Conflict:
-    last = next((entry for entry in reversed(trail.entries) if entry.alias == alias), None)
+def _overtaken(name: str, alias: str, version: str, expected: str | Expected | None, store: Store) -> Conflict:
+    trail = audit.read_trail(store, name)
+    last = next(iter(reversed(trail.moves(alias))), None)
     mover = f", moved there by {last.who} at {last.time}" if last else ""
     return Conflict(
         f"{name}@{alias} is version {trail.current(alias) or 'none'}{mover}, not {expected or 'none'} as expected; "

@@ -121,9 +121,11 @@ def show(tracking_uri: str, name: str) -> dict[str, Any]:
                 "aliases": sorted(alias for alias, version in aliases.items() if version == str(found.version)),
                 "run_id": found.run_id or None,
                 **{fact: tags.get(PREFIX + fact) for fact in FACTS},
-                "evaluation": _json_tag(tags, "evaluation"),
+                "evaluation": _sound_evaluation(tags),
                 "evaluation_digest": tags.get(PREFIX + "evaluation_digest"),
                 "gates": _json_tag(tags, "gates") or [],
+                "card_digest": tags.get(PREFIX + "card_digest"),
+                "card_of": tags.get(PREFIX + "card_of"),
                 "created_ms": found.creation_timestamp,
             }
         )
@@ -192,14 +194,17 @@ def _log_files(client: Any, run_id: str, below: str, files: Mapping[str, Path]) 
 
 def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequence[Verdict]) -> str:
     """Keep verdicts with a version, passed or not: as a tag, and as a table on its page; returns their digest."""
-    find_version(tracking_uri, f"models:/{name}/{version}")
+    found = find_version(tracking_uri, f"models:/{name}/{version}")
     client = client_for(tracking_uri)
     text = canonical_json(verdicts_as_json(verdicts))
+    if found.run_id:
+        # Tags show the last judgement; the run keeps every one, under the digest that the audit trail names.
+        client.log_text(found.run_id, text.decode(), f"verdicts/{verdict_digest(verdicts)}.json")
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
     summary = f"failed: {', '.join(failed)}" if failed else f"{len(verdicts)} passed"
     client.set_model_version_tag(name, str(version), PREFIX + "gates", text.decode())
     client.set_model_version_tag(name, str(version), "gates", summary[:1000])
-    client.update_model_version(name, str(version), description=_table(verdicts))
+    client.update_model_version(name, str(version), description=_table(verdicts)[:4900])
     return verdict_digest(verdicts)
 
 
@@ -232,6 +237,14 @@ def _table(verdicts: Sequence[Verdict]) -> str:
 
 def _cell(text: str) -> str:
     return text.replace("|", "\\|").replace("\n", " ")
+
+
+def _sound_evaluation(tags: Mapping[str, str]) -> Any:
+    """The evaluation, unless it is not the one whose digest stands beside it: then nobody knows what was measured."""
+    text, digest = tags.get(PREFIX + "evaluation"), tags.get(PREFIX + "evaluation_digest")
+    if text is None or hashlib.sha256(text.encode()).hexdigest() != digest:
+        return None
+    return _json_tag(tags, "evaluation")
 
 
 def _json_tag(tags: Mapping[str, str], key: str) -> Any:

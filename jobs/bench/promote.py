@@ -1,0 +1,188 @@
+"""`isnet bench promote`: processes that promote at once, one of them killed in every round, at every step in turn.
+
+Each round all processes try to move one alias from the version they all expect to one of their own; one of them is
+killed before or after some call of the store or of MLflow. Afterwards exactly one record more must stand in the audit
+trail, its version must be that of the process that says it won (or of the killed one, if nobody does), and the alias,
+read as the next user would, must be the last record's. Measured beside it: a promotion and a rollback, without the
+start of a process. SQLite unless `--tracking` names another database; the store is a folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from jobs.bench.pairs import machine
+from jobs.bench.promoter import NAME
+from jobs.cli import emit
+from trainplane.errors import RunFailed
+from trainplane.registry import promote as promotions
+from trainplane.registry.audit import read_trail
+from trainplane.registry.gates import Verdict
+from trainplane.storage import Store, open_store
+from trainplane.tracking.client import client_for
+
+ROLLBACK_TARGET_S = 2.0
+
+
+@dataclass(frozen=True)
+class Round:
+    """What came of one round. fault -- what was wrong, None: nothing; place -- where the victim was to die."""
+
+    place: int
+    died: bool
+    fault: str | None
+
+
+def promote(args: argparse.Namespace) -> int:
+    """The command."""
+    with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
+        folder = Path(name)
+        tracking = args.tracking or f"sqlite:///{folder / 'mlflow.db'}"
+        figures = measured(tracking, folder, processes=args.processes, rounds=args.rounds)
+    lines = [f"{f['name']}: {f['value']:g} {f['unit']}" for f in figures]
+    emit(args, {"machine": machine(), "figures": figures}, "\n".join(lines))
+    return 1 if any(figure["met"] is False for figure in figures) else 0
+
+
+def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> list[dict[str, Any]]:
+    """All figures."""
+    store = open_store(str(folder / "store"))
+    name_of_versions = _versions(tracking, folder, processes + 1)
+    num_places = _num_places(tracking, folder, name_of_versions[:2])
+    with _promoters(tracking, store, processes) as workers:
+        done = [_round(workers, name_of_versions, turn, num_places, store, tracking) for turn in range(rounds)]
+    faults = [one.fault for one in done if one.fault is not None] + promotions.verify_audit(
+        NAME, store=store, tracking_uri=tracking
+    )
+    for fault in faults:
+        print(f"isnet bench promote: {fault}", file=sys.stderr)
+    promoting, rolling = _seconds(store, tracking, name_of_versions)
+    good = sum(one.fault is None for one in done)
+    places = len({one.place for one in done if one.died})
+    return [
+        _figure("rounds with one winner, alias = last record", good, f"of {rounds}", rounds, good == rounds),
+        _figure("contradictions of trail and registry afterwards", len(faults), "", 0, not faults),
+        _figure("processes killed on the way", sum(one.died for one in done), f"of {rounds}", None, None),
+        _figure("different places of killing", places, f"of {num_places}", min(rounds, num_places), None),
+        _figure("promotion beside the start of a process", promoting, "s", None, None),
+        _figure("rollback beside the start of a process", rolling, "s", ROLLBACK_TARGET_S, rolling < ROLLBACK_TARGET_S),
+    ]
+
+
+def _figure(name: str, value: float, unit: str, target: float | None, met: bool | None) -> dict[str, Any]:
+    return {"name": name, "value": value, "unit": unit, "target": target, "met": met}
+
+
+def _versions(tracking: str, folder: Path, count: int) -> list[str]:
+    client = client_for(tracking)
+    client.create_registered_model(NAME)
+    return [str(client.create_model_version(NAME, source=str(folder)).version) for _ in range(count)]
+
+
+def _num_places(tracking: str, folder: Path, versions: list[str]) -> int:
+    """How many places a promotion has to be killed at, by doing one that is not the first, in a store of its own."""
+    apart = open_store(str(folder / "counting"))
+    environment = {**os.environ, "ISNET_BENCH_COUNT": "1"}
+    command = [sys.executable, "-m", "jobs.bench.promoter", tracking, apart.address]
+    lines = [
+        json.dumps({"version": v, "expected": e, "kill_at": None})
+        for v, e in zip(versions, (None, versions[0]), strict=True)
+    ]
+    done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, env=environment, check=False)
+    counts = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("calls ")]
+    client = client_for(tracking)
+    client.delete_registered_model_alias(NAME, promotions.PRODUCTION)
+    client.delete_registered_model_tag(NAME, "trainplane.audit_head")
+    if len(counts) != 2:
+        raise RunFailed(f"promoting does not work here at all: {done.stdout} {done.stderr[-500:]}")
+    return counts[-1]
+
+
+@contextmanager
+def _promoters(tracking: str, store: Store, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "jobs.bench.promoter", tracking, store.address]
+    workers = [
+        subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
+    ]
+    try:
+        for worker in workers:
+            if _said(worker) != "ready":
+                raise RunFailed("a promoting process did not start")
+        yield workers
+    finally:
+        for worker in workers:
+            worker.kill()
+            worker.communicate()
+
+
+def _round(
+    workers: list[subprocess.Popen[str]], versions: list[str], turn: int, num_places: int, store: Store, tracking: str
+) -> Round:
+    before = read_trail(store, NAME)
+    current = before.current(promotions.PRODUCTION)
+    others = [version for version in versions if version != current][: len(workers)]
+    # Another victim each round; all places in turn, the last one first.
+    victim, place = turn % len(workers), (num_places - 1 - turn) % num_places
+    for number, (worker, version) in enumerate(zip(workers, others, strict=True)):
+        assert worker.stdin is not None
+        kill_at = place if number == victim else None
+        worker.stdin.write(json.dumps({"version": version, "expected": current, "kill_at": kill_at}) + "\n")
+        worker.stdin.flush()
+    answers = [_said(worker) for worker in workers]
+    return Round(
+        place, answers[victim] == "killed", _fault(answers, others, victim, len(before.entries), store, tracking)
+    )
+
+
+def _said(worker: subprocess.Popen[str]) -> str:
+    assert worker.stdout is not None
+    return worker.stdout.readline().strip()
+
+
+def _fault(
+    answers: list[str], versions: list[str], victim: int, before: int, store: Store, tracking: str
+) -> str | None:
+    """What is wrong after a round, in a sentence; None when all is as promised."""
+    points = promotions.current_version(NAME, store=store, tracking_uri=tracking)
+    alias = client_for(tracking).get_registered_model(NAME).aliases.get(promotions.PRODUCTION)
+    trail = read_trail(store, NAME)
+    winners = [version for answer, version in zip(answers, versions, strict=True) if answer == "won"]
+    strange = [answer for answer in answers if answer not in ("won", "lost", "killed")]
+    if strange:
+        return f"answers {strange}"
+    if len(trail.entries) != before + 1:
+        return f"{len(trail.entries) - before} records were written in one round"
+    last = trail.entries[-1].to_version
+    if not str(alias) == points == last:
+        return f"the alias is {alias}, the last record says {last}"
+    expected = winners or [versions[victim]]
+    return None if expected == [last] else f"{winners} won, the last record says {last}"
+
+
+def _seconds(store: Store, tracking: str, versions: list[str]) -> tuple[float, float]:
+    """Medians of a promotion and of the rollback after it, in this process."""
+    promoting, rolling = [], []
+    for _ in range(5):
+        current = promotions.current_version(NAME, store=store, tracking_uri=tracking)
+        version = next(version for version in versions if version != current)
+        began = time.perf_counter()
+        promotions.promote(
+            NAME, version, verdicts=[Verdict("gate", True, "fine", {})], store=store, tracking_uri=tracking
+        )
+        promoting.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        promotions.rollback(NAME, store=store, tracking_uri=tracking, reason="bench")
+        rolling.append(time.perf_counter() - began)
+    return statistics.median(promoting), statistics.median(rolling)

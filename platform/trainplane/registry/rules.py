@@ -1,0 +1,99 @@
+"""What a version must show before an alias may move to it, as people declare it in YAML.
+
+Rules are declared in YAML and read with `config.build(Rules, config.read_yaml(path))`::
+
+    dataset_digest: 5c6f…            # the held-out set that was to be evaluated on
+    floors:
+      - {metric: psnr, at_least: 20}
+      - {metric: l1_percent, bin: "40-50", at_most: 6}
+    limits:
+      - {what: latency_ms, at_most: 400}
+    beats:
+      - {baseline: classical:mean, metric: psnr, better: higher}
+      - {baseline: production, metric: psnr, better: higher, p_below: 0.05}
+    no_worse:
+      - {metric: psnr, better: higher, by: 0.1}
+    requires: [signature, artifact, loads, golden, licence, card]
+    approvals: 1
+    lineage: [dataset_digest, config_digest, commit, model_digest]
+
+Judging by them is `gates`. Not covered: what a metric means; any name that an evaluation has will do.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from trainplane.section import Section
+
+Better = Literal["higher", "lower"]
+Requirement = Literal["signature", "artifact", "loads", "golden", "licence", "card"]
+ALL = "all"
+PRODUCTION = "production"
+
+
+class Floor(Section):
+    """An absolute bound on one metric in one bin."""
+
+    metric: str
+    bin: str = Field(ALL, description="a bin of the evaluation, such as '10-20'; all: over every picture")
+    at_least: float | None = None
+    at_most: float | None = None
+
+    @model_validator(mode="after")
+    def _bounded(self) -> Floor:
+        if self.at_least is None and self.at_most is None:
+            raise ValueError(f"floor on {self.metric!r} has no bound; give at_least=… or at_most=…")
+        return self
+
+
+class Limit(Section):
+    """A bound on what the version costs, as its evaluation says under `cost`."""
+
+    what: Literal["latency_ms", "memory_bytes", "parameters", "package_bytes"]
+    at_most: float = Field(..., gt=0)
+
+
+class Beat(Section):
+    """The version must be better than a baseline by more than `by`, and with `p_below` surely so.
+
+    A rule about production holds from the second promotion of a name on: before, there is none.
+    """
+
+    baseline: str = Field(..., description="model address such as 'classical:mean', or 'production'")
+    metric: str
+    better: Better
+    bin: str = ALL
+    by: float = Field(0.0, ge=0)
+    p_below: float | None = Field(
+        None, gt=0, lt=1, description="chance, by the paired test, of such a gain for nothing"
+    )
+
+
+class NoWorse(Section):
+    """The version must not be worse than what is in production by more than `by`, in every bin both have."""
+
+    metric: str
+    better: Better
+    by: float = Field(0.0, ge=0)
+    bins: tuple[str, ...] | None = Field(None, description="bins that are compared; none: every bin of production")
+
+
+class Rules(Section):
+    """What a version must show before an alias may move to it."""
+
+    dataset_digest: str | None = Field(None, description="digest of the dataset to evaluate on; none: any")
+    masks_digest: str | None = Field(None, description="digest of the masks to evaluate on; none: any")
+    floors: tuple[Floor, ...] = ()
+    limits: tuple[Limit, ...] = ()
+    beats: tuple[Beat, ...] = ()
+    no_worse: tuple[NoWorse, ...] = ()
+    requires: tuple[Requirement, ...] = Field(
+        ("signature", "artifact", "loads", "golden", "licence", "card"),
+        description="what is looked at in the package itself, in a process of its own",
+    )
+    golden_tolerance: int = Field(1, ge=0, le=255, description="largest difference of a golden picture, in 8-bit steps")
+    approvals: int = Field(0, ge=0, description="people other than the one who promotes who must have approved")
+    lineage: tuple[str, ...] = ("run_id", "dataset_digest", "config_digest", "commit", "model_digest")
