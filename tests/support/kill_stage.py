@@ -64,8 +64,9 @@ class Stage:
         try:
             ended = self._play(target, moment, steps)
         except BaseException:
-            # The next run gets a driver that is not still at this one.
-            self._kill("driver")
+            # The next run gets a driver that is not still at this one, whatever became of it.
+            _end([*self._family(), self._driver])
+            self._driver.wait()
             self._driver = self._start_driver()
             raise
         self.equal += ended["digest"] == self.straight

@@ -9,6 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from trainplane.errors import RunFailed
+
+STARTS = 3
+
 
 def in_ray_job() -> bool:
     """Whether this process was started as a job of a Ray cluster."""
@@ -40,21 +44,38 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     if outside:
         ray.init(log_to_driver=False, logging_level="ERROR")
     else:
-        ray.init(
-            address="local",
-            num_cpus=num_cpus,
-            include_dashboard=True,
-            dashboard_host="127.0.0.1",
-            _node_ip_address="127.0.0.1",
-            log_to_driver=False,
-            logging_level="ERROR",
-        )
+        _start_private(ray, num_cpus)
     try:
         yield ray
     finally:
         ray.shutdown()
         if not outside:
             del os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"]
+
+
+def _start_private(ray: Any, num_cpus: int | None) -> None:
+    """A cluster of our own on this machine. Raises `RunFailed` where it does not come up."""
+    for attempt in range(STARTS):
+        try:
+            ray.init(
+                address="local",
+                num_cpus=num_cpus,
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                _node_ip_address="127.0.0.1",
+                log_to_driver=False,
+                logging_level="ERROR",
+            )
+            return
+        # Ray raises a bare Exception where its node is not up within half a minute, which a busy machine can take.
+        except Exception as error:
+            ray.shutdown()
+            if attempt == STARTS - 1:
+                reason = str(error).strip().splitlines()
+                raise RunFailed(
+                    f"Ray did not start on this machine in {STARTS} attempts ({reason[-1] if reason else error!r}); "
+                    "see what keeps it busy and run the same command again, or set train.workers=1"
+                ) from error
 
 
 @contextmanager
