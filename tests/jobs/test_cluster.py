@@ -318,3 +318,44 @@ def test_ctrl_c_saves_where_it_stands_and_the_next_call_goes_on(project, mark):
     straight = shell("train", "demo", *shorter, f"train.steps={reached + 3}", "--fresh", "--json", cwd=project.folder)
     assert resumed.returncode == 0, resumed.stderr
     assert json.loads(resumed.stdout)["state_digest"] == json.loads(straight.stdout)["state_digest"]
+
+
+def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_head, tmp_path, monkeypatch):
+    from concurrent.futures import ThreadPoolExecutor
+
+    from trainplane.cluster import submit as ray_jobs
+    from trainplane.cluster.context import local
+    from trainplane.errors import RunFailed
+
+    address, token = ray_head
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", token)
+    (tmp_path / "files").mkdir()
+    (tmp_path / "files" / "note.txt").write_text("sent along")
+    context = local(tmp_path / "home").at(ray=address)
+
+    def hand_over(entrypoint, **options):
+        places = {"packages": [], "working_dir": tmp_path / "files", "environment": {}}
+        return ray_jobs.submit(context, [entrypoint], entrypoint=entrypoint, again=False, **places, **options)
+
+    connection = ray_jobs.client(context)
+    assert ray_jobs.room(connection) == ray_jobs.Room(1, 2.0, 0.0)
+    for entrypoint, status in (("cat note.txt; exit 3", 3), ("echo before; kill -9 $$", 137)):
+        written = []
+        job, is_new = hand_over(entrypoint)
+        assert is_new
+        assert ray_jobs.follow(connection, job, written.append).exit_status == status
+        assert ("sent along" if status == 3 else "before") in "".join(written)
+
+    # Two of the same at the same moment are one job.
+    with ThreadPoolExecutor(2) as pool:
+        both = list(pool.map(lambda _: hand_over("sleep 5"), range(2)))
+    assert both[0][0] == both[1][0]
+    assert sorted(is_new for _, is_new in both) == [False, True]
+
+    said = []
+    job, _ = hand_over("true", cpus=64)
+    with pytest.raises(RunFailed, match=f"job {job} did not start within 8 s and was stopped"):
+        ray_jobs.await_start(connection, job, timeout_s=8, say=said.append)
+    assert any("waits: " in text for text in said)
+    assert ray_jobs.wait(connection, job, timeout_s=60).status == "STOPPED"

@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {LACKING}"),
 ]
 
+INFRA = Path(__file__).resolve().parents[2] / "infra"
 ISNET = [sys.executable, "-m", "jobs.cli"]
 GENERATED = ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD")
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -189,6 +190,82 @@ def test_no_secret_is_in_what_mlflow_and_the_store_keep(place, monkeypatch):
         for entry in entries:
             raw = bytes(store.read(entry.key))
             assert not [word for word in words if word.encode() in raw], entry.key
+
+
+def s3_client(place, access, secret):
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client(
+        "s3",
+        endpoint_url=place.parts()["store"]["address"],
+        aws_access_key_id=access,
+        aws_secret_access_key=secret,
+        region_name="us-east-1",
+        config=Config(retries={"total_max_attempts": 1}, request_checksum_calculation="when_required"),
+    )
+
+
+def granted(call):
+    from botocore.exceptions import ClientError
+
+    try:
+        call()
+    except ClientError as error:
+        if error.response["Error"]["Code"] not in ("AccessDenied", "403"):
+            raise
+        return False
+    return True
+
+
+def test_a_real_store_lets_each_role_do_what_its_policy_says(place):
+    if place.stack.site.load().store != "ceph":
+        pytest.skip("moto asks for no keys; this needs Ceph")
+    secrets, ceph = place.secrets(), place.stack.site.data("ceph")
+    owner = s3_client(place, secrets["AWS_ACCESS_KEY_ID"], secrets["AWS_SECRET_ACCESS_KEY"])
+    owner.create_bucket(Bucket="policies")
+    clients, statements = {}, []
+    for role in ("packer", "trainer", "promoter", "mlflow"):
+        command = [
+            "radosgw-admin",
+            "-c",
+            str(ceph / "ceph.conf"),
+            "-n",
+            "client.rgw",
+            "user",
+            "create",
+            f"--uid={role}",
+        ]
+        command += [f"--display-name={role}", "--format=json"]
+        told = subprocess.run(command, cwd=ceph, capture_output=True, text=True, check=True).stdout
+        keys = json.loads(told[told.index("{") :])["keys"][0]
+        clients[role] = s3_client(place, keys["access_key"], keys["secret_key"])
+        policy = (INFRA / "s3" / f"{role}.json").read_text().replace(":::isnet", ":::policies")
+        for statement in json.loads(policy)["Statement"]:
+            # The policy of a user, as one of the bucket's: it then names whom it is about.
+            who = {"AWS": [f"arn:aws:iam:::user/{role}"]}
+            statements.append({**statement, "Sid": role + statement["Sid"], "Principal": who})
+    owner.put_bucket_policy(Bucket="policies", Policy=json.dumps({"Version": "2012-10-17", "Statement": statements}))
+    places = ("datasets", "checkpoints", "artifacts", "audit")
+    for name in places:
+        owner.put_object(Bucket="policies", Key=f"{name}/there", Body=b"x")
+    found = {}
+    for role, client in clients.items():
+        for name in places:
+            calls = {
+                "r": lambda: client.get_object(Bucket="policies", Key=f"{name}/there"),  # noqa: B023 - called at once
+                "w": lambda: client.put_object(Bucket="policies", Key=f"{name}/{role}", Body=b"y"),  # noqa: B023
+                "d": lambda: client.delete_object(Bucket="policies", Key=f"{name}/{role}"),  # noqa: B023
+                "l": lambda: client.list_objects_v2(Bucket="policies", Prefix=f"{name}/"),  # noqa: B023
+            }
+            found[role, name] = "".join(letter for letter, call in calls.items() if granted(call))
+    expected = {
+        "packer": ("rwdl", "l", "l", "l"),
+        "trainer": ("rl", "rwdl", "rwdl", "rl"),
+        "promoter": ("rl", "rl", "rwl", "rwl"),
+        "mlflow": ("", "", "rl", ""),
+    }
+    assert found == {(role, name): may for role, row in expected.items() for name, may in zip(places, row, strict=True)}
 
 
 def test_killed_parts_are_told_and_come_back_and_the_rest_is_left_alone(place):

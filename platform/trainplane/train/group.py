@@ -31,7 +31,11 @@ class Group:
         self._room = room
         self._ranks = ranks
         self._scratch = scratch
-        self._post = ray.remote(num_cpus=0)(Post).remote()
+        # Where the driver is: on a worker's node it would be lost with that node, and with it the word that it was.
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        self._post = ray.remote(num_cpus=0)(Post).options(scheduling_strategy=here).remote()
         self._shown: Any = None
         self._told = 0
         self._num_reported = 0
