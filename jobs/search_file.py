@@ -84,8 +84,11 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return tree
 
 
-def search_of(loaded: Loaded, context: Context) -> Search:
-    """The search, checked; raises `UserError` for what would stop it later. Starts nothing."""
+def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Search:
+    """The search, checked; raises `UserError` for what would stop it later. Starts nothing.
+
+    may_pack -- make the demo's datasets where they are asked for and not there
+    """
     base = loaded.configure(0, {}, 0)
     given = flatten(base.model_dump(mode="json"))
     settings = loaded.file.search
@@ -96,7 +99,8 @@ def search_of(loaded: Loaded, context: Context) -> Search:
     _check_objectives(loaded, base)
     if settings.algorithm == "pbt":
         _check_population(loaded, base)
-    ensure_sample_datasets([base.data.train, base.data.val], context)
+    if may_pack:
+        ensure_sample_datasets([base.data.train, base.data.val], context)
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
     check_enough(base, datasets[0])
@@ -128,11 +132,11 @@ def check_room(search: Search, *, seconds_of_one: float | None) -> None:
         admit(need, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, wanted=search.settings.concurrent)
 
 
-def seconds_of_one(loaded: Loaded, search: Search, context: Context) -> float | None:
+def seconds_of_one(loaded: Loaded, search: Search, context: Context, *, always: bool = False) -> float | None:
     """How long one trial takes, as the last run like its base did; None where no limit asks for it, or none was run."""
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
     base = search.configure(0, {}, 0)
-    if not limits or not isinstance(base, ISNetConfig):
+    if not (limits or always) or not isinstance(base, ISNetConfig):
         return None
     rate = last_rate(base, context, gpu=base.train.use_gpu is True)
     return base.train.steps * base.train.global_batch / rate.pictures_per_s if rate else None

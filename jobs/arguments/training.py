@@ -27,6 +27,11 @@ def plan(commands: Any) -> None:
         "--measure", action="store_true", help="time a few real steps here (default: the last run like it)"
     )
 
+    tune = command(
+        actions, "tune", "jobs.plan_tune:plan_tune", "trials, steps and time of a search at most; exit 2: refused"
+    )
+    preset(tune, "SEARCH")
+
 
 def tune(commands: Any) -> None:
     parser = command(

@@ -52,3 +52,15 @@ def test_registering_needs_one_source(isnet_there):
     ran = isnet_there("models", "register", "--from-search", "search_demo", *HERE, "train.workers=1")
     assert ran.status == 2
     assert "was not run here" in ran.err
+
+
+def test_a_plan_tells_what_a_search_takes_and_starts_nothing(isnet_there):
+    words = ["plan", "tune", "search_demo", *HERE, "train.workers=1", "train.steps=27", "search.asha.first=3"]
+    found = isnet_there(*words, "search.trials=9", "--json").json()
+    assert found["ok"]
+    assert (found["trials"], found["rungs"]) == (9, [3, 9, 27])
+    # Nine to 3 steps, three of them to 9, one of those to 27.
+    assert found["steps_at_most"] == 9 * 3 + 3 * 6 + 18
+    refused = isnet_there(*words, "search.budget.steps=3", "--json")
+    assert refused.status == 2
+    assert not refused.json()["ok"]
