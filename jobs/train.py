@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import signal
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -21,6 +21,7 @@ from jobs.sample_photos import ensure_sample_datasets
 from jobs.train_report import away_line, plan_line, report, summary
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
+from trainplane.config import decides
 from trainplane.errors import UserError
 from trainplane.tracking.client import reason
 from trainplane.tracking.run import reap
@@ -38,7 +39,7 @@ def train(args: argparse.Namespace) -> int:
     context.activate()
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
     ensure_sample_datasets([config.data.train, config.data.val], context)
-    prepared, outcome = run_training(config, context, fresh=args.fresh)
+    prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
     payload, text = report(prepared, outcome), summary(prepared, outcome)
     is_done = outcome.status == "finished"
     if config.tracking.register_as is not None and is_done:
@@ -63,9 +64,15 @@ def _registered(context: Context, prepared: Prepared, outcome: Outcome, name: st
     return version, f"{name} version {version}"
 
 
-def run_training(config: ISNetConfig, context: Context, *, fresh: bool) -> tuple[Prepared, Outcome]:
+def _label(overrides: Sequence[str]) -> str:
+    """What people will tell this run from its neighbours by: what was set by hand and decides what is learnt."""
+    return " ".join(word for word in overrides if decides(word.partition("=")[0]))[:80]
+
+
+def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[Prepared, Outcome]:
     """Prepare, train, and close the MLflow run as it ended."""
-    with prepared_run(config, context, fresh=fresh, may_start=lambda done: _room_for(config, done)) as prepared:
+    preparing = prepared_run(config, context, fresh=fresh, label=label, may_start=lambda done: _room_for(config, done))
+    with preparing as prepared:
         return prepared, _train_prepared(prepared, context)
 
 

@@ -136,6 +136,14 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
 # Settings of section `train` that `TrainConfig.schedule` sums up.
 SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")
 
+
+def decides(name: str) -> bool:
+    """Whether the setting of this dotted name is part of a run's identity."""
+    section, _, rest = name.partition(".")
+    left_out = NOT_IDENTITY.get(section)
+    return left_out is None or (bool(left_out) and rest.partition(".")[0] not in left_out)
+
+
 ConfigT = TypeVar("ConfigT", bound=Section)
 
 

@@ -29,6 +29,14 @@ from trainplane.train.job import Job, TrackingTarget
 from trainplane.train.resume import check_goes_on
 from trainplane.train.retention import Rules, check_metric
 
+_LEGEND = """| curves | |
+|---|---|
+| `val/` | the held-out pictures, the same at every validation; the gallery shows some of them |
+| `train/`, `epoch/` | recorded steps, and their means over an epoch |
+| `live/` | steps that no checkpoint is behind yet, of every attempt |
+| `system/`, `time/` | what the machine did |
+"""
+
 
 @dataclass(frozen=True)
 class Prepared:
@@ -73,16 +81,17 @@ def prepared_run(
     parent_run_id: str | None = None,
     record_key: str | None = None,
     run_name: str | None = None,
+    label: str = "",
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
     may_start: Callable[[int], None] = lambda done: None,
 ) -> Iterator[Prepared]:
     """Settle `config` in `context`, and hold the run for this process alone; `UserError` for what would stop it later.
 
-    `explored` names the settings that a search varies, dotted. `record_key` is what the MLflow run is known by where
-    that is not what it learns from what: a trial whose settings change on the way stays one run. `may_start` is asked
-    with the steps that the run has behind it, before anything is written or recorded, and raises what stands in the
-    way.
+    `explored` names the settings that a search varies, dotted. `label` stands beside the name of the folder where
+    people read it. `record_key` is what the MLflow run is known by where that is not what it learns from what: a trial
+    whose settings change on the way stays one run. `may_start` is asked with the steps that the run has behind it,
+    before anything is written or recorded, and raises what stands in the way.
     """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
@@ -105,7 +114,7 @@ def prepared_run(
         birth = Birth(
             config.tracking.experiment,
             run_key=known_by,
-            run_name=run_name or place.folder,
+            run_name=run_name or f"{place.folder} {label}".strip(),
             parent_run_id=parent_run_id,
             artifact_root=context.artifacts,
             tags={**_tags(config, place, train_data, val_data), **(tags or {})},
@@ -163,11 +172,12 @@ def _json(value: Any) -> str:
 
 def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:
     """What people read first on a run's page."""
-    held_out = f", measured on {val.num_samples} of {val.name!r}" if val else ""
+    held_out = f", measured on {val.num_samples} of `{val.name}`" if val else ""
     return (
-        f"{config.train.steps} steps of {config.train.global_batch} pictures of {train.name!r} "
-        f"({train.num_samples} samples){held_out}. Parameters are the settings that differ from the defaults; "
-        "config.json has all, lineage.json says what code and machine."
+        f"**{config.train.steps} steps of {config.train.global_batch} pictures** of `{train.name}` "
+        f"({train.num_samples} samples){held_out}.\n\n"
+        "Parameters are the settings that differ from the defaults; `config.json` has all of them, `lineage.json` says "
+        f"what code and machine, `isnet runs reproduce` writes how to run it again.\n\n{_LEGEND}"
     )
 
 
