@@ -27,7 +27,9 @@ def parts_of_workers(
     """The parts of `slots` for each global step start … stop - 1, made by `workers` processes `prefetch` ahead."""
     # Not fork: a training process has threads (Ray's, torch's, ours) whose locks a forked child would inherit held.
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([__name__])
+    # What it imports, its children need not: a task's module takes seconds. Only the first such loader has a say.
+    maker = feed.transform if hasattr(feed.transform, "__name__") else type(feed.transform)
+    context.set_forkserver_preload([__name__, *({maker.__module__} - {"__main__"})])
     # Contiguous shares, so that joining their parts in order gives the slots in order.
     bounds = [len(slots) * number // workers for number in range(workers + 1)]
     shares = [slots[low:high] for low, high in itertools.pairwise(bounds)]
