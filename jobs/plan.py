@@ -31,7 +31,7 @@ from trainplane.train.checkpoint import committed
 from trainplane.train.identity import RunPlace, find_place, holder_of, run_key
 from trainplane.train.planning import Estimate, Given, estimate
 from trainplane.train.prepare import check_enough
-from trainplane.train.resume import check_not_beyond
+from trainplane.train.resume import check_goes_on
 from trainplane.train.retention import Rules, check_metric
 
 
@@ -144,7 +144,7 @@ def _place(plan: Plan, config: ISNetConfig, context: Context, *, fresh: bool) ->
         plan.place = find_place(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
         present = committed(open_store(plan.place.address))
         plan.done = present[-1].step if present else 0
-        check_not_beyond(plan.done, config)
+        check_goes_on(open_store(plan.place.address), config, plan.train_data)
     if plan.place is not None and (holder := holder_of(context.home, plan.place.folder)):
         with plan.refusals():
             raise UserError(

@@ -1,5 +1,6 @@
 """What cannot be trained is refused in one sentence with status 2, before MLflow or the store hears of it."""
 
+import json
 import os
 import shutil
 import stat
@@ -139,6 +140,24 @@ def test_a_checkpoint_of_other_data_is_refused_and_both_digests_are_named(isnet_
         assert traces(home) == before
     finally:
         shutil.rmtree(other)
+
+
+def test_a_checkpoint_of_another_order_of_samples_is_refused_by_train_and_plan(isnet_there, project):
+    """As when the program has learnt another way to shuffle since."""
+    home = project.folder / "home"
+    manifest = home / "checkpoints" / place_of(home) / "step-00000004" / "manifest.json"
+    sound = manifest.read_bytes()
+    manifest.write_bytes(json.dumps({**json.loads(sound), "order_hash": "0" * 64}).encode())
+    try:
+        before = traces(home)
+        for command in (["train"], ["plan", "train"]):
+            ran = isnet_there(*command, "demo", *SMALL, "train.steps=6")
+            assert ran.status == 2, ran.err
+            assert "made by another version of this program" in ran.err
+            assert "start anew with --fresh" in ran.err
+        assert traces(home) == before
+    finally:
+        manifest.write_bytes(sound)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -168,7 +168,7 @@ class _Trainer:
                 raise KeyboardInterrupt
 
         mailbox.settle()
-        return self._finish(done, first, metrics, time.monotonic() - started)
+        return self._finish(done, first, metrics, started)
 
     @property
     def _steps(self) -> int:
@@ -337,10 +337,12 @@ class _Trainer:
         if self.task.device.type == "cuda":
             torch.cuda.synchronize(self.task.device)
 
-    def _finish(self, done: int, first: int, metrics: dict[str, float], wall_s: float) -> Outcome:
+    def _finish(self, done: int, first: int, metrics: dict[str, float], started: float) -> Outcome:
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None
             self.commit()
+        # The last checkpoint is waited for: its time is part of the whole, as it is of what checkpoints took.
+        wall_s = time.monotonic() - started
         parts = {f"step/{name}": seconds for name, seconds in self.task.timings().items()}
         seconds = {**self.clock.seconds, **parts, "wall": wall_s}
         pictures = (done - first) * self.config.train.global_batch

@@ -107,7 +107,7 @@ def prepared_run(
         ) from error
     # Held before MLflow hears of it: a second process must not touch the record of a run that is training.
     with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
-        may_start(check_goes_on(open_store(place.address), config, dataset_digest=train_data.digest))
+        may_start(check_goes_on(open_store(place.address), config, train_data))
         take_place(place, config)
         # A trial of a search is a child of its search, and never the same run as one started by hand.
         known_by = record_key or (place.key if parent_run_id is None else f"{parent_run_id}.{place.key}")

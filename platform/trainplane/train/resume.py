@@ -7,6 +7,7 @@ import logging
 from typing import Any
 
 from trainplane.config import RunConfig, build, flatten
+from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store
 from trainplane.task import Task
@@ -44,7 +45,7 @@ def load_newest(
     return found
 
 
-def check_goes_on(store: Store, config: RunConfig, *, dataset_digest: str) -> int:
+def check_goes_on(store: Store, config: RunConfig, dataset: Dataset) -> int:
     """The step of the newest checkpoint, 0 where there is none; `UserError` where this run cannot go on from it.
 
     Reads no tensors: what a checkpoint was made from stands in its JSON.
@@ -54,16 +55,23 @@ def check_goes_on(store: Store, config: RunConfig, *, dataset_digest: str) -> in
         return 0
     newest = present[-1]
     where = f"{store.address}/{newest.key}"
-    if newest.manifest.get("dataset_digest") not in (None, dataset_digest):
+    if newest.manifest.get("dataset_digest") not in (None, dataset.digest):
         raise UserError(
             f"checkpoint {where} was made with dataset_digest {newest.manifest['dataset_digest']}, and this run has "
-            f"{dataset_digest}; give it the same data, or start anew with --fresh"
+            f"{dataset.digest}; give it the same data, or start anew with --fresh"
         )
     differing = _differing(store, newest, config)
     if differing:
         raise UserError(
             f"checkpoint {where} was made with {differing}; give the configuration it was made with, or start anew "
             "with --fresh"
+        )
+    order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
+    if newest.manifest.get("order_hash") not in (None, order):
+        raise UserError(
+            f"checkpoint {where} was made by another version of this program, which read the same pictures in another "
+            f"order (order_hash {newest.manifest['order_hash']}, here {order}); "
+            "go on with that version, or start anew with --fresh"
         )
     check_not_beyond(newest.step, config)
     return newest.step
