@@ -140,7 +140,8 @@ def submit(
     job = stem if not mine else f"{stem}-{len(mine) + 1}"
     runtime_env = {
         "working_dir": str(working_dir),
-        "py_modules": [str(package) for package in packages],
+        # Ray takes an empty list for none at all, and then for a mistake.
+        **({"py_modules": [str(package) for package in packages]} if packages else {}),
         "env_vars": {**(facts or {}), **environment},
     }
     try:
