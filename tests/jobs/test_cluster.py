@@ -339,6 +339,10 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
         return ray_jobs.submit(context, [entrypoint], entrypoint=entrypoint, again=False, **places, **options)
 
     connection = ray_jobs.client(context)
+    deadline = time.monotonic() + 60
+    # The head answers a moment before it counts itself.
+    while ray_jobs.room(connection).nodes == 0 and time.monotonic() < deadline:
+        time.sleep(0.5)
     assert ray_jobs.room(connection) == ray_jobs.Room(1, 2.0, 0.0)
     for entrypoint, status in (("cat note.txt; exit 3", 3), ("echo before; kill -9 $$", 137)):
         written = []

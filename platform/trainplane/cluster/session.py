@@ -14,6 +14,11 @@ from trainplane.errors import RunFailed
 STARTS = 3
 
 
+# Ray takes 127.0.0.1 for a mistake and listens on all addresses instead, unless it is told that there is no cluster of
+# several machines; the variable's name is that of the systems where this is so by default.
+ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+
+
 def in_ray_job() -> bool:
     """Whether this process was started as a job of a Ray cluster."""
     return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
@@ -32,6 +37,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
         os.environ["RAY_AUTH_MODE"] = "token"
         os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.update(ON_LOOPBACK)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
     # A minute is short for workers that import torch on a busy node, or for a node that is still on its way.

@@ -42,6 +42,7 @@ def run_on_tune(
         body(config["item"], lambda message: tune.report({"message": json.dumps(message)}))
 
     receiver = Receiver(driver, describe)
+    _keep_keys_at_home()
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
@@ -194,3 +195,12 @@ def _clock(receiver: Receiver) -> Any:
             return Callback, ()
 
     return Clock()
+
+
+def _keep_keys_at_home() -> None:
+    """Ray Tune sends this process's AWS keys to its trials as settings, which Ray writes into its log. They are not
+    needed: a private cluster's processes inherit our environment, those of another have keys of their own."""
+    from ray.tune.execution import class_cache
+
+    keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}
+    class_cache.ENV_VARS_TO_PROPAGATE.difference_update(keys)

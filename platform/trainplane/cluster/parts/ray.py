@@ -11,6 +11,7 @@ from trainplane.cluster.parts.mlflow import mlflow_environment
 from trainplane.cluster.parts.process import Launch
 from trainplane.cluster.parts.site import HOST, Part
 from trainplane.cluster.parts.store import s3_environment
+from trainplane.cluster.session import ON_LOOPBACK
 
 # Nothing of ours goes through Ray's object store but results of a few kilobytes.
 _OBJECTS_BYTES = 128 * 2**20
@@ -28,6 +29,7 @@ class _Node(Part):
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.site.secret("RAY_AUTH_TOKEN"),
             "RAY_USAGE_STATS_ENABLED": "0",
+            **ON_LOOPBACK,
             # Another cluster of this user may leave its address in the environment.
             "RAY_ADDRESS": "",
         }
