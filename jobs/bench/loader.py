@@ -102,6 +102,11 @@ class Reader:
 
 def loader(args: argparse.Namespace) -> int:
     """`isnet bench loader`."""
+    if args.store and not (args.store.startswith("s3://") and "AWS_ENDPOINT_URL" in os.environ):
+        raise UserError(
+            f"--store {args.store}: need s3://BUCKET or s3://BUCKET/PREFIX on the server that AWS_ENDPOINT_URL names; "
+            "set it, or leave --store out for a server of the bench's own"
+        )
     sets = synthetic_sets(samples=args.samples)
     if args.photos:
         sets = photo_sets(Path(args.photos), samples=args.samples) + sets
@@ -129,11 +134,6 @@ def _store(address: str | None, scratch: Path) -> Iterator[str]:
             ensure_bucket(LOCAL_BUCKET)
             yield LOCAL_BUCKET
         return
-    if not address.startswith("s3://") or "AWS_ENDPOINT_URL" not in os.environ:
-        raise UserError(
-            f"--store {address}: need s3://BUCKET or s3://BUCKET/PREFIX on the server that AWS_ENDPOINT_URL names; "
-            "set it, or leave --store out for a server of the bench's own"
-        )
     # A place of its own, so that emptying it afterwards takes nothing else.
     place = open_store(address).child(f"isnet-bench-{os.getpid()}")
     try:

@@ -82,6 +82,15 @@ def test_what_is_measured_are_whole_windows_of_the_order_where_an_epoch_has_room
     assert bench.measured_batches(10, samples=20, sample_bytes=65536) == (4, False)
 
 
+def test_a_store_that_cannot_be_meant_is_refused_before_anything_is_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.delenv("AWS_ENDPOINT_URL", raising=False)
+    for store in (str(tmp_path), "s3://bucket"):
+        assert main(["bench", "loader", "--json", "--store", store]) == 2
+        assert "AWS_ENDPOINT_URL" in capsys.readouterr().err
+
+
 @pytest.mark.real
 def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]

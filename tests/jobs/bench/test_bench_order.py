@@ -21,7 +21,8 @@ def test_shuffling_is_told_beside_a_full_shuffle_of_the_same_classes() -> None:
     assert row["classes_in_a_batch"]["ours"] == pytest.approx(row["classes_in_a_batch"]["full_shuffle"], rel=0.02)
     assert row["classes_in_64_steps"]["ours"] < row["classes_in_64_steps"]["full_shuffle"] < 365
     assert row["displacement"]["ours"] == pytest.approx(1 / 3, abs=0.02)
-    assert row["rank_correlation"]["ours"] < 0.05
+    # Chance alone: its deviation over seeds is 0.033, one over the root of the 1,024 blocks that are permuted.
+    assert row["rank_correlation"]["ours"] < 4 / 1024**0.5
 
 
 def test_the_memory_of_a_plan_is_not_that_of_the_process_that_asks_for_it() -> None:
