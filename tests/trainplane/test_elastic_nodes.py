@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -83,12 +84,15 @@ def cluster(monkeypatch):
     from ray.cluster_utils import Cluster
 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+    before = signal.getsignal(signal.SIGTERM)
     started = Cluster(
         initialize_head=True,
         head_node_args={"num_cpus": 1, "include_dashboard": True, "dashboard_host": "127.0.0.1"},
     )
     yield started
     started.shutdown()
+    # Its nodes take SIGTERM for themselves.
+    signal.signal(signal.SIGTERM, before)
 
 
 @pytest.mark.real
