@@ -82,15 +82,15 @@ def demo(args: argparse.Namespace) -> int:
 def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Dataset, *, fresh: bool) -> dict[str, Any]:
     _stage(3, f"training {config.train.steps} steps on {config.train.workers} Ray Train workers, from S3")
     prepared, outcome = run_training(config, context, fresh=fresh)
-    _stage(4, f"recorded as MLflow run {prepared.run.run_id} in experiment {config.tracking.experiment!r}")
+    _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
 
-    version = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run.run_id)
+    version = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run_id)
     rules = protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
     evaluations = _evaluations(config, context, version, rules)
     verdicts, is_promoted = _promote(context, version, evaluations)
     _stage(5, f"version {version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
     report: dict[str, Any] = {
-        "run_id": prepared.run.run_id,
+        "run_id": prepared.run_id,
         "checkpoint": outcome.checkpoint,
         "state_digest": outcome.state_digest,
         "dataset_digest": prepared.dataset_digest,

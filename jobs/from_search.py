@@ -57,6 +57,6 @@ def best_of_search(
         again = config.model_copy(update={"train": train, "name": name})
         prepared, outcome = run_training(again, context, fresh=False)
         found = score(outcome.metrics, search.settings.goals[0])
-        outcomes.append((found if found is not None else -math.inf, -number, outcome, prepared.run.run_id))
+        outcomes.append((found if found is not None else -math.inf, -number, outcome, prepared.run_id))
     _, _, outcome, run_id = max(outcomes, key=lambda one: one[:2])
     return Found(outcome.checkpoint, run_id, best.number)

@@ -97,6 +97,8 @@ def _work(assignment: Assignment, context: Context, parent_run_id: str, tell: Te
             prepared.end(status, {"trainplane.error": str(error)[:500]})
             raise
         prepared.end("FINISHED", {"trainplane.state_digest": outcome.state_digest})
+        # MLflow's own by now, where the trial began without it.
+        run_id = prepared.run_id
     values = {**outcome.metrics, **_facts(assignment)}
     is_lost = outcome.status != "finished" or any(not math.isfinite(values.get(n, 0.0)) for n in assignment.goals)
     tell(
