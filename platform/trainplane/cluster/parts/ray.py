@@ -29,7 +29,8 @@ class _Node(Part):
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.site.secret("RAY_AUTH_TOKEN"),
             "RAY_USAGE_STATS_ENABLED": "0",
-            **ON_LOOPBACK,
+            # For the command itself; what it starts is told the opposite (ray_start.py).
+            **dict.fromkeys(ON_LOOPBACK, "1"),
             # Another cluster of this user may leave its address in the environment.
             "RAY_ADDRESS": "",
         }
@@ -44,7 +45,15 @@ class _Node(Part):
         return made
 
     def command(self, *words: str) -> list[str]:
-        fixed = [str(_ray()), "start", "--block", f"--node-ip-address={HOST}", "--disable-usage-stats"]
+        fixed = [
+            sys.executable,
+            "-m",
+            "trainplane.cluster.parts.ray_start",
+            "start",
+            "--block",
+            f"--node-ip-address={HOST}",
+            "--disable-usage-stats",
+        ]
         fixed += [f"--object-store-memory={_OBJECTS_BYTES}"]
         return [*fixed, f"--dashboard-agent-listen-port={self.port[f'{self.name}-agent']}", *words]
 
