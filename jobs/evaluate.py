@@ -35,6 +35,7 @@ def evaluate(args: argparse.Namespace) -> int:
     *words, dataset = args.words
     if not words:
         raise UserError(f"{dataset!r} alone is not enough; need MODEL… and then DATASET")
+    folder = _folder(args.output) if args.output else None
     context = resolve(args.context)
     context.activate()
     models = open_models(words, context)
@@ -54,13 +55,23 @@ def evaluate(args: argparse.Namespace) -> int:
         context,
         models,
         rules,
-        folder=Path(args.output).expanduser() if args.output else None,
+        folder=folder,
         tasks=tasks_wanted(args.parallel),
         with_study=args.mask_study,
     )
     places = {"run_id": run_id, "folder": str(folder), "page": str(folder / PAGE)}
     emit(args, {**report.to_json(), **places}, f"{plain(report)}\npage: {folder / PAGE}\nMLflow run: {run_id}")
     return 0
+
+
+def _folder(output: str) -> Path:
+    """The folder for the report, made; a `UserError` where that cannot be, before anything is measured."""
+    folder = Path(output).expanduser()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be the report's folder ({error.strerror}); give another with -o") from error
+    return folder
 
 
 def recorded(

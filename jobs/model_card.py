@@ -134,7 +134,7 @@ def _earned(evaluation: Mapping[str, Any] | None) -> str:
             str(row.get("n", "")),
             *(_value(evaluation, name, metric, digits) for metric, (_, digits) in SHOWN.items()),
         ]
-        for name, row in bins.items()
+        for name, row in sorted(bins.items(), key=lambda bin: (bin[0] != "all", bin[0]))
         if row
     ]
     table = markdown_table({"columns": ["hole %", "pairs", *(title for title, _ in SHOWN.values())], "rows": rows})

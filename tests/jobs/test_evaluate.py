@@ -220,6 +220,7 @@ def test_scores_come_back_from_their_file(sets, home, tmp_path):
         (["classical:mean", "held", "--size", "8"], "size 8 is too small"),
         (["classical:mean", "held", "--size", "32", "--definition", "edge_connect"], "window of 51"),
         (["untrained:nothing", "held"], "nothing"),
+        (["classical:mean", "held", "-o", "photos/photo-0.png"], "cannot be the report's folder"),
     ],
 )
 def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, words, sentence):
