@@ -239,6 +239,8 @@ def test_the_served_model_answers_curl_and_outlives_bad_requests(registered, pro
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/served/{version}"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # MLflow starts uvicorn by its name.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with (tmp_path / "log").open("wb") as log:
         server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
     try:
