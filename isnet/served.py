@@ -91,10 +91,13 @@ def _for_the_server(error: InputError) -> InputError:
     if mlflow is None:
         return error
     base: Any = mlflow.MlflowException
-    kind = type("Refused", (base, _Silent, type(error)), {"__str__": lambda refused: refused.message})
+    sentence = str(error)
+    # The server would put the whole request before the message; it cannot be set.
+    fixed = {"message": property(lambda _: sentence, lambda _, value: None), "__str__": lambda _: sentence}
+    kind = type("Refused", (base, _Silent, type(error)), fixed)
     refused: Any = kind.__new__(kind, str(error))
     refused.__dict__.update(error.__dict__)
-    base.__init__(refused, str(error), error_code=_INVALID)
+    base.__init__(refused, sentence, error_code=_INVALID)
     return cast(InputError, refused)
 
 
