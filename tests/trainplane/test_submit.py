@@ -104,7 +104,7 @@ def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
     cluster = Cluster([("PENDING", None, "Waiting for resources: 64 CPU.")])
     with pytest.raises(RunFailed) as raised:
         await_start(cluster, "job", timeout_s=0.05, say=pytest.fail)
-    assert "did not start within 0 s and was stopped" in str(raised.value)
+    assert "did not start within 0 s and was told to stop" in str(raised.value)
     assert "Waiting for resources: 64 CPU." in str(raised.value)
     assert cluster.stopped == ["job"]
 

@@ -166,7 +166,10 @@ def _last_line(error: Exception) -> str:
 
 
 def await_start(connection: Any, job: str, *, timeout_s: float, say: Callable[[str], None]) -> JobState:
-    """Wait until the job runs or is over, saying what it waits for; stop it and raise after the deadline."""
+    """Wait until the job runs or is over, saying what it waits for; tell it to stop and raise after the deadline.
+
+    Ray cannot take back a job that waits for processors: it ends it when it would start, or after 15 minutes.
+    """
     begun, told = time.monotonic(), ""
     while True:
         state = state_of(connection, job)
@@ -176,7 +179,8 @@ def await_start(connection: Any, job: str, *, timeout_s: float, say: Callable[[s
         if waited_s > timeout_s:
             connection.stop_job(job)
             raise RunFailed(
-                f"job {job} did not start within {timeout_s:.0f} s and was stopped; the cluster says: {state.message} "
+                f"job {job} did not start within {timeout_s:.0f} s and was told to stop, which Ray does when its turn "
+                f"would come, or after 15 minutes; the cluster says: {state.message} "
                 "Free or add nodes (`isnet jobs list`), ask for less with --cpus, or wait longer with --wait"
             )
         # A start takes a few seconds, which are no news.
