@@ -51,7 +51,8 @@ _SETTINGS = (
     "tracking.gallery=0",
     "model.width=4",
 )
-_MEAN_PAUSE_S = 3.0
+# This much happens in the time of an undisturbed run; one in five is a kill, so that most attempts get ahead.
+_EVENTS_A_RUN = 4
 _MOST_ATTEMPTS = 40
 _FAULT_RATES = (0.0, 0.05, 0.2)
 _FAULTS_OF_AN_HOUR = 500
@@ -73,8 +74,10 @@ def soak(args: argparse.Namespace) -> int:
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
         world.isnet("data", "pack", str(_photos(Path(name))), "soak", "--parallel", "0")
+        begun = time.monotonic()
         calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
-        clock, deadline = _Clock(world, tally, args.seed), time.monotonic() + 60 * args.minutes
+        clock = _Clock(world, tally, args.seed, pause_s=(time.monotonic() - begun) / _EVENTS_A_RUN)
+        deadline = time.monotonic() + 60 * args.minutes
         while time.monotonic() < deadline:
             run_id = _one_run(world, clock, tally, calm["state_digest"])
             clock.calm()
@@ -179,8 +182,8 @@ def _surroundings(folder: Path) -> Iterator[World]:
 class _Clock:
     """Bad weather: at seeded moments one of its kinds begins, or all of it ends."""
 
-    def __init__(self, world: World, tally: Tally, seed: int) -> None:
-        self._world, self._tally = world, tally
+    def __init__(self, world: World, tally: Tally, seed: int, *, pause_s: float) -> None:
+        self._world, self._tally, self._pause_s = world, tally, pause_s
         self._chance = random.Random(seed)
         self._seed = seed
 
@@ -191,7 +194,7 @@ class _Clock:
     def until_over(self, process: subprocess.Popen[str]) -> bool:
         """Let things happen until the process ends; returns whether we ended it."""
         while True:
-            pause_s = self._chance.expovariate(1 / _MEAN_PAUSE_S)
+            pause_s = self._chance.expovariate(1 / self._pause_s)
             try:
                 process.wait(timeout=pause_s)
                 return False

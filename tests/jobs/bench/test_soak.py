@@ -48,7 +48,7 @@ class Endless:
 def weather_of(seed, monkeypatch):
     monkeypatch.setattr("os.killpg", lambda pid, number: None)
     world, tally = Weather(), Tally()
-    clock = _Clock(world, tally, seed)
+    clock = _Clock(world, tally, seed, pause_s=3.0)
     for _ in range(20):
         assert clock.until_over(Endless())
     return world.told, dict(tally.happened)
