@@ -107,6 +107,7 @@ def test_a_trial_of_nan_is_gone_at_once_and_never_a_survivor(stage, place):
     """peers/asha_nan.py, where Ray's ASHA runs NaN trials to their end."""
     stage.write(
         trouble={"nan_in": place},
+        base={"guard": {"non_finite": "stop"}},
         algorithm="grid",
         asha={"first": 3},
         objective=RANK,
