@@ -117,6 +117,7 @@ def test_a_loss_that_is_nan_ends_a_trial_at_the_guards_word(here):
     assert "not finite" in state.trials[1].error or "NaN" in state.trials[1].error
 
 
+@pytest.mark.real
 def test_stopped_between_items_it_goes_on_and_each_trial_is_one_run_with_each_step_once(here):
     search = here.search(algorithm="grid", asha={"first": 1}, objective=RANK, space=NUMBERS)
     for _ in range(4):
@@ -133,6 +134,7 @@ def test_stopped_between_items_it_goes_on_and_each_trial_is_one_run_with_each_st
         assert set(steps.values()) == {1}
 
 
+@pytest.mark.real
 def test_a_rung_is_a_place_on_the_way_and_changes_nothing_of_the_training(here):
     """Trained in pieces it ends on the bits of a training in one go."""
     numbers = {"trouble.number": {"choice": [0]}}
@@ -149,6 +151,7 @@ def _renamed(configure):
     return lambda number, drawn, segment: configure(number, drawn, segment).model_copy(update={"name": "whole"})
 
 
+@pytest.mark.real
 def test_a_population_takes_over_weights_and_settings_within_one_run_for_each_member(here):
     search = here.search(
         algorithm="pbt",
@@ -156,8 +159,15 @@ def test_a_population_takes_over_weights_and_settings_within_one_run_for_each_me
         objective={"metric": "val/error", "mode": "min"},
         space={"train.lr_g": {"log_uniform": [1e-5, 0.3]}, "train.lr_d": {"log_uniform": [1e-5, 0.3]}},
     )
-    state = here.run(search, items=3)
+    state = here.run(search, items=4)
     (taker,) = [trial for trial in state.trials.values() if trial.donor]
+    # Weights are the donor's, rates the taker's own.
+    store = open_store(here.context.checkpoints)
+    key = next(e.key for e in store.list(f"tiny-{taker.number}-g1") if e.key.endswith("step-00000003/manifest.json"))
+    loaded = read(*open_address(f"{store.address}/{key.removesuffix('/manifest.json')}"))
+    assert loaded.state.scalars["param_groups"]["adam"][0]["lr"] == pytest.approx(taker.settings["train.lr_g"])
+    assert loaded.state.scalars["counters"] == {"num_steps": 3}
+
     state = here.run(search)
     assert {trial.step for trial in state.trials.values()} == {9}
     assert sum(len(trial.lineage) for trial in state.trials.values()) == 2
@@ -165,14 +175,6 @@ def test_a_population_takes_over_weights_and_settings_within_one_run_for_each_me
     assert len(children) == 2
     points = client.get_metric_history(state.trials[taker.number].run_id, "setting/train.lr_g")
     assert points[0].step == 3
-    # Weights are the donor's, rates the taker's own.
-    first = taker.lineage[0]
-    store = open_store(here.context.checkpoints)
-    key = next(e.key for e in store.list(f"tiny-{taker.number}-g1") if e.key.endswith("step-00000003/manifest.json"))
-    place = f"{store.address}/{key.removesuffix('/manifest.json')}"
-    loaded = read(*open_address(place))
-    assert loaded.state.scalars["param_groups"]["adam"][0]["lr"] == pytest.approx(first["settings"]["train.lr_g"])
-    assert loaded.state.scalars["counters"] == {"num_steps": 3}
     # Nobody holds on to a donor's checkpoint once the search is over.
     assert not [entry.key for entry in store.list() if "/pins/" in entry.key]
 
