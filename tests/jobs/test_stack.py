@@ -284,7 +284,6 @@ def test_killed_parts_are_told_and_come_back_and_the_rest_is_left_alone(place):
     assert {name: part["state"] for name, part in after.items()} == dict.fromkeys(after, "up")
     kept = ("postgres", "store", "head", "worker-1")
     assert {name: after[name]["pids"] for name in kept} == {name: before[name]["pids"] for name in kept}
-    assert after["mlflow"]["address"] == before["mlflow"]["address"]
     # What was recorded before the kill is still there.
     assert "FINISHED" in place.isnet("runs", "list", "--context", "stack").stdout
 

@@ -65,6 +65,8 @@ class Head(_Node):
     """The head: jobs are handed to its dashboard, drivers run on it, work does not."""
 
     name = "head"
+    # Its jobs have the store's keys, and a store that starts for the first time makes them up.
+    needs = ("store",)
     ports = ("dashboard", "gcs", "client", "head-agent")
     processes = ("head",)
 
