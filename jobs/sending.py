@@ -18,7 +18,7 @@ from trainplane.cluster.submit import is_loopback
 from trainplane.errors import UserError
 
 # Arguments that are files or folders in any case, and those that may be a name or an address as well.
-_PATHS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet")
+_PATHS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence")
 _PLACES = ("destination", "dataset", "masks")
 _YAML = (".yaml", ".yml")
 

@@ -239,7 +239,9 @@ def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, w
 def test_tasks_of_a_cluster_find_the_same_scores(sets, tmp_path):
     words = ["evaluate", "untrained:ablation_isnet_1+laptop", "classical:telea", "held", "--size", "48", "--json"]
     here = sets(*words, "-o", tmp_path / "here").json()
-    there = sets(*words, "-o", tmp_path / "there", "--parallel", "2").json()
+    there = sets(*words, "-o", tmp_path / "there", "--parallel", "2")
+    assert there.status == 0, there.err
+    there = there.json()
     for one, other in zip(here["models"], there["models"], strict=True):
         assert one["masks_digest"] == other["masks_digest"]
         for name, row in one["bins"].items():

@@ -211,7 +211,8 @@ def test_a_trial_whose_process_died_is_started_again_and_goes_on_from_its_checkp
     report = stage.run("home")
     assert (stage.folder / "died").exists()
     assert [trial["status"] for trial in report["trials"]] == ["finished"] * 2
-    assert report["spent"]["waste"]["repeated"]["steps"] <= 3
+    # It died after step 7; the checkpoint of step 6 may still have been on its way, that of step 3 was stored.
+    assert report["spent"]["waste"]["repeated"]["steps"] <= 4
     _, runs = stage.runs("home")
     assert len(runs) == 3
     assert {run.info.status for run in runs} == {"FINISHED"}

@@ -38,7 +38,7 @@ class NanTask(TinyTask):
     def step(self, micro_batches, *, global_batch, reduce):
         trouble = self.config.trouble
         time.sleep(trouble.pause_s)
-        if trouble.dies_once and self.num_steps == 4 and trouble.number == 1 and not os.path.exists(trouble.dies_once):
+        if trouble.dies_once and self.num_steps == 7 and trouble.number == 1 and not os.path.exists(trouble.dies_once):
             open(trouble.dies_once, "x").close()
             os._exit(9)
         shares = super().step(micro_batches, global_batch=global_batch, reduce=reduce)

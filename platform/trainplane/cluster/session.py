@@ -7,6 +7,7 @@ import secrets
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import cache
 from typing import Any
 
 from trainplane.errors import RunFailed
@@ -24,18 +25,24 @@ def in_ray_job() -> bool:
     return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
 
 
+@cache
+def _own_token() -> str:
+    """One token for all private clusters of this process: Ray reads it once and keeps it."""
+    return secrets.token_hex(32)
+
+
 @contextmanager
 def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     """The connected `ray` module; a private cluster is shut down at the end, whatever happened.
 
-    The private cluster listens on loopback only and asks for a token made for this one command. Its dashboard stays
+    The private cluster listens on loopback only and asks for a token made for this one process. Its dashboard stays
     on, because without it Ray never releases the resources of an ended trial or trainer.
     """
     outside = in_ray_job()
     if not outside:
         # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
         os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)
+        os.environ["RAY_AUTH_TOKEN"] = _own_token()
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
         os.environ.update(ON_LOOPBACK)
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")

@@ -119,14 +119,21 @@ def as_default(tracking_uri: str) -> Iterator[None]:
     quiet_mlflow()
     import mlflow
 
-    before = mlflow.get_tracking_uri(), mlflow.get_registry_uri()
+    variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
+    before = mlflow.get_tracking_uri()
     mlflow.set_tracking_uri(tracking_uri)
     mlflow.set_registry_uri(tracking_uri)
     try:
         yield
     finally:
-        mlflow.set_tracking_uri(before[0])
-        mlflow.set_registry_uri(before[1])
+        mlflow.set_tracking_uri(before)
+        mlflow.set_registry_uri(variables["MLFLOW_REGISTRY_URI"] or "")
+        # MLflow sets both for child processes, which would then look into a registry that nobody named.
+        for name, value in variables.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def all_pages(search: Any, **arguments: Any) -> list[Any]:
