@@ -107,10 +107,15 @@ def run_of_checkpoint(place: str, context: Context) -> str:
     return str(found[0].info.run_id)
 
 
+def rules_file(named: str | None) -> Path:
+    """The rules of `--gates`: a shipped name, or a file; the default ones where it is not given."""
+    return PRESETS / "gates" / f"{named or 'default'}.yaml" if named in (None, "default", "small") else Path(named)
+
+
 def promote(args: argparse.Namespace) -> int:
     """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
     context = _context(args)
-    rules = build(Rules, read_yaml(Path(args.gates) if args.gates else PRESETS / "gates" / "default.yaml"))
+    rules = build(Rules, read_yaml(rules_file(args.gates)))
     if args.force is not None and not args.force.strip():
         raise UserError("--force needs a reason; say in a sentence why the gates may be passed over")
     versions.show_version(context.tracking, args.name, args.version)

@@ -87,7 +87,7 @@ def models(commands: Any) -> None:
     promote.add_argument("version", metavar="VERSION")
     promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
     promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
-    promote.add_argument("--gates", metavar="FILE", help="YAML of rules (default: the shipped ones)")
+    promote.add_argument("--gates", metavar="FILE", help="YAML of rules, or a shipped name: default, small")
     promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
     promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
     promote.add_argument("--reason", default="", metavar="TEXT", help="kept in the audit")

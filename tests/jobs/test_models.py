@@ -19,8 +19,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from jobs.config import PRESETS
+from jobs.models import rules_file
+from trainplane.config import build, read_yaml
 from trainplane.registry import audit
 from trainplane.registry.package import data_of, download, register
+from trainplane.registry.rules import Rules
 from trainplane.registry.versions import FACTS, show_version
 from trainplane.tracking.client import client_for
 
@@ -298,3 +302,12 @@ def wait_for(address, process, log):
         assert process.poll() is None, log.read_text()
         assert time.monotonic() < deadline, log.read_text()
         time.sleep(0.3)
+
+
+def test_rules_are_shipped_by_name_or_stand_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for named, found in ((None, "default"), ("default", "default"), ("small", "small")):
+        assert build(Rules, read_yaml(rules_file(named))) == build(
+            Rules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
+        )
+    assert rules_file("mine.yaml") == Path("mine.yaml")

@@ -158,7 +158,16 @@ def _beat(rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paire
         values["p"] = p
         evidence += f", with p below {rule.p_below:g}; the paired test over {found.get('num_groups', 0)} pictures "
         evidence += "was not made" if p is None else f"says {p:.2g}"
+        evidence += _too_few(found.get("num_groups", 0), rule.p_below)
     return Verdict(gate, fine, evidence, values)
+
+
+def _too_few(pictures: int, p_below: float) -> str:
+    """A word where no result could have passed: n signs that a coin decides all fall one way in 2⁻ⁿ of the cases."""
+    least = math.floor(-math.log2(p_below)) + 1
+    if not 0 < pictures < least:
+        return ""
+    return f", and {pictures} pictures cannot say less than {2.0**-pictures:.2g}; evaluate on {least} at least"
 
 
 def _no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[Verdict]:
