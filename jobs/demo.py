@@ -36,6 +36,7 @@ from jobs.train import run_training
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.object_store import local_s3
 from trainplane.config import build, read_yaml
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import promote as promotions
@@ -179,7 +180,7 @@ def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
 
 def _odd_photo(val_data: Dataset) -> np.ndarray:
     """A held-out photo whose sides no network likes, if there is one; at most 1 megapixel."""
-    photos = [decode_rgb(picture_bytes(sample)) for sample in val_data.read_samples(range(val_data.num_samples))]
+    photos = [decode_rgb(picture_bytes(sample)) for sample in read_samples(val_data, range(val_data.num_samples))]
     small = [photo for photo in photos if photo.shape[0] * photo.shape[1] <= 2**20] or photos[:1]
     return max(small, key=lambda photo: (photo.shape[0] % 16 > 0) + (photo.shape[1] % 16 > 0))
 

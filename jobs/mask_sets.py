@@ -18,6 +18,7 @@ from isnet.mask_files import read_mask
 from isnet.masks import GENERATORS, Generator, Hole, generator
 from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError, nearest
 
@@ -53,7 +54,7 @@ class MaskSet:
         """All files one after the other, uint8, and where each begins and the last one ends, int64."""
         if self._encoded is None:
             dataset = Dataset.open(self.address)
-            files = [sample["png"] for sample in dataset.read_samples(range(dataset.num_samples))]
+            files = [sample["png"] for sample in read_samples(dataset, range(dataset.num_samples))]
             ends = torch.from_numpy(np.cumsum([0, *map(len, files)], dtype=np.int64))
             memory = torch.empty(int(ends[-1]), dtype=torch.uint8)
             for start, file in zip(ends.tolist(), files, strict=False):

@@ -28,6 +28,7 @@ from jobs.on_ray import portable, shares_done, worker_model
 from jobs.pairing import Pairing
 from jobs.progress import bar
 from trainplane.cluster.context import Context
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 
 Pixels = NDArray[np.uint8]
@@ -109,7 +110,7 @@ class Bench:
 
 def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
     wanted = sorted(numbers)
-    return dict(zip(wanted, dataset.read_samples(wanted), strict=True))
+    return dict(zip(wanted, read_samples(dataset, wanted), strict=True))
 
 
 def score(model: Model, view: View, definition: Definition) -> Score:

@@ -37,6 +37,7 @@ from jobs.config import ISNetConfig, load_run_config
 from jobs.isnet_task import ISNetTask
 from jobs.progress import Bar
 from trainplane.cluster.context import Context, local
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack import PackItem, pack
 from trainplane.task import Batch
@@ -200,7 +201,7 @@ def by_bare(course: Course) -> Taken:
     steps, workers = config.train.steps, config.data.loader_workers
     torch.manual_seed(config.train.seed)
     task = ISNetTask(config, start.device_of(config))
-    pictures = InMemory(course.dataset.read_samples(range(course.dataset.num_samples)), config)
+    pictures = InMemory(read_samples(course.dataset, range(course.dataset.num_samples)), config)
     loader: DataLoader[Batch] = DataLoader(
         pictures,
         batch_size=config.train.global_batch,

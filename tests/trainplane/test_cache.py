@@ -24,7 +24,7 @@ from trainplane.data import cache as cache_module
 from trainplane.data import cache_room
 from trainplane.data.cache_room import CachePlace, CacheRoom, Kept, shard_file, to_evict
 from trainplane.data.damage import Damage, DamageError
-from trainplane.data.fetch import Fetcher
+from trainplane.data.fetch import Fetcher, read_samples
 from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
@@ -154,7 +154,7 @@ class TestReading:
         shard, key = small.spoil_sample(dataset, 30)
         for _ in range(2):
             with pytest.raises(DamageError) as found:
-                reader(dataset, place)[0].read_samples(range(COUNT))
+                read_samples(reader(dataset, place)[0], range(COUNT))
             assert [(one.shard, one.key) for one in found.value.damage] == [(shard, key)]
 
     def test_what_was_read_survives_the_loss_of_the_store(self, dataset, place) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.data.damage import Damage, DamageError
-from trainplane.data.fetch import Fetcher
+from trainplane.data.fetch import Fetcher, read_samples
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Visit
 from trainplane.errors import UserError
@@ -46,7 +46,7 @@ def walk_epoch(dataset: Dataset, *, world: int, cache_bytes: int, epoch: int = 0
 def test_reads_samples_in_the_order_asked_for(tmp_path_factory, indices: list[int]) -> None:
     dataset = small.make(tmp_path_factory.mktemp("set"), 100)
     originals = small.items(100)
-    samples = dataset.read_samples(indices)
+    samples = read_samples(dataset, indices)
     assert [sample["png"] for sample in samples] == [originals[index].data for index in indices]
     for index, sample in zip(indices, samples, strict=True):
         assert sample.keys() == {"png", "json", "__key__"}
@@ -55,16 +55,16 @@ def test_reads_samples_in_the_order_asked_for(tmp_path_factory, indices: list[in
 
 def test_neighbours_are_read_with_one_request(dataset: Dataset) -> None:
     dataset, store = small.counting(dataset)
-    dataset.read_samples(range(dataset.shard_sizes[0]))
+    read_samples(dataset, range(dataset.shard_sizes[0]))
     assert len(store.reads) == 1
-    dataset.read_samples(range(dataset.num_samples))
+    read_samples(dataset, range(dataset.num_samples))
     assert len(store.reads) == 1 + dataset.num_shards
 
 
 def test_samples_that_do_not_exist_are_refused(dataset: Dataset) -> None:
     for indices in ([-1], [100], [3, 250]):
         with pytest.raises(UserError, match="has 0 to 99"):
-            dataset.read_samples(indices)
+            read_samples(dataset, indices)
 
 
 @pytest.mark.parametrize("cache_bytes", [0, 20_000, 10**9])
@@ -139,7 +139,7 @@ def test_whoever_begins_in_the_middle_keeps_nothing_of_what_was_met_before(tmp_p
 
 
 def test_reading_threads_end_with_the_fetcher(dataset: Dataset) -> None:
-    dataset.read_samples([1, 2, 50])
+    read_samples(dataset, [1, 2, 50])
     with Fetcher(dataset) as fetcher:
         next(fetcher.walk([(0, [Visit(3, 0, 5)])]))
         assert [thread.name for thread in threading.enumerate() if thread.name.startswith("fetch")] != []
@@ -180,17 +180,17 @@ def test_each_kind_of_damage_is_named_with_its_sample(dataset: Dataset, kind: st
     )
     SPOILS[kind](dataset, dataset.index.members_of(sample)[1].offset, shard)
     with pytest.raises(DamageError) as found:
-        dataset.read_samples([sample])
+        read_samples(dataset, [sample])
     assert found.value.damage == (Damage(shard, key, kind),)
     assert all(word in str(found.value) for word in (dataset.address, shard, key, kind, "verify it"))
-    assert dataset.read_samples([untouched])[0]["png"] == small.items(100)[untouched].data
+    assert read_samples(dataset, [untouched])[0]["png"] == small.items(100)[untouched].data
 
 
 def test_swapped_shards_give_no_wrong_bytes(dataset: Dataset) -> None:
     swap(dataset, dataset.shards[0].name, dataset.shards[1].name)
     for sample in (*dataset.index.samples_of(0), *dataset.index.samples_of(1)):
         with pytest.raises(DamageError):
-            dataset.read_samples([sample])
+            read_samples(dataset, [sample])
 
 
 def test_a_shard_of_another_packing_gives_no_wrong_bytes(dataset: Dataset, tmp_path: Path) -> None:
@@ -198,7 +198,7 @@ def test_a_shard_of_another_packing_gives_no_wrong_bytes(dataset: Dataset, tmp_p
     dataset.store.write("shard-000000.tar", other.store.read("shard-000000.tar"))
     for sample in dataset.index.samples_of(0):
         with pytest.raises(DamageError):
-            dataset.read_samples([sample])
+            read_samples(dataset, [sample])
 
 
 @given(position=st.integers(0, 10**9), flip=st.integers(1, 255), data=st.data())
@@ -213,9 +213,9 @@ def test_a_flipped_byte_anywhere_is_noticed_or_belongs_to_no_sample(tmp_path_fac
         spans = [(m.offset - 512, m.offset + m.size) for m in dataset.index.members_of(sample)]
         if any(start <= at < stop for start, stop in spans):
             with pytest.raises(DamageError):
-                dataset.read_samples([sample])
+                read_samples(dataset, [sample])
         else:
-            assert dataset.read_samples([sample])[0]["png"] == expected[sample]
+            assert read_samples(dataset, [sample])[0]["png"] == expected[sample]
 
 
 def test_bytes_spoilt_on_the_way_are_read_again_not_called_damage(faulty_s3, s3_address: str) -> None:
@@ -226,7 +226,7 @@ def test_bytes_spoilt_on_the_way_are_read_again_not_called_damage(faulty_s3, s3_
     turn = iter(range(10**6))
     faults = ["flip", "reset", "503", "short", None, None, None]
     faulty_s3.fault = lambda method, path, number: faults[next(turn) % 7] if path.endswith(".tar") else None
-    samples = dataset.read_samples(range(made.num_samples))
+    samples = read_samples(dataset, range(made.num_samples))
     assert [sample["png"] for sample in samples] == [item.data for item in small.items(60)]
 
 
@@ -244,5 +244,5 @@ def test_a_manifest_or_index_spoilt_on_the_way_is_read_again(faulty_s3, s3_addre
     faulty_s3.fault = flip_once
     dataset = Dataset.open(s3_address)
     assert dataset.digest == made.digest
-    assert dataset.read_samples([7])[0]["png"] == small.items(20)[7].data
+    assert read_samples(dataset, [7])[0]["png"] == small.items(20)[7].data
     assert len(spoilt) == 1

@@ -13,6 +13,7 @@ import torch
 
 from jobs.bench.readers.ours import transform_of
 from jobs.bench.readers.serving import Open, Spec, serve
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 
 _HELD = 512  # pictures; far more than any cache of a processor holds
@@ -20,7 +21,7 @@ _HELD = 512  # pictures; far more than any cache of a processor holds
 
 def opened(spec: Spec) -> Open:
     dataset = Dataset.open(spec["address"])
-    samples = dataset.read_samples(range(min(_HELD, dataset.num_samples)))
+    samples = read_samples(dataset, range(min(_HELD, dataset.num_samples)))
     transform = transform_of(spec)
     rng = np.random.default_rng(spec["seed"])
 

@@ -2,11 +2,10 @@
 
     dataset = Dataset.open("s3://bucket/datasets/places2-train")
     dataset.digest, dataset.num_samples, dataset.shards
-    dataset.read_samples([0, 17])        # verified bytes
 
 The manifest is canonical JSON and written last: a dataset without one does not exist. Its digest is the sha256 of the
 manifest without that field, so it stands for every byte of the dataset. Not covered: making one (pack.py), checking
-all of its bytes again (verify.py), in which order samples are met (order.py).
+all of its bytes again (verify.py), reading samples (fetch.py), in which order samples are met (order.py).
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
@@ -241,15 +240,6 @@ class Dataset:
             except _WrongDigest:
                 raise self._index_damage(DAMAGED_INDEX) from None
         return self._index
-
-    def read_samples(self, indices: Sequence[int]) -> list[Members]:
-        """Members by extension, and `__key__`, of the samples with these numbers, in that order; all bytes checked.
-
-        A `DamageError` names the first damaged sample.
-        """
-        from trainplane.data.fetch import read_samples  # it needs this module
-
-        return read_samples(self, indices)
 
     def _index_damage(self, kind: str) -> DamageError:
         return DamageError(self.address, [Damage(INDEX_NAME, "", kind)], "restore it from a copy, or pack again")

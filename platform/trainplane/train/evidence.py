@@ -13,6 +13,7 @@ from contextlib import closing
 import safetensors.torch
 
 from trainplane.config import canonical_json
+from trainplane.data.fetch import read_samples
 from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
@@ -43,7 +44,7 @@ def keep_batch(
         if not world.is_first:
             return ""
         samples = [int(sample) for sample in order.batch(fault.index)]
-        keys = [sample["__key__"].decode() for sample in dataset.read_samples(samples)]
+        keys = [sample["__key__"].decode() for sample in read_samples(dataset, samples)]
         about = {
             "step": fault.index + 1,
             "norms": fault.norms,

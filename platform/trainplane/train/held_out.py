@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from trainplane.config import RunConfig
+from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 from trainplane.task import Sample, Task
 from trainplane.tracking.tracker import Recorder
@@ -23,7 +24,7 @@ class HeldOut:
         shown = min(config.tracking.gallery, count)
         rest = range(shown + world.rank, count, world.size)
         indices = [*(range(shown) if world.is_first else ()), *rest]
-        self._samples = list(zip(indices, dataset.read_samples(indices), strict=True))
+        self._samples = list(zip(indices, read_samples(dataset, indices), strict=True))
 
     def measure(self, task: Task, tracker: Recorder, *, done: int) -> dict[str, float]:
         """Validate, record, and return the metrics as `val/NAME`; nothing where there is no held-out dataset."""
