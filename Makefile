@@ -26,7 +26,7 @@ test: $(STAMP)
 test-real: $(STAMP)
 	$(BIN)/python -m pytest -m "real and not chaos" $(ARGS)
 
-# The whole kill matrix, 60 kills in 20 runs: hours where two cores are busy with other things.
+# The whole kill matrix, 60 kills in 20 runs, and a short soak: a quarter of an hour on two quiet cores, hours on busy ones.
 test-chaos: $(STAMP)
 	$(BIN)/python -m pytest -m chaos $(ARGS)
 

@@ -31,9 +31,10 @@ from PIL import Image
 from jobs.bench.pairs import machine
 from jobs.bench.tracking_server import StateProxy, mlflow_server
 from jobs.cli import emit
+from jobs.runs import find_run
 from trainplane.cluster.fault_proxy import FaultProxy, no_fault, seeded_faults
 from trainplane.cluster.object_store import local_s3
-from trainplane.errors import RunFailed
+from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
 
 STEPS = 24
@@ -297,12 +298,14 @@ def _ask_promises(world: World, tally: Tally, run_id: str | None, due: list[int]
 
 
 def _record_complaints(world: World, run_id: str, due: list[int]) -> Iterator[str]:
-    from trainplane.tracking.client import client_for
-
-    status = client_for(world.tracking.address).get_run(run_id).info.status
-    if status != "FINISHED":
-        yield f"run {run_id} is {status} in MLflow"
-    steps = _recorded_steps(world, run_id)
+    try:
+        run = find_run(world.tracking.address, run_id)
+    except UserError as error:
+        yield f"run {run_id} did not reach MLflow: {error}"
+        return
+    if run.info.status != "FINISHED":
+        yield f"run {run_id} is {run.info.status} in MLflow"
+    steps = _recorded_steps(world, run.info.run_id)
     if steps != due:
         yield f"run {run_id} has train/generator at steps {steps}, not each of {due} once"
 

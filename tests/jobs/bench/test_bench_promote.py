@@ -19,8 +19,8 @@ def check(figures, rounds):
 
 
 @pytest.mark.real
-def test_one_of_many_wins_on_sqlite(tmp_path, empty_tracking_db):
-    check(measured(f"sqlite:///{empty_tracking_db}", tmp_path, processes=4, rounds=8), 8)
+def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
+    check(measured(tracking_uri, tmp_path, processes=4, rounds=8), 8)
 
 
 @pytest.fixture

@@ -68,7 +68,7 @@ def test_a_broken_promise_is_a_missed_target():
     assert figures["faults"] is True
 
 
-@pytest.mark.real
+@pytest.mark.chaos
 def test_half_a_minute_breaks_nothing(tmp_path):
     command = [sys.executable, "-m", "jobs.cli", "bench", "soak", "--minutes", "0.5", "--seed", "1", "--json"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
