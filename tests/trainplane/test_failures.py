@@ -126,9 +126,22 @@ class Attempts:
         raise error
 
 
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self._now = 0.0
+
+    def monotonic(self):
+        return self._now
+
+    def sleep(self, seconds):
+        self._now += seconds
+
+
 @pytest.fixture
 def persist(tmp_path, monkeypatch):
-    monkeypatch.setattr(launch.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(launch, "time", Clock())
 
     def go(script, **train):
         config = build(
