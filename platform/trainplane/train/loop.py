@@ -72,7 +72,7 @@ def run(
                 trainer.forget_after(back.to)
                 amended = back.state
             except Exception:
-                # A checkpoint on its way is good, whatever happened after it.
+                # Whatever it was goes on upwards: a checkpoint on its way is good all the same, so it is waited for.
                 trainer.writer.wait()
                 trainer.commit()
                 raise
