@@ -16,6 +16,8 @@ import psutil
 import pytest
 from small_run import SMALL
 
+from trainplane.cluster.session import own_token
+
 pytestmark = pytest.mark.real
 
 ISNET = [sys.executable, "-m", "jobs.cli"]
@@ -146,7 +148,8 @@ def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
 @pytest.fixture
 def ray_head(project, tmp_path):
     """A Ray head on loopback that asks for a token; yields its job address and the token."""
-    token = secrets.token_hex(32)
+    # Ray keeps the first token that a process has used, and some tests of this process start clusters of their own.
+    token = own_token()
     ports = free_ports(4)
     command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]

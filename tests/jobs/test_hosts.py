@@ -47,6 +47,8 @@ class Cluster:
             "RAY_health_check_period_ms": "2000",
             "RAY_health_check_timeout_ms": "5000",
             "RAY_health_check_failure_threshold": "3",
+            # And a host that was cut off gives up after as long, and its ranks with it.
+            "RAY_gcs_rpc_server_reconnect_timeout_s": "15",
         }
 
     def start(self, name):
@@ -99,10 +101,12 @@ def is_rank(pid):
         return False
 
 
-def until(condition, what, timeout_s=240):
+def until(condition, what, log=None, timeout_s=240):
+    """What `condition` found; what stands in the file `log` belongs to the reason why it did not."""
     deadline = time.monotonic() + timeout_s
     while not (found := condition()):
-        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}"
+        said = f":\n{log.read_text()[-4000:]}" if log else ""
+        assert time.monotonic() < deadline, f"waited {timeout_s} s for {what}{said}"
         time.sleep(0.5)
     return found
 
@@ -152,14 +156,16 @@ def test_a_run_across_hosts_survives_a_cut_cable_and_a_lost_machine(project, clu
     ):
         said = tmp_path / "run.log"
         try:
-            first = until(lambda: checkpoints(home) and cluster.training(), f"a checkpoint: {said.read_text()[-2000:]}")
+            until(lambda: checkpoints(home) or run.poll() is not None, "a checkpoint", said)
+            assert run.poll() is None, said.read_text()
+            first = until(cluster.training, "ranks", said)
             assert len(first) == 2, "both ranks on one host"
             cluster.network.cut(first[0])
-            until(lambda: cluster.network.address[first[0]] not in cluster.nodes(), "the cut to be noticed")
+            until(lambda: cluster.network.address[first[0]] not in cluster.nodes(), "the cut to be noticed", said)
             reached = max(checkpoints(home))
-            until(lambda: max(checkpoints(home)) > reached or run.poll() is not None, "training to go on after the cut")
+            until(lambda: max(checkpoints(home)) > reached or run.poll() is not None, "training after the cut", said)
             assert run.poll() is None, said.read_text()
-            second = until(lambda: [n for n in cluster.training() if n != first[0]], "ranks on the hosts that are left")
+            second = until(lambda: [n for n in cluster.training() if n != first[0]], "ranks on other hosts", said)
             cluster.kill(second[0])
             # The machine comes back, as a cloud's would.
             cluster.start(second[0])

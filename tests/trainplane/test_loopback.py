@@ -13,6 +13,7 @@ import psutil
 
 from trainplane.cluster.session import ray_session
 
+before = dict(os.environ)
 with ray_session(num_cpus=1) as ray:
     assert ray.get(ray.remote(lambda: 1).remote()) == 1
     lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
@@ -26,6 +27,9 @@ with ray_session(num_cpus=1) as ray:
         for socket in sockets:
             if socket.startswith("socket:[") and socket[8:-1] in listening:
                 print("listens", listening[socket[8:-1]])
+left = {name for name, value in os.environ.items() if before.get(name) != value}
+ours = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+assert not left & ours, f"left in the environment: {left & ours}"
 """
 
 

@@ -6,6 +6,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,14 @@ def test_a_second_writer_is_refused_until_the_first_is_gone(tmp_path: Path) -> N
         open_spool(tmp_path / "s")
     spool.close()
     open_spool(tmp_path / "s").close()
+
+
+def test_a_predecessor_that_takes_a_while_to_end_is_waited_for(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path / "s")
+    end = threading.Timer(1.0, spool.close)
+    end.start()
+    Spool(tmp_path / "s", run_id="r" * 32, tracking="sqlite:///x.db", patience_s=60.0).close()
+    end.join()
 
 
 def test_only_one_drainer_sends_at_a_time(tmp_path: Path, tracking_uri: str, run_id: str) -> None:

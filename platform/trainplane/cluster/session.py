@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import secrets
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
@@ -26,8 +26,8 @@ def in_ray_job() -> bool:
 
 
 @cache
-def _own_token() -> str:
-    """One token for all private clusters of this process: Ray reads it once and keeps it."""
+def own_token() -> str:
+    """One token for all clusters that this process starts: Ray reads it once and keeps it."""
     return secrets.token_hex(32)
 
 
@@ -39,31 +39,52 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     on, because without it Ray never releases the resources of an ended trial or trainer.
     """
     outside = in_ray_job()
-    if not outside:
-        # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
-        os.environ["RAY_AUTH_MODE"] = "token"
-        os.environ["RAY_AUTH_TOKEN"] = _own_token()
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.update(ON_LOOPBACK)
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.5")
-    # A minute is short for workers that import torch on a busy node, or for a node that is still on its way.
-    os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "600")
-    import ray
+    # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
+    with _environment(_settings(outside=outside)):
+        import ray
 
-    if ray.is_initialized():
-        yield ray
-        return
+        if ray.is_initialized():
+            yield ray
+            return
+        if outside:
+            ray.init(log_to_driver=False, logging_level="ERROR")
+        else:
+            _start_private(ray, num_cpus)
+        try:
+            yield ray
+        finally:
+            ray.shutdown()
+
+
+def _settings(*, outside: bool) -> dict[str, str]:
+    """Environment for Ray; what the user has set himself stays, but for what keeps a private cluster private."""
+    wanted = {
+        "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+        "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+        # A minute is short for workers that import torch on a busy node, or for a node that is still on its way.
+        "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+    }
+    if not outside:
+        wanted["RAY_USAGE_STATS_ENABLED"] = "0"
+    wanted |= {name: os.environ[name] for name in wanted if name in os.environ}
     if outside:
-        ray.init(log_to_driver=False, logging_level="ERROR")
-    else:
-        _start_private(ray, num_cpus)
+        return wanted
+    return {**wanted, **ON_LOOPBACK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own_token()}
+
+
+@contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """`values` for as long as this lasts: what a later command of this process starts shall not inherit them."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
     try:
-        yield ray
+        yield
     finally:
-        ray.shutdown()
-        if not outside:
-            del os.environ["RAY_AUTH_TOKEN"], os.environ["RAY_AUTH_MODE"]
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
 
 
 def _start_private(ray: Any, num_cpus: int | None) -> None:

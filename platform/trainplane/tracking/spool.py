@@ -33,6 +33,8 @@ from trainplane.tracking.branches import Ledger, Record, is_sound, standing
 from trainplane.tracking.identity import Birth
 
 SYNC_EVERY_S = 0.5
+# Whoever only looks whether a lock is free has it for milliseconds.
+LOOK_S = 0.4
 
 
 @dataclass(frozen=True)
@@ -61,17 +63,20 @@ class Sent:
 class Spool:
     """The writing end. One process at a time holds it; a second one is refused."""
 
-    def __init__(self, folder: Path, *, run_id: str, tracking: str, birth: Birth | None = None) -> None:
+    def __init__(
+        self, folder: Path, *, run_id: str, tracking: str, birth: Birth | None = None, patience_s: float = LOOK_S
+    ) -> None:
         """Open or create the spool of run `run_id` whose MLflow is at `tracking` (an address without secrets).
 
-        `birth` says what the run is to be made with, where `run_id` is a reserved one.
+        `birth` says what the run is to be made with, where `run_id` is a reserved one. Another process that holds the
+        spool is waited for during `patience_s` seconds.
 
         A last line torn by a crash is cut off, acknowledged records and attachments without a record are removed.
         """
         self.folder = folder
         (folder / "files").mkdir(parents=True, exist_ok=True)
         self._writer_lock = _lock_file(folder / "writer.lock")
-        if not _lock_soon(self._writer_lock):
+        if not _lock_within(self._writer_lock, patience_s):
             os.close(self._writer_lock)
             raise UserError(
                 f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
@@ -285,13 +290,12 @@ def _lock_file(path: Path) -> int:
     return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
 
 
-def _lock_soon(handle: int) -> bool:
-    """As `_try_lock`, but whoever only looks whether the lock is free is waited for."""
-    for _ in range(20):
-        if _try_lock(handle):
-            return True
+def _lock_within(handle: int, seconds: float) -> bool:
+    """As `_try_lock`, but whoever has the lock is waited for."""
+    until = time.monotonic() + seconds
+    while not (locked := _try_lock(handle)) and time.monotonic() < until:
         time.sleep(0.02)
-    return False
+    return locked
 
 
 def _try_lock(handle: int) -> bool:

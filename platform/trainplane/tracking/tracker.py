@@ -31,7 +31,7 @@ from trainplane.tracking.flusher import Flusher
 from trainplane.tracking.heard import Heard, write_heard
 from trainplane.tracking.identity import Birth, find, is_reserved
 from trainplane.tracking.recorded import recorded_steps
-from trainplane.tracking.spool import Spool
+from trainplane.tracking.spool import LOOK_S, Spool
 from trainplane.tracking.system import Counters, SystemMonitor
 from trainplane.tracking.thinning import Thinning
 
@@ -142,11 +142,13 @@ class Tracker(Recorder):
         *,
         spool: str | Path,
         birth: Birth | None = None,
+        patience_s: float = LOOK_S,
         flush_every_s: float = 2.0,
         watch_every_s: float = WATCH_EVERY_S,
     ) -> None:
         """Record run `run_id` by way of the folder `spool`, which belongs to that run alone.
 
+        Another process that records the run is waited for during `patience_s` seconds.
         A run that MLflow has not heard of goes by its reserved id, and `birth` says what to make it with. What is
         recorded already is learnt from the spool and, where it answers, from MLflow: after a move to another node the
         spool is empty and MLflow is not.
@@ -155,7 +157,9 @@ class Tracker(Recorder):
         self._thinning = Thinning()
         self._monitor: SystemMonitor | None = None
         self._watch_every_s = watch_every_s
-        self._spool = Spool(Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth)
+        self._spool = Spool(
+            Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth, patience_s=patience_s
+        )
         self._run_id = self._spool.about.run_id
         self._ledger = self._spool.ledger
         self._closed: int | None = None

@@ -14,6 +14,10 @@ from trainplane.tracking.tracker import NullTracker, Recorder, Tracker
 from trainplane.train.job import Job
 from trainplane.train.world import World
 
+# A rank that was cut off with its node, where nodes share a disk, lives on until Ray there gives up its head: a minute,
+# and twice that on a busy machine.
+PREDECESSOR_S = 240.0
+
 
 def device_of(config: RunConfig) -> torch.device:
     wants = config.train.use_gpu
@@ -42,7 +46,8 @@ def tracker_of(job: Job, world: World) -> Recorder:
     if job.tracking is None or not world.is_first:
         return NullTracker()
     birth = Birth(**job.tracking.birth) if job.tracking.birth else None
-    return Tracker(job.tracking.uri, job.tracking.run_id, spool=job.tracking.spool, birth=birth)
+    target = job.tracking
+    return Tracker(target.uri, target.run_id, spool=target.spool, birth=birth, patience_s=PREDECESSOR_S)
 
 
 def step_seed(seed: int, index: int, rank: int) -> int:
