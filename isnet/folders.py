@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import stat
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePath
 
 from isnet.errors import InputError
 from isnet.files import shown
@@ -61,6 +61,12 @@ def find_pictures(folder: str | os.PathLike[str], *, links_out: bool = False) ->
     return sorted(found, key=os.fsencode), sorted(skipped, key=lambda entry: os.fsencode(entry.path))
 
 
+def unreadable(name: str | os.PathLike[str]) -> str:
+    """Why a file of this name is a picture that nothing here reads; empty for others."""
+    suffix = PurePath(name).suffix.lower()
+    return f"{suffix} pictures cannot be read here; convert it" if suffix in _UNREADABLE_SUFFIXES else ""
+
+
 def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
     """Why this is no usable picture; empty for one that is, and for what never claimed to be one."""
     suffix = path.suffix.lower()
@@ -75,8 +81,8 @@ def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
         if link:
             return "link to a folder: not followed"
         return "a folder with a picture's name; looked inside" if suffix in SUFFIXES else ""
-    if suffix in _UNREADABLE_SUFFIXES:
-        return f"{suffix} pictures cannot be read here; convert it"
+    if reason := unreadable(path):
+        return reason
     if suffix not in SUFFIXES:
         return ""
     if not stat.S_ISREG(status.st_mode):

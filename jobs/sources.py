@@ -6,10 +6,12 @@ noted, so that a packing that is run again knows what is still the same.
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import io
 import lzma
 import os
+import re
 import struct
 import tarfile
 import zipfile
@@ -23,12 +25,13 @@ from typing import Any
 
 from isnet.errors import InputError
 from isnet.files import PictureError
-from isnet.folders import SUFFIXES, find_pictures
+from isnet.folders import SUFFIXES, find_pictures, unreadable
 from isnet.images import MAX_FILE_BYTES, read_bytes
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
 
 _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+_MOST_COLUMNS = 16  # of a line in a list: a name with its spaces, and labels
 
 
 @dataclass(frozen=True)
@@ -102,8 +105,8 @@ def _once(found: Iterator[Source | Skip]) -> Iterator[Source | Skip]:
     seen: set[bytes] = set()
     for entry in found:
         if isinstance(entry, Source):
-            # Digests, because millions of long names are too much to keep.
-            name = hashlib.blake2b(os.fsencode(entry.name), digest_size=8).digest()
+            # Digests, because millions of long names are too much to keep. `./a.jpg` is `a.jpg` once more.
+            name = hashlib.blake2b(os.fsencode(os.path.normpath(entry.name)), digest_size=8).digest()
             if name in seen:
                 yield Skip(entry.name, "named twice: the first one is taken")
                 continue
@@ -143,7 +146,9 @@ def _listed_bytes(path: Path) -> bytes:
 def _stored(store: Store) -> Iterator[Source | Skip]:
     """Loose pictures on S3. Stores tell no times here: what was replaced by as many bytes counts as the same."""
     for entry in store.list():
-        if _is_picture(entry.key):
+        if reason := unreadable(entry.key):
+            yield Skip(entry.key, reason)
+        elif _is_picture(entry.key):
             read = partial(_object, store, entry.key)
             yield Source(entry.key, read, entry.size, str(entry.size)) if entry.size else Skip(entry.key, "empty file")
 
@@ -156,20 +161,54 @@ def _object(store: Store, key: str) -> bytes:
 
 
 def _list(file: Path) -> Iterator[Source | Skip]:
-    """Paths, one a line, relative to the list's own folder; a second column (a label) is ignored."""
-    for line in read_lines(file):
-        # A name with a space that exists is a name; otherwise what follows the space is a label.
-        name = line if (file.parent / line).exists() else line.split()[0]
-        yield file_source(name, file.parent / name)
+    """Paths, one a line, relative to the list's own folder; columns behind it (labels) and comments are ignored."""
+    for line in _raw_lines(file):
+        # Names may hold spaces, end with them and begin with '#': a line means the longest name that exists.
+        names = [line, *_without_last_columns(line)]
+        name = next((name for name in names if _is_there(file.parent / name)), None)
+        if name is None:
+            if not line.strip() or line.lstrip().startswith("#"):
+                continue
+            name = next((name for name in names[1:] if _is_picture(name)), line.split()[0])
+        if name.strip():
+            yield file_source(name, file.parent / name)
+
+
+def _without_last_columns(line: str) -> Iterator[str]:
+    """The line without what stands around it, and then with ever fewer of its columns."""
+    name = line.strip()
+    for _ in range(_MOST_COLUMNS):
+        yield name
+        name, *last = name.rsplit(maxsplit=1) or [""]
+        if not last:
+            return
+
+
+def _is_there(path: Path) -> bool:
+    try:
+        return path.exists()
+    except OSError:
+        return False  # a line longer than any name, or a folder that nobody may look into
 
 
 def read_lines(file: Path) -> list[str]:
     """The lines of a list without empty ones and comments."""
+    return [line.strip() for line in _raw_lines(file) if line.strip() and not line.lstrip().startswith("#")]
+
+
+def _raw_lines(file: Path) -> list[str]:
     try:
-        lines = file.read_text(encoding="utf-8", errors="surrogateescape").splitlines()
+        data = file.read_bytes()
     except OSError as error:
         raise UserError(f"{file}: the list cannot be read ({error.strerror}); check its permissions") from error
-    return [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")]
+    if b"\0" in data:
+        raise UserError(
+            f"{file}: is no list in UTF-8, it holds zero bytes (UTF-16, `find -print0`, or no text at all); "
+            "need one path a line; save it as UTF-8"
+        )
+    text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
+    # Not splitlines: that takes form feeds and Unicode's separators, which names may hold, for ends of lines, too.
+    return re.split(r"\r\n|\r|\n", text)
 
 
 def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
@@ -178,7 +217,9 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
         changed = file.stat().st_mtime_ns
         is_plain = isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
-            if not _is_picture(member.name):
+            if reason := unreadable(member.name):
+                yield Skip(member.name, reason)
+            if not _is_picture(member.name) or member.isdir():
                 continue
             if not member.isreg():
                 yield Skip(member.name, "link or device in an archive: not followed")
@@ -189,7 +230,7 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
                 yield Source(member.name, read, member.size, stamp)
             else:
                 yield Source(member.name, partial(_member, archive, member), member.size, stamp, is_here=True)
-        _check_end(archive)
+        _check_end(file, archive)
     except _TAR_ERRORS as error:
         raise _damaged(file, error) from error
 
@@ -198,10 +239,11 @@ def _opened_tar(file: Path) -> tarfile.TarFile:
     return tarfile.open(file)
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
+def _check_end(file: Path, archive: tarfile.TarFile) -> None:
     """Refuse a tar that is not whole: tarfile takes a damaged header, and a cut, for the end of the archive.
 
-    Reading to the very end makes a compressed tar check its own sums, too.
+    Behind the end mark may be zeros alone: of tars put one after the other only the first is read. Reading to the very
+    end makes a compressed tar check its own sums, too.
     """
     stream = archive.fileobj
     assert stream is not None
@@ -210,8 +252,12 @@ def _check_end(archive: tarfile.TarFile) -> None:
     if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
         what = "a damaged header" if block else "no end mark"
         raise tarfile.ReadError(f"{what} at byte {archive.offset}")
-    while stream.read(1 << 20):
-        pass
+    while block := stream.read(1 << 20):
+        if block.strip(b"\0"):
+            raise UserError(
+                f"{file}: content follows the tar's end mark at byte {archive.offset}, as where tars were joined, and "
+                "would be left out; unpack it (tar -xif) and pack the folder, or give each tar by itself"
+            )
 
 
 def _damaged(file: object, error: Exception) -> UserError:
@@ -251,7 +297,9 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if not info.filename:
             raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")
-        if not info.is_dir() and _is_picture(info.filename):
+        if reason := unreadable(info.filename):
+            yield Skip(info.filename, reason)
+        elif not info.is_dir() and _is_picture(info.filename):
             stamp = f"{info.CRC:08x} {info.file_size}"
             yield Source(info.filename, partial(_zip_member, archive, info), info.file_size, stamp, is_here=True)
 

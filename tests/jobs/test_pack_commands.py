@@ -15,6 +15,7 @@ import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from urllib.parse import quote
 
 import numpy as np
 import pytest
@@ -206,7 +207,61 @@ def test_a_list_may_name_what_is_absent_or_twice(isnet, photos: Path) -> None:
     report = isnet("data", "pack", photos / "list.txt", "mine", "--json").json()
     assert report["samples"] == 2
     assert report["reasons"] == {"missing": 1, "named twice": 1}
-    assert [entry["file"] for entry in report["skipped"]] == ["not", "photo-0.png"]
+    assert [entry["file"] for entry in report["skipped"]] == ["not%20there.jpg", "photo-0.png"]
+
+
+def test_a_list_names_whatever_a_file_can_be_called(isnet, tmp_path: Path, home: Path) -> None:
+    names = ["first.png", "#1.png", "my photo.png", " lead.png", "u\u2028x.png", "f\x0cx.png", "-rf.png"]
+    for number, name in enumerate(names):
+        (tmp_path / name).write_bytes(noise(number))
+    lines = [
+        "first.png",
+        "#1.png",
+        "my photo.png 3",
+        " lead.png",
+        "u\u2028x.png 0",
+        "f\x0cx.png",
+        "-rf.png\t7",
+        "./-rf.png",
+    ]
+    long = "x" * 300 + ".png"
+    (tmp_path / "l.txt").write_bytes(b"\xef\xbb\xbf" + "\r\n".join([*lines, "# no", "  ", long]).encode())
+    report = isnet("data", "pack", tmp_path / "l.txt", "mine", "--json").json()
+    assert report["samples"] == len(names)
+    assert report["reasons"] == {"named twice": 1, "unreadable": 1}
+    assert paths_in(home / "datasets" / "mine") == {quote(name) for name in names}
+
+
+def test_a_list_that_is_no_utf8_text_is_refused(isnet, many: Path) -> None:
+    (many / "l.txt").write_bytes("000.png\n001.png\n".encode("utf-16"))
+    ran = isnet("data", "pack", many / "l.txt", "mine")
+    assert (ran.status, "save it as UTF-8" in ran.err) == (2, True)
+
+
+@pytest.mark.parametrize("mode", ["w", "w:gz"])
+def test_of_tars_that_were_joined_none_is_lost_in_silence(isnet, tmp_path: Path, mode: str) -> None:
+    parts = []
+    for number in range(2):
+        with tarfile.open(tmp_path / "part.tar", mode) as tar:
+            member = tarfile.TarInfo(f"{number}.png")
+            member.size = len(noise(number))
+            tar.addfile(member, io.BytesIO(noise(number)))
+        parts.append((tmp_path / "part.tar").read_bytes())
+    (tmp_path / "joined.tar").write_bytes(b"".join(parts))
+    ran = isnet("data", "pack", tmp_path / "joined.tar", "mine")
+    assert (ran.status, "content follows the tar's end mark" in ran.err) == (2, True)
+
+
+def test_pictures_that_nobody_can_read_are_counted_in_archives_as_in_folders(isnet, tmp_path: Path) -> None:
+    folder = tmp_path / "all"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(noise(1))
+    (folder / "b.heic").write_bytes(b"heic")
+    shutil.make_archive(str(tmp_path / "all"), "zip", folder)
+    shutil.make_archive(str(tmp_path / "all"), "tar", folder)
+    for at, source in enumerate((folder, tmp_path / "all.zip", tmp_path / "all.tar")):
+        report = isnet("data", "pack", source, f"d{at}", "--json").json()
+        assert report["reasons"] == {".heic pictures cannot be read here; convert it": 1}
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("folder", 4), ("tar.gz", 1)])
