@@ -119,3 +119,13 @@ def test_a_claim_that_cannot_be_read_blocks_nobody(store: Store) -> None:
     claim = Claim(store)
     claim.take()
     claim.give_back(finished=True)
+
+
+def test_files_of_somebody_else_stop_nothing_and_stay(store: Store) -> None:
+    theirs = ["packing.claim-000000.json.bak", "packing.claim-mine.json", "packing.list.txt", "packing.shard-x.json"]
+    for key in theirs:
+        store.write(key, b"{}")
+    claim = Claim(store)
+    claim.take()
+    claim.give_back(finished=True)
+    assert [entry.key for entry in store.list()] == theirs

@@ -10,6 +10,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +18,7 @@ from trainplane.config import canonical_json
 from trainplane.data.index import Index, IndexWriter, Member, Row
 from trainplane.data.manifest import Dataset, Manifest, Shard, Skipped
 from trainplane.data.pack import PackItem, pack
+from trainplane.data.verify import verify
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 
@@ -74,6 +76,12 @@ def test_a_changed_byte_of_the_manifest_is_noticed(position: int) -> None:
         (b'{"format":1}', "a field is missing"),
         (MANIFEST.to_json().replace(b"places2", b"places3"), "digest"),
         (MANIFEST.to_json()[:-10], "manifest.json cannot be used"),
+        (b"[" * 100_000, "nested without end"),
+        (MANIFEST.to_json().replace(b'"index":{"bytes":', b'"index":{"bytes":1e999,"x":'), "of another type"),
+        (replace(MANIFEST, shards=()).to_json(), "a shard twice, or none at all"),
+        (replace(MANIFEST, shards=MANIFEST.shards * 2).to_json(), "a shard twice"),
+        (replace(MANIFEST, shards=(Shard("../x.tar", 9, 1, "0" * 64),)).to_json(), "names a shard '../x.tar'"),
+        (replace(MANIFEST, shards=(Shard("shard-000000.tar", 9, -1, "0" * 64),)).to_json(), "-1 samples"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_answered_in_a_sentence(
@@ -119,6 +127,21 @@ def test_an_index_that_is_missing_or_changed_is_damage(tmp_path: Path) -> None:
     path.unlink()
     with pytest.raises(RunFailed, match="missing-index"):
         _ = Dataset.open(address).index
+
+
+def test_an_index_that_is_none_is_damage_although_the_manifest_names_its_digest(tmp_path: Path) -> None:
+    dataset = packed(tmp_path)
+    other = packed(tmp_path / "other", count=7).store.read("samples.parquet")
+    columns = io.BytesIO()
+    pq.write_table(pa.table({"a": [1]}), columns)
+    for data in (b"", b"junk", columns.getvalue(), other):
+        digest = hashlib.sha256(data).hexdigest()
+        dataset.store.write("samples.parquet", data)
+        dataset.store.write("manifest.json", replace(dataset.manifest, index_sha256=digest).to_json())
+        again = Dataset.open(dataset.address)
+        with pytest.raises(RunFailed, match="damaged-index"):
+            _ = again.index
+        assert [damage.kind for damage in verify(again)] == ["damaged-index"]
 
 
 def test_the_index_holds_a_row_a_sample_and_a_row_group_a_shard() -> None:

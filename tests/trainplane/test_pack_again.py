@@ -277,6 +277,18 @@ def test_one_process_at_a_time_packs_to_a_place(tmp_path: Path) -> None:
     pack_to(tmp_path)
 
 
+def test_files_that_only_look_like_notes_stop_nothing_and_stay(tmp_path: Path) -> None:
+    store = open_store(str(tmp_path))
+    for key in ("packing.shard-x.json", "packing.shard-000000.json.orig", "packing.txt"):
+        store.write(key, b"{}")
+    pack_to(tmp_path)
+    assert [entry.key for entry in store.list("packing.")] == [
+        "packing.shard-000000.json.orig",
+        "packing.shard-x.json",
+        "packing.txt",
+    ]
+
+
 def uploads_in(address: str) -> set[str]:
     bucket = address.removeprefix("s3://").partition("/")[0]
     found = boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", [])

@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 
 PREFIX = "packing."
 _CLAIM = f"{PREFIX}claim-"
+_CLAIM_KEY = re.compile(rf"{re.escape(_CLAIM)}\d{{6,}}\.json")
+_NOTE_KEY = re.compile(rf"{re.escape(PREFIX)}(claim|shard)-\d{{6,}}\.json")
 _BEAT_S = 5.0
 _PATIENCE_S = 20.0  # without a beat, from a process that cannot be looked up
 
@@ -59,6 +62,11 @@ def this_machine() -> str:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}"
     except OSError:
         return ""
+
+
+def is_note(key: str) -> bool:
+    """PURE: whether a packing keeps its notes under this key; whatever else is called `packing.…` is somebody's."""
+    return bool(_NOTE_KEY.fullmatch(key))
 
 
 def is_gone(owner: Owner, *, machine: str, born: Callable[[int], float | None]) -> bool | None:
@@ -123,10 +131,14 @@ class Claim:
         if self._thread is not None:
             self._thread.join()
         if finished and not self._lost:
-            for entry in list(self._store.list(PREFIX)):
-                self._store.delete(entry.key)
+            for key in [entry.key for entry in self._store.list(PREFIX) if is_note(entry.key)]:
+                self._store.delete(key)
         elif not self._lost:
-            self._write(ended=True)
+            try:
+                self._write(ended=True)
+            except StorageError as error:
+                # What packing stopped at is on its way up, and often the same; the next one finds the process gone.
+                log.info("%s", error)
         self._owner = None
 
     def _beat(self) -> None:
@@ -148,7 +160,7 @@ class Claim:
 
     def _newest(self) -> tuple[int, Owner | None] | None:
         """Number and owner of the newest claim; an owner that cannot be read is None."""
-        keys = [entry.key for entry in self._store.list(_CLAIM)]
+        keys = [entry.key for entry in self._store.list(_CLAIM) if _CLAIM_KEY.fullmatch(entry.key)]
         if not keys:
             return None
         try:

@@ -18,18 +18,18 @@ from dataclasses import replace as with_fields
 from typing import Any
 
 from trainplane.config import canonical_json
-from trainplane.data.claim import PREFIX, Claim
+from trainplane.data.claim import PREFIX, Claim, is_note
 from trainplane.data.cut import Cut
 from trainplane.data.index import INDEX_NAME, Member, Row
-from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Shard, Skipped
+from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Shard, Skipped, is_shard
 from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
-from trainplane.storage import NotFound, StorageError, Store
+from trainplane.storage import NoBucket, NotFound, StorageError, Store
 
 log = logging.getLogger(__name__)
 
 _NOTE = f"{PREFIX}shard-"
-_SHARD = re.compile(r"shard-\d{6,}\.tar")
+_NOTE_KEY = re.compile(rf"{re.escape(_NOTE)}(\d{{6,}})\.json")
 
 
 @dataclass(frozen=True)
@@ -143,10 +143,8 @@ class Destination:
         """Ranges of the shards that an unfinished packing with the same options stored, by number of shard."""
         found = {}
         for entry in self._store.list(_NOTE):
-            number = int(entry.key.removeprefix(_NOTE).removesuffix(".json"))
-            note = self._read_note(number)
-            if note is not None:
-                found[number] = note[0]
+            if (named := _NOTE_KEY.fullmatch(entry.key)) and (note := self._read_note(int(named[1]))) is not None:
+                found[int(named[1])] = note[0]
         return found
 
     def finished(self, number: int) -> Finished | None:
@@ -181,7 +179,8 @@ class Destination:
         if standing is not None:
             if _same_but_for_the_index(manifest, standing):
                 log.info("%s: the same dataset is already there", self._store.address)
-                if any(self._store.list(PREFIX)):  # killed between its manifest and the end
+                # Killed between its manifest and the end.
+                if any(is_note(entry.key) for entry in self._store.list(PREFIX)):
                     self.claim()
                 return Dataset(self._store, standing)
             self.place.make_room("name, split, options, skipped files or the number of shards would differ")
@@ -199,6 +198,8 @@ class Destination:
             return self._store.read(MANIFEST_NAME)
         except NotFound:
             return None
+        except NoBucket as error:
+            raise UserError(str(error)) from error
 
     def _standing(self, replace: bool) -> Manifest | None:
         if self._found is None:
@@ -213,7 +214,7 @@ class Destination:
     def _left_over(self, wanted: set[str]) -> list[str]:
         """Shards of the dataset that is replaced, or of an unfinished packing, that the new dataset has not."""
         if self._claim.follows_unfinished:
-            found = {entry.key for entry in self._store.list("shard-") if _SHARD.fullmatch(entry.key)}
+            found = {entry.key for entry in self._store.list("shard-") if is_shard(entry.key)}
         else:
             found = {shard.name for shard in self.place.standing.shards} if self.place.standing else set()
         return sorted(found - wanted)
@@ -221,7 +222,7 @@ class Destination:
 
 def _is_ours(key: str) -> bool:
     """PURE: whether a packing writes under this key."""
-    return bool(_SHARD.fullmatch(key)) or key in (INDEX_NAME, MANIFEST_NAME) or key.startswith(PREFIX)
+    return is_shard(key) or key in (INDEX_NAME, MANIFEST_NAME) or is_note(key)
 
 
 def _packed_meanwhile(store: Store) -> UserError:

@@ -93,7 +93,13 @@ class Index:
     """
 
     def __init__(self, data: bytes, *, shard_sizes: Sequence[int]) -> None:
-        self._parquet = pq.ParquetFile(pa.BufferReader(data))
+        try:
+            self._parquet = pq.ParquetFile(pa.BufferReader(data))
+        except (pa.ArrowException, OSError) as error:
+            raise ValueError(f"it is no Parquet file ({error})") from error
+        # Not the names alone: what follows takes columns as arrays of numbers.
+        if not self._parquet.schema_arrow.equals(_SCHEMA):
+            raise ValueError(f"its columns are {', '.join(self._parquet.schema_arrow.names)[:200]}, not an index's")
         metadata = self._parquet.metadata
         found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
         if found != list(shard_sizes):

@@ -24,7 +24,7 @@ from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageE
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
 from trainplane.errors import UserError
-from trainplane.storage import NotFound, Store, open_store
+from trainplane.storage import NoBucket, NotFound, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -37,6 +37,7 @@ T = TypeVar("T")
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
+_SHARD = re.compile(r"shard-\d{6,}\.tar")
 
 
 @dataclass(frozen=True)
@@ -102,7 +103,10 @@ class Manifest:
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
         """The manifest in these bytes; a `ValueError` says what is wrong with them."""
-        content = json.loads(data)
+        try:
+            content = json.loads(data)
+        except RecursionError:
+            raise ValueError("it is nested without end") from None
         if not isinstance(content, dict) or "format" not in content:
             raise ValueError("it has no format version")
         if content["format"] != FORMAT:
@@ -117,8 +121,10 @@ class Manifest:
                 skipped=tuple(Skipped(str(entry["file"]), str(entry["reason"])) for entry in content["skipped"]),
                 packed=dict(content["packed"]),
             )
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a field is missing or of another type ({error!r})") from error
+        if len({shard.name for shard in manifest.shards}) < max(1, len(manifest.shards)):
+            raise ValueError("it names a shard twice, or none at all")
         # Bytes, not values, are compared: what the digest stands for is the file.
         if manifest.to_json() != data:
             raise ValueError("its content does not have its digest")
@@ -129,8 +135,17 @@ def shard_name(number: int) -> str:
     return f"shard-{number:06d}.tar"
 
 
+def is_shard(key: str) -> bool:
+    """PURE: whether a shard may be stored under this key."""
+    return bool(_SHARD.fullmatch(key))
+
+
 def _shard(entry: Mapping[str, Any]) -> Shard:
-    return Shard(str(entry["name"]), int(entry["bytes"]), int(entry["samples"]), _sha256(entry["sha256"]))
+    shard = Shard(str(entry["name"]), int(entry["bytes"]), int(entry["samples"]), _sha256(entry["sha256"]))
+    # A digest proves nothing of who wrote it: names lead to objects, and numbers to memory.
+    if not is_shard(shard.name) or shard.bytes <= 0 or shard.samples <= 0:
+        raise ValueError(f"it names a shard {shard.name!r} of {shard.bytes} bytes and {shard.samples} samples")
+    return shard
 
 
 def _sha256(text: str) -> str:
@@ -164,6 +179,8 @@ class Dataset:
                 f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
                 "check the address, or pack one there; packing that was interrupted is run again"
             ) from None
+        except NoBucket as error:
+            raise UserError(str(error)) from error
         except ValueError as error:
             raise UserError(
                 f"{store.address}: {MANIFEST_NAME} cannot be used ({error}); "
@@ -234,24 +251,23 @@ class Dataset:
         """Where every sample lies; loaded and checked at first use, `DamageError` when it is not as packed."""
         if self._index is None:
             try:
-                self._index = _read_alike(self.store, INDEX_NAME, partial(_index_of, self.manifest))
+                self._index = _read_alike(self.store, INDEX_NAME, partial(index_of, self.manifest))
             except NotFound:
                 raise self._index_damage(MISSING_INDEX) from None
-            except _WrongDigest:
-                raise self._index_damage(DAMAGED_INDEX) from None
+            except ValueError as error:
+                raise self._index_damage(DAMAGED_INDEX, str(error)) from error
         return self._index
 
-    def _index_damage(self, kind: str) -> DamageError:
-        return DamageError(self.address, [Damage(INDEX_NAME, "", kind)], "restore it from a copy, or pack again")
+    def _index_damage(self, kind: str, detail: str = "") -> DamageError:
+        return DamageError(
+            self.address, [Damage(INDEX_NAME, "", kind, detail)], "restore it from a copy, or pack again"
+        )
 
 
-class _WrongDigest(ValueError):
-    """Bytes that are not those that the manifest names."""
-
-
-def _index_of(manifest: Manifest, data: bytes) -> Index:
+def index_of(manifest: Manifest, data: bytes) -> Index:
+    """The index in these bytes; a `ValueError` says why they are not the one that the manifest means."""
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
-        raise _WrongDigest(INDEX_NAME)
+        raise ValueError("its sha256 is not the manifest's")
     return Index(data, shard_sizes=tuple(shard.samples for shard in manifest.shards))
 
 

@@ -32,7 +32,7 @@ from trainplane.data.damage import (
     member_name,
 )
 from trainplane.data.index import INDEX_NAME, Index
-from trainplane.data.manifest import Dataset, Shard
+from trainplane.data.manifest import Dataset, Shard, index_of
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store
 
@@ -92,9 +92,10 @@ def _checked_index(dataset: Dataset) -> tuple[Index | None, list[Damage]]:
         data = dataset.store.read(INDEX_NAME)
     except NotFound:
         return None, [Damage(INDEX_NAME, "", MISSING_INDEX)]
-    if hashlib.sha256(data).hexdigest() != dataset.manifest.index_sha256:
-        return None, [Damage(INDEX_NAME, "", DAMAGED_INDEX)]
-    return Index(data, shard_sizes=dataset.shard_sizes), []
+    try:
+        return index_of(dataset.manifest, data), []
+    except ValueError as error:
+        return None, [Damage(INDEX_NAME, "", DAMAGED_INDEX, str(error))]
 
 
 def _damage_of(dataset: Dataset, number: int, index: Index | None) -> list[Damage]:
