@@ -16,8 +16,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.errors import UserError
-from trainplane.storage import Entry, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
+from trainplane.storage import Entry, NoBucket, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
 from trainplane.storage.connection import connection
+from trainplane.storage.requesting import Requests
 from trainplane.storage.retry import Budget, Concurrency, Pace
 
 QUICK = RetryPolicy(attempts=6, base_s=0.001, cap_s=0.01, connect_timeout_s=1.0, read_timeout_s=0.5, patience_s=0.4)
@@ -385,13 +386,23 @@ class TestS3Faults:
 
     def test_a_missing_bucket_is_named(self, s3_server: str) -> None:
         store = open_store("s3://no-such-bucket/x", policy=QUICK)
-        with pytest.raises(NotFound, match="no-such-bucket"):
-            store.read("x")
-        with pytest.raises(NotFound, match="no-such-bucket"):
-            list(store.list())
+        # No answer about any object: whoever takes "not found" for an answer must not take this for one.
+        for verb in (lambda: store.read("x"), lambda: list(store.list()), lambda: store.write("x", b"y")):
+            with pytest.raises(NoBucket, match="no-such-bucket"):
+                verb()
         ensure_bucket(store.address)
         ensure_bucket(store.address)
         assert list(store.list()) == []
+
+    def test_a_clock_that_is_wrong_is_said_to_be_so(self) -> None:
+        from botocore.exceptions import ClientError
+
+        def skewed(client: object) -> None:
+            refusal = {"Error": {"Code": "RequestTimeTooSkewed"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
+            raise ClientError(refusal, "GetObject")
+
+        with pytest.raises(StorageError, match="set the clock"):
+            Requests("bucket", "s3://bucket", QUICK).make("read x", skewed)
 
     def test_refused_credentials_are_said_to_be_so(self) -> None:
         from botocore.exceptions import ClientError

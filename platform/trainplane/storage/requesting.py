@@ -16,7 +16,7 @@ from trainplane.errors import UserError
 from trainplane.storage.connection import Connection, connection, endpoint_in_words
 from trainplane.storage.meaning import REQUEST_ERRORS, Meaning, is_silence, meaning_of, name_of
 from trainplane.storage.retry import RetryPolicy
-from trainplane.storage.store import NotFound, StorageError
+from trainplane.storage.store import NoBucket, NotFound, StorageError
 
 log = logging.getLogger(__name__)
 
@@ -92,7 +92,7 @@ class Requests:
         if meaning is Meaning.ABSENT:
             return NotFound(f"{self.address}: cannot {verb}, there is no such object")
         if meaning is Meaning.NO_BUCKET:
-            return NotFound(f"{self.address}: cannot {verb}, there is no bucket {self.bucket!r}; make it first")
+            return NoBucket(f"{self.address}: cannot {verb}, there is no bucket {self.bucket!r}; make it first")
         if meaning is Meaning.CONDITION:
             return ConditionFailed(f"{self.address}: cannot {verb}, the object is there already")
         if meaning is Meaning.PAST_END:
@@ -101,6 +101,11 @@ class Requests:
             return UserError(
                 f"{self.address}: no credentials for {endpoint_in_words()} ({name}); "
                 "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
+            )
+        if name == "RequestTimeTooSkewed":
+            return StorageError(
+                f"{self.address}: {endpoint_in_words()} refuses to {verb}, the clock of this machine and the store's "
+                "differ by more than it allows; set the clock (NTP)"
             )
         if meaning in (Meaning.FORBIDDEN, Meaning.FRESH_SESSION):
             return StorageError(

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO, cast
 from trainplane.storage.reading import Reading
 from trainplane.storage.requesting import ConditionFailed, PastEnd, Requests
 from trainplane.storage.retry import RetryPolicy
-from trainplane.storage.store import Entry, NotFound, Store, checked_key, checked_prefix, checked_range
+from trainplane.storage.store import Entry, NoBucket, NotFound, Store, checked_key, checked_prefix, checked_range
 from trainplane.storage.upload import PART_BYTES, Upload, abort_upload, md5
 
 
@@ -104,7 +104,7 @@ class S3Store(Store):
         root = f"{self._prefix}/" if self._prefix else ""
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix}
         while True:
-            page = self._requests.make(f"list {prefix}", lambda client: client.list_objects_v2(**arguments))
+            page = self._requests.make(f"list {prefix}".rstrip(), lambda client: client.list_objects_v2(**arguments))
             for found in page.get("Contents", ()):
                 # Some tools store an empty object to stand for a folder.
                 if not found["Key"].endswith("/"):
@@ -148,7 +148,7 @@ class S3Store(Store):
         """Make the bucket unless it is there."""
         try:
             self._requests.make("look at the bucket", lambda client: client.head_bucket(Bucket=self._bucket))
-        except NotFound:
+        except (NotFound, NoBucket):
             self._requests.make("make the bucket", self._create_bucket)
 
     def _create_bucket(self, client: Any) -> None:

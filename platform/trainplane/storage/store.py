@@ -32,6 +32,10 @@ class StorageError(RunFailed):
     """The store does not answer, refuses us, or has no room: a sentence that names the address and no secret."""
 
 
+class NoBucket(StorageError):
+    """The bucket of an address is not there: no answer about any object, and nothing can be stored."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """One stored object; `size` in bytes."""

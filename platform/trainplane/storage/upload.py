@@ -69,16 +69,22 @@ class Upload(io.RawIOBase):
 
         try:
             self._requests.make(f"finish {self._key}", complete)
-        except NotFound:
+        except NotFound as error:
             # After a lost answer the upload is gone because it is complete.
             if attempts == 1 or self._size_there() != self._written:
-                raise
+                raise self._ended() from error
 
     def abort(self) -> None:
         """Leave nothing behind, as far as the store still answers."""
         if self._upload_id is not None:
             with suppress(StorageError):
                 abort_upload(self._requests, self._object["Key"], self._upload_id)
+
+    def _ended(self) -> StorageError:
+        return StorageError(
+            f"{self._requests.address}: cannot write {self._key}, its upload was ended by somebody else (a rule of the "
+            "bucket, another program); run again"
+        )
 
     def _size_there(self) -> int:
         answer = self._requests.make(f"look at {self._key}", lambda client: client.head_object(**self._object))
@@ -91,12 +97,15 @@ class Upload(io.RawIOBase):
             )
             self._upload_id = begun["UploadId"]
         number = len(self._parts) + 1
-        sent = self._requests.make(
-            f"write part {number} of {self._key}",
-            lambda client: client.upload_part(
-                **self._object, UploadId=self._upload_id, PartNumber=number, Body=part, ContentMD5=md5(part)
-            ),
-        )
+        try:
+            sent = self._requests.make(
+                f"write part {number} of {self._key}",
+                lambda client: client.upload_part(
+                    **self._object, UploadId=self._upload_id, PartNumber=number, Body=part, ContentMD5=md5(part)
+                ),
+            )
+        except NotFound as error:
+            raise self._ended() from error
         self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
 
 
