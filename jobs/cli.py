@@ -53,6 +53,14 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return _say(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
+    except Exception as error:
+        # Whoever had a reason to go on without MLflow has done so: a server that is away, or a database that is locked
+        # or full, is no fault of the program.
+        if type(error).__module__ != "mlflow.exceptions":
+            raise
+        from trainplane.tracking.client import reason
+
+        return _say(f"MLflow did not do what it was asked ({reason(error)}); see to it, and type the command again", 1)
     return int(status or 0)
 
 

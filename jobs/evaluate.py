@@ -10,20 +10,22 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
-from jobs import evaluate_record, mask_study, model_card, report_pictures
+from jobs import evaluate_record, mask_study, outbox, report_pictures
 from jobs.cli import emit
 from jobs.evaluating import Measured, Protocol, compare, measure_model, protocol
 from jobs.model_ref import Model, open_model
 from jobs.on_ray import tasks_wanted
+from jobs.outbox import Earned
 from jobs.report import Report, csv, markdown, plain
 from jobs.report_page import page
 from jobs.scoring import Score, to_csv
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import UserError
-from trainplane.registry.versions import attach_evaluation, find_version
 from trainplane.tracking import lineage
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+ -]{0,39})=(?P<address>.+)")
@@ -51,7 +53,7 @@ def evaluate(args: argparse.Namespace) -> int:
     )
     if args.mask_study and (rules.bench.mask_set is None or args.mask_loading != "nearest"):
         raise UserError("--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading")
-    report, run_id, folder = recorded(
+    found = recorded(
         context,
         models,
         rules,
@@ -59,9 +61,23 @@ def evaluate(args: argparse.Namespace) -> int:
         tasks=tasks_wanted(args.parallel),
         with_study=args.mask_study,
     )
-    places = {"run_id": run_id, "folder": str(folder), "page": str(folder / PAGE)}
-    emit(args, {**report.to_json(), **places}, f"{plain(report)}\npage: {folder / PAGE}\nMLflow run: {run_id}")
+    if found.unsent is not None:
+        print(f"isnet: {found.unsent}", file=sys.stderr)
+    page_of = found.folder / PAGE
+    places = {"run_id": found.run_id, "folder": str(found.folder), "page": str(page_of), "unsent": found.unsent}
+    text = f"{plain(found.report)}\npage: {page_of}\nMLflow run: {found.run_id}"
+    emit(args, {**found.report.to_json(), **places}, text)
     return 0
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """A report, its MLflow run and its folder; why MLflow does not have it yet, where it does not answer."""
+
+    report: Report
+    run_id: str
+    folder: Path
+    unsent: str | None
 
 
 def _folder(output: str) -> Path:
@@ -82,19 +98,18 @@ def recorded(
     folder: Path | None = None,
     tasks: int = 0,
     with_study: bool = False,
-) -> tuple[Report, str, Path]:
-    """The report, its MLflow run and its folder; registered versions among the models have it attached."""
+) -> Recorded:
+    """Measure and record; registered versions among the models have it attached, now or when MLflow answers."""
     run_id = evaluate_record.begin(context, models, rules)
     try:
         folder = folder or context.home / "evaluations" / run_id
         report = run(context, models, rules, folder=folder, tasks=tasks, with_study=with_study)
-        evaluate_record.finish(context, run_id, report, folder)
+        letter = evaluate_record.record_of(run_id, report, folder, _earned(models, report, folder))
+        return Recorded(report, run_id, folder, outbox.send(context, letter))
     except BaseException:
         # Whatever ended it, Ctrl-C too: no run may stay RUNNING.
         evaluate_record.fail(context, run_id)
         raise
-    _keep_with_versions(context, models, report, folder)
-    return report, run_id, folder
 
 
 def open_models(words: list[str], context: Context) -> dict[str, Model]:
@@ -178,12 +193,14 @@ def _write(folder: Path, report: Report, measured: Mapping[str, Measured], rules
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _keep_with_versions(context: Context, models: Mapping[str, Model], report: Report, folder: Path) -> None:
+def _earned(models: Mapping[str, Model], report: Report, folder: Path) -> list[Earned]:
+    """What each registered version among the models earned, and the files that are kept with it."""
+    found = []
     for number, (label, model) in enumerate(models.items()):
         if model.pinned.startswith("models:/"):
-            version = find_version(context.tracking, model.pinned)
-            files = {"scores.csv": folder / f"scores-{number}.csv"}
+            files = {"scores.csv": f"scores-{number}.csv"}
             if label == report.ours:
-                files |= {name: folder / name for name in (PAGE, FIGURE, WORST)}
-            attach_evaluation(context.tracking, version.name, version.version, report.evaluations[label], files=files)
-            model_card.write(context, version.name, str(version.version))
+                files |= {name: name for name in (PAGE, FIGURE, WORST)}
+            places = {name: str((folder / file).resolve()) for name, file in files.items()}
+            found.append(Earned(model.pinned, report.evaluations[label], places))
+    return found

@@ -8,18 +8,18 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from jobs.evaluating import Protocol
 from jobs.model_ref import Model
+from jobs.outbox import Earned, Letter
 from jobs.report import SHOWN, Report
 from trainplane.cluster.context import Context
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
-from trainplane.tracking.client import client_for, unreachable
 from trainplane.tracking.run import end_run, find_or_create_run
 
 EXPERIMENT = "isnet-evaluations"
@@ -55,24 +55,11 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
     return run.run_id
 
 
-def finish(context: Context, run_id: str, report: Report, folder: Path) -> None:
-    """Record the report's figures and every file of `folder`, and close the run."""
-    client = client_for(context.tracking)
-    from mlflow.entities import Metric
-    from mlflow.exceptions import MlflowException
-    from mlflow.utils.time import get_current_time_millis
-
-    now = get_current_time_millis()
-    metrics = [Metric(key, value, now, 0) for key, value in _metrics(report).items()]
-    try:
-        for start in range(0, len(metrics), 1000):
-            client.log_batch(run_id, metrics=metrics[start : start + 1000], synchronous=True)
-        # The page's first screen in MLflow is the run's description.
-        client.set_tag(run_id, "mlflow.note.content", _note(report))
-        client.log_artifacts(run_id, str(folder))
-    except MlflowException as error:
-        raise unreachable(context.tracking, error) from error
-    end_run(context.tracking, run_id, "FINISHED")
+def record_of(run_id: str, report: Report, folder: Path, earned: Sequence[Earned]) -> Letter:
+    """The report's figures and every file of `folder`; registered versions keep what they earned."""
+    # The page's first screen in MLflow is the run's description.
+    tags = {"mlflow.note.content": _note(report)}
+    return Letter(run_id, str(folder.resolve()), metrics=_metrics(report), tags=tags, earned=earned)
 
 
 def fail(context: Context, run_id: str) -> None:

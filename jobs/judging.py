@@ -65,19 +65,20 @@ def judge_version(
     baselines: dict[str, Any] = {}
     comparisons: dict[str, Any] = {}
     production = None
+    is_gone = current is not None and not versions.has_version(context.tracking, name, current)
     # What cannot be opened is not measured; rules that needed it then say that nothing was.
     if evaluation is not None and checks["artifact"].fine:
         same = _same_protocol(context, evaluation)
         ours = _scores(context, name, version, evaluation, same)
         wanted = {rule.baseline for rule in rules.beats} - {PRODUCTION}
         others = {address: _measured(context, address, same) for address in sorted(wanted)}
-        if current is not None and current != version:
+        if current is not None and current != version and not is_gone:
             others[PRODUCTION] = _production(context, name, current, evaluation, same)
             production = others[PRODUCTION].evaluation
         comparisons = {address: compare(ours, found.scores) for address, found in others.items()}
         baselines = {address: found.evaluation for address, found in others.items()}
     what = subject(entry["model_digest"], entry["evaluation_digest"])
-    return judge(
+    verdicts = judge(
         rules,
         evaluation,
         baselines=baselines,
@@ -87,6 +88,11 @@ def judge_version(
         checks=checks,
         approvers=approvers(context, name, version, what, alias=alias),
     )
+    if is_gone:
+        # Without this whoever deletes what is in production has opened the way for anything above the floors.
+        evidence = f"version {current} in @{alias} was deleted in MLflow, so nothing can be compared with it; roll back"
+        verdicts.append(Verdict("production is there", False, evidence, {}))
+    return verdicts
 
 
 def approvers(context: Context, name: str, version: str, what: str, *, alias: str) -> list[str]:
@@ -100,7 +106,9 @@ def evaluate_version(context: Context, name: str, version: str, dataset: str) ->
     address = f"models:/{name}/{version}"
     models = {address: open_model(address, context)}
     rules = protocol(context, dataset, masks="irregular", size=models[address].size or 256)
-    recorded(context, models, rules)
+    found = recorded(context, models, rules)
+    if found.unsent is not None:
+        raise RunFailed(f"{found.unsent}, and then the version can be judged")
 
 
 def check_package(context: Context, name: str, version: str) -> dict[str, Check]:

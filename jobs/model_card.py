@@ -16,7 +16,7 @@ from jobs.paper_tables import differences
 from jobs.report import SHOWN, markdown_table
 from trainplane.cluster.context import Context
 from trainplane.registry import versions
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, set_anew
 
 # MLflow keeps no longer descriptions.
 MAX_DESCRIPTION = 4800
@@ -40,7 +40,7 @@ def write(context: Context, name: str, version: str) -> str:
         client.log_text(entry["run_id"], text, path_of(name, version))
     tags = {"card_digest": digest, "card_of": entry["evaluation_digest"] or "none"}
     for key, value in tags.items():
-        client.set_model_version_tag(name, version, versions.PREFIX + key, value)
+        set_anew(client.set_model_version_tag, name, version, versions.PREFIX + key, value)
     client.update_model_version(name, version, description=glance(name, entry))
     return text
 

@@ -28,7 +28,7 @@ from trainplane.config import build
 from trainplane.errors import UserError
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import find_version
-from trainplane.tracking.client import client_for
+from trainplane.tracking.run import find_run
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train.state import restore
 
@@ -108,12 +108,7 @@ def _registered(address: str, context: Context) -> Model:
 
 def checkpoint_of_run(run_id: str, context: Context) -> str:
     """Where the checkpoints of an MLflow run lie."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        run = client_for(context.tracking).get_run(run_id)
-    except MlflowException as error:
-        raise UserError(f"no run {run_id!r} here ({error}); `isnet runs list` shows those there are") from error
+    run = find_run(context.tracking, run_id)
     if (folder := run.data.tags.get("trainplane.checkpoints")) is None:
         raise UserError(f"run {run_id!r} has no checkpoints of ours; give one that `isnet train` made")
     return str(folder)

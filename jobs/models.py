@@ -122,6 +122,8 @@ def promote(args: argparse.Namespace) -> int:
     store = open_store(context.audit)
     current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
     expected = current if args.expect is None else None if args.expect == "none" else args.expect
+    # Before anything is measured: that may take an hour.
+    promotions.check_expected(args.name, args.version, current, expected, store=store, alias=args.to)
     verdicts = judge_version(
         context, args.name, args.version, rules, current=current, dataset=args.dataset, alias=args.to
     )

@@ -17,7 +17,8 @@ from jobs.model_ref import generator_of, task_of_checkpoint
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.registry.package import package, register
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import reason
+from trainplane.tracking.run import find_run
 from trainplane.train.checkpoint import open_address
 from trainplane.train.pins import pinned
 
@@ -38,9 +39,22 @@ def register_checkpoint(context: Context, place: str, *, name: str, run_id: str,
     return version
 
 
+def register_if_heard(context: Context, place: str, *, name: str, run_id: str) -> tuple[str | None, str]:
+    """The new version, if MLflow answers; and what is said. A server that is away now takes nothing from the run."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        version = register_checkpoint(context, place, name=name, run_id=run_id)
+    except (UserError, MlflowException) as error:
+        command = f"isnet models register runs:/{run_id} --name {name}"
+        return None, f"not yet ({reason(error)}); `isnet runs sync`, then `{command}`"
+    return version, f"{name} version {version}"
+
+
 def _register(context: Context, place: str, *, name: str, run_id: str, licence: str | None) -> str:
     task, loaded = task_of_checkpoint(place)
-    run = client_for(context.tracking).get_run(run_id)
+    # By its id of the time when MLflow was away, too.
+    run = find_run(context.tracking, run_id)
     facts = {
         "dataset_digest": str(loaded.meta["dataset_digest"]),
         "config_digest": str(loaded.meta["config_digest"]),
@@ -67,7 +81,7 @@ def _register(context: Context, place: str, *, name: str, run_id: str, licence: 
             example=golden.requests()[0],
             metadata=facts,
         )
-        return register(context.tracking, name, model, run_id=run_id, facts=facts, step=loaded.state.step)
+        return register(context.tracking, name, model, run_id=run.info.run_id, facts=facts, step=loaded.state.step)
 
 
 def _note_steps(file: Path, steps: int) -> None:

@@ -19,13 +19,13 @@ from typing import Any
 import yaml
 
 from jobs.cli import emit
-from jobs.runs import find_run
 from trainplane.cluster.context import Context, resolve
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError
 from trainplane.tracking import lineage
 from trainplane.tracking.client import client_for
+from trainplane.tracking.run import find_run
 from trainplane.train.checkpoint import open_address
 
 PURPOSES = {"training": "train", "validation": "val"}

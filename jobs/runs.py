@@ -8,17 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from typing import Any
 
+from jobs import outbox
 from jobs.cli import emit
 from trainplane.cluster.context import resolve
 from trainplane.cluster.object_store import claim_port, die_with_parent
-from trainplane.errors import RunFailed, UserError
-from trainplane.tracking.client import client_for, unreachable
-from trainplane.tracking.identity import find, is_reserved
-from trainplane.tracking.run import reap
+from trainplane.errors import RunFailed
+from trainplane.tracking.client import client_for
+from trainplane.tracking.drain import Drained
+from trainplane.tracking.run import find_run, reap
 from trainplane.tracking.tracker import sync as send_spooled
 from trainplane.tracking.tracker import unsent_spools
 
@@ -39,6 +40,9 @@ def list_runs(args: argparse.Namespace) -> int:
         for r in runs
     ]
     waiting = [asdict(spool) for spool in unsent_spools(context.home / "spool")]
+    waiting += [
+        {"run_id": place.stem, "tracking": address, "records": 1} for place, address in outbox.waiting(context).items()
+    ]
     lines += [f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking']}" for spool in waiting]
     emit(args, {"runs": runs, "waiting": waiting}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
     return 0
@@ -83,32 +87,18 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def find_run(tracking: str, run_id: str) -> Any:
-    """The MLflow run of that id, or of the id that it went by while MLflow was away."""
-    from mlflow.exceptions import MlflowException
-
-    client = client_for(tracking)
-    run_id = run_id.removeprefix("runs:/")
-    try:
-        if not is_reserved(run_id):
-            return client.get_run(run_id)
-        found = find(client, run_id)
-        if found is None:
-            raise UserError(
-                f"MLflow has not heard of run {run_id} yet; `isnet runs sync` on the machine that it ran on sends it"
-            )
-        return found
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or error.error_code == "INVALID_PARAMETER_VALUE":
-            raise UserError(f"no run {run_id!r} here; `isnet runs list` shows those there are") from error
-        raise unreachable(tracking, error) from error
-
-
 def sync(args: argparse.Namespace) -> int:
-    """`isnet runs sync`: send what earlier processes left in their spools."""
+    """`isnet runs sync`: send what earlier processes left in their spools, then results that wait in the outbox."""
     context = resolve(args.context)
     context.activate()
-    outcomes = send_spooled(context.home / "spool", context.tracking, also=args.of)
+    outcomes = dict(send_spooled(context.home / "spool", context.tracking, also=args.of))
+    # Spools first: a result may name runs that MLflow hears of only now.
+    for run_id, error in outbox.send_waiting(context, also=args.of).items():
+        earlier = outcomes.get(run_id, Drained())
+        kept = int(error is not None)
+        outcomes[run_id] = replace(
+            earlier, sent=earlier.sent + 1 - kept, unsent=earlier.unsent + kept, error=earlier.error or error
+        )
     runs = {
         run_id: {"sent": outcome.sent, "left": outcome.unsent, "error": outcome.error}
         for run_id, outcome in outcomes.items()
@@ -116,7 +106,9 @@ def sync(args: argparse.Namespace) -> int:
     sent, left = (sum(getattr(outcome, name) for outcome in outcomes.values()) for name in ("sent", "unsent"))
     lines = [f"{sent} records sent, {left} left"]
     lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
-    others = Counter(spool.tracking for spool in unsent_spools(context.home / "spool") if spool.run_id not in outcomes)
+    elsewhere = [(spool.run_id, spool.tracking) for spool in unsent_spools(context.home / "spool")]
+    elsewhere += [(place.stem, address or "nobody") for place, address in outbox.waiting(context).items()]
+    others = Counter(tracking for run_id, tracking in elsewhere if run_id not in outcomes)
     lines += [f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in others.items()]
     payload = {"runs": runs, "sent": sent, "left": left, "elsewhere": dict(others)}
     emit(args, payload, "\n".join(lines))

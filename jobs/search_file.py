@@ -20,8 +20,8 @@ from trainplane.errors import UserError, nearest
 from trainplane.search import budget, pbt
 from trainplane.search.admission import admit
 from trainplane.search.driver import trial_limit
-from trainplane.search.launch import Search, need_of, rates_of
-from trainplane.search.settings import KINDS, SearchFile
+from trainplane.search.launch import Configure, Search, need_of, rates_of
+from trainplane.search.settings import KINDS, SearchFile, SearchSettings
 from trainplane.search.space import Settings, Space, put, search_key
 from trainplane.task import load_task
 from trainplane.train.prepare import check_enough
@@ -30,6 +30,8 @@ FACTS_OF = "jobs.trial_facts:facts"
 # Random trials whose whole configuration is built before anything starts.
 TRIED = 32
 SPACE = "search.space."
+_MEASURED_BY = ("data.train", "data.val", "data.val_samples")
+_RESERVED = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use_gpu")
 
 
 @dataclass(frozen=True)
@@ -95,10 +97,10 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
     for name in settings.space:
         _check_name(loaded, name, given)
     space = Space.of(settings, given)
-    _check_trials(loaded, space)
     _check_objectives(loaded, base)
     if settings.algorithm == "pbt":
         _check_population(loaded, base)
+    _check_rungs(settings, base)
     if may_pack:
         ensure_sample_datasets([base.data.train, base.data.val], context)
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
@@ -109,7 +111,7 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
         config = loaded.configure(number, drawn, segment)
         return with_located_masks(config, context) if isinstance(config, ISNetConfig) else config
 
-    configure(0, {}, 0)
+    _check_trials(settings, space, configure)
     is_ours = isinstance(base, ISNetConfig)
     return Search(
         loaded.file.name,
@@ -149,21 +151,24 @@ def _check_name(loaded: Loaded, name: str, given: dict[str, Any]) -> None:
         siblings = [one.rpartition(".")[2] for one in given if one.rpartition(".")[0] == parent] or list(given)
         hint = nearest(leaf if parent and siblings != list(given) else name, siblings)
         raise UserError(f"search.space names an unknown setting {name!r}{hint}")
-    if parent == "data" and leaf in ("train", "val"):
+    if name in _MEASURED_BY:
         raise UserError(f"search.space.{name}: trials on other data cannot be compared; leave it out of the space")
-    if name in ("train.steps", "train.workers"):
+    if name in _RESERVED:
+        # What one trial occupies is reckoned once, before any is started: that is why none can wait for another.
         raise UserError(f"search.space.{name}: it belongs to the budget of a trial; set it in the base instead")
+    if name in ("name", "task") or parent == "tracking":
+        raise UserError(f"search.space.{name} changes nothing that is trained; leave it out of the space")
 
 
-def _check_trials(loaded: Loaded, space: Space) -> None:
-    """Whole configurations of the first trials, and with each dimension at its edges."""
-    if loaded.file.search.algorithm == "grid":
+def _check_trials(search: SearchSettings, space: Space, configure: Configure) -> None:
+    """Whole configurations of the first trials, and with each dimension at its edges; their masks are there."""
+    if search.algorithm == "grid":
         drawn = space.grid()
         if not drawn:
             raise UserError("search.constraints leave no combination of the grid; relax them")
         drawn = drawn[:: max(1, len(drawn) // TRIED)]
     else:
-        drawn = [space.random(number) for number in range(min(TRIED, loaded.file.search.trials))]
+        drawn = [space.random(number) for number in range(min(TRIED, search.trials))]
     edges = [
         {**drawn[0], name: end}
         for name, dimension in space.dimensions.items()
@@ -171,8 +176,8 @@ def _check_trials(loaded: Loaded, space: Space) -> None:
         for end in dimension.ends
         if space.holds({**drawn[0], name: end})
     ]
-    for settings in [*drawn, *edges]:
-        loaded.configure(0, settings, 0)
+    for settings in [{}, *drawn, *edges]:
+        configure(0, settings, 0)
 
 
 def _check_objectives(loaded: Loaded, base: RunConfig) -> None:
@@ -192,6 +197,16 @@ def _check_objectives(loaded: Loaded, base: RunConfig) -> None:
         raise UserError(
             f"no trial reports {goal.metric!r}, which search {loaded.file.name!r} judges by"
             + (nearest(goal.metric, known) if known else "; name a metric of validation, such as val/NAME")
+        )
+
+
+def _check_rungs(settings: SearchSettings, base: RunConfig) -> None:
+    """Somebody is judged before the end."""
+    first = settings.asha.first if settings.asha is not None else None
+    if first is not None and first >= base.train.steps:
+        raise UserError(
+            f"search.asha.first={first} and train.steps={base.train.steps}: nobody would ever be stopped early; "
+            f"set search.asha.first={max(1, base.train.steps // 9)}, or leave search.asha out"
         )
 
 

@@ -1,12 +1,13 @@
 """What MLflow keeps of a search: on its parent run the leaderboard, ledger and pictures; on each trial how it stood.
 
-What cannot be drawn or fetched takes nothing from the search: it is said and left out.
+What cannot be drawn or fetched takes nothing from the search: it is said and left out. Sending it is `outbox`.
 """
 
 from __future__ import annotations
 
 import csv
 import io
+import json
 import re
 import sys
 import tempfile
@@ -17,6 +18,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from jobs.outbox import Letter
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
 from trainplane.search import budget, charts, report
@@ -25,37 +27,41 @@ from trainplane.search.launch import Search, need_of, rates_of
 from trainplane.search.state import State, TrialState
 from trainplane.tracking.client import client_for
 from trainplane.tracking.gallery import Pixels, contact_sheet
-from trainplane.tracking.run import end_run
 
 SHEET_TRIALS = 12
 
 
-def finish_record(context: Context, run_id: str, search: Search, state: State) -> None:
-    """Write the record of a search that ended, and end its run."""
-    client = client_for(context.tracking)
+def record_of(context: Context, run_id: str, search: Search, state: State) -> Letter:
+    """The record of a search that ended; its files are written below HOME/searches."""
     found = report.standings(state)
     best = found.best
     assert best is not None
     standing = {number: trial.standing for number, trial in state.trials.items()}
     spent = budget.report(state.spent, standing, rates_of(need_of(search.train, gpus=0.0), search.train))
-    client.log_text(run_id, leaderboard_csv(found.ranked, state), "leaderboard.csv")
-    client.log_dict(run_id, spent, "spent.json")
     shares = {
         goal.metric: importance(search.settings, search.space, state, goal=n) for n, goal in enumerate(state.goals)
     }
-    client.log_dict(run_id, shares, "importance.json")
+    folder = context.home / "searches" / run_id
+    (folder / "search").mkdir(parents=True, exist_ok=True)
+    (folder / "leaderboard.csv").write_text(leaderboard_csv(found.ranked, state), encoding="utf-8")
+    for file, values in {"spent.json": spent, "importance.json": shares}.items():
+        (folder / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
     for name, draw in pictures_of(search, state, found, shares, context).items():
         if (pixels := _attempt(name, draw)) is not None:
-            client.log_image(run_id, Image.fromarray(pixels), artifact_file=f"search/{name}.png")
-    for name, value in best.values.items():
-        client.log_metric(run_id, f"best/{name}", value)
-    for name, value in {"steps": spent["steps"], "cpu_hours": spent["cpu_seconds"] / 3600}.items():
-        client.log_metric(run_id, f"spent/{name}", float(value))
-    for trial in state.trials.values():
-        if trial.run_id:
-            client.set_tag(trial.run_id, "trainplane.standing", trial.standing)
-    tags = {"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)}
-    end_run(context.tracking, run_id, "FINISHED", tags)
+            Image.fromarray(pixels).save(folder / "search" / f"{name}.png")
+    return Letter(
+        run_id,
+        str(folder),
+        metrics={
+            **{f"best/{name}": value for name, value in best.values.items()},
+            "spent/steps": float(spent["steps"]),
+            "spent/cpu_hours": spent["cpu_seconds"] / 3600,
+        },
+        tags={"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)},
+        others={
+            trial.run_id: {"trainplane.standing": trial.standing} for trial in state.trials.values() if trial.run_id
+        },
+    )
 
 
 def pictures_of(
@@ -100,9 +106,13 @@ def sheet(trials: Sequence[TrialState], state: State, context: Context) -> Pixel
             place = client.download_artifacts(trial.run_id, newest, folder)
             with Image.open(Path(place)) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
-            values = ", ".join(f"{goal.metric} {report.short(trial.values.get(goal.metric))}" for goal in state.goals)
+            values = ", ".join(
+                f"{goal.metric.rpartition('/')[2]} {report.short(trial.values.get(goal.metric))}"
+                for goal in state.goals
+            )
             settings = ", ".join(f"{n.rpartition('.')[2]}={report.short(v)}" for n, v in trial.settings.items())
-            strips.append((f"trial {trial.number}, step {trial.step}: {values}; {settings}"[:120], pixels))
+            # A line of its own for what tells the trials apart: the strip is narrow.
+            strips.append((f"trial {trial.number}, step {trial.step}: {values}\n{settings}", pixels))
     if not strips:
         raise LookupError("no trial recorded a picture")
     return contact_sheet(strips, columns=2 if len(strips) > 1 else 1)

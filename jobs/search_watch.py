@@ -45,8 +45,9 @@ class Watch:
             self._draw(driver.state, driver.plan.steps)
 
     def _draw(self, state: State, steps: int) -> None:
-        lines = lines_of(state, self._name, steps)
-        width = shutil.get_terminal_size().columns
+        width, height = shutil.get_terminal_size()
+        # What has scrolled off the top cannot be drawn over.
+        lines = lines_of(state, self._name, steps)[: max(2, height - 1)]
         back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
         self._stream.write(back + "".join(line[: width - 1] + "\n" for line in lines))
         self._stream.flush()

@@ -16,14 +16,13 @@ from jobs.machine import ranks_here
 from jobs.mask_sets import with_located_masks
 from jobs.plan_record import PlanRecord
 from jobs.progress import Bar
-from jobs.registering import register_checkpoint
+from jobs.registering import register_if_heard
 from jobs.sample_photos import ensure_sample_datasets
 from jobs.train_report import away_line, plan_line, report, summary
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
 from trainplane.config import decides
 from trainplane.errors import UserError
-from trainplane.tracking.client import reason
 from trainplane.tracking.run import reap
 from trainplane.train.failures import Superseded
 from trainplane.train.job import Outcome
@@ -44,24 +43,12 @@ def train(args: argparse.Namespace) -> int:
     is_done = outcome.status == "finished"
     if config.tracking.register_as is not None and is_done:
         name = config.tracking.register_as
-        version, told = _registered(context, prepared, outcome, name)
+        version, told = register_if_heard(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
         payload["registered"] = {"name": name, "version": version}
         text += f"\n  registered       {told}"
         is_done = version is not None
     emit(args, payload, text)
     return 0 if is_done else 1
-
-
-def _registered(context: Context, prepared: Prepared, outcome: Outcome, name: str) -> tuple[str | None, str]:
-    """The new version, if MLflow answers; and what is said. A server that is away now takes nothing from the run."""
-    from mlflow.exceptions import MlflowException
-
-    try:
-        version = register_checkpoint(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
-    except (UserError, MlflowException) as error:
-        command = f"isnet models register runs:/{prepared.run_id} --name {name}"
-        return None, f"not yet ({reason(error)}); `isnet runs sync`, then `{command}`"
-    return version, f"{name} version {version}"
 
 
 def _label(overrides: Sequence[str]) -> str:

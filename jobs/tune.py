@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import argparse
 import sys
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from typing import Any
 
+from jobs import outbox
 from jobs.cli import emit
 from jobs.search_file import Loaded, check_room, load_search, search_of, seconds_of_one
-from jobs.search_record import finish_record
+from jobs.search_record import record_of
 from jobs.search_watch import Watch
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed, UserError
@@ -53,17 +54,27 @@ def tune(args: argparse.Namespace) -> int:
             if found.best is None:
                 raise RunFailed(_nobody(driver.state))
             pin_best(driver.state, found, by=f"search {parent}")
-            reap(context.tracking, context.home)
-            finish_record(context, parent, search, driver.state)
+            _reap(context)
+            unsent = outbox.send(context, record_of(context, parent, search, driver.state))
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
             # Its trials died with the cluster; nobody else closes them.
-            reap(context.tracking, context.home)
-            end_run(context.tracking, parent, status, {"trainplane.error": str(error)[:500]})
+            _reap(context)
+            # What stopped the search is what is said, not that MLflow is away as well.
+            with suppress(UserError):
+                end_run(context.tracking, parent, status, {"trainplane.error": str(error)[:500]})
             raise
-    registered = _register(loaded, context, found.best)
-    emit(args, payload(search, driver, parent, registered), _text(driver, registered))
-    return 0
+    if unsent is not None:
+        print(f"isnet: {unsent}", file=sys.stderr)
+    registered, told = _register(loaded, context, found.best)
+    emit(args, {**payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, told))
+    return 0 if registered is not None or loaded.file.search.register_as is None else 1
+
+
+def _reap(context: Context) -> None:
+    """Close what its processes left open; where MLflow is away, whoever looks next does."""
+    with suppress(UserError):
+        reap(context.tracking, context.home)
 
 
 def show(args: argparse.Namespace) -> int:
@@ -162,16 +173,17 @@ def spent_text(driver: Driver) -> str:
     )
 
 
-def _text(driver: Driver, registered: dict[str, str] | None) -> str:
-    said = f"\nbest trial registered as {registered['name']} version {registered['version']}" if registered else ""
+def _text(driver: Driver, registered: str | None) -> str:
+    said = f"\nbest trial registered as {registered}" if registered else ""
     return f"{report.table(driver.state)}\n{spent_text(driver)}{said}"
 
 
-def _register(loaded: Loaded, context: Context, best: TrialState) -> dict[str, str] | None:
+def _register(loaded: Loaded, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:
+    """The new version of the best trial, where one is asked for, and what is said of it."""
     name = loaded.file.search.register_as
     if name is None:
-        return None
-    from jobs.registering import register_checkpoint
+        return None, None
+    from jobs.registering import register_if_heard
 
-    version = register_checkpoint(context, best.checkpoint, name=name, run_id=best.run_id)
-    return {"name": name, "version": version}
+    version, told = register_if_heard(context, best.checkpoint, name=name, run_id=best.run_id)
+    return None if version is None else {"name": name, "version": version}, told

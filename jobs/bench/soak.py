@@ -31,11 +31,11 @@ from PIL import Image
 from jobs.bench.pairs import machine
 from jobs.bench.tracking_server import StateProxy, mlflow_server
 from jobs.cli import emit
-from jobs.runs import find_run
 from trainplane.cluster.fault_proxy import FaultProxy, no_fault, seeded_faults
 from trainplane.cluster.object_store import local_s3
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
+from trainplane.tracking.run import find_run
 
 STEPS = 24
 _SETTINGS = (

@@ -19,7 +19,7 @@ from pydantic import Field, ValidationError, field_validator
 
 from trainplane.data.cache_room import CachePlace
 from trainplane.errors import UserError, nearest
-from trainplane.section import Section
+from trainplane.section import ModelName, Section
 from trainplane.train.guard import GuardConfig
 from trainplane.train.settings import TrainConfig
 
@@ -67,7 +67,9 @@ class TrackingConfig(Section):
         False, description="refuse to start while MLflow does not answer, instead of recording on disk until it does"
     )
     gallery: int = Field(4, ge=0, description="held-out pictures shown at every validation")
-    register_as: str | None = Field(None, description="registered model that the finished run becomes a version of")
+    register_as: ModelName | None = Field(
+        None, description="registered model that the finished run becomes a version of"
+    )
 
 
 class RunConfig(Section):

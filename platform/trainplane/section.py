@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, get_args
+from typing import Annotated, Any, get_args
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
+ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
+"""Name of a registered model: refused before a training whose result could not be registered under it."""
 
 
 class Section(BaseModel):

@@ -62,6 +62,10 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
 ):
     isnet, version = isnet_there, registered("earn")
     rules = gates(tmp_path)
+    refused = failed(isnet("models", "promote", "earn", version, "--gates", rules, "--expect", "7"))
+    assert "earn@production is version none, not 7 as expected" in refused
+    # Before anything was looked at, let alone measured.
+    assert show_version(uri, "earn", version)["gates"] == []
     assert "the version has no evaluation" in failed(isnet("models", "promote", "earn", version, "--gates", rules))
     judged = {v["gate"]: v for v in show_version(uri, "earn", version)["gates"]}
     assert [judged[name]["passed"] for name in ("signature", "artifact", "loads", "golden", "licence", "card")] == [

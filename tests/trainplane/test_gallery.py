@@ -45,14 +45,17 @@ def test_captions_differ_where_their_texts_differ() -> None:
 @pytest.mark.parametrize(("num_strips", "columns", "rows"), [(1, 1, 1), (3, 2, 2), (4, 2, 2), (5, 1, 5)])
 def test_a_contact_sheet_holds_every_strip(num_strips: int, columns: int, rows: int) -> None:
     strips = [
-        (f"trial {i}", strip([("a", panel(i, (128 - i, 64, 3))), ("b", panel(i, (128 - i, 64, 3)))], least_height=1))
+        (
+            f"trial {i}\nblocks={i}",
+            strip([("a", panel(i, (128 - i, 64, 3))), ("b", panel(i, (128 - i, 64, 3)))], least_height=1),
+        )
         for i in range(num_strips)
     ]
     sheet = contact_sheet(strips, columns=columns)
-    height, width = strips[0][1].shape[0] + CAPTION_HEIGHT, strips[0][1].shape[1]
+    height, width = strips[0][1].shape[0] + 2 * CAPTION_HEIGHT, strips[0][1].shape[1]
     assert sheet.shape == (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
     for index, (_, pixels) in enumerate(strips):
-        top, left = index // columns * (height + GAP) + CAPTION_HEIGHT, index % columns * (width + GAP)
+        top, left = index // columns * (height + GAP) + 2 * CAPTION_HEIGHT, index % columns * (width + GAP)
         assert np.array_equal(sheet[top : top + pixels.shape[0], left : left + width], pixels)
 
 

@@ -26,7 +26,7 @@ from trainplane.registry.promote import (
 )
 from trainplane.registry.versions import show_version
 from trainplane.storage import Store, open_store
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, set_anew
 
 GOOD = [Verdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})]
 BAD = [*GOOD, Verdict("no worse ssim | 10-20", False, "ssim in 10-20 is not a finite number", {"value": float("nan")})]
@@ -177,7 +177,7 @@ from trainplane.registry import audit
 from trainplane.registry.gates import Verdict
 from trainplane.registry.promote import promote
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, set_anew
 
 uri, address, kill_at = sys.argv[1:]
 store = open_store(address)
@@ -309,3 +309,38 @@ def test_records_of_other_aliases_do_not_stop_a_promotion(registry: str, store: 
     promote("isnet", "2", verdicts=GOOD, store=store, tracking_uri=registry, expected_current="1")
     assert (alias(registry), alias(registry, "nightly")) == ("2", "3")
     assert [entry.alias for entry in read_trail(store, "isnet").entries] == ["production", "nightly", "production"]
+
+
+def test_what_is_in_production_may_be_deleted_and_there_is_a_way_on(registry: str, store: Store) -> None:
+    places = {"store": store, "tracking_uri": registry}
+    promote("isnet", "1", verdicts=GOOD, **places)
+    client_for(registry).delete_model_version("isnet", "1")
+    assert current_version("isnet", **places) == "1"
+    [told] = verify_audit("isnet", **places)
+    assert "version 1 by the trail, and that version was deleted in MLflow" in told
+    assert reconcile("isnet", **places) == [told]
+    promote("isnet", "2", verdicts=BAD, force_reason="the one before is lost", **places)
+    assert alias(registry) == "2"
+    assert verify_audit("isnet", **places) == []
+
+
+def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
+    from mlflow.exceptions import MlflowException
+
+    told: list[str] = []
+
+    def setter(value: str) -> None:
+        told.append(value)
+        if len(told) == 1:
+            raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: model_version_tags.key")
+
+    set_anew(setter, "gates")
+    assert told == ["gates", "gates"]
+
+    def refuses(value: str) -> None:
+        told.append(value)
+        raise MlflowException("database is locked")
+
+    with pytest.raises(MlflowException, match="locked"):
+        set_anew(refuses, "other")
+    assert told == ["gates", "gates", "other"]

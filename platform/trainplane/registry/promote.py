@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 
 from trainplane.config import canonical_json
@@ -16,10 +17,10 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import Action, Conflict, NotLast, Trail
 from trainplane.registry.gates import Verdict, passed
-from trainplane.registry.versions import attach_verdicts, find_model, find_version, verdict_digest
+from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
 from trainplane.registry.witness import against_witness, seen, sound_trail, witness
 from trainplane.storage import Store
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, set_anew
 
 logger = logging.getLogger(__name__)
 
@@ -35,6 +36,10 @@ class Expected(Enum):
 
 
 ANY = Expected.ANY
+
+
+class Vanished(UserError):
+    """The version that the trail has in production was deleted in MLflow: no alias can point at it."""
 
 
 def promote(
@@ -64,8 +69,7 @@ def promote(
     if not passed(list(verdicts)) and force_reason is None:
         raise RunFailed(_refusal(name, version, alias, verdicts))
     current = sound_trail(name, store=store, tracking_uri=tracking_uri).current(alias)
-    if current != version and expected_current is not ANY and current != expected_current:
-        raise _overtaken(name, alias, version, expected_current, store)
+    check_expected(name, version, current, expected_current, store=store, alias=alias)
     entry = _append(
         name,
         alias,
@@ -81,6 +85,20 @@ def promote(
         logger.error("%s@%s was FORCED to version %s past its gates: %s", name, alias, version, force_reason)
     _project(name, alias, store=store, tracking_uri=tracking_uri)
     return entry
+
+
+def check_expected(
+    name: str,
+    version: str,
+    current: str | None,
+    expected: str | Expected | None,
+    *,
+    store: Store,
+    alias: str = PRODUCTION,
+) -> None:
+    """Raise `Conflict` where another version than the expected one is there; one that is there already may stay."""
+    if expected is not ANY and current not in (expected, version):
+        raise _overtaken(name, alias, version, expected, store)
 
 
 def rollback(
@@ -152,18 +170,26 @@ def subject(model_digest: str | None, evaluation_digest: str | None) -> str:
 
 
 def current_version(name: str, *, store: Store, tracking_uri: str, alias: str = PRODUCTION) -> str | None:
-    """The version in production by the trail, with the alias repaired on the way; None before the first promotion."""
+    """The version in production by the trail, with the alias repaired on the way; None before the first promotion.
+
+    One that was deleted in MLflow is still what the next promotion takes over from.
+    """
     trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
     if trail.current(alias) is not None:
-        _project(name, alias, store=store, tracking_uri=tracking_uri)
+        with suppress(Vanished):
+            _project(name, alias, store=store, tracking_uri=tracking_uri)
     return trail.current(alias)
 
 
 def reconcile(name: str, *, store: Store, tracking_uri: str) -> list[str]:
-    """Set every alias to what the trail says; returns a sentence for each that had to be moved."""
+    """Set every alias to what the trail says; returns a sentence for each that had to be moved, or cannot be."""
     repaired = []
     for alias in sound_trail(name, store=store, tracking_uri=tracking_uri).aliases():
-        before, after = _project(name, alias, store=store, tracking_uri=tracking_uri)
+        try:
+            before, after = _project(name, alias, store=store, tracking_uri=tracking_uri)
+        except Vanished as error:
+            repaired.append(str(error))
+            continue
         if before != after:
             repaired.append(f"{name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
     return repaired
@@ -183,6 +209,8 @@ def verify_audit(name: str, *, store: Store, tracking_uri: str) -> list[str]:
         says, points = trail.current(alias), aliases.get(alias)
         if says is None and alias == PRODUCTION:
             found.append(f"{name}@{alias} points at {points} without any record: it was set behind the trail's back")
+        elif says is not None and not has_version(tracking_uri, name, says):
+            found.append(_vanished(name, alias, says))
         elif says is not None and says != points:
             found.append(
                 f"{name}@{alias} points at {points or 'nothing'}, the trail says {says}: it was moved behind its back, "
@@ -209,8 +237,9 @@ def _project(name: str, alias: str, *, store: Store, tracking_uri: str) -> tuple
         if points == wanted:
             witness(name, trail, tracking_uri=tracking_uri)
             return first, wanted
-        find_version(tracking_uri, f"models:/{name}/{wanted}")
-        client.set_registered_model_alias(name, alias, wanted)
+        if not has_version(tracking_uri, name, wanted):
+            raise Vanished(_vanished(name, alias, wanted))
+        set_anew(client.set_registered_model_alias, name, alias, wanted)
     raise RunFailed(f"{name}@{alias} is moved by others all the time; the trail says {wanted}; try again")
 
 
@@ -250,6 +279,13 @@ def _append(
         except NotLast:
             continue
     raise RunFailed(f"the trail of {name} is written by others all the time; try again")
+
+
+def _vanished(name: str, alias: str, version: str) -> str:
+    return (
+        f"{name}@{alias} is version {version} by the trail, and that version was deleted in MLflow; go back with "
+        f"`isnet models rollback {name} --to {alias}`, or promote another one with --force and a reason"
+    )
 
 
 def _refusal(name: str, version: str, alias: str, verdicts: Sequence[Verdict]) -> str:

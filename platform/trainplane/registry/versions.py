@@ -19,12 +19,12 @@ from typing import Any
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
 from trainplane.registry.gates import Verdict
-from trainplane.tracking.client import all_pages, client_for, unreachable
+from trainplane.section import MODEL_NAME
+from trainplane.tracking.client import all_pages, client_for, set_anew, unreachable
 
 PREFIX = "trainplane."
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
-NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
-_ADDRESS = re.compile(rf"models:/(?P<name>{NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
+_ADDRESS = re.compile(rf"models:/(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
 
 
 @dataclass(frozen=True)
@@ -68,6 +68,12 @@ def find_version(tracking_uri: str, address: str) -> Any:
             f"{address}: model {parts.name!r} has no version {version} (it has: {known}); choose one of these"
         )
     return found[0]
+
+
+def has_version(tracking_uri: str, name: str, version: str) -> bool:
+    """Whether the registered model `name` has this version."""
+    find_model(tracking_uri, name)
+    return any(str(found.version) == version for found in all_versions(client_for(tracking_uri), name))
 
 
 def find_model(tracking_uri: str, name: str) -> Any:
@@ -162,8 +168,8 @@ def attach_evaluation(
         client.log_text(found.run_id, text.decode(), f"evaluations/{digest}.json")
         _log_files(client, found.run_id, f"evaluations/{digest}", files or {})
     # The digest last: where it stands, the evaluation it belongs to stands too.
-    client.set_model_version_tag(name, str(version), PREFIX + "evaluation", text.decode())
-    client.set_model_version_tag(name, str(version), PREFIX + "evaluation_digest", digest)
+    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "evaluation", text.decode())
+    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "evaluation_digest", digest)
     return digest
 
 
@@ -202,8 +208,8 @@ def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequen
         client.log_text(found.run_id, text.decode(), f"verdicts/{verdict_digest(verdicts)}.json")
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
     summary = f"failed: {', '.join(failed)}" if failed else f"{len(verdicts)} passed"
-    client.set_model_version_tag(name, str(version), PREFIX + "gates", text.decode())
-    client.set_model_version_tag(name, str(version), "gates", summary[:1000])
+    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "gates", text.decode())
+    set_anew(client.set_model_version_tag, name, str(version), "gates", summary[:1000])
     client.update_model_version(name, str(version), description=_table(verdicts)[:4900])
     return verdict_digest(verdicts)
 

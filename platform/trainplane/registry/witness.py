@@ -13,7 +13,7 @@ from trainplane.registry import audit
 from trainplane.registry.audit import BrokenTrail, Trail
 from trainplane.registry.versions import PREFIX, find_model
 from trainplane.storage import Store
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, set_anew
 
 _HEAD_TAG = PREFIX + "audit_head"
 
@@ -50,4 +50,4 @@ def witness(name: str, trail: Trail, *, tracking_uri: str) -> None:
     """Let MLflow know the last record, unless it knows a later one."""
     if seen(find_model(tracking_uri, name))[0] < len(trail.entries):
         value = f"{len(trail.entries)}:{trail.head}"
-        client_for(tracking_uri).set_registered_model_tag(name, _HEAD_TAG, value)
+        set_anew(client_for(tracking_uri).set_registered_model_tag, name, _HEAD_TAG, value)

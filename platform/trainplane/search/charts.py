@@ -140,13 +140,16 @@ def pareto_front(state: State, found: Standings) -> Pixels:
     """Every trial by its first two objectives, and the line of those that nothing beats."""
     first, second = state.goals[0].metric, state.goals[1].metric
     valued = [trial for trial in found.ranked if scores_of(trial, state.goals) is not None]
-    canvas = Canvas(f"{state.goals[0].mode} {first}, {state.goals[1].mode} {second}; orange: the front, red: its knee")
+    others = "" if len(state.goals) == 2 else f" (of {len(state.goals)} objectives)"
+    goals = f"{state.goals[0].mode} {first}, {state.goals[1].mode} {second}{others}"
+    canvas = Canvas(f"{goals}; orange: the front, red: its knee")
     x = Axis.over(second, [trial.values[second] for trial in valued])
     y = Axis.over(first, [trial.values[first] for trial in valued])
     canvas.axes(x, y)
     front = sorted((trial.values[second], trial.values[first]) for trial in found.front)
     line = [canvas.point(x.place(a), y.place(b)) for a, b in front]
-    if len(line) > 1:
+    # The front of three objectives is no line in a plane of two.
+    if len(line) > 1 and len(state.goals) == 2:
         canvas.draw.line(line, fill=FRONT, width=2)
     for trial in reversed(valued):
         place = canvas.point(x.place(trial.values[second]), y.place(trial.values[first]))

@@ -19,7 +19,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainplane.section import Section
+from trainplane.section import ModelName, Section
 
 
 class Dimension(Section):
@@ -40,6 +40,8 @@ class Dimension(Section):
             raise ValueError(
                 f"a dimension has {' and '.join(given) or 'no values'}; give choice, uniform, log_uniform or integers"
             )
+        if self.choice is not None and any(value in self.choice[:n] for n, value in enumerate(self.choice)):
+            raise ValueError(f"choice: {list(self.choice)} names a value twice; a grid would train it twice")
         if given[0] != "choice":
             low, high = getattr(self, given[0])
             if not low < high:
@@ -119,7 +121,7 @@ class SearchSettings(Section):
     retries: int = Field(2, ge=0, description="times that a trial whose process was lost is started again")
     warm_start: str | None = Field(None, description="name of an earlier search whose results TPE begins with")
     seed: int = Field(0, ge=0)
-    register_as: str | None = Field(None, description="registered model that the best trial becomes a version of")
+    register_as: ModelName | None = Field(None, description="registered model that the best trial becomes a version of")
 
     @property
     def goals(self) -> tuple[Objective, ...]:

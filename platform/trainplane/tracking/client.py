@@ -13,7 +13,7 @@ import os
 import re
 import socket
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -107,6 +107,21 @@ def pyfunc() -> Any:
         warnings.simplefilter("ignore")
         import mlflow.pyfunc
     return mlflow.pyfunc
+
+
+def set_anew(setter: Callable[..., Any], *arguments: Any) -> None:
+    """Call a setter of the registry, and once more where another process made the same new row in between.
+
+    MLflow looks for the row and then inserts it (3.17.2), so of two first ones at once its database refuses one.
+    """
+    from mlflow.exceptions import MlflowException
+
+    try:
+        setter(*arguments)
+    except MlflowException as error:
+        if not re.search("unique|duplicate", str(error), re.IGNORECASE):
+            raise
+        setter(*arguments)
 
 
 @contextmanager

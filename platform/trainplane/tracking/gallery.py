@@ -49,21 +49,25 @@ def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128
 
 
 def contact_sheet(strips: Sequence[tuple[str, Pixels]], *, columns: int = 1) -> Pixels:
-    """Strips with a title above each, `columns` beside one another; shorter and narrower ones are padded with white.
+    """Strips with a title above each, of one line or several, `columns` beside one another; shorter and narrower strips
+    are padded with white.
 
     Returns (H, W, 3).
     """
     if not strips:
         raise ValueError("a contact sheet needs at least one strip")
     width = max(pixels.shape[1] for _, pixels in strips)
-    height = max(pixels.shape[0] for _, pixels in strips) + CAPTION_HEIGHT
+    titled = max(title.count("\n") + 1 for title, _ in strips) * CAPTION_HEIGHT
+    height = max(pixels.shape[0] for _, pixels in strips) + titled
     rows = -(-len(strips) // columns)
     canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
     for index, (title, pixels) in enumerate(strips):
         top = (index // columns) * (height + GAP)
         left = (index % columns) * (width + GAP)
-        canvas[top : top + CAPTION_HEIGHT, left : left + width] = _caption(title, width)
-        below = top + CAPTION_HEIGHT
+        for number, line in enumerate(title.split("\n")):
+            place = top + number * CAPTION_HEIGHT
+            canvas[place : place + CAPTION_HEIGHT, left : left + width] = _caption(line, width)
+        below = top + titled
         canvas[below : below + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas
 

@@ -21,7 +21,7 @@ from trainplane.tracking.about import read_about
 from trainplane.tracking.branches import Record
 from trainplane.tracking.client import client_for, is_refusal, knock, reason, unreachable, without_secrets
 from trainplane.tracking.drain import BUSY, count_unsent, drain
-from trainplane.tracking.identity import Birth, begin, is_reserved, set_tags, settle
+from trainplane.tracking.identity import Birth, begin, find, is_reserved, set_tags, settle
 from trainplane.tracking.keeper import LEASE_TAG, REAPED_TAG, held, new_lease, owner, reap
 from trainplane.tracking.recorded import recorded_steps
 from trainplane.tracking.spool import Spool
@@ -39,6 +39,7 @@ __all__ = [
     "close_run",
     "end_run",
     "find_or_create_run",
+    "find_run",
     "held",
     "note",
     "owner",
@@ -232,6 +233,27 @@ def _record(
     except OSError:
         return count_unsent(folder)
     return _send(folder, client_for(tracking_uri))
+
+
+def find_run(tracking: str, run_id: str) -> Any:
+    """The MLflow run of that id, or of the id that it went by while MLflow was away."""
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(tracking)
+    run_id = run_id.removeprefix("runs:/")
+    try:
+        if not is_reserved(run_id):
+            return client.get_run(run_id)
+        found = find(client, run_id)
+        if found is None:
+            raise UserError(
+                f"MLflow has not heard of run {run_id} yet; `isnet runs sync` on the machine that it ran on sends it"
+            )
+        return found
+    except MlflowException as error:
+        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or error.error_code == "INVALID_PARAMETER_VALUE":
+            raise UserError(f"no run {run_id!r} here; `isnet runs list` shows those there are") from error
+        raise unreachable(tracking, error) from error
 
 
 def end_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
