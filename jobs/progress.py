@@ -65,7 +65,15 @@ class Bar:
         if sys.stderr.isatty():
             self._next = now + DRAW_EVERY_S
             if self._bar is None:
-                self._bar = tqdm(total=steps, initial=min(step, steps), desc=self._what, unit="step", file=sys.stderr)
+                # Windows change their width; a bar that is wider leaves a line behind at each drawing.
+                self._bar = tqdm(
+                    total=steps,
+                    initial=min(step, steps),
+                    desc=self._what,
+                    unit="step",
+                    file=sys.stderr,
+                    dynamic_ncols=True,
+                )
             # A run that went back is drawn where it stands; tqdm's own rate and time left follow.
             self._bar.n = step
             self._bar.set_postfix_str(facts, refresh=True)
@@ -107,4 +115,4 @@ def duration(seconds: float) -> str:
 
 def bar(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
     """Iterate with a bar on a terminal, silently elsewhere."""
-    return tqdm(items, desc=what, total=total, file=sys.stderr, disable=None, leave=False)
+    return tqdm(items, desc=what, total=total, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True)

@@ -84,10 +84,10 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
         # Others' runs: no reason not to train.
         with suppress(UserError):
             reap(context.tracking, context.home)
-    # A run that is finished is only measured again: not worth a cluster.
-    distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
     bar = Bar()
     try:
+        # A run that is finished is only measured again: not worth a cluster.
+        distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
@@ -116,16 +116,23 @@ class _Flag:
         return self.raised
 
 
+def _no_more(number: int, frame: Any) -> None:
+    """Nothing: what can be asked for was asked for."""
+
+
 @contextmanager
 def _interruptible() -> Iterator[_Flag]:
     """Turn the first Ctrl-C, SIGTERM or closing of the terminal into a flag that the loop reads between steps.
 
-    The second one ends at once. Under `nohup`, closing the terminal goes on being nothing.
+    The second one ends at once, which takes down what was started; further ones change nothing about that. Under
+    `nohup`, closing the terminal goes on being nothing.
     """
     flag = _Flag()
 
     def ask(number: int, frame: Any) -> None:
         if flag.raised:
+            for each in wanted:
+                signal.signal(each, _no_more)
             raise KeyboardInterrupt
         flag.raised = True
         # The terminal may be gone.

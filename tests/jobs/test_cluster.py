@@ -275,7 +275,8 @@ def test_platform_is_the_standard_librarys_inside_workers(project):
     assert done.stdout.split()[-1] == ".".join(map(str, sys.version_info[:3]))
 
 
-def test_ctrl_c_ends_two_workers_and_the_run_is_recorded_as_killed(project, mark):
+def test_sigterm_ends_two_workers_once_they_have_saved_and_the_run_is_recorded_as_killed(project, mark):
+    # Not Ctrl-C, which the next test has: Ray would take SIGTERM for itself and end the command unsaved.
     settings = [*TWO, "train.steps=400", "train.checkpoint_every=5", "train.validate_every=400", "train.seed=13"]
     command = [*ISNET, "train", "demo", *settings, "--json"]
     environment = {**os.environ, "ISNET_TEST_MARK": mark}
@@ -286,9 +287,10 @@ def test_ctrl_c_ends_two_workers_and_the_run_is_recorded_as_killed(project, mark
             if re.search(r"step [1-9]\d*/400", line):
                 break
         time.sleep(2)
-        run.send_signal(signal.SIGINT)
+        run.send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=120)
     assert run.returncode == 130, err
+    assert "stopping after this step, saving where it stands" in err
     assert "run the same command again" in err
     assert out == ""
     runs = json.loads(shell("runs", "list", "--json", cwd=project.folder).stdout)["runs"]

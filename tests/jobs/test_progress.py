@@ -1,7 +1,12 @@
 """What people see of a run: a line every few seconds where there is no terminal, sentences as they come."""
 
 import errno
+import fcntl
 import io
+import os
+import struct
+import sys
+import termios
 
 import pytest
 
@@ -89,3 +94,20 @@ def test_training_goes_on_where_nobody_reads_any_more(hands, monkeypatch):
             hands.now += 10
         bar.close()
         assert stream.writes > 0
+
+
+def test_a_bar_follows_a_window_that_is_made_narrower(hands, monkeypatch):
+    """One that is wider than its window wraps, and leaves a line behind five times a second."""
+    ours, theirs = os.openpty()
+    with os.fdopen(theirs, "w") as terminal, os.fdopen(ours, "rb", buffering=0) as seen:
+        monkeypatch.setattr(sys, "stderr", terminal)
+        bar, drawn = Bar(), []
+        for step, columns in ((1, 100), (2, 40)):
+            fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
+            hands.now += 10.0
+            bar.update(step, 100, 12.34, {"train/generator": 3.21, "val/psnr": 21.5})
+            terminal.flush()
+            drawn.append(seen.read(4096).decode().split("\r")[-1].rstrip())
+        bar.close()
+    assert [len(line) <= columns for line, columns in zip(drawn, (100, 40), strict=True)] == [True, True], drawn
+    assert "2/100" in drawn[1]

@@ -187,3 +187,24 @@ def test_what_was_passed_over_is_said(tmp_path):
     assert found.checkpoint.step == 3
     (reason,) = found.damaged
     assert "step-00000006: state.json is damaged" in reason
+
+
+def test_a_manifest_that_cannot_be_read_is_said_too(tmp_path):
+    store = open_store(str(tmp_path))
+    for step in (3, 6):
+        checkpoints.write(store, state(step), meta={})
+    store.write("step-00000006/manifest.json", b'{"format_ver')
+    found = checkpoints.newest_good(store)
+    assert found.checkpoint.step == 3
+    (reason,) = found.damaged
+    assert "step-00000006: manifest.json is damaged" in reason
+
+
+@pytest.mark.parametrize("name", ["state.json", "manifest.json"])
+def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(tmp_path, name):
+    store = open_store(str(tmp_path))
+    for step in (3, 6):
+        checkpoints.write(store, state(step), meta={})
+        store.write(f"step-{step:08d}/{name}", b"torn")
+    with pytest.raises(RunFailed, match=rf"step-00000006: {name} is damaged.*none of the run's 2.*--fresh"):
+        checkpoints.newest_good(store)

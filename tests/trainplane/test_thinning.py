@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, reason
 from trainplane.tracking.drain import drain
 from trainplane.tracking.thinning import MOST, Thinning
 from trainplane.tracking.tracker import Tracker
@@ -68,3 +68,19 @@ def test_few_steps_are_tried_while_nothing_can_be_written_and_all_once_it_can() 
     well = [thinning.tries() and thinning.after_success() for _ in range(2 * MOST)]
     assert well.count(True) == 1
     assert all(thinning.tries() for _ in range(10))
+
+
+def test_a_full_disk_under_mlflows_database_is_one_line_that_names_it(
+    tmp_path: Path, tracking_uri: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """MLflow logs a screen of traceback for it, once at each attempt to send, before it raises what we tell."""
+    from mlflow.entities import Metric
+    from mlflow.exceptions import MlflowException
+
+    client = client_for(tracking_uri)
+    run_id = client.create_run("0").info.run_id
+    metrics = [Metric(f"train/{number}", 1.0, 0, number) for number in range(100)]
+    with files_of_at_most(1), pytest.raises(MlflowException) as failed:
+        client.log_batch(run_id, metrics=metrics)
+    assert reason(failed.value).startswith("(sqlite3.OperationalError)")
+    assert capfd.readouterr().err == ""

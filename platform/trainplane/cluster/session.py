@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import secrets
+import signal
 import tempfile
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import cache
@@ -46,11 +48,13 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
         if ray.is_initialized():
             yield ray
             return
-        if outside:
-            ray.init(log_to_driver=False, logging_level="ERROR")
-        else:
-            _start_private(ray, num_cpus)
         try:
+            with _own_sigterm():
+                if outside:
+                    ray.init(log_to_driver=False, logging_level="ERROR")
+                else:
+                    with _spared_hangups():
+                        _start_private(ray, num_cpus)
             yield ray
         finally:
             ray.shutdown()
@@ -85,6 +89,48 @@ def _environment(values: Mapping[str, str]) -> Iterator[None]:
                 os.environ.pop(name, None)
             else:
                 os.environ[name] = value
+
+
+@contextmanager
+def _own_sigterm() -> Iterator[None]:
+    """Who called keeps his answer to SIGTERM: Ray's, set as it connects, ends the process wherever it is.
+
+    Raises `KeyboardInterrupt` where SIGTERM came while Ray still connected.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        # Ray sets its own in the main thread only.
+        yield
+        return
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    except SystemExit as end:
+        raise KeyboardInterrupt from end
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
+def _spared_hangups() -> Iterator[None]:
+    """What is started meanwhile never hears SIGHUP; it reaches this process afterwards.
+
+    A terminal that closes sends it to all processes of the command at once, and Ray's would be gone before the ranks
+    could save. Ray does the same for Ctrl-C.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+
+
+def ended_parts() -> list[str]:
+    """Processes that a private cluster of ours cannot be without and that have ended; empty where all is well."""
+    from ray._private import worker
+
+    node = worker._global_node
+    gone = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    return sorted(gone & {"gcs_server", "raylet"})
 
 
 def _start_private(ray: Any, num_cpus: int | None) -> None:

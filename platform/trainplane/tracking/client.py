@@ -51,8 +51,10 @@ def client_for(tracking_uri: str) -> Any:
     from mlflow import MlflowClient
 
     # A new database announces itself table by table, and every retry of a dead server is a warning of its own.
-    for chatty in ("alembic", "mlflow.store.db.utils", "urllib3.connectionpool"):
+    for chatty in ("alembic", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
+    # What it logs as an error, a screen of traceback on a full disk, it raises, too; whoever called tells it.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     _make_database(tracking_uri)
     uri = _patient(tracking_uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
@@ -184,4 +186,6 @@ def unreachable(tracking_uri: str, error: Exception) -> UserError:
 
 def reason(error: Exception) -> str:
     """An error in one line, without secrets."""
-    return without_secrets((str(error).splitlines() or [type(error).__name__])[0])[:300]
+    # SQLAlchemy says first what it was about to do, and then what went wrong.
+    lines = [line for line in str(error).splitlines() if not line.startswith("(raised as a result of")]
+    return without_secrets((lines or [type(error).__name__])[0])[:300]

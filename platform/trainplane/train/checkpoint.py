@@ -134,18 +134,25 @@ def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
     Those the run went back behind (`abandon`) are left out unless asked for. Of a step that was stored twice, the one
     stored last comes last.
     """
-    found = []
-    for folder, names in folders_of(store).items():
+    return [found for found in _with_manifest(store, abandoned=abandoned).values() if found is not None]
+
+
+def _with_manifest(store: Store, *, abandoned: bool = False) -> dict[str, Checkpoint | None]:
+    """By folder, oldest first, what `committed` is about; None where the manifest is none of ours."""
+    found: dict[str, Checkpoint | None] = {}
+    for folder, names in sorted(folders_of(store).items(), key=lambda item: order_of(item[0])):
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
         try:
             manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
-        except (NotFound, ValueError):
-            # Deleted since it was listed, or damaged: either way no checkpoint to rely on.
+        except NotFound:
+            # Deleted since it was listed.
             continue
-        if _is_manifest(manifest, step=order_of(folder)[0]):
-            found.append(Checkpoint(manifest["step"], folder, manifest))
-    return sorted(found, key=lambda checkpoint: order_of(checkpoint.key))
+        except ValueError:
+            manifest = None
+        is_ours = _is_manifest(manifest, step=order_of(folder)[0])
+        found[folder] = Checkpoint(manifest["step"], folder, manifest) if is_ours else None
+    return found
 
 
 def _is_manifest(found: Any, *, step: int) -> bool:
@@ -195,17 +202,27 @@ def read(store: Store, checkpoint: Checkpoint) -> Loaded:
 
 
 def newest_good(store: Store) -> Loaded | None:
-    """The newest checkpoint whose digests hold, None where there is none; it says which newer ones are damaged."""
+    """The newest checkpoint whose digests hold, None where there is none; it says which newer ones are damaged.
+
+    Raises `RunFailed` where all are damaged: to begin anew unasked would throw away what they stand for.
+    """
     damaged: list[str] = []
-    for checkpoint in reversed(committed(store)):
+    for folder, checkpoint in reversed(_with_manifest(store).items()):
         try:
+            if checkpoint is None:
+                raise RunFailed(f"checkpoint {store.address}/{folder}: {MANIFEST} is damaged, or of another version")
             return replace(read(store, checkpoint), damaged=tuple(damaged))
         except StorageError:
             # A store that does not answer says nothing about the checkpoint.
             raise
         except RunFailed as error:
-            log.warning("%s; falling back to the one before", error)
+            log.warning("%s; looking at the one before", error)
             damaged.append(str(error))
+    if damaged:
+        raise RunFailed(
+            f"{damaged[0]}; none of the run's {len(damaged)} checkpoints can be read: "
+            "put back what was there, or start anew with --fresh"
+        )
     return None
 
 

@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
+from trainplane.cluster.session import ended_parts
 from trainplane.errors import RunFailed, UserError
 from trainplane.train.channel import Messenger, Post
 from trainplane.train.failures import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
@@ -49,7 +50,9 @@ class Group:
         try:
             return self._train(settings, progress, interrupted, report)
         finally:
-            self._places.clear(self._post)
+            # What ran on a cluster that is gone is gone, too; asking it would take a minute.
+            if not ended_parts():
+                self._places.clear(self._post)
 
     def _train(
         self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report
@@ -72,6 +75,8 @@ class Group:
         next_look = time.monotonic() + self._config.resize_every_s
         while thread.is_alive():
             thread.join(0.5)
+            if gone := ended_parts():
+                raise _cluster_lost(gone, interrupted=interrupted())
             self._show(progress)
             wanted = self._pass_on(report)
             if (interrupted() or not wanted) and not stopping:
@@ -85,6 +90,8 @@ class Group:
                 resizing = self._room.grown(self._ranks)
                 if resizing:
                     self._post.ask_to_stop.remote()
+        if gone := ended_parts():
+            raise _cluster_lost(gone, interrupted=interrupted())
         self._pass_on(report)
         return self._outcome(ended[0], progress, stopping=stopping, resizing=resizing)
 
@@ -148,6 +155,11 @@ class Group:
         if outcome is None:
             raise WorkerLost("the workers ended without telling how")
         return Outcome(**outcome)
+
+
+def _cluster_lost(gone: list[str], *, interrupted: bool) -> BaseException:
+    """What to raise where Ray itself has ended: nothing can be saved any more, nor can the ranks be asked."""
+    return KeyboardInterrupt() if interrupted else WorkerLost(f"Ray's {' and '.join(gone)} on this machine ended")
 
 
 def worker(settings: dict[str, Any]) -> None:

@@ -12,10 +12,10 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 
-from trainplane.cluster.session import in_ray_job, ray_session, scratch_folder
+from trainplane.cluster.session import ended_parts, in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
 from trainplane.train.batches import arithmetic
 from trainplane.train.failures import AfterFailure, Cause, OutOfMemory, after_failure, cause_of
@@ -112,15 +112,19 @@ def _again(error: RunFailed, decision: AfterFailure, step: int, config: TrainCon
 def _cluster(
     config: TrainConfig, progress: Progress, interrupted: Callable[[], bool], report: Report
 ) -> Iterator[Attempt]:
-    """Attempts on a Ray cluster, which is ours for as long as this lasts."""
+    """Attempts on a Ray cluster, which is ours for as long as this lasts; one that was lost is started anew."""
     from trainplane.train.group import Group
     from trainplane.train.room import Room
 
     progress.tell("starting workers under Ray, which takes a while")
-    with ray_session() as ray, scratch_folder() as scratch:
+    with scratch_folder() as scratch, ExitStack() as cluster:
+        ray = cluster.enter_context(ray_session())
         room = Room(ray, config)
 
         def attempt(job: Job) -> Outcome:
+            if ended_parts():
+                cluster.close()
+                cluster.enter_context(ray_session())
             ranks = room.ranks(interrupted=interrupted)
             cut = arithmetic(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro
