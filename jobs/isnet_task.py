@@ -28,7 +28,7 @@ from isnet.spectral import fold_spectral_norm
 from isnet.weights import save_model
 from jobs import compile_gate
 from jobs.config import ISNetConfig
-from jobs.mask_sets import MaskSet, holes, know
+from jobs.mask_sets import MaskSet, holes, know, pin
 from trainplane.config import RunConfig
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
@@ -138,6 +138,7 @@ class ISNetTask(Task):
 
     def __init__(self, config: Any, device: torch.device) -> None:
         super().__init__(config, device)
+        pin(config)
         self.gan = build_gan(config, device)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -148,6 +149,7 @@ class ISNetTask(Task):
 
     @classmethod
     def transform_of(cls, config: Any) -> TrainTransform:
+        pin(config)
         data = config.data
         return TrainTransform(data.size, data.resize, data.flip, data.masks)
 

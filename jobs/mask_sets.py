@@ -29,15 +29,19 @@ MAX_BYTES = 256 * 2**20
 class MaskSet:
     """The masks of one dataset, white = hole as packed; reads all of them at the first use.
 
-    Pickles as its address. Given to a decoding process it takes its memory along, which both then look at.
+    With a `digest` no other masks are drawn than those it stands for. Pickles as address and digest; given to a
+    decoding process it takes its memory along, which both then look at.
     """
 
-    def __init__(self, address: str, encoded: tuple[torch.Tensor, torch.Tensor] | None = None) -> None:
+    def __init__(
+        self, address: str, digest: str | None = None, encoded: tuple[torch.Tensor, torch.Tensor] | None = None
+    ) -> None:
         self.address = address
+        self.digest = digest
         self._encoded = encoded
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return MaskSet, (self.address,)
+        return MaskSet, (self.address, self.digest)
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> Hole:
         """One of the masks, each as likely as any other, nearest neighbour to this size."""
@@ -53,7 +57,7 @@ class MaskSet:
     def encoded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All files one after the other, uint8, and where each begins and the last one ends, int64."""
         if self._encoded is None:
-            dataset = Dataset.open(self.address)
+            dataset = Dataset.open(self.address, expected_digest=self.digest)
             files = [sample["png"] for sample in read_samples(dataset, range(dataset.num_samples))]
             ends = torch.from_numpy(np.cumsum([0, *map(len, files)], dtype=np.int64))
             memory = torch.empty(int(ends[-1]), dtype=torch.uint8)
@@ -66,7 +70,7 @@ class MaskSet:
 def _with_its_memory(masks: MaskSet) -> tuple[Any, ...]:
     memory, ends = masks.encoded()
     memory.share_memory_()  # type: ignore[no-untyped-call]
-    return MaskSet, (masks.address, (memory, ends))
+    return MaskSet, (masks.address, masks.digest, (memory, ends))
 
 
 # What starts a process pickles with this; everything else, a store or Ray, gets the address alone.
@@ -90,6 +94,17 @@ def know(masks: MaskSet) -> None:
     _known[masks.address] = masks
 
 
+def pin(config: ISNetConfig) -> None:
+    """Draw in this process from the very mask datasets that the run began with; others at their addresses are refused.
+
+    What has been read already stays: it is checked when it is read.
+    """
+    data = config.data
+    for address, digest in ((data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
+        if address is not None and digest is not None and known(address).digest != digest:
+            know(MaskSet(address, digest))
+
+
 def located(masks: str, context: Context) -> tuple[str, str | None]:
     """(address, digest) of the mask dataset a user named; a generator's name as it is, without a digest.
 
@@ -109,14 +124,26 @@ def located(masks: str, context: Context) -> tuple[str, str | None]:
     if dataset.bytes > MAX_BYTES:
         raise UserError(
             f"masks {masks!r} take {dataset.bytes / 2**20:.0f} MiB, every rank keeps them in memory, and "
-            f"the limit is {MAX_BYTES / 2**20:.0f}; pack them again with --max-side, or fewer"
+            f"the limit is {MAX_BYTES / 2**20:.0f}; pack fewer or smaller ones"
         )
     return dataset.address, dataset.digest
 
 
+def _refuse_masks(field: str, pictures: str, context: Context) -> None:
+    try:
+        packed = Dataset.open(context.dataset(pictures)).manifest.packed
+    except UserError:
+        return  # what is not there, or not yet, is told by whoever reads it
+    if packed.get("kind") == "masks":
+        raise UserError(f"{field}={pictures!r} holds masks, not pictures; name masks in data.masks, pictures here")
+
+
 def with_located_masks(config: ISNetConfig, context: Context) -> ISNetConfig:
     """`config` with the addresses and digests of the mask datasets it names, so that any worker finds them and the
-    run's identity tells one set of holes from another."""
+    run's identity tells one set of holes from another; a `UserError` where masks stand for pictures."""
+    for name in ("train", "val"):
+        if (pictures := getattr(config.data, name)) is not None:
+            _refuse_masks(f"data.{name}", pictures, context)
     found: dict[str, str | None] = {}
     for name in ("masks", "val_masks"):
         if (masks := getattr(config.data, name)) is not None:

@@ -9,8 +9,9 @@ import pytest
 from PIL import Image
 from small_run import SMALL
 
+from jobs.config import load_run_config
 from jobs.isnet_task import TrainTransform, fixed_hole
-from jobs.mask_sets import holes, located
+from jobs.mask_sets import holes, located, pin, with_located_masks
 from trainplane.cluster.context import resolve
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
@@ -64,6 +65,23 @@ def test_what_is_no_set_of_masks_is_refused_before_anything_starts(isnet, photos
     assert "did you mean 'irregular'" in misspelt.err
     with pytest.raises(UserError, match="holds pictures, not masks"):
         located("mine", resolve())
+
+
+def test_masks_are_no_pictures_to_train_on(isnet, photos, masks):
+    isnet("data", "pack", photos, "mine")
+    for words in (["data.train=holes", "data.val=mine"], ["data.train=mine", "data.val=holes"]):
+        refused = isnet("train", "demo", *SMALL, *words)
+        assert (refused.status, "holds masks, not pictures" in refused.err) == (2, True)
+
+
+def test_masks_replaced_under_a_run_are_refused(isnet, tmp_path, masks):
+    config = with_located_masks(load_run_config("demo", ["data.masks=holes", "data.train=a", "data.val=b"]), resolve())
+    pin(config)
+    assert float(holes(masks).hole(0, 64, 64).mean()) in SHARES
+    (tmp_path / "masks" / f"{SHARES[0]}.png").unlink()
+    isnet("data", "pack", tmp_path / "masks", "holes", "--kind", "masks", "--replace")
+    with pytest.raises(UserError, match="another dataset stands there by now"):
+        pickle.loads(pickle.dumps(holes(masks))).hole(0, 64, 64)
 
 
 def _drawn_elsewhere(transform, results):

@@ -20,6 +20,7 @@ from trainplane.data.damage import DamageError
 from trainplane.data.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order, sample_rng
+from trainplane.data.pack import pack
 from trainplane.errors import UserError
 from trainplane.storage import RetryPolicy, StorageError, open_store
 
@@ -243,6 +244,21 @@ class TestDamage:
         assert not set(numbers(batches)) & set(dataset.index.samples_of(1))
         assert len(numbers(batches)) == 96
         assert {one.kind for one in loader.damage} == {"missing-shard"}
+
+    @pytest.mark.parametrize(
+        ("on_damage", "said"), [("fail", "another dataset stands there"), ("quarantine", "put the former one back")]
+    )
+    def test_a_dataset_replaced_under_a_running_job_is_said_to_be_so(self, tmp_path: Path, on_damage, said) -> None:
+        dataset = small.make(tmp_path / "set", 100)
+        loader = loader_of(dataset, on_damage=on_damage)
+        assert loader.order_hash
+        _ = dataset.index
+        pack(small.items(90, seed=1), dataset.address, name="o", split="all", shard_bytes=40_000, how={}, replace=True)
+        with pytest.raises(DamageError, match=said):
+            drawn(loader, 0, 8)
+        Path(dataset.address, "manifest.json").unlink()
+        with pytest.raises(DamageError, match="its manifest is gone"):
+            drawn(loader_of(dataset), 0, 8)
 
     def test_what_the_transform_cannot_decode_is_damage_too(self, dataset: Dataset) -> None:
         refusing = small.Refusing(3, 4)

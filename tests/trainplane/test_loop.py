@@ -1,5 +1,7 @@
 """The loop over the task seam, with a task that is not inpainting: it records, checkpoints, and resumes bit-equal."""
 
+from dataclasses import replace
+
 import noise_datasets
 import pytest
 from tiny_task import TinyConfig
@@ -72,6 +74,13 @@ def test_micro_batches_do_not_change_what_is_learnt(datasets, tmp_path):
     split = run(job(datasets, tmp_path / "split", config(steps=3, micro_batch=2)))
     assert split.step == whole.step
     assert split.metrics["val/error"] == pytest.approx(whole.metrics["val/error"], rel=0.05)
+
+
+@pytest.mark.parametrize("which", ["train_digest", "val_digest"])
+def test_a_dataset_replaced_before_a_rank_opens_it_is_refused_without_any_checkpoint(datasets, tmp_path, which):
+    begun_with = replace(job(datasets, tmp_path, config(steps=3)), **{which: "0" * 64})
+    with pytest.raises(UserError, match=r"another dataset stands there by now .* began with 000000000000"):
+        run(begun_with)
 
 
 def test_another_dataset_is_refused_and_both_digests_are_named(datasets, tmp_path):

@@ -225,7 +225,9 @@ def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
         for visited in fetcher.walk(steps):
             for visit, sample in visited:
                 if isinstance(sample, Damage):
-                    raise DamageError(dataset.address, [sample], "verify it, then repair it or pack again")
+                    raise DamageError(
+                        dataset.address, [sample], dataset.remedy("verify it, then repair it or pack again")
+                    )
                 found[visit.sample] = sample
     return [found[index] for index in indices]
 

@@ -150,9 +150,8 @@ class Loader:
         if part.failure is not None:
             raise part.failure
         if len(self._damage) > self._damage_budget:
-            raise DamageError(
-                self._dataset.address,
-                self.damage,
+            usual = (
                 f"that is more than data.damage_budget={self._damage_budget}; verify it, then repair it or pack again, "
-                "or raise the budget",
+                "or raise the budget"
             )
+            raise DamageError(self._dataset.address, self.damage, self._dataset.remedy(usual))

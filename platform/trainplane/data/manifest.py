@@ -24,7 +24,7 @@ from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageE
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
 from trainplane.errors import UserError
-from trainplane.storage import NoBucket, NotFound, Store, open_store
+from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -169,11 +169,14 @@ class Dataset:
         self._index: Index | None = None
 
     @classmethod
-    def open(cls, where: str | Store, *, cache: CachePlace | None = None) -> Dataset:
-        """The dataset at an address or in a store; a `UserError` when there is none or its manifest is damaged."""
+    def open(
+        cls, where: str | Store, *, cache: CachePlace | None = None, expected_digest: str | None = None
+    ) -> Dataset:
+        """The dataset at an address or in a store; a `UserError` when there is none or its manifest is damaged, or
+        where it is not the one of `expected_digest`."""
         store = open_store(where) if isinstance(where, str) else where
         try:
-            return cls(store, _read_alike(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
+            dataset = cls(store, _read_alike(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
         except NotFound:
             raise UserError(
                 f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
@@ -186,6 +189,9 @@ class Dataset:
                 f"{store.address}: {MANIFEST_NAME} cannot be used ({error}); "
                 "restore it from a copy, or pack the dataset again"
             ) from error
+        if expected_digest not in (None, dataset.digest):
+            raise UserError(f"dataset {store.address}: {_replaced(str(expected_digest), dataset.digest)}")
+        return dataset
 
     def __repr__(self) -> str:
         return f"Dataset({self.address!r}, {self.num_samples} samples, digest {self.digest[:12]})"
@@ -258,10 +264,26 @@ class Dataset:
                 raise self._index_damage(DAMAGED_INDEX, str(error)) from error
         return self._index
 
+    def remedy(self, usual: str) -> str:
+        """What to do about damage met in this dataset: `usual`, unless another one stands in its place by now."""
+        try:
+            now = _read_alike(self.store, MANIFEST_NAME, Manifest.from_json).digest
+        except NotFound:
+            return "its manifest is gone: the dataset was deleted, or is being replaced; put it back"
+        except (ValueError, StorageError):
+            return usual
+        return usual if now == self.digest else _replaced(self.digest, now)
+
     def _index_damage(self, kind: str, detail: str = "") -> DamageError:
-        return DamageError(
-            self.address, [Damage(INDEX_NAME, "", kind, detail)], "restore it from a copy, or pack again"
-        )
+        remedy = self.remedy("restore it from a copy, or pack again")
+        return DamageError(self.address, [Damage(INDEX_NAME, "", kind, detail)], remedy)
+
+
+def _replaced(began_with: str, now: str) -> str:
+    return (
+        f"another dataset stands there by now (digest {now[:12]}, this run began with {began_with[:12]}); "
+        "put the former one back, or start a new run with the new one"
+    )
 
 
 def index_of(manifest: Manifest, data: bytes) -> Index:

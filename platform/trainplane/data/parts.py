@@ -80,14 +80,12 @@ class Feed:
                 return made
             damage.append(made)
             if self.on_damage == "fail":
-                raise DamageError(
-                    self.dataset.address,
-                    damage,
-                    "verify it, then repair it or pack again, or set data.on_damage=quarantine",
-                )
+                usual = "verify it, then repair it or pack again, or set data.on_damage=quarantine"
+                raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
             sample = self.order.substitute(step, slot, attempt=attempt)
             found = fetcher.read(sample)
-        raise DamageError(self.dataset.address, damage, f"{_SUBSTITUTES} samples in a row cannot be used; pack again")
+        usual = f"{_SUBSTITUTES} samples in a row cannot be used; pack again"
+        raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
 
     def _decoded(self, sample: int, epoch: int, members: Members) -> Batch | Damage:
         try:

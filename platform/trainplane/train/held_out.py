@@ -13,13 +13,15 @@ from trainplane.train.world import World
 class HeldOut:
     """This rank's share of the held-out samples, verified and kept in memory; those of the gallery are all rank 0's."""
 
-    def __init__(self, address: str | None, config: RunConfig, world: World) -> None:
+    def __init__(
+        self, address: str | None, config: RunConfig, world: World, *, expected_digest: str | None = None
+    ) -> None:
         self._gallery = range(config.tracking.gallery)
         self._world = world
         self._samples: list[tuple[int, Sample]] | None = None
         if address is None:
             return
-        dataset = Dataset.open(address, cache=config.data.cache)
+        dataset = Dataset.open(address, cache=config.data.cache, expected_digest=expected_digest)
         count = min(dataset.num_samples, config.data.val_samples)
         shown = min(config.tracking.gallery, count)
         rest = range(shown + world.rank, count, world.size)

@@ -26,6 +26,7 @@ class Job:
     micro_batch -- found to fit by an earlier attempt, where the configuration says `auto`
     until -- the step to stop at, where that is before the last one: a search trains in pieces
     stop_at_nan -- a metric of validation: training stops where one is not finite
+    train_digest, val_digest -- of the datasets that the run was begun with; others at their addresses are refused
     """
 
     config: dict[str, Any]
@@ -36,6 +37,8 @@ class Job:
     micro_batch: int | None = None
     until: int | None = None
     stop_at_nan: str | None = None
+    train_digest: str | None = None
+    val_digest: str | None = None
 
 
 @dataclass(frozen=True)

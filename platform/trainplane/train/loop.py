@@ -100,7 +100,7 @@ class _Trainer:
         self.task = task_class(config, start.device_of(config))
         # Before a checkpoint brings the rates of some later step.
         self.rates = Rates(config.train.schedule, self.task.optimizers())
-        self.dataset = Dataset.open(job.train_data, cache=config.data.cache)
+        self.dataset = Dataset.open(job.train_data, cache=config.data.cache, expected_digest=job.train_digest)
         self.loader = start.loader_of(self.dataset, config, task_class, world)
         self.writer = Writer(open_store(job.checkpoints), Rules.of(config.train))
         self.epoch = EpochMeans()
@@ -112,7 +112,7 @@ class _Trainer:
     ) -> Outcome:
         steps, world, clock, task = self._steps, self.world, self.clock, self.task
         first = done = self._restore(amended)
-        held_out = HeldOut(self.job.val_data, self.config, world)
+        held_out = HeldOut(self.job.val_data, self.config, world, expected_digest=self.job.val_digest)
         metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or done >= steps else {}
         if done == 0:
             check_metric(self.writer.rules, metrics)

@@ -130,6 +130,8 @@ def prepared_run(
             tracking=TrackingTarget(
                 context.tracking, run.run_id, str(spool), birth.to_json() if is_reserved(run.run_id) else None
             ),
+            train_digest=train_data.digest,
+            val_digest=val_digest,
         )
         with held(context.tracking, run.run_id, home=context.home, spool=spool):
             yield Prepared(config, job, place, run, train_data.digest, val_digest)
