@@ -18,6 +18,7 @@ from trainplane.data.shards import PackItem, build_shard
 from trainplane.data.verify import repair, verify
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
+from trainplane.storage.folder import FolderStore
 
 SHARD = "shard-000001.tar"
 
@@ -280,6 +281,27 @@ class TestKinds:
             Damage("samples.parquet", "", "missing-index"),
             Damage(shards[0], "", "missing-shard"),
         ]
+
+
+class Flipping(FolderStore):
+    """Every other reading of an object has a byte that the network flipped, never the same one."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self.readings = 0
+
+    def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        self.readings += 1
+        data = super().read(key, start=start, length=length)
+        return flipped(data, self.readings % len(data)) if self.readings % 2 else data
+
+
+def test_a_network_that_flips_bytes_is_no_damage_and_hinders_no_repair(dataset: Dataset, sound: Dataset) -> None:
+    assert verify(Dataset.open(Flipping(Path(sound.address)))) == []
+    shard_lost(dataset, random.Random(1))
+    found, left = repair(Dataset.open(Flipping(Path(dataset.address))), Flipping(Path(sound.address)))
+    assert ([damage.kind for damage in found], left) == (["missing-shard"], [])
+    assert verify(dataset) == []
 
 
 def test_repair_takes_nothing_that_is_not_as_packed(dataset: Dataset, sound: Dataset, tmp_path: Path) -> None:
