@@ -96,7 +96,8 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     if chosen is None or (chosen == "local" and chosen not in tables):
         return local(home)
     if chosen not in tables:
-        where = f"{file} has {', '.join(sorted(tables))}" if file else f"there is no {CONFIG_FILE} here or above"
+        known = ", ".join(sorted(tables)) or "none"
+        where = f"{file} has {known}" if file else f"there is no {CONFIG_FILE} here or above"
         raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
     return _from_table(chosen, tables[chosen], home, file)
 

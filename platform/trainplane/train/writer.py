@@ -98,7 +98,9 @@ class Writer:
             self.failed += 1
             self._failures_in_a_row += 1
             self._error = error
-            log.warning("checkpoint at step %d could not be stored: %s", state.step, error)
+            # Who was succeeded says so once, as it stops.
+            if not isinstance(error, Superseded):
+                log.warning("checkpoint at step %d could not be stored: %s", state.step, error)
             return
         self._failures_in_a_row = 0
         self._written.add(state.step)
