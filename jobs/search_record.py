@@ -25,7 +25,7 @@ from trainplane.search import budget, charts, report
 from trainplane.search.importance import importance
 from trainplane.search.launch import Search, need_of, rates_of
 from trainplane.search.state import State, TrialState
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import client_for, reason
 from trainplane.tracking.gallery import Pixels, contact_sheet
 
 SHEET_TRIALS = 12
@@ -91,7 +91,8 @@ def _attempt(name: str, draw: Callable[[], Pixels]) -> Pixels | None:
     try:
         return draw()
     except (MlflowException, BotoCoreError, ClientError, UserError, RunFailed, OSError, LookupError) as error:
-        print(f"isnet: the picture {name} is left out: {error}", file=sys.stderr)
+        again = "the same command, typed again, draws it"
+        print(f"isnet: the picture {name} is left out ({reason(error)}); {again}", file=sys.stderr)
         return None
 
 

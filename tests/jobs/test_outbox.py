@@ -11,6 +11,7 @@ from jobs import outbox
 from jobs.outbox import Letter
 from trainplane.cluster.context import resolve
 from trainplane.tracking.client import client_for
+from trainplane.tracking.keeper import REAPED_TAG
 from trainplane.tracking.run import find_or_create_run
 
 DEAD = "http://127.0.0.1:9"
@@ -52,12 +53,15 @@ def test_a_result_waits_while_nobody_answers_and_is_told_once(isnet, run_of, tmp
     assert (elsewhere["left"], elsewhere["elsewhere"]) == (0, {DEAD: 1})
 
     client = client_for(context.tracking)
+    # Its process is gone for whoever looks meanwhile.
+    client.set_tag(parent, REAPED_TAG, "its process ended without closing the run")
     assert client.get_run(parent).info.status == "RUNNING"
     sent = isnet("runs", "sync", "--of", DEAD, "--json")
     assert (sent.status, sent.json()["runs"][parent]["sent"]) == (0, 1)
     run = client.get_run(parent)
     assert (run.info.status, run.data.metrics["best/val/psnr"]) == ("FINISHED", 21.5)
     assert run.data.tags["trainplane.best_run"] == trial
+    assert REAPED_TAG not in run.data.tags
     assert client.get_run(trial).data.tags["trainplane.standing"] == "finished"
     assert [one.path for one in client.list_artifacts(parent, "search")] == ["search/front.png"]
     assert not list((context.home / "outbox").iterdir())

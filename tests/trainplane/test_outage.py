@@ -127,6 +127,16 @@ def test_a_known_run_keeps_its_id_while_nobody_answers(tracking_uri: str, tmp_pa
     assert (away.run_id, away.resumed) == (known.run_id, True)
 
 
+def test_a_database_that_cannot_be_read_is_one_that_does_not_answer(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'damaged.db'}"
+    (tmp_path / "damaged.db").write_bytes(b"no database at all" * 500)
+    away = begin_run(address, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=False)
+    assert "not a database" in str(away.away)
+    assert close_run(address, away.run_id, "FINISHED", {}, spool=tmp_path / "spool") > 0
+    with pytest.raises(UserError, match="not a database"):
+        reap(address)
+
+
 def test_where_a_setting_says_so_silence_refuses_the_start_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not answer as MLflow") as refused:
         begin_run(NOBODY, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=True)

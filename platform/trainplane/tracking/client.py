@@ -46,18 +46,26 @@ def quiet_mlflow() -> None:
 
 
 def client_for(tracking_uri: str) -> Any:
-    """An `MlflowClient` whose runs and registry both live at `tracking_uri` (http(s)://… or sqlite:///…)."""
+    """An `MlflowClient` whose runs and registry both live at `tracking_uri` (http(s)://… or sqlite:///…).
+
+    A database that is locked for longer than we wait, or damaged, is an `MlflowException` like a server's own.
+    """
     quiet_mlflow()
     from mlflow import MlflowClient
+    from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     # A new database announces itself table by table, and every retry of a dead server is a warning of its own.
     for chatty in ("alembic", "urllib3.connectionpool"):
         logging.getLogger(chatty).setLevel(logging.ERROR)
     # What it logs as an error, a screen of traceback on a full disk, it raises, too; whoever called tells it.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    _make_database(tracking_uri)
     uri = _patient(tracking_uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    try:
+        _make_database(tracking_uri)
+        return MlflowClient(tracking_uri=uri, registry_uri=uri)
+    except SQLAlchemyError as error:
+        raise MlflowException(reason(error)) from error
 
 
 def _patient(tracking_uri: str) -> str:

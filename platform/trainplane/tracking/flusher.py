@@ -24,8 +24,8 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainplane.tracking.client import client_for
-from trainplane.tracking.drain import BUSY, count_unsent, drain
+from trainplane.tracking.client import client_for, reason
+from trainplane.tracking.drain import BUSY, Drained, count_unsent, drain
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +176,13 @@ def flush(folder: str, tracking_uri: str, orders: _Orders, every_s: float, longe
     closing = False
     while not closing:
         closing = orders.closing.wait(wait_s)
-        client = client or client_for(tracking_uri)
-        drained = drain(Path(folder), client, stop=orders.is_over, rest=closing)
+        try:
+            client = client or client_for(tracking_uri)
+        # A database that is locked or damaged is one that does not answer: the records stay and are tried again.
+        except Exception as error:
+            drained = Drained(unsent=count_unsent(Path(folder)), error=reason(error))
+        else:
+            drained = drain(Path(folder), client, stop=orders.is_over, rest=closing)
         while closing and drained.error == BUSY and not orders.is_over():
             time.sleep(_BUSY_WAIT_S)
             drained = drain(Path(folder), client, stop=orders.is_over)

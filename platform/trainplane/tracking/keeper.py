@@ -41,11 +41,11 @@ def reap(tracking_uri: str, home: Path | None = None, *, term_s: float = TERM_S)
     `home` is where this host remembers the leases it saw; without it only processes of this host are looked for.
     Raises `UserError` when the address does not answer.
     """
-    client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     try:
         knock(tracking_uri)
+        client = client_for(tracking_uri)
         experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
         running = all_pages(
             client.search_runs, experiment_ids=experiments, filter_string="attributes.status = 'RUNNING'"

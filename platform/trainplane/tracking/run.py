@@ -109,12 +109,11 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
     What was answered and refused is a `UserError` in any case: a wrong password or address does not mend itself. With
     `require`, so is silence.
     """
-    client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 
     try:
         knock(tracking_uri)
-        handle = _begun(client, birth)
+        handle = _begun(client_for(tracking_uri), birth)
     except (MlflowException, OSError) as error:
         if require or is_refusal(error):
             raise unreachable(tracking_uri, error) from error
@@ -126,7 +125,7 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
             for record in _fact_records(written, facts):
                 written.append(record)
     if handle.away is None:
-        _send(spool, client)
+        _send(spool, client_for(tracking_uri))
     return handle
 
 
@@ -228,11 +227,14 @@ def _record(
             written.append({"k": "status", "v": status, "ts": time.time_ns() // 1_000_000})
     finally:
         written.close()
+    from mlflow.exceptions import MlflowException
+
     try:
         knock(tracking_uri)
-    except OSError:
+        client = client_for(tracking_uri)
+    except (OSError, MlflowException):
         return count_unsent(folder)
-    return _send(folder, client_for(tracking_uri))
+    return _send(folder, client)
 
 
 def find_run(tracking: str, run_id: str) -> Any:
@@ -265,5 +267,8 @@ def end_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, s
         client = client_for(tracking_uri)
         set_tags(client, run_id, tags or {})
         client.set_terminated(run_id, status=status)
+        if REAPED_TAG in client.get_run(run_id).data.tags:
+            # It was given up while its end was still on its way.
+            client.delete_tag(run_id, REAPED_TAG)
     except (MlflowException, OSError) as error:
         raise unreachable(tracking_uri, error) from error
