@@ -236,6 +236,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     assert reap(tracking_uri) == []
 
 
+def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: str, tmp_path: Path) -> None:
+    code = (
+        "import os, sys; from trainplane.tracking import run\n"
+        "run.begin = lambda *_, **__: os._exit(0)\n"
+        "run.find_or_create_run(sys.argv[1], 'isnet', run_key='k', run_name='k', tags={}, artifact_root=sys.argv[2])"
+    )
+    subprocess.run([sys.executable, "-c", code, tracking_uri, str(tmp_path)], check=True)
+    [run_id] = reap(tracking_uri)
+    assert client_for(tracking_uri).get_run(run_id).info.status == "FAILED"
+    # It was never claimed by an attempt, so the next one is its first.
+    handle = start(tracking_uri, tmp_path, key="k")
+    assert (handle.run_id, handle.attempt) == (run_id, 1)
+
+
 def test_bad_names_and_addresses_are_answered_in_a_sentence(tmp_path: Path, tracking_uri: str) -> None:
     with pytest.raises(UserError, match='run key "it\'s"'):
         start(tracking_uri, tmp_path, key="it's")

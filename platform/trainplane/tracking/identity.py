@@ -71,12 +71,15 @@ class Settled:
     resumed: bool
 
 
-def settle(client: Any, birth: Birth) -> Settled:
-    """The one MLflow run of this key, made where there is none. Raises MLflow's errors, and `UserError`."""
+def settle(client: Any, birth: Birth, *, claim: Mapping[str, str] | None = None) -> Settled:
+    """The one MLflow run of this key, made where there is none. Raises MLflow's errors, and `UserError`.
+
+    `claim`: tags that say whose a new run is from its first moment, so that it can be given up if `begin` never comes.
+    """
     experiment_id = _experiment(client, birth.experiment, birth.artifact_root)
     found = _runs_with_key(client, experiment_id, birth.run_key)
     resumed = bool(found)
-    tags = {**birth.tags, KEY_TAG: birth.run_key, RESERVED_TAG: birth.reserved_id}
+    tags = {**birth.tags, **(claim or {}), KEY_TAG: birth.run_key, RESERVED_TAG: birth.reserved_id}
     if birth.parent_run_id is not None:
         tags["mlflow.parentRunId"] = birth.parent_run_id
     while not found:

@@ -21,7 +21,7 @@ from trainplane.tracking.about import read_about
 from trainplane.tracking.branches import Record
 from trainplane.tracking.client import client_for, is_refusal, knock, reason, unreachable, without_secrets
 from trainplane.tracking.drain import BUSY, count_unsent, drain
-from trainplane.tracking.identity import Birth, begin, find, is_reserved, set_tags, settle
+from trainplane.tracking.identity import OWNER_TAG, Birth, begin, find, is_reserved, set_tags, settle
 from trainplane.tracking.keeper import LEASE_TAG, REAPED_TAG, held, new_lease, owner, reap
 from trainplane.tracking.recorded import recorded_steps
 from trainplane.tracking.spool import Spool
@@ -130,7 +130,7 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
 
 
 def _begun(client: Any, birth: Birth) -> RunHandle:
-    found = settle(client, birth)
+    found = settle(client, birth, claim={OWNER_TAG: owner(), LEASE_TAG: new_lease()})
     run_id = found.run.info.run_id
     last_steps = recorded_steps(client, run_id) if found.resumed else {}
     attempt = begin(client, found.run, tags={**birth.tags, LEASE_TAG: new_lease()}, owner=owner())
