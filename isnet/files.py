@@ -17,7 +17,8 @@ MAX_FILE_BYTES = 1 << 30
 class PictureError(InputError):
     """A picture that cannot be used.
 
-    `kind` is one of: empty, truncated, damaged, not a picture, unsupported, too large, missing, not a file, unreadable.
+    `kind` is one of: empty, truncated, damaged, not a picture, unsupported, encrypted, too large, missing, not a file,
+    unreadable.
     """
 
     def __init__(self, kind: str, message: str) -> None:

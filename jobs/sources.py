@@ -31,6 +31,7 @@ from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
 
 _TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
+_ENCRYPTED = 0x1  # of a zip member's flags (APPNOTE 4.4.4)
 _MOST_COLUMNS = 16  # of a line in a list: a name with its spaces, and labels
 
 
@@ -97,7 +98,7 @@ def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
         elif place.is_file() and tarfile.is_tarfile(place):
             yield _once(_tar(place, stack))
         else:
-            raise UserError(f"{place}: is no folder, .txt list, tar or zip; need one of these")
+            raise UserError(f"{place}: is no folder, .txt list, tar or zip, or one that is cut short; need a whole one")
 
 
 def _once(found: Iterator[Source | Skip]) -> Iterator[Source | Skip]:
@@ -306,6 +307,8 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     _check_size(info.file_size)
+    if info.flag_bits & _ENCRYPTED:
+        raise PictureError("encrypted", "the zip asks for a password; unpack it and pack the folder")
     try:
         return archive.read(info)
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:

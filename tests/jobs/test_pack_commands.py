@@ -252,6 +252,19 @@ def test_of_tars_that_were_joined_none_is_lost_in_silence(isnet, tmp_path: Path,
     assert (ran.status, "content follows the tar's end mark" in ran.err) == (2, True)
 
 
+def test_a_picture_behind_a_password_is_not_called_damaged(isnet, tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        for number in range(2):
+            archive.writestr(f"{number}.png", noise(number))
+    data = bytearray((tmp_path / "m.zip").read_bytes())
+    # Python writes no encrypted members: the flag of the second one is set in both of its headers.
+    data[data.rfind(b"PK\x03\x04") + 6] |= 1
+    data[data.rfind(b"PK\x01\x02") + 8] |= 1
+    (tmp_path / "m.zip").write_bytes(data)
+    report = isnet("data", "pack", tmp_path / "m.zip", "mine", "--json").json()
+    assert (report["samples"], report["reasons"]) == (1, {"encrypted": 1})
+
+
 def test_pictures_that_nobody_can_read_are_counted_in_archives_as_in_folders(isnet, tmp_path: Path) -> None:
     folder = tmp_path / "all"
     folder.mkdir()
