@@ -33,6 +33,8 @@ def pack(args: argparse.Namespace) -> int:
     """`isnet data pack SRC DEST`"""
     context = resolve(args.context)
     context.activate()
+    if not args.source:
+        raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
     source = args.source if "://" in args.source else Path(args.source).expanduser()
     side, shares = _side(args)
     recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")

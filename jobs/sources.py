@@ -88,6 +88,8 @@ def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
         raise UserError(
             f"{place}: there is no such file or folder; need a folder, an s3:// address, a .txt list, a .tar or a .zip"
         )
+    if not (place.is_dir() or place.is_file()):
+        raise UserError(f"{place}: is a pipe, socket or device, which has no end to look at; need a folder or a file")
     with ExitStack() as stack:
         if place.is_dir():
             yield _folder(place)
@@ -95,7 +97,7 @@ def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
             yield _once(_zip(place, stack))
         elif place.suffix.lower() in (".txt", ".lst", ".flist"):
             yield _once(_list(place))
-        elif place.is_file() and tarfile.is_tarfile(place):
+        elif tarfile.is_tarfile(place):
             yield _once(_tar(place, stack))
         else:
             raise UserError(f"{place}: is no folder, .txt list, tar or zip, or one that is cut short; need a whole one")

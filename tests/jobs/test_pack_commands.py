@@ -232,6 +232,18 @@ def test_a_list_names_whatever_a_file_can_be_called(isnet, tmp_path: Path, home:
     assert paths_in(home / "datasets" / "mine") == {quote(name) for name in names}
 
 
+def test_what_has_no_end_and_what_has_no_name_are_refused(isnet, photos: Path, tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "pipe.tar")
+    for words, sentence in (
+        ((tmp_path / "pipe.tar", "mine"), "is a pipe, socket or device"),
+        (("/dev/zero", "mine"), "is a pipe, socket or device"),
+        (("", "mine"), "SRC is empty"),
+        ((photos, ""), "the name of a dataset is empty"),
+    ):
+        ran = isnet("data", "pack", *words)
+        assert (ran.status, sentence in ran.err) == (2, True)
+
+
 def test_a_list_that_is_no_utf8_text_is_refused(isnet, many: Path) -> None:
     (many / "l.txt").write_bytes("000.png\n001.png\n".encode("utf-16"))
     ran = isnet("data", "pack", many / "l.txt", "mine")

@@ -65,6 +65,9 @@ class Context:
 
     def dataset(self, name: str) -> str:
         """A dataset's full address: `s3://…` and paths as they are, a bare name inside the dataset store."""
+        if not name.strip():
+            # A variable that was not set would otherwise mean the whole store.
+            raise UserError("the name of a dataset is empty; need s3://bucket/prefix, a folder, or a name in the store")
         if "://" in name or name.startswith(("/", ".", "~")):
             return name if "://" in name else str(Path(name).expanduser().resolve())
         return f"{self.datasets}/{name}"
