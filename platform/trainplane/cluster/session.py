@@ -71,8 +71,9 @@ def _settings(*, outside: bool) -> dict[str, str]:
     if not outside:
         wanted["RAY_USAGE_STATS_ENABLED"] = "0"
         # A minute after its cluster is gone Ray aborts the process, though another cluster may be starting by then;
-        # that one is gone is noticed by `ended_parts`.
-        wanted["RAY_gcs_rpc_server_reconnect_timeout_s"] = "600"
+        # that one is gone is noticed by `ended_parts`. Not for ever: on a very busy machine `ray.shutdown` was seen to
+        # wait for a gcs_server that is gone.
+        wanted["RAY_gcs_rpc_server_reconnect_timeout_s"] = "180"
     wanted |= {name: os.environ[name] for name in wanted if name in os.environ}
     if outside:
         return wanted
