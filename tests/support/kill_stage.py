@@ -116,14 +116,13 @@ class Stage:
             assert not left, f"outlived the driver: {left}"
             # Ray's agents, which only watch and serve, take minutes to notice that their node is gone.
             _end(family)
-        elif target == "controller":
-            ranks = self._ranks()
-            os.kill(self._controller(), signal.SIGKILL)
-            # Ray ends its ranks. Until then they train on, and would come to the next moment without a controller.
-            left = psutil.wait_procs(ranks, timeout=END_S)[1]
-            assert not left, f"outlived the controller: {left}"
         else:
-            os.kill(self._rank(int(target.split()[1])), signal.SIGKILL)
+            ranks = self._ranks()
+            doomed = self._controller() if target == "controller" else ranks[int(target.split()[1])].pid
+            os.kill(doomed, signal.SIGKILL)
+            # Ray ends the other ranks. Until then they go on, and would come to the next moment with nobody to kill.
+            left = psutil.wait_procs(ranks, timeout=END_S)[1]
+            assert not left, f"outlived {target}: {left}"
 
     def _family(self) -> list[psutil.Process]:
         """What the driver started."""
