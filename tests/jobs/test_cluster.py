@@ -43,6 +43,16 @@ def children_of_ray(marker):
     return found
 
 
+def ranks_of(marker):
+    """Those among them that train; what ends while it is looked at is none."""
+    found = []
+    for process in children_of_ray(marker):
+        with contextlib.suppress(psutil.Error):
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+    return found
+
+
 @pytest.fixture
 def mark():
     """A mark that all processes of a command inherit; none of them may outlive it."""
@@ -82,7 +92,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_on_the_same_bits(project, 
         killed = False
         while run.poll() is None and not killed and time.monotonic() < deadline:
             fresh = list((project.folder / "home" / "checkpoints").glob("demo-*.2/step-*/manifest.json"))
-            workers = [p for p in children_of_ray(mark) if "RayTrainWorker" in " ".join(p.cmdline())]
+            workers = ranks_of(mark)
             if fresh and workers:
                 workers[-1].send_signal(signal.SIGKILL)
                 killed = True
@@ -108,7 +118,7 @@ def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_ro
             said.append(line)
             if re.search(r"step ([1-9]|[1-4]\d)/60", line):
                 break
-        workers = [p for p in children_of_ray(mark) if "RayTrainWorker" in " ".join(p.cmdline())]
+        workers = ranks_of(mark)
         assert workers, said
         workers[-1].send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=400)
