@@ -11,7 +11,7 @@ import json
 import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image
 
 from jobs.outbox import Letter
+from jobs.report import markdown_table
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
 from trainplane.search import budget, charts, report
@@ -29,6 +30,9 @@ from trainplane.tracking.client import client_for, reason
 from trainplane.tracking.gallery import Pixels, contact_sheet
 
 SHEET_TRIALS = 12
+BOARD_TRIALS = 20
+# Of a tag, which a description is.
+NOTE_CHARACTERS = 5000
 
 
 def record_of(context: Context, run_id: str, search: Search, state: State) -> Letter:
@@ -57,10 +61,54 @@ def record_of(context: Context, run_id: str, search: Search, state: State) -> Le
             "spent/steps": float(spent["steps"]),
             "spent/cpu_hours": spent["cpu_seconds"] / 3600,
         },
-        tags={"trainplane.best_run": best.run_id, "trainplane.best_trial": str(best.number)},
+        tags={
+            "trainplane.best_run": best.run_id,
+            "trainplane.best_trial": str(best.number),
+            "mlflow.note.content": description(state, found, spent),
+        },
         others={
             trial.run_id: {"trainplane.standing": trial.standing} for trial in state.trials.values() if trial.run_id
         },
+    )
+
+
+def description(state: State, found: report.Standings, spent: Mapping[str, Any]) -> str:
+    """What the parent run's page says of the search, in Markdown: what it cost, and the best trials, as many as fit."""
+    for shown in range(BOARD_TRIALS, -1, -5):
+        board = markdown_table(_board(state, found, shown))
+        more = (
+            f" The best {shown} of {len(found.ranked)}, all in `leaderboard.csv`:" if len(found.ranked) > shown else ""
+        )
+        text = f"{cost_text(spent)}; ended: {state.ended}.{more}\n\n{board}\n\nPictures: artifacts, below `search/`."
+        if len(text) <= NOTE_CHARACTERS:
+            break
+    return text
+
+
+def _board(state: State, found: report.Standings, count: int) -> dict[str, Any]:
+    names = list(dict.fromkeys(name for trial in found.ranked for name in trial.settings))
+    goals = [goal.metric for goal in state.goals]
+    rows = [
+        [
+            f"**{trial.number}**" if trial is found.best else trial.number,
+            *(report.short(trial.values.get(goal)) for goal in goals),
+            trial.step,
+            trial.standing,
+            *(report.short(trial.settings.get(name)) for name in names),
+        ]
+        for trial in found.ranked[:count]
+    ]
+    return {"columns": ["trial", *goals, "steps", "standing", *names], "rows": rows}
+
+
+def cost_text(spent: Mapping[str, Any]) -> str:
+    """A ledger (`budget.report`) in one line."""
+    waste = ", ".join(f"{cause} {part['steps']:,.0f}" for cause, part in spent["waste"].items() if part["steps"])
+    money = f", {spent['money']:g} in money" if spent["money"] is not None else ""
+    return (
+        f"spent {spent['steps']:,} steps, {spent['cpu_seconds'] / 3600:.3f} CPU-hours"
+        + (f", {spent['gpu_seconds'] / 3600:.3f} GPU-hours" if spent["gpu_seconds"] else "")
+        + f"{money}; of these steps: {waste or 'none for nothing'}"
     )
 
 

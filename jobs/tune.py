@@ -13,7 +13,7 @@ from typing import Any
 from jobs import outbox
 from jobs.cli import emit
 from jobs.search_file import Loaded, check_room, load_search, search_of, seconds_of_one
-from jobs.search_record import record_of
+from jobs.search_record import cost_text, record_of
 from jobs.search_watch import Watch
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed, UserError
@@ -93,7 +93,9 @@ def show(args: argparse.Namespace) -> int:
         )
     plan = search.plan(rates_of(need_of(search.train, gpus=0.0), search.train))
     driver = Driver.of(plan, state)
-    text = f"{report.table(state)}\n{spent_text(driver)}\n" + (f"ended: {state.ended}" if state.ended else "not ended")
+    text = f"{report.table(state)}\n{cost_text(ledger(driver))}\n" + (
+        f"ended: {state.ended}" if state.ended else "not ended"
+    )
     emit(args, payload(search, driver, None, None), text)
     return 0
 
@@ -162,20 +164,9 @@ def ledger(driver: Driver) -> dict[str, Any]:
     return budget.report(driver.state.spent, standing, driver.plan.rates)
 
 
-def spent_text(driver: Driver) -> str:
-    spent = ledger(driver)
-    waste = ", ".join(f"{cause} {part['steps']:,.0f}" for cause, part in spent["waste"].items() if part["steps"])
-    money = f", {spent['money']:g} in money" if spent["money"] is not None else ""
-    return (
-        f"spent {spent['steps']:,} steps, {spent['cpu_seconds'] / 3600:.3f} CPU-hours"
-        + (f", {spent['gpu_seconds'] / 3600:.3f} GPU-hours" if spent["gpu_seconds"] else "")
-        + f"{money}; of these steps: {waste or 'none for nothing'}"
-    )
-
-
 def _text(driver: Driver, registered: str | None) -> str:
     said = f"\nbest trial registered as {registered}" if registered else ""
-    return f"{report.table(driver.state)}\n{spent_text(driver)}{said}"
+    return f"{report.table(driver.state)}\n{cost_text(ledger(driver))}{said}"
 
 
 def _register(loaded: Loaded, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:
