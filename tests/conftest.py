@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
-from tracking_server import free_port, tracking_server
+
+from jobs.bench.tracking_server import free_port, tracking_server
 
 # How long drawing an example takes says something of the machine, not of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -39,6 +39,7 @@ from jobs.bench.pairs import machine
 from jobs.cli import emit
 from trainplane.cluster.object_store import local_s3
 from trainplane.data.order import Order
+from trainplane.environ import with_variables
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket, open_store
 
@@ -130,7 +131,7 @@ def loader(args: argparse.Namespace) -> int:
 def _store(address: str | None, scratch: Path) -> Iterator[str]:
     """Where the sets are packed: below an address of the environment's store, emptied afterwards, or a local server."""
     if address is None:
-        with local_s3(log=scratch / "s3.log") as variables, _environment(variables):
+        with local_s3(log=scratch / "s3.log") as variables, with_variables(variables):
             ensure_bucket(LOCAL_BUCKET)
             yield LOCAL_BUCKET
         return
@@ -322,17 +323,3 @@ def _text_of_set(row: dict[str, Any]) -> str:
             told.append(f"first batch {kinds['resume']['start_s']:.2f} s, mid {kinds['resume']['middle_s']:.2f} s")
         lines.append(f"  {name:28s} {'; '.join(told)}")
     return "\n".join(lines)
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

@@ -1,6 +1,6 @@
 """An MLflow server process, and before it a proxy that makes it healthy, slow, failing or absent on demand.
 
-For `isnet bench tracking` and its test. The proxy passes on plain HTTP over loopback only.
+For `isnet bench tracking` and for tests. The proxy passes on plain HTTP over loopback only.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -30,25 +31,51 @@ _NOT_PASSED_ON = ("connection", "transfer-encoding", "date", "server", "content-
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[int]:
-    """A server over a new SQLite database in `folder`; gives its port. Everything it started ends with the block."""
+    """A server over a new SQLite database in `folder`; gives its port."""
+    port = free_port()
+    with tracking_server(f"sqlite:///{folder}/mlflow.db", port=port, artifacts=str(folder / "art")):
+        yield port
+
+
+def free_port() -> int:
+    """A port of loopback that nobody has right now."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
-        port = int(probe.getsockname()[1])
-    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1"]
-    command += ["--backend-store-uri", f"sqlite:///{folder}/mlflow.db", "--default-artifact-root", str(folder / "art")]
-    environment = {**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
-    with (folder / "server.log").open("wb") as log:
-        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
-    try:
-        deadline = time.monotonic() + 180
-        while not _is_healthy(port):
-            if server.poll() is not None or time.monotonic() > deadline:
-                raise RunFailed(f"the MLflow server did not start: {(folder / 'server.log').read_text()[-500:]}")
-            time.sleep(0.2)
-        yield port
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def tracking_server(
+    store: str, *, port: int, artifacts: str, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
+) -> Iterator[str]:
+    """Serves the tracking store at the address `store`; gives its own. Everything it started ends with the block.
+
+    options -- more words of its command line; environment -- more variables.
+    Raises `RunFailed` where it does not come up within three minutes.
+    """
+    command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
+    command += ["--default-artifact-root", artifacts]
+    variables = {
+        **os.environ,
+        # Not on the command line, which shows passwords.
+        "MLFLOW_BACKEND_STORE_URI": store,
+        "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
+        "MLFLOW_DISABLE_TELEMETRY": "true",
+        **(environment or {}),
+    }
+    with tempfile.TemporaryFile() as log:
+        server = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
+        try:
+            deadline = time.monotonic() + 180
+            while not _is_healthy(port):
+                if server.poll() is not None or time.monotonic() > deadline:
+                    log.seek(0)
+                    raise RunFailed(f"the MLflow server did not start: {log.read().decode(errors='replace')[-500:]}")
+                time.sleep(0.2)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def _is_healthy(port: int) -> bool:

@@ -15,6 +15,8 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
+from jobs.bench.tracking_server import free_port
+
 USER = "postgres"
 
 
@@ -44,7 +46,7 @@ def postgres(password: str) -> Iterator[str]:
             for path in (folder, word):
                 shutil.chown(path, user)
         demoted = {"user": user, "extra_groups": []} if user else {}
-        data, port = str(folder / "data"), _free_port()
+        data, port = str(folder / "data"), free_port()
         made = [f"{tools}/initdb", "-D", data, "-U", USER, "--pwfile", str(word), "--auth=scram-sha-256", "--no-sync"]
         subprocess.run(made, cwd=folder, check=True, capture_output=True, **demoted)
         settings = ("listen_addresses=127.0.0.1", "unix_socket_directories=", "fsync=off")
@@ -69,12 +71,6 @@ def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
             assert server.poll() is None, "PostgreSQL ended while it was starting"
             assert time.monotonic() < deadline, "PostgreSQL does not answer"
             time.sleep(0.1)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def _tools() -> Path | None:

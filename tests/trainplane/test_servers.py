@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from odd_proxy import ANSWERS, OddProxy
 from postgres import missing, postgres
-from tracking_server import free_port, tracking_server
 
+from jobs.bench.tracking_server import free_port, tracking_server
 from trainplane.errors import UserError
 from trainplane.tracking.client import client_for
 from trainplane.tracking.drain import drain

@@ -7,11 +7,12 @@ import secrets
 import signal
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
+from trainplane.environ import with_variables
 from trainplane.errors import RunFailed
 
 STARTS = 3
@@ -42,7 +43,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     """
     outside = in_ray_job()
     # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
-    with _environment(_settings(outside=outside)):
+    with with_variables(_settings(outside=outside)):
         import ray
 
         if ray.is_initialized():
@@ -78,21 +79,6 @@ def _settings(*, outside: bool) -> dict[str, str]:
     if outside:
         return wanted
     return {**wanted, **ON_LOOPBACK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own_token()}
-
-
-@contextmanager
-def _environment(values: Mapping[str, str]) -> Iterator[None]:
-    """`values` for as long as this lasts: what a later command of this process starts shall not inherit them."""
-    before = {name: os.environ.get(name) for name in values}
-    os.environ.update(values)
-    try:
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
 
 
 @contextmanager

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainplane.environ import given_back
 from trainplane.errors import UserError
 
 _SQLITE_WAIT_S = 60
@@ -144,21 +145,16 @@ def as_default(tracking_uri: str) -> Iterator[None]:
     quiet_mlflow()
     import mlflow
 
-    variables = {name: os.environ.get(name) for name in ("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI")}
-    before = mlflow.get_tracking_uri()
-    mlflow.set_tracking_uri(tracking_uri)
-    mlflow.set_registry_uri(tracking_uri)
-    try:
-        yield
-    finally:
-        mlflow.set_tracking_uri(before)
-        mlflow.set_registry_uri(variables["MLFLOW_REGISTRY_URI"] or "")
-        # MLflow sets both for child processes, which would then look into a registry that nobody named.
-        for name, value in variables.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value
+    before, registry = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_REGISTRY_URI", "")
+    # MLflow sets both for child processes, which would then look into a registry that nobody named.
+    with given_back("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        mlflow.set_tracking_uri(tracking_uri)
+        mlflow.set_registry_uri(tracking_uri)
+        try:
+            yield
+        finally:
+            mlflow.set_tracking_uri(before)
+            mlflow.set_registry_uri(registry)
 
 
 def all_pages(search: Any, **arguments: Any) -> list[Any]:
