@@ -111,7 +111,7 @@ def bench(commands: Any) -> None:
     )
     overhead.add_argument("preset", nargs="?", default="demo", metavar="PRESET", help="default demo")
     overhead.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as model.width=32")
-    overhead.add_argument("--steps", type=count, default=20, metavar="N", help="counted in each run, default 20")
+    overhead.add_argument("--steps", type=count, default=50, metavar="N", help="counted in each run, default 50")
     overhead.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each way, default 5")
     overhead.add_argument("--loader-workers", type=whole, default=0, metavar="N", help="of each way, default 0")
     overhead.add_argument("--threads", type=count, default=1, metavar="N", help="of torch, default 1")
