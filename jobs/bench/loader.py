@@ -113,6 +113,8 @@ def loader(args: argparse.Namespace) -> int:
         sets = photo_sets(Path(args.photos), samples=args.samples) + sets
     if args.only:
         sets = [one for one in sets if one.name in args.only.split(",")]
+    for one in sets:
+        check_enough(one.name, args.pictures, samples=one.samples, sample_bytes=one.mean_bytes)
     report: dict[str, Any] = {"machine": machine(), "batch": BATCH, "crop": SIZE, "left_out": {}, "sets": []}
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isnet-bench-")))
@@ -208,6 +210,16 @@ def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, sample
             for kind, request in _requests(name, steady, middle).items():
                 runs[name].setdefault(kind, []).append(readers[name].measure(**request))
     return runs
+
+
+def check_enough(name: str, pictures: int, *, samples: int, sample_bytes: int) -> None:
+    """A `UserError` where an epoch of the set ends before a reader has warmed up and been measured."""
+    needed = BATCH * (WARMUP + measured_batches(pictures, samples=samples, sample_bytes=sample_bytes)[0])
+    if needed > samples:
+        raise UserError(
+            f"set {name} has {samples} samples, and warming up and measuring take {needed}; "
+            "give more --samples (of large pictures there are a quarter), or fewer --pictures"
+        )
 
 
 def measured_batches(pictures: int, *, samples: int, sample_bytes: int) -> tuple[int, bool]:

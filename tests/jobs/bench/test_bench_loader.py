@@ -82,6 +82,12 @@ def test_what_is_measured_are_whole_windows_of_the_order_where_an_epoch_has_room
     assert bench.measured_batches(10, samples=20, sample_bytes=65536) == (4, False)
 
 
+def test_a_set_that_ends_before_it_is_measured_is_refused_with_the_arithmetic() -> None:
+    bench.check_enough("photos", 512, samples=1024, sample_bytes=65536)
+    with pytest.raises(UserError, match="has 1024 samples, and warming up and measuring take 1280"):
+        bench.check_enough("photos-large", 1024, samples=1024, sample_bytes=65536)
+
+
 def test_a_store_that_cannot_be_meant_is_refused_before_anything_is_made(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
