@@ -10,6 +10,7 @@ name. Not here: what a training records step by step (`trainplane.tracking.spool
 from __future__ import annotations
 
 import json
+import logging
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
@@ -24,6 +25,8 @@ from trainplane.tracking.about import replace_file
 from trainplane.tracking.client import client_for, knock, reason, without_secrets
 from trainplane.tracking.identity import find, is_reserved, set_tags
 from trainplane.tracking.run import end_run
+
+log = logging.getLogger(__name__)
 
 _POINTS_A_REQUEST = 1000
 
@@ -105,6 +108,8 @@ def _deliver(context: Context, place: Path) -> str | None:
         return None if not place.exists() else reason(error)
     # Whatever a server, a database or the store of its artifacts raises: the letter stays and is told again.
     except Exception as error:
+        # With its traceback, for it may be a mistake of ours.
+        log.info("letter %s", place.stem, exc_info=True)
         return reason(error)
     place.unlink(missing_ok=True)
     return None

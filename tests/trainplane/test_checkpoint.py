@@ -178,26 +178,16 @@ def test_a_store_that_does_not_answer_is_not_taken_for_a_damaged_checkpoint(tmp_
         checkpoints.newest_good(store)
 
 
-def test_what_was_passed_over_is_said(tmp_path):
+@pytest.mark.parametrize(("name", "content"), [("state.json", b"{}"), ("manifest.json", b'{"format_ver')])
+def test_what_was_passed_over_is_said(tmp_path, name, content):
     store = open_store(str(tmp_path))
     for step in (3, 6):
         checkpoints.write(store, state(step), meta={})
-    store.write("step-00000006/state.json", b"{}")
+    store.write(f"step-00000006/{name}", content)
     found = checkpoints.newest_good(store)
     assert found.checkpoint.step == 3
     (reason,) = found.damaged
-    assert "step-00000006: state.json is damaged" in reason
-
-
-def test_a_manifest_that_cannot_be_read_is_said_too(tmp_path):
-    store = open_store(str(tmp_path))
-    for step in (3, 6):
-        checkpoints.write(store, state(step), meta={})
-    store.write("step-00000006/manifest.json", b'{"format_ver')
-    found = checkpoints.newest_good(store)
-    assert found.checkpoint.step == 3
-    (reason,) = found.damaged
-    assert "step-00000006: manifest.json is damaged" in reason
+    assert f"step-00000006: {name} is damaged" in reason
 
 
 @pytest.mark.parametrize("name", ["state.json", "manifest.json"])

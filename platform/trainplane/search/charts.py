@@ -61,8 +61,8 @@ def color_of(trial: TrialState, found: Standings) -> str:
 
 
 def _line_of(trial: TrialState, found: Standings) -> dict[str, Any]:
-    is_best = found.best is not None and trial.number == found.best.number
-    return {"color": color_of(trial, found), "linewidth": 2.4 if is_best else 1.1, "zorder": 4 if is_best else 2}
+    color = color_of(trial, found)
+    return {"color": color, "linewidth": 2.4 if color == BEST else 1.1, "zorder": 4 if color == BEST else 2}
 
 
 def learning_curves(state: State, found: Standings) -> Pixels:
