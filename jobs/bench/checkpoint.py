@@ -33,7 +33,7 @@ def checkpoint(args: argparse.Namespace) -> int:
         data = f"{folder}/data"
         pack(pictures(32), data, name="bench", split="train", how={})
         stall = stalls(data, f"{BUCKET}/stalls", endpoint, interval_s=args.interval, count=args.checkpoints)
-        failing = while_failing(data, f"{BUCKET}/failing", endpoint, polls=args.polls)
+        failing = while_failing(data, f"{BUCKET}/failing", endpoint, polls=args.polls, different=4)
     figures = _stall_figures(stall) + _failing_figures(failing)
     emit(args, {"machine": machine(), **stall, "failing": failing, "figures": figures}, "\n".join(map(_line, figures)))
     return 1 if any(row["met"] is False for row in figures) else 0

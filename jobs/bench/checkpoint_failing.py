@@ -58,11 +58,11 @@ class Counted(Silent):
         self.steps += 1
 
 
-def while_failing(data: str, place: str, endpoint: str, *, polls: int) -> dict[str, Any]:
-    """Train until a reader has looked `polls` times; what it met, and how far training came."""
+def while_failing(data: str, place: str, endpoint: str, *, polls: int, different: int) -> dict[str, Any]:
+    """Train until a reader has looked `polls` times and read `different` checkpoints; what came of both."""
     job = bench_job(data, place, *SMALL, "train.steps=1000000", f"train.checkpoint_every={FAILING_EVERY}")
     made = Counted()
-    command = [sys.executable, "-m", "jobs.bench.checkpoint_reader", place, str(polls)]
+    command = [sys.executable, "-m", "jobs.bench.checkpoint_reader", place, str(polls), str(different)]
     with FaultProxy(endpoint) as proxy:
         proxy.fault = failing = Failing(seed=0)
         # The reader goes to the server itself: it shall find what is there.

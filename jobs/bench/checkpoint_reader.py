@@ -1,8 +1,9 @@
-"""A reader in a process of its own, for `isnet bench checkpoint`: `checkpoint_reader ADDRESS POLLS`.
+"""A reader in a process of its own, for `isnet bench checkpoint`: `checkpoint_reader ADDRESS POLLS DIFFERENT`.
 
-Each poll looks for the newest checkpoint. One that was not there at the poll before is read whole, digests checked; one
-that was is looked at again: every file that its manifest names must be there with its bytes. A checkpoint is half where
-its manifest stands and its files do not hold; one that retention took away between two requests is none.
+It looks for the newest checkpoint POLLS times at least, and until it has read DIFFERENT ones. One that was not there at
+the poll before is read whole, digests checked; one that was is looked at again: every file that its manifest names must
+be there with its bytes. A checkpoint is half where its manifest stands and its files do not hold; one that retention
+took away between two requests is none.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from trainplane.storage import Store, open_store
 from trainplane.train.checkpoint import MANIFEST, Checkpoint, committed, read
 
 
-def main(address: str, polls: str) -> None:
+def main(address: str, polls: str, different: str) -> None:
     store = open_store(address)
     seen: Counter[str] = Counter()
-    digests = set()
-    wanted, last = int(polls), ""
-    while seen["polls"] < wanted:
+    digests: set[str] = set()
+    last = ""
+    while seen["polls"] < int(polls) or len(digests) < int(different):
         seen["polls"] += 1
         present = committed(store)
         if not present:

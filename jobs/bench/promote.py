@@ -62,7 +62,10 @@ def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> lis
     name_of_versions = _versions(tracking, folder, processes + 1)
     num_places = _num_places(tracking, folder, name_of_versions[:2])
     with _promoters(tracking, store, processes) as workers:
-        done = [_round(workers, name_of_versions, turn, num_places, store, tracking) for turn in range(rounds)]
+        done = [
+            _round(workers, name_of_versions, turn, place_of(turn, rounds, num_places), store, tracking)
+            for turn in range(rounds)
+        ]
     faults = [one.fault for one in done if one.fault is not None] + promotions.verify_audit(
         NAME, store=store, tracking_uri=tracking
     )
@@ -110,6 +113,15 @@ def _num_places(tracking: str, folder: Path, versions: list[str]) -> int:
     return counts[-1]
 
 
+def place_of(turn: int, rounds: int, num_places: int) -> int:
+    """Where the victim of a round dies: all places in turn, the last one first, or as many as there are rounds.
+
+    These lie evenly from the last place to the first one: a victim that loses early never comes to the later places.
+    """
+    taken = min(rounds, num_places)
+    return (num_places - 1) * (taken - 1 - turn % taken) // max(taken - 1, 1)
+
+
 @contextmanager
 def _promoters(tracking: str, store: Store, count: int) -> Iterator[list[subprocess.Popen[str]]]:
     command = [sys.executable, "-m", "jobs.bench.promoter", tracking, store.address]
@@ -128,13 +140,12 @@ def _promoters(tracking: str, store: Store, count: int) -> Iterator[list[subproc
 
 
 def _round(
-    workers: list[subprocess.Popen[str]], versions: list[str], turn: int, num_places: int, store: Store, tracking: str
+    workers: list[subprocess.Popen[str]], versions: list[str], turn: int, place: int, store: Store, tracking: str
 ) -> Round:
     before = read_trail(store, NAME)
     current = before.current(promotions.PRODUCTION)
     others = [version for version in versions if version != current][: len(workers)]
-    # Another victim each round; all places in turn, the last one first.
-    victim, place = turn % len(workers), (num_places - 1 - turn) % num_places
+    victim = turn % len(workers)
     for number, (worker, version) in enumerate(zip(workers, others, strict=True)):
         assert worker.stdin is not None
         kill_at = place if number == victim else None

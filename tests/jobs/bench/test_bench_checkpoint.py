@@ -19,9 +19,11 @@ from trainplane.errors import RunFailed
 def test_a_reader_meets_no_half_checkpoint_while_training_goes_on_and_storing_fails(tmp_path):
     pack(pictures(8), str(tmp_path), name="bench", split="train", how={})
     with bench.store() as endpoint:
-        found = failing.while_failing(str(tmp_path), f"{bench.BUCKET}/failing", endpoint, polls=30)
-    assert (found["polls"], found["half"]) == (30, 0)
-    assert found["different"] > 1
+        found = failing.while_failing(str(tmp_path), f"{bench.BUCKET}/failing", endpoint, polls=30, different=4)
+    assert found["half"] == 0
+    assert found["polls"] >= 30
+    # Steps 2, 4, 8 and 10 are stored, step 6 is refused.
+    assert found["different"] >= 4
     assert found["refused"] > 0
     assert found["spoilt"] > 0
     assert found["steps"] > failing.FAILING_EVERY * found["refused"]

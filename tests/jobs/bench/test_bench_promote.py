@@ -6,16 +6,22 @@ import time
 
 import pytest
 
-from jobs.bench.promote import measured
+from jobs.bench.promote import measured, place_of
 
 
 def check(figures, rounds):
     values = {figure["name"]: figure for figure in figures}
     assert values["rounds with one winner, alias = last record"]["value"] == rounds
     assert values["contradictions of trail and registry afterwards"]["value"] == 0
-    # A victim that lost early never comes to the later places.
+    # Nobody gets past the first place, where the last victim dies; whoever lost early misses the later ones.
     assert values["processes killed on the way"]["value"] >= 1
     assert values["different places of killing"]["value"] >= 1
+
+
+def test_all_places_have_their_turn_and_few_rounds_reach_from_the_last_place_to_the_first():
+    assert [place_of(turn, 100, 68) for turn in range(100)] == [*range(67, -1, -1), *range(67, 35, -1)]
+    assert [place_of(turn, 8, 68) for turn in range(8)] == [67, 57, 47, 38, 28, 19, 9, 0]
+    assert [place_of(turn, 1, 68) for turn in range(1)] == [0]
 
 
 @pytest.mark.real
