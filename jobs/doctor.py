@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import shlex
 import shutil
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,8 +14,9 @@ from typing import Any, Literal
 from packaging.requirements import Requirement
 
 from jobs.cli import emit
-from trainplane.cluster import submit as ray_jobs
+from trainplane.cluster import dashboard, job_state
 from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.line import head_words
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.tracking.client import client_for, unreachable
@@ -83,8 +85,8 @@ def cluster(context: Context) -> Iterator[Finding]:
         yield Finding("note", "no Ray cluster in this context: runs use a private one on this machine")
         return
     try:
-        connection = ray_jobs.client(context)
-        version, room = ray_jobs.ray_version(connection), ray_jobs.room(connection)
+        connection = dashboard.client(context)
+        version, room = job_state.ray_version(connection), job_state.room(connection)
     except (UserError, RuntimeError, OSError, KeyError) as error:
         # What is no sentence of ours is an answer that no Ray head gives.
         yield _from_error(f"Ray at {context.ray}", error, "correct `ray` of the context: the address of a dashboard")
@@ -99,15 +101,20 @@ def cluster(context: Context) -> Iterator[Finding]:
         yield Finding("ok", what)
     else:
         yield Finding("warning", what, "start workers, or wait until the autoscaler has them when a job asks")
+    if room.drivers >= 1:
+        yield Finding("ok", f"its head takes {room.drivers:g} drivers at once; further jobs wait in line")
+    else:
+        remedy = f"start the head with {shlex.join(head_words(4))} to have them wait in line"
+        yield Finding("note", "its head takes any number of drivers at once, each of some hundred megabytes", remedy)
 
 
 def exposure(context: Context) -> Iterator[Finding]:
     """A cluster or a server that others reach and that asks for nothing."""
-    if context.ray and not ray_jobs.is_loopback(context.ray) and "RAY_AUTH_TOKEN" not in context.environment:
+    if context.ray and not dashboard.is_loopback(context.ray) and "RAY_AUTH_TOKEN" not in context.environment:
         remedy = "start it with RAY_AUTH_MODE=token, and give RAY_AUTH_TOKEN among the context's secrets"
         yield Finding("warning", f"Ray at {context.ray} is not on loopback, and this context has no token", remedy)
     for name, address in (("MLflow", context.tracking), ("the store", context.environment.get("AWS_ENDPOINT_URL", ""))):
-        if address.startswith("http://") and not ray_jobs.is_loopback(address):
+        if address.startswith("http://") and not dashboard.is_loopback(address):
             where = address.rpartition("@")[2].removeprefix("http://")
             yield Finding("note", f"{name} at {where} is reached without TLS", "put TLS before it where others listen")
 

@@ -14,7 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainplane.cluster.context import Context
-from trainplane.cluster.submit import is_loopback
+from trainplane.cluster.dashboard import is_loopback
 from trainplane.errors import UserError
 
 # Arguments that are files or folders in any case, and those that may be a name or an address as well.

@@ -18,8 +18,9 @@ import jobs as jobs_package
 import trainplane as trainplane_package
 from jobs.cli import build_parser, emit
 from jobs.sending import check_context, check_settings, is_remote, sendable
-from trainplane.cluster import submit as ray_jobs
+from trainplane.cluster import dashboard, following, job_state, parcels
 from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.submit import submit as hand_over
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
@@ -34,7 +35,7 @@ def submit(args: argparse.Namespace) -> int:
     check_context(context)
     words = _checked(list(args.words), context)
     with _working_dir(context, words, args.files) as (folder, sent):
-        job, is_new = ray_jobs.submit(
+        job, is_new = hand_over(
             context,
             words,
             entrypoint=shlex.join([_python(context), "-m", "jobs.arrived", *sent]),
@@ -46,9 +47,9 @@ def submit(args: argparse.Namespace) -> int:
             facts=lineage.travelling(),
         )
     _say(f"{'submitted' if is_new else 'following the earlier'} job {job}")
-    connection = ray_jobs.client(context)
+    connection = dashboard.client(context)
     if args.no_follow:
-        state = ray_jobs.state_of(connection, job)
+        state = job_state.state_of(connection, job)
         emit(args, _payload(state), f"{job} is {state.status}; isnet jobs logs {job}")
         return 0
     output = sys.stderr if args.json else sys.stdout
@@ -57,8 +58,8 @@ def submit(args: argparse.Namespace) -> int:
         print(text, end="", file=output, flush=True)
 
     try:
-        ray_jobs.await_start(connection, job, timeout_s=args.wait, say=_say)
-        state = ray_jobs.follow(connection, job, write)
+        following.await_start(connection, job, timeout_s=args.wait, say=_say)
+        state = following.follow(connection, job, write)
     except KeyboardInterrupt:
         _say(f"the job goes on; isnet jobs logs {job}, or isnet jobs stop {job}")
         raise
@@ -111,7 +112,7 @@ def _working_dir(context: Context, words: list[str], files: str | None) -> Itera
             source = Path(files).expanduser()
             if not source.is_dir():
                 raise UserError(f"--files {files}: there is no such folder")
-            ray_jobs.check_upload(source)
+            parcels.check_upload(source)
             shutil.copytree(source, folder, dirs_exist_ok=True)
         sent = list(words)
         for position, word in enumerate(words):
@@ -135,7 +136,7 @@ def _context_file(context: Context) -> str:
 
 def list_jobs(args: argparse.Namespace) -> int:
     """`isnet jobs list`"""
-    found = ray_jobs.states(_connect(args))[::-1]
+    found = job_state.states(_connect(args))[::-1]
     text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in found) or "no jobs"
     emit(args, {"jobs": [_payload(state) for state in found]}, text)
     return 0
@@ -143,7 +144,7 @@ def list_jobs(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """`isnet jobs show JOB`"""
-    state = ray_jobs.state_of(_connect(args), args.job)
+    state = job_state.state_of(_connect(args), args.job)
     emit(args, _payload(state), "\n".join(f"{key:<11} {value}" for key, value in _payload(state).items()))
     return 0
 
@@ -151,7 +152,7 @@ def show(args: argparse.Namespace) -> int:
 def logs(args: argparse.Namespace) -> int:
     """`isnet jobs logs JOB`"""
     connection = _connect(args)
-    ray_jobs.state_of(connection, args.job)
+    job_state.state_of(connection, args.job)
     text = connection.get_job_logs(args.job)
     emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
     return 0
@@ -160,15 +161,15 @@ def logs(args: argparse.Namespace) -> int:
 def stop(args: argparse.Namespace) -> int:
     """`isnet jobs stop JOB`"""
     connection = _connect(args)
-    ray_jobs.state_of(connection, args.job)
-    was_waiting = ray_jobs.state_of(connection, args.job).status == "PENDING"
+    job_state.state_of(connection, args.job)
+    was_waiting = job_state.state_of(connection, args.job).status == "PENDING"
     connection.stop_job(args.job)
     if was_waiting:
-        # Ray ends a job that waits when its turn would come, or after 15 minutes.
-        state = ray_jobs.state_of(connection, args.job)
+        # Ray ends a job that waits when its turn would come, or when its patience ends.
+        state = job_state.state_of(connection, args.job)
         emit(args, _payload(state), f"{args.job} was told to stop; it waits, and ends when its turn would come")
         return 0
-    state = ray_jobs.wait(connection, args.job, timeout_s=60.0)
+    state = job_state.wait(connection, args.job, timeout_s=60.0)
     emit(args, _payload(state), f"{args.job} is {state.status}")
     return 0
 
@@ -176,10 +177,10 @@ def stop(args: argparse.Namespace) -> int:
 def _connect(args: argparse.Namespace) -> Any:
     context = resolve(args.context)
     context.activate()
-    return ray_jobs.client(context)
+    return dashboard.client(context)
 
 
-def _payload(state: ray_jobs.JobState) -> dict[str, object]:
+def _payload(state: job_state.JobState) -> dict[str, object]:
     return {
         "job": state.job,
         "status": state.status,

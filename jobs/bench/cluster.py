@@ -1,8 +1,8 @@
 """`isnet bench cluster`: what a local stack costs, how long a job takes to its first step, whether a queue is kept.
 
 It starts a stack of its own in a temporary folder (never the one that is there), and takes it away again. Jobs of the
-queue reserve one processor each, so that most of them wait; they write down when they began. Not covered: real
-networks, nodes that come and go.
+queue stand in the line of the cluster's head, so that most of them wait; they write down when they began. Not covered:
+real networks, nodes that come and go.
 """
 
 from __future__ import annotations
@@ -22,10 +22,10 @@ from typing import Any
 from jobs.bench.pairs import machine
 from jobs.bench.soak import _photos, slope
 from jobs.cli import emit
-from trainplane.cluster import stack_context
-from trainplane.cluster import submit as ray_jobs
+from trainplane.cluster import dashboard, job_state, stack_context
 from trainplane.cluster.context import resolve
 from trainplane.cluster.stack import Stack
+from trainplane.cluster.submit import submit
 from trainplane.errors import RunFailed
 
 _UP_TARGET_S = 60.0
@@ -56,7 +56,8 @@ def cluster(args: argparse.Namespace) -> int:
             seconds = _timed(lambda: _up(stack, args.store))
             figures.append(_figure("stack up again", seconds, "s", most=_UP_TARGET_S))
             figures.append(_figure("submit to the first training step", _first_step(Path(name)), "s"))
-            figures += _queue(stack, args.jobs)
+            (empty := Path(name) / "empty").mkdir()
+            figures += _queue(stack, args.jobs, empty)
         finally:
             seconds = _timed(lambda: stack.down(wipe=True, say=_say))
         figures.append(_figure("stack down and wiped", seconds, "s"))
@@ -127,33 +128,44 @@ def _first_step(folder: Path) -> float:
     return took_s
 
 
-def _queue(stack: Stack, count: int) -> Iterator[dict[str, Any]]:
-    """`count` jobs that take one processor each: lost ones, order of their beginnings, and what the head holds."""
+def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
+    """`count` jobs in the line: lost ones, order of their beginnings, and what the head holds."""
     context = resolve("stack")
     context.activate()
-    connection = ray_jobs.client(context)
+    connection = dashboard.client(context)
+    places = int(job_state.room(connection).drivers)
     entrypoint = f"{sys.executable} -c 'import time; print(\"began\", time.time())'"
     before = _head_mib(stack)
     begun = time.monotonic()
-    names = [f"bench-{number:04d}" for number in range(count)]
-    for name in names:
-        connection.submit_job(entrypoint=entrypoint, submission_id=name, entrypoint_num_cpus=1)
+    # The same work under as many names.
+    taken: dict[str, Any] = {
+        "entrypoint": entrypoint,
+        "packages": [],
+        "working_dir": empty,
+        "environment": {},
+        "again": False,
+    }
+    names = [submit(context, ["bench", f"{number:04d}"], **taken)[0] for number in range(count)]
     submitted_s = time.monotonic() - begun
     held = [before]
-    while any(not state.is_over for state in ray_jobs.states(connection) if state.job in names):
+    while any(not state.is_over for state in job_state.states(connection) if state.job in names):
         if time.monotonic() - begun > 60 + 60 * count:
             break
         held.append(_head_mib(stack))
         time.sleep(2)
-    ended = {state.job: state.status for state in ray_jobs.states(connection)}
+    ended_s = time.monotonic() - begun
+    ended = {state.job: state.status for state in job_state.states(connection)}
     lost = [name for name in names if ended.get(name) != "SUCCEEDED"]
     moments = [_began(connection.get_job_logs(name)) for name in names if name not in lost]
-    yield _figure("jobs queued", count, "jobs")
+    yield _figure("jobs in the line", count, "jobs")
     yield _figure("of them lost or failed", len(lost), "jobs", most=0)
-    yield _figure("of them that began before an earlier one", _overtakings(moments), "jobs", most=0)
+    yield _figure("places for drivers", places, "drivers")
+    yield _figure("began before one that many or more ahead", _overtakings(moments, places), "jobs", most=0)
+    yield _figure("began before any earlier one", _overtakings(moments, 1), "jobs")
     yield _figure("accepting a job", submitted_s / count, "s/job")
-    yield _figure("a job, while others wait", (time.monotonic() - begun) / count, "s/job")
+    yield _figure("a job, while others wait", ended_s / count, "s/job")
     yield _figure("the head's memory before", before, "MiB RSS")
+    yield _figure("the head's memory, at most", max(held), "MiB RSS")
     yield _figure("the head's memory, growth over the queue", held[-1] - before, "MiB RSS")
     yield _figure("the head's memory, slope in the second half", slope(held[len(held) // 2 :]), "MiB/2 s")
 
@@ -167,10 +179,13 @@ def _began(log: str) -> float:
     return float(found.group(1)) if found else 0.0
 
 
-def _overtakings(moments: Sequence[float]) -> int:
-    """How many began before one that was submitted earlier."""
+def _overtakings(moments: Sequence[float], places: int) -> int:
+    """How many began before one that was submitted `places` or more before them.
+
+    As many as there are places start beside each other, and whose start takes longer begins later.
+    """
     latest, count = 0.0, 0
-    for moment in moments:
-        count += moment < latest
-        latest = max(latest, moment)
+    for number in range(places, len(moments)):
+        latest = max(latest, moments[number - places])
+        count += moments[number] < latest
     return count

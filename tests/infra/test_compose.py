@@ -10,6 +10,8 @@ import pytest
 import yaml
 from manifests import INFRA, compose_schema
 
+from trainplane.cluster.line import PATIENCE, head_words
+
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
 
 
@@ -45,6 +47,12 @@ def test_secrets_are_files_that_the_script_makes(compose, tmp_path):
     assert stat.S_IMODE(made.stat().st_mode) == 0o700
     subprocess.run([INFRA / "make-secrets", made], check=True)
     assert {file.name: file.read_text() for file in made.iterdir()} == first
+
+
+def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting(compose):
+    head = compose["services"]["head"]
+    assert head_words(4)[0] in head["command"]
+    assert PATIENCE.items() <= head["environment"].items()
 
 
 def test_every_service_has_limits_a_check_and_drops_its_rights(compose):

@@ -1,6 +1,7 @@
 """Kubernetes manifests: valid by the published schemas, and as careful as docs/security.md says."""
 
 import copy
+import json
 import re
 import tomllib
 
@@ -157,6 +158,19 @@ def test_gpu_workers_come_and_go_on_spot_nodes_and_the_head_only_directs():
     assert spec["containers"][0]["resources"]["limits"]["nvidia.com/gpu"] == "1"
     keys = {toleration["key"] for toleration in spec["tolerations"]}
     assert {"nvidia.com/gpu", "cloud.google.com/gke-spot", "karpenter.sh/capacity-type"} <= keys
+
+
+def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting():
+    from trainplane.cluster.line import DRIVER, PATIENCE
+
+    head = next(d for d in render("overlays/prod") if d["kind"] == "RayCluster")["spec"]["headGroupSpec"]
+    # KubeRay hands it to a shell: JSON in quotes, as a JSON text.
+    assert json.loads(json.loads(head["rayStartParams"]["resources"])) == {DRIVER: 6}
+    (container,) = head["template"]["spec"]["containers"]
+    given = {one["name"]: one.get("value") for one in container["env"]}
+    assert PATIENCE.items() <= given.items()
+    for job in render("jobs"):
+        assert json.loads(job["spec"]["entrypointResources"]) == {DRIVER: 1}
 
 
 def test_the_dev_overlay_needs_no_gpu():

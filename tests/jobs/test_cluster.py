@@ -16,6 +16,7 @@ import psutil
 import pytest
 from small_run import SMALL
 
+from trainplane.cluster.line import head_words
 from trainplane.cluster.session import own_token
 
 pytestmark = pytest.mark.real
@@ -164,7 +165,7 @@ def ray_head(project, tmp_path):
     command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"]
-    command += [f"--ray-client-server-port={ports[3]}"]
+    command += [f"--ray-client-server-port={ports[3]}", *head_words(2)]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     with open(tmp_path / "head.log", "wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -338,8 +339,9 @@ def test_ctrl_c_saves_where_it_stands_and_the_next_call_goes_on(project, mark):
 def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_head, tmp_path, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 
-    from trainplane.cluster import submit as ray_jobs
+    from trainplane.cluster import dashboard, following, job_state
     from trainplane.cluster.context import local
+    from trainplane.cluster.submit import submit
     from trainplane.errors import RunFailed
 
     address, token = ray_head
@@ -351,19 +353,19 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
 
     def hand_over(entrypoint, **options):
         places = {"packages": [], "working_dir": tmp_path / "files", "environment": {}}
-        return ray_jobs.submit(context, [entrypoint], entrypoint=entrypoint, again=False, **places, **options)
+        return submit(context, [entrypoint], entrypoint=entrypoint, again=False, **places, **options)
 
-    connection = ray_jobs.client(context)
+    connection = dashboard.client(context)
     deadline = time.monotonic() + 60
     # The head answers a moment before it counts itself.
-    while ray_jobs.room(connection).nodes == 0 and time.monotonic() < deadline:
+    while job_state.room(connection).nodes == 0 and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert ray_jobs.room(connection) == ray_jobs.Room(1, 2.0, 0.0)
+    assert job_state.room(connection) == job_state.Room(1, 2.0, 0.0, drivers=2.0)
     for entrypoint, status in (("cat note.txt; exit 3", 3), ("echo before; kill -9 $$", 137)):
         written = []
         job, is_new = hand_over(entrypoint)
         assert is_new
-        assert ray_jobs.follow(connection, job, written.append).exit_status == status
+        assert following.follow(connection, job, written.append).exit_status == status
         assert ("sent along" if status == 3 else "before") in "".join(written)
 
     # Two of the same at the same moment are one job.
@@ -372,10 +374,22 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     assert both[0][0] == both[1][0]
     assert sorted(is_new for _, is_new in both) == [False, True]
 
+    # Two drivers at once, the others in their order, and each knows its place.
+    line = [hand_over(f"echo {number}; date +%s.%N; sleep 3")[0] for number in range(8)]
+    said = []
+    following.await_start(connection, line[-1], timeout_s=120, say=said.append)
+    assert any(re.search(r"waits: [2-6] jobs stand before it in the cluster's line, 2 run", text) for text in said), (
+        said
+    )
+    assert [job_state.wait(connection, job, timeout_s=60).status for job in line] == ["SUCCEEDED"] * 8
+    # Ray writes into the same log, anywhere.
+    moments = [float(re.search(r"^\d{10}\.\d+", connection.get_job_logs(job), re.M)[0]) for job in line]
+    assert all(earlier < later for earlier, later in zip(moments, moments[2:], strict=False)), moments
+
     said = []
     job, _ = hand_over("true", cpus=64)
     with pytest.raises(RunFailed, match=f"job {job} did not start within 8 s and was told to stop"):
-        ray_jobs.await_start(connection, job, timeout_s=8, say=said.append)
+        following.await_start(connection, job, timeout_s=8, say=said.append)
     assert any("waits: " in text for text in said)
     # It never ran: nobody has 64 processors.
-    assert ray_jobs.state_of(connection, job).status in ("PENDING", "STOPPED", "FAILED")
+    assert job_state.state_of(connection, job).status in ("PENDING", "STOPPED", "FAILED")

@@ -9,7 +9,7 @@ from jobs.cli import build_parser
 from jobs.config import load_run_config
 from jobs.sending import addresses, check_context, check_settings, sendable
 from trainplane.cluster.context import local
-from trainplane.cluster.submit import check_upload
+from trainplane.cluster.parcels import check_upload
 from trainplane.errors import UserError
 
 

@@ -4,8 +4,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from trainplane.cluster import submit
-from trainplane.cluster.submit import JobState, await_start, client, follow
+from trainplane.cluster import dashboard, following
+from trainplane.cluster.dashboard import client
+from trainplane.cluster.following import await_start, follow
+from trainplane.cluster.job_state import JobState
+from trainplane.cluster.line import DRIVER, waits_for
 from trainplane.errors import RunFailed, UserError
 
 
@@ -29,7 +32,11 @@ class Cluster:
             driver_exit_code=code,
             start_time=0,
             end_time=0,
+            metadata=None,
         )
+
+    def list_jobs(self):
+        return []
 
     async def tail_job_logs(self, job):
         for chunk in self.streams.pop(0) if self.streams else ():
@@ -46,7 +53,7 @@ class Cluster:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch):
-    monkeypatch.setattr(submit, "_POLL_S", 0.0)
+    monkeypatch.setattr(following, "_POLL_S", 0.0)
 
 
 def followed(cluster):
@@ -75,7 +82,7 @@ def test_a_stream_that_ends_while_the_job_runs_is_asked_for_again():
 
 
 def test_a_cluster_that_stays_away_is_given_up_and_the_job_is_named(monkeypatch):
-    monkeypatch.setattr(submit, "_LOST_AFTER_S", 0.05)
+    monkeypatch.setattr(following, "_LOST_AFTER_S", 0.05)
     with pytest.raises(RunFailed, match="does not answer any more, and job job may be running"):
         followed(Cluster([ConnectionError("refused")]))
 
@@ -109,6 +116,27 @@ def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
     assert cluster.stopped == ["job"]
 
 
+def test_a_job_in_the_line_knows_its_place():
+    def one(job, status, started_ms, takes=DRIVER):
+        return JobState(job, status, "Ray says this.", "", None, started_ms, None, takes)
+
+    jobs = [
+        one("over", "SUCCEEDED", 1),
+        one("runs", "RUNNING", 2),
+        one("beside", "PENDING", 3, takes=""),
+        one("first", "PENDING", 4),
+        one("second", "PENDING", 5),
+        one("third", "PENDING", 6),
+    ]
+    said = {job.job: waits_for(job, jobs) for job in jobs if job.status == "PENDING"}
+    assert said == {
+        "beside": "Ray says this.",
+        "first": "it is the next in the cluster's line, 1 run",
+        "second": "1 job stands before it in the cluster's line, 1 run",
+        "third": "2 jobs stand before it in the cluster's line, 1 run",
+    }
+
+
 def test_a_job_that_starts_is_no_longer_waited_for():
     assert (
         await_start(Cluster(["PENDING", "PENDING", "RUNNING"]), "job", timeout_s=10, say=pytest.fail).status
@@ -119,7 +147,7 @@ def test_a_job_that_starts_is_no_longer_waited_for():
 def test_an_address_that_drops_packets_is_given_up_in_seconds(tmp_path, monkeypatch):
     from trainplane.cluster.context import local
 
-    monkeypatch.setattr(submit, "ROUTE_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(dashboard, "ROUTE_TIMEOUT_S", 0.2)
     # A block for documentation (RFC 5737): nobody is there.
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://198\.51\.100\.7:8265"):
         client(local(tmp_path).at(ray="http://198.51.100.7:8265"))

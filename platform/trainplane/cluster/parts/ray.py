@@ -7,12 +7,15 @@ import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from trainplane.cluster.line import PATIENCE, head_words
 from trainplane.cluster.parts.mlflow import mlflow_environment
 from trainplane.cluster.parts.process import Launch
 from trainplane.cluster.parts.site import HOST, Part
 from trainplane.cluster.parts.store import s3_environment
 from trainplane.cluster.session import ON_LOOPBACK
 
+# Drivers at once, each of a few hundred megabytes; the workers' processors are the tighter bound.
+_DRIVERS = 4
 # Nothing of ours goes through Ray's object store but results of a few kilobytes.
 _OBJECTS_BYTES = 128 * 2**20
 
@@ -77,9 +80,10 @@ class Head(_Node):
             f"--dashboard-port={self.port['dashboard']}",
             "--num-cpus=0",
             "--num-gpus=0",
+            *head_words(_DRIVERS),
         ]
         words += [f"--temp-dir={self.site.run / 'ray'}"]
-        launch(Launch("head", self.command(*words), self.environment(), self.folder()))
+        launch(Launch("head", self.command(*words), {**self.environment(), **PATIENCE}, self.folder()))
 
     def checks(self) -> Sequence[str]:
         return (f"{self.address()}/api/gcs_healthz", self._alive())

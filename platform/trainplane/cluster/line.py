@@ -1,0 +1,38 @@
+"""The line of jobs before a cluster's head: who may enter, in which order, and what those who wait are told.
+
+A job's driver is a process of some hundred megabytes on the head, so two hundred jobs at once would take it, and every
+run, with them. Our heads offer a few places for drivers as a resource of their own, and each job takes one. Ray starts
+what waits for a resource of a single node in the order of asking; what could start on several nodes it starts in none.
+Not covered: clusters whose head offers no such places (jobs start at once there), and the wait for workers (Ray Train).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainplane.cluster.job_state import JobState
+
+DRIVER = "driver"
+
+# Ray fails a job that has waited for a quarter of an hour, unless its head is told otherwise: a month.
+PATIENCE = {"RAY_JOB_START_TIMEOUT_SECONDS": str(30 * 24 * 3600)}
+
+
+def head_words(drivers: int) -> list[str]:
+    """What `ray start --head` is told so that it has so many places."""
+    return [f"--resources={json.dumps({DRIVER: drivers})}"]
+
+
+def waits_for(job: JobState, states: Sequence[JobState]) -> str:
+    """What a job that has not started waits for, in words; `states` are all jobs, oldest first."""
+    if job.takes != DRIVER:
+        return job.message
+    mine = [state for state in states if state.takes == DRIVER]
+    before = sum(state.status == "PENDING" for state in mine[: [state.job for state in mine].index(job.job)])
+    run = sum(state.status == "RUNNING" for state in mine)
+    if not before:
+        return f"it is the next in the cluster's line, {run} run"
+    return f"{before} {'jobs stand' if before > 1 else 'job stands'} before it in the cluster's line, {run} run"
