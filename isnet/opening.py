@@ -188,7 +188,7 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
         raise PictureError(
             "too large",
             f"its header says {width}x{height} = {width * height} pixels; need at most {max_pixels}; "
-            "reduce the picture first or raise max_pixels",
+            f"reduce the picture first (in Python, max_pixels allows up to {MAX_PIXELS_CEILING})",
         )
 
 
