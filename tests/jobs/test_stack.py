@@ -142,6 +142,9 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
     ran = place.isnet("submit", "--context", "stack", "train", "demo", *SMALL)
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert "finished at step 4" in ran.stdout
+    # The first job of a stack: a worker node that meets its folders must not remove those that its driver stands in.
+    assert "wait in" not in ran.stdout
+    assert "could not be recorded" not in ran.stdout
     listed = place.isnet("runs", "list", "--context", "stack", "--json")
     assert listed.returncode == 0, listed.stderr
     assert "FINISHED" in listed.stdout
@@ -150,7 +153,9 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
     assert [finding for finding in findings if finding["level"] == "error"] == []
     words = set(place.secrets().values()) - {"admin"}
     said = ran.stdout + ran.stderr + listed.stdout + shown.stdout
-    logs = [place.stack.site.root / "logs", place.stack.site.run / "ray", place.stack.site.root / "data" / "ceph"]
+    nodes = [place.stack.site.run / name for name in ("head", "worker-1", "worker-2")]
+    assert all(any(node.rglob("*.log")) for node in nodes)
+    logs = [place.stack.site.root / "logs", *nodes, place.stack.site.root / "data" / "ceph"]
     files = [
         file
         for folder in logs

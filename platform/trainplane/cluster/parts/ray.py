@@ -57,7 +57,9 @@ class _Node(Part):
             f"--node-ip-address={HOST}",
             "--disable-usage-stats",
         ]
-        fixed += [f"--object-store-memory={_OBJECTS_BYTES}"]
+        # Its own, though Ray would share the head's among the nodes of one machine: a node that meets a job's folders
+        # for the first time removes what is there, which is where the job's driver on another node stands.
+        fixed += [f"--object-store-memory={_OBJECTS_BYTES}", f"--temp-dir={self.site.run / self.name}"]
         return [*fixed, f"--dashboard-agent-listen-port={self.port[f'{self.name}-agent']}", *words]
 
     def _alive(self) -> str:
@@ -82,7 +84,6 @@ class Head(_Node):
             "--num-gpus=0",
             *head_words(_DRIVERS),
         ]
-        words += [f"--temp-dir={self.site.run / 'ray'}"]
         launch(Launch("head", self.command(*words), {**self.environment(), **PATIENCE}, self.folder()))
 
     def checks(self) -> Sequence[str]:
