@@ -147,13 +147,14 @@ def _listed_bytes(path: Path) -> bytes:
 
 
 def _stored(store: Store) -> Iterator[Source | Skip]:
-    """Loose pictures on S3. Stores tell no times here: what was replaced by as many bytes counts as the same."""
+    """Loose pictures on S3."""
     for entry in store.list():
         if reason := unreadable(entry.key):
             yield Skip(entry.key, reason)
         elif _is_picture(entry.key):
             read = partial(_object, store, entry.key)
-            yield Source(entry.key, read, entry.size, str(entry.size)) if entry.size else Skip(entry.key, "empty file")
+            stamp = f"{entry.size} {entry.stamp}"
+            yield Source(entry.key, read, entry.size, stamp) if entry.size else Skip(entry.key, "empty file")
 
 
 def _object(store: Store, key: str) -> bytes:

@@ -22,6 +22,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from jobs.sources import Source, pictures_of
 from trainplane.data.manifest import Dataset
 
 Isnet = Callable
@@ -163,6 +164,11 @@ def test_a_compressed_tar_is_read_once_from_start_to_end(tmp_path: Path, monkeyp
     assert len(rewound) <= 1
 
 
+def stamps_of(source: str) -> dict[str, str]:
+    with pictures_of(source) as found:
+        return {one.name: one.stamp for one in found if isinstance(one, Source)}
+
+
 def test_loose_pictures_on_s3_pack_like_a_folder(isnet, many: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from trainplane.cluster.object_store import local_s3
     from trainplane.storage import ensure_bucket, open_store
@@ -179,10 +185,16 @@ def test_loose_pictures_on_s3_pack_like_a_folder(isnet, many: Path, monkeypatch:
         words = ["--name", "n", "--shard-bytes", "30K", "--json"]
         there = isnet("data", "pack", "s3://photos/all", "s3://photos/packed", *words).json()
         mistaken = isnet("data", "pack", "s3://photos/all", "d", "--layout", "celeba", "--split", "val")
+        before = stamps_of("s3://photos/all")
+        first = min(many.glob("*.png"))
+        open_store("s3://photos/all").write(first.name, first.read_bytes()[::-1])
+        after = stamps_of("s3://photos/all")
     here = isnet("data", "pack", many, "d", *words).json()
     assert there["digest"] == here["digest"]
     assert there["reasons"] == {"empty file": 1}
     assert (mistaken.status, "--lists DIR" in mistaken.err) == (2, True)
+    # As many bytes as before, and others: a packing that goes on must read it again.
+    assert {name for name in before if before[name] != after[name]} == {first.name}
 
 
 def test_large_photos_are_shrunk_and_others_keep_their_bytes(isnet, photos: Path, home: Path) -> None:

@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.errors import UserError
-from trainplane.storage import Entry, NoBucket, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
+from trainplane.storage import NoBucket, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
 from trainplane.storage.connection import connection
 from trainplane.storage.requesting import Requests
 from trainplane.storage.retry import Budget, Concurrency, Pace
@@ -89,8 +89,15 @@ class TestEveryStore:
             store.write(key, key.encode())
         assert [entry.key for entry in store.list()] == ["a-b", "a/1/x", "a/2", "ab", "b"]
         assert [entry.key for entry in store.list("a/")] == ["a/1/x", "a/2"]
-        assert list(store.list("ab")) == [Entry("ab", 2)]
+        assert [(entry.key, entry.size) for entry in store.list("ab")] == [("ab", 2)]
         assert list(store.list("c")) == []
+        (before,) = store.list("ab")
+        assert [before] == list(store.list("ab"))
+        # Clocks of file systems tick every few milliseconds.
+        time.sleep(0.02)
+        store.write("ab", b"AB")
+        (after,) = store.list("ab")
+        assert (after.size, after.stamp == before.stamp) == (before.size, False)
         store.delete("a/2")
         assert [entry.key for entry in store.list("a/")] == ["a/1/x"]
 

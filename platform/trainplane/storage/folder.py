@@ -198,7 +198,8 @@ def _files_below(root: Path, prefix: str) -> Iterator[Entry]:
             if not key.startswith(prefix) or name.startswith(TEMPORARY_PREFIX):
                 continue
             with suppress(FileNotFoundError):  # deleted since the walk saw it
-                yield Entry(key, path.stat().st_size)
+                found = path.stat()
+                yield Entry(key, found.st_size, str(found.st_mtime_ns))
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -108,7 +108,7 @@ class S3Store(Store):
             for found in page.get("Contents", ()):
                 # Some tools store an empty object to stand for a folder.
                 if not found["Key"].endswith("/"):
-                    yield Entry(found["Key"].removeprefix(root), int(found["Size"]))
+                    yield Entry(found["Key"].removeprefix(root), int(found["Size"]), str(found.get("ETag", "")))
             if not page.get("IsTruncated"):
                 return
             arguments["ContinuationToken"] = page["NextContinuationToken"]

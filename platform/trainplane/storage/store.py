@@ -38,10 +38,11 @@ class NoBucket(StorageError):
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored object; `size` in bytes."""
+    """One stored object; `size` in bytes. `stamp` is another once its bytes are: S3's ETag, a file's time of change."""
 
     key: str
     size: int
+    stamp: str = ""
 
 
 class Store(ABC):
