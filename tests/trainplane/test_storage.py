@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -150,6 +151,29 @@ class TestEveryStore:
         store.write("café/猫 +%.json", b"1")
         assert [entry.key for entry in store.list()] == ["café/猫 +%.json"]
         assert store.read("café/猫 +%.json") == b"1"
+
+
+@pytest.mark.parametrize(("sound", "spoilt"), [(b"-", b"0"), (b"Size>", b"Sizf>")], ids=["a date", "a field"])
+def test_a_listing_with_bytes_spoilt_on_the_way_is_asked_for_again(
+    s3_address: str, sound: bytes, spoilt: bytes
+) -> None:
+    store = open_store(s3_address, policy=QUICK)
+    store.write("a", b"1")
+    bodies: list[bytes] = []
+
+    def spoil(response_dict: dict[str, Any], **_: object) -> None:
+        bodies.append(response_dict["body"])
+        if len(bodies) == 1:
+            response_dict["body"] = response_dict["body"].replace(sound, spoilt)
+
+    bucket = s3_address.removeprefix("s3://").partition("/")[0]
+    client = connection(bucket, QUICK).session.client(QUICK.silence_s(0, is_read=False))
+    client.meta.events.register("before-parse.s3.ListObjectsV2", spoil)
+    try:
+        assert [(entry.key, entry.size) for entry in store.list()] == [("a", 1)]
+    finally:
+        client.meta.events.unregister("before-parse.s3.ListObjectsV2", spoil)
+    assert (len(bodies), sound in bodies[0]) == (2, True)
 
 
 class TestAddresses:

@@ -19,8 +19,10 @@ from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-# What a request can fail with. The last three are raised below botocore while a body is read.
-REQUEST_ERRORS = (ClientError, BotoCoreError, ResponseParserError, HTTPError, HTTPException, OSError)
+# An answer with bytes spoilt on the way: a date that is none, or a field that is missing. Botocore lets both pass.
+_GARBLED = (ResponseParserError, ValueError, KeyError)
+# What a request can fail with. HTTP's and the system's are raised below botocore while a body is read.
+REQUEST_ERRORS = (ClientError, BotoCoreError, HTTPError, HTTPException, OSError, *_GARBLED)
 
 
 class ShortBody(OSError):
@@ -94,18 +96,8 @@ def meaning_of(error: Exception) -> Meaning:
         return _BY_STATUS.get(status, Meaning.AGAIN if status >= 500 else Meaning.HOPELESS)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
         return Meaning.NO_CREDENTIALS
-    if isinstance(
-        error,
-        (
-            HTTPClientError,
-            BotoConnectionError,
-            IncompleteReadError,
-            ResponseParserError,
-            HTTPError,
-            HTTPException,
-            OSError,
-        ),
-    ):
+    over_the_wire = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, HTTPException, OSError)
+    if isinstance(error, (*over_the_wire, *_GARBLED)):
         return Meaning.AGAIN
     return Meaning.HOPELESS
 

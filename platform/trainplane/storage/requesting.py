@@ -48,6 +48,7 @@ class Requests:
     def make(self, verb: str, request: Callable[[Any], T], *, progress: Callable[[], int] | None = None) -> T:
         """Make the request until it succeeds or the policy says to stop.
 
+        The request takes out of the answer what is wanted of it: an answer that lacks it was spoilt on the way.
         `progress`, given by reads, counts bytes that arrived: an attempt that brought some is no failure.
         """
         failures = silences = fresh_sessions = 0
@@ -59,6 +60,8 @@ class Requests:
             try:
                 with line.turn() as begun_in:
                     answer = request(client)
+            except UserError:
+                raise
             except REQUEST_ERRORS as error:
                 meaning = meaning_of(error)
                 brought_some = progress is not None and progress() > reached

@@ -7,7 +7,7 @@ upload.py.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -92,26 +92,25 @@ class S3Store(Store):
     def size(self, key: str) -> int | None:
         name = self._name(key)
         try:
-            answer = self._requests.make(
-                f"look at {key}", lambda client: client.head_object(Bucket=self._bucket, Key=name)
+            return self._requests.make(
+                f"look at {key}",
+                lambda client: int(client.head_object(Bucket=self._bucket, Key=name)["ContentLength"]),
             )
         except NotFound:
             return None
-        return int(answer["ContentLength"])
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
         checked_prefix(prefix)
         root = f"{self._prefix}/" if self._prefix else ""
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix}
         while True:
-            page = self._requests.make(f"list {prefix}".rstrip(), lambda client: client.list_objects_v2(**arguments))
-            for found in page.get("Contents", ()):
-                # Some tools store an empty object to stand for a folder.
-                if not found["Key"].endswith("/"):
-                    yield Entry(found["Key"].removeprefix(root), int(found["Size"]), str(found.get("ETag", "")))
-            if not page.get("IsTruncated"):
+            entries, token = self._requests.make(
+                f"list {prefix}".rstrip(), lambda client: _page(client.list_objects_v2(**arguments), root)
+            )
+            yield from entries
+            if token is None:
                 return
-            arguments["ContinuationToken"] = page["NextContinuationToken"]
+            arguments["ContinuationToken"] = token
 
     def delete(self, key: str) -> None:
         name = self._name(key)
@@ -123,13 +122,13 @@ class S3Store(Store):
         found = []
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root}
         while True:
-            page = self._requests.make(
-                "list unfinished uploads", lambda client: client.list_multipart_uploads(**arguments)
+            uploads, after = self._requests.make(
+                "list unfinished uploads", lambda client: _unfinished(client.list_multipart_uploads(**arguments))
             )
-            found += [upload for upload in page.get("Uploads", ()) if is_ours(upload["Key"].removeprefix(root))]
-            if not page.get("IsTruncated"):
+            found += [upload for upload in uploads if is_ours(upload["Key"].removeprefix(root))]
+            if after is None:
                 break
-            arguments.update(KeyMarker=page["NextKeyMarker"], UploadIdMarker=page["NextUploadIdMarker"])
+            arguments.update(after)
         for upload in found:
             abort_upload(self._requests, upload["Key"], upload["UploadId"])
         return len(found)
@@ -172,3 +171,22 @@ class S3Store(Store):
 
     def _put_arguments(self, key: str, data: bytes) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._name(key), "Body": data, "ContentMD5": md5(data)}
+
+
+def _page(answer: Mapping[str, Any], root: str) -> tuple[list[Entry], str | None]:
+    """A page of a listing, and what to ask for the next one with."""
+    entries = [
+        Entry(found["Key"].removeprefix(root), int(found["Size"]), str(found.get("ETag", "")))
+        for found in answer.get("Contents", ())
+        # Some tools store an empty object to stand for a folder.
+        if not found["Key"].endswith("/")
+    ]
+    return entries, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
+
+
+def _unfinished(answer: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str] | None]:
+    """A page of unfinished uploads, and what to ask for the next one with."""
+    found = [{"Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in answer.get("Uploads", ())]
+    if not answer.get("IsTruncated"):
+        return found, None
+    return found, {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}

@@ -87,26 +87,26 @@ class Upload(io.RawIOBase):
         )
 
     def _size_there(self) -> int:
-        answer = self._requests.make(f"look at {self._key}", lambda client: client.head_object(**self._object))
-        return int(answer["ContentLength"])
+        return self._requests.make(
+            f"look at {self._key}", lambda client: int(client.head_object(**self._object)["ContentLength"])
+        )
 
     def _send(self, part: bytes) -> None:
         if self._upload_id is None:
-            begun = self._requests.make(
-                f"begin {self._key}", lambda client: client.create_multipart_upload(**self._object)
+            self._upload_id = self._requests.make(
+                f"begin {self._key}", lambda client: str(client.create_multipart_upload(**self._object)["UploadId"])
             )
-            self._upload_id = begun["UploadId"]
         number = len(self._parts) + 1
         try:
-            sent = self._requests.make(
+            etag = self._requests.make(
                 f"write part {number} of {self._key}",
                 lambda client: client.upload_part(
                     **self._object, UploadId=self._upload_id, PartNumber=number, Body=part, ContentMD5=md5(part)
-                ),
+                )["ETag"],
             )
         except NotFound as error:
             raise self._ended() from error
-        self._parts.append({"PartNumber": number, "ETag": sent["ETag"]})
+        self._parts.append({"PartNumber": number, "ETag": etag})
 
 
 def abort_upload(requests: Requests, name: str, upload_id: str) -> None:
