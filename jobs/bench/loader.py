@@ -181,7 +181,8 @@ def _measured_set(
                 stack.callback(readers[name].close)
             except RunFailed as error:
                 left_out[name] = str(error)
-        runs = _in_turns(readers, args, samples=pictures.samples, sample_bytes=pictures.mean_bytes)
+        runs, ended = _in_turns(readers, args, samples=pictures.samples, sample_bytes=pictures.mean_bytes)
+        left_out |= {f"{name} on {pictures.name}": why for name, why in ended.items()}
     rows = {name: _row(taken) for name, taken in runs.items()}
     return {
         "set": pictures.name,
@@ -196,20 +197,41 @@ def _measured_set(
     }
 
 
-def _in_turns(readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int, sample_bytes: int) -> Runs:
-    """Let the readers measure themselves in turns, every second round in reverse order."""
+def _in_turns(
+    readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int, sample_bytes: int
+) -> tuple[Runs, dict[str, str]]:
+    """Let the readers measure themselves in turns, every second round in reverse order.
+
+    Gives also the peers whose readers failed on the way, and why; nothing of them is among the runs.
+    """
     runs: Runs = {name: {} for name in readers}
+    ended: dict[str, str] = {}
     batches, _ = measured_batches(args.pictures, samples=samples, sample_bytes=sample_bytes)
     steady = {"warmup": WARMUP, "batches": batches, "start": 0}
     middle = {"warmup": 1, "batches": 1, "start": samples // 2 // BATCH * BATCH}
-    for name, reader in readers.items():
+
+    def turn(name: str, requests: Mapping[str, dict[str, int]], *, record: bool) -> None:
+        try:
+            for kind, request in requests.items():
+                taken = readers[name].measure(**request)
+                if record:
+                    runs[name].setdefault(kind, []).append(taken)
+        except RunFailed as error:
+            if name not in PEERS:
+                raise
+            ended[name] = str(error)
+            del runs[name]
+
+    for name in readers:
         # Once unrecorded: what a process does once in its life is no part of a rate.
-        reader.measure(**middle | {"start": 0, "workers": 0 if name.startswith("bare") else 1})
+        first = middle | {"start": 0, "workers": 0 if name.startswith("bare") else 1}
+        turn(name, {"first": first}, record=False)
     for number in range(args.rounds):
-        for name in readers if number % 2 == 0 else reversed(list(readers)):
-            for kind, request in _requests(name, steady, middle).items():
-                runs[name].setdefault(kind, []).append(readers[name].measure(**request))
-    return runs
+        for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
+            turn(name, _requests(name, steady, middle), record=True)
+    if not runs.keys() & set(PEERS):
+        raise RunFailed(f"no peer could be measured: {ended}; install some by the extra `bench`")
+    return runs, ended
 
 
 def check_enough(name: str, pictures: int, *, samples: int, sample_bytes: int) -> None:

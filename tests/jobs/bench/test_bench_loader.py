@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import importlib.util
 import io
 import json
@@ -15,7 +16,7 @@ from PIL import Image
 from jobs.bench import loader as bench
 from jobs.bench.loader_sets import photo_sets, synthetic_sets
 from jobs.cli import main
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
 
 
 def run(pictures: float, *, wall_s: float = 1.0, cpu_s: float = 1.0, first_batch_s: float = 0.5) -> dict[str, float]:
@@ -41,6 +42,30 @@ def test_ratios_are_medians_over_rounds_to_the_best_peer_of_each_round() -> None
     assert ratios["to_webdataset_with_our_decoder"]["1 cpu"] == 2.0
     assert ratios["to_bare"] == {"0": 0.5, "1": 0.5, "2": 0.5}
     assert ratios["to_bare_training"]["2"] == 0.5
+
+
+class Fails:
+    """A reader that measures a few times and then ends."""
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def measure(self, **_: int) -> dict[str, float]:
+        self.left -= 1
+        if self.left < 0:
+            raise RunFailed("a reader ended: IndexError")
+        return run(100)
+
+
+def test_a_peer_whose_reader_ends_is_left_out_and_ours_ends_the_bench() -> None:
+    args = argparse.Namespace(pictures=512, rounds=2)
+    readers = {"ours": Fails(99), "webdataset": Fails(99), "mosaicml-streaming": Fails(6)}
+    runs, ended = bench._in_turns(readers, args, samples=4096, sample_bytes=70_000)  # type: ignore[arg-type]
+    assert (list(runs), list(ended)) == (["ours", "webdataset"], ["mosaicml-streaming"])
+    assert all(len(taken) == 2 for taken in runs["webdataset"].values())
+    for readers in ({"ours": Fails(3)}, {"ours": Fails(99), "litdata": Fails(0)}):
+        with pytest.raises(RunFailed, match="a reader ended"):
+            bench._in_turns(readers, args, samples=4096, sample_bytes=70_000)  # type: ignore[arg-type]
 
 
 def test_large_pictures_have_the_higher_target_and_a_miss_is_called_one() -> None:
