@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ import pytest
 
 from trainplane.tracking.client import client_for
 from trainplane.tracking.drain import BUSY, Drained, count_unsent, drain
-from trainplane.tracking.flusher import Flusher
+from trainplane.tracking.flusher import Flusher, _Orders
 from trainplane.tracking.spool import Spool
 
 UNREACHABLE = "http://someone:hidden-word@127.0.0.1:9"  # the discard port: connections are refused at once
@@ -124,6 +125,25 @@ def test_a_killed_flusher_is_replaced_at_the_end(tmp_path: Path, tracking_uri: s
     assert flusher.close(60) == 0
     spool.close()
     assert points(tracking_uri, run_id) == [(1, 0.5)]
+
+
+def test_the_time_for_what_is_left_begins_when_it_is_told_however_long_the_run_was(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    ended = threading.Event()
+    monkeypatch.setattr("os._exit", lambda status: ended.set())
+    orders = _Orders(parent=0)
+
+    def told_later() -> float:
+        time.sleep(0.6)
+        return 0.5
+
+    monkeypatch.setattr(orders, "_seconds_left", told_later)
+    orders.start()
+    assert orders.closing.wait(10)
+    assert not orders.is_over()
+    assert ended.wait(10)
+    assert orders.is_over()
 
 
 @pytest.mark.parametrize("while_sending", [False, True])

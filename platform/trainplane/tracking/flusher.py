@@ -129,7 +129,8 @@ class _Orders(threading.Thread):
         return time.monotonic() > self.deadline
 
     def run(self) -> None:
-        self.deadline = time.monotonic() + self._seconds_left()
+        seconds = self._seconds_left()
+        self.deadline = time.monotonic() + seconds
         self.closing.set()
         time.sleep(max(0.0, self.deadline - time.monotonic()))
         os._exit(0)
