@@ -135,7 +135,10 @@ def run(job: Job, context: Context, *, tasks: int) -> dict[str, Any]:
     """Do what is left of the job and write its manifest, which is returned."""
     store = open_store(job.output)
     known = _manifest(store)
-    if known is not None:
+    if known is not None and not known.get("pictures"):
+        # It filled nothing, masks of another size perhaps: another try has nothing to be kept apart from.
+        store.delete(MANIFEST)
+    elif known is not None:
         if known.get("identity") != job.identity:
             raise UserError(
                 f"{job.output} holds the results of another job (model {known.get('requested')}, or other options or "

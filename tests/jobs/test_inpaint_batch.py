@@ -104,6 +104,17 @@ def failing_at_manifest(original):
     return encode
 
 
+def test_a_job_that_filled_nothing_can_be_asked_for_in_another_way(isnet, photos, masks, tmp_path):
+    for mask in masks.iterdir():
+        Image.open(mask).resize((40, 40)).save(mask)
+    first = isnet(*words(photos, masks, tmp_path / "out"))
+    assert (first.status, manifest_of(tmp_path / "out")["pictures"]) == (1, [])
+    assert "need the same size" in first.out
+    second = isnet(*words(photos, masks, tmp_path / "out", "--resize-mask"))
+    assert second.status == 0, second.err
+    assert len(manifest_of(tmp_path / "out")["pictures"]) == len(list(photos.iterdir()))
+
+
 def test_another_job_does_not_write_over_the_results(isnet, photos, masks, tmp_path):
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
     other = isnet(*words(photos, masks, tmp_path / "out", "--raw"))
