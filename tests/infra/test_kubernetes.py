@@ -161,11 +161,15 @@ def test_gpu_workers_come_and_go_on_spot_nodes_and_the_head_only_directs():
 
 
 def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting():
+    from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources as offered
+
     from trainplane.cluster.line import DRIVER, PATIENCE
 
-    head = next(d for d in render("overlays/prod") if d["kind"] == "RayCluster")["spec"]["headGroupSpec"]
-    # KubeRay hands it to a shell: JSON in quotes, as a JSON text.
-    assert json.loads(json.loads(head["rayStartParams"]["resources"])) == {DRIVER: 6}
+    for overlay, places in (("dev", 2), ("prod", 6)):
+        head = next(d for d in render(f"overlays/{overlay}") if d["kind"] == "RayCluster")["spec"]["headGroupSpec"]
+        # KubeRay hands it to a shell: JSON in quotes, as a JSON text. Its autoscaler has a reading of its own.
+        assert json.loads(json.loads(head["rayStartParams"]["resources"])) == {DRIVER: places}
+        assert offered({}, head["rayStartParams"], "head") == {DRIVER: places}
     (container,) = head["template"]["spec"]["containers"]
     given = {one["name"]: one.get("value") for one in container["env"]}
     assert PATIENCE.items() <= given.items()
