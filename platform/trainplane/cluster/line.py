@@ -17,8 +17,12 @@ if TYPE_CHECKING:
 
 DRIVER = "driver"
 
-# Ray fails a job that has waited for a quarter of an hour, unless its head is told otherwise: a month.
-PATIENCE = {"RAY_JOB_START_TIMEOUT_SECONDS": str(30 * 24 * 3600)}
+# What a head must be told. Ray fails a job that has waited for a quarter of an hour, unless told otherwise: a month.
+# To an autoscaler, waiting for a place is a wish that no new node can grant: it must go on, in later versions, too.
+PATIENCE = {
+    "RAY_JOB_START_TIMEOUT_SECONDS": str(30 * 24 * 3600),
+    "RAY_enable_infeasible_task_early_exit": "false",
+}
 
 
 def head_words(drivers: int) -> list[str]:
