@@ -69,13 +69,15 @@ def member_name(header: bytes) -> str | None:
     """The name in a ustar header of 512 bytes whose checksum holds; None when it does not."""
     if len(header) != BLOCK_BYTES:
         return None
+    # The sum is taken with the eight bytes of the checksum itself read as spaces (POSIX ustar). As text: with a byte
+    # spoilt it may still be read as the same number, and every writer of today pads it alike.
+    total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
+    if header[148:156] != b"%06o\0 " % total:
+        return None
     try:
-        stated = int(header[148:156].rstrip(b"\0 "), 8)
-        name = header[:100].rstrip(b"\0").decode()
+        return header[:100].rstrip(b"\0").decode()
     except ValueError:
         return None
-    # The sum is taken with the eight bytes of the checksum itself read as spaces (POSIX ustar).
-    return name if stated == sum(header) - sum(header[148:156]) + 8 * ord(" ") else None
 
 
 def judge_member(header: bytes, payload: bytes, *, name: str, size: int, crc32: int) -> str | None:
