@@ -143,7 +143,7 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
     assert ran.returncode == 0, ran.stderr + ran.stdout
     assert "finished at step 4" in ran.stdout
     # The first job of a stack: a worker node that meets its folders must not remove those that its driver stands in.
-    assert "wait in" not in ran.stdout
+    assert "records wait" not in ran.stdout
     assert "could not be recorded" not in ran.stdout
     listed = place.isnet("runs", "list", "--context", "stack", "--json")
     assert listed.returncode == 0, listed.stderr

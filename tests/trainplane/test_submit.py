@@ -137,6 +137,11 @@ def test_a_job_in_the_line_knows_its_place():
     }
 
 
+def test_a_job_that_the_list_has_lost_is_no_mistake():
+    gone = JobState("gone", "PENDING", "", "", None, 7, None, DRIVER)
+    assert waits_for(gone, []) == "it is the next in the cluster's line, 0 run"
+
+
 def test_a_job_that_starts_is_no_longer_waited_for():
     assert (
         await_start(Cluster(["PENDING", "PENDING", "RUNNING"]), "job", timeout_s=10, say=pytest.fail).status

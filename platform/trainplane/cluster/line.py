@@ -31,11 +31,12 @@ def head_words(drivers: int) -> list[str]:
 
 
 def waits_for(job: JobState, states: Sequence[JobState]) -> str:
-    """What a job that has not started waits for, in words; `states` are all jobs, oldest first."""
+    """What a job that has not started waits for, in words; `states` are all jobs."""
     if job.takes != DRIVER:
         return job.message
     mine = [state for state in states if state.takes == DRIVER]
-    before = sum(state.status == "PENDING" for state in mine[: [state.job for state in mine].index(job.job)])
+    own = (job.started_ms or 0, job.job)
+    before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < own for state in mine)
     run = sum(state.status == "RUNNING" for state in mine)
     if not before:
         return f"it is the next in the cluster's line, {run} run"
