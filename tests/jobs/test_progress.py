@@ -106,8 +106,11 @@ def test_a_bar_follows_a_window_that_is_made_narrower(hands, monkeypatch):
             fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 24, columns, 0, 0))
             hands.now += 10.0
             bar.update(step, 100, 12.34, {"train/generator": 3.21, "val/psnr": 21.5})
-            terminal.flush()
-            drawn.append(seen.read(4096).decode().split("\r")[-1].rstrip())
+            print("END", file=terminal, flush=True)
+            text = b""  # a terminal hands on what was written in pieces, and when it likes
+            while b"END" not in text:
+                text += seen.read(4096)
+            drawn.append(text.decode().split("END")[0].split("\r")[-1].rstrip())
         bar.close()
     assert [len(line) <= columns for line, columns in zip(drawn, (100, 40), strict=True)] == [True, True], drawn
     assert "2/100" in drawn[1]
