@@ -8,6 +8,9 @@ from jobs.arguments.words import MODEL_HELP, command, count, group, whole
 
 _EVALUATE = "isnet evaluate [-h] [options] MODEL [MODEL …] DATASET"
 
+# Two is jobs.on_ray.TASKS_PER_GPU, which is not imported here: help answers at once.
+_IN_A_JOB = "default: 0; in a job of a cluster two for each of its GPUs, without GPUs one for each processor"
+
 
 def evaluate(commands: Any) -> None:
     parser = command(
@@ -39,7 +42,7 @@ def evaluate(commands: Any) -> None:
         "--parallel",
         type=whole,
         metavar="N",
-        help="Ray tasks at once; 0: this process (default: 0, in a job of a cluster all its processors)",
+        help=f"processes of Ray; 0: this one ({_IN_A_JOB})",
     )
     parser.add_argument("-o", "--output", metavar="DIR", help="folder for the report (default: below ISNET_HOME)")
 
@@ -54,7 +57,7 @@ def inpaint(commands: Any) -> None:
         "--parallel",
         type=whole,
         metavar="N",
-        help="as a resumable job of N Ray tasks; 0: in this process (default: 0, in a job of a cluster all processors)",
+        help=f"as a resumable job of N processes of Ray; 0: in this one ({_IN_A_JOB})",
     )
     parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
     parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
