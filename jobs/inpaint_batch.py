@@ -126,9 +126,13 @@ def _target(key: str, pictures: dict[str, int], taken: set[str]) -> str:
     path = PurePosixPath(key)
     if path.suffix.lower() in KEPT_SUFFIXES:
         return key
-    plain = str(path.with_suffix(".png"))
-    # b.gif beside b.png: neither result may overwrite the other.
-    return f"{key}.png" if plain in pictures or plain in taken else plain
+    # b.gif beside b.png, and b.gif.png: no result may overwrite another.
+    target = str(path.with_suffix(".png"))
+    if target in pictures or target in taken:
+        target = f"{key}.png"
+    while target in pictures or target in taken:
+        target += ".png"
+    return target
 
 
 def run(job: Job, context: Context, *, tasks: int) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 import isnet
 from isnet.architecture import Generator
 from isnet.crops import center_square, flip, planes, random_crop, shorter_side
+from isnet.errors import InputError
 from isnet.gan import GAN, GanSettings
 from isnet.images import decode_rgb
 from isnet.losses import LossWeights
@@ -30,6 +31,7 @@ from jobs import compile_gate
 from jobs.config import ISNetConfig
 from jobs.mask_sets import MaskSet, holes, know, pin
 from trainplane.config import RunConfig
+from trainplane.errors import RunFailed
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
 from trainplane.tracking.gallery import strip
 from trainplane.train.guard import Balance
@@ -47,8 +49,12 @@ REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv
 
 
 def picture_bytes(sample: Sample) -> bytes:
-    """The encoded picture among a sample's members."""
-    return next(sample[member] for member in PICTURE_MEMBERS if member in sample)
+    """The encoded picture among a sample's members; an `InputError` where there is none."""
+    for member in PICTURE_MEMBERS:
+        if member in sample:
+            return sample[member]
+    has = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
+    raise InputError(f"no picture among its members ({has}); need KEY.jpg, .png or .webp; pack the photos anew")
 
 
 def to_tensor(rgb: np.ndarray[Any, Any]) -> Tensor:
@@ -124,7 +130,13 @@ class HeldOut:
 
 def held_out(index: int, sample: Sample, size: int, masks: str) -> HeldOut:
     """The validation view of a sample: its centre square, and the same hole at every validation."""
-    rgb = center_square(decode_rgb(picture_bytes(sample), shortest=size), size)
+    try:
+        rgb = center_square(decode_rgb(picture_bytes(sample), shortest=size), size)
+    except InputError as error:
+        key = sample["__key__"].decode("utf-8", "replace")
+        raise RunFailed(
+            f"held-out picture {key} (number {index}) cannot be read: {error}; repair it and pack data.val again"
+        ) from error
     return HeldOut(index, to_tensor(rgb), torch.from_numpy(valid_1HW(fixed_hole(masks, size, index))))
 
 

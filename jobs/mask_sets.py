@@ -14,16 +14,29 @@ from typing import Any, cast
 import numpy as np
 import torch
 
+from isnet.errors import InputError
 from isnet.mask_files import read_mask
 from isnet.masks import GENERATORS, Generator, Hole, generator
 from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
 from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
-from trainplane.errors import UserError, nearest
+from trainplane.errors import RunFailed, UserError, nearest
+from trainplane.task import Sample
 
 # Held encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
 MAX_BYTES = 256 * 2**20
+
+
+def mask_bytes(sample: Sample, address: str) -> bytes:
+    """The encoded mask among a sample's members; a `UserError` where the masks at `address` are not as packed here."""
+    if "png" not in sample:
+        has = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
+        key = sample["__key__"].decode("utf-8", "replace")
+        raise UserError(
+            f"masks {address}: sample {key} has no KEY.png ({has}); pack them with `isnet data pack … --kind masks`"
+        )
+    return sample["png"]
 
 
 class MaskSet:
@@ -49,16 +62,22 @@ class MaskSet:
         return self.hole(int(rng.integers(len(ends) - 1)), height, width)
 
     def hole(self, index: int, height: int, width: int) -> Hole:
-        """Mask number `index`, going round."""
+        """Mask number `index`, going round. Raises `RunFailed` where it is no mask: the picture is not to blame."""
         memory, ends = self.encoded()
-        start, stop = ends[index % (len(ends) - 1) :][:2].tolist()
-        return read_mask(memory[start:stop].numpy().tobytes(), size=(height, width)).hole
+        number = index % (len(ends) - 1)
+        start, stop = ends[number:][:2].tolist()
+        try:
+            return read_mask(memory[start:stop].numpy().tobytes(), size=(height, width)).hole
+        except InputError as error:
+            raise RunFailed(
+                f"mask {number} of {self.address} cannot be read: {error}; repair it and pack the masks again"
+            ) from error
 
     def encoded(self) -> tuple[torch.Tensor, torch.Tensor]:
         """All files one after the other, uint8, and where each begins and the last one ends, int64."""
         if self._encoded is None:
             dataset = Dataset.open(self.address, expected_digest=self.digest)
-            files = [sample["png"] for sample in read_samples(dataset, range(dataset.num_samples))]
+            files = [mask_bytes(sample, self.address) for sample in read_samples(dataset, range(dataset.num_samples))]
             ends = torch.from_numpy(np.cumsum([0, *map(len, files)], dtype=np.int64))
             memory = torch.empty(int(ends[-1]), dtype=torch.uint8)
             for start, file in zip(ends.tolist(), files, strict=False):

@@ -115,9 +115,12 @@ def checkpoint_of_run(run_id: str, context: Context) -> str:
 
 
 def _checkpoint(address: str, place: str) -> Model:
-    task, loaded = task_of_checkpoint(place)
+    store, checkpoint = checkpoints.open_address(place)
+    # From here on this checkpoint: a run that is still training stores others.
+    pinned = f"{store.address}/{checkpoint.key}"
+    task, loaded = task_of_checkpoint(pinned)
     return of_network(
-        address, generator_of(task), size=task.config.data.evaluation_size, pinned=place, steps=loaded.state.step
+        address, generator_of(task), size=task.config.data.evaluation_size, pinned=pinned, steps=loaded.state.step
     )
 
 

@@ -6,6 +6,8 @@ intervals and comparisons are made of scores (evaluating.py). Not here: which pa
 
 from __future__ import annotations
 
+import csv
+import io
 import time
 import zlib
 from collections.abc import Iterator, Sequence
@@ -23,11 +25,13 @@ from isnet.mask_loading import loaded
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, measure
 from jobs.isnet_task import picture_bytes
+from jobs.mask_sets import mask_bytes
 from jobs.model_ref import Model
 from jobs.on_ray import portable, shares_done, worker_model
 from jobs.pairing import Pairing
 from jobs.progress import bar
 from trainplane.cluster.context import Context
+from trainplane.data.decoding import decoding
 from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
 
@@ -93,10 +97,11 @@ class Bench:
         size, decoded = self.pairing.size, (-1, np.empty(0, np.uint8))
         for number, picture, hole in pairs:
             if decoded[0] != picture:
-                rgb = decode_rgb(picture_bytes(samples[picture]), shortest=size)
+                with decoding(self.dataset, picture):
+                    rgb = decode_rgb(picture_bytes(samples[picture]), shortest=size)
                 decoded = picture, center_square(rgb, size)
             key = samples[picture]["__key__"].decode("utf-8", "replace")
-            drawn = self._drawn(hole) if self.mask_set is None else read_mask(masks[hole]["png"]).hole
+            drawn = self._drawn(hole) if self.mask_set is None else _packed(self.mask_set, masks, hole)
             # Reading at the size it has already is the identity for `nearest` alone.
             yield View(number, picture, key, decoded[1], loaded(drawn, size, size, way=self.pairing.loading))
 
@@ -106,6 +111,11 @@ class Bench:
         if self.pairing.masks == "irregular":
             return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[number % len(RATIO_BINS)]))
         return generator(self.pairing.masks)(size, size, rng)
+
+
+def _packed(mask_set: Dataset, masks: dict[int, dict[str, bytes]], number: int) -> Hole:
+    with decoding(mask_set, number):
+        return read_mask(mask_bytes(masks[number], mask_set.address)).hole
 
 
 def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
@@ -157,24 +167,24 @@ def _scores_of_share(held: tuple[str, Bench, tuple[Context, dict[str, str]]], nu
 
 def to_csv(scores: Sequence[Score]) -> str:
     """One line a pair, below the fields' names; floats as they are."""
-    names = [field.name for field in fields(Score)]
-    lines = [",".join([*names, "bin"])]
-    lines += [",".join([*(_cell(value) for value in astuple(one)), one.bin]) for one in scores]
-    return "\n".join(lines) + "\n"
+    text = io.StringIO()
+    # Keys of datasets that others packed may hold commas and line breaks.
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow([*(field.name for field in fields(Score)), "bin"])
+    writer.writerows([*map(_cell, astuple(one)), one.bin] for one in scores)
+    return text.getvalue()
 
 
 def from_csv(text: str) -> list[Score]:
     """Scores as `to_csv` wrote them; a `ValueError` where it did not."""
-    names, *lines = text.strip().split("\n")
-    if names.split(",")[:-1] != [field.name for field in fields(Score)]:
+    names, *lines = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
+    if names[:-1] != [field.name for field in fields(Score)]:
         raise ValueError("columns are not those of scores")
     kinds: list[Any] = [int, int, str, float, int, *[float] * 5]
-    rows = [line.split(",")[:-1] for line in lines]
-    return [Score(*(kind(cell) for kind, cell in zip(kinds, row, strict=True))) for row in rows]
+    return [Score(*(kind(cell) for kind, cell in zip(kinds, line[:-1], strict=True))) for line in lines]
 
 
 def _cell(value: object) -> str:
-    # Keys of samples are safe in any shell, so no comma or quote is in them.
     return repr(value) if isinstance(value, float) else str(value)
 
 

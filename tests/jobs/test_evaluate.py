@@ -13,7 +13,7 @@ from PIL import Image
 from isnet.mask_loading import LOADINGS, loaded
 from jobs.pairing import pair_up
 from jobs.paper_tables import TABLE_3, differences, paper_tables
-from jobs.scoring import from_csv, to_csv
+from jobs.scoring import Score, from_csv, to_csv
 from trainplane.data.manifest import Dataset
 
 
@@ -197,6 +197,12 @@ def test_every_figure_of_the_papers_tables_is_marked_with_what_differs():
     table = paper_tables({"m": evaluation})[2]
     assert len(table["rows"]) == 12
     assert [len(values) for values in TABLE_3.values()] == [4] * 5
+
+
+def test_scores_of_keys_that_others_chose_come_back_from_their_file():
+    keys = ["a,b", "n\nl", 'q"', "plain"]
+    scores = [Score(n, n, key, 0.5, 7, 0.25, 20.0, 0.5, 3.0, 0.1) for n, key in enumerate(keys)]
+    assert from_csv(to_csv(scores)) == scores
 
 
 def test_scores_come_back_from_their_file(sets, home, tmp_path):

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -159,6 +160,24 @@ def test_hostile_pictures_are_left_out_with_a_reason_and_the_rest_is_filled(isne
     assert {row["image"] for row in manifest_of(tmp_path / "out")["pictures"]} == {
         f"photo-{n}.{'jpg' if n % 2 else 'png'}" for n in (0, 5, 6, 7)
     }
+
+
+def test_no_two_results_share_a_name(isnet, masks, tmp_path):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    pixels = Image.fromarray(np.random.default_rng(0).integers(0, 255, (70, 91, 3), np.uint8))
+    # Where a name is taken, a picture of that very name has it.
+    names = ["photo-0.gif", "photo-0.png", "photo-0.gif.png", "photo-1.avif", "photo-1.gif", "photo-1.gif.png"]
+    for name in names:
+        pixels.save(folder / name)
+    for stem in ("photo-0.gif", "photo-1.gif"):
+        shutil.copyfile(masks / "photo-0.png", masks / f"{stem}.png")
+    ran = isnet(*words(folder, masks, tmp_path / "out"))
+    assert ran.status == 0, ran.err
+    targets = {row["image"]: row["output"] for row in manifest_of(tmp_path / "out")["pictures"]}
+    assert sorted(targets) == sorted(names)
+    assert len({*targets.values()}) == len(names)
+    assert all(targets[name] == name for name in names if name.endswith(".png"))
 
 
 @pytest.mark.real

@@ -20,7 +20,9 @@ import pytest
 from PIL import Image
 
 from jobs.config import PRESETS
+from jobs.model_ref import open_model
 from jobs.models import rules_file
+from trainplane.cluster.context import resolve
 from trainplane.config import build, read_yaml
 from trainplane.registry import audit
 from trainplane.registry.package import data_of, download, register
@@ -50,6 +52,13 @@ def registered(isnet_there, project):
         return made.json()["version"]
 
     return make
+
+
+def test_a_run_is_measured_at_a_checkpoint_that_has_a_name(project):
+    context = resolve()
+    run_id, checkpoint = project.run["run_id"], project.run["checkpoint"]
+    folder = checkpoint.rpartition("/")[0]
+    assert {open_model(address, context).pinned for address in (f"runs:/{run_id}", folder, checkpoint)} == {checkpoint}
 
 
 def failed(ran) -> str:

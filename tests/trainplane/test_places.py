@@ -130,6 +130,6 @@ def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path, workers
         for step, _ in loader.batches(start=0, stop=901):
             if step % 300 == 0 and step:
                 sizes.append(memory_mib())
-    # 600 batches of 2 MiB lie between the first and the last: a twentieth of each kept would be 60 MiB. Less is noise of
-    # a process that ran a thousand tests before: 17 MiB were seen on a busy machine.
+    # 600 batches of 2 MiB lie between the first and the last: a twentieth of each kept would be 60 MiB. Less is noise
+    # of a process that ran a thousand tests before: 17 MiB were seen on a busy machine.
     assert sizes[-1] - sizes[0] < 60, sizes

@@ -10,7 +10,8 @@ from collections.abc import Callable, Generator, Sequence
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
-from trainplane.data.damage import UNDECODABLE, Damage, DamageError
+from trainplane.data.damage import Damage, DamageError
+from trainplane.data.decoding import undecodable
 from trainplane.data.fetch import Fetcher
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Order, sample_rng
@@ -90,7 +91,7 @@ class Feed:
     def _decoded(self, sample: int, epoch: int, members: Members) -> Batch | Damage:
         try:
             return self.transform(members, sample_rng(seed=self.seed, epoch=epoch, sample=sample))
+        except UserError:
+            raise  # about something else: another mask dataset stands there by now, for one
         except ValueError as error:
-            index = self.dataset.index
-            shard = self.dataset.shards[index.shard_of(sample)].name
-            return Damage(shard, index.key_of(sample), UNDECODABLE, str(error))
+            return undecodable(self.dataset, sample, error)
