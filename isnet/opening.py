@@ -30,7 +30,9 @@ from PIL import (
 
 from isnet.errors import InputError
 from isnet.files import PictureError
-from isnet.samples import Array, Palette, samples_of
+from isnet.png_chunks import walked
+from isnet.samples import Array, Palette, inverted, samples_of
+from isnet.tiff_tags import deep_in_planes, white_is_zero
 
 # Pillow's own warning threshold (a quarter of a GiB as 24-bit RGB); a 100-megapixel picture is beyond it.
 MAX_PIXELS = 89_478_485
@@ -95,37 +97,27 @@ def native(image: Image.Image, data: bytes) -> tuple[Array, str, Palette | None]
         _check_png(data, what)
     elif image.format in ("JPEG", "MPO"):
         _check_jpeg(data, what)
-    elif image.format == "TIFF" and _is_deep_in_planes(image):
+    elif deep_in_planes(image):
         raise PictureError("unsupported", f"{what} has 16-bit colours in separate planes; interleave or convert them")
     with _decoding(data, what):
         image.load()
     try:
-        return samples_of(image)
+        pixels, mode, palette = samples_of(image)
     except ValueError as error:
         raise PictureError("unsupported", str(error)) from error
-
-
-def _is_deep_in_planes(image: Image.Image) -> bool:
-    """A layout that both Pillow and OpenCV read wrongly, without a word."""
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    bits = tags.get(TiffImagePlugin.BITSPERSAMPLE, ())
-    separate = tags.get(TiffImagePlugin.PLANAR_CONFIGURATION, 1) == 2
-    return separate and isinstance(bits, tuple) and len(bits) > 1 and max(bits) > 8
+    if mode in ("I;16", "F") and white_is_zero(image):
+        pixels = inverted(pixels)
+    return pixels, mode, palette
 
 
 def _check_png(data: bytes, what: str) -> None:
     """Compare the checksums of the chunks that make the picture; Pillow does not look at all of them."""
-    place = 8
-    while place + 12 <= len(data):
-        length, name = struct.unpack_from(">I4s", data, place)
-        end = place + 8 + length
-        if name == b"IEND" or end + 4 > len(data):
-            return  # what is missing at the end, Pillow notices
+    # What is missing at the end, Pillow notices.
+    for name, start, end in walked(data):
         critical = not name[0] & 0x20
-        if critical and zlib.crc32(memoryview(data)[place + 4 : end]) != struct.unpack_from(">I", data, end)[0]:
+        if critical and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             part = name.decode("ascii", "backslashreplace")
             raise PictureError("damaged", f"{what}: part {part} fails its checksum; fetch it again or remove it")
-        place = end + 4
 
 
 def _check_jpeg(data: bytes, what: str) -> None:

@@ -21,6 +21,7 @@ from PIL import Image
 from isnet.errors import InputError
 from isnet.files import shown
 from isnet.photos import Photo
+from isnet.png_chunks import SIGNATURE, chunk, other_colours, with_colours
 
 _DEEP = ("LA;16", "RGB;16", "RGBA;16")
 
@@ -111,9 +112,14 @@ def write_photo(photo: Photo, path: str | os.PathLike[str], *, quality: int = 95
     return notes
 
 
+def is_written(suffix: str) -> bool:
+    """Whether pictures can be written in the format of a suffix (".png")."""
+    return suffix.lower() in _FORMATS
+
+
 def check_suffix(suffix: str) -> None:
     """Refuse a suffix that stands for no format written here, before any work is done."""
-    if suffix.lower() not in _FORMATS:
+    if not is_written(suffix):
         raise InputError(
             f"pictures cannot be written as {suffix or 'a name without suffix'!r}; need {', '.join(_FORMATS)}"
         )
@@ -136,7 +142,12 @@ def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes
         notes.append(f"{form.name} is lossy: known pixels are not kept exactly; write PNG or TIFF to keep them")
     if photo.icc and not (form.profile and found.icc):
         notes.append("its colour profile is lost")
-    return _encoded(found, form, quality), tuple(notes)
+    data = _encoded(found, form, quality)
+    if form is _PNG:
+        return with_colours(data, found.colours, profile=bool(found.icc)), tuple(notes)
+    if lost := other_colours(found.colours, profile=bool(photo.icc)):
+        notes.append(f"what its {' and '.join(lost)} said of its colours is lost: they are shown as sRGB")
+    return data, tuple(notes)
 
 
 def _loses_transparency(photo: Photo, form: _Format) -> bool:
@@ -231,6 +242,4 @@ def _deep_png(photo: Photo) -> bytes:
         per_metre = [round(value / 0.0254) for value in photo.dpi]
         chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
     chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
-    return b"\x89PNG\r\n\x1a\n" + b"".join(
-        struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body)) for name, body in chunks
-    )
+    return SIGNATURE + b"".join(chunk(name, body) for name, body in chunks)

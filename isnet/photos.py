@@ -3,8 +3,9 @@
     photo = read_photo("garden.png")
     photo.filled(prediction_HW3, hole_HW)          # a new Photo, equal outside the hole
 
-Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution. The EXIF orientation is applied to the samples.
-EXIF and XMP blocks are not kept: their previews show the picture as it was before the hole.
+Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution; from PNG to PNG also what its chunks say of the
+colours. The EXIF orientation is applied to the samples. EXIF and XMP blocks are not kept: their previews show the
+picture as it was before the hole.
 
 Not here: writing files (`isnet.photo_files`), decoding for training (`isnet.images`).
 """
@@ -16,13 +17,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, TiffImagePlugin
+from PIL import Image
 
 from isnet.errors import InputError
 from isnet.files import PictureError, read_bytes
 from isnet.opening import MAX_PIXELS, native, opened, orientation_of
 from isnet.palettes import filled_palette
-from isnet.samples import Array, Palette, checked_float, luma, to_rgb, to_rgb8, turned
+from isnet.png_chunks import Chunks, colour_chunks, still
+from isnet.samples import Array, Palette, checked_float, divided_by_alpha, luma, to_rgb, to_rgb8, turned
+from isnet.tiff_tags import bits, multiplied_by_alpha, reading_notes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -31,6 +34,7 @@ class Photo:
 
     palette     -- RGBA entries of mode P, uint8 (N, 4)
     icc         -- the colour profile's bytes
+    colours     -- the chunks in which a PNG says what its colours mean, beside or without a profile
     dpi         -- resolution, horizontal and vertical
     format      -- as read, such as "PNG"; empty for arrays
     orientation -- the EXIF orientation 1 to 8 that was stored and has been applied
@@ -41,6 +45,7 @@ class Photo:
     mode: str
     palette: Palette | None = None
     icc: bytes | None = None
+    colours: Chunks = ()
     dpi: tuple[float, float] | None = None
     format: str = ""
     orientation: int = 1
@@ -123,14 +128,17 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
         notes = []
         if getattr(image, "is_animated", False):
             notes.append("only the first frame or page was read")
+        notes += reading_notes(image)
         if _is_deep(image, data):
             # Pillow calls 16-bit gray with alpha RGBA.
             gray_alpha = image.format == "PNG" and data[25] == 4
-            pixels, mode = _deep_samples(data, "LA" if gray_alpha else mode)
-        elif mode == "CMYK" and _bits(image) == {16}:
-            notes.append("its 16-bit inks were read as 8-bit")
-        elif mode in ("L", "RGB") and "transparency" in image.info:
-            pixels, mode = _with_alpha(pixels, image.info["transparency"]), {"L": "LA", "RGB": "RGBA"}[mode]
+            # OpenCV would take the first frame of an animation, Pillow the picture before it.
+            encoded = still(data) if image.format == "PNG" else data
+            pixels, mode = _deep_samples(encoded, "LA" if gray_alpha else mode)
+            if multiplied_by_alpha(image):
+                pixels = divided_by_alpha(pixels)
+        if mode in _WITH_ALPHA and "transparency" in image.info:
+            pixels, mode = _with_alpha(pixels, _transparent(image, data)), _WITH_ALPHA[mode]
             notes.append("its transparent colour became an alpha channel")
         if image.mode in ("LAB", "YCbCr", "HSV"):
             notes.append(f"its {image.mode} samples were converted to RGB")
@@ -141,6 +149,7 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             palette=palette,
             # A profile of LAB would be wrong for the RGB made from it.
             icc=None if image.mode == "LAB" else image.info.get("icc_profile") or None,
+            colours=colour_chunks(data) if image.format == "PNG" else (),
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(0 < value < 1e5 for value in dpi) else None,
             format=str(image.format),
             orientation=stored,
@@ -153,15 +162,7 @@ def _is_deep(image: Image.Image, data: bytes) -> bool:
     if image.format == "PNG":
         bit_depth, colour_type = data[24], data[25]
         return bit_depth == 16 and colour_type in (2, 4, 6)
-    return image.mode in ("RGB", "RGBA") and _bits(image) == {16}
-
-
-def _bits(image: Image.Image) -> set[int]:
-    """Bits of the samples of a TIFF; empty for other formats."""
-    if image.format != "TIFF":
-        return set()
-    found = image.tag_v2.get(TiffImagePlugin.BITSPERSAMPLE, ())  # type: ignore[attr-defined]
-    return set(found) if isinstance(found, tuple) else {int(found)}
+    return image.mode in ("RGB", "RGBA") and bits(image) == {16}
 
 
 def _deep_samples(data: bytes, mode: str) -> tuple[NDArray[np.uint16], str]:
@@ -178,13 +179,29 @@ def _deep_samples(data: bytes, mode: str) -> tuple[NDArray[np.uint16], str]:
     return np.ascontiguousarray(samples[..., order]), f"{mode};16"
 
 
+_WITH_ALPHA = {"1": "LA", "L": "LA", "RGB": "RGBA", "I;16": "LA;16", "RGB;16": "RGBA;16"}
+
+
+def _transparent(image: Image.Image, data: bytes) -> object:
+    """The transparent colour on the scale of the samples; PNG stores that of gray of 2 or 4 bits unscaled."""
+    key = image.info["transparency"]
+    if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+        largest = (1 << data[24]) - 1
+        # bits beyond the depth mean nothing
+        return (key & largest) * 255 // largest
+    return key
+
+
 def _with_alpha(pixels: Array, key: object) -> Array:
     """Alpha 0 where the colour is the transparent one: (H, W) to (H, W, 2), (H, W, 3) to (H, W, 4)."""
     colours = pixels if pixels.ndim == 3 else pixels[..., None]
     if not isinstance(key, int | tuple):
         raise PictureError("unsupported", f"transparent colour {key!r} of a {pixels.shape} picture; convert it")
-    opaque = (colours != np.array(key)).any(axis=2)
-    return np.concatenate([colours, opaque[..., None].astype(np.uint8) * np.uint8(255)], axis=2)
+    if colours.dtype == np.bool_:
+        colours = colours.astype(np.uint8) * np.uint8(255)
+    opaque = (colours != np.array(key)).any(axis=2, keepdims=True)
+    largest = np.iinfo(colours.dtype).max
+    return np.concatenate([colours, opaque.astype(colours.dtype) * colours.dtype.type(largest)], axis=2)
 
 
 _ARRAY_MODES = {

@@ -90,6 +90,20 @@ def checked_float(values: Array) -> Array:
     return values
 
 
+def inverted(values: Array) -> Array:
+    """Gray counted down from white, uint16 or float in [0, 1], to gray counted up from black."""
+    return 65535 - values if values.dtype == np.uint16 else 1 - values
+
+
+def divided_by_alpha(samples_HW4: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """RGBA whose colours were stored multiplied by alpha, rounded; black where alpha is 0."""
+    alpha = samples_HW4[..., 3:].astype(np.uint32)
+    # 65535 · 65535 + 32767 fits 32 bits
+    colours = (samples_HW4[..., :3] * np.uint32(65535) + alpha // 2) // np.maximum(alpha, 1)
+    colours = np.minimum(colours, 65535) * (alpha > 0)
+    return np.concatenate([colours.astype(np.uint16), samples_HW4[..., 3:]], axis=2)
+
+
 def to_rgb8(pixels: Array, mode: str, palette: Palette | None = None) -> NDArray[np.uint8]:
     """Samples to RGB: uint8 of shape (H, W, 3)."""
     colours = _colours(pixels, mode, palette)
