@@ -82,6 +82,8 @@ def inpaint(
     """
     if mask_frame not in get_args(MaskFrame):
         raise InputError(f"mask_frame is {mask_frame!r}; need one of {', '.join(get_args(MaskFrame))}")
+    if not isinstance(rules, MaskRules | None):
+        raise InputError(f"rules is {rules!r}; need MaskRules, such as MaskRules(hole='black'), or None")
     photo = _photo(image, max_pixels)
     read = _fitted(_mask(mask, rules, max_pixels), photo, resize=resize_mask, frame=mask_frame)
     notes = [*photo.notes, *read.notes]
@@ -128,6 +130,9 @@ def _path(source: object) -> str | os.PathLike[str] | bytes:
 
 def _array_of_tensor(tensor: Tensor, what: str) -> Array:
     """(C, H, W) or (1, C, H, W) to (H, W, C); (H, W) for masks stays."""
+    if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
+        kind = "without data" if tensor.is_meta else "quantized" if tensor.is_quantized else f"of {tensor.layout}"
+        raise InputError(f"{what} is a tensor {kind}; need a dense one; convert it with .to_dense() or .dequantize()")
     found = tensor.detach().cpu()
     if found.ndim == 4 and found.shape[0] == 1:
         found = found[0]

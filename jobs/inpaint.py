@@ -17,6 +17,7 @@ from isnet.errors import InputError
 from isnet.folders import find_pictures
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
+from isnet.photo_files import check_suffix, is_written
 from jobs import inpaint_batch
 from jobs.cli import emit
 from jobs.model_ref import Model, open_model
@@ -84,7 +85,8 @@ def _batch(args: argparse.Namespace) -> int:
 def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[str, str]]]:
     """Which picture goes with which mask and where to; what has no mask is in the second list."""
     if not image.is_dir():
-        target = output / image.name if output.is_dir() else output
+        target = output / _written_name(image) if output.is_dir() else output
+        check_suffix(target.suffix)
         if _real(target) in (_real(image), _real(mask)):
             raise UserError(f"{target} is an input; write the result elsewhere")
         if not target.parent.is_dir():
@@ -115,6 +117,14 @@ def plan(image: Path, mask: Path, output: Path) -> tuple[list[Task], list[dict[s
     if not tasks:
         raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
     return tasks, failed
+
+
+def _written_name(image: Path) -> str:
+    """A picture's own name where its format is written, else that of a PNG, beside another picture's if need be."""
+    if is_written(image.suffix):
+        return image.name
+    plain = image.with_suffix(".png")
+    return f"{image.name}.png" if plain.exists() else plain.name
 
 
 def _real(path: Path) -> str:

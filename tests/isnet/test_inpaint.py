@@ -238,6 +238,9 @@ def test_polarity_is_a_setting():
         (torch.zeros(2, 3, 8, 8), torch.ones(8, 8), r"shape \(2, 3, 8, 8\).*one picture at a time"),
         (torch.zeros(8, 8), torch.ones(8, 8), r"image tensor has shape \(8, 8\)"),
         (torch.full((3, 8, 8), float("inf")), torch.ones(8, 8), "NaN or infinite"),
+        (torch.zeros(3, 8, 8).to_sparse(), torch.ones(8, 8), "image is a tensor of torch.sparse_coo; need a dense one"),
+        (torch.zeros(3, 8, 8), torch.ones(8, 8).to_sparse(), "mask is a tensor of torch.sparse_coo"),
+        (torch.zeros(3, 8, 8, device="meta"), torch.ones(8, 8), "image is a tensor without data"),
         (b"", np.ones((8, 8), bool), "empty"),
         ("nowhere.png", np.ones((8, 8), bool), "missing: nowhere.png does not exist"),
         (None, np.ones((8, 8), bool), "got NoneType; need a path"),
@@ -255,6 +258,8 @@ def test_settings_are_checked():
         Predictor(NET, max_pixels=100)
     with pytest.raises(InputError, match="mask_frame is 'raw'"):
         inpaint(picture(), hole_of(), model=MODEL, mask_frame="raw")
+    with pytest.raises(InputError, match=r"rules is 'black'; need MaskRules, such as MaskRules\(hole='black'\)"):
+        inpaint(picture(), hole_of(), model=MODEL, rules="black")
 
 
 def test_a_network_that_answers_nan_is_not_believed():

@@ -224,6 +224,7 @@ def test_a_folder_is_filled_by_name_and_what_is_missing_is_said(isnet, photos, t
         (["evaluate", "models:/none@production", "mine"], "no registered model 'none'"),
         (["evaluate", "classical:magic", "mine"], "magic"),
         (["inpaint", "no.png", "no.png", "-o", "x.png", "--model", "classical:mean"], "no.png"),
+        (["inpaint", "no.png", "no.png", "-o", "x.ppm", "--model", "models:/none@production"], "written as '.ppm'"),
         (["inpaint", "photos", "photos", "-o", "photos", "--model", "classical:mean"], "input folder"),
         (["data", "pack", "nowhere", "x"], "nowhere"),
         (["data", "show", "nowhere"], "nowhere"),
@@ -354,6 +355,18 @@ def test_results_of_a_folder_overwrite_neither_each_other_nor_the_masks(isnet, p
     outputs = [entry["output"] for entry in done.json()["done"]]
     assert len(set(outputs)) == 2
     assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.png", "b.gif.png"}
+
+
+@pytest.mark.parametrize(("name", "written"), [("b.avif", "b.avif.png"), ("c.avif", "c.png"), ("b.png", "b.png")])
+def test_one_picture_of_a_format_that_is_not_written_becomes_png_in_a_folder(isnet, photos, tmp_path, name, written):
+    picture = Image.open(photos / "photo-0.png").convert("RGB")
+    picture.save("b.png")
+    picture.save(name)
+    Image.new("L", picture.size, 0).save("mask.png")
+    (tmp_path / "out").mkdir()
+    done = isnet("inpaint", name, "mask.png", "-o", tmp_path / "out", "--model", "classical:mean")
+    assert done.status == 0, done.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [written]
 
 
 def test_a_second_process_does_not_touch_the_record_of_a_run_that_trains(isnet_there, project):
