@@ -17,7 +17,9 @@ def _values(image: Image.Image, tag: int) -> tuple[int, ...]:
     if image.format != "TIFF":
         return ()
     found = image.tag_v2.get(tag, ())  # type: ignore[attr-defined]
-    return found if isinstance(found, tuple) else (int(found),)
+    found = found if isinstance(found, tuple) else (found,)
+    # a damaged tag may hold text or rationals
+    return tuple(value for value in found if isinstance(value, int))
 
 
 def bits(image: Image.Image) -> set[int]:
