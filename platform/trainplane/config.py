@@ -14,9 +14,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
-import yaml
 from pydantic import Field, ValidationError, field_validator
 
+from trainplane import safe_yaml
 from trainplane.data.cache_room import CachePlace
 from trainplane.errors import UserError, nearest
 from trainplane.section import ModelName, Section
@@ -165,12 +165,13 @@ def flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        loaded = yaml.safe_load(path.read_text(encoding="utf-8"))
+        loaded = safe_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a preset's name or a YAML file") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        where = " ".join(str(error).split())
-        raise UserError(f"{path}: is no YAML ({where}); correct the file") from error
+    except safe_yaml.KeyTwice as error:
+        raise UserError(f"{path}: {error}, and only one of them can be meant; keep that one") from error
+    except (safe_yaml.NoYaml, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: is no YAML ({error}); correct the file") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds {type(loaded).__name__}, need sections such as 'train:' and 'data:'")
     return loaded
@@ -197,8 +198,10 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 def _scalar(text: str, override: str) -> Any:
     try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+        value = safe_yaml.load(text)
+    except safe_yaml.KeyTwice as error:
+        raise UserError(f"{override!r}: {error}, and only one of them can be meant; keep that one") from error
+    except safe_yaml.NoYaml as error:
         raise UserError(f"{override!r}: the value is no YAML; quote it, for example 'a.b=\"text\"'") from error
     if isinstance(value, str):
         # YAML 1.1 reads 1e-4 as text, which nobody who types a learning rate means.

@@ -3,7 +3,7 @@
 import pytest
 from tiny_task import TinyConfig
 
-from trainplane.config import apply_overrides, build, canonical_json
+from trainplane.config import apply_overrides, build, canonical_json, read_yaml
 from trainplane.errors import UserError
 
 TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
@@ -55,6 +55,8 @@ def test_the_tree_under_overrides_is_not_changed():
         ("train=5", ["train=5"]),
         ("train.steps.more=5", ["'steps' is a value, not a section"]),
         ("a.b={", ["no YAML"]),
+        ("a.b=2024-99-99", ["no YAML"]),
+        ("a={b: 1, b: 2}", ["'b' stands twice in line 1"]),
     ],
 )
 def test_a_mistake_is_answered_with_field_and_remedy(override, words):
@@ -95,3 +97,34 @@ def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
 @pytest.mark.parametrize("override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.ema=0.9"])
 def test_what_decides_what_is_learnt_is_part_of_it(override):
     assert made(override).identity() != made().identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("floors: [1]\n# a colleague's\nfloors: [2]\n", "'floors' stands in line 1 and in line 3, and only one"),
+        ("floors:\n - {metric: psnr, at_least: 30, at_least: 1}", "'at_least' stands twice in line 2"),
+        ('approvals: 1\n"approvals": 0', "'approvals' stands in line 1 and in line 2"),
+        ("floors: &a [*a]", "is no YAML (found unconstructable recursive node"),
+        ("[" * 5000, "is no YAML (nested too deeply)"),
+        ("since: 2024-99-99", "is no YAML (month must be in 1..12)"),
+        ("train: {", "is no YAML (while parsing a flow node"),
+    ],
+)
+def test_a_file_that_says_two_things_or_nothing_is_refused(tmp_path, text, words):
+    (tmp_path / "gates.yaml").write_text(text)
+    with pytest.raises(UserError) as refusal:
+        read_yaml(tmp_path / "gates.yaml")
+    assert f"{tmp_path / 'gates.yaml'}: {words}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_merged_keys_may_be_written_over(tmp_path):
+    text = (
+        "x: &x {a: 1, c: 3}\nin:\n  base: &base {<<: *x, a: 2}\nuse: {<<: *base, c: 9}\nboth: {<<: [*x, *base], a: 4}\n"
+    )
+    (tmp_path / "run.yaml").write_text(text)
+    found = read_yaml(tmp_path / "run.yaml")
+    assert found["in"]["base"] == {"a": 2, "c": 3}
+    assert found["use"] == {"a": 2, "c": 9}
+    assert found["both"] == {"a": 4, "c": 3}
