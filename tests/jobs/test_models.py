@@ -113,10 +113,12 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     two = gates(tmp_path, approvals=1)
     words = ["models", "promote", "earn", version, "--to", "canary", "--gates", two]
     assert "approved by nobody else" in failed(isnet(*words))
-    assert isnet("models", "approve", "earn", version, "--to", "canary").status == 0
+    for name in ("myself", "another"):
+        monkeypatch.setenv("LOGNAME", name)
+        assert isnet("models", "approve", "earn", version, "--to", "canary").status == 0
     assert "approved by nobody else" in failed(isnet(*words))
     with monkeypatch.context() as other_person:
-        other_person.setattr(audit.lineage, "user", lambda: "somebody-else")
+        other_person.setattr(audit.lineage, "account", lambda: "somebody-else")
         assert isnet("models", "approve", "earn", version, "--to", "canary", "--note", "seen").status == 0
     assert isnet(*words).status == 0
     assert isnet("models", "audit", "earn", "--verify").status == 0

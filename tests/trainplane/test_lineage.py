@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import pwd
 import re
 import subprocess
 from importlib import metadata
@@ -61,6 +63,17 @@ def test_code_is_named_by_its_commit_or_by_what_the_image_says(monkeypatch: pyte
         assert (lineage.code_diff() is not None) >= (tags["trainplane.dirty"] == "true")
     else:
         assert tags == {"trainplane.commit": "f" * 40, "trainplane.dirty": "unknown"}
+
+
+def test_an_account_is_not_what_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    before = lineage.account()
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.setenv(variable, "somebody-else")
+    assert lineage.account() == before == pwd.getpwuid(os.getuid()).pw_name
+    assert lineage.user() == "somebody-else"
+    # A container's user often has no name.
+    monkeypatch.setattr(os, "getuid", lambda: 2**31 - 7)
+    assert lineage.account() == f"uid-{2**31 - 7}"
 
 
 def test_a_long_diff_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None:

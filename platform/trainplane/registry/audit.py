@@ -150,7 +150,7 @@ def append(
 
 def whoami() -> str:
     """`user@host` as records name who acts: as good as the system's own log-in, no better."""
-    return f"{lineage.user()}@{socket.gethostname()}"
+    return f"{lineage.account()}@{socket.gethostname()}"
 
 
 def faults(store: Store, name: str) -> list[str]:

@@ -10,6 +10,7 @@ import getpass
 import json
 import os
 import platform
+import pwd
 import subprocess
 from importlib import metadata
 from pathlib import Path
@@ -52,11 +53,23 @@ def travelling() -> dict[str, str]:
 
 
 def user() -> str:
-    """Who runs this; "unknown" where the system does not say."""
+    """Who runs this, as the environment has it; "unknown" where the system does not say."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
         return "unknown"
+
+
+def account() -> str:
+    """The system's account that runs this, whatever the environment (LOGNAME, USER) says; `uid-N` where it has no name.
+
+    For records of who did something; `user` is for pages that people browse.
+    """
+    number = os.getuid()
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"uid-{number}"
 
 
 def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:
