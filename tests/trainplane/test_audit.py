@@ -107,6 +107,8 @@ def test_of_writers_who_saw_the_same_trail_one_wins(store: Store) -> None:
         ("remove", "000003.json: record 2 is missing before it"),
         ("remove first", "000002.json: record 1 is missing before it"),
         ("not JSON", "000002.json: is no audit record"),
+        ("deep", "000002.json: is no audit record"),
+        ("no number", "000002.json: is no audit record"),
         ("spaces", "000002.json: is not in canonical form"),
         ("other name", "000002.json: says it is record 2 of other"),
     ],
@@ -123,6 +125,10 @@ def test_whatever_is_done_to_the_trail_is_found(store: Store, damage: str, compl
         store.delete("audit/isnet/000001.json")
     elif damage == "not JSON":
         store.write(key, b"garbage")
+    elif damage == "deep":
+        store.write(key, b"[" * 100_000)
+    elif damage == "no number":
+        store.write(key, store.read(key).replace(b'"reason":""', b'"reason":NaN'))
     elif damage == "spaces":
         store.write(key, json.dumps(stored).encode())
     else:

@@ -344,3 +344,27 @@ def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
     with pytest.raises(MlflowException, match="locked"):
         set_anew(refuses, "other")
     assert told == ["gates", "gates", "other"]
+
+
+@pytest.mark.parametrize("told", ["abc:def", "-1:x", "", f"0:{'0' * 64}", f"{'9' * 4500}:{'0' * 64}"])
+def test_a_garbled_witness_stops_everything_in_a_sentence(registry: str, store: Store, told: str) -> None:
+    places = {"store": store, "tracking_uri": registry}
+    for version in ("1", "2"):
+        promote("isnet", version, verdicts=GOOD, **places)
+    client_for(registry).set_registered_model_tag("isnet", "trainplane.audit_head", told)
+    client_for(registry).set_registered_model_alias("isnet", "production", "4")
+    for act in (
+        lambda: reconcile("isnet", **places),
+        lambda: current_version("isnet", **places),
+        lambda: promote("isnet", "3", verdicts=GOOD, **places),
+        lambda: rollback("isnet", reason="x", **places),
+    ):
+        with pytest.raises(RunFailed, match=r"is no witness .*: it was changed; nothing was moved"):
+            act()
+    assert alias(registry) == "4"
+    found = verify_audit("isnet", **places)
+    assert ["is no witness" in found[0], "points at 4, the trail says 2" in found[1]] == [True, True]
+    assert len(read_trail(store, "isnet").entries) == 2
+    client_for(registry).delete_registered_model_tag("isnet", "trainplane.audit_head")
+    reconcile("isnet", **places)
+    assert verify_audit("isnet", **places) == []

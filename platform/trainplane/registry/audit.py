@@ -177,9 +177,10 @@ def _fault(raw: bytes, *, number: int, prev: str | None, name: str, key: str) ->
     try:
         stored: Any = json.loads(raw)
         entry = Entry(**stored)
-    except (ValueError, TypeError):
+        canonical = canonical_json(stored)
+    except (ValueError, TypeError, RecursionError):
         return "is no audit record"
-    if raw != canonical_json(stored):
+    if raw != canonical:
         return "is not in canonical form, so it was rewritten"
     if (entry.number, entry.name) != (number, name):
         return f"says it is record {entry.number} of {entry.name}"

@@ -15,7 +15,7 @@ from enum import Enum
 from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
-from trainplane.registry.audit import Action, Conflict, NotLast, Trail
+from trainplane.registry.audit import Action, BrokenTrail, Conflict, NotLast, Trail
 from trainplane.registry.gates import Verdict, passed
 from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
 from trainplane.registry.witness import against_witness, seen, sound_trail, witness
@@ -202,7 +202,11 @@ def verify_audit(name: str, *, store: Store, tracking_uri: str) -> list[str]:
         return found
     model = find_model(tracking_uri, name)
     trail = audit.read_trail(store, name)
-    if (fault := against_witness(trail, seen(model))) is not None:
+    try:
+        fault = against_witness(trail, seen(model))
+    except BrokenTrail as error:
+        fault = str(error)
+    if fault is not None:
         found.append(fault)
     aliases = {alias: str(version) for alias, version in model.aliases.items()}
     for alias in sorted({*aliases, *trail.aliases()}):

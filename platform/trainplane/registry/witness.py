@@ -7,6 +7,7 @@ store and tag together is not found out here.
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from trainplane.registry import audit
@@ -16,6 +17,7 @@ from trainplane.storage import Store
 from trainplane.tracking.client import client_for, set_anew
 
 _HEAD_TAG = PREFIX + "audit_head"
+_SEEN = re.compile(r"([1-9][0-9]{0,8}):([0-9a-f]{64})")
 
 
 def sound_trail(name: str, *, store: Store, tracking_uri: str) -> Trail:
@@ -30,9 +32,21 @@ def sound_trail(name: str, *, store: Store, tracking_uri: str) -> Trail:
 
 
 def seen(model: Any) -> tuple[int, str]:
-    """How many records MLflow has seen, and the digest of the last of them."""
-    number, _, digest = model.tags.get(_HEAD_TAG, "0:").partition(":")
-    return int(number), digest
+    """How many records MLflow has seen, and the digest of the last of them; (0, "") before the first.
+
+    Raises `BrokenTrail` where the tag says nothing of that kind: then nobody knows how many there were.
+    """
+    told = model.tags.get(_HEAD_TAG)
+    if told is None:
+        return 0, ""
+    found = _SEEN.fullmatch(told)
+    if found is None:
+        raise BrokenTrail(
+            f"{model.name}: MLflow's tag {_HEAD_TAG} is {told[:80]!r}, which is no witness (need NUMBER:SHA256): it "
+            "was changed; nothing was moved; find out by whom, compare the records with a copy, delete the tag, and "
+            f"`isnet models audit {model.name}` writes it anew"
+        )
+    return int(found[1]), found[2]
 
 
 def against_witness(trail: Trail, head: tuple[int, str]) -> str | None:
