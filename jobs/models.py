@@ -20,6 +20,7 @@ from trainplane.errors import UserError
 from trainplane.registry import audit as trails
 from trainplane.registry import promote as promotions
 from trainplane.registry import versions
+from trainplane.registry.names import check_alias, check_name
 from trainplane.registry.rules import Rules
 from trainplane.storage import open_store
 from trainplane.tracking.client import client_for
@@ -73,6 +74,8 @@ def register(args: argparse.Namespace) -> int:
 
     `--from-search SEARCH` stands for the best trial of a search, trained on or with more seeds where that is asked for.
     """
+    # Before a search's best is trained on, or a checkpoint pinned, for a name that nothing can have.
+    check_name(args.name)
     context = _context(args)
     if args.from_search is not None:
         from jobs.from_search import best_of_search
@@ -114,6 +117,7 @@ def rules_file(named: str | None) -> Path:
 
 def promote(args: argparse.Namespace) -> int:
     """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
+    check_alias(args.to)
     context = _context(args)
     rules = build(Rules, read_yaml(rules_file(args.gates)))
     if args.force is not None and not args.force.strip():
@@ -152,6 +156,7 @@ def promote(args: argparse.Namespace) -> int:
 
 def approve(args: argparse.Namespace) -> int:
     """`isnet models approve NAME VERSION`: a second person's word, kept in the audit trail."""
+    check_alias(args.to)
     context = _context(args)
     entry = versions.show_version(context.tracking, args.name, args.version)
     if entry["evaluation"] is None:

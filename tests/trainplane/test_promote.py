@@ -15,6 +15,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import Conflict, faults, read_trail
 from trainplane.registry.gates import Verdict
+from trainplane.registry.names import check_alias
 from trainplane.registry.promote import (
     approve,
     current_version,
@@ -24,7 +25,7 @@ from trainplane.registry.promote import (
     subject,
     verify_audit,
 )
-from trainplane.registry.versions import show_version
+from trainplane.registry.versions import show, show_version
 from trainplane.storage import Store, open_store
 from trainplane.tracking.client import client_for, set_anew
 
@@ -346,6 +347,49 @@ def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
     assert told == ["gates", "gates", "other"]
 
 
+@pytest.mark.parametrize(
+    "wrong",
+    ["latest", "LATEST", "v2", "V10", "a b/c", "", "prod-ü", "production\n", pytest.param("x" * 256, id="long")],
+)
+def test_an_alias_that_mlflow_would_refuse_is_refused_before_it_is_recorded(
+    registry: str, store: Store, wrong: str
+) -> None:
+    places = {"store": store, "tracking_uri": registry, "alias": wrong}
+    for act in (
+        lambda: promote("isnet", "1", verdicts=BAD, force_reason="x", **places),
+        lambda: approve("isnet", "1", subject=subject("model", "evaluation"), **places),
+        lambda: rollback("isnet", reason="x", **places),
+    ):
+        with pytest.raises(UserError, match="which MLflow keeps for itself; choose another alias"):
+            act()
+    assert read_trail(store, "isnet").entries == ()
+    assert show_version(registry, "isnet", "1")["gates"] == []
+
+
+def test_every_alias_that_is_let_through_can_be_set(registry: str) -> None:
+    for allowed in ("v", "v2x", "latest-1", "-_-", "x" * 255):
+        check_alias(allowed)
+        client_for(registry).set_registered_model_alias("isnet", allowed, "1")
+
+
+def test_a_trail_with_an_alias_that_was_never_set_is_readable_and_goes_on_repairing(
+    registry: str, store: Store
+) -> None:
+    places = {"store": store, "tracking_uri": registry}
+    promote("isnet", "1", verdicts=GOOD, **places)
+    for wrong in ("latest", "a b/c"):
+        trail = read_trail(store, "isnet")
+        told = {"name": "isnet", "to_version": "2", "reason": "x", "verdict_digest": None}
+        audit.append(store, trail, action="force", alias=wrong, **told)
+    client_for(registry).set_registered_model_alias("isnet", "production", "3")
+    assert reconcile("isnet", **places) == [
+        "isnet@a b/c cannot be set in MLflow, so its records moved nothing",
+        "isnet@latest cannot be set in MLflow, so its records moved nothing",
+        "isnet@production pointed at 3 and points at 1 again",
+    ]
+    assert verify_audit("isnet", **places) == []
+
+
 @pytest.mark.parametrize("told", ["abc:def", "-1:x", "", f"0:{'0' * 64}", f"{'9' * 4500}:{'0' * 64}"])
 def test_a_garbled_witness_stops_everything_in_a_sentence(registry: str, store: Store, told: str) -> None:
     places = {"store": store, "tracking_uri": registry}
@@ -368,3 +412,23 @@ def test_a_garbled_witness_stops_everything_in_a_sentence(registry: str, store: 
     client_for(registry).delete_registered_model_tag("isnet", "trainplane.audit_head")
     reconcile("isnet", **places)
     assert verify_audit("isnet", **places) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "sentence"),
+    [
+        *((name, "need letters, digits, - and _") for name in ("a/b", "../m", "..", "", "m m", "x'or'1", "-m")),
+        pytest.param("M" * 300, r"has 300 characters, need at most 100", id="long"),
+    ],
+)
+def test_a_name_that_no_model_can_have_is_told_before_anybody_is_asked(store: Store, name: str, sentence: str) -> None:
+    # No server: an unknown address would be told otherwise.
+    places = {"store": store, "tracking_uri": "http://127.0.0.1:9"}
+    for act in (
+        lambda: show("http://127.0.0.1:9", name),
+        lambda: reconcile(name, **places),
+        lambda: verify_audit(name, **places),
+        lambda: rollback(name, reason="x", **places),
+    ):
+        with pytest.raises(UserError, match=sentence):
+            act()

@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from trainplane.config import canonical_json
 from trainplane.errors import RunFailed
+from trainplane.registry.names import can_be_set
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
 
@@ -74,7 +75,15 @@ class Trail:
         return [e for e in self.entries if (e.action, e.alias, e.to_version, e.verdict_digest) == wanted]
 
     def aliases(self) -> list[str]:
-        return sorted({entry.alias for entry in self.entries if entry.action != "approve"})
+        """What was moved; without names that MLflow refuses, which no record can have moved."""
+        return sorted(filter(can_be_set, self._named()))
+
+    def never_set(self) -> list[str]:
+        """Aliases of records that MLflow cannot have followed: they were written before names were checked."""
+        return sorted(alias for alias in self._named() if not can_be_set(alias))
+
+    def _named(self) -> set[str]:
+        return {entry.alias for entry in self.entries if entry.action != "approve"}
 
 
 class Conflict(RunFailed):

@@ -8,7 +8,6 @@ brings a version back and refuses one whose bytes changed since. What versions e
 from __future__ import annotations
 
 import hashlib
-import re
 import shutil
 import tempfile
 import uuid
@@ -19,8 +18,8 @@ from typing import Any
 
 from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
+from trainplane.registry.names import check_name
 from trainplane.registry.versions import PREFIX, all_versions, find_version
-from trainplane.section import MODEL_NAME
 from trainplane.task import Exported
 from trainplane.tracking.client import as_default, client_for, pyfunc, unreachable
 
@@ -103,8 +102,7 @@ def register(tracking_uri: str, name: str, model: Path, *, run_id: str, facts: M
     `facts` are kept with the version: dataset_digest, config_digest, commit, … The same run and the same bytes are
     the same version, however often and wherever this was killed before.
     """
-    if not re.fullmatch(MODEL_NAME, name):
-        raise UserError(f"model name {name!r}: need letters, digits, - and _; choose another name")
+    check_name(name)
     client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 

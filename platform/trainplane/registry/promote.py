@@ -17,6 +17,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import Action, BrokenTrail, Conflict, NotLast, Trail
 from trainplane.registry.gates import Verdict, passed
+from trainplane.registry.names import check_alias, check_name
 from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
 from trainplane.registry.witness import against_witness, seen, sound_trail, witness
 from trainplane.storage import Store
@@ -60,6 +61,7 @@ def promote(
     there by now, nothing moves and `Conflict` names the winner. Failed gates raise `RunFailed` unless `force_reason`
     is given, which is recorded. Repeating a promotion that was killed half-way completes it.
     """
+    check_alias(alias)
     version = str(version)
     find_version(tracking_uri, f"models:/{name}/{version}")
     if force_reason is not None and not force_reason.strip():
@@ -111,6 +113,7 @@ def rollback(
     expected_current: str | Expected | None = ANY,
 ) -> audit.Entry:
     """Move `alias` back to the version that had it before the current one, and return the audit record."""
+    check_alias(alias)
     trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
     current = trail.current(alias)
     if expected_current is not ANY and current != expected_current:
@@ -140,6 +143,7 @@ def approve(
     name: str, version: str, *, subject: str, store: Store, tracking_uri: str, alias: str = PRODUCTION, note: str = ""
 ) -> audit.Entry:
     """Put into the trail that who runs this approves of `version` for `alias`, as it is now (`subject`)."""
+    check_alias(alias)
     find_version(tracking_uri, f"models:/{name}/{version}")
     for _ in range(_TURNS):
         trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
@@ -183,8 +187,9 @@ def current_version(name: str, *, store: Store, tracking_uri: str, alias: str = 
 
 def reconcile(name: str, *, store: Store, tracking_uri: str) -> list[str]:
     """Set every alias to what the trail says; returns a sentence for each that had to be moved, or cannot be."""
-    repaired = []
-    for alias in sound_trail(name, store=store, tracking_uri=tracking_uri).aliases():
+    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
+    repaired = [f"{name}@{alias} cannot be set in MLflow, so its records moved nothing" for alias in trail.never_set()]
+    for alias in trail.aliases():
         try:
             before, after = _project(name, alias, store=store, tracking_uri=tracking_uri)
         except Vanished as error:
@@ -197,6 +202,7 @@ def reconcile(name: str, *, store: Store, tracking_uri: str) -> list[str]:
 
 def verify_audit(name: str, *, store: Store, tracking_uri: str) -> list[str]:
     """Everything that contradicts the trail, in sentences; empty when the record and the registry agree."""
+    check_name(name)
     found = audit.faults(store, name)
     if found:
         return found

@@ -19,6 +19,7 @@ from typing import Any
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
 from trainplane.registry.gates import Verdict
+from trainplane.registry.names import check_name
 from trainplane.section import MODEL_NAME
 from trainplane.tracking.client import all_pages, client_for, set_anew, unreachable
 
@@ -77,7 +78,8 @@ def has_version(tracking_uri: str, name: str, version: str) -> bool:
 
 
 def find_model(tracking_uri: str, name: str) -> Any:
-    """MLflow's record of a registered model; a `UserError` when there is none."""
+    """MLflow's record of a registered model; a `UserError` when there is none, or could be none of that name."""
+    check_name(name)
     client = client_for(tracking_uri)
     from mlflow.exceptions import MlflowException
 
