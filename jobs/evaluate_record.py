@@ -19,6 +19,7 @@ from jobs.report import SHOWN, Report
 from trainplane.cluster.context import Context
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
+from trainplane.markdown import escaped
 from trainplane.tracking import lineage
 from trainplane.tracking.run import end_run, find_or_create_run
 
@@ -91,4 +92,4 @@ def _note(report: Report) -> str:
     from jobs.report import markdown_table, tables
 
     shown = tables(report)[: len(SHOWN)]
-    return "\n\n".join(f"**{table['title']}**\n\n{markdown_table(table)}" for table in shown)[:5000]
+    return "\n\n".join(f"**{escaped(table['title'])}**\n\n{markdown_table(table)}" for table in shown)[:5000]

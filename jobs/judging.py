@@ -22,6 +22,7 @@ from jobs.scoring import Score, from_csv
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
+from trainplane.markdown import escaped
 from trainplane.registry import audit, versions
 from trainplane.registry.gates import Check, Verdict, judge
 from trainplane.registry.package import data_of, download
@@ -249,8 +250,10 @@ def update_page(context: Context, name: str) -> None:
     for alias in trail.aliases():
         last = trail.moves(alias)[-1]
         how = {"promote": "promoted", "rollback": "rolled back to", "force": "**FORCED**"}[last.action]
-        why = f": {last.reason}" if last.reason else ""
-        lines.append(f"- **@{alias}** is version {last.to_version}, {how} {last.time[:16]} UTC by {last.who}{why}")
+        why = f": {escaped(last.reason)}" if last.reason else ""
+        lines.append(
+            f"- **@{alias}** is version {last.to_version}, {how} {last.time[:16]} UTC by {escaped(last.who)}{why}"
+        )
     rows = [
         [f"{v['version']}", " ".join(f"@{a}" for a in v["aliases"]), *_numbers(v), _gates(v)] for v in shown["versions"]
     ]

@@ -15,6 +15,7 @@ from typing import Any
 from jobs.paper_tables import differences
 from jobs.report import SHOWN, markdown_table
 from trainplane.cluster.context import Context
+from trainplane.markdown import coded
 from trainplane.registry import versions
 from trainplane.tracking.client import client_for, set_anew
 
@@ -121,7 +122,7 @@ def _made_from(entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _pairs(rows: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {key}: `{value}`" for key, value in rows.items() if value not in (None, ""))
+    return "\n".join(f"- {key}: {coded(str(value))}" for key, value in rows.items() if value not in (None, ""))
 
 
 def _earned(evaluation: Mapping[str, Any] | None) -> str:
@@ -139,8 +140,9 @@ def _earned(evaluation: Mapping[str, Any] | None) -> str:
     ]
     table = markdown_table({"columns": ["hole %", "pairs", *(title for title, _ in SHOWN.values())], "rows": rows})
     where = (
-        f"On `{evaluation['dataset']}` ({str(evaluation['dataset_digest'])[:12]}), masks `{evaluation['masks']}` "
-        f"({str(evaluation['masks_digest'])[:12]}), {evaluation['size']} px, definition `{evaluation['definition']}`; "
+        f"On {coded(str(evaluation['dataset']))} ({str(evaluation['dataset_digest'])[:12]}), "
+        f"masks {coded(str(evaluation['masks']))} ({str(evaluation['masks_digest'])[:12]}), "
+        f"{evaluation['size']} px, definition `{evaluation['definition']}`; "
         "95 % intervals over pictures in brackets."
     )
     return f"{where}\n\n{table}"

@@ -13,6 +13,7 @@ from typing import Any
 from jobs.evaluating import BETTER
 from jobs.paper_tables import Table, paper_tables, paper_view
 from jobs.scoring import ALL_BINS
+from trainplane.markdown import escaped
 
 SHOWN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "l1_percent": ("L1 %", 2), "l1_hole": ("L1 in the hole", 4)}
 PAPER_VIEW = "10-50"
@@ -184,7 +185,7 @@ def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 *(_gain(gain) for gain in gains),
             ]
         )
-    ways = ("nearest", "`>0`, PNG", "`>0`, JPEG")
+    ways = ("nearest", ">0, PNG", ">0, JPEG")
     columns = ["drawn hole", "pairs", *(f"hole %, {way}" for way in ways), *(f"PSNR, {way}" for way in ways)]
     return {
         "title": "What the way masks are loaded is worth",
@@ -208,10 +209,10 @@ def shown(cell: Any) -> str:
 
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
     """The report in Markdown; `pictures`: caption to the file that lies beside it."""
-    lines = [f"# Evaluation of {report.ours}", ""]
-    lines += [f"- {name}: {value}" for name, value in report.facts.items()]
+    lines = [f"# Evaluation of {escaped(report.ours)}", ""]
+    lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
     for table in tables(report):
-        lines += ["", f"## {table['title']}", "", markdown_table(table)]
+        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table)]
         lines += ["", *(f"*{note}*  " for note in table["notes"])]
     for caption, file in (pictures or {}).items():
         lines += ["", f"## {caption}", "", f"![{caption}]({file})"]
@@ -220,13 +221,9 @@ def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> st
 
 def markdown_table(table: Table) -> str:
     """Rows and columns alone."""
-    rows = [[_escaped(cell) for cell in row] for row in (table["columns"], *table["rows"])]
+    rows = [[escaped(shown(cell)) for cell in row] for row in (table["columns"], *table["rows"])]
     lines = ["| " + " | ".join(row) + " |" for row in rows]
     return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
-
-
-def _escaped(cell: Any) -> str:
-    return shown(cell).replace("|", "\\|").replace("\n", " ")
 
 
 def csv(report: Report) -> str:

@@ -13,6 +13,7 @@ from PIL import Image
 from isnet.mask_loading import LOADINGS, loaded
 from jobs.pairing import pair_up
 from jobs.paper_tables import TABLE_3, differences, paper_tables
+from jobs.report import Report, markdown
 from jobs.scoring import Score, from_csv, to_csv
 from trainplane.data.manifest import Dataset
 
@@ -53,6 +54,9 @@ def test_many_models_make_one_report_in_every_form(sets, home, tmp_path):
     [psnr] = [r for r in rows if (r["model"], r["bin"], r["metric"]) == ("classical:mean", "all", "psnr")]
     assert float(psnr["mean"]) == report["models"][1]["bins"]["all"]["psnr"]
     assert "## PSNR dB by hole ratio" in (folder / "report.md").read_text()
+    odd = markdown(Report({"author:<b>|`x`": report["models"][0]}, facts={"model": "<i>", "masks": "`m`"}))
+    assert "# Evaluation of author:&lt;b>\\|\\`x\\`\n\n- model: &lt;i>\n- masks: \\`m\\`\n" in odd
+    assert "| author:&lt;b>\\|\\`x\\` |" in odd
     for number, model in enumerate(report["models"]):
         scores = from_csv((folder / f"scores-{number}.csv").read_text())
         assert statistics.fmean(one.psnr for one in scores) == pytest.approx(model["bins"]["all"]["psnr"])

@@ -18,6 +18,7 @@ from typing import Any
 
 from trainplane.config import canonical_json
 from trainplane.errors import UserError
+from trainplane.markdown import escaped
 from trainplane.registry.gates import Verdict
 from trainplane.registry.names import check_name
 from trainplane.section import MODEL_NAME
@@ -239,12 +240,10 @@ def finite(value: Any) -> Any:
 
 def _table(verdicts: Sequence[Verdict]) -> str:
     """Markdown for MLflow's pages."""
-    rows = [f"| {'passed' if v.passed else '**failed**'} | {_cell(v.gate)} | {_cell(v.evidence)} |" for v in verdicts]
+    rows = [
+        f"| {'passed' if v.passed else '**failed**'} | {escaped(v.gate)} | {escaped(v.evidence)} |" for v in verdicts
+    ]
     return "\n".join(["| verdict | gate | evidence |", "|---|---|---|", *rows])
-
-
-def _cell(text: str) -> str:
-    return text.replace("|", "\\|").replace("\n", " ")
 
 
 def _sound_evaluation(tags: Mapping[str, str]) -> Any:

@@ -1,0 +1,23 @@
+"""Names in Markdown are shown, not obeyed."""
+
+import pytest
+
+from trainplane.markdown import coded, escaped
+
+
+@pytest.mark.parametrize(
+    ("text", "shown"),
+    [
+        ("models:/isnet/1, 0.5 > 0.4", "models:/isnet/1, 0.5 > 0.4"),
+        ("author:<img src=x>&amp;", "author:&lt;img src=x>&amp;amp;"),
+        ("a|b`c`\nd", "a\\|b\\`c\\` d"),
+        ("a\\|b\\", "a\\\\\\|b\\\\"),
+    ],
+)
+def test_a_name_is_text(text, shown):
+    assert escaped(text) == shown
+
+
+@pytest.mark.parametrize(("text", "code"), [("a<b", "`a<b`"), ("a`<b>`", "`` a`<b>` ``"), ("``\n", "```" + " ``  ```")])
+def test_code_cannot_be_left(text, code):
+    assert coded(text) == code
