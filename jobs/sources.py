@@ -12,6 +12,7 @@ import io
 import lzma
 import os
 import re
+import shutil
 import struct
 import tarfile
 import zipfile
@@ -27,11 +28,15 @@ from isnet.errors import InputError
 from isnet.files import PictureError
 from isnet.folders import SUFFIXES, find_pictures, unreadable
 from isnet.images import MAX_FILE_BYTES, read_bytes
+from jobs.tars import TAR_ERRORS, is_tar, open_tar
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
 
-_TAR_ERRORS = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 _ENCRYPTED = 0x1  # of a zip member's flags (APPNOTE 4.4.4)
+# Bytes to ask of a zip's member at once. Of stored and deflated ones zipfile inflates no more than that; of others it
+# inflates all that so many compressed bytes hold: 45 of bzip2 can hold 46 MB.
+_ZIP_PIECES = {zipfile.ZIP_STORED: 1 << 20, zipfile.ZIP_DEFLATED: 1 << 20}
+_SMALL_PIECE = 64
 _MOST_COLUMNS = 16  # of a line in a list: a name with its spaces, and labels
 
 
@@ -97,7 +102,7 @@ def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
             yield _once(_zip(place, stack))
         elif place.suffix.lower() in (".txt", ".lst", ".flist"):
             yield _once(_list(place))
-        elif tarfile.is_tarfile(place):
+        elif is_tar(place):
             yield _once(_tar(place, stack))
         else:
             raise UserError(f"{place}: is no folder, .txt list, tar or zip, or one that is cut short; need a whole one")
@@ -217,7 +222,7 @@ def _raw_lines(file: Path) -> list[str]:
 
 def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
     try:
-        archive = stack.enter_context(_opened_tar(file))
+        archive = stack.enter_context(open_tar(file))
         changed = file.stat().st_mtime_ns
         is_plain = isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
@@ -235,12 +240,10 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
             else:
                 yield Source(member.name, partial(_member, archive, member), member.size, stamp, is_here=True)
         _check_end(file, archive)
-    except _TAR_ERRORS as error:
+    except UserError:
+        raise
+    except TAR_ERRORS as error:
         raise _damaged(file, error) from error
-
-
-def _opened_tar(file: Path) -> tarfile.TarFile:
-    return tarfile.open(file)
 
 
 def _check_end(file: Path, archive: tarfile.TarFile) -> None:
@@ -283,12 +286,12 @@ def _slice(file: Path, offset: int, size: int) -> bytes:
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     _check_size(member.size)
+    handle = archive.extractfile(member)
+    if handle is None:
+        raise PictureError("not a file", "an entry of the tar without content")
     try:
-        handle = archive.extractfile(member)
-        if handle is None:
-            raise PictureError("not a file", "an entry of the tar without content")
         return handle.read()
-    except _TAR_ERRORS as error:
+    except TAR_ERRORS as error:
         raise _damaged(archive.name, error) from error
 
 
@@ -313,7 +316,12 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & _ENCRYPTED:
         raise PictureError("encrypted", "the zip asks for a password; unpack it and pack the folder")
     try:
-        return archive.read(info)
+        # Piece by piece: at once, a whole member is inflated before it is cut to the size that the zip declares.
+        with archive.open(info) as member, io.BytesIO() as data:
+            assert isinstance(member, zipfile.ZipExtFile)
+            member.MIN_READ_SIZE = _ZIP_PIECES.get(info.compress_type, _SMALL_PIECE)
+            shutil.copyfileobj(member, data, member.MIN_READ_SIZE)
+            return data.getvalue()
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise PictureError("damaged", f"damaged in the zip ({error})") from error
 

@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import signal
+import struct
 import subprocess
 import sys
 import tarfile
 import time
+import tracemalloc
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -22,6 +24,7 @@ import pytest
 import webdataset
 from PIL import Image
 
+from isnet.files import PictureError
 from jobs.sources import Source, pictures_of
 from trainplane.data.manifest import Dataset
 
@@ -287,6 +290,27 @@ def test_a_picture_behind_a_password_is_not_called_damaged(isnet, tmp_path: Path
     (tmp_path / "m.zip").write_bytes(data)
     report = isnet("data", "pack", tmp_path / "m.zip", "mine", "--json").json()
     assert (report["samples"], report["reasons"]) == (1, {"encrypted": 1})
+
+
+@pytest.mark.parametrize("method", [zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
+def test_a_zip_that_lies_about_a_size_takes_no_more_memory_than_it_declares(tmp_path: Path, method: int) -> None:
+    file = tmp_path / "m.zip"
+    with zipfile.ZipFile(file, "w", method) as archive, archive.open("a.png", "w") as member:
+        for _ in range(200):
+            member.write(bytes(1 << 20))
+    size = struct.pack("<I", 200 << 20)
+    assert file.read_bytes().count(size) == 2  # before the member, and in the directory
+    file.write_bytes(file.read_bytes().replace(size, struct.pack("<I", 1000)))
+    with pictures_of(file) as found:
+        (picture,) = found
+        tracemalloc.start()
+        try:
+            with pytest.raises(PictureError, match="damaged in the zip"):
+                picture.read()
+            peak = tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+    assert peak < 150 << 20
 
 
 def test_pictures_that_nobody_can_read_are_counted_in_archives_as_in_folders(isnet, tmp_path: Path) -> None:
