@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from decimal import Decimal
 from fractions import Fraction
 
 from trainplane.errors import UserError
@@ -43,9 +44,9 @@ def read_shares(text: str) -> dict[str, Fraction]:
                 f"shares {text!r}: {part.strip()!r} is none; write names with percent: train=90,val=5,test=5"
             )
         shares[name] = percent
-    total = sum(shares.values())
+    total = sum(shares.values(), Fraction(0))
     if total != 100:
-        raise UserError(f"shares {text!r} sum up to {float(total):g} percent; need 100, as in train=90,val=5,test=5")
+        raise UserError(f"shares {text!r} sum up to {_exact(total)} percent; need 100, as in train=90,val=5,test=5")
     return shares
 
 
@@ -64,7 +65,12 @@ def side_of(shares: Mapping[str, Fraction], name: str) -> Side:
 
 def described(shares: Mapping[str, Fraction]) -> str:
     """The shares in one spelling, for the manifest."""
-    return ",".join(f"{name}={float(share):g}" for name, share in sorted(shares.items()))
+    return ",".join(f"{name}={_exact(share)}" for name, share in sorted(shares.items()))
+
+
+def _exact(percent: Fraction) -> str:
+    """As typed, without zeros at the end: what the manifest says is read again and means the same split."""
+    return f"{(Decimal(percent.numerator) / Decimal(percent.denominator)).normalize():f}"
 
 
 def _percent(text: str) -> Fraction | None:

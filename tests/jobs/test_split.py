@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -35,6 +37,18 @@ def test_the_order_in_which_shares_are_typed_does_not_matter(parts: list[str], d
     assert sides([data], shares) == sides([data], read_shares("a=33.3,b=0.7,c=66"))
 
 
+@given(st.integers(1, 10**8 - 1).map(lambda millionths: Fraction(millionths, 10**6)))
+def test_what_the_manifest_says_of_shares_is_read_as_the_same_split(share: Fraction) -> None:
+    shares = {"a": share, "b": 100 - share}
+    assert read_shares(described(shares)) == shares
+
+
+@pytest.mark.parametrize("text", ["train=95,val=5", "a=33.3,b=66.7", "a=100", "a=99.5,b=0.5", "a=10,b=20,c=70",
+                                  "a=50.00004,b=49.99996", "a=99.999999,b=0.000001"])  # fmt: skip
+def test_shares_stand_in_the_manifest_as_they_are_typed(text: str) -> None:
+    assert described(read_shares(text)) == text
+
+
 def test_sides_get_their_shares() -> None:
     train, val = side_of(SHARES, "train"), side_of(SHARES, "val")
     pictures = [number.to_bytes(4, "big") for number in range(20_000)]
@@ -54,6 +68,11 @@ def test_the_side_of_one_known_picture_never_changes() -> None:
 def test_shares_that_are_none_are_refused_in_a_sentence(text: str) -> None:
     with pytest.raises(UserError, match="shares"):
         read_shares(text)
+
+
+def test_a_sum_that_is_nearly_right_is_told_exactly() -> None:
+    with pytest.raises(UserError, match=r"sum up to 100\.000001 percent; need 100"):
+        read_shares("a=50,b=50.000001")
 
 
 def test_a_side_without_a_share_is_refused() -> None:
