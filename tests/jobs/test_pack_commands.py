@@ -247,6 +247,15 @@ def test_a_list_names_whatever_a_file_can_be_called(isnet, tmp_path: Path, home:
     assert paths_in(home / "datasets" / "mine") == {quote(name) for name in names}
 
 
+@pytest.mark.parametrize("below", ["", "/x", "/x/y"])
+def test_a_file_is_no_destination(isnet, photos: Path, tmp_path: Path, below: str) -> None:
+    file = tmp_path / "notes.txt"
+    file.write_text("mine")
+    ran = isnet("data", "pack", photos, f"{file}{below}")
+    assert (ran.status, f"{file} is a file; give a folder" in ran.err, ran.out) == (2, True, "")
+    assert file.read_text() == "mine"
+
+
 def test_what_has_no_end_and_what_has_no_name_are_refused(isnet, photos: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.tar")
     for words, sentence in (

@@ -11,10 +11,12 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from dataclasses import replace as with_fields
+from pathlib import Path
 from typing import Any
 
 from trainplane.config import canonical_json
@@ -25,11 +27,12 @@ from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Shard, Sk
 from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store
+from trainplane.storage.folder import FolderStore
 
 log = logging.getLogger(__name__)
 
 _NOTE = f"{PREFIX}shard-"
-_NOTE_KEY = re.compile(rf"{re.escape(_NOTE)}(\d{{6,}})\.json")
+_NOTE_KEY = re.compile(rf"{re.escape(_NOTE)}([0-9]{{6,}})\.json")
 
 
 @dataclass(frozen=True)
@@ -102,6 +105,7 @@ class Destination:
     """The same as the one process sees it that leads the packing and ends the dataset."""
 
     def __init__(self, store: Store, *, replace: bool, options: Mapping[str, Any]) -> None:
+        _refuse_a_file(store)
         self._store = store
         self._options = options
         self._claim = Claim(store)
@@ -218,6 +222,16 @@ class Destination:
         else:
             found = {shard.name for shard in self.place.standing.shards} if self.place.standing else set()
         return sorted(found - wanted)
+
+
+def _refuse_a_file(store: Store) -> None:
+    """A `UserError` where a file stands in place of the folder, or of one above it."""
+    if not isinstance(store, FolderStore):
+        return
+    folder = Path(store.address)
+    nearest = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    if os.path.exists(nearest) and not os.path.isdir(nearest):
+        raise UserError(f"{folder}: nothing can be packed there, {nearest} is a file; give a folder")
 
 
 def _is_ours(key: str) -> bool:
