@@ -11,6 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from isnet.files import shown
 from jobs.cli import emit
 from jobs.layouts import LAYOUTS
 from jobs.packing import Recode, pack_pictures
@@ -162,8 +163,9 @@ def _text(payload: dict[str, Any]) -> str:
         lines.append(f"  {len(payload['skipped'])} left out:")
     for kind, count in payload["reasons"].items():
         files = [entry for entry in payload["skipped"] if _kind(entry["reason"]) == kind]
-        lines.append(f"    {count} {kind}")
-        lines += [f"      {entry['file']}{entry['reason'].removeprefix(kind)}" for entry in files[:_SHOWN]]
+        lines.append(f"    {count} {shown(kind)}")
+        # A manifest may be anybody's: nothing in it may steer the terminal.
+        lines += [shown(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN]]
         if count > _SHOWN:
             lines.append(f"      and {count - _SHOWN} more: --json lists all")
     return "\n".join(lines)

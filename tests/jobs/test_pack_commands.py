@@ -16,6 +16,7 @@ import time
 import tracemalloc
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from urllib.parse import quote
 
@@ -26,7 +27,7 @@ from PIL import Image
 
 from isnet.files import PictureError
 from jobs.sources import Source, pictures_of
-from trainplane.data.manifest import Dataset
+from trainplane.data.manifest import Dataset, Manifest, Skipped
 
 Isnet = Callable
 
@@ -104,6 +105,16 @@ def test_left_out_files_are_reported_by_reason_with_their_names(isnet, photos: P
     text = isnet("data", "show", "mine").out
     for line in ("5 left out:", "2 not a picture", "other.jpg: ", "1 truncated", "cut.jpg: "):
         assert line in text
+
+
+def test_names_and_reasons_of_a_manifest_do_not_reach_the_terminal_raw(isnet, photos: Path, home: Path) -> None:
+    isnet("data", "pack", photos, "mine")
+    file = home / "datasets" / "mine" / "manifest.json"
+    skipped = (Skipped("a\x1b[31m\nb", "odd\x1b[2J: of\x07 no use"),)
+    file.write_bytes(replace(Manifest.from_json(file.read_bytes()), skipped=skipped).to_json())
+    ran = isnet("data", "show", "mine")
+    assert r"    1 odd\x1b[2J" in ran.out.splitlines()
+    assert r"      a\x1b[31m\nb: of\x07 no use" in ran.out.splitlines()
 
 
 def mask(number: int) -> bytes:

@@ -82,6 +82,9 @@ def test_a_changed_byte_of_the_manifest_is_noticed(position: int) -> None:
         (replace(MANIFEST, shards=MANIFEST.shards * 2).to_json(), "a shard twice"),
         (replace(MANIFEST, shards=(Shard("../x.tar", 9, 1, "0" * 64),)).to_json(), "names a shard '../x.tar'"),
         (replace(MANIFEST, shards=(Shard("shard-000000.tar", 9, -1, "0" * 64),)).to_json(), "-1 samples"),
+        (replace(MANIFEST, shards=(Shard("shard-٠٠٠٠٠١.tar", 9, 1, "0" * 64),)).to_json(), "names a shard"),
+        (replace(MANIFEST, shards=(Shard("shard-000000.tar", 10**400, 1, "0" * 64),)).to_json(), "2\\*\\*63 bytes"),
+        (replace(MANIFEST, shards=(Shard("shard-000000.tar", 9, 2**63, "0" * 64),)).to_json(), "2\\*\\*63 bytes"),
     ],
 )
 def test_a_manifest_that_cannot_be_used_is_answered_in_a_sentence(

@@ -37,7 +37,8 @@ T = TypeVar("T")
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHARD = re.compile(r"shard-\d{6,}\.tar")
+_SHARD = re.compile(r"shard-[0-9]{6,}\.tar")
+_MOST = 2**63  # bytes or samples: what counts them further on has as many bits
 
 
 @dataclass(frozen=True)
@@ -125,6 +126,8 @@ class Manifest:
             raise ValueError(f"a field is missing or of another type ({error!r})") from error
         if len({shard.name for shard in manifest.shards}) < max(1, len(manifest.shards)):
             raise ValueError("it names a shard twice, or none at all")
+        if manifest.num_samples >= _MOST or sum(shard.bytes for shard in manifest.shards) >= _MOST:
+            raise ValueError("its shards sum up to 2**63 bytes or samples, or more")
         # Bytes, not values, are compared: what the digest stands for is the file.
         if manifest.to_json() != data:
             raise ValueError("its content does not have its digest")
