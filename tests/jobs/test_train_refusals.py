@@ -1,11 +1,12 @@
 """What cannot be trained is refused in one sentence with status 2, before MLflow or the store hears of it."""
 
-import json
+import itertools
 import os
 import shutil
 import stat
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 from small_run import SMALL
@@ -14,10 +15,13 @@ from jobs.config import load_run_config
 from trainplane.cluster.context import resolve
 from trainplane.cluster.fault_proxy import FaultProxy
 from trainplane.cluster.object_store import local_s3
+from trainplane.config import canonical_json
 from trainplane.data.manifest import Dataset
-from trainplane.storage import ensure_bucket
+from trainplane.storage import ensure_bucket, open_store
 from trainplane.tracking.client import client_for
+from trainplane.train import checkpoint as checkpoints
 from trainplane.train.identity import find_place, run_key
+from trainplane.train.resume import check_goes_on
 
 MISTAKES = {
     ("train.stesp=5",): "unknown setting 'train.stesp'; did you mean 'steps'?",
@@ -142,12 +146,14 @@ def test_a_checkpoint_of_other_data_is_refused_and_both_digests_are_named(isnet_
         shutil.rmtree(other)
 
 
-def test_a_checkpoint_of_another_order_of_samples_is_refused_by_train_and_plan(isnet_there, project):
+def test_a_checkpoint_of_another_order_of_samples_is_refused_by_train_and_plan(isnet_there, project, tmp_path):
     """As when the program has learnt another way to shuffle since."""
     home = project.folder / "home"
-    manifest = home / "checkpoints" / place_of(home) / "step-00000004" / "manifest.json"
-    sound = manifest.read_bytes()
-    manifest.write_bytes(json.dumps({**json.loads(sound), "order_hash": "0" * 64}).encode())
+    run = home / "checkpoints" / place_of(home)
+    shutil.copytree(run, tmp_path / "sound")
+    store = open_store(str(run))
+    found = checkpoints.newest_good(store)
+    checkpoints.write(store, found.state, meta={**found.meta, "order_hash": "0" * 64})
     try:
         before = traces(home)
         for command in (["train"], ["plan", "train"]):
@@ -157,7 +163,25 @@ def test_a_checkpoint_of_another_order_of_samples_is_refused_by_train_and_plan(i
             assert "start anew with --fresh" in ran.err
         assert traces(home) == before
     finally:
-        manifest.write_bytes(sound)
+        shutil.rmtree(run)
+        shutil.copytree(tmp_path / "sound", run)
+
+
+def test_a_flipped_digit_of_the_newest_checkpoint_blames_nobody_and_the_one_before_is_looked_at(project):
+    home = project.folder / "home"
+    run = home / "checkpoints" / place_of(home)
+    store = open_store(str(run))
+    found = checkpoints.newest_good(store)
+    newer = checkpoints.write(store, replace(found.state, step=5), meta=found.meta)
+    for name, is_older in itertools.product(("dataset_digest", "order_hash"), (False, True)):
+        manifest = {**newer.manifest, name: "0" * 64}
+        if is_older:
+            del manifest["manifest_digest"]
+        store.write(f"{newer.key}/manifest.json", canonical_json(manifest))
+        config = load_run_config("demo", [*SMALL, "train.steps=6"])
+        data = Dataset.open(str(home / "datasets" / config.data.train))
+        assert check_goes_on(store, config, data) == found.checkpoint.step
+    checkpoints.delete(store, newer.key)
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -7,6 +7,7 @@ import threading
 import pytest
 import torch
 
+from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train import checkpoint as checkpoints
@@ -141,6 +142,8 @@ def test_a_manifest_that_is_not_what_we_write_is_none(tmp_path):
     store = open_store(str(tmp_path))
     checkpoints.write(store, state(3), meta={})
     sound = json.loads(store.read("step-00000003/manifest.json"))
+    # Its digest would be reason enough for all of them.
+    del sound["manifest_digest"]
     strange = [
         [],
         7,
@@ -198,3 +201,43 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_begin_anew_in_silence(
         store.write(f"step-{step:08d}/{name}", b"torn")
     with pytest.raises(RunFailed, match=rf"step-00000006: {name} is damaged.*none of the run's 2.*--fresh"):
         checkpoints.newest_good(store)
+
+
+def as_before_digests(store, folder, **changed):
+    """Make a manifest what it was before it bore a digest of itself."""
+    manifest = json.loads(store.read(f"{folder}/manifest.json"))
+    manifest.pop("manifest_digest", None)
+    store.write(f"{folder}/manifest.json", canonical_json({**manifest, **changed}))
+
+
+META = {"dataset_digest": "3569", "order_hash": "ab", "config_digest": "c"}
+
+
+def test_no_flipped_bit_of_a_manifest_is_believed(tmp_path):
+    store = open_store(str(tmp_path))
+    for step in (3, 6):
+        checkpoints.write(store, state(step), meta=META, metrics={"val/psnr": 20.5})
+    sound = store.read("step-00000006/manifest.json")
+    for bit in range(8 * len(sound)):
+        flipped = bytearray(sound)
+        flipped[bit // 8] ^= 1 << bit % 8
+        (tmp_path / "step-00000006" / "manifest.json").write_bytes(flipped)
+        assert [c.step for c in checkpoints.committed(store)] == [3], bytes(flipped)
+    assert checkpoints.newest_good(store).checkpoint.step == 3
+
+
+@pytest.mark.parametrize("name", ["dataset_digest", "order_hash", "config_digest", "state_digest"])
+def test_an_older_manifest_is_read_and_believed_where_it_repeats_what_the_files_say(tmp_path, name):
+    store = open_store(str(tmp_path))
+    for step in (3, 6):
+        checkpoints.write(store, state(step), meta=META)
+        as_before_digests(store, f"step-{step:08d}")
+    assert checkpoints.newest_good(store).checkpoint.step == 6
+    as_before_digests(store, "step-00000006", **{name: "3469"})
+    found = checkpoints.newest_good(store)
+    assert found.checkpoint.step == 3
+    assert "manifest.json is damaged" in found.damaged[0]
+    if name != "state_digest":
+        newest = checkpoints.committed(store)[-1]
+        with pytest.raises(RunFailed, match=r"manifest\.json is damaged"):
+            checkpoints.read_meta(store, newest)

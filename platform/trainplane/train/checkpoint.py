@@ -3,6 +3,9 @@
 A checkpoint exists when its manifest does, and is good when the digests in the manifest hold. This is the one
 checkpoint authority; Ray's own is not used.
 
+The manifest bears a digest of itself, so that no flipped byte of it is believed, least of all one that would blame the
+data or the user. Those from before it did are believed where what they repeat agrees with the files.
+
 A folder that is pinned (`pins`) is neither removed nor written again: where its step is stored once more, the new one
 lies beside it as `step-00001000.2`. Not covered: when they are written, by whom (`writer`), which stay (`retention`).
 """
@@ -34,6 +37,11 @@ MANIFEST = "manifest.json"
 UNSENT = "unsent.spool"
 FILES = {"tensors.safetensors", "state.json", UNSENT}
 ABANDONED = "abandoned"
+_DIGEST = "manifest_digest"
+# What is in `meta` once more.
+_REPEATED = ("dataset_digest", "order_hash", "config_digest")
+# All that a manifest without a digest of itself may hold: under another name, a digest would be none.
+_WITHOUT_DIGEST = {"format_version", "step", "state_digest", *_REPEATED, "metrics", "files"}
 _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
@@ -108,6 +116,7 @@ def write(
             name: {"bytes": len(data), "sha256": hashlib.sha256(data).hexdigest()} for name, data in files.items()
         },
     }
+    manifest[_DIGEST] = _digest_of(manifest)
     # A leftover of an earlier attempt must not vouch for the files that are about to change.
     store.delete(f"{folder}/{MANIFEST}")
     store.delete(f"{folder}/{ABANDONED}")
@@ -145,24 +154,32 @@ def _with_manifest(store: Store, *, abandoned: bool = False) -> dict[str, Checkp
             continue
         try:
             manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
+            is_ours = _is_manifest(manifest, step=order_of(folder)[0])
         except NotFound:
             # Deleted since it was listed.
             continue
         except ValueError:
-            manifest = None
-        is_ours = _is_manifest(manifest, step=order_of(folder)[0])
+            is_ours = False
         found[folder] = Checkpoint(manifest["step"], folder, manifest) if is_ours else None
     return found
 
 
 def _is_manifest(found: Any, *, step: int) -> bool:
-    """Whether it is what `write` writes last, and for this step: a copy under another name is none."""
+    """Whether it is what `write` writes last, byte for byte, and for this step: a copy under another name is none."""
     if not isinstance(found, dict) or (found.get("format_version"), found.get("step")) != (FORMAT_VERSION, step):
+        return False
+    if found[_DIGEST] != _digest_of(found) if _DIGEST in found else not found.keys() <= _WITHOUT_DIGEST:
         return False
     files = found.get("files")
     if not isinstance(found.get("state_digest"), str) or not isinstance(files, dict) or not files.keys() >= FILES:
         return False
     return all(isinstance(facts, dict) and facts.keys() >= {"bytes", "sha256"} for facts in files.values())
+
+
+def _digest_of(manifest: dict[str, Any]) -> str:
+    """sha256 over the canonical JSON of everything but the digest itself."""
+    content = {name: value for name, value in manifest.items() if name != _DIGEST}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def folders_of(store: Store) -> dict[str, set[str]]:
@@ -184,21 +201,45 @@ def order_of(folder: str) -> tuple[int, int]:
 
 def read(store: Store, checkpoint: Checkpoint) -> Loaded:
     """Everything in it, verified. Raises `RunFailed` where a file is missing or not what the manifest says."""
-    files = {}
-    for name, facts in checkpoint.manifest["files"].items():
-        try:
-            data = store.read(f"{checkpoint.key}/{name}")
-        except NotFound as error:
-            raise RunFailed(f"checkpoint {store.address}/{checkpoint.key}: {name} is missing") from error
-        if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
-            raise RunFailed(
-                f"checkpoint {store.address}/{checkpoint.key}: {name} is damaged "
-                f"({len(data)} bytes, need {facts['bytes']} with sha256 {facts['sha256'][:12]}…)"
-            )
-        files[name] = data
+    files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
     loaded = json.loads(files["state.json"])
+    _check_repeated(store, checkpoint, loaded["meta"])
     state = State(loaded["step"], safetensors.torch.load(files["tensors.safetensors"]), loaded["scalars"])
+    # A pass over all tensors, for want of the manifest's own digest alone.
+    if _DIGEST not in checkpoint.manifest and state.digest() != checkpoint.state_digest:
+        raise _damaged_manifest(store, checkpoint.key)
     return Loaded(checkpoint, state, loaded["meta"], files[UNSENT])
+
+
+def read_meta(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
+    """What it was made from, verified, without its tensors. Raises `RunFailed` as `read` does."""
+    meta: dict[str, Any] = json.loads(_verified(store, checkpoint, "state.json"))["meta"]
+    _check_repeated(store, checkpoint, meta)
+    return meta
+
+
+def _verified(store: Store, checkpoint: Checkpoint, name: str) -> bytes:
+    facts = checkpoint.manifest["files"][name]
+    try:
+        data = store.read(f"{checkpoint.key}/{name}")
+    except NotFound as error:
+        raise RunFailed(f"checkpoint {store.address}/{checkpoint.key}: {name} is missing") from error
+    if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+        raise RunFailed(
+            f"checkpoint {store.address}/{checkpoint.key}: {name} is damaged "
+            f"({len(data)} bytes, need {facts['bytes']} with sha256 {str(facts['sha256'])[:12]}…)"
+        )
+    return data
+
+
+def _check_repeated(store: Store, checkpoint: Checkpoint, meta: Mapping[str, Any]) -> None:
+    for name in _REPEATED:
+        if checkpoint.manifest.get(name, meta.get(name)) != meta.get(name):
+            raise _damaged_manifest(store, checkpoint.key)
+
+
+def _damaged_manifest(store: Store, folder: str) -> RunFailed:
+    return RunFailed(f"checkpoint {store.address}/{folder}: {MANIFEST} is damaged, or of another version")
 
 
 def newest_good(store: Store) -> Loaded | None:
@@ -210,7 +251,7 @@ def newest_good(store: Store) -> Loaded | None:
     for folder, checkpoint in reversed(_with_manifest(store).items()):
         try:
             if checkpoint is None:
-                raise RunFailed(f"checkpoint {store.address}/{folder}: {MANIFEST} is damaged, or of another version")
+                raise _damaged_manifest(store, folder)
             return replace(read(store, checkpoint), damaged=tuple(damaged))
         except StorageError:
             # A store that does not answer says nothing about the checkpoint.
@@ -236,7 +277,7 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
     candidates = [c for c in committed(store, abandoned=named) if not named or c.key == last]
     if not candidates:
         raise UserError(
-            f"{address}: no checkpoint there (no manifest.json); "
+            f"{address}: no checkpoint there (no manifest.json, or a damaged one); "
             "give a run's checkpoint folder or one of its step-NNNNNNNN folders"
         )
     return store, candidates[-1]

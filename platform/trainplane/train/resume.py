@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import logging
 from typing import Any
 
 from trainplane.config import RunConfig, build, flatten
 from trainplane.data.manifest import Dataset
-from trainplane.errors import UserError
-from trainplane.storage import NotFound, Store
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import StorageError, Store
 from trainplane.task import Task
 from trainplane.train import checkpoint as checkpoints
 from trainplane.train import state as states
@@ -48,42 +47,54 @@ def load_newest(
 def check_goes_on(store: Store, config: RunConfig, dataset: Dataset) -> int:
     """The step of the newest checkpoint, 0 where there is none; `UserError` where this run cannot go on from it.
 
-    Reads no tensors: what a checkpoint was made from stands in its JSON.
+    Reads no tensors: what a checkpoint was made from stands in its JSON. One whose JSON is damaged is passed over.
     """
     present = checkpoints.committed(store)
-    if not present:
-        return 0
-    newest = present[-1]
+    newest, meta = _newest_with_meta(store, present)
+    if newest is None:
+        # Where all are damaged, loading says so.
+        return present[-1].step if present else 0
     where = f"{store.address}/{newest.key}"
-    if newest.manifest.get("dataset_digest") not in (None, dataset.digest):
+    if meta.get("dataset_digest") not in (None, dataset.digest):
         raise UserError(
-            f"checkpoint {where} was made with dataset_digest {newest.manifest['dataset_digest']}, and this run has "
+            f"checkpoint {where} was made with dataset_digest {meta['dataset_digest']}, and this run has "
             f"{dataset.digest}; give it the same data, or start anew with --fresh"
         )
-    differing = _differing(store, newest, config)
+    differing = _differing(meta, config)
     if differing:
         raise UserError(
             f"checkpoint {where} was made with {differing}; give the configuration it was made with, or start anew "
             "with --fresh"
         )
     order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
-    if newest.manifest.get("order_hash") not in (None, order):
+    if meta.get("order_hash") not in (None, order):
         raise UserError(
             f"checkpoint {where} was made by another version of this program, which read the same pictures in another "
-            f"order (order_hash {newest.manifest['order_hash']}, here {order}); "
+            f"order (order_hash {meta['order_hash']}, here {order}); "
             "go on with that version, or start anew with --fresh"
         )
     check_not_beyond(newest.step, config)
     return newest.step
 
 
-def _differing(store: Store, checkpoint: Checkpoint, config: RunConfig) -> str:
+def _newest_with_meta(store: Store, present: list[Checkpoint]) -> tuple[Checkpoint | None, dict[str, Any]]:
+    """The newest one of which can be told what it was made from, and that."""
+    for checkpoint in reversed(present):
+        try:
+            return checkpoint, checkpoints.read_meta(store, checkpoint)
+        except StorageError:
+            raise
+        except RunFailed as error:
+            log.info("%s; looking at the one before", error)
+    return None, {}
+
+
+def _differing(meta: dict[str, Any], config: RunConfig) -> str:
     """`model.width=8 (here 4)` for the first settings of the identity that differ; empty where none does."""
     try:
-        meta = json.loads(store.read(f"{checkpoint.key}/state.json"))["meta"]
         theirs = flatten(build(type(config), meta["config"]).identity())
-    except (NotFound, ValueError, KeyError, TypeError):
-        # Damaged, or of another version: what it can be used for is found out when it is read.
+    except (ValueError, KeyError, TypeError):
+        # Of another version: what it can be used for is found out when it is read.
         return ""
     ours = flatten(config.identity())
     names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
