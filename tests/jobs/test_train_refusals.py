@@ -184,6 +184,19 @@ def test_a_flipped_digit_of_the_newest_checkpoint_blames_nobody_and_the_one_befo
     checkpoints.delete(store, newer.key)
 
 
+def test_a_copy_of_a_run_beside_it_is_no_run(project):
+    home = project.folder / "home"
+    ours = place_of(home)
+    copies = [home / "checkpoints" / f"{ours}{end}" for end in (".bak", "-copy", ".2.bak")]
+    for copy in copies:
+        shutil.copytree(home / "checkpoints" / ours, copy)
+    try:
+        assert place_of(home) == ours
+    finally:
+        for copy in copies:
+            shutil.rmtree(copy)
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_a_folder_that_cannot_be_written_is_found_before_the_first_step(isnet_there, project):
     home = project.folder / "home"

@@ -9,8 +9,9 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -71,8 +72,10 @@ def _newest(store: Store, stem: str) -> int:
     numbers = [0]
     for entry in store.list(stem):
         folder, _, name = entry.key.partition("/")
-        if name == "run.json":
-            numbers.append(1 if folder == stem else int(folder.removeprefix(f"{stem}.")))
+        # Others begin alike, too: copies that somebody put beside it.
+        ours = re.fullmatch(rf"{re.escape(stem)}(?:\.([0-9]+))?", folder)
+        if ours and name == "run.json":
+            numbers.append(int(ours[1] or 1))
     return max(numbers)
 
 
@@ -110,8 +113,10 @@ def exclusive(home: Path, name: str, *, doing: str) -> Iterator[None]:
             raise InUse(
                 f"another process (pid {holder}) is {doing} in {home}; wait for it, end it, or set ISNET_HOME elsewhere"
             ) from error
-        os.ftruncate(handle, 0)
-        os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
+        # A courtesy to whoever meets the lock, and no reason to stop: on a full disk the next one reads "unknown".
+        with suppress(OSError):
+            os.ftruncate(handle, 0)
+            os.pwrite(handle, f"{os.getpid()}\n".encode(), 0)
         yield
     finally:
         os.close(handle)
