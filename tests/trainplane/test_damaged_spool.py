@@ -74,6 +74,31 @@ def test_what_is_cut_off_is_lost_and_recording_goes_on(
     assert arrived(tracking_uri, run_id) == {**{step: step / 3 for step in range(STEPS)}, STEPS: 1.0}
 
 
+@pytest.mark.parametrize("lines_lost", [1, 2, 3, 5, 9])
+@pytest.mark.parametrize("is_sent_before", [False, True])
+def test_records_cut_off_behind_waiting_points_neither_hide_nor_double_the_next_ones(
+    tmp_path: Path, tracking_uri: str, run_id: str, lines_lost: int, is_sent_before: bool
+) -> None:
+    """As after a power cut: what was acknowledged is on the disk, and not all of what it was about."""
+    client = client_for(tracking_uri)
+    for first, value in ((1, 0.25), (4, 0.75)):
+        spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
+        spool.go_on_from(first - 1, b"")
+        for step in range(first, first + 6):
+            spool.append({"k": "metrics", "step": step, "ts": step, "v": {"a": value}})
+            if step == 3:
+                spool.append({"k": "commit", "step": 3})
+        spool.append({"k": "commit", "step": 9}) if first > 1 else None
+        spool.close()
+        assert drain(tmp_path / "s", client).error is None
+        if first == 1:
+            lines = (tmp_path / "s" / "records.jsonl").read_bytes().splitlines(keepends=True)
+            (tmp_path / "s" / "records.jsonl").write_bytes(b"".join(lines[: len(lines) - lines_lost]))
+            if is_sent_before:
+                assert drain(tmp_path / "s", client).error is None
+    assert arrived(tracking_uri, run_id) == {step: 0.25 if step < 4 else 0.75 for step in range(1, 10)}
+
+
 @pytest.mark.parametrize("name", ["sent.json", "heard.json"])
 @pytest.mark.parametrize(
     "content", [b"", b"{", b"[]", b'{"offset": "x"}', b'{"offset": 1e9, "marks": {}}', b"\xff\xfe"]

@@ -22,7 +22,7 @@ from trainplane.tracking.about import read_about, settled_id
 from trainplane.tracking.branches import Record, as_live
 from trainplane.tracking.heard import Heard, read_heard, write_heard
 from trainplane.tracking.send import MAX_METRICS, MAX_NAMES, Refused, first_line, send
-from trainplane.tracking.spool import Sent, drainer_lock, pending, read_sent, write_sent
+from trainplane.tracking.spool import Sent, drainer_lock, pending, read_sent, sent_within, write_sent
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +66,11 @@ class _Drain:
 
     def until(self, stop: Callable[[], bool], *, rest: bool) -> str | None:
         """Send; returns why it ended early."""
+        try:
+            self._done = sent_within(self._folder)
+        except OSError as failure:
+            # A full disk, where there is something to mend: without that, what is sent would be forgotten at once.
+            return f"{type(failure).__name__}: {first_line(failure)}"
         has_waiting = rest and self._done.held is not None
         if not has_waiting and not _next_group(self._folder, self._done.offset):
             # Nothing to send is no reason to ask anybody who the run is.

@@ -81,12 +81,17 @@ class Spool:
             raise UserError(
                 f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
             )
-        self.about = introduced(folder, About(run_id, tracking, birth))
-        sent = _mend(folder)
-        self.ledger = sent.ledger()
-        for record, _ in pending(folder, sent.offset):
-            self.ledger.take(record or {})
-        self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        try:
+            self.about = introduced(folder, About(run_id, tracking, birth))
+            sent = _mend(folder)
+            self.ledger = sent.ledger()
+            for record, _ in pending(folder, sent.offset):
+                self.ledger.take(record or {})
+            self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+        except BaseException:
+            # A disk that is full today: whoever tries again must not find us here.
+            os.close(self._writer_lock)
+            raise
         self._size = os.fstat(self._fd).st_size
         self._append_lock = threading.Lock()
         self._unsynced: list[Path] = []
@@ -201,6 +206,21 @@ def write_sent(folder: Path, sent: Sent) -> None:
     replace_file(folder / "sent.json", json.dumps(asdict(sent)).encode())
 
 
+def sent_within(folder: Path) -> Sent:
+    """As `read_sent`, but never beyond the last whole record. Call it under the drainer's lock.
+
+    After a power cut the records may reach less far than the acknowledgement of them, and so they do when a start was
+    killed between truncate and `write_sent`. What is appended next would count as acknowledged. What was cut off is in
+    MLflow, or waited for a checkpoint and comes back with it: marks and `committed` go on saying so.
+    """
+    sent, path = read_sent(folder), folder / "records.jsonl"
+    whole = _end_of_last_line(path, path.stat().st_size)
+    if max(sent.offset, sent.held or 0) > whole:
+        sent = replace(sent, offset=min(sent.offset, whole), held=None if sent.held is None else min(sent.held, whole))
+        write_sent(folder, sent)
+    return sent
+
+
 def is_written(folder: Path) -> bool:
     """Whether some process has this spool open for writing."""
     handle = _lock_file(folder / "writer.lock")
@@ -229,15 +249,15 @@ def _mend(folder: Path) -> Sent:
     if whole < size:
         os.truncate(path, whole)
     with drainer_lock(folder) as alone:
-        sent = read_sent(folder)
-        # A drainer at work needs its offsets and attachments; the next start tidies up.
-        if alone:
-            # The file may be shorter than acknowledged: a start was killed between truncate and write_sent.
-            if sent.needed_from and sent.needed_from >= whole:
-                os.truncate(path, 0)
-                sent = replace(sent, offset=0, held=None if sent.held is None else 0)
-                write_sent(folder, sent)
-            _remove_leftovers(folder, sent)
+        # A drainer at work has found out for itself, and needs its offsets and attachments; the next start tidies up.
+        if not alone:
+            return read_sent(folder)
+        sent = sent_within(folder)
+        if sent.needed_from and sent.needed_from >= whole:
+            os.truncate(path, 0)
+            sent = replace(sent, offset=0, held=None if sent.held is None else 0)
+            write_sent(folder, sent)
+        _remove_leftovers(folder, sent)
     return sent
 
 
