@@ -23,7 +23,7 @@ from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.session import in_ray_job
 from trainplane.config import decides
 from trainplane.errors import UserError
-from trainplane.tracking.run import reap
+from trainplane.tracking.run import ending, reap
 from trainplane.train.failures import Superseded
 from trainplane.train.job import Outcome
 from trainplane.train.launch import is_done
@@ -77,34 +77,33 @@ def _room_for(config: ISNetConfig, done: int) -> None:
 
 def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
     train = prepared.config.train
-    print(plan_line(prepared), file=sys.stderr)
-    if prepared.run.away is not None:
-        print(away_line(prepared), file=sys.stderr)
-    else:
-        # Others' runs: no reason not to train.
-        with suppress(UserError):
-            reap(context.tracking, context.home)
     bar = Bar()
     try:
+        print(plan_line(prepared), file=sys.stderr)
+        if prepared.run.away is not None:
+            print(away_line(prepared), file=sys.stderr)
+        else:
+            # Others' runs: no reason not to train.
+            with suppress(UserError):
+                reap(context.tracking, context.home)
         # A run that is finished is only measured again: not worth a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
-    except KeyboardInterrupt:
-        prepared.end("KILLED", {})
-        raise
     except Superseded:
         # The record is its successor's now.
         raise
     except BaseException as error:
-        prepared.end("FAILED", {"trainplane.error": f"{type(error).__name__}: {error}"[:500]})
+        prepared.end(*ending(error))
         raise
     finally:
         bar.close()
-    plan.close(outcome)
-    tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
-    left = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
+    try:
+        plan.close(outcome)
+    finally:
+        tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
+        left = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
     return replace(outcome, unsent=max(left, outcome.unsent) if distributed else left)
 
 

@@ -2,20 +2,37 @@
 
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from trainplane.errors import UserError
+from trainplane.tracking import run as run_module
 from trainplane.tracking.client import client_for, without_secrets
 from trainplane.tracking.drain import drain
-from trainplane.tracking.run import NullTracker, RunHandle, Tracker, end_run, find_or_create_run, owner, reap
+from trainplane.tracking.run import (
+    ERROR_TAG,
+    Birth,
+    Facts,
+    NullTracker,
+    RunHandle,
+    Tracker,
+    begin_run,
+    close_run,
+    end_run,
+    find_or_create_run,
+    owner,
+    reap,
+)
+from trainplane.tracking.spool import is_written
 from trainplane.tracking.tracker import sync
 
 PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
@@ -248,6 +265,89 @@ def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: 
     # It was never claimed by an attempt, so the next one is its first.
     handle = start(tracking_uri, tmp_path, key="k")
     assert (handle.run_id, handle.attempt) == (run_id, 1)
+
+
+@pytest.mark.parametrize(
+    ("moment", "error", "status", "told"),
+    [
+        *((moment, KeyboardInterrupt(), "KILLED", None) for moment in ("settle", "begin", "_fact_records", "_send")),
+        ("begin", MemoryError("no"), "FAILED", "MemoryError: no"),
+    ],
+)
+def test_a_run_that_is_cut_short_while_it_begins_is_closed(
+    tracking_uri: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    moment: str,
+    error: BaseException,
+    status: str,
+    told: str | None,
+) -> None:
+    whole = getattr(run_module, moment)
+
+    def then_stop(*args: Any, **options: Any) -> None:
+        whole(*args, **options)
+        monkeypatch.undo()
+        raise error
+
+    monkeypatch.setattr(run_module, moment, then_stop)
+    birth, facts = Birth("isnet", "k", "k", str(tmp_path / "artifacts")), Facts({"lr": "1"}, {"a.txt": "a"})
+    with pytest.raises(type(error)):
+        begin_run(tracking_uri, birth, facts, spool=tmp_path / "s", require=True)
+    client = client_for(tracking_uri)
+    [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
+    assert (run.info.status, run.data.tags.get(ERROR_TAG)) == (status, told)
+
+
+@pytest.mark.parametrize("was_recorded", [False, True])
+def test_a_run_that_is_cut_short_while_mlflow_is_away_is_closed_when_it_hears_of_it(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_recorded: bool
+) -> None:
+    birth = Birth("isnet", "k", "k", str(tmp_path / "artifacts"))
+
+    def stop(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(run_module, "_fact_records" if was_recorded else "_opened", stop)
+    with pytest.raises(KeyboardInterrupt):
+        begin_run("http://127.0.0.1:9", birth, Facts(), spool=tmp_path / "s", require=False)
+    assert (tmp_path / "s").exists() == was_recorded
+    if was_recorded:
+        client = client_for(tracking_uri)
+        assert drain(tmp_path / "s", client).error is None
+        [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
+        assert run.info.status == "KILLED"
+
+
+def test_a_disk_without_room_for_records_is_answered_in_a_sentence_and_the_run_is_closed(
+    tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("trainplane.tracking.spool.introduced", full)
+    birth = Birth("isnet", "k", "k", str(tmp_path / "artifacts"))
+    with pytest.raises(UserError, match=r"cannot be recorded there .No space left on device.; free some space"):
+        begin_run(tracking_uri, birth, Facts(), spool=tmp_path / "s", require=False)
+    assert not is_written(tmp_path / "s")
+    client = client_for(tracking_uri)
+    [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
+    assert run.info.status == "FAILED"
+
+
+@pytest.mark.parametrize("directly", [False, True])
+def test_a_run_that_ends_well_keeps_no_error_of_an_earlier_attempt(
+    tracking_uri: str, tmp_path: Path, directly: bool
+) -> None:
+    run_id = start(tracking_uri, tmp_path).run_id
+    tags = []
+    for status, told in (("FAILED", {ERROR_TAG: "out of luck"}), ("FAILED", {}), ("FINISHED", {"a": "b"})):
+        if directly:
+            end_run(tracking_uri, run_id, status, told)
+        else:
+            assert close_run(tracking_uri, run_id, status, told, spool=tmp_path / "s") == 0
+        tags.append(client_for(tracking_uri).get_run(run_id).data.tags.get(ERROR_TAG))
+    assert tags == ["out of luck", "out of luck", None]
 
 
 def test_bad_names_and_addresses_are_answered_in_a_sentence(tmp_path: Path, tracking_uri: str) -> None:

@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 # MLflow refuses requests beyond 1 MB; a metric takes about three times as much in a request as on a line here.
 MAX_GROUP_BYTES = 250_000
 BUSY = "another process is sending these records"
+# Why the last attempt failed; a run that is finished has none.
+ERROR_TAG = "trainplane.error"
 
 
 @dataclass(frozen=True)
@@ -115,6 +117,8 @@ class _Drain:
         after = _after(self._folder, self._done, group)
         refused = send(self._client, self._run_id, self._folder, self._heard.new(after.sending))
         self._show(after.live)
+        if any(record["k"] == "status" and record["v"] == "FINISHED" for record in records):
+            forget_tags(self._client, self._run_id, ERROR_TAG)
         refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
         _keep_rejected(self._folder, refused)
         self._done = after.sent
@@ -129,6 +133,14 @@ class _Drain:
         """Under `live/`, where attempts may repeat each other."""
         if records:
             send(self._client, self._run_id, self._folder, map(as_live, records))
+
+
+def forget_tags(client: Any, run_id: str, *names: str) -> None:
+    """Delete these tags of a run, as far as it has them."""
+    tags = client.get_run(run_id).data.tags
+    for name in names:
+        if name in tags:
+            client.delete_tag(run_id, name)
 
 
 def count_unsent(folder: Path) -> int:

@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
+from contextlib import closing, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from trainplane.errors import UserError
 from trainplane.tracking.about import read_about
 from trainplane.tracking.branches import Record
 from trainplane.tracking.client import client_for, is_refusal, knock, reason, unreachable, without_secrets
-from trainplane.tracking.drain import BUSY, count_unsent, drain
+from trainplane.tracking.drain import BUSY, ERROR_TAG, count_unsent, drain, forget_tags
 from trainplane.tracking.identity import OWNER_TAG, Birth, begin, find, is_reserved, set_tags, settle
 from trainplane.tracking.keeper import LEASE_TAG, REAPED_TAG, held, new_lease, owner, reap
 from trainplane.tracking.recorded import recorded_steps
@@ -28,6 +28,7 @@ from trainplane.tracking.spool import Spool
 from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker
 
 __all__ = [
+    "ERROR_TAG",
     "Birth",
     "Facts",
     "NullTracker",
@@ -38,6 +39,7 @@ __all__ = [
     "begin_run",
     "close_run",
     "end_run",
+    "ending",
     "find_or_create_run",
     "find_run",
     "held",
@@ -107,26 +109,79 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
     """As `find_or_create_run`, with `facts`; but where nobody answers the run begins in the folder `spool`.
 
     What was answered and refused is a `UserError` in any case: a wrong password or address does not mend itself. With
-    `require`, so is silence.
+    `require`, so is silence; and so is a disk without room for the spool. A run that was begun before it is closed.
     """
     from mlflow.exceptions import MlflowException
 
+    handle = None
     try:
-        knock(tracking_uri)
-        handle = _begun(client_for(tracking_uri), birth)
-    except (MlflowException, OSError) as error:
-        if require or is_refusal(error):
-            raise unreachable(tracking_uri, error) from error
-        handle = _begun_here(birth, spool, reason(error))
-    with _opened(tracking_uri, spool, handle.run_id, birth) as written:
-        if handle.away is not None:
-            written.append({"k": "start", "v": {**birth.tags, LEASE_TAG: new_lease()}, "owner": owner()})
-        if not handle.resumed:
-            for record in _fact_records(written, facts):
-                written.append(record)
+        try:
+            knock(tracking_uri)
+            handle = _begun(client_for(tracking_uri), birth)
+        except (MlflowException, OSError) as error:
+            if require or is_refusal(error):
+                raise unreachable(tracking_uri, error) from error
+            handle = _begun_here(birth, spool, reason(error))
+        _record_beginning(tracking_uri, birth, facts, handle, spool)
+    except BaseException as error:
+        _close_cut_short(tracking_uri, birth, handle, error, spool)
+        raise
+    return handle
+
+
+def _record_beginning(tracking_uri: str, birth: Birth, facts: Facts, handle: RunHandle, spool: Path) -> None:
+    try:
+        with _opened(tracking_uri, spool, handle.run_id, birth) as written:
+            if handle.away is not None:
+                written.append({"k": "start", "v": {**birth.tags, LEASE_TAG: new_lease()}, "owner": owner()})
+            if not handle.resumed:
+                for record in _fact_records(written, facts):
+                    written.append(record)
+    except OSError as error:
+        raise UserError(
+            f"{spool}: the run cannot be recorded there ({error.strerror}); "
+            "free some space, or set ISNET_HOME to a folder of yours with room"
+        ) from error
     if handle.away is None:
         _send(spool, client_for(tracking_uri))
-    return handle
+
+
+def ending(error: BaseException) -> tuple[Status, dict[str, str]]:
+    """How a run ends that `error` ends, and the tags that tell why."""
+    if isinstance(error, KeyboardInterrupt):
+        return "KILLED", {}
+    return "FAILED", {ERROR_TAG: f"{type(error).__name__}: {error}"[:500]}
+
+
+def _close_cut_short(
+    tracking_uri: str, birth: Birth, handle: RunHandle | None, error: BaseException, spool: Path
+) -> None:
+    """Close the run of `birth` that `error` kept from going on, where this process has begun it."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        run_id = handle.run_id if handle else _begun_by_us(tracking_uri, birth)
+    except (MlflowException, OSError, UserError) as another:
+        # Nothing is known to have begun; whoever looks gives up the run of a process that is gone.
+        logger.info("whether the run has begun could not be asked (%s)", reason(another))
+        return
+    status, tags = ending(error)
+    if handle is None or handle.away is None:
+        if run_id is not None:
+            close_run(tracking_uri, run_id, status, tags, spool=spool)
+    # Only this disk has heard of it, if that has.
+    elif (spool / "about.json").exists():
+        with suppress(OSError, UserError):
+            _record(tracking_uri, handle.run_id, spool, tags, {}, status)
+
+
+def _begun_by_us(tracking_uri: str, birth: Birth) -> str | None:
+    """MLflow's id of the run of `birth`, where it is RUNNING and this process has it."""
+    knock(tracking_uri)
+    found = find(client_for(tracking_uri), birth.reserved_id)
+    if found is None or found.info.status != "RUNNING" or found.data.tags.get(OWNER_TAG) != owner():
+        return None
+    return str(found.info.run_id)
 
 
 def _begun(client: Any, birth: Birth) -> RunHandle:
@@ -267,8 +322,7 @@ def end_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, s
         client = client_for(tracking_uri)
         set_tags(client, run_id, tags or {})
         client.set_terminated(run_id, status=status)
-        if REAPED_TAG in client.get_run(run_id).data.tags:
-            # It was given up while its end was still on its way.
-            client.delete_tag(run_id, REAPED_TAG)
+        # It may have been given up while its end was still on its way; an earlier attempt's error is not its own.
+        forget_tags(client, run_id, REAPED_TAG, *([ERROR_TAG] if status == "FINISHED" else []))
     except (MlflowException, OSError) as error:
         raise unreachable(tracking_uri, error) from error
