@@ -64,6 +64,11 @@ def test_after_a_reboot_looking_starts_over(before_s: float, now_s: float) -> No
     assert sightings_from_json({"boot": "one", "seen": {"r": {"lease": 1}}}, boot="one") == {}
 
 
+def test_a_disk_that_cannot_keep_what_was_seen_is_no_fault_of_the_server(tracking_uri: str, tmp_path: Path) -> None:
+    (tmp_path / "leases.json").mkdir()
+    assert reap(tracking_uri, tmp_path) == []
+
+
 def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_back(
     tracking_uri: str, tmp_path: Path
 ) -> None:

@@ -82,9 +82,13 @@ def _expired(runs: list[Any], memory: Path, term_s: float) -> list[str]:
         run.info.run_id: judge(run.data.tags[LEASE_TAG], seen.get(run.info.run_id), now, term_s=term_s) for run in runs
     }
     remembered: dict[str, Sighting] = {run_id: sighting for run_id, (_, sighting) in verdicts.items()}
-    memory.parent.mkdir(parents=True, exist_ok=True)
     kept = {"boot": boot, "seen": {run_id: asdict(sighting) for run_id, sighting in remembered.items()}}
-    replace_file(memory, json.dumps(kept).encode())
+    try:
+        memory.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(memory, json.dumps(kept).encode())
+    except OSError as error:
+        # Without a memory nobody is given up too soon; on a full disk that is all it costs.
+        logger.info("leases that were seen cannot be kept in %s (%s)", memory, error)
     return [run_id for run_id, (verdict, _) in verdicts.items() if verdict == "gone"]
 
 
