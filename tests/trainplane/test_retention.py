@@ -207,6 +207,8 @@ def test_a_kill_while_removing_leaves_nothing_that_reads_as_a_checkpoint_and_is_
     assert (left is not None) == (survives == 0)
     train(store, [2, 3, 4], rules=Rules(last=2, final=4))
     assert {entry.key.split("/")[0] for entry in store.list()} == {"step-00000003", "step-00000004"}
+    # No empty folders are left of the others.
+    assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000003", "step-00000004"}
 
 
 def test_a_pin_that_came_too_late_is_taken_back_and_said(tmp_path):

@@ -209,6 +209,33 @@ class TestFolders:
             assert len(list(tmp_path.iterdir())) == 1
             assert list(store.list()) == []
 
+    def test_folders_go_with_their_last_file_and_the_store_stays(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path / "store"))
+        for key in ("a/b/c", "a/d"):
+            store.write(key, b"1")
+        (tmp_path / "store" / "a" / "mine").mkdir()
+        store.delete("a/b/c")
+        assert not (tmp_path / "store" / "a" / "b").exists()
+        store.delete("a/d")
+        assert (tmp_path / "store" / "a" / "mine").is_dir()
+        store.child("x").write("y", b"1")
+        store.child("x").delete("y")
+        assert (tmp_path / "store" / "x").is_dir()
+
+    def test_who_writes_into_a_folder_that_is_being_emptied_does_not_notice(self, tmp_path: Path) -> None:
+        store = open_store(str(tmp_path))
+
+        def write_and_delete(name: str) -> None:
+            for turn in range(150):
+                key = f"a/b/{name}-{turn}"
+                (store.create if turn % 2 else store.write)(key, b"1")
+                assert store.read(key) == b"1"
+                store.delete(key)
+
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(write_and_delete, "abcd"))
+        assert list(tmp_path.iterdir()) == []
+
     def test_says_when_a_folder_may_not_be_used(self, tmp_path: Path) -> None:
         (tmp_path / "file").write_bytes(b"")
         store = open_store(str(tmp_path / "file" / "below"))

@@ -65,9 +65,9 @@ class FolderStore(Store):
     def create(self, key: str, data: bytes) -> bool:
         path = self._path(key)
         with self._explained(f"create {key}"):
-            temporary = _temporary_beside(path)
+            temporary, file = _new_beside(path)
             try:
-                with temporary.open("xb") as file:
+                with file:
                     file.write(data)
                     _to_disk(file)
                 # A link, unlike a rename, fails when the name is taken.
@@ -76,7 +76,7 @@ class FolderStore(Store):
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
-            _entry_to_disk(path.parent)
+            _file_entry_to_disk(path)
             return True
 
     def size(self, key: str) -> int | None:
@@ -99,6 +99,17 @@ class FolderStore(Store):
         path = self._path(key)
         with self._explained(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
+            self._remove_empty(path.parent)
+
+    def _remove_empty(self, folder: Path) -> None:
+        """Take the folders of a deleted file away that it leaves empty, as a bucket has none; the store itself stays.
+
+        The kernel refuses where somebody has a file there, and whoever is about to make one makes the folder again.
+        """
+        with suppress(OSError):
+            while folder != self._root:
+                folder.rmdir()
+                folder = folder.parent
 
     def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
         found = []
@@ -118,8 +129,7 @@ class FolderStore(Store):
     def open_writer(self, key: str) -> Iterator[BinaryIO]:
         path = self._path(key)
         with self._explained(f"write {key}"):
-            temporary = _temporary_beside(path)
-            file = temporary.open("xb")
+            temporary, file = _new_beside(path)
         try:
             try:
                 yield file
@@ -131,7 +141,7 @@ class FolderStore(Store):
             with self._explained(f"write {key}"):
                 _to_disk(file)
                 os.replace(temporary, path)
-                _entry_to_disk(path.parent)
+                _file_entry_to_disk(path)
         finally:
             file.close()
             temporary.unlink(missing_ok=True)
@@ -158,10 +168,25 @@ class FolderStore(Store):
 
 
 _OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
+# Each is a folder that another process emptied in the microseconds since it was made.
+_TRIES = 20
+
+
+def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
+    """An empty file of a name no one else uses, in the same folder so that a rename is atomic; open for writing."""
+    for left in reversed(range(_TRIES)):
+        try:
+            temporary = _temporary_beside(path)
+            return temporary, temporary.open("xb")
+        # "Exists" is what making a folder says where it was there and is gone the instant after.
+        except (FileNotFoundError, FileExistsError):
+            if not left:
+                raise
+    raise AssertionError("unreachable")
 
 
 def _temporary_beside(path: Path) -> Path:
-    """A name no one else uses, in the same folder so that a rename is atomic; missing folders are made."""
+    """A name no one else uses, in the same folder; missing folders are made."""
     missing = []
     folder = path.parent
     while not folder.exists():
@@ -178,6 +203,12 @@ def _temporary_beside(path: Path) -> Path:
 def _to_disk(file: BinaryIO) -> None:
     file.flush()
     os.fsync(file.fileno())
+
+
+def _file_entry_to_disk(path: Path) -> None:
+    # Without the folder the file has been deleted again, and nothing is left to keep.
+    with suppress(FileNotFoundError):
+        _entry_to_disk(path.parent)
 
 
 def _entry_to_disk(folder: Path) -> None:
