@@ -74,7 +74,7 @@ def _take_overrides(parser: Parser, args: argparse.Namespace, rest: list[str]) -
 RESUMABLE = {
     **dict.fromkeys(
         ("jobs.demo:demo", "jobs.train:train", "jobs.tune:tune"),
-        "; run the same command again to go on from the last checkpoint",
+        "; run the same command again to go on from the last checkpoint, where there is one",
     ),
     "jobs.inpaint:inpaint": "; run the same command again: a job over prefixes goes on after the parts that are stored",
     "jobs.pack:pack": "; run the same command again to go on after the shards that are stored",
