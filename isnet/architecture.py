@@ -8,6 +8,7 @@ Not covered: the layers (network.py, unet_like.py) and pictures of other sizes (
 from __future__ import annotations
 
 import dataclasses
+import math
 from abc import abstractmethod
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -20,6 +21,11 @@ from isnet.layers import ActivationName, num_parameters
 
 GENERATORS = ("isnet", "base", "base_ff", "unet_like")
 SpectralNorm = Literal["released", "all", "none"]
+
+# Far beyond any use, and small enough that a wrong number in a file or a setting is an error and not all memory.
+MOST_BLOCKS = 64
+MOST_WIDTH = 1024
+MOST_DILATION = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,20 +57,29 @@ class Architecture:
 
     def __post_init__(self) -> None:
         _need(self.name in GENERATORS, "name", self.name, f"one of {', '.join(GENERATORS)}")
-        _need(_is_count(self.blocks), "blocks", self.blocks, "a whole number from 1 (the paper: 1 to 4)")
-        _need(_is_count(self.width), "width", self.width, "a whole number from 1 (the paper: 32)")
-        _need(self.in_channels in (3, 4), "in_channels", self.in_channels, "3 (picture) or 4 (picture and mask)")
+        _need(
+            is_count(self.blocks, MOST_BLOCKS),
+            "blocks",
+            self.blocks,
+            f"a whole number, 1 to {MOST_BLOCKS} (paper: 1 to 4)",
+        )
+        _need(is_count(self.width, MOST_WIDTH), "width", self.width, f"a whole number, 1 to {MOST_WIDTH} (paper: 32)")
+        channels = is_count(self.in_channels, 4) and self.in_channels >= 3
+        _need(channels, "in_channels", self.in_channels, "3 (picture) or 4 (picture and mask)")
         _need(self.activation in (None, "tanh", "leaky_relu"), "activation", self.activation, "'tanh' or 'leaky_relu'")
-        _need(_is_count(self.dilation), "dilation", self.dilation, "a whole number from 1 (the paper's code: 2)")
+        dilation = is_count(self.dilation, MOST_DILATION)
+        _need(dilation, "dilation", self.dilation, f"a whole number, 1 to {MOST_DILATION} (the paper's code: 2)")
         _need(
             self.spectral_norm in ("released", "all", "none"),
             "spectral_norm",
             self.spectral_norm,
             "'released', 'all' or 'none'",
         )
+        _need(isinstance(self.skips, bool), "skips", self.skips, "True or False")
+        _need(isinstance(self.prune, bool), "prune", self.prune, "True or False")
         _need(not self.skips or self.name == "unet_like", "skips", self.skips, "False unless name is unet_like")
         _need(not self.prune or self.name == "base", "prune", self.prune, "False unless name is base")
-        _need(self.init_std > 0, "init_std", self.init_std, "a positive number (the paper's code: 0.001)")
+        _need(is_positive(self.init_std), "init_std", self.init_std, "a positive number (the paper's code: 0.001)")
 
     @property
     def resolved_activation(self) -> ActivationName:
@@ -143,8 +158,14 @@ class Generator(nn.Module):
             )
 
 
-def _is_count(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
+def is_count(value: object, most: int) -> bool:
+    """Whether an option is a whole number from 1 to `most`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+
+
+def is_positive(value: object) -> bool:
+    """Whether an option is a positive, finite number."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
 
 
 def _need(met: bool, option: str, got: object, need: str) -> None:

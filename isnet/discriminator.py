@@ -10,6 +10,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from isnet.architecture import MOST_WIDTH, is_count, is_positive
 from isnet.errors import InputError
 from isnet.layers import Activation, conv, initialise, num_parameters
 
@@ -26,9 +27,11 @@ class Discriminator(nn.Module):
 
     def __init__(self, *, width: int = 64, spectral: bool = True, init_std: float = 0.001) -> None:
         super().__init__()
-        if not isinstance(width, int) or width < 1:
-            raise InputError(f"discriminator width is {width!r}; need a whole number from 1 (the paper's code: 64)")
-        if not init_std > 0:
+        if not is_count(width, MOST_WIDTH):
+            raise InputError(f"discriminator width is {width!r}; need a whole number, 1 to {MOST_WIDTH} (paper: 64)")
+        if not isinstance(spectral, bool):
+            raise InputError(f"discriminator spectral is {spectral!r}; need True or False")
+        if not is_positive(init_std):
             raise InputError(f"discriminator init_std is {init_std!r}; need a positive number (paper: 0.001)")
         self.width = width
         self.spectral = spectral
