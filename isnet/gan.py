@@ -20,6 +20,7 @@ Not covered: data, validation, checkpoints, the loop.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
@@ -332,7 +333,7 @@ class GAN:
 def use_channels_last(network: nn.Module) -> None:
     """Let the normalised weights be held in NHWC order. Raw weights, and so checkpoints and Adam, keep their own."""
     for layer in spectral_layers(network):
-        layer.memory_format = torch.channels_last
+        layer.channels_last = True
 
 
 def set_compiled(network: nn.Module, on: bool) -> None:
@@ -363,6 +364,8 @@ def _ready_perceptual(perceptual: Perceptual | None, settings: GanSettings, devi
         raise InputError("a VGG loss has a weight above 0 and no layers to look at; name its layers or set it to 0")
     # Frozen weights need no float32 master: autocast would cast them anew for every pass.
     dtype = torch.bfloat16 if settings.precision == "bf16" else None
+    # A copy: what is changed here, and compiled later, is the caller's, who may give it to another GAN.
+    perceptual = copy.deepcopy(perceptual)
     perceptual.to(device=device, dtype=dtype)
     if settings.channels_last:
         perceptual.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
@@ -370,6 +373,9 @@ def _ready_perceptual(perceptual: Perceptual | None, settings: GanSettings, devi
 
 
 def _check_share(batches: Sequence[MicroBatch], global_batch: int) -> None:
-    share = sum(len(image) for image, _ in batches)
-    if not batches or share > global_batch:
-        raise InputError(f"this rank has {share} samples of a global batch of {global_batch}; need 1 to all of them")
+    counts = [len(image) for image, _ in batches]
+    if not counts or 0 in counts or sum(counts) > global_batch:
+        raise InputError(
+            f"this rank has {sum(counts)} samples of a global batch of {global_batch}, {counts} in its micro-batches; "
+            "need 1 to all of them, and 1 or more in each"
+        )

@@ -40,7 +40,8 @@ class SpectralLayer(_ConvNd):
     effective: Tensor | None
     _store: Tensor | None
     _sigma: Tensor | None
-    memory_format: torch.memory_format
+    # Whether W/σ is held in NHWC order. No torch.memory_format: torch.save of the network could not write one.
+    channels_last: bool
     # The dimension of W that counts output channels.
     rows_dim = 0
 
@@ -49,7 +50,7 @@ class SpectralLayer(_ConvNd):
         self.register_buffer("u", self.weight.new_zeros(rows))
         self.register_buffer("v", self.weight.new_zeros(columns))
         self.effective = self._store = self._sigma = None
-        self.memory_format = torch.contiguous_format
+        self.channels_last = False
 
     def matrix(self) -> Tensor:
         """The raw weight as (output channels, everything else)."""
@@ -86,7 +87,8 @@ class SpectralLayer(_ConvNd):
         self._sigma = self.sigma()
         store = self._store
         if store is None or store.dtype != self.weight.dtype or store.device != self.weight.device:
-            store = torch.empty_like(self.weight, memory_format=self.memory_format)
+            order = torch.channels_last if self.channels_last else torch.contiguous_format
+            store = torch.empty_like(self.weight, memory_format=order)
             self._store = store
         store.requires_grad_(False)
         torch.div(self.weight, self._sigma, out=store)

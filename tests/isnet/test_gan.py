@@ -378,6 +378,21 @@ def test_a_share_larger_than_the_global_batch_is_refused() -> None:
         make_gan().step([make_batch()], global_batch=2, reduce=LocalReducer())
 
 
+def test_a_micro_batch_without_a_sample_is_refused() -> None:
+    image, mask = make_batch()
+    for batches in ([(image[:0], mask[:0])], [(image, mask), (image[:0], mask[:0])]):
+        with pytest.raises(InputError, match=r"samples of a global batch of 4, \[.*0\] in its micro-batches"):
+            make_gan().step(batches, global_batch=BATCH, reduce=LocalReducer())
+
+
+def test_the_callers_vgg_is_left_as_it_is() -> None:
+    vgg = Perceptual("random", perceptual_layers=["relu1_1"], style_layers=[])
+    settings = GanSettings(precision="bf16", loss=LossWeights(style=0))
+    gan = GAN(nn.Linear(1, 1), nn.Linear(1, 1), settings, perceptual=vgg, device="cpu")
+    assert {p.dtype for p in gan.perceptual.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in vgg.parameters()} == {torch.float32}
+
+
 @pytest.mark.real
 def test_compiled_networks_take_the_same_step() -> None:
     image, mask = make_batch(torch.float32)
