@@ -51,9 +51,26 @@ class Filler(ABC):
         filled = np.rint(np.clip(predicted, 0, 1) * 255).astype(np.uint8)
         return np.where(hole_HW[..., None], filled, image_HW3)
 
+    @final
     def predict_batch(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """Predictions for a batch of pictures of one size, RGB in [0, 1]; mask 1 on valid pixels, 0 in the hole."""
-        images = image_B3HW.detach().float().cpu().permute(0, 2, 3, 1).numpy()
-        holes = (mask_B1HW[:, 0] <= 0.5).cpu().numpy()
+        """Predictions for a batch of pictures of one size, float32 on the images' device.
+
+        image_B3HW -- RGB of a floating type in [0, 1]
+        mask_B1HW  -- above 0.5 on valid pixels, else hole
+        """
+        image, mask = tuple(image_B3HW.shape), tuple(mask_B1HW.shape)
+        if len(image) != 4 or image[1] != 3 or 0 in image or mask != (image[0], 1, *image[2:]):
+            raise InputError(
+                f"images have shape {image} and masks {mask}; need (B, 3, H, W) and (B, 1, H, W) with equal B, H, W, "
+                "none of them 0"
+            )
+        if not image_B3HW.is_floating_point():
+            raise InputError(f"images are {image_B3HW.dtype}; need a floating type in [0, 1]; divide bytes by 255")
+        return self._predict_batch(image_B3HW.detach().float(), mask_B1HW.detach() > 0.5)
+
+    def _predict_batch(self, image_B3HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+        """From checked float32 images and bool masks, True on valid pixels."""
+        images = image_B3HW.cpu().permute(0, 2, 3, 1).numpy()
+        holes = ~valid_B1HW[:, 0].cpu().numpy()
         predicted = [self.predict(image, hole) for image, hole in zip(images, holes, strict=True)]
         return torch.from_numpy(np.stack(predicted)).permute(0, 3, 1, 2).to(image_B3HW.device)

@@ -174,5 +174,5 @@ def _like(image: Source, photo: Photo) -> Array | Tensor:
         pixels = photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
         return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).to(image.device, image.dtype).reshape(image.shape)
     if isinstance(image, np.ndarray):
-        return photo.pixels.reshape(image.shape).copy()
+        return photo.pixels.reshape(image.shape).astype(image.dtype)
     return photo.plain()

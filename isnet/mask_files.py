@@ -99,6 +99,8 @@ def mask_from_array(array: Array, *, rules: MaskRules | None = None) -> ReadMask
     shape = array.shape
     if array.ndim not in (2, 3) or array.size == 0 or (array.ndim == 3 and shape[2] > 4):
         raise InputError(f"mask has shape {shape}; need (height, width) or (height, width, 1 to 4)")
+    # The same type in the other order of bytes is not equal to it.
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     if array.dtype.kind == "f":
         array = checked_float(array)
     elif array.dtype.kind in "iu" and array.dtype != np.uint16:

@@ -219,6 +219,7 @@ def photo_of_array(array: Array) -> Photo:
     """
     if array.ndim not in (2, 3) or array.size == 0:
         raise InputError(f"image has shape {array.shape}; need (height, width) or (height, width, 1 to 4)")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
     channels = 1 if array.ndim == 2 else array.shape[2]
     kind = array.dtype.kind if array.dtype.kind in "bf" else array.dtype.str[1:]
     mode = _ARRAY_MODES.get((kind, channels))

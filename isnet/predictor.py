@@ -47,9 +47,10 @@ class Predictor(Filler):
         if precision not in get_args(Precision):
             raise InputError(f"precision is {precision!r}; need one of {', '.join(get_args(Precision))}")
         self.device = torch.device(device)
+        # Folded first, which copies: the caller's network stays where it is, as it is.
+        folded = fold_spectral_norm(net).to(self.device, torch.float32).eval()
         # oneDNN's order of weights is float32's here: under autocast they are cast as they come.
-        ready = prepare_for_inference if precision == "fp32" else fold_spectral_norm
-        self.net = ready(net.to(self.device)).eval()
+        self.net = prepare_for_inference(folded) if precision == "fp32" else folded
         self.precision = precision
         self.name = name
         self.multiple = int(getattr(net, "size_multiple", 16))
@@ -73,13 +74,15 @@ class Predictor(Filler):
                 self.max_pixels = min(self.max_pixels, hole_HW.size) // 2
                 self._check_limit()
 
-    def predict_batch(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """As `Filler.predict_batch`, in one pass where the batch's size suits the network and its limit."""
+    def _predict_batch(self, image_B3HW: Tensor, valid_B1HW: Tensor) -> Tensor:
+        """In one pass where the batch's size suits the network and its limit."""
         height, width = image_B3HW.shape[-2:]
         suits = height % self.multiple == 0 == width % self.multiple and min(height, width) >= self.minimum
         if not suits or height * width > self.max_pixels:
-            return super().predict_batch(image_B3HW, mask_B1HW)
-        return self._forward(image_B3HW.to(self.device), mask_B1HW.to(self.device)).to(image_B3HW.device)
+            return super()._predict_batch(image_B3HW, valid_B1HW)
+        predicted = self._forward(image_B3HW.to(self.device), valid_B1HW.to(self.device, torch.float32))
+        # A clone is an ordinary tensor, not one of inference mode, with which no graph can be built.
+        return predicted.to(image_B3HW.device).clone()
 
     def plan(self, height: int, width: int) -> list[Tile]:
         """The tiles a picture of this size is cut into."""

@@ -367,3 +367,52 @@ def test_batches_take_one_pass_and_agree_with_single_pictures():
         assert np.allclose(whole[i].permute(1, 2, 0).numpy(), alone, atol=1e-5)
     odd = MODEL.predict_batch(images[..., :31, :45], masks[..., :31, :45])
     assert odd.shape == (3, 3, 31, 45)
+
+
+def test_batches_of_any_size_and_type_give_one_kind_of_tensor():
+    images, valid = torch.rand(1, 3, 32, 48), torch.rand(1, 1, 32, 48) > 0.3
+    for height in (32, 31):
+        image, mask = images[..., :height, :], valid[..., :height, :]
+        expected = MODEL.predict_batch(image, mask.float())
+        assert not expected.is_inference()
+        for other in (image.double(), image.clone().requires_grad_()):
+            found = MODEL.predict_batch(other, mask.byte())
+            assert found.dtype == torch.float32
+            assert torch.equal(found, expected)
+
+
+@pytest.mark.parametrize("model", [MODEL, classical("mean")], ids=["network", "classical"])
+@pytest.mark.parametrize(
+    ("image", "mask", "message"),
+    [
+        (torch.zeros(1, 3, 31, 45, dtype=torch.uint8), torch.ones(1, 1, 31, 45), "uint8; need a floating type"),
+        (torch.zeros(2, 3, 32, 32), torch.ones(1, 1, 32, 32), r"masks \(1, 1, 32, 32\)"),
+        (torch.zeros(1, 3, 32, 32), torch.ones(1, 1, 32, 16), r"masks \(1, 1, 32, 16\)"),
+        (torch.zeros(3, 32, 32), torch.ones(1, 32, 32), r"shape \(3, 32, 32\)"),
+        (torch.zeros(0, 3, 32, 32), torch.ones(0, 1, 32, 32), "none of them 0"),
+    ],
+)
+def test_batches_that_cannot_be_filled_are_refused(model, image, mask, message):
+    with pytest.raises(InputError, match=message):
+        model.predict_batch(image, mask)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_network_of_another_type_fills_in_float32(dtype):
+    net = isnet.build("isnet", blocks=1, width=4, init_std=0.1).to(dtype)
+    found = inpaint(picture(), hole_of(), model=net).image
+    assert found.dtype == np.uint8
+    assert {p.dtype for p in net.parameters()} == {dtype}
+
+
+def test_a_predictor_leaves_the_network_on_its_device():
+    net = isnet.build("isnet", blocks=1, width=2)
+    Predictor(net, device="meta")
+    assert {p.device.type for p in net.parameters()} == {"cpu"}
+
+
+def test_arrays_in_the_other_order_of_bytes_come_back_in_it():
+    array, hole = picture(dtype=np.uint16) * 257, hole_of()
+    found = inpaint(array.astype(">u2"), hole, model=classical("telea")).image
+    assert found.dtype == np.dtype(">u2")
+    assert np.array_equal(found, inpaint(array, hole, model=classical("telea")).image)

@@ -284,6 +284,8 @@ def test_a_turned_mask_file_is_put_upright():
         disc().astype(np.float32),
         disc().astype(np.float64),
         disc().astype(np.uint16) * 65535,
+        (disc().astype(np.uint16) * 65280).astype(">u2"),
+        disc().astype(">f4"),
         np.stack([disc()] * 3, axis=2).astype(np.uint8) * 255,
         np.stack([np.zeros_like(disc())] * 3 + [disc()], axis=2).astype(np.uint8) * 255,
     ],

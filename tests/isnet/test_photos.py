@@ -335,6 +335,14 @@ def test_arrays_become_photos_without_a_change(mode):
     assert photo.pixels.dtype == array.dtype
 
 
+@pytest.mark.parametrize("mode", ["I;16", "RGB;16", "F"])
+def test_arrays_in_the_other_order_of_bytes_are_the_same_photo(mode):
+    array = samples(mode)
+    photo = photo_of_array(array.astype(array.dtype.newbyteorder()))
+    assert np.array_equal(photo.rgb(), photo_of_array(array).rgb())
+    assert np.array_equal(photo.rgb8(), photo_of_array(array).rgb8())
+
+
 def test_arrays_with_one_channel_are_gray():
     assert photo_of_array(np.zeros((4, 5, 1), np.uint8)).mode == "L"
 
