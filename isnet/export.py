@@ -45,7 +45,8 @@ class ExportReport:
 def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLERANCE) -> ExportReport:
     """Write `network` as ONNX with dynamic batch and size, and run it with onnxruntime against the network.
 
-    Raises ExportMismatch beyond `tolerance`, InputError when onnx, onnxscript or onnxruntime is not installed.
+    Raises ExportMismatch beyond `tolerance`, InputError for a missing folder or when onnx, onnxscript or onnxruntime is
+    not installed.
     """
     try:
         import onnx
@@ -53,7 +54,7 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise InputError(f"export to ONNX needs {error.name}; install isnet-platform[onnx]") from error
-    path = Path(path)
+    path = _writable(path)
     folded = _folded_float(network)
     with warnings.catch_warnings():
         # The exporter's own deprecations; nothing a caller could do about them.
@@ -79,15 +80,23 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
 def export_program(network: Generator, path: str | Path, *, tolerance: float = TOLERANCE) -> ExportReport:
     """Write `network` as a torch.export program (.pt2) with dynamic batch and size, compared with the network.
 
-    Raises ExportMismatch beyond `tolerance`, InputError for another suffix.
+    Raises ExportMismatch beyond `tolerance`, InputError for another suffix or a missing folder.
     """
-    path = Path(path)
+    path = _writable(path)
     if path.suffix != ".pt2":
         raise InputError(f"program file is {path.name!r}; need a name that ends in .pt2, as torch.export.load wants")
     folded = _folded_float(network)
     program = _program(folded)
     torch.export.save(program, path)
     return compare(folded, program.module(), path, tolerance)
+
+
+def _writable(path: str | Path) -> Path:
+    """Looked at before the export's seconds of work."""
+    path = Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise InputError(f"{path} cannot be written; need a file name in a folder that exists; make the folder first")
+    return path
 
 
 def _folded_float(network: Generator) -> Generator:

@@ -236,6 +236,14 @@ def test_a_program_runs_at_any_size(tmp_path: Path) -> None:
     assert_same_output(reloaded, network, picture(network, rows=3, columns=4), atol=1e-6)
 
 
+@pytest.mark.parametrize("export", [export_onnx, export_program])
+def test_a_missing_folder_is_named_before_the_work(tmp_path: Path, export: Callable[..., object]) -> None:
+    if export is export_onnx:
+        pytest.importorskip("onnx", reason="the extra [onnx] is not installed")
+    with pytest.raises(InputError, match=r"net\.pt2 cannot be written; need a file name in a folder that exists"):
+        export(small(), tmp_path / "nowhere" / "net.pt2")
+
+
 def test_an_export_that_differs_is_removed(tmp_path: Path) -> None:
     network, path = small("base"), tmp_path / "net.onnx"
     for wrong in (lambda i, m: network(i, m) + 1e-3, lambda i, m: network(i, m) * torch.nan):
