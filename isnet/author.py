@@ -9,9 +9,8 @@ as code. Not covered: our own format (weights.py).
 from __future__ import annotations
 
 import dataclasses
-import pickle
+import math
 import re
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from isnet.architecture import Generator
 from isnet.discriminator import Discriminator
 from isnet.errors import InputError
 from isnet.spectral import SpectralLayer
+from isnet.tensor_files import check_tensors, read_tensor_file
 
 # Our module's path -> the author's; {0}, {1} are numbers found in ours.
 _TWO_BRANCH_NAMES = {
@@ -64,6 +64,7 @@ _DISCRIMINATOR_NAMES = {
 _HEADS = {"isnet": "final_layer.2", "base": "final_layer", "base_ff": "final_layer.2"}
 
 # The author's spellings of a tensor, by what it is to us.
+_VECTORS = {"u": "weight_u", "v": "weight_v"}
 _SPELLINGS = {
     "weight_orig": "weight",
     "weight_u": "u",
@@ -74,6 +75,16 @@ _SPELLINGS = {
     "weight": "weight",
     "bias": "bias",
 }
+
+# Where the width stands in the shape of a convolution's weight: author's name -> (dimension, multiple of the width).
+_WIDTHS = {
+    "discriminator": {"conv2.0": (1, 1), "conv1.0": (0, 1), "features.0": (0, 1), "conv3.0": (1, 2)},
+    "unet_like": {"encoder.1": (0, 2), "encoder.4": (1, 2), "decoder.10": (1, 2)},
+    "two branches": {"layer1.downsample": (0, 1), "layer1.conv_block.1": (0, 2), "layer1.conv_block.4": (0, 1)},
+}
+# With strict=False a file may lack parts of its network, but not nearly all of it: a few kilobytes could ask for any
+# amount of memory.
+_MOST_NUMBERS_A_NUMBER = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -117,71 +128,97 @@ def load_author_checkpoint(path: str | Path, *, strict: bool = True) -> Generato
     """
     file = _resolve(Path(path))
     tensors, iteration = read_author_tensors(file)
-    network = _build_for(tensors, file)
-    report = dataclasses.replace(apply_author_tensors(network, tensors), iteration=iteration)
+    options = _options_of(tensors, file)
+    # By shapes alone first: nothing is allocated for a file that does not fit.
+    try:
+        with torch.device("meta"):
+            planned = isnet.build(**options)
+    except InputError as error:
+        raise InputError(f"{file} holds none of the author's networks: {error}") from error
+    report = _placed(planned, tensors)[1]
     if strict and not report.fits:
         raise InputError(
             f"{file} does not fit: {report}; need exactly the tensors of the author's {report.architecture['name']}; "
             "pass strict=False to take what fits"
         )
+    need, got = planned.num_parameters(), sum(value.numel() for value in tensors.values())
+    if need > _MOST_NUMBERS_A_NUMBER * got:
+        raise InputError(f"{file} holds {got} numbers of a network of {need}; need most of it; is the file complete?")
+    network: Generator | Discriminator = isnet.build(**options)
+    report = dataclasses.replace(apply_author_tensors(network, tensors), iteration=iteration)
     network.import_report = report  # type: ignore[assignment]
     return network.eval()
 
 
 def read_author_tensors(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
     """The tensors of a checkpoint by the author's names, prefixes removed, and its iteration if it says one."""
-    content = _read(Path(path))
+    file = Path(path)
+    content = read_tensor_file(file, advice="is it the author's file, and complete?")
+    if not isinstance(content, Mapping):
+        raise InputError(f"{file} holds a {type(content).__name__}; need a state dict")
     iteration = content.get("iteration", content.get("epoch"))
     for wrapper in ("generator", "discriminator", "state_dict", "model"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
-    tensors = {_bare(name): value for name, value in content.items() if isinstance(value, Tensor)}
+    tensors = {
+        _bare(name): value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+    }
     if not tensors:
-        raise InputError(f"{path} holds no tensors (keys: {sorted(map(str, content))[:8]}); need a state dict")
-    for name, value in tensors.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
-            raise InputError(f"{path} holds NaN or infinity in {name}; need finite weights; was the file damaged?")
-    return tensors, int(iteration) if isinstance(iteration, int | float) else None
+        raise InputError(f"{file} holds no tensors by name (keys: {sorted(map(str, content))[:8]}); need a state dict")
+    check_tensors(tensors, file)
+    known = isinstance(iteration, int | float) and math.isfinite(iteration)
+    return tensors, int(iteration) if known else None
 
 
 @torch.no_grad()
 def apply_author_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> ImportReport:
     """Copy tensors under the author's names into `network` and report what did not fit. Keeps the network's dtype.
 
-    A plain weight for a normalised layer counts as already divided by its largest singular value σ: it is taken with
-    its exact singular vectors. A normalised weight for a plain layer is folded.
+    A plain weight for a normalised layer counts as already divided by σ, whatever σ was: the layer's u and v are made
+    such that it computes with this very weight, until the next power iteration. A normalised weight for a plain layer
+    is folded.
     """
+    placed, report = _placed(network, tensors)
+    for ours, found in placed.items():
+        layer = network.get_submodule(ours)
+        for kind, value in _wanted(layer).items():
+            if kind in found:
+                value.copy_(found[kind])
+        if "weight" in found:
+            _settle_norm(layer, found)
+    return report
+
+
+def _placed(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], ImportReport]:
+    """For each of our layers what fits it, by kind, and the report. Looks at names and shapes alone."""
     left = dict(tensors)
     # The first convolution of the discriminator stands twice in the author's state dicts, one tensor, two names.
     for spelling in _SPELLINGS:
         first = left.pop(f"conv1.0.{spelling}", None)
         if first is not None:
             left.setdefault(f"features.0.{spelling}", first)
-    loaded, missing, mismatched = 0, [], []
+    placed: dict[str, dict[str, Tensor]] = {}
+    missing, mismatched = [], []
     for ours, theirs in author_names(network).items():
         layer = network.get_submodule(ours)
-        found = {
-            kind: (name, left.pop(name))
-            for spelling, kind in _SPELLINGS.items()
-            if (name := f"{theirs}.{spelling}") in left
-        }
-        for kind, value in _wanted(layer).items():
-            if kind not in found:
-                if kind in ("weight", "bias") or "u" in found or "v" in found:
-                    missing.append(f"{theirs}.{kind}")
-            elif found[kind][1].shape != value.shape:
-                mismatched.append((found[kind][0], tuple(found[kind][1].shape), tuple(value.shape)))
-                del found[kind]
-            else:
-                value.copy_(found[kind][1])
-                loaded += 1
-        if "weight" in found:
-            loaded += _settle_norm(layer, {kind: value for kind, (_, value) in found.items()})
-    return ImportReport(
+        found: dict[str, tuple[str, Tensor]] = {}
+        for spelling, kind in _SPELLINGS.items():
+            if kind not in found and (name := f"{theirs}.{spelling}") in left:
+                found[kind] = (name, left.pop(name))
+        shapes = {kind: tuple(value.shape) for kind, value in layer.named_parameters(recurse=False)}
+        if {"u", "v"} & set(found) or ("weight" in found and found["weight"][0] != f"{theirs}.weight"):
+            rows, columns = _matrix(layer).shape
+            shapes |= {"u": (rows,), "v": (columns,)}
+        missing += [f"{theirs}.{_VECTORS.get(kind, kind)}" for kind in shapes if kind not in found]
+        wrong = [kind for kind in shapes if kind in found and tuple(found[kind][1].shape) != shapes[kind]]
+        mismatched += [(found[kind][0], tuple(found[kind][1].shape), shapes[kind]) for kind in wrong]
+        left |= {name: value for kind, (name, value) in found.items() if kind not in shapes}
+        placed[ours] = {kind: found[kind][1] for kind in shapes if kind in found and kind not in wrong}
+    return placed, ImportReport(
         architecture=_describe(network),
         iteration=None,
-        loaded=loaded,
+        loaded=sum(len(found) for found in placed.values()),
         missing=tuple(missing),
         unexpected=tuple(left),
         mismatched=tuple(mismatched),
@@ -213,37 +250,61 @@ def _wanted(layer: nn.Module) -> dict[str, Tensor]:
     return wanted
 
 
-def _settle_norm(layer: nn.Module, found: Mapping[str, Tensor]) -> int:
-    """Where exactly one side has spectral norm, make the layer's function that of the file. Returns tensors made."""
+def _matrix(layer: nn.Module) -> Tensor:
+    """A convolution's weight as spectral norm sees it, (output channels, everything else)."""
+    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
+    return layer.weight.transpose(0, 1 if isinstance(layer, nn.ConvTranspose2d) else 0).flatten(1)
+
+
+def _settle_norm(layer: nn.Module, found: Mapping[str, Tensor]) -> None:
+    """Where exactly one side has spectral norm, make the layer's function that of the file."""
     if isinstance(layer, SpectralLayer) and not {"u", "v"} & set(found):
         layer.set_exact_vectors()
-        return 2
+        # The largest singular value of W/(uᵀWv) is above 1 wherever u and v lagged behind W, as in training they do;
+        # dividing by it again would be another network. By the length of v our own uᵀWv is 1.
+        layer.v.div_(layer.sigma())
     if not isinstance(layer, SpectralLayer) and {"u", "v"} <= set(found):
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-        matrix = layer.weight.transpose(0, 1 if isinstance(layer, nn.ConvTranspose2d) else 0).flatten(1)
+        matrix = _matrix(layer)
         layer.weight.div_(found["u"].to(matrix) @ matrix @ found["v"].to(matrix))
-    return 0
 
 
-def _build_for(tensors: Mapping[str, Tensor], file: Path) -> Generator | Discriminator:
-    """A fresh network of the kind, depth and width that the names and shapes of `tensors` show."""
+def _options_of(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """For `isnet.build`: the kind, depth and width that the names and shapes of `tensors` show.
+
+    What is not to be seen has its default; the report then says what the file lacks.
+    """
     layers = {_layer_of(name) for name in tensors}
-    shapes = {_layer_of(name): tuple(t.shape) for name, t in tensors.items() if t.ndim == 4}
-    if "conv5.0" in layers:
-        return isnet.build("discriminator", width=shapes["conv2.0"][1])
-    if "encoder.1" in layers:
+    shapes = {_layer_of(name): tuple(value.shape) for name, value in tensors.items() if value.ndim == 4}
+    normalised = any(name.endswith((".weight_u", ".0._u")) for name in tensors)
+    if layers & set(_DISCRIMINATOR_NAMES.values()):
+        return {"name": "discriminator", "spectral": normalised, **_width(shapes, "discriminator")}
+    if any(layer.startswith("encoder.") for layer in layers):
         blocks = _count(layers, r"middle\.(\d+)\.conv_block\.1")
-        width, channels = shapes["encoder.1"][:2]
-        return isnet.build("unet_like", blocks=blocks, width=width // 2, in_channels=channels)
-    if "layer1.downsample" not in layers:
+        return {"name": "unet_like", "blocks": blocks, **_width(shapes, "unet_like"), **_channels(shapes, "encoder.1")}
+    if not any(layer.startswith(("layer1.", "stage0.")) for layer in layers):
         raise InputError(
             f"{file} holds none of the author's networks (first names: {sorted(tensors)[:4]}); need a checkpoint of "
             "ISNet, its base models, UNet-like or their discriminator"
         )
-    name = "isnet" if "up_layer.0.0" in layers else "base" if "final_layer" in layers else "base_ff"
-    blocks = _count(layers, r"stage0\.branches\.0\.(\d+)\.conv_block\.1")
-    width, channels = shapes["layer1.downsample"][:2]
-    return isnet.build(name, blocks=blocks, width=width, in_channels=channels)
+    return {
+        "name": "isnet" if "up_layer.0.0" in layers else "base" if "final_layer" in layers else "base_ff",
+        "blocks": _count(layers, r"stage0\.branches\.0\.(\d+)\.conv_block\.1"),
+        # Folded weights are those of ordinary convolutions.
+        "spectral_norm": "released" if normalised else "none",
+        **_width(shapes, "two branches"),
+        **_channels(shapes, "layer1.downsample"),
+    }
+
+
+def _width(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, int]:
+    places = _WIDTHS[kind].items()
+    found = [shapes[layer][dim] // multiple for layer, (dim, multiple) in places if layer in shapes]
+    return {"width": found[0]} if found else {}
+
+
+def _channels(shapes: Mapping[str, tuple[int, ...]], first: str) -> dict[str, int]:
+    return {"in_channels": shapes[first][1]} if first in shapes else {}
 
 
 def _layer_of(name: str) -> str:
@@ -294,21 +355,3 @@ def _resolve(path: Path) -> Path:
 def _number(path: Path) -> int:
     match = re.search(r"_(\d+)_\w+\.pth$", path.name)
     return int(match.group(1)) if match else -1
-
-
-def _read(path: Path) -> Mapping[str, Any]:
-    try:
-        if path.suffix == ".safetensors":
-            from safetensors.torch import load_file
-
-            return load_file(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(
-            f"{path} holds more than tensors ({str(error).splitlines()[0]}); need a state dict; nothing was executed"
-        ) from error
-    except (OSError, EOFError, RuntimeError, ValueError, KeyError, zipfile.BadZipFile) as error:
-        raise InputError(f"{path} cannot be read as a checkpoint ({error}); is it complete?") from error
-    if not isinstance(content, Mapping):
-        raise InputError(f"{path} holds a {type(content).__name__}; need a state dict")
-    return content

@@ -15,8 +15,6 @@ Not here: PSNR, SSIM, L1 (`isnet.metrics`).
 from __future__ import annotations
 
 import os
-import pickle
-import struct
 import tempfile
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,6 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isnet.errors import InputError
+from isnet.tensor_files import check_tensors, read_tensor_file
 from isnet.torchvision_shim import ensure_torchvision
 
 Backbone = Literal["alex", "vgg"]
@@ -35,19 +34,6 @@ Features = NDArray[np.float64]
 MIN_PICTURES = 1000
 NUM_FEATURES = 2048
 _BATCH = 16
-
-# What torch's restricted unpickler raises on bytes that are no weights.
-_READ_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    struct.error,
-    pickle.UnpicklingError,
-)
 
 INCEPTION_URL = (
     "https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth"
@@ -145,21 +131,12 @@ class InceptionFeatures(nn.Module):
 def _state_dict(weights: str | os.PathLike[str] | None, url: str) -> dict[str, Tensor]:
     """Tensors by name from a file; downloaded first, into torch's cache, where there is none."""
     path = Path(weights) if weights is not None else _downloaded(url)
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     if not path.is_file():
         raise InputError(f"weights {path} are no file; fetch {url} and give its path")
-    try:
-        state = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, map_location="cpu", weights_only=True)
-        )
-    except (*_READ_ERRORS, SafetensorError) as error:
-        raise InputError(f"weights {path} cannot be read ({type(error).__name__}); fetch {url} again") from error
+    state = read_tensor_file(path, advice=f"fetch {url} again")
     if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
         raise InputError(f"weights {path} are no table of tensors; fetch {url} and give its path")
+    check_tensors(state, path)
     return state
 
 

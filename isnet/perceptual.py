@@ -10,7 +10,6 @@ Not covered: the losses themselves (losses.py).
 from __future__ import annotations
 
 import hashlib
-import pickle
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isnet.errors import InputError
+from isnet.tensor_files import check_tensors, read_tensor_file
 from isnet.torchvision_shim import ensure_torchvision
 
 # The released code's choice; the paper gives none.
@@ -162,28 +162,18 @@ def _feature_indices() -> list[int]:
 
 def _read_state(file: Path) -> dict[str, Tensor]:
     """A file's tensors by `INDEX.weight` and `INDEX.bias`, whatever the layout put before the index."""
-    content: object
-    try:
-        if file.suffix == ".safetensors":
-            from safetensors import SafetensorError
-            from safetensors.torch import load_file
-
-            try:
-                content = load_file(file)
-            except SafetensorError as error:
-                raise InputError(f"{file} is no sound safetensors file ({error}); fetch it again") from error
-        else:
-            content = torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise InputError(f"{file} holds more than tensors; need a state dict; nothing was executed") from error
-    except (OSError, EOFError, RuntimeError) as error:
-        raise InputError(f"{file} cannot be read as weights ({error}); is it complete?") from error
+    content = read_tensor_file(file, advice="is it complete?")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}; need a state dict of VGG19")
-    matches = {name: re.fullmatch(r"(?:module\.)?(?:features[._])?(\d+\.(?:weight|bias))", name) for name in content}
-    return {match[1]: content[name] for name, match in matches.items() if match}
+    state = {}
+    for name, value in content.items():
+        match = re.fullmatch(r"(?:module\.)?(?:features[._])?(\d+\.(?:weight|bias))", str(name))
+        if match and isinstance(value, Tensor):
+            state[match[1]] = value
+    check_tensors(state, file)
+    return state
 
 
 def _download() -> Path:

@@ -24,6 +24,7 @@ from isnet.author import ImportReport, apply_author_tensors, load_author_checkpo
 from isnet.errors import InputError
 from isnet.export import ExportReport, export_onnx, export_program
 from isnet.spectral import fold_spectral_norm
+from isnet.tensor_files import read_tensor_file
 
 FORMAT = "isnet-model-1"
 TENSORS = "model.safetensors"
@@ -45,13 +46,14 @@ __all__ = [
 def save_model(network: Generator, folder: str | Path) -> None:
     """Write `network`, spectral norm folded in, into `folder`: model.safetensors, then config.json.
 
-    The configuration says how the network was built, how it wants its input, and the digest of the tensors.
+    Weights of other types than float32 are brought to it. The configuration says how the network was built, how it
+    wants its input, and the digest of the tensors.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    folded = fold_spectral_norm(network)
+    folded = fold_spectral_norm(network).float()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
     save_file(tensors, folder / TENSORS)
     config = {
@@ -79,9 +81,6 @@ def load_model(folder: str | Path) -> Generator:
 
     Raises InputError when a file is missing, damaged, or does not fit the architecture it names.
     """
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
-
     folder = Path(folder)
     config = _read_config(folder)
     tensors_file = folder / TENSORS
@@ -90,10 +89,7 @@ def load_model(folder: str | Path) -> Generator:
     found, expected = _digest(tensors_file), config["sha256"][TENSORS]
     if found != expected:
         raise InputError(f"{tensors_file} has sha256 {found}, need {expected}; it is damaged; copy the model again")
-    try:
-        tensors = load_file(tensors_file)
-    except SafetensorError as error:
-        raise InputError(f"{tensors_file} is no sound safetensors file ({error}); save the model again") from error
+    tensors: Any = read_tensor_file(tensors_file, advice="save the model again")
     architecture = replace(Architecture.from_dict(config["architecture"]), spectral_norm="none")
     # On the meta device nothing is allocated or drawn for weights that are replaced at once.
     with torch.device("meta"):
@@ -102,7 +98,7 @@ def load_model(folder: str | Path) -> Generator:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise InputError(f"{tensors_file} does not fit {architecture.name}: {error}; save the model again") from error
-    return network.eval()
+    return network.float().eval()
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:
@@ -118,7 +114,12 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise InputError(
             f"{file} says format {known!r}; this version reads {FORMAT!r}; save the model with this version"
         )
-    if not isinstance(config.get("architecture"), Mapping) or TENSORS not in config.get("sha256", {}):
+    digests = config.get("sha256")
+    if (
+        not isinstance(config.get("architecture"), Mapping)
+        or not isinstance(digests, Mapping)
+        or TENSORS not in digests
+    ):
         raise InputError(f"{file} lacks the architecture or the digest of {TENSORS}; save the model again")
     return config  # type: ignore[no-any-return]
 

@@ -131,11 +131,26 @@ def test_files_of_something_else_are_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"features\.5\.weight \(relu2_1\) is nothing"):
         Perceptual(tmp_path / "short.pth", **SHALLOW)
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\x00\x00\x00\x00\x00\x00\x00{")
-    with pytest.raises(InputError, match="no sound safetensors"):
+    with pytest.raises(InputError, match="cannot be read"):
         Perceptual(tmp_path / "cut.safetensors", **SHALLOW)
     (tmp_path / "cut.pth").write_bytes(b"PK\x03\x04")
     with pytest.raises(InputError, match="cannot be read"):
         Perceptual(tmp_path / "cut.pth", **SHALLOW)
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ({"features.0.weight": torch.full((64, 3, 3, 3), torch.nan)}, "NaN or infinity in 0.weight"),
+        ({"features.0.weight": 1}, r"features\.0\.weight .* is nothing"),
+        ({0: torch.zeros(1), "features.0.bias": 2}, r"features\.0\.bias .* is nothing"),
+        ({"features.0.weight": torch.zeros(1).expand(64, 3, 3, 3)}, "holds fewer numbers"),
+    ],
+)
+def test_tensors_that_are_none_are_refused(tmp_path: Path, change: dict[object, object], complaint: str) -> None:
+    torch.save({**state("features.", count=4), **change}, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=complaint):
+        Perceptual(tmp_path / "odd.pth", **SHALLOW)
 
 
 def test_layers_that_do_not_exist_are_refused() -> None:

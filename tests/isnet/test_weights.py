@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 from collections.abc import Callable
@@ -10,14 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import isnet
 from isnet.architecture import Generator
-from isnet.author import author_names, load_author_checkpoint
+from isnet.author import apply_author_tensors, author_names, load_author_checkpoint
 from isnet.errors import InputError
 from isnet.export import ExportMismatch, compare, export_onnx, export_program
-from isnet.spectral import SpectralLayer
+from isnet.spectral import SpectralLayer, fold_spectral_norm, power_iteration, spectral_layers
 from isnet.weights import load_model, save_model
 
 SMALL = {"width": 4, "blocks": 1, "init_std": 0.1}
@@ -95,6 +97,31 @@ def test_recognises_the_discriminator(tmp_path: Path) -> None:
             assert torch.equal(found, expected)
 
 
+def folded_as_author(network: nn.Module) -> dict[str, Tensor]:
+    """As the release would have saved it with spectral norm removed: W/(uᵀWv) as a plain weight."""
+    folded = fold_spectral_norm(network)
+    layers = {theirs: folded.get_submodule(ours) for ours, theirs in author_names(network).items()}
+    return {f"{path}.{kind}": value for path, layer in layers.items() for kind, value in layer.state_dict().items()}
+
+
+@pytest.mark.parametrize("name", [*NAMES, "discriminator"])
+def test_folded_weights_are_taken_as_they_are_however_far_u_and_v_lagged(tmp_path: Path, name: str) -> None:
+    torch.manual_seed(0)
+    network = isnet.build(name, width=4, init_std=0.1).eval()
+    for layer in spectral_layers(network):
+        layer.randomise_vectors()
+        power_iteration(layer)
+    torch.save(folded_as_author(network), tmp_path / "folded.pth")
+    loaded = load_author_checkpoint(tmp_path / "folded.pth")
+    assert loaded.import_report.fits
+    normalised = isnet.build(name, width=4).eval()
+    assert apply_author_tensors(normalised, folded_as_author(network)).fits
+    inputs = (torch.rand(1, 3, 32, 32), torch.ones(1, 1, 32, 32))[: 1 if name == "discriminator" else 2]
+    with torch.no_grad():
+        for other in (loaded, normalised):
+            torch.testing.assert_close(other(*inputs), network(*inputs), rtol=0, atol=1e-5)
+
+
 def test_finds_the_newest_of_the_numbered_files(tmp_path: Path) -> None:
     for number in (5, 40, 300):
         torch.save({"iteration": number, "generator": as_author(small())}, tmp_path / f"Places2_{number}_gen.pth")
@@ -120,6 +147,59 @@ def test_what_does_not_fit_is_refused_and_named(tmp_path: Path) -> None:
     assert report.missing == ("final_layer.2.bias",)
 
 
+@pytest.mark.parametrize(
+    ("name", "change", "complaint"),
+    [
+        ("isnet", {"layer1.downsample.weight": None}, "missing: layer1.downsample.weight"),
+        ("isnet", {"layer1.conv_block.1.weight_v": None}, "missing: layer1.conv_block.1.weight_v"),
+        ("isnet", {"layer1.conv_block.1.weight_u": torch.zeros(3)}, r"weight_u is \(3,\), need \(8,\)"),
+        ("isnet", {"layer1.downsample.weight_u": torch.zeros(4)}, "missing: layer1.downsample.weight_v"),
+        ("isnet", {"layer1.downsample.weight": torch.zeros(4, 3)}, r"is \(4, 3\), need"),
+        ("isnet", {"layer1.downsample.weight": torch.zeros(900, 3, 1, 1)}, r"need \(900,"),
+        ("isnet", {"layer1.downsample.weight": torch.zeros(5000, 3, 1, 1)}, "width is 5000; need"),
+        ("isnet", {"layer1.downsample.weight": torch.zeros(1).expand(10**7, 3, 1, 1)}, "holds fewer numbers"),
+        ("isnet", {f"stage0.branches.0.{i}.conv_block.1.bias": torch.zeros(1) for i in range(99)}, "blocks is 99"),
+        ("unet_like", {"encoder.1.weight": None}, "missing: encoder.1.weight"),
+        ("isnet", {"layer1.downsample.weight": torch.ones(4, 3, 1, 1).to_sparse()}, "need dense real numbers"),
+        ("isnet", {"layer1.downsample.weight": torch.ones(4, 3, 1, 1, device="meta")}, "tensor without numbers"),
+        ("isnet", {"layer1.downsample.weight": torch.ones(4, 3, 1, 1).cfloat()}, "need dense real numbers"),
+    ],
+)
+def test_incomplete_and_odd_files_are_refused(
+    tmp_path: Path, name: str, change: dict[str, Tensor | None], complaint: str
+) -> None:
+    state = {key: value for key, value in {**as_author(small(name)), **change}.items() if value is not None}
+    torch.save(state, tmp_path / "odd.pth")
+    with pytest.raises(InputError, match=complaint):
+        load_author_checkpoint(tmp_path / "odd.pth")
+
+
+def test_a_sliver_of_a_large_network_is_refused_before_it_is_built(tmp_path: Path) -> None:
+    torch.save({"layer1.downsample.weight": torch.zeros(1000, 3, 1, 1)}, tmp_path / "sliver.pth")
+    with pytest.raises(InputError, match="holds 3000 numbers of a network of"):
+        load_author_checkpoint(tmp_path / "sliver.pth", strict=False)
+
+
+@pytest.mark.parametrize("iteration", [float("nan"), float("inf"), "7"])
+def test_an_iteration_that_is_no_number_is_none(tmp_path: Path, iteration: object) -> None:
+    torch.save({"iteration": iteration, "generator": as_author(small())}, tmp_path / "a.pth")
+    assert load_author_checkpoint(tmp_path / "a.pth").import_report.iteration is None
+
+
+def test_damage_anywhere_is_refused_in_a_sentence(tmp_path: Path) -> None:
+    state = dict(list(as_author(small()).items())[:3])
+    torch.save(state, tmp_path / "whole.pth", _use_new_zipfile_serialization=False)
+    save_file(state, tmp_path / "whole.safetensors")
+    for kind in ("pth", "safetensors"):
+        whole = (tmp_path / f"whole.{kind}").read_bytes()
+        for length in range(0, len(whole), max(1, len(whole) // 97)):
+            (tmp_path / f"cut.{kind}").write_bytes(whole[:length])
+            with pytest.raises(InputError) as refusal:
+                load_author_checkpoint(tmp_path / f"cut.{kind}")
+            # torch's own words: they would run what the file holds
+            assert "weights_only" not in str(refusal.value)
+
+
 def write_pickle_with_code(path: Path) -> None:
     class Harmful:
         def __reduce__(self) -> tuple[Callable[[str], object], tuple[str]]:
@@ -136,10 +216,11 @@ def write_pickle_with_code(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "cannot be read"),
         (lambda path: torch.save([1, 2], path), "holds a list"),
         (lambda path: torch.save({"a": 1}, path), "holds no tensors"),
+        (lambda path: torch.save({0: torch.ones(3)}, path), "holds no tensors by name"),
         (lambda path: torch.save({"conv.weight": torch.ones(3)}, path), "none of the author's networks"),
         (lambda path: torch.save({"conv.weight": torch.full((3,), torch.nan)}, path), "NaN or infinity"),
     ],
-    ids=["code", "cut", "empty", "list", "no-tensors", "other-network", "nan"],
+    ids=["code", "cut", "empty", "list", "no-tensors", "numbered", "other-network", "nan"],
 )
 def test_files_that_cannot_be_used_are_refused(tmp_path: Path, write: Callable[[Path], object], complaint: str) -> None:
     path = tmp_path / "file.pth"
@@ -172,6 +253,15 @@ def test_a_loaded_model_can_be_saved_again(tmp_path: Path) -> None:
     assert_same_output(load_model(tmp_path / "twice"), network, picture(network))
 
 
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16, torch.float16])
+def test_a_network_of_another_type_is_saved_in_float32(tmp_path: Path, dtype: torch.dtype) -> None:
+    network = small("base")
+    save_model(copy.deepcopy(network).to(dtype), tmp_path)
+    loaded = load_model(tmp_path)
+    assert {p.dtype for p in loaded.parameters()} == {torch.float32}
+    assert_same_output(loaded, network, picture(network), atol=0.05)
+
+
 def test_loading_a_model_leaves_the_random_generator_alone(tmp_path: Path) -> None:
     save_model(small(), tmp_path)
     torch.manual_seed(5)
@@ -198,6 +288,10 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
         ({"format": "isnet-model-9"}, "says format 'isnet-model-9'"),
         ({"architecture": {**config["architecture"], "blocks": 2}}, "does not fit isnet"),
         ({"architecture": {**config["architecture"], "heads": 8}}, "architecture has the options"),
+        ({"architecture": {**config["architecture"], "blocks": 10**6}}, "blocks is 1000000"),
+        ({"architecture": {**config["architecture"], "init_std": "a"}}, "init_std is 'a'"),
+        ({"sha256": None}, "lacks the architecture or the digest"),
+        ({"sha256": "model.safetensors"}, "lacks the architecture or the digest"),
     ]:
         (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
         with pytest.raises(InputError, match=complaint):

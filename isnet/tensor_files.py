@@ -1,0 +1,76 @@
+"""Files of tensors from elsewhere: read without running anything in them, refused in a sentence, never believed.
+
+    content = read_tensor_file(path, advice="fetch it again")     # what a .safetensors or a .pth file holds
+    check_tensors(tensors, path)                                  # ordinary, finite, and as large as they claim
+
+Not covered: what the tensors are for (author.py, perceptual.py, metrics_perceptual.py, weights.py).
+"""
+
+from __future__ import annotations
+
+import pickle
+import struct
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+from torch import Tensor
+
+from isnet.errors import InputError
+
+# What torch's restricted unpickler and the reader of safetensors raise on bytes that are no weights.
+_READ_ERRORS = (
+    OSError,
+    RuntimeError,
+    EOFError,
+    ValueError,
+    ArithmeticError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    AssertionError,
+    MemoryError,
+    struct.error,
+    zipfile.BadZipFile,
+    SafetensorError,
+)
+_NUMBERS = {
+    *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
+    *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
+}
+
+
+def read_tensor_file(path: Path, *, advice: str) -> object:
+    """What `path` holds, on the CPU; InputError, ending in `advice`, for a file that cannot be read or holds code."""
+    try:
+        if path.suffix == ".safetensors":
+            return load_file(path)
+        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        return content
+    # Neither sentence quotes torch: its texts advise reading the file with weights_only=False, which would run it.
+    except pickle.UnpicklingError as error:
+        raise InputError(
+            f"{path} cannot be read: it is damaged or holds more than tensors; nothing was executed; "
+            f"need a state dict; {advice}"
+        ) from error
+    except _READ_ERRORS as error:
+        reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
+        raise InputError(f"{path} cannot be read as weights ({reason}); {advice}") from error
+
+
+def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
+    """Raise InputError unless all are dense tensors of finite real numbers that the file really holds."""
+    for name, value in tensors.items():
+        kind = "without numbers" if value.is_meta else f"{value.layout}, {value.dtype}"
+        if value.is_meta or value.layout != torch.strided or value.dtype not in _NUMBERS:
+            raise InputError(f"{path}: {name} is a tensor {kind}; need dense real numbers; save the state dict again")
+        # Strides of 0 make a few bytes look like a tensor of any size.
+        if value.numel() * value.element_size() > value.untyped_storage().nbytes():
+            raise InputError(
+                f"{path}: {name} claims the shape {tuple(value.shape)} and holds fewer numbers; save it .contiguous()"
+            )
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise InputError(f"{path} holds NaN or infinity in {name}; need finite weights; was the file damaged?")
