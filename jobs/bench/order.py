@@ -20,10 +20,12 @@ import numpy as np
 import psutil
 
 from trainplane.data.index import Index, IndexWriter, Member, Row
+from trainplane.data.manifest import Shard
 from trainplane.data.order import Order
 
 DIGEST = "ab" * 32
 CLASSES = 365  # of Places2
+_SAMPLE_BYTES = 40_960  # of the index that is loaded: a picture of 30 to 34 KB, and its JSON
 
 
 def order(args: argparse.Namespace) -> int:
@@ -66,7 +68,9 @@ def plan_of(samples: int, ranks: int) -> None:
 
 def load_of(index: Path, samples: int) -> None:
     """What a reader does with `samples.parquet` once its bytes are here."""
-    loaded = Index(index.read_bytes(), shard_sizes=_shards(samples))
+    sizes = enumerate(_shards(samples))
+    shards = [Shard(f"shard-{number:06d}.tar", size * _SAMPLE_BYTES, size, "") for number, size in sizes]
+    loaded = Index(index.read_bytes(), shards=shards)
     loaded.span(samples // 2, samples // 2 + 1)
 
 
@@ -146,9 +150,9 @@ def _index_of(samples: int) -> bytes:
 
 def _rows(first: int, size: int) -> Iterator[Row]:
     for at in range(size):
-        offset = at * 40_960 + 512
+        offset = at * _SAMPLE_BYTES + 512
         picture = Member("jpg", offset, 30_000 + at, (first + at) * 2_654_435_761 % 2**32)
-        yield Row(f"{first + at:09d}-abcdef", (picture, Member("json", offset + 31_232, 120, at)))
+        yield Row(f"{first + at:09d}-abcdef", (picture, Member("json", offset + 35_328, 120, at)))
 
 
 def _in_a_fresh_process(*words: str) -> dict[str, float]:

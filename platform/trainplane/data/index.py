@@ -3,7 +3,8 @@
 Columns: `shard` and `key` (text), `members` (a list of {extension, offset, size, crc32}; offset and size of the
 payload in bytes, its header being the 512 bytes before). Same rows, same bytes, under one release of pyarrow: the
 file carries no time, no statistics, and the name of that release. Read, only the numbers stay in memory, about 42
-bytes a sample with two members; keys are fetched when one is asked for.
+bytes a sample with two members; keys are fetched when one is asked for. Rows and members stand in the order in which
+they lie in the shard: what readers ask a store for are spans from one row's first byte to another's last.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -20,12 +21,18 @@ import pyarrow.parquet as pq
 
 from trainplane.data.damage import BLOCK_BYTES
 
+if TYPE_CHECKING:
+    from trainplane.data.manifest import Shard
+
 INDEX_NAME = "samples.parquet"
 
 _MEMBER = pa.struct(
     [("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())],
 )
 _SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("members", pa.list_(_MEMBER))])
+
+_MOST_EXTENSIONS = 256  # in one dataset: each member's is held as a number of one byte
+_MOST_BYTES = 2**63 - 1  # of a shard: where a member of it may lie at all
 
 
 @dataclass(frozen=True)
@@ -88,36 +95,56 @@ class IndexWriter:
 class Index:
     """The rows of a dataset, by sample number: samples are numbered through all shards in order.
 
-    data        -- the bytes of `samples.parquet`, checked against the manifest by the caller
-    shard_sizes -- samples in each shard; a `ValueError` says where the file disagrees
+    data   -- the bytes of `samples.parquet`, checked against the manifest by the caller
+    shards -- those of the manifest; a `ValueError` says where the file cannot be read or is no index of them
     """
 
-    def __init__(self, data: bytes, *, shard_sizes: Sequence[int]) -> None:
+    def __init__(self, data: bytes, *, shards: Sequence[Shard]) -> None:
         try:
-            self._parquet = pq.ParquetFile(pa.BufferReader(data))
+            self._load(data, shards)
         except (pa.ArrowException, OSError) as error:
-            raise ValueError(f"it is no Parquet file ({error})") from error
+            raise ValueError(f"it is no Parquet file, or a damaged one ({str(error)[:200]!r})") from error
+        self._keys: tuple[int, list[str]] = (-1, [])
+        self._lock = threading.Lock()
+
+    def _load(self, data: bytes, shards: Sequence[Shard]) -> None:
+        self._parquet = pq.ParquetFile(pa.BufferReader(data))
         # Not the names alone: what follows takes columns as arrays of numbers.
         if not self._parquet.schema_arrow.equals(_SCHEMA):
             raise ValueError(f"its columns are {', '.join(self._parquet.schema_arrow.names)[:200]}, not an index's")
         metadata = self._parquet.metadata
         found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        if found != list(shard_sizes):
+        if found != [shard.samples for shard in shards]:
             raise ValueError(f"{INDEX_NAME} describes {len(found)} shards of {sum(found)} samples, not the manifest's")
-        self._first_sample = np.concatenate([[0], np.cumsum(shard_sizes, dtype=np.int64)])
+        self._first_sample = np.concatenate([[0], np.cumsum(found, dtype=np.int64)])
+        for number, shard in enumerate(shards):
+            _check_names(self._parquet.read_row_group(number, columns=["shard", "key"], use_threads=False), shard)
         lists = self._parquet.read(columns=["members"]).column("members").combine_chunks()
-        members = lists.flatten()
+        if len(lists) != self._first_sample[-1] or lists.null_count:
+            raise ValueError("a row of it has no members")
         # Row i has the members first[i] … first[i + 1] of the flat arrays.
         lengths = np.asarray(lists.value_lengths(), dtype=np.int64)
+        if not lengths.all():
+            raise ValueError(f"sample {int(np.argmin(lengths))} has no members")
         self._first_member = np.concatenate([[0], np.cumsum(lengths)])
+        members = lists.flatten()
+        if any(column.null_count for column in (members, *members.flatten())):
+            raise ValueError("a member lacks its extension, offset, size or crc32")
         extensions = members.field("extension").dictionary_encode()
         self._extensions: list[str] = extensions.dictionary.to_pylist()
+        if len(self._extensions) > _MOST_EXTENSIONS:
+            raise ValueError(f"members have {len(self._extensions)} extensions, at most {_MOST_EXTENSIONS} can be read")
         self._extension = _array(extensions.indices, np.uint8)
         self._offset = _array(members.field("offset"), np.int64)
         self._size = _array(members.field("size"), np.int64)
         self._crc32 = _array(members.field("crc32"), np.uint32)
-        self._keys: tuple[int, list[str]] = (-1, [])
-        self._lock = threading.Lock()
+        misplaced = _misplaced(self._offset, self._size, self._first_member[self._first_sample], shards)
+        if misplaced is not None:
+            sample = int(np.searchsorted(self._first_member, misplaced, side="right")) - 1
+            raise ValueError(
+                f"the {self._size[misplaced]} bytes at {self._offset[misplaced]}, a member of sample {sample}, and the "
+                "header before them overlap with the member before, or lie outside the shard"
+            )
 
     def shard_of(self, sample: int) -> int:
         """Number of the shard that holds the sample."""
@@ -148,6 +175,33 @@ class Index:
         last_member = int(self._first_member[end]) - 1
         start = int(self._offset[self._first_member[first]]) - BLOCK_BYTES
         return start, int(self._offset[last_member] + self._size[last_member])
+
+
+def _check_names(rows: pa.Table, shard: Shard) -> None:
+    """A `ValueError` where these are not a shard's rows with a key each."""
+    if len(rows) != shard.samples or rows.column("shard").unique().to_pylist() != [shard.name]:
+        raise ValueError(f"the rows that should be those of {shard.name} name another shard")
+    keys = rows.column("key")
+    # Here for the sake of `key_of`, which is called where nobody expects a damaged index any more.
+    keys.validate(full=True)
+    if keys.null_count:
+        raise ValueError(f"a row of {shard.name} has no key")
+
+
+def _misplaced(offset: Any, size: Any, first: Any, shards: Sequence[Shard]) -> int | None:
+    """The first member that lies outside its shard, or begins within the one before it; None when none does.
+
+    `first` are the numbers of the first member of each shard, and behind them how many members there are.
+    """
+    wrong = (offset < BLOCK_BYTES) | (size < 0)
+    if not wrong.any():
+        # Without signs the sum of any two of these fits into 64 bits.
+        ends = offset.view(np.uint64) + size.view(np.uint64)
+        wrong[1:] = ends[:-1] > (offset[1:] - BLOCK_BYTES).view(np.uint64)
+        wrong[first[:-1]] = False
+        last = first[1:] - 1
+        wrong[last] |= ends[last] > np.array([min(shard.bytes, _MOST_BYTES) for shard in shards], dtype=np.uint64)
+    return int(np.argmax(wrong)) if wrong.any() else None
 
 
 def _array(column: Any, dtype: Any) -> Any:

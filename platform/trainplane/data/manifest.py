@@ -293,7 +293,9 @@ def index_of(manifest: Manifest, data: bytes) -> Index:
     """The index in these bytes; a `ValueError` says why they are not the one that the manifest means."""
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise ValueError("its sha256 is not the manifest's")
-    return Index(data, shard_sizes=tuple(shard.samples for shard in manifest.shards))
+    if len(data) != manifest.index_bytes:
+        raise ValueError(f"it has {len(data)} bytes, the manifest says {manifest.index_bytes}")
+    return Index(data, shards=manifest.shards)
 
 
 def _read_alike(store: Store, key: str, made_of: Callable[[bytes], T]) -> T:
