@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 import tarfile
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import small_datasets as small
 import webdataset
 
-from trainplane.data.damage import Damage
+from trainplane.data.damage import Damage, DamageError
+from trainplane.data.index import IndexWriter, Row
 from trainplane.data.manifest import Dataset
 from trainplane.data.shards import PackItem, build_shard
 from trainplane.data.verify import repair, verify
@@ -281,6 +285,62 @@ class TestKinds:
             Damage("samples.parquet", "", "missing-index"),
             Damage(shards[0], "", "missing-shard"),
         ]
+
+
+def sealed(dataset: Dataset, **changes: Any) -> Dataset:
+    """The dataset under a manifest that says something else of it, and has its digest."""
+    dataset.store.write("manifest.json", replace(dataset.manifest, **changes).to_json())
+    return Dataset.open(dataset.store)
+
+
+@pytest.mark.parametrize("size", [1, -512, 512, 2**63, 10**30])
+def test_a_length_that_only_the_manifest_has_wrong_is_damage(dataset: Dataset, size: int) -> None:
+    first = dataset.shards[0]
+    wrong = size if abs(size) != 512 else first.bytes + size
+    shards = (replace(first, bytes=wrong), *dataset.shards[1:])
+    found = [(damage.shard, damage.kind) for damage in verify(sealed(dataset, shards=shards))]
+    assert (first.name, "cut-shard" if wrong > first.bytes else "long-shard") in found
+    assert (("samples.parquet", "damaged-index") in found) == (size == 1)
+
+
+@pytest.mark.parametrize("size", [3, -3, 10**30])
+def test_an_index_whose_length_the_manifest_has_wrong_is_damage_to_readers_too(dataset: Dataset, size: int) -> None:
+    wrong = sealed(dataset, index_bytes=size)
+    assert verify(wrong) == [Damage("samples.parquet", "", "damaged-index")]
+    with pytest.raises(DamageError, match=f"the manifest says {size}"):
+        _ = wrong.index
+
+
+@pytest.mark.parametrize(
+    ("changed", "key", "kind"),
+    [
+        (lambda row: replace(row, members=(replace(row.members[0], crc32=1), *row.members[1:])), "", "damaged-payload"),
+        (lambda row: replace(row, key="other"), "other", "missing-member"),
+    ],
+)
+def test_a_row_that_its_shard_does_not_bear_out_is_damage_whatever_the_digests(
+    dataset: Dataset, changed: Callable[[Row], Row], key: str, kind: str
+) -> None:
+    index, writer = dataset.index, IndexWriter()
+    for number, shard in enumerate(dataset.shards):
+        rows = [Row(index.key_of(sample), index.members_of(sample)) for sample in index.samples_of(number)]
+        if shard.name == SHARD:
+            key = key or rows[2].key
+            rows[2] = changed(rows[2])
+        writer.add(shard.name, rows)
+    data = writer.finish()
+    dataset.store.write("samples.parquet", data)
+    wrong = sealed(dataset, index_bytes=len(data), index_sha256=hashlib.sha256(data).hexdigest())
+    assert verify(wrong) == [Damage(SHARD, key, kind)]
+
+
+def test_a_repaired_index_names_the_samples_of_a_shard_that_stays_damaged(dataset: Dataset, sound: Dataset) -> None:
+    shard, key = small.spoil_sample(dataset, 30)
+    index_lost(dataset, random.Random(0))
+    copy = copy_of(sound, Path(dataset.address).parent / "copy")
+    copy.store.delete(shard)
+    left = Damage(shard, key, "damaged-payload")
+    assert repair(dataset, copy.store) == ([Damage("samples.parquet", "", "missing-index"), left], [left])
 
 
 class Flipping(FolderStore):

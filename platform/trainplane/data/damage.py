@@ -80,7 +80,7 @@ def member_name(header: bytes) -> str | None:
         return None
 
 
-def judge_member(header: bytes, payload: bytes, *, name: str, size: int, crc32: int) -> str | None:
+def judge_member(header: bytes, payload: bytes | memoryview, *, name: str, size: int, crc32: int) -> str | None:
     """The kind of damage in one member, None when it is sound.
 
     `header` and `payload` are what stands where 512 and `size` bytes should, shorter where the shard ended. `name`
@@ -94,5 +94,5 @@ def judge_member(header: bytes, payload: bytes, *, name: str, size: int, crc32: 
     if found != name and not (name.startswith(".") and found.endswith(name)):
         return WRONG_MEMBER
     if zlib.crc32(payload) != crc32:
-        return ZEROS if bytes(BLOCK_BYTES) in payload else DAMAGED_PAYLOAD
+        return ZEROS if bytes(BLOCK_BYTES) in bytes(payload) else DAMAGED_PAYLOAD
     return None

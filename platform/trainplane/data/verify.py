@@ -3,17 +3,19 @@
     damage = verify(Dataset.open("s3://bucket/datasets/places2-train"))      # [] when it is sound
     damage, left = repair(dataset, open_store("s3://backup/datasets/places2-train"))
 
-A shard whose sha256 holds is sound without a further look. One whose does not is taken apart: which samples suffered,
-and whether by a cut, a hole of zeros, a flipped byte, a member taken out, or because another shard stands in its
-place. Bytes may be spoilt on the way, too: only what two readings give alike is called damage. Not covered: pictures
-that cannot be decoded although they are as packed; the manifest itself, whose digest is checked whenever a dataset is
-opened.
+A shard is sound when its sha256, its length and all its members hold: manifest and index may agree with each other and
+yet say of a shard what is not so, and readers go by the index. One that is not sound is taken apart: which samples
+suffered, and whether by a cut, a hole of zeros, a flipped byte, a member taken out, or because another shard stands in
+its place. Bytes may be spoilt on the way, too: only what two readings give alike is called damage. Not covered:
+pictures that cannot be decoded although they are as packed; the manifest itself, whose digest is checked whenever a
+dataset is opened.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 
 from trainplane.data.damage import (
     BLOCK_BYTES,
@@ -40,6 +42,16 @@ from trainplane.storage import NotFound, Store
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 
 
+@dataclass(frozen=True)
+class _Unsound:
+    """The member `name` of the sample `key`, whose header should stand at byte `at` of its shard."""
+
+    key: str
+    name: str
+    at: int
+    kind: str
+
+
 def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard: None) -> list[Damage]:
     """All damage found in `dataset`, shard by shard; empty when every byte is as packed.
 
@@ -62,41 +74,40 @@ def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
         raise UserError(f"{copy.address} is the dataset itself; give another copy to repair from")
     if next(iter(copy.list()), None) is None:
         raise UserError(f"{copy.address}: nothing is there to repair from; give the address of another copy")
-    found = verify(dataset)
-    sound = {shard.name: shard.sha256 for shard in dataset.shards}
-    sound[INDEX_NAME] = dataset.manifest.index_sha256
-    replaced = [
-        name for name in dict.fromkeys(damage.shard for damage in found) if _replace(dataset, copy, name, sound)
-    ]
-    # Without a sound index the samples of a damaged shard could not be named; with the new one they can.
-    again = {damage.shard for damage in found} if INDEX_NAME in replaced else set(replaced)
-    index, left = _checked_index(dataset)
-    left += [damage for damage in found if damage.shard not in again and damage.shard != INDEX_NAME]
+    # The index first: with a sound one the samples of a damaged shard can be named.
+    index, found = _checked_index(dataset)
+    left = list(found)
+    if found and _replace(dataset, copy, INDEX_NAME, dataset.manifest.index_sha256):
+        index, left = _checked_index(dataset)
     for number, shard in enumerate(dataset.shards):
-        if shard.name in again:
-            left += _damage_of(dataset, number, index)
+        damage = _damage_of(dataset, number, index)
+        found += damage
+        if damage and _replace(dataset, copy, shard.name, shard.sha256):
+            damage = _damage_of(dataset, number, index)
+        left += damage
     return found, left
 
 
-def _settled(store: Store, key: str, sha256: str) -> bytes:
-    """An object's bytes: those of this digest where one reading has it, else what two readings gave alike."""
+def _settled(store: Store, key: str, sha256: str) -> tuple[bytes, str]:
+    """An object's bytes, those of this digest where one reading has it, else what two readings gave alike; and their
+    sha256, which takes too long to be taken twice."""
     data = store.read(key)
     for _ in range(_READINGS):
         if hashlib.sha256(data).hexdigest() == sha256:
-            break
+            return data, sha256
         again = store.read(key)
         if again == data:
             break
         data = again
-    return data
+    return data, hashlib.sha256(data).hexdigest()
 
 
-def _replace(dataset: Dataset, copy: Store, name: str, sound: Mapping[str, str]) -> bool:
+def _replace(dataset: Dataset, copy: Store, name: str, sha256: str) -> bool:
     try:
-        data = _settled(copy, name, sound[name])
+        data, digest = _settled(copy, name, sha256)
     except NotFound:
         return False
-    if hashlib.sha256(data).hexdigest() != sound[name]:
+    if digest != sha256:
         return False
     dataset.store.write(name, data)
     return True
@@ -105,7 +116,7 @@ def _replace(dataset: Dataset, copy: Store, name: str, sound: Mapping[str, str])
 def _checked_index(dataset: Dataset) -> tuple[Index | None, list[Damage]]:
     # Read afresh: what an open dataset holds in memory says nothing of the store.
     try:
-        data = _settled(dataset.store, INDEX_NAME, dataset.manifest.index_sha256)
+        data, _ = _settled(dataset.store, INDEX_NAME, dataset.manifest.index_sha256)
     except NotFound:
         return None, [Damage(INDEX_NAME, "", MISSING_INDEX)]
     try:
@@ -117,26 +128,31 @@ def _checked_index(dataset: Dataset) -> tuple[Index | None, list[Damage]]:
 def _damage_of(dataset: Dataset, number: int, index: Index | None) -> list[Damage]:
     shard = dataset.shards[number]
     try:
-        data = _settled(dataset.store, shard.name, shard.sha256)
+        data, digest = _settled(dataset.store, shard.name, shard.sha256)
     except NotFound:
         return [Damage(shard.name, "", MISSING_SHARD)]
-    digest = hashlib.sha256(data).hexdigest()
-    if digest == shard.sha256:
+    if digest != shard.sha256:
+        for other in dataset.shards:
+            if other.sha256 == digest:
+                return [Damage(shard.name, "", SWAPPED_SHARD, f"it is {other.name}")]
+    if index is not None and (found := _damage_of_samples(data, shard, index, index.samples_of(number))):
+        return found
+    if digest == shard.sha256 and len(data) == shard.bytes:
         return []
-    for other in dataset.shards:
-        if other.sha256 == digest:
-            return [Damage(shard.name, "", SWAPPED_SHARD, f"it is {other.name}")]
-    whole = _kind_of_whole(len(data), shard.bytes)
-    if index is None:
-        return [Damage(shard.name, "", whole)]
+    return [Damage(shard.name, "", _kind_of_whole(len(data), shard.bytes))]
+
+
+def _damage_of_samples(data: bytes, shard: Shard, index: Index, samples: range) -> list[Damage]:
+    """What the bytes that stand for a shard have of these samples otherwise than the index says."""
+    view = memoryview(data)
+    unsound = [one for sample in samples if (one := _unsound_member(view, sample, index)) is not None]
+    if not unsound:
+        return []
     where = {name: at for at, name in _headers(data)}
-    samples = index.samples_of(number)
     names = {f"{index.key_of(sample)}.{member.extension}" for sample in samples for member in index.members_of(sample)}
     if where and not names & where.keys():
         return [Damage(shard.name, "", STALE_SHARD)]
-    judged = ((index.key_of(sample), _judge_sample(data, sample, index, where)) for sample in samples)
-    found = [Damage(shard.name, key, kind) for key, kind in judged if kind is not None]
-    return found or [Damage(shard.name, "", whole)]
+    return [Damage(shard.name, one.key, _kind_from_surroundings(one.kind, one.name, one.at, where)) for one in unsound]
 
 
 def _kind_of_whole(size: int, packed_size: int) -> str:
@@ -159,15 +175,17 @@ def _headers(data: bytes) -> Iterator[tuple[int, str]]:
         found = data.find(b"ustar", found + 1)
 
 
-def _judge_sample(data: bytes, sample: int, index: Index, where: Mapping[str, int]) -> str | None:
-    """The kind of the first damaged member of a sample, None when all are as packed."""
+def _unsound_member(data: memoryview, sample: int, index: Index) -> _Unsound | None:
+    """The first member of a sample that is not as packed, None when all are."""
+    key = index.key_of(sample)
     for member in index.members_of(sample):
         at = member.offset - BLOCK_BYTES
-        name = f"{index.key_of(sample)}.{member.extension}"
-        header, payload = data[at : member.offset], data[member.offset : member.offset + member.size]
+        name = f"{key}.{member.extension}"
+        # Payloads are not copied: this is done to every byte of a dataset.
+        header, payload = bytes(data[at : member.offset]), data[member.offset : member.offset + member.size]
         kind = judge_member(header, payload, name=name, size=member.size, crc32=member.crc32)
         if kind is not None:
-            return _kind_from_surroundings(kind, name, at, where)
+            return _Unsound(key, name, at, kind)
     return None
 
 
