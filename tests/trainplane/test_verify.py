@@ -293,7 +293,7 @@ def sealed(dataset: Dataset, **changes: Any) -> Dataset:
     return Dataset.open(dataset.store)
 
 
-@pytest.mark.parametrize("size", [1, -512, 512, 2**63, 10**30])
+@pytest.mark.parametrize("size", [1, -512, 512, 2**62])
 def test_a_length_that_only_the_manifest_has_wrong_is_damage(dataset: Dataset, size: int) -> None:
     first = dataset.shards[0]
     wrong = size if abs(size) != 512 else first.bytes + size

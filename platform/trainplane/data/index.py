@@ -32,7 +32,6 @@ _MEMBER = pa.struct(
 _SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("members", pa.list_(_MEMBER))])
 
 _MOST_EXTENSIONS = 256  # in one dataset: each member's is held as a number of one byte
-_MOST_BYTES = 2**63 - 1  # of a shard: where a member of it may lie at all
 
 
 @dataclass(frozen=True)
@@ -200,7 +199,7 @@ def _misplaced(offset: Any, size: Any, first: Any, shards: Sequence[Shard]) -> i
         wrong[1:] = ends[:-1] > (offset[1:] - BLOCK_BYTES).view(np.uint64)
         wrong[first[:-1]] = False
         last = first[1:] - 1
-        wrong[last] |= ends[last] > np.array([min(shard.bytes, _MOST_BYTES) for shard in shards], dtype=np.uint64)
+        wrong[last] |= ends[last] > np.array([shard.bytes for shard in shards], dtype=np.uint64)
     return int(np.argmax(wrong)) if wrong.any() else None
 
 
