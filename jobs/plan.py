@@ -63,8 +63,13 @@ class Plan:
         try:
             yield
         except (UserError, InputError, RunFailed) as error:
-            what, _, remedy = str(error).rpartition("; ")
-            self.findings.append(Finding("error", what or remedy, remedy if what else ""))
+            self.findings.append(refused(error))
+
+
+def refused(error: Exception) -> Finding:
+    """A refusal as a finding: a sentence of ours has the remedy in its last part."""
+    what, _, remedy = str(error).rpartition("; ")
+    return Finding("error", what or remedy, remedy if what else "")
 
 
 def plan_train(args: argparse.Namespace) -> int:
@@ -112,10 +117,12 @@ def _datasets(plan: Plan, config: ISNetConfig, context: Context) -> None:
     for name, is_train in ((config.data.train, True), (config.data.val, False)):
         if name is None:
             continue
-        if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
-            plan.note(f"dataset {name!r} is not there yet; `isnet train` packs it from photos of installed packages")
-            continue
         with plan.refusals():
+            if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
+                plan.note(
+                    f"dataset {name!r} is not there yet; `isnet train` packs it from photos of installed packages"
+                )
+                continue
             dataset = Dataset.open(context.dataset(name))
             if is_train:
                 plan.train_data = dataset

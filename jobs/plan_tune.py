@@ -8,13 +8,16 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import asdict
 from typing import Any
 
+from isnet.errors import InputError
 from jobs.cli import emit
+from jobs.plan import refused
 from jobs.search_file import check_room, load_search, search_of, seconds_of_one
 from trainplane.cluster.context import resolve
 from trainplane.cluster.session import in_ray_job
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
 from trainplane.search.admission import admit
 from trainplane.search.driver import trial_limit
 from trainplane.search.launch import Search, need_of, rates_of
@@ -29,9 +32,10 @@ def plan_tune(args: argparse.Namespace) -> int:
         search = search_of(loaded, context, may_pack=False)
         seconds = seconds_of_one(loaded, search, context, always=True)
         check_room(search, seconds_of_one=seconds)
-    except UserError as refusal:
-        emit(args, {"ok": False, "findings": [{"level": "error", "what": str(refusal), "remedy": ""}]}, "")
+    except (UserError, InputError, RunFailed) as refusal:
         print(f"isnet: it would be refused: {refusal}", file=sys.stderr)
+        if args.json:
+            emit(args, {"ok": False, "findings": [asdict(refused(refusal))]}, "")
         return 2
     found = reckoned(search, seconds)
     emit(args, {"ok": True, "findings": [], **found}, _text(search, found))

@@ -94,7 +94,7 @@ def _local_places(words: list[str], parsed: argparse.Namespace) -> Iterator[tupl
     maybe = {value for name in _PLACES if isinstance(value := getattr(parsed, name, None), str)}
     for position, word in enumerate(words):
         value = word.partition("=")[2] if "=" in word and not Path(word).exists() else word
-        if not value or "://" in value or value.endswith(_YAML):
+        if not value or "://" in value or value.partition("+")[0].endswith(_YAML):
             continue
         if value in surely or _looks_like_path(value) or (value in maybe and Path(value).exists()):
             yield position, value

@@ -18,8 +18,9 @@ import jobs as jobs_package
 import trainplane as trainplane_package
 from jobs.cli import build_parser, emit
 from jobs.sending import check_context, check_settings, is_remote, sendable
+from trainplane import safe_yaml
 from trainplane.cluster import dashboard, following, job_state, parcels
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import CONFIG_FILE, Context, resolve
 from trainplane.cluster.submit import submit as hand_over
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
@@ -88,6 +89,12 @@ def _checked(words: list[str], context: Context) -> list[str]:
     if words[0] in NOT_REMOTE:
         raise UserError(f"`isnet {words[0]}` runs where you sit; submit train, tune, evaluate, inpaint or data instead")
     parsed, rest = build_parser().parse_known_args(words)
+    if unknown := [
+        word for word in rest if "=" not in word or word.startswith("-") or not hasattr(parsed, "overrides")
+    ]:
+        raise UserError(
+            f"`isnet {words[0]}` does not take {' '.join(unknown)}; `isnet {words[0]} --help` says what it does"
+        )
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
@@ -113,14 +120,50 @@ def _working_dir(context: Context, words: list[str], files: str | None) -> Itera
             if not source.is_dir():
                 raise UserError(f"--files {files}: there is no such folder")
             parcels.check_upload(source)
+            if (source / CONFIG_FILE).is_dir():
+                raise UserError(f"{source / CONFIG_FILE}: the job's context is written there; rename that folder")
             shutil.copytree(source, folder, dirs_exist_ok=True)
         sent = list(words)
         for position, word in enumerate(words):
-            if word.endswith((".yaml", ".yml")) and Path(word).expanduser().is_file():
-                shutil.copyfile(Path(word).expanduser(), folder / Path(word).name)
-                sent[position] = f"./{Path(word).name}"
-        (folder / "isnet.toml").write_text(_context_file(context), encoding="utf-8")
+            # `mine.yaml+laptop` is a file with a layer on top.
+            name, plus, layers = word.partition("+")
+            if name.endswith((".yaml", ".yml")) and (file := Path(name).expanduser()).is_file():
+                _take_along(file, folder / file.name)
+                sent[position] = f"./{file.name}{plus}{layers}"
+                _take_bases(file, folder, is_remote=is_remote(context))
+        (folder / CONFIG_FILE).write_text(_context_file(context), encoding="utf-8")
         yield folder, sent
+
+
+def _take_along(file: Path, target: Path) -> None:
+    if target.exists() and (not target.is_file() or target.read_bytes() != file.read_bytes()):
+        raise UserError(f"{file}: another file of the name {target.name} travels with this job; rename one of them")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(file, target)
+
+
+def _take_bases(file: Path, folder: Path, *, is_remote: bool) -> None:
+    """The YAML files that stand underneath, under the paths by which `base:` names them."""
+    seen = {file.resolve()}
+    while (base := _base_of(file)) is not None and base.resolve() not in seen:
+        if base.is_absolute() and not is_remote:
+            return
+        if base.is_absolute() or ".." in base.parts:
+            raise UserError(f"{file}: base: {base} does not travel with the job; name a file in or below this folder")
+        _take_along(base, folder / base)
+        seen.add(base.resolve())
+        file = base
+
+
+def _base_of(file: Path) -> Path | None:
+    """The file that `base:` names, or None: what is wrong with it is said by whoever reads it as a preset."""
+    try:
+        tree = safe_yaml.load(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    base = tree.get("base") if isinstance(tree, dict) else None
+    name = base.partition("+")[0] if isinstance(base, str) else ""
+    return Path(name) if name.endswith((".yaml", ".yml")) and Path(name).is_file() else None
 
 
 def _context_file(context: Context) -> str:
@@ -153,7 +196,7 @@ def logs(args: argparse.Namespace) -> int:
     """`isnet jobs logs JOB`"""
     connection = _connect(args)
     job_state.state_of(connection, args.job)
-    text = connection.get_job_logs(args.job)
+    text = following.whole_log(connection, args.job)
     emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
     return 0
 

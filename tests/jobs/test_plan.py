@@ -15,6 +15,7 @@ from jobs.isnet_task import ISNetTask
 from jobs.machine import ranks_here
 from jobs.sizing import memory_of, new_state_bytes
 from jobs.speed import speed_key
+from trainplane.errors import RunFailed
 from trainplane.train.identity import exclusive
 from trainplane.train.state import capture
 from trainplane.train.world import World
@@ -159,3 +160,17 @@ def test_speed_is_alike_where_what_costs_time_is(small):
     others = ["data.size=128", "model.blocks=2", "loss.style=0", "train.global_batch=4", "train.workers=1"]
     resized = "data.resize=null"
     assert len({key(), *(key(other, resized) for other in others)}) == 6
+
+
+@pytest.mark.parametrize("command", [("train", "demo"), ("tune", "search_demo")])
+def test_a_store_that_fails_is_a_finding_with_what_to_do(isnet, monkeypatch, command):
+    def fail(*_, **__):
+        raise RunFailed("s3://b does not answer; look whether it is up")
+
+    monkeypatch.setattr("jobs.plan.open_store", fail)
+    monkeypatch.setattr("jobs.plan_tune.search_of", fail)
+    planned = isnet("plan", *command, "--json")
+    assert planned.status == 2
+    assert {"level": "error", "what": "s3://b does not answer", "remedy": "look whether it is up"} in planned.json()[
+        "findings"
+    ]

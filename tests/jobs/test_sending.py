@@ -1,6 +1,7 @@
 """What of a command may travel to a cluster: judged here, before anything is uploaded."""
 
 import argparse
+import os
 
 import pytest
 
@@ -8,6 +9,7 @@ from jobs import arrived
 from jobs.cli import build_parser
 from jobs.config import load_run_config
 from jobs.sending import addresses, check_context, check_settings, sendable
+from jobs.submit import _checked, _working_dir
 from trainplane.cluster.context import local
 from trainplane.cluster.parcels import check_upload
 from trainplane.errors import UserError
@@ -163,3 +165,54 @@ def test_the_parser_gives_every_argument_that_is_a_path():
 
     walk(build_parser())
     assert named - known <= {"files", "words"}
+
+
+def test_links_without_end_and_what_is_no_file_are_refused_before_they_are_copied(here, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    with open(tmp_path / "elsewhere" / "large", "wb") as file:
+        file.truncate(150 * 2**20)
+    for number, (make, words) in enumerate(
+        (
+            (lambda folder: [(folder / name).symlink_to(".") for name in "ab"], "would have no end"),
+            (lambda folder: (folder / "a").symlink_to("/nowhere"), "a link to none"),
+            (lambda folder: (folder / "a").symlink_to("a"), "a link to none"),
+            (lambda folder: os.mkfifo(folder / "pipe"), "is no file or folder"),
+            (lambda folder: (folder / "out").symlink_to(tmp_path / "elsewhere"), "150 MiB to upload"),
+            (lambda folder: (folder / "isnet.toml").mkdir(), "the job's context is written there"),
+        )
+    ):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        make(folder)
+        with pytest.raises(UserError, match=words), _working_dir(here, ["train", "demo"], str(folder)):
+            pass
+
+
+def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "base.yaml").write_text("base: demo\n")
+    (tmp_path / "mine.yaml").write_text("base: sub/base.yaml+laptop\n")
+    with _working_dir(here, ["train", "mine.yaml+laptop"], None) as (folder, words):
+        assert words == ["train", "./mine.yaml+laptop"]
+        assert sent(there, "train", "./mine.yaml+laptop")[-1] == "./mine.yaml+laptop"
+        assert (folder / "sub" / "base.yaml").read_text() == "base: demo\n"
+    (tmp_path / "mine.yaml").write_text(f"base: {tmp_path}/sub/base.yaml\n")
+    with (
+        pytest.raises(UserError, match="does not travel with the job"),
+        _working_dir(there, ["train", "mine.yaml"], None),
+    ):
+        pass
+    (tmp_path / "sub" / "mine.yaml").write_text("base: mine.yaml\n")
+    with (
+        pytest.raises(UserError, match="another file of the name mine"),
+        _working_dir(here, ["train", "sub/mine.yaml"], None),
+    ):
+        pass
+
+
+@pytest.mark.parametrize("words", [("train", "demo", "--nope"), ("data", "show", "mine", "more"), ("tune", "x", "-q")])
+def test_words_that_the_command_does_not_take_are_refused_here(here, words):
+    with pytest.raises(UserError, match=f"`isnet {words[0]}` does not take {words[-1]}"):
+        _checked(list(words), here)
+    assert _checked(["train", "demo", "--fresh", "train.steps=3"], here)[-1] == "train.steps=3"

@@ -83,3 +83,35 @@ def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words
     for word in words:
         assert word in str(refusal.value)
     assert "hush" not in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "words"),
+    [
+        ("store = 5", ["store of context 'lab' is no text"]),
+        ('store = ["s3://bucket"]', ["store of context 'lab' is no text"]),
+        ('store = " "', ["store of context 'lab' is no text, or an empty one"]),
+        ('store = "s3://"', ["store of context 'lab' names no bucket"]),
+        ('ray = "http://head:port"', ["ray of context 'lab' is no address", "http://HOST:PORT"]),
+        ('ray = "http://"', ["ray of context 'lab' is no address"]),
+        ('tracking = "http://mlflow:99999"', ["tracking of context 'lab' is no address"]),
+        ('tracking = "http://me:hush@mlflow:5000"', ["tracking of context 'lab' holds a user or a password"]),
+        ('ray = "https://me:hush@head"', ["ray of context 'lab' holds a user or a password"]),
+        ('s3_endpoint = "http://me:hush@store"', ["s3_endpoint of context 'lab' holds a user or a password"]),
+        ('[context.lab.secrets]\n"A=B" = "env:HOME"', ["'A=B' is no name of a variable"]),
+        ('[context.lab.secrets]\nA = "file:a\\u0000b"', ["secret A is read from", "cannot be read"]),
+    ],
+)
+def test_what_is_no_text_no_address_or_holds_a_password_is_refused(tmp_path, table, words):
+    (tmp_path / "isnet.toml").write_text(f'default = "lab"\n[context.lab]\n{table}\n')
+    with pytest.raises(UserError) as refusal:
+        resolve(start=tmp_path)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "hush" not in str(refusal.value)
+
+
+def test_a_misspelt_default_does_not_make_everything_local(tmp_path):
+    (tmp_path / "isnet.toml").write_text(LAB.replace("default =", "defualt ="))
+    with pytest.raises(UserError, match="unknown key 'defualt'; did you mean 'default'"):
+        resolve(start=tmp_path)

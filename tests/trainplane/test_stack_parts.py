@@ -1,6 +1,7 @@
 """What a stack is made of, without starting one: processes, ports, secrets, the context it writes."""
 
 import http.server
+import json
 import os
 import signal
 import socket
@@ -285,3 +286,20 @@ def test_health_addresses_come_from_the_environment_and_a_driver_has_none(monkey
     assert main([]) == 1
     monkeypatch.delenv("ISNET_HEALTH")
     assert main([]) == 0
+
+
+@pytest.mark.parametrize("noted", [{"store": "moto", "ports": {}}, {"store": "other", "ports": {"store": 9000}}])
+def test_a_state_that_is_not_whole_counts_as_none(tmp_path, monkeypatch, noted):
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
+    stack = Stack(tmp_path / "stack")
+    stack.site.make()
+    (stack.site.root / "state.json").write_text(json.dumps({**noted, "processes": {}}))
+    assert stack.status() == []
+    assert stack.down(wipe=True, say=print) == 0
+    assert not stack.site.root.exists()
+
+
+def test_a_file_in_the_place_of_the_folder_is_said(tmp_path):
+    (tmp_path / "stack").write_text("")
+    with pytest.raises(UserError, match="is no folder and cannot be made one"):
+        Stack(tmp_path / "stack").down(wipe=True)

@@ -1,10 +1,14 @@
 """Following a job: against a stand-in for Ray's client that answers from a script. The real one: tests/jobs."""
 
+import contextlib
+import socket
+import threading
 from types import SimpleNamespace
 
 import pytest
 
 from trainplane.cluster import dashboard, following
+from trainplane.cluster.context import local
 from trainplane.cluster.dashboard import client
 from trainplane.cluster.following import await_start, follow
 from trainplane.cluster.job_state import JobState
@@ -150,9 +154,105 @@ def test_a_job_that_starts_is_no_longer_waited_for():
 
 
 def test_an_address_that_drops_packets_is_given_up_in_seconds(tmp_path, monkeypatch):
-    from trainplane.cluster.context import local
-
     monkeypatch.setattr(dashboard, "ROUTE_TIMEOUT_S", 0.2)
     # A block for documentation (RFC 5737): nobody is there.
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://198\.51\.100\.7:8265"):
         client(local(tmp_path).at(ray="http://198.51.100.7:8265"))
+
+
+def test_a_cluster_that_is_away_while_a_job_waits_is_looked_for_again(monkeypatch):
+    from requests.exceptions import ConnectionError as Refused
+
+    cluster = Cluster(["PENDING", Refused("no route"), "PENDING", "RUNNING"])
+    assert await_start(cluster, "job", timeout_s=10, say=pytest.fail).status == "RUNNING"
+    monkeypatch.setattr(following, "_LOST_AFTER_S", 0.05)
+    with pytest.raises(RunFailed, match="does not answer any more, and job job may be running"):
+        await_start(Cluster([Refused("no route")]), "job", timeout_s=10, say=pytest.fail)
+    with pytest.raises(RunFailed, match="does not know job job any more"):
+        await_start(Cluster([RuntimeError("status code 404: it does not exist")]), "job", timeout_s=10, say=pytest.fail)
+
+
+class Unreadable(Cluster):
+    """What the job wrote is no UTF-8, which Ray answers with a 500."""
+
+    def get_job_logs(self, job):
+        raise RuntimeError("Request failed with status code 500: … UnicodeDecodeError: 'utf-8' codec can't decode …")
+
+
+def test_a_log_that_ray_cannot_read_does_not_hide_how_the_job_ended():
+    state, text = followed(Unreadable([("FAILED", 3)], [["one\n"]]))
+    assert state.exit_status == 3
+    assert text.startswith("one\n")
+    assert "not all UTF-8" in text
+    with pytest.raises(RunFailed, match="not all UTF-8; read it on the cluster's head"):
+        following.whole_log(Unreadable(["RUNNING"]), "job")
+
+
+def test_a_connection_that_is_cut_before_the_last_lines_is_taken_up():
+    class Cut(Cluster):
+        def get_job_logs(self, job):
+            if (answer := self.whole.pop(0)) is None:
+                raise ConnectionError("refused")
+            return answer
+
+    state, text = followed(Cut([("SUCCEEDED", 0)], [["one\n"]], whole=[None, "one\ntwo\n"]))
+    assert (state.exit_status, text) == (0, "one\ntwo\n")
+
+
+@pytest.fixture
+def answering():
+    """Makes a server that gives every request the same bytes, or nothing at all; returns its port."""
+    servers = []
+
+    def make(answer, port=0):
+        server = socket.socket()
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind(("127.0.0.1", port))
+        server.listen(20)
+        servers.append(server)
+        held = []
+
+        def serve():
+            while True:
+                try:
+                    one, _ = server.accept()
+                except OSError:
+                    return
+                held.append(one)
+                if answer is not None:
+                    with contextlib.suppress(OSError):
+                        one.recv(65536)
+                        one.sendall(answer)
+                        one.close()
+
+        threading.Thread(target=serve, daemon=True).start()
+        return server.getsockname()[1]
+
+    yield make
+    for server in servers:
+        server.shutdown(socket.SHUT_RDWR)
+        server.close()
+
+
+PAGE = b"HTTP/1.1 200 OK\r\nContent-Length: 13\r\nConnection: close\r\n\r\n<html></html>"
+OTHER = b'HTTP/1.1 200 OK\r\nContent-Length: 7\r\nConnection: close\r\n\r\n{"a":1}'
+FAULT = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
+
+
+@pytest.mark.parametrize("answer", [PAGE, OTHER, FAULT, b"\0garbage"])
+def test_what_answers_and_is_no_head_of_ray_is_said_in_a_sentence(tmp_path, answering, monkeypatch, answer):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1"):
+        client(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(answer)}"))
+
+
+def test_what_listens_and_says_nothing_is_given_up(tmp_path, answering, monkeypatch):
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    monkeypatch.setattr(dashboard, "ANSWER_TIMEOUT_S", 0.3)
+    with pytest.raises(UserError, match="says nothing within 0 s"):
+        client(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(None)}"))
+
+
+def test_a_port_is_not_taken_for_a_refused_token():
+    text = dashboard._no_connection("http://h:40312", ConnectionError("Failed to connect to Ray at http://h:40312."))
+    assert "no Ray cluster answers" in text

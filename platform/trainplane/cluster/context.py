@@ -19,11 +19,13 @@ local, under `.isnet/` or `ISNET_HOME`. Secrets stand in `isnet.toml` only by re
 from __future__ import annotations
 
 import os
+import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from trainplane.errors import UserError, nearest
 
@@ -40,6 +42,7 @@ _KEYS = (
     "s3_region",
     "secrets",
 )
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -127,6 +130,12 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
                 tree = tomllib.loads(file.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{file}: is no TOML ({error}); correct it") from error
+            except OSError as error:
+                raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from error
+            for key in tree:
+                # A misspelt `default` would otherwise mean that everything is local.
+                if key not in ("context", "default"):
+                    raise UserError(f"{file}: has an unknown key {key!r}{nearest(key, ('context', 'default'))}")
             tables, default = tree.get("context", {}), tree.get("default")
             if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
                 raise UserError(f"{file}: contexts are tables; write [context.NAME] and its keys below")
@@ -140,11 +149,16 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
+        if key != "secrets":
+            _check_text(name, key, table[key], file)
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
     if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
         # Not shown: it may carry a password.
         raise UserError(f"{file}: tracking of context {name!r} is no address; need http://…, https://… or sqlite:///…")
+    for key in ("ray", "tracking", "s3_endpoint"):
+        if "://" in table.get(key, ""):
+            _check_address(name, key, table[key], file)
     base = local(home, name)
     store = str(table["store"]).rstrip("/") if "store" in table else None
     places = {}
@@ -155,6 +169,32 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
         **({"ray": _ray_address(str(table["ray"]), name)} if "ray" in table else {}),
         environment=_environment(name, table),  # type: ignore[arg-type]
     )
+
+
+def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
+    """Refuse what is no text: a number would become a folder of that name."""
+    if not isinstance(value, str) or not value.strip():
+        raise UserError(f'{file}: {key} of context {name!r} is no text, or an empty one; write {key} = "…"')
+    if value.startswith("s3://") and not value.removeprefix("s3://").strip("/"):
+        raise UserError(f"{file}: {key} of context {name!r} names no bucket; need s3://bucket/prefix")
+
+
+def _check_address(name: str, key: str, address: str, file: Path | None) -> None:
+    """Refuse an address that leads nowhere or carries a password; it is not shown, because it may."""
+    if not address.startswith(("http://", "https://")):
+        return
+    parts = urlsplit(address)
+    if "@" in parts.netloc:
+        raise UserError(
+            f"{file}: {key} of context {name!r} holds a user or a password; take it out, and give it among the "
+            "context's secrets, such as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, by reference"
+        )
+    try:
+        is_whole = bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_whole = False
+    if not is_whole:
+        raise UserError(f"{file}: {key} of context {name!r} is no address; need {parts.scheme}://HOST:PORT")
 
 
 def _ray_address(address: str, name: str) -> str:
@@ -174,6 +214,8 @@ def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
     if "s3_region" in table:
         found["AWS_DEFAULT_REGION"] = str(table["s3_region"])
     for variable, reference in table.get("secrets", {}).items():
+        if not _VARIABLE.fullmatch(variable):
+            raise UserError(f"context {name!r}: secret {variable!r} is no name of a variable; need letters, digits, _")
         found[variable] = _secret(name, variable, str(reference))
     return found
 
@@ -186,8 +228,11 @@ def _secret(name: str, variable: str, reference: str) -> str:
         return os.environ[target]
     if kind == "file":
         try:
-            return Path(target).expanduser().read_text(encoding="utf-8").strip()
-        except (OSError, UnicodeDecodeError) as error:
+            text = Path(target).expanduser().read_text(encoding="utf-8").strip()
+            if "\0" in text:
+                raise ValueError("no variable holds a zero byte")
+            return text
+        except (OSError, ValueError) as error:
             reason = error.strerror if isinstance(error, OSError) else "it is no text"
             raise UserError(
                 f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({reason})"

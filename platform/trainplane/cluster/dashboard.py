@@ -12,6 +12,8 @@ from trainplane.cluster.health import complaint
 from trainplane.errors import UserError
 
 ROUTE_TIMEOUT_S = 10.0
+# Ray's own client waits for an answer for ever; a busy head takes seconds.
+ANSWER_TIMEOUT_S = 30.0
 
 
 def client(context: Context) -> Any:
@@ -36,7 +38,8 @@ def client(context: Context) -> Any:
         connection = JobSubmissionClient(context.ray)
         # The first call that the token is asked for.
         connection.list_jobs()
-    except (ConnectionError, RuntimeError, AuthenticationError) as error:
+    # The last three: what answers is no head of Ray's (errors of its HTTP library are among OSError).
+    except (RuntimeError, AuthenticationError, OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(_no_connection(context.ray, error)) from error
     return connection
 
@@ -45,13 +48,20 @@ def _no_route(address: str) -> str | None:
     """Why nothing listens at the address, or None: Ray's own client waits two minutes for a host that drops packets."""
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    if complaint(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is None:
-        return None
-    return _no_connection(address, ConnectionError("no connection"))
+    if complaint(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is not None:
+        return _no_connection(address, ConnectionError("no connection"))
+    # Any answer is one here, a refusal too.
+    if (text := complaint(f"{address}/api/version", ANSWER_TIMEOUT_S)) and text.endswith("timed out"):
+        return (
+            f"something listens at {address} and says nothing within {ANSWER_TIMEOUT_S:.0f} s, as no Ray cluster does; "
+            "look at its head, or correct `ray` of the context in isnet.toml"
+        )
+    return None
 
 
 def _no_connection(address: str, error: Exception) -> str:
-    text = str(error)
+    # Without the address, whose port may be 40312.
+    text = str(error).replace(address, "")
     if "401" in text or "403" in text or "auth" in text.lower():
         return (
             f"the Ray cluster at {address} refused our token; give the right one as secret RAY_AUTH_TOKEN "

@@ -26,17 +26,30 @@ def await_start(connection: Any, job: str, *, timeout_s: float, say: Callable[[s
     Ray cannot take back a job that waits: it ends it when its turn comes, or when its patience ends (`line.PATIENCE`).
     """
     begun, told = time.monotonic(), ""
+    silence = _Silence(job)
     while True:
-        state = state_of(connection, job)
-        if state.status != "PENDING":
-            return state
         waited_s = time.monotonic() - begun
         # A start takes a few seconds, which are no news.
         is_news = waited_s > _START_S
-        if is_news or waited_s > timeout_s:
-            reason = waits_for(state, states(connection))
+        reason = None
+        try:
+            state = state_of(connection, job)
+            if state.status != "PENDING":
+                return state
+            if is_news or waited_s > timeout_s:
+                reason = waits_for(state, states(connection))
+                if waited_s > timeout_s:
+                    connection.stop_job(job)
+        except UserError as error:
+            raise _forgotten(job) from error
+        # A line is waited in for hours: a connection that is lost meanwhile is looked for again.
+        except (OSError, RuntimeError) as error:
+            silence.goes_on(error)
+            time.sleep(_POLL_S)
+            continue
+        silence.is_over()
+        if reason is not None:
             if waited_s > timeout_s:
-                connection.stop_job(job)
                 raise RunFailed(
                     f"job {job} did not start within {timeout_s:.0f} s and was told to stop, which Ray does when its "
                     f"turn would come; what it waited for: {reason}. "
@@ -56,31 +69,63 @@ def follow(connection: Any, job: str, write: Callable[[str], None]) -> JobState:
     from aiohttp import ClientError
 
     tail = _Tail(connection, job, write)
-    silent_since: float | None = None
+    silence = _Silence(job)
     while True:
         try:
             asyncio.run(tail.stream())
             state = state_of(connection, job)
-            silent_since = None
+            if state.is_over:
+                tail.finish()
+                return state
+            silence.is_over()
         except UserError as error:
-            raise RunFailed(
-                f"the cluster's head was restarted and does not know job {job} any more; submit it again, "
-                "a run goes on from its last checkpoint"
-            ) from error
+            raise _forgotten(job) from error
         except (TimeoutError, OSError, RuntimeError, ClientError) as error:
-            silent_since = silent_since or time.monotonic()
-            if time.monotonic() - silent_since > _LOST_AFTER_S:
-                raise RunFailed(
-                    f"the cluster does not answer any more, and job {job} may be running; look with `isnet jobs show "
-                    f"{job}` when it is back ({last_line(error)})"
-                ) from error
+            silence.goes_on(error)
             time.sleep(_POLL_S)
             continue
-        if state.is_over:
-            tail.finish()
-            return state
         # The stream may end before the state is settled, or be cut in the middle of a run.
         time.sleep(_POLL_S)
+
+
+def whole_log(connection: Any, job: str) -> str:
+    """All that the job has written so far; `RunFailed` where Ray cannot read it."""
+    try:
+        return str(connection.get_job_logs(job))
+    except RuntimeError as error:
+        # Ray reads a log as UTF-8 or not at all (ray 2.60.0), and a program may write any byte.
+        if "UnicodeDecodeError" not in str(error):
+            raise
+        raise RunFailed(
+            f"Ray cannot show the output of job {job}, which is not all UTF-8; read it on the cluster's head, "
+            f"job-driver-{job}.log in the folder of Ray's logs"
+        ) from error
+
+
+def _forgotten(job: str) -> RunFailed:
+    return RunFailed(
+        f"the cluster's head was restarted and does not know job {job} any more; submit it again, "
+        "a run goes on from its last checkpoint"
+    )
+
+
+class _Silence:
+    """How long a cluster has not answered; `RunFailed` after a minute."""
+
+    def __init__(self, job: str) -> None:
+        self._job = job
+        self._since: float | None = None
+
+    def is_over(self) -> None:
+        self._since = None
+
+    def goes_on(self, error: Exception) -> None:
+        self._since = self._since or time.monotonic()
+        if time.monotonic() - self._since > _LOST_AFTER_S:
+            raise RunFailed(
+                f"the cluster does not answer any more, and job {self._job} may be running; look with `isnet jobs show "
+                f"{self._job}` when it is back ({last_line(error)})"
+            ) from error
 
 
 class _Tail:
@@ -98,8 +143,11 @@ class _Tail:
             seen += len(chunk)
 
     def finish(self) -> None:
-        """What came after the last stream had ended."""
-        self._pass_on(0, self._connection.get_job_logs(self._job))
+        """What came after the last stream had ended, or why it is not shown: the job's end is known all the same."""
+        try:
+            self._pass_on(0, whole_log(self._connection, self._job))
+        except RunFailed as error:
+            self._write(f"\nisnet: {error}\n")
 
     def _pass_on(self, start: int, text: str) -> None:
         fresh = text[max(0, self._written - start) :]

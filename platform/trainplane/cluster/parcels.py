@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
 from pathlib import Path
 
 from trainplane.errors import UserError
@@ -12,8 +13,11 @@ MAX_UPLOAD_BYTES = 100 * 2**20
 
 
 def check_upload(folder: Path) -> None:
-    """Refuse a folder that is too large to send, naming its largest files."""
-    sizes = {path: path.stat().st_size for path in _files(folder)}
+    """Refuse a folder that is too large to send, naming its largest files, or that holds what is no file."""
+    try:
+        sizes = {path: path.stat().st_size for path in _sendable(folder)}
+    except OSError as error:
+        raise UserError(f"{error.filename}: cannot be read ({error.strerror}); take it out of {folder}") from error
     total = sum(sizes.values())
     if total > MAX_UPLOAD_BYTES:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:3]
@@ -30,6 +34,22 @@ def folder_digest(folder: Path) -> str:
     for path in _files(folder):
         sha.update(str(path.relative_to(folder)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()
+
+
+def _sendable(folder: Path, above: tuple[Path, ...] = ()) -> Iterator[Path]:
+    """Files as a copy has them, what links lead to included; `UserError` names what cannot be copied."""
+    real = folder.resolve()
+    if real in above:
+        raise UserError(f"{folder}: is a link to a folder that it lies in, so a copy would have no end; take it out")
+    for path in sorted(folder.iterdir()):
+        if path.name == "__pycache__":
+            continue
+        if path.is_dir():
+            yield from _sendable(path, (*above, real))
+        elif path.is_file():
+            yield path
+        else:
+            raise UserError(f"{path}: is no file or folder, or a link to none, and cannot be sent; take it out")
 
 
 def _files(folder: Path) -> list[Path]:

@@ -66,7 +66,7 @@ class Stack:
         A failure or an interruption ends what this call started and leaves what was up before.
         """
         with self._alone():
-            state = self.site.load()
+            state = self._state()
             kinds = self._kinds(store or state.store or ("moto" if Ceph.missing() else "ceph"))
             self._refuse_missing(kinds)
             self._refuse_other_store(state, kinds)
@@ -79,17 +79,21 @@ class Stack:
 
     def status(self) -> list[PartStatus]:
         """Every part in the order of starting; none where there is no stack."""
-        state = self.site.load()
+        state = self._state()
         if state.store is None:
             return []
-        return [self._part_status(kind(self.site, state.ports), state) for kind in self._kinds(state.store)]
+        kinds = self._kinds(state.store)
+        if any(port not in state.ports for kind in kinds for port in kind.ports):
+            # A file that lost them: nothing is known of any part, and `up` gives it others.
+            return []
+        return [self._part_status(kind(self.site, state.ports), state) for kind in kinds]
 
     def down(self, *, wipe: bool, say: Callable[[str], None] = print) -> int:
         """End everything; with `wipe` nothing remains of it. Returns how many processes were ended."""
         if not self.site.root.exists() and not process.marked(self.site.mark):
             return 0
         with self._alone():
-            state = self.site.load()
+            state = self._state()
             ended = 0
             if state.store is not None:
                 for kind in reversed(self._kinds(state.store)):
@@ -118,6 +122,11 @@ class Stack:
         }
         mlflow_environment(self.site)
         return values, {name: self.site.root / "secrets" / name for name in SECRETS}
+
+    def _state(self) -> State:
+        """What an earlier command noted; one that names a store which nobody knows counts as none."""
+        state = self.site.load()
+        return state if state.store is None or state.store in STORES else State()
 
     @staticmethod
     def _kinds(store: str) -> tuple[type[Part], ...]:
@@ -178,7 +187,13 @@ class Stack:
     @contextmanager
     def _alone(self) -> Iterator[None]:
         """One `up` or `down` at a time; the lock goes with its process."""
-        self.site.root.mkdir(parents=True, exist_ok=True)
+        try:
+            self.site.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.site.root}: is no folder and cannot be made one ({error.strerror}); move away what is there, "
+                "or set ISNET_HOME to a folder of yours"
+            ) from error
         with open(self.site.root / "lock", "w") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
