@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from trainplane.errors import UserError, nearest
 from trainplane.search import budget, pbt
 from trainplane.search.admission import admit
 from trainplane.search.driver import trial_limit
-from trainplane.search.launch import Configure, Search, need_of, rates_of
+from trainplane.search.launch import Search, need_of, rates_of
 from trainplane.search.settings import KINDS, SearchFile, SearchSettings
 from trainplane.search.space import Settings, Space, put, search_key
 from trainplane.task import load_task
@@ -62,9 +62,10 @@ def load_search(preset: str, overrides: Sequence[str]) -> Loaded:
     if "search" not in tree:
         searches = ", ".join(preset_names("search_"))
         raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
-    of_search = [override for override in overrides if override.startswith("search.")]
+    # A trial has its name from its search: one given here can only be meant for that.
+    of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
-    of_base = [override for override in overrides if not override.startswith("search.")]
+    of_base = [override for override in overrides if override not in of_search]
     return Loaded(file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base))
 
 
@@ -105,13 +106,16 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
         ensure_sample_datasets([base.data.train, base.data.val], context)
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
-    check_enough(base, datasets[0])
+    train_data = datasets[0]
 
     def configure(number: int, drawn: Settings, segment: int) -> RunConfig:
         config = loaded.configure(number, drawn, segment)
         return with_located_masks(config, context) if isinstance(config, ISNetConfig) else config
 
-    _check_trials(settings, space, configure)
+    def check(settings: Settings) -> None:
+        check_enough(configure(0, settings, 0), train_data)
+
+    _check_trials(settings, space, check)
     is_ours = isinstance(base, ISNetConfig)
     return Search(
         loaded.file.name,
@@ -160,8 +164,9 @@ def _check_name(loaded: Loaded, name: str, given: dict[str, Any]) -> None:
         raise UserError(f"search.space.{name} changes nothing that is trained; leave it out of the space")
 
 
-def _check_trials(search: SearchSettings, space: Space, configure: Configure) -> None:
-    """Whole configurations of the first trials, and with each dimension at its edges; their masks are there."""
+def _check_trials(search: SearchSettings, space: Space, check: Callable[[Settings], None]) -> None:
+    """Whole configurations of the first trials, and with each dimension at its edges; their masks are there, and
+    pictures for a batch."""
     if search.algorithm == "grid":
         drawn = space.grid()
         if not drawn:
@@ -177,7 +182,7 @@ def _check_trials(search: SearchSettings, space: Space, configure: Configure) ->
         if space.holds({**drawn[0], name: end})
     ]
     for settings in [{}, *drawn, *edges]:
-        configure(0, settings, 0)
+        check(settings)
 
 
 def _check_objectives(loaded: Loaded, base: RunConfig) -> None:

@@ -84,7 +84,7 @@ def show(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     preset, *overrides = args.overrides
-    search = search_of(load_search(preset, overrides), context)
+    search = search_of(load_search(preset, overrides), context, may_pack=False)
     state = read_state(search, context)
     if state is None:
         raise UserError(

@@ -10,6 +10,9 @@ MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}"
 ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 """Name of a registered model: refused before a training whose result could not be registered under it."""
 
+Seed = Annotated[int, Field(ge=0, lt=2**63)]
+"""Seed of random numbers: those of torch and numpy are seeded with as much, and no more."""
+
 
 class Section(BaseModel):
     """One level of the tree: unknown names are errors, values never change after construction."""

@@ -40,6 +40,9 @@ def refused(isnet, *words):
         # Reckoned once for all trials: one that needs more than the others could wait for ever.
         (["search.space.train.cpus_per_worker.choice=[1, 64]"], "belongs to the budget"),
         (["search.space.name.choice=[a, b]"], "changes nothing that is trained"),
+        # Trials that could never start are no result of a search.
+        (["search.space.train.global_batch.choice=[4, 4096]"], "fewer than one global batch of 4096"),
+        (["name=../up"], "name='../up'"),
         (["search.space.data.masks.choice=[irregular, nowhere]"], "no mask dataset"),
     ],
 )
@@ -52,6 +55,18 @@ def test_show_needs_a_search_that_was_run(isnet_there):
     ran = isnet_there("tune", "show", "search_demo", *HERE, "train.workers=1")
     assert ran.status == 2
     assert "has no journal" in ran.err
+
+
+def test_a_name_given_to_a_search_is_the_searchs(isnet_there):
+    ran = isnet_there("tune", "show", "search_demo", *HERE, "train.workers=1", "name=another")
+    assert "search 'another' has no journal" in ran.err
+
+
+def test_show_looks_and_packs_nothing(isnet, home):
+    ran = isnet("tune", "show", "search_demo")
+    assert ran.status == 2
+    assert "there is no dataset" in ran.err
+    assert not (home / "datasets").exists()
 
 
 def test_registering_needs_one_source(isnet_there):

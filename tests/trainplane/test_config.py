@@ -38,6 +38,8 @@ def test_the_tree_under_overrides_is_not_changed():
         ("trian.steps=5", ["trian", "did you mean 'train'"]),
         ("train.steps=0", ["train.steps=0", "greater than or equal to 1"]),
         ("train.steps=abc", ["train.steps='abc'", "integer"]),
+        ("train.seed=100000000000000000000", ["train.seed=100000000000000000000", "less than"]),
+        ("train.workers=9", ["global_batch=4", "workers=9", "set train.global_batch=9"]),
         ("train.workers=3", ["global_batch=4", "workers=3", "set train.global_batch=3 or 6"]),
         ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
         ("train.lr_g=.nan", ["train.lr_g", "finite"]),
@@ -72,6 +74,8 @@ def test_an_elastic_run_may_have_what_divides_the_global_batch():
     fixed = made("train.global_batch=24", "train.workers=[2, 8]", "train.micro_batch=4").train
     assert fixed.world_sizes == [2, 3, 6]
     assert made("train.workers=2").train.world_sizes == [2]
+    # Counted no further than there are pictures, or this would not end.
+    assert made("train.workers=[1, 1000000000000000]").train.world_sizes == [1, 2, 4]
 
 
 def test_a_missing_field_is_named():

@@ -63,3 +63,18 @@ def test_epochs_are_counted_in_whole_batches_as_the_loop_does(steps, samples):
     found = checkpoint_steps(config(steps=steps, checkpoint_every="1 epoch"), done=0, samples=samples, seconds=None)
     per_epoch = samples // 8
     assert found == [step for step in range(1, steps + 1) if step % per_epoch == 0 or step == steps]
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 25))
+def test_checkpoints_are_counted_as_they_fall(steps, done, every):
+    settings = config(steps=steps, checkpoint_every=every)
+    saved = checkpoint_steps(settings, done=done, samples=200, seconds=None)
+    found = estimate(settings, known(done=done))
+    assert (found.checkpoints, found.checkpoints_kept) == (len(saved), min(len(saved), 2))
+
+
+@pytest.mark.parametrize("steps", [10**10, 10**23])
+def test_more_steps_than_memory_has_room_for_are_reckoned_all_the_same(steps):
+    found = estimate(config(steps=steps, checkpoint_every=1, keep_every=steps // 5), known())
+    assert (found.checkpoints, found.bytes_written) == (steps, steps * 50)
+    assert found.checkpoints_kept == 2 + 5

@@ -97,6 +97,13 @@ def test_a_grid_has_every_combination_once():
         ({"space": {"a": {}}}, ["no values"]),
         ({"space": {"a": {"choice": [1], "uniform": [0, 1]}}}, ["choice and uniform"]),
         ({"algorithm": "grid"}, ["a grid needs choices"]),
+        # What numpy or torch cannot take is no traceback from inside them.
+        ({"space": {"a": {"uniform": [-1e308, 1e308]}}}, ["too wide"]),
+        ({"space": {"a": {"integers": [0, 10**23]}}}, ["too wide"]),
+        ({"space": {"a": {"integers": [-(10**23), 0]}}}, ["too wide"]),
+        ({"seed": 2**64}, ["search.seed=18446744073709551616"]),
+        ({"algorithm": "tpe", "warm_start": ""}, ["search.warm_start=''"]),
+        ({"algorithm": "tpe", "warm_start": "../other"}, ["search.warm_start='../other'"]),
     ],
 )
 def test_what_cannot_be_explored_is_refused(search, words):

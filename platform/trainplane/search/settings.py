@@ -19,7 +19,9 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainplane.section import ModelName, Section
+from trainplane.section import ModelName, Section, Seed
+
+SEARCH_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 class Dimension(Section):
@@ -46,6 +48,8 @@ class Dimension(Section):
             low, high = getattr(self, given[0])
             if not low < high:
                 raise ValueError(f"{given[0]}: [{low}, {high}] is empty; the lower end comes first")
+            if max(-low, high) > (most := _WIDEST[given[0]]):
+                raise ValueError(f"{given[0]}: [{low}, {high}] is too wide to draw from; need ends up to {most:g}")
             if given[0] == "log_uniform" and low <= 0:
                 raise ValueError(f"log_uniform: [{low}, {high}] must be above 0")
         return self
@@ -64,6 +68,8 @@ class Dimension(Section):
 
 
 KINDS = ("choice", "uniform", "log_uniform", "integers")
+# Ends of a range: beyond these numpy cannot draw, or the numbers that Optuna reckons with are no whole ones any more.
+_WIDEST = {"uniform": 1e300, "log_uniform": 1e300, "integers": 2**53}
 
 
 class Objective(Section):
@@ -119,8 +125,10 @@ class SearchSettings(Section):
         description="in which decisions follow on results: the same whatever is slow or killed, or as results come",
     )
     retries: int = Field(2, ge=0, description="times that a trial whose process was lost is started again")
-    warm_start: str | None = Field(None, description="name of an earlier search whose results TPE begins with")
-    seed: int = Field(0, ge=0)
+    warm_start: str | None = Field(
+        None, pattern=SEARCH_NAME, description="name of an earlier search whose results TPE begins with"
+    )
+    seed: Seed = 0
     register_as: ModelName | None = Field(None, description="registered model that the best trial becomes a version of")
 
     @property
@@ -161,7 +169,7 @@ LIMITS = ("trials", "budget", "concurrent", "retries", "register_as")
 class SearchFile(Section):
     """A search: a base preset, settings on top of it, and what to explore."""
 
-    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$")
+    name: str = Field(..., pattern=SEARCH_NAME)
     base: str = Field(..., description="preset or YAML file of every trial")
     overrides: dict[str, Any] = Field(default_factory=dict, description="sections on top of the base")
     search: SearchSettings

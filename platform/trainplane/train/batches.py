@@ -50,7 +50,10 @@ def smaller_micro_batch(share: int, tried: int) -> int | None:
 def admissible(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> list[int]:
     """Numbers of ranks from `low` to `high` that cut the global batch evenly, ascending."""
     step = micro_batch or 1
-    return [n for n in range(low, high + 1) if global_batch % n == 0 and (global_batch // n) % step == 0]
+    # More ranks than pictures cut nothing, and a slip of the finger would count for ever.
+    return [
+        n for n in range(low, min(high, global_batch) + 1) if global_batch % n == 0 and (global_batch // n) % step == 0
+    ]
 
 
 def check(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> None:
@@ -62,7 +65,7 @@ def check(*, global_batch: int, low: int, high: int, micro_batch: int | None) ->
         lower = global_batch - global_batch % high
         raise ValueError(
             f"train.global_batch={global_batch} does not divide over train.workers={workers}; "
-            f"set train.global_batch={max(lower, high)} or {lower + high}"
+            f"set train.global_batch={f'{lower} or ' if lower else ''}{lower + high}"
         )
     if low == high:
         share = global_batch // low

@@ -11,6 +11,9 @@ from trainplane.train.cadence import Cadence
 from trainplane.train.retention import Rules, keep
 from trainplane.train.settings import TrainConfig
 
+# Of so many checkpoints at most, those that stay are found by walking through them.
+_WALKED = 1_000_000
+
 
 @dataclass(frozen=True)
 class Given:
@@ -38,7 +41,8 @@ class Given:
 class Estimate:
     """What is left of the run takes. Bytes, seconds, and `cost` in the currency of the price; None: not known.
 
-    checkpoints_kept -- on the store at the end, those of the best included, pinned ones not
+    checkpoints_kept -- on the store at the end, those of the best included, pinned ones not; of more than a million
+                        checkpoints it may be too many by as many as stay for being the newest
     """
 
     steps: int
@@ -61,16 +65,17 @@ def estimate(config: TrainConfig, given: Given) -> Estimate:
     epochs = pictures / given.samples
     read = given.data_bytes * (min(epochs, 1.0) if given.is_cached else epochs)
     seconds = pictures / given.pictures_per_s if given.pictures_per_s else None
-    saved = checkpoint_steps(config, done=given.done, samples=given.samples, seconds=seconds)
+    due = _due(config, done=given.done, samples=given.samples, seconds=seconds)
+    saved = None if due is None else _count(due, is_done=not steps)
     return Estimate(
         steps=steps,
         epochs=epochs,
         pictures=pictures,
         bytes_read=round(read) + (given.val_bytes if steps else 0),
-        checkpoints=None if saved is None else len(saved),
+        checkpoints=saved,
         checkpoint_bytes=given.state_bytes,
-        bytes_written=None if saved is None else len(saved) * given.state_bytes,
-        checkpoints_kept=None if saved is None else _kept(config, saved),
+        bytes_written=None if saved is None else saved * given.state_bytes,
+        checkpoints_kept=None if due is None or saved is None else _kept(config, due, saved),
         pictures_per_s=given.pictures_per_s,
         seconds=seconds,
         cost=cost(config, ranks=given.ranks, seconds=seconds),
@@ -79,22 +84,37 @@ def estimate(config: TrainConfig, given: Given) -> Estimate:
 
 def checkpoint_steps(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> list[int] | None:
     """The steps after which a checkpoint is due; None where the clock decides and the duration is not known."""
+    due = _due(config, done=done, samples=samples, seconds=seconds)
+    return None if due is None else [*due, *([config.steps] if done < config.steps else [])]
+
+
+def _due(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> range | None:
+    """As `checkpoint_steps`, without the last step; a range, since a slip of the finger makes it longer than memory."""
     if done >= config.steps:
-        return []
+        return range(0)
     cadence = Cadence.of(config.checkpoint_every)
     every = cadence.steps(max(1, samples // config.global_batch))
     if every is None:
         if seconds is None:
             return None
         every = max(1, round(cadence.amount * (config.steps - done) / seconds))
-        return sorted({*range(done + every, config.steps, every), config.steps})
-    return sorted({*range(done - done % every + every, config.steps, every), config.steps})
+        return range(done + every, config.steps, every)
+    return range(done - done % every + every, config.steps, every)
 
 
-def _kept(config: TrainConfig, saved: list[int]) -> int:
+def _count(due: range, *, is_done: bool) -> int:
+    # Not len(), which ends at 2^63.
+    return 0 if is_done else max(0, -((due.start - due.stop) // due.step)) + 1
+
+
+def _kept(config: TrainConfig, due: range, saved: int) -> int:
     rules = Rules.of(config)
-    without_metrics = keep(saved, metrics={}, pins=(), rules=rules)
-    return min(len(saved), len(without_metrics) + rules.best)
+    if saved <= _WALKED:
+        steps = [*due, *([config.steps] if saved else [])]
+        stay = len(keep(steps, metrics={}, pins=(), rules=rules))
+    else:
+        stay = rules.last + (min(saved, config.steps // rules.every) if rules.every else 0)
+    return min(saved, stay + rules.best)
 
 
 def cost(config: TrainConfig, *, ranks: int, seconds: float | None) -> float | None:

@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainplane.section import Section
+from trainplane.section import Section, Seed
 from trainplane.train import batches
 from trainplane.train.cadence import Cadence
 from trainplane.train.rates import Schedule
@@ -67,7 +67,7 @@ class TrainConfig(Section):
     compile: bool = Field(False, description="torch.compile the networks")
     channels_last: bool = Field(False, description="NHWC memory format")
     ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
-    seed: int = Field(10, ge=0, description="seeds weights, order, crops and masks")
+    seed: Seed = Field(10, description="seeds weights, order, crops and masks")
     checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
     keep_checkpoints: int = Field(
         2,
