@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
     """The run of this measurement, now RUNNING; a `UserError` where MLflow does not answer."""
     pairing = rules.bench.pairing
     addresses = {label: model.pinned for label, model in models.items()}
+    keys = _keys(models)
     identity = canonical_json([addresses, pairing.digest, rules.bench.definition])
     labels = ", ".join(models)
     run = find_or_create_run(
@@ -41,7 +43,7 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
             **lineage.code_tags(),
             "isnet.masks_digest": pairing.digest,
             "isnet.definition": rules.bench.definition,
-            **{f"isnet.model.{_key(label)}": address for label, address in addresses.items()},
+            **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},
         },
         artifact_root=context.artifacts,
     )
@@ -74,18 +76,25 @@ def fail(context: Context, run_id: str) -> None:
 def _metrics(report: Report) -> dict[str, float]:
     """`LABEL/psnr`, `LABEL/psnr_10-20`, …, and what the model costs."""
     found: dict[str, float] = {}
+    keys = _keys(report.evaluations)
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
             for metric in SHOWN:
-                found[f"{_key(label)}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
+                found[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
         costs: dict[str, Any] = evaluation["cost"]
-        found |= {f"{_key(label)}/{name}": float(value) for name, value in costs.items() if value is not None}
+        found |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}
     return found
 
 
-def _key(label: str) -> str:
-    """A label as MLflow's names may be."""
-    return re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100]
+def _keys(labels: Iterable[str]) -> dict[str, str]:
+    """Labels as MLflow's names may be, no two of them alike: one model's figures would replace another's."""
+    keys = {label: re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100] for label in labels}
+    shared = {key for key, times in Counter(keys.values()).items() if times > 1}
+    # Two steps of one run in a deep folder, say, which differ only beyond what is kept of an address.
+    return {
+        label: f"{key[:91]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}" if key in shared else key
+        for label, key in keys.items()
+    }
 
 
 def _note(report: Report) -> str:

@@ -99,14 +99,16 @@ def folder_photos(folder: Path) -> Sides:
                 skipped.append(Skip(entry.name, str(error)))
                 continue
             usable.append((hashlib.sha256(data).digest(), entry))
-    if len(usable) < MINIMUM:
+    # Photos with equal bytes stay on one side, so only different ones make two sides.
+    different = sorted({digest for digest, _ in usable})
+    if len(different) < MINIMUM:
+        alike = f", {len(different)} of them different" if len(different) < len(usable) else ""
         first = [f" ({len(skipped)} files cannot be used, the first: {one.file}: {one.reason})" for one in skipped[:1]]
         raise UserError(
-            f"{folder}: {len(usable)} usable photos found{''.join(first)}, need at least {MINIMUM}; "
+            f"{folder}: {len(usable)} usable photos found{alike}{''.join(first)}, need at least {MINIMUM}; "
             "give a folder of JPEG, PNG or WebP photos"
         )
-    limit = sorted(digest for digest, _ in usable)[max(1, len(usable) // 5) - 1]
-    # Photos with equal bytes stay on one side.
+    limit = different[max(1, len(different) // 5) - 1]
     train = [source for digest, source in usable if digest > limit]
     return Sides(train, [source for digest, source in usable if digest <= limit], skipped)
 

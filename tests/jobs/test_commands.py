@@ -303,6 +303,24 @@ def test_samples_of_equal_bytes_never_stand_on_both_sides(tmp_path):
     train = {source.read() for source in sides.train}
     assert train.isdisjoint({source.read() for source in sides.val})
     assert len(sides.train) + len(sides.val) == 12
+    # Nine times the same beside four others: wherever its digest falls, both sides have photos.
+    for value in range(40):
+        folder = tmp_path / f"copies-{value}"
+        folder.mkdir()
+        for number in range(13):
+            shade = value if number < 9 else 200 + number
+            Image.fromarray(np.full((2, 2, 3), shade, np.uint8)).save(folder / f"{number}.png")
+        sides = folder_photos(folder)
+        assert sides.train, value
+        assert sides.val, value
+
+
+def test_copies_of_one_photo_are_no_photos_for_a_demo(isnet, tmp_path):
+    for number in range(5):
+        Image.fromarray(np.zeros((20, 20, 3), np.uint8)).save(tmp_path / f"{number}.png")
+    ran = isnet("demo", "--photos", tmp_path)
+    assert ran.status == 2
+    assert "5 usable photos found, 1 of them different, need at least 4" in ran.err
 
 
 def test_a_damaged_archive_is_refused_whole_and_nothing_is_packed(isnet, photos, tmp_path, home):

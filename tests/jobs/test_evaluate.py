@@ -11,6 +11,7 @@ import pytest
 from PIL import Image
 
 from isnet.mask_loading import LOADINGS, loaded
+from jobs.evaluate_record import record_of
 from jobs.pairing import pair_up
 from jobs.paper_tables import TABLE_3, differences, paper_tables
 from jobs.report import Report, markdown
@@ -122,6 +123,21 @@ def test_all_of_it_is_in_mlflow_once(sets, home):
     names = {entry.path for entry in client.list_artifacts(first["run_id"])}
     assert {"report.html", "report.md", "report.csv", "report.json", "pairs.json", "figure.png", "worst.png"} <= names
     assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["held"]
+
+
+def test_models_whose_names_look_alike_to_mlflow_keep_their_own_figures(sets, tmp_path):
+    [found] = sets("evaluate", "classical:mean", "held", "--size", "32", "--json").json()["models"]
+    deep = "/runs/" + "d" * 110
+    labels = [f"{deep}/step-00000100", f"{deep}/step-00000200", "./a/b.pth", "./a_b.pth", "plain"]
+    rows = {
+        label: {**found, "bins": {"all": {**found["bins"]["all"], "psnr": float(number)}}}
+        for number, label in enumerate(labels)
+    }
+    metrics = record_of("run", Report(rows), tmp_path, []).metrics
+    told = {name: value for name, value in metrics.items() if name.endswith("/psnr")}
+    assert sorted(told.values()) == [0, 1, 2, 3, 4]
+    assert told["plain/psnr"] == 4
+    assert all(len(name) <= 105 for name in told)
 
 
 def test_pairs_are_fixed_one_to_one_and_kept_by_digest(sets, home):

@@ -325,6 +325,17 @@ def test_what_is_in_production_may_be_deleted_and_there_is_a_way_on(registry: st
     assert verify_audit("isnet", **places) == []
 
 
+def test_a_rollback_onto_a_version_that_was_deleted_says_what_else_there_is(registry: str, store: Store) -> None:
+    places = {"store": store, "tracking_uri": registry}
+    promote("isnet", "1", verdicts=GOOD, **places)
+    promote("isnet", "2", verdicts=GOOD, **places)
+    client_for(registry).delete_model_version("isnet", "1")
+    with pytest.raises(UserError, match=r"was version 1 before 2, and that version was deleted.*models promote isnet"):
+        rollback("isnet", reason="halos", **places)
+    assert alias(registry) == "2"
+    assert len(read_trail(store, "isnet").entries) == 2
+
+
 def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
     from mlflow.exceptions import MlflowException
 

@@ -123,7 +123,12 @@ def rollback(
         raise UserError(
             f"{name}@{alias} has no version to go back to (now: {current or 'none'}); promote another version instead"
         )
-    find_version(tracking_uri, f"models:/{name}/{target}")
+    if not has_version(tracking_uri, name, target):
+        raise UserError(
+            f"{name}@{alias} was version {target} before {current}, and that version was deleted in MLflow, so there "
+            f"is no way back; promote another one: isnet models promote {name} VERSION --to {alias}, with --force "
+            "and a reason where its gates stay shut"
+        )
     entry = _append(
         name,
         alias,
