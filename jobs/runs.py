@@ -135,10 +135,11 @@ def ui(args: argparse.Namespace) -> int:
     if context.tracking.startswith("http"):
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
         return 0
-    address = f"http://127.0.0.1:{args.port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(args.port)]
+    # Known before it is told: of --port 0 a free one.
+    port = claim_port(args.port)
+    address = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]
-    claim_port(args.port)
     # MLflow 3 opens on language models otherwise.
     pages = f"{address}/#/experiments?workflowType=machine_learning"
     emit(args, {"address": address, "pages": pages}, f"{pages} (Ctrl-C ends it)")

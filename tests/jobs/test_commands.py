@@ -276,6 +276,27 @@ def test_a_port_in_use_is_named(isnet, photos):
     assert "cannot be used" in ran.err
 
 
+def test_the_pages_are_where_the_command_says(isnet, monkeypatch):
+    from jobs import runs
+
+    started = []
+
+    class Server:
+        def __init__(self, command, **options):
+            started.append(command)
+
+        def wait(self):
+            return 0
+
+    monkeypatch.setattr(runs.subprocess, "Popen", Server)
+    ran = isnet("ui", "--port", "0", "--json")
+    assert ran.status == 0
+    [command] = started
+    served = command[command.index("--port") + 1]
+    assert int(served) > 0
+    assert ran.json()["address"] == f"http://127.0.0.1:{served}"
+
+
 def test_doctor_finds_a_local_machine_well(isnet):
     ran = isnet("doctor", "--json")
     assert ran.status == 0, ran.out
