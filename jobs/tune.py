@@ -19,7 +19,7 @@ from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed, UserError
 from trainplane.search import budget, report
 from trainplane.search.driver import Driver
-from trainplane.search.launch import Search, carry_out, earlier_results, need_of, rates_of, read_state
+from trainplane.search.launch import Search, carry_out, earlier_results, need_of, rates_of, read_state, take_place
 from trainplane.search.state import State, TrialState
 from trainplane.storage import open_store
 from trainplane.tracking.run import Status, end_run, find_or_create_run, held, reap
@@ -43,6 +43,7 @@ def tune(args: argparse.Namespace) -> int:
         exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
         ExitStack() as leases,
     ):
+        take_place(search, context)
         parent = _parent(loaded, search, context)
         leases.enter_context(held(context.tracking, parent, home=context.home))
         print(_announcement(search), file=sys.stderr)

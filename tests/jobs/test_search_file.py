@@ -62,6 +62,14 @@ def test_a_name_given_to_a_search_is_the_searchs(isnet_there):
     assert "search 'another' has no journal" in ran.err
 
 
+def test_a_store_that_cannot_be_written_is_found_before_the_search_is_recorded(isnet, photos, home):
+    for name in ("mine", "held"):
+        assert isnet("data", "pack", photos, name).status == 0
+    (home / "checkpoints").write_text("no folder")
+    assert "journal cannot be written to" in refused(isnet)
+    assert "search-demo" not in isnet("runs", "list").out
+
+
 def test_show_looks_and_packs_nothing(isnet, home):
     ran = isnet("tune", "show", "search_demo")
     assert ran.status == 2

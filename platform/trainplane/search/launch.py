@@ -11,7 +11,7 @@ from typing import Any
 
 from trainplane.cluster.context import Context
 from trainplane.cluster.session import ray_session, scratch_folder
-from trainplane.config import RunConfig
+from trainplane.config import RunConfig, canonical_json
 from trainplane.errors import UserError
 from trainplane.search.admission import Need, admit
 from trainplane.search.budget import Rates
@@ -24,11 +24,12 @@ from trainplane.search.space import Settings, Space
 from trainplane.search.state import Item, State, fold
 from trainplane.search.trial import Assignment, work
 from trainplane.search.tuning import run_on_tune
-from trainplane.storage import open_store
+from trainplane.storage import StorageError, open_store
 from trainplane.train.pins import pin
 from trainplane.train.settings import TrainConfig
 
 FOLDER = "searches"
+ABOUT = "search.json"
 Configure = Callable[[int, Settings, int], RunConfig]
 """The configuration of a trial: its number, its settings, how often it has taken over from others."""
 
@@ -64,6 +65,18 @@ def rates_of(need: Need, train: TrainConfig) -> Rates:
     """What a running trial is billed."""
     price = None if train.price_per_hour is None else train.price_per_hour * need.workers
     return Rates(need.cpus, need.gpus, price)
+
+
+def take_place(search: Search, context: Context) -> None:
+    """Write `search.json` beside its journal: `UserError` where the store cannot be written; no trial could save."""
+    try:
+        about = canonical_json({"name": search.name, "key": search.key})
+        open_store(context.checkpoints).write(f"{search.folder}/{ABOUT}", about)
+    except (StorageError, OSError) as error:
+        raise UserError(
+            f"the search's journal cannot be written to {context.checkpoints}/{search.folder} ({error}); "
+            "mend its permissions or name another store, then run `isnet doctor`"
+        ) from error
 
 
 def carry_out(
@@ -169,7 +182,7 @@ def earlier_results(context: Context, name: str, settings: SearchSettings) -> li
         {
             "/".join(entry.key.split("/")[:2])
             for entry in store.list(f"{FOLDER}/{name}-")
-            if entry.key.split("/")[1].rpartition("-")[0] == name
+            if entry.key.split("/")[1].rpartition("-")[0] == name and not entry.key.endswith(f"/{ABOUT}")
         }
     )
     if not folders:
