@@ -81,7 +81,7 @@ def shares_done(work: Callable[..., Any], held: Any, shares: Sequence[Any], *, t
 
         for _ in range(min(tasks, len(shares))):
             start()
-        left, lost_in_a_row = len(shares), 0
+        left, failed_starts = len(shares), 0
         try:
             while left:
                 (reference,), _ = ray.wait(list(under_way), num_returns=1)
@@ -89,13 +89,14 @@ def shares_done(work: Callable[..., Any], held: Any, shares: Sequence[Any], *, t
                 try:
                     result = _result(ray, reference)
                 except _lost(ray) as error:
-                    lost_in_a_row += 1
-                    if (given[1] if given else lost_in_a_row) >= ATTEMPTS:
-                        raise RunFailed(f"{ATTEMPTS} processes in a row were lost at the same work: {error}") from error
+                    failed_starts += 0 if given else 1
+                    if (given[1] if given else failed_starts) >= ATTEMPTS:
+                        what = "at the same work" if given else "before they began"
+                        raise RunFailed(f"{ATTEMPTS} processes in a row were lost {what}: {error}") from error
                     waiting += [(given[0], given[1] + 1)] if given else []
                     start()
                     continue
-                lost_in_a_row = 0
+                failed_starts = 0
                 if waiting:
                     share = waiting.pop()
                     under_way[actor.do.remote(common, share[0])] = actor, share
@@ -110,7 +111,13 @@ def shares_done(work: Callable[..., Any], held: Any, shares: Sequence[Any], *, t
 def _lost(ray: Any) -> tuple[type[Exception], ...]:
     """What Ray raises where a process is gone, and not where its work raised."""
     found = ray.exceptions
-    return found.RayActorError, found.WorkerCrashedError, found.NodeDiedError, found.OutOfMemoryError
+    return (
+        found.RayActorError,
+        found.WorkerCrashedError,
+        found.NodeDiedError,
+        found.OutOfMemoryError,
+        found.ObjectLostError,
+    )
 
 
 class _Worker:
