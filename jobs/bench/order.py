@@ -20,8 +20,8 @@ import numpy as np
 import psutil
 
 from trainplane.data.index import Index, IndexWriter, Member, Row
-from trainplane.data.manifest import Shard
 from trainplane.data.order import Order
+from trainplane.data.shard import Shard
 
 DIGEST = "ab" * 32
 CLASSES = 365  # of Places2

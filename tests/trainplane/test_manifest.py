@@ -18,8 +18,9 @@ import pytest
 
 from trainplane.config import canonical_json
 from trainplane.data.index import Index, IndexWriter, Member, Row
-from trainplane.data.manifest import Dataset, Manifest, Shard, Skipped
+from trainplane.data.manifest import Dataset, Manifest, Skipped
 from trainplane.data.pack import PackItem, pack
+from trainplane.data.shard import Shard
 from trainplane.data.verify import verify
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store

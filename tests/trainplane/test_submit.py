@@ -11,8 +11,8 @@ from trainplane.cluster import dashboard, following
 from trainplane.cluster.context import local
 from trainplane.cluster.dashboard import client
 from trainplane.cluster.following import await_start, follow
-from trainplane.cluster.job_state import JobState
-from trainplane.cluster.line import DRIVER, waits_for
+from trainplane.cluster.job_state import JobState, waits_for
+from trainplane.cluster.line import DRIVER
 from trainplane.errors import RunFailed, UserError
 
 

@@ -8,8 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 from trainplane.cluster.dashboard import last_line
-from trainplane.cluster.job_state import JobState, state_of, states
-from trainplane.cluster.line import waits_for
+from trainplane.cluster.job_state import JobState, state_of, states, waits_for
 from trainplane.errors import RunFailed, UserError
 
 _POLL_S = 0.5

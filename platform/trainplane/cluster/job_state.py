@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -104,3 +105,16 @@ def room(connection: Any) -> Room:
     totals = [node.get("resources_total") or {} for node in nodes]
     cpus, gpus, drivers = (sum(total.get(name, 0.0) for total in totals) for name in ("CPU", "GPU", DRIVER))
     return Room(len(nodes), cpus, gpus, drivers)
+
+
+def waits_for(job: JobState, states: Sequence[JobState]) -> str:
+    """What a job that has not started waits for, in words; `states` are all jobs."""
+    if job.takes != DRIVER:
+        return job.message
+    mine = [state for state in states if state.takes == DRIVER]
+    own = (job.started_ms or 0, job.job)
+    before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < own for state in mine)
+    run = sum(state.status == "RUNNING" for state in mine)
+    if not before:
+        return f"it is the next in the cluster's line, {run} run"
+    return f"{before} {'jobs stand' if before > 1 else 'job stands'} before it in the cluster's line, {run} run"

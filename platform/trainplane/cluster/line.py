@@ -1,4 +1,4 @@
-"""The line of jobs before a cluster's head: who may enter, in which order, and what those who wait are told.
+"""The line of jobs before a cluster's head: who may enter, and in which order.
 
 A job's driver is a process of some hundred megabytes on the head, so two hundred jobs at once would take it, and every
 run, with them. Our heads offer a few places for drivers as a resource of their own, and each job takes one. Ray starts
@@ -9,11 +9,6 @@ Not covered: clusters whose head offers no such places (jobs start at once there
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from trainplane.cluster.job_state import JobState
 
 DRIVER = "driver"
 
@@ -28,16 +23,3 @@ PATIENCE = {
 def head_words(drivers: int) -> list[str]:
     """What `ray start --head` is told so that it has so many places."""
     return [f"--resources={json.dumps({DRIVER: drivers})}"]
-
-
-def waits_for(job: JobState, states: Sequence[JobState]) -> str:
-    """What a job that has not started waits for, in words; `states` are all jobs."""
-    if job.takes != DRIVER:
-        return job.message
-    mine = [state for state in states if state.takes == DRIVER]
-    own = (job.started_ms or 0, job.job)
-    before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < own for state in mine)
-    run = sum(state.status == "RUNNING" for state in mine)
-    if not before:
-        return f"it is the next in the cluster's line, {run} run"
-    return f"{before} {'jobs stand' if before > 1 else 'job stands'} before it in the cluster's line, {run} run"

@@ -19,7 +19,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from trainplane.data.cache_room import CachePlace, CacheRoom, shard_file
-from trainplane.data.manifest import Shard
+from trainplane.data.shard import Shard
 
 log = logging.getLogger(__name__)
 

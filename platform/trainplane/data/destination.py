@@ -23,7 +23,8 @@ from trainplane.config import canonical_json
 from trainplane.data.claim import PREFIX, Claim, is_note
 from trainplane.data.cut import Cut
 from trainplane.data.index import INDEX_NAME, Member, Row
-from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Shard, Skipped, is_shard
+from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Skipped
+from trainplane.data.shard import Shard, is_shard
 from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store

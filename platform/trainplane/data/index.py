@@ -13,16 +13,14 @@ import io
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from trainplane.data.damage import BLOCK_BYTES
-
-if TYPE_CHECKING:
-    from trainplane.data.manifest import Shard
+from trainplane.data.shard import Shard
 
 INDEX_NAME = "samples.parquet"
 

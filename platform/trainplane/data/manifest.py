@@ -23,6 +23,7 @@ from trainplane.data.cache_room import CachePlace
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
+from trainplane.data.shard import Shard, is_shard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
 
@@ -37,18 +38,7 @@ T = TypeVar("T")
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_SHARD = re.compile(r"shard-[0-9]{6,}\.tar")
 _MOST = 2**63  # bytes or samples: what counts them further on has as many bits
-
-
-@dataclass(frozen=True)
-class Shard:
-    """One tar: `bytes` in all, `samples` in it."""
-
-    name: str
-    bytes: int
-    samples: int
-    sha256: str
 
 
 @dataclass(frozen=True)
@@ -132,15 +122,6 @@ class Manifest:
         if manifest.to_json() != data:
             raise ValueError("its content does not have its digest")
         return manifest
-
-
-def shard_name(number: int) -> str:
-    return f"shard-{number:06d}.tar"
-
-
-def is_shard(key: str) -> bool:
-    """PURE: whether a shard may be stored under this key."""
-    return bool(_SHARD.fullmatch(key))
 
 
 def _shard(entry: Mapping[str, Any]) -> Shard:

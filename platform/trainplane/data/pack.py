@@ -26,7 +26,8 @@ from trainplane.data.cut import Cut, Cutter
 from trainplane.data.destination import Destination, Finished, Range
 from trainplane.data.index import IndexWriter
 from trainplane.data.listing import Listing
-from trainplane.data.manifest import Dataset, Manifest, Shard, Skipped
+from trainplane.data.manifest import Dataset, Manifest, Skipped
+from trainplane.data.shard import Shard
 from trainplane.data.shards import KEY_HASH, PackItem
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store

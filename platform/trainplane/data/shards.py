@@ -20,7 +20,7 @@ import webdataset
 from trainplane.config import canonical_json
 from trainplane.data.damage import BLOCK_BYTES, padded
 from trainplane.data.index import Member, Row
-from trainplane.data.manifest import Shard, shard_name
+from trainplane.data.shard import Shard, shard_name
 from trainplane.errors import UserError
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")

@@ -8,7 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from trainplane.data.cache import ShardCache
-from trainplane.data.manifest import Dataset, Shard
+from trainplane.data.manifest import Dataset
+from trainplane.data.shard import Shard
 
 
 @dataclass(frozen=True)

@@ -35,7 +35,8 @@ from trainplane.data.damage import (
     member_name,
 )
 from trainplane.data.index import INDEX_NAME, Index
-from trainplane.data.manifest import Dataset, Shard, index_of
+from trainplane.data.manifest import Dataset, index_of
+from trainplane.data.shard import Shard
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store
 
