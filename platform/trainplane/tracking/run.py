@@ -124,6 +124,7 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
             handle = _begun_here(birth, spool, reason(error))
         _record_beginning(tracking_uri, birth, facts, handle, spool)
     except BaseException as error:
+        # Ctrl-C, too: whatever it is goes on upwards, and the run does not stay RUNNING.
         _close_cut_short(tracking_uri, birth, handle, error, spool)
         raise
     return handle
