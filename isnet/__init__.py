@@ -14,8 +14,8 @@ import importlib.util
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
-    from isnet.architecture import Architecture, Generator
     from isnet.discriminator import Discriminator
+    from isnet.generator import Architecture, Generator
 
 
 @overload
@@ -25,14 +25,14 @@ def build(name: str, **options: Any) -> Generator: ...
 def build(name: str, **options: Any) -> Generator | Discriminator:
     """A fresh network, its weights from torch's global random generator.
 
-    isnet, base, base_ff, unet_like -- generators, with the options of `isnet.architecture.Architecture`: blocks=4,
+    isnet, base, base_ff, unet_like -- generators, with the options of `isnet.generator.Architecture`: blocks=4,
         width=32, in_channels=3, activation, dilation=2, spectral_norm, skips, prune, init_std=0.001
     discriminator -- with those of `isnet.discriminator.Discriminator`: width=64, spectral=True, init_std=0.001
 
     Raises InputError for an option that does not exist or a value that cannot be.
     """
-    from isnet.architecture import Architecture
     from isnet.discriminator import Discriminator
+    from isnet.generator import Architecture
 
     if name == "discriminator":
         return Discriminator.from_options(options)

@@ -10,8 +10,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from isnet.architecture import MOST_WIDTH, is_count, is_positive
 from isnet.errors import InputError
+from isnet.generator import MOST_WIDTH, is_count, is_positive
 from isnet.layers import Activation, conv, initialise, num_parameters
 
 MINIMUM_SIZE = 24

@@ -32,13 +32,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from isnet import losses
-from isnet.ema import EMA
 from isnet.errors import InputError
 from isnet.losses import DSees, GanKind, L1Mode, LossWeights
 from isnet.perceptual import Perceptual
-from isnet.reduce import GroupReducer, LocalReducer, Reducer
-from isnet.spectral import power_iteration, spectral_layers, step_weights, weight_leaves
-from isnet.stopwatch import Stopwatch
+from isnet.spectral_norm import power_iteration, spectral_layers, step_weights, weight_leaves
+from isnet.training.distributed import GroupReducer, LocalReducer, Reducer
+from isnet.training.ema import EMA
+from isnet.training.timing import Stopwatch
 
 Precision = Literal["fp32", "bf16"]
 MicroBatch = tuple[Tensor, Tensor]

@@ -4,7 +4,8 @@
     result.image; result.notes; result.save("filled.png")
 
 A mask's white means hole unless `rules` say otherwise, for files, arrays and tensors alike. A photo with an EXIF
-orientation is put upright, and so is its mask. Not here: the model (`isnet.predictor`, `isnet.classical`).
+orientation is put upright, and so is its mask. Not here: the model
+(`isnet.inference.predictor`, `isnet.inference.classical`).
 """
 
 from __future__ import annotations
@@ -19,13 +20,13 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isnet.errors import InputError
-from isnet.filling import Filler, Hole
+from isnet.images.open_image import MAX_PIXELS
+from isnet.images.photo import Photo, photo_of_array, read_photo
+from isnet.images.pixels import turned
+from isnet.images.save import write_photo
+from isnet.inference.filler import Filler, Hole
+from isnet.inference.predictor import Predictor
 from isnet.mask_files import MaskRules, ReadMask, mask_from_array, read_mask
-from isnet.opening import MAX_PIXELS
-from isnet.photo_files import write_photo
-from isnet.photos import Photo, photo_of_array, read_photo
-from isnet.predictor import Predictor
-from isnet.samples import turned
 
 __all__ = ["Inpainted", "MaskRules", "Predictor", "inpaint"]
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet.packed import PackedConv2d
-from isnet.spectral import SpectralConv2d, SpectralConvTranspose2d, power_iteration, spectral_layers
+from isnet.inference.fast_conv import PackedConv2d
+from isnet.spectral_norm import SpectralConv2d, SpectralConvTranspose2d, power_iteration, spectral_layers
 
 ActivationName = Literal["tanh", "leaky_relu"]
 LEAKY_SLOPE = 0.2

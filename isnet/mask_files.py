@@ -17,11 +17,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from isnet.errors import InputError
-from isnet.files import PictureError, read_bytes, shown
-from isnet.folders import find_pictures
+from isnet.images.files import PictureError, read_bytes, shown
+from isnet.images.folders import find_pictures
+from isnet.images.open_image import MAX_PIXELS, native, opened, orientation_of
+from isnet.images.pixels import checked_float, to_rgb8, turned
 from isnet.masks import Hole, hole_ratio, resized_hole
-from isnet.opening import MAX_PIXELS, native, opened, orientation_of
-from isnet.samples import checked_float, to_rgb8, turned
 
 Polarity = Literal["white", "black"]
 Array = NDArray[Any]

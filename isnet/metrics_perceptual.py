@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from isnet.errors import InputError
-from isnet.tensor_files import check_tensors, read_tensor_file
+from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.torchvision_shim import ensure_torchvision
 
 Backbone = Literal["alex", "vgg"]

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet.architecture import Architecture, Generator
+from isnet.generator import Architecture, Generator
 from isnet.layers import (
     LEAKY_SLOPE,
     Activation,

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isnet.errors import InputError
-from isnet.tensor_files import check_tensors, read_tensor_file
+from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.torchvision_shim import ensure_torchvision
 
 # The released code's choice; the paper gives none.

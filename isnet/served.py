@@ -21,12 +21,12 @@ import torch
 from torch import nn
 
 from isnet.errors import InputError
-from isnet.files import MAX_FILE_BYTES, PictureError
+from isnet.images.files import MAX_FILE_BYTES, PictureError
+from isnet.images.open_image import MAX_PIXELS
+from isnet.images.save import encode_photo
+from isnet.inference.predictor import Predictor
 from isnet.inpaint import inpaint
 from isnet.mask_files import MaskRules, Polarity
-from isnet.opening import MAX_PIXELS
-from isnet.photo_files import encode_photo
-from isnet.predictor import Predictor
 
 COLUMNS = ("image", "mask")
 # MLflow's number for what a client must mend: HTTP status 400.

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet.architecture import Architecture, Generator
+from isnet.generator import Architecture, Generator
 from isnet.layers import ResidualBlock, conv, conv_transpose, initialise, to_unit_range
 
 NUM_HALVINGS = 3

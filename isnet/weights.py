@@ -19,12 +19,12 @@ from typing import Any
 import torch
 
 import isnet
-from isnet.architecture import Architecture, Generator
-from isnet.author import ImportReport, apply_author_tensors, load_author_checkpoint, read_author_tensors
 from isnet.errors import InputError
-from isnet.export import ExportReport, export_onnx, export_program
-from isnet.spectral import fold_spectral_norm
-from isnet.tensor_files import read_tensor_file
+from isnet.formats.author import ImportReport, apply_author_tensors, load_author_checkpoint, read_author_tensors
+from isnet.formats.export import ExportReport, export_onnx, export_program
+from isnet.formats.tensor_files import read_tensor_file
+from isnet.generator import Architecture, Generator
+from isnet.spectral_norm import fold_spectral_norm
 
 FORMAT = "isnet-model-1"
 TENSORS = "model.safetensors"

@@ -11,9 +11,9 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainplane.config import DataConfig, RunConfig, apply_overrides, build, read_yaml
+from trainplane.config.section import Section
 from trainplane.errors import UserError, nearest
-from trainplane.section import Section
+from trainplane.train.run_config import DataConfig, RunConfig, apply_overrides, build, read_yaml
 
 PRESETS = Path(__file__).parent / "presets"
 LAYERS = PRESETS / "layers"

@@ -16,25 +16,25 @@ import torch
 from torch import Tensor, nn
 
 import isnet
-from isnet.architecture import Generator
-from isnet.crops import center_square, flip, planes, random_crop, shorter_side
 from isnet.errors import InputError
 from isnet.gan import GAN, GanSettings
-from isnet.images import decode_rgb
+from isnet.generator import Generator
+from isnet.images.crops import center_square, flip, planes, random_crop, shorter_side
+from isnet.images.decode import decode_rgb
 from isnet.losses import LossWeights
 from isnet.masks import RATIO_BINS, Hole, bin_range, irregular, valid_1HW
 from isnet.metrics import Tally, composite, measure
 from isnet.perceptual import Perceptual
-from isnet.spectral import fold_spectral_norm
+from isnet.spectral_norm import fold_spectral_norm
 from isnet.weights import save_model
-from jobs import compile_gate
 from jobs.config import ISNetConfig
-from jobs.mask_sets import MaskSet, holes, know, pin
-from trainplane.config import RunConfig
+from jobs.data.mask_datasets import MaskSet, holes, know, pin
+from jobs.train import compile_check
 from trainplane.errors import RunFailed
 from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
-from trainplane.tracking.gallery import strip
-from trainplane.train.guard import Balance
+from trainplane.tracking.images import strip
+from trainplane.train.guard.policy import Balance
+from trainplane.train.run_config import RunConfig
 
 # Beside an exported model's weights: what it was trained for, which evaluation and prediction start from.
 TRAINED = "trained.json"
@@ -167,7 +167,7 @@ class ISNetTask(Task):
 
     def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
         """Compiled networks against eager ones."""
-        return compile_gate.check(self.gan, *_pair(micro_batch), reduce=reduce) if self.config.train.compile else None
+        return compile_check.check(self.gan, *_pair(micro_batch), reduce=reduce) if self.config.train.compile else None
 
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
         pairs = [_pair(batch) for batch in micro_batches]

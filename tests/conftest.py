@@ -10,7 +10,10 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from jobs.bench.tracking_server import free_port, tracking_server
+from trainplane.testing.mlflow_server import free_port, tracking_server
+
+# Fixtures of tests/support: an S3 server, and a project with datasets and a run.
+pytest_plugins = ["s3_fixtures", "project_fixtures"]
 
 # How long drawing an example takes says something of the machine, not of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])

@@ -63,7 +63,7 @@ def test_importing_isnet_pulls_in_nothing_of_the_cluster():
 
 def test_help_imports_nothing_heavy():
     code = (
-        "import sys\nfrom jobs.cli import main\n"
+        "import sys\nfrom jobs.cli.main import main\n"
         "try:\n    main(['--help'])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "print(sorted({m.partition('.')[0] for m in sys.modules} & {'torch', 'ray', 'mlflow', 'numpy', 'pydantic'}))"
     )

@@ -15,11 +15,11 @@ from typing import Any
 
 from jobs.bench.checkpoint_failing import while_failing
 from jobs.bench.checkpoint_stalls import stalls
+from jobs.bench.common import machine
 from jobs.bench.overhead import pictures
-from jobs.bench.pairs import machine
-from jobs.cli import emit
-from trainplane.cluster.object_store import local_s3
-from trainplane.data.pack import pack
+from jobs.cli.main import emit
+from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.data.pack.pack import pack
 from trainplane.storage import ensure_bucket
 
 INTERVAL_S = 300.0

@@ -16,11 +16,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.bench.checkpoint_task import bench_job
-from trainplane.cluster.fault_proxy import FaultProxy
-from trainplane.cluster.object_store import die_with_parent
+from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
-from trainplane.train.job import Silent
+from trainplane.testing.fault_proxy import FaultProxy
 from trainplane.train.loop import run
+from trainplane.train.spec import Silent
 
 FAILING_EVERY = 2
 SMALL = ("model.width=4", "model.discriminator_width=8", "train.global_batch=2")

@@ -14,7 +14,7 @@ from collections import Counter
 
 from trainplane.errors import RunFailed
 from trainplane.storage import Store, open_store
-from trainplane.train.checkpoint import MANIFEST, Checkpoint, committed, read
+from trainplane.train.checkpoint.store import MANIFEST, Checkpoint, committed, read
 
 
 def main(address: str, polls: str, different: str) -> None:

@@ -23,12 +23,12 @@ from statistics import fmean, median
 from typing import Any
 
 from jobs.bench.checkpoint_task import BEGUN, bench_job
-from trainplane.cluster.object_store import die_with_parent
+from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
 from trainplane.storage import open_store
-from trainplane.train.checkpoint import MANIFEST, committed
-from trainplane.train.job import Silent
+from trainplane.train.checkpoint.store import MANIFEST, committed
 from trainplane.train.loop import run
+from trainplane.train.spec import Silent
 
 UPLOAD_BYTES_PER_S = 20e6
 FULL = ("model.blocks=4", "model.width=32", "model.discriminator_width=64", "train.ema=0.999", "train.global_batch=1")
@@ -82,7 +82,7 @@ class Arrivals:
 def _slow_line(endpoint: str) -> Iterator[str]:
     """A proxy that takes uploads at the rate of a line, in a process of its own: its work is not the training's."""
     code = (
-        "import sys, threading; from trainplane.cluster.fault_proxy import FaultProxy\n"
+        "import sys, threading; from trainplane.testing.fault_proxy import FaultProxy\n"
         "proxy = FaultProxy(sys.argv[1], upload_bytes_per_s=float(sys.argv[2]))\n"
         "print(proxy.endpoint, flush=True); threading.Event().wait()"
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.config import load_run_config
 from jobs.isnet_task import ISNetTask
-from trainplane.train.job import Job
+from trainplane.train.spec import Job
 
 COMMON = (
     "data.train=bench",

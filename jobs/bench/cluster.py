@@ -19,13 +19,14 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.pairs import machine
+from jobs.bench.common import machine
 from jobs.bench.soak import _photos, slope
-from jobs.cli import emit
-from trainplane.cluster import dashboard, job_state, stack_context
+from jobs.cli.main import emit
+from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
-from trainplane.cluster.stack import Stack
-from trainplane.cluster.submit import submit
+from trainplane.cluster.jobs import client, status
+from trainplane.cluster.jobs.submit import submit
+from trainplane.cluster.stack.stack import Stack
 from trainplane.errors import RunFailed
 
 _UP_TARGET_S = 60.0
@@ -95,7 +96,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 def _up(stack: Stack, store: str | None) -> None:
     stack.up(store=store, timeout_s=600.0, say=_say)
-    stack_context.write(stack_context.config_file(Path.cwd()), *stack.context())
+    context_file.write(context_file.config_file(Path.cwd()), *stack.context())
 
 
 def _memory(stack: Stack) -> Iterator[dict[str, Any]]:
@@ -132,8 +133,8 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     """`count` jobs in the line: lost ones, order of their beginnings, and what the head holds."""
     context = resolve("stack")
     context.activate()
-    connection = dashboard.client(context)
-    places = int(job_state.room(connection).drivers)
+    connection = client.client(context)
+    places = int(status.room(connection).drivers)
     entrypoint = f"{sys.executable} -c 'import time; print(\"began\", time.time())'"
     before = _head_mib(stack)
     begun = time.monotonic()
@@ -148,7 +149,7 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     names = [submit(context, ["bench", f"{number:04d}"], **taken)[0] for number in range(count)]
     submitted_s = time.monotonic() - begun
     held = [before]
-    while any(not state.is_over for state in job_state.states(connection) if state.job in names):
+    while any(not state.is_over for state in status.states(connection) if state.job in names):
         if time.monotonic() - begun > 60 + 60 * count:
             break
         held.append(_head_mib(stack))
@@ -157,7 +158,7 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     # The last drivers' processes end a moment after their jobs.
     time.sleep(10)
     after = _head_mib(stack)
-    ended = {state.job: state.status for state in job_state.states(connection)}
+    ended = {state.job: state.status for state in status.states(connection)}
     lost = [name for name in names if ended.get(name) != "SUCCEEDED"]
     moments = [_began(connection.get_job_logs(name)) for name in names if name not in lost]
     yield _figure("jobs in the line", count, "jobs")

@@ -24,16 +24,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from jobs.bench.pairs import machine
-from jobs.cli import emit
-from trainplane.cluster.fault_proxy import FaultProxy, no_fault, seeded_faults
-from trainplane.cluster.object_store import local_s3
-from trainplane.data.cache_room import CachePlace
-from trainplane.data.loader import Loader
+from jobs.bench.common import machine
+from jobs.cli.main import emit
+from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack import PackItem, pack
+from trainplane.data.pack.pack import PackItem, pack
+from trainplane.data.read.cache_dir import CachePlace
 from trainplane.storage import ensure_bucket
 from trainplane.task import Batch
+from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
 
 ADDRESS = "s3://bench-faults/set"
 RATES = (0.0, 0.01, 0.1, 0.3)

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
+from jobs.bench.common import machine
 from jobs.bench.loader_sets import (
     SIZE,
     PictureSet,
@@ -35,9 +36,8 @@ from jobs.bench.loader_sets import (
     photo_sets,
     synthetic_sets,
 )
-from jobs.bench.pairs import machine
-from jobs.cli import emit
-from trainplane.cluster.object_store import local_s3
+from jobs.cli.main import emit
+from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.order import Order
 from trainplane.environ import with_variables
 from trainplane.errors import RunFailed, UserError

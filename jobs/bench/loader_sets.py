@@ -21,9 +21,9 @@ from PIL import Image
 
 import jobs
 from isnet.errors import InputError
-from isnet.images import decode_rgb
+from isnet.images.decode import decode_rgb
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack import pack
+from trainplane.data.pack.pack import pack
 from trainplane.data.shards import PackItem
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store

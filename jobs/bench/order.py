@@ -30,8 +30,8 @@ _SAMPLE_BYTES = 40_960  # of the index that is loaded: a picture of 30 to 34 KB,
 
 def order(args: argparse.Namespace) -> int:
     """`isnet bench order`."""
-    from jobs.bench.pairs import machine
-    from jobs.cli import emit
+    from jobs.bench.common import machine
+    from jobs.cli.main import emit
 
     with TemporaryDirectory(prefix="isnet-bench-") as scratch:
         index = Path(scratch, "samples.parquet")

@@ -31,20 +31,20 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from isnet.gan import LocalReducer
-from jobs.bench.pairs import Clock, Taken, machine, median, median_ratio, taken_in_turns
-from jobs.cli import emit
+from jobs.bench.common import Clock, Taken, machine, median, median_ratio, taken_in_turns
+from jobs.cli.main import emit
+from jobs.cli.progress import Bar
 from jobs.config import ISNetConfig, load_run_config
 from jobs.isnet_task import ISNetTask
-from jobs.progress import Bar
 from trainplane.cluster.context import Context, local
-from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack import PackItem, pack
+from trainplane.data.pack.pack import PackItem, pack
+from trainplane.data.read.fetch import read_samples
 from trainplane.task import Batch
 from trainplane.train import start
-from trainplane.train import state as states
-from trainplane.train.launch import train as launch
-from trainplane.train.prepare import prepared_run
+from trainplane.train.checkpoint import state as states
+from trainplane.train.launch.launch import train as launch
+from trainplane.train.setup import prepared_run
 from trainplane.train.world import World
 
 TARGET = 0.97

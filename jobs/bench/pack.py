@@ -19,14 +19,14 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.pairs import in_turns, machine, median, median_ratio
-from jobs.cli import emit
-from jobs.packing import Recode, pack_pictures
-from jobs.sources import Skip, Source, pictures_of
-from trainplane.cluster.session import ray_session
-from trainplane.data.crew import Alone, Crew
-from trainplane.data.crew_on_ray import Tasks
+from jobs.bench.common import in_turns, machine, median, median_ratio
+from jobs.cli.main import emit
+from jobs.data.packing import Recode, pack_pictures
+from jobs.data.sources import Skip, Source, pictures_of
+from trainplane.cluster.ray_session import ray_session
 from trainplane.data.manifest import Dataset
+from trainplane.data.pack.executor import Alone, Crew
+from trainplane.data.pack.ray_executor import Tasks
 from trainplane.errors import UserError
 
 

@@ -23,9 +23,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.pairs import machine
+from jobs.bench.common import machine
 from jobs.bench.promoter import NAME
-from jobs.cli import emit
+from jobs.cli.main import emit
 from trainplane.errors import RunFailed
 from trainplane.registry import promote as promotions
 from trainplane.registry.audit import read_trail

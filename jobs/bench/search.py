@@ -2,7 +2,8 @@
 
 Many-trial figures are of a surrogate: a response over three settings, a curve over steps, and noise that was recorded
 from the small ISNet (`search_noise.json`). The decisions, the journal and what a kill loses are the real ones
-(`trainplane.search.simulate`). The figures about Ray run Ray: its own ASHA beside ours, and its reports beside ours.
+(`trainplane.testing.simulated_search`). The figures about Ray run Ray: its own ASHA and
+its reports beside ours.
 """
 
 from __future__ import annotations
@@ -19,15 +20,15 @@ from typing import Any
 import numpy as np
 
 from jobs.bench.search_on_ray import nan_on_ray, overhead_on_ray
-from trainplane.config import build
-from trainplane.search.budget import Rates
-from trainplane.search.driver import Driver
-from trainplane.search.engine import Plan
-from trainplane.search.journal import Unwritten
-from trainplane.search.settings import SearchSettings
-from trainplane.search.simulate import Killed, Value, World, simulate
+from trainplane.search.config import SearchSettings
+from trainplane.search.policy.budget import Rates
+from trainplane.search.policy.scheduler import Plan
+from trainplane.search.policy.state import State
+from trainplane.search.run.driver import Driver
+from trainplane.search.run.journal import Unwritten
 from trainplane.search.space import Settings, Space
-from trainplane.search.state import State
+from trainplane.testing.simulated_search import Killed, Value, World, simulate
+from trainplane.train.run_config import build
 
 NOISE = Path(__file__).parent / "search_noise.json"
 STEPS, TRIALS = 1500, 50  # of the author's search
@@ -41,8 +42,8 @@ OBJECTIVE = {"metric": "val/psnr", "mode": "max"}
 
 def search(args: argparse.Namespace) -> int:
     """The command."""
-    from jobs.bench.pairs import machine
-    from jobs.cli import emit
+    from jobs.bench.common import machine
+    from jobs.cli.main import emit
 
     parts: dict[str, Any] = {"budget": budget_to_reach(args.seeds), "nan": nan_cost(), "kills": kills(args.kills)}
     if not args.no_ray:

@@ -10,16 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from trainplane.cluster.session import ray_session, scratch_folder
-from trainplane.config import build
-from trainplane.search.budget import Rates
-from trainplane.search.driver import Driver
-from trainplane.search.engine import Plan
-from trainplane.search.journal import open_journal
-from trainplane.search.settings import SearchSettings
+from trainplane.cluster.ray_session import ray_session, scratch_folder
+from trainplane.search.config import SearchSettings
+from trainplane.search.policy.budget import Rates
+from trainplane.search.policy.scheduler import Plan
+from trainplane.search.run.driver import Driver
+from trainplane.search.run.journal import open_journal
+from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.space import Space
-from trainplane.search.tuning import run_on_tune
 from trainplane.storage import open_store
+from trainplane.train.run_config import build
 
 CPUS = 2
 

@@ -21,13 +21,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from isnet.images.save import encode_photo
 from isnet.inpaint import inpaint
 from isnet.masks import irregular
-from isnet.photo_files import encode_photo
-from jobs import inpaint_batch
-from jobs.bench.pairs import machine
-from jobs.cli import emit
-from jobs.model_ref import open_model
+from jobs.bench.common import machine
+from jobs.cli.main import emit
+from jobs.evaluation.models import open_model
+from jobs.inference import batch as inpaint_batch
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed
 

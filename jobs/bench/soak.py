@@ -3,7 +3,7 @@
 An S3 server behind a proxy that spoils requests, an MLflow server behind one that makes it slow, failing or absent, and
 SIGKILL to the whole process group of a run. After each run its promises are asked for: that it ends on the same bits as
 one that nothing happened to, that every recorded step is in MLflow once, that nothing is left in the spool, that the
-dataset is sound. Not covered: several hosts (tests/jobs/test_hosts.py), wrong bytes that a store has stored.
+dataset is sound. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has stored.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.bench.pairs import machine
-from jobs.bench.tracking_server import StateProxy, mlflow_server
-from jobs.cli import emit
-from trainplane.cluster.fault_proxy import FaultProxy, no_fault, seeded_faults
-from trainplane.cluster.object_store import local_s3
+from jobs.bench.common import machine
+from jobs.cli.main import emit
+from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
-from trainplane.tracking.run import find_run
+from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
+from trainplane.testing.mlflow_server import StateProxy, mlflow_server
+from trainplane.tracking.runs import find_run
 
 STEPS = 24
 _SETTINGS = (

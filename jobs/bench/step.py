@@ -24,12 +24,12 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from isnet.packed import prepare_for_inference
-from isnet.spectral import fold_spectral_norm
-from jobs.bench.pairs import in_turns, machine, median, median_ratio
+from isnet.inference.fast_conv import prepare_for_inference
+from isnet.spectral_norm import fold_spectral_norm
+from jobs.bench.common import in_turns, machine, median, median_ratio
 from jobs.bench.step_memory import peak_mib
 from jobs.bench.step_ways import LEAN, REFERENCE, Case, Step, make_step, our_gan, our_settings, reference_step
-from jobs.cli import emit
+from jobs.cli.main import emit
 from trainplane.errors import UserError
 
 # A tenth of the released rate: at that itself the first steps leap, and any rounding becomes another curve. The lean

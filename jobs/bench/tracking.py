@@ -24,11 +24,11 @@ from typing import Any
 
 import numpy as np
 
-from jobs.bench.pairs import machine
-from jobs.bench.tracking_server import STATES, StateProxy, mlflow_server
+from jobs.bench.common import machine
 from jobs.bench.tracking_writer import value_of
-from jobs.cli import emit
+from jobs.cli.main import emit
 from trainplane.errors import RunFailed
+from trainplane.testing.mlflow_server import STATES, StateProxy, mlflow_server
 from trainplane.tracking.client import client_for
 from trainplane.tracking.tracker import sync
 

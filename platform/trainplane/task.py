@@ -25,9 +25,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from trainplane.config import RunConfig
 from trainplane.errors import UserError
-from trainplane.train.guard import Balance
+from trainplane.train.guard.policy import Balance
+from trainplane.train.run_config import RunConfig
 
 Batch = dict[str, Tensor]
 Sample = Mapping[str, bytes]
@@ -108,7 +108,7 @@ class Task(ABC):
         share of each metric, so that their sum over ranks is the metric of the global batch.
 
         Every optimiser's `step` is called after all gradients are there: the guard looks at them on the way, and
-        where they are not sound no optimiser moves (`trainplane.train.watch`).
+        where they are not sound no optimiser moves (`trainplane.train.guard.gradient_check`).
         """
 
     def balance(self) -> dict[str, Balance]:

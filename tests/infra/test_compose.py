@@ -10,7 +10,7 @@ import pytest
 import yaml
 from manifests import INFRA, compose_schema
 
-from trainplane.cluster.line import PATIENCE, head_words
+from trainplane.cluster.jobs.queue import PATIENCE, head_words
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
 

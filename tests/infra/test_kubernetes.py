@@ -163,7 +163,7 @@ def test_gpu_workers_come_and_go_on_spot_nodes_and_the_head_only_directs():
 def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting():
     from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources as offered
 
-    from trainplane.cluster.line import DRIVER, PATIENCE
+    from trainplane.cluster.jobs.queue import DRIVER, PATIENCE
 
     for overlay, places in (("dev", 2), ("prod", 6)):
         head = next(d for d in render(f"overlays/{overlay}") if d["kind"] == "RayCluster")["spec"]["headGroupSpec"]
@@ -209,7 +209,7 @@ def test_the_context_inside_is_one_that_we_can_read(tmp_path, monkeypatch):
 
 
 def test_jobs_run_commands_that_exist():
-    from jobs.cli import build_parser
+    from jobs.cli.main import build_parser
 
     for job in render("jobs"):
         words = job["spec"]["entrypoint"].split()

@@ -18,14 +18,14 @@ import tifffile
 import torch
 from PIL import Image
 
-from isnet.classical import classical
-from isnet.folders import find_pictures
-from isnet.images import PictureError, decode_rgb, read_bytes, shown
+from isnet.images.decode import PictureError, decode_rgb, read_bytes, shown
+from isnet.images.folders import find_pictures
+from isnet.images.photo import read_photo
+from isnet.inference.classical import classical
 from isnet.inpaint import inpaint
 from isnet.mask_files import MaskRules, read_mask
 from isnet.masks import box
 from isnet.metrics import measure
-from isnet.photos import read_photo
 
 ARCHIVE = Path(__file__).parents[2].parent / "shared" / "data" / "hostile.tar"
 RNG = np.random.default_rng(0)

@@ -12,12 +12,12 @@ from PIL import Image
 from torch import nn
 
 import isnet
-from isnet.classical import classical
 from isnet.errors import InputError
+from isnet.images.photo import read_photo
+from isnet.inference.classical import classical
+from isnet.inference.tiles import padded, tiles, weights
 from isnet.inpaint import MaskRules, Predictor, inpaint
 from isnet.masks import box, irregular
-from isnet.photos import read_photo
-from isnet.tiles import padded, tiles, weights
 
 torch.manual_seed(0)
 NET = isnet.build("isnet", blocks=1, width=4, init_std=0.1).eval()

@@ -13,9 +13,9 @@ from torch import nn
 
 import isnet
 from isnet.errors import InputError
+from isnet.inference.fast_conv import PackedConv2d, prepare_for_inference
 from isnet.layers import initialise, to_unit_range
-from isnet.packed import PackedConv2d, prepare_for_inference
-from isnet.spectral import (
+from isnet.spectral_norm import (
     SpectralConv2d,
     SpectralConvTranspose2d,
     SpectralLayer,

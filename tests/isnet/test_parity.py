@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 import isnet
-from isnet.author import apply_author_tensors
+from isnet.formats.author import apply_author_tensors
 
 PARITY = Path(__file__).parent / "parity"
 NETWORKS = {

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 import isnet
-from isnet.architecture import Generator
-from isnet.author import apply_author_tensors, author_names, load_author_checkpoint
 from isnet.errors import InputError
-from isnet.export import ExportMismatch, compare, export_onnx, export_program
-from isnet.spectral import SpectralLayer, fold_spectral_norm, power_iteration, spectral_layers
+from isnet.formats.author import apply_author_tensors, author_names, load_author_checkpoint
+from isnet.formats.export import ExportMismatch, compare, export_onnx, export_program
+from isnet.generator import Generator
+from isnet.spectral_norm import SpectralLayer, fold_spectral_norm, power_iteration, spectral_layers
 from isnet.weights import load_model, save_model
 
 SMALL = {"width": 4, "blocks": 1, "init_std": 0.1}

@@ -8,7 +8,7 @@ import torch
 import isnet
 from jobs.config import LAYERS, PRESETS, layer_names, load_run_config, preset_names, preset_tree
 from jobs.isnet_task import generator_options
-from jobs.search_file import load_search
+from jobs.search.spec import load_search
 from trainplane.errors import UserError
 from trainplane.search.space import Space
 

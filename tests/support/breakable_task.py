@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from tiny_task import TinyConfig, TinyTask, to_tensors
 
-from trainplane.section import Section
-from trainplane.train.guard import Balance
+from trainplane.config.section import Section
+from trainplane.train.guard.policy import Balance
 
 
 class Harm(Section):

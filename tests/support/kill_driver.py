@@ -12,10 +12,10 @@ import sys
 
 from kill_task import KillConfig
 
-from trainplane.cluster.session import ray_session
-from trainplane.config import build
-from trainplane.train.job import Job, Silent
-from trainplane.train.launch import train
+from trainplane.cluster.ray_session import ray_session
+from trainplane.train.launch.launch import train
+from trainplane.train.run_config import build
+from trainplane.train.spec import Job, Silent
 
 
 class Told(Silent):

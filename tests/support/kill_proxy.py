@@ -12,7 +12,7 @@ from pathlib import Path
 
 from moments import Moments
 
-from trainplane.cluster.fault_proxy import FaultProxy
+from trainplane.testing.fault_proxy import FaultProxy
 
 _SENT = re.compile(r"/step-(\d+)/(tensors\.safetensors|manifest\.json)$")
 

@@ -9,7 +9,7 @@ from typing import Literal
 
 from tiny_task import TinyConfig, TinyTask
 
-from trainplane.section import Section
+from trainplane.config.section import Section
 from trainplane.task import Validation
 
 

@@ -5,7 +5,7 @@ import io
 import numpy as np
 from PIL import Image
 
-from trainplane.data.pack import PackItem, pack
+from trainplane.data.pack.pack import PackItem, pack
 
 
 def make(folder):

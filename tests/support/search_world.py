@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 
-from trainplane.config import build
-from trainplane.search.budget import Rates
-from trainplane.search.driver import Driver
-from trainplane.search.engine import Plan
-from trainplane.search.journal import Unwritten
-from trainplane.search.settings import SearchSettings
-from trainplane.search.simulate import World
+from trainplane.search.config import SearchSettings
+from trainplane.search.policy.budget import Rates
+from trainplane.search.policy.scheduler import Plan
+from trainplane.search.run.driver import Driver
+from trainplane.search.run.journal import Unwritten
 from trainplane.search.space import Space
+from trainplane.testing.simulated_search import World
+from trainplane.train.run_config import build
 
 STEPS = 27
 

@@ -13,8 +13,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from trainplane.config import RunConfig
 from trainplane.task import Exported, Task, Validation
+from trainplane.train.run_config import RunConfig
 
 WIDTH = 8
 

@@ -12,7 +12,7 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
-from trainplane.tracking.run import Birth, Facts, Tracker, begin_run, close_run
+from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
 
 EVERY = 10
 

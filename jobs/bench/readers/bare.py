@@ -13,8 +13,8 @@ import torch
 
 from jobs.bench.readers.ours import transform_of
 from jobs.bench.readers.serving import Open, Spec, serve
-from trainplane.data.fetch import read_samples
 from trainplane.data.manifest import Dataset
+from trainplane.data.read.fetch import read_samples
 
 _HELD = 512  # pictures; far more than any cache of a processor holds
 

@@ -10,11 +10,11 @@ from typing import Any
 import numpy as np
 import torch
 
-from isnet.crops import random_crop, shorter_side
-from isnet.images import decode_rgb
+from isnet.images.crops import random_crop, shorter_side
+from isnet.images.decode import decode_rgb
 from jobs.bench.readers.serving import Open, Spec, serve
 from jobs.isnet_task import TrainTransform
-from trainplane.data.loader import Loader
+from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.task import Batch, Sample, Transform
 

@@ -18,14 +18,14 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from trainplane.config import canonical_json
-from trainplane.data.cache_room import CachePlace
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
+from trainplane.data.read.cache_dir import CachePlace
 from trainplane.data.shard import Shard, is_shard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
+from trainplane.train.run_config import canonical_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1

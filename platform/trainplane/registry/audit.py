@@ -17,11 +17,11 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
-from trainplane.config import canonical_json
 from trainplane.errors import RunFailed
 from trainplane.registry.names import can_be_set
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
+from trainplane.train.run_config import canonical_json
 
 Action = Literal["promote", "rollback", "force", "approve"]
 FIRST = "0" * 64

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import re
 
+from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
-from trainplane.section import MODEL_NAME
 
 MAX_NAME = 100
 # As many as MLflow keeps (3.17.2).

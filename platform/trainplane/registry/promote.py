@@ -12,7 +12,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 
-from trainplane.config import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import Action, BrokenTrail, Conflict, NotLast, Trail
@@ -22,6 +21,7 @@ from trainplane.registry.versions import attach_verdicts, find_model, find_versi
 from trainplane.registry.witness import against_witness, seen, sound_trail, witness
 from trainplane.storage import Store
 from trainplane.tracking.client import client_for, set_anew
+from trainplane.train.run_config import canonical_json
 
 logger = logging.getLogger(__name__)
 

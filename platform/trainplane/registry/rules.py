@@ -26,7 +26,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from trainplane.section import Section
+from trainplane.config.section import Section
 
 Better = Literal["higher", "lower"]
 Requirement = Literal["signature", "artifact", "loads", "golden", "licence", "card"]

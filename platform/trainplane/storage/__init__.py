@@ -10,7 +10,7 @@ digests are the readers' matter).
 """
 
 from trainplane.storage.address import ensure_bucket, open_store
-from trainplane.storage.retry import RetryPolicy
+from trainplane.storage.s3.retry import RetryPolicy
 from trainplane.storage.store import Entry, NoBucket, NotFound, StorageError, Store
 
 __all__ = ["Entry", "NoBucket", "NotFound", "RetryPolicy", "StorageError", "Store", "ensure_bucket", "open_store"]

@@ -8,8 +8,8 @@ from urllib.parse import unquote, urlsplit
 
 from trainplane.errors import UserError
 from trainplane.storage.folder import FolderStore
-from trainplane.storage.retry import RetryPolicy
-from trainplane.storage.s3 import S3Store
+from trainplane.storage.s3.retry import RetryPolicy
+from trainplane.storage.s3.store import S3Store
 from trainplane.storage.store import Store, checked_key
 
 # The rules S3 gives for names of general-purpose buckets.

@@ -14,8 +14,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainplane.tracking.about import replace_file
-from trainplane.tracking.branches import SYSTEM, Record
+from trainplane.tracking.spool.ledger import SYSTEM, Record
+from trainplane.tracking.spool.meta import replace_file
 
 _FILE = "heard.json"
 

@@ -23,17 +23,17 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainplane.tracking.about import read_about, write_about
-from trainplane.tracking.branches import SYSTEM, Record, picture_mark
 from trainplane.tracking.client import client_for, knock, reason, without_secrets
-from trainplane.tracking.drain import Drained, count_unsent, drain
-from trainplane.tracking.flusher import Flusher
 from trainplane.tracking.heard import Heard, write_heard
-from trainplane.tracking.identity import Birth, find, is_reserved
-from trainplane.tracking.recorded import recorded_steps
-from trainplane.tracking.spool import LOOK_S, Spool
-from trainplane.tracking.system import Counters, SystemMonitor
-from trainplane.tracking.thinning import Thinning
+from trainplane.tracking.history import recorded_steps
+from trainplane.tracking.run_id import Birth, find, is_reserved
+from trainplane.tracking.spool.ledger import SYSTEM, Record, picture_mark
+from trainplane.tracking.spool.meta import read_about, write_about
+from trainplane.tracking.spool.spool import LOOK_S, Spool
+from trainplane.tracking.spool.thinning import Thinning
+from trainplane.tracking.spool.upload import Drained, count_unsent, drain
+from trainplane.tracking.spool.uploader_process import Flusher
+from trainplane.tracking.system_metrics import Counters, SystemMonitor
 
 logger = logging.getLogger(__name__)
 

@@ -17,29 +17,29 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
-from trainplane.config import RunConfig, build
 from trainplane.data.manifest import Dataset
 from trainplane.storage import open_store
-from trainplane.storage.tally import RETRIES
+from trainplane.storage.s3.tally import RETRIES
 from trainplane.task import Batch, Task, load_task
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import start
-from trainplane.train import state as states
-from trainplane.train.agenda import Agenda, Mailbox
-from trainplane.train.batches import arithmetic
-from trainplane.train.clock import Clock
-from trainplane.train.evidence import keep_batch
-from trainplane.train.failures import OutOfMemory, out_of_memory
-from trainplane.train.guard import GuardState, Observation
-from trainplane.train.held_out import HeldOut
-from trainplane.train.job import Job, Outcome, Progress, Report, Silent, keep_going
-from trainplane.train.rates import Rates
-from trainplane.train.record import EpochMeans, reduced
-from trainplane.train.resume import forget_after, load_newest
-from trainplane.train.retention import Rules, check_metric
-from trainplane.train.sentry import RollBack, Sentry
+from trainplane.train.batch_size import arithmetic
+from trainplane.train.checkpoint import state as states
+from trainplane.train.checkpoint.async_writer import Writer
+from trainplane.train.checkpoint.resume import forget_after, load_newest
+from trainplane.train.checkpoint.retention import Rules, check_metric
+from trainplane.train.guard.fault_dump import keep_batch
+from trainplane.train.guard.monitor import RollBack, Sentry
+from trainplane.train.guard.policy import GuardState, Observation
+from trainplane.train.launch.failure_policy import OutOfMemory, out_of_memory
+from trainplane.train.metrics import EpochMeans, reduced
+from trainplane.train.run_config import RunConfig, build
+from trainplane.train.schedule import Rates
+from trainplane.train.spec import Job, Outcome, Progress, Report, Silent, keep_going
+from trainplane.train.timing import Clock
+from trainplane.train.triggers import Agenda, Mailbox
+from trainplane.train.validation import HeldOut
 from trainplane.train.world import World
-from trainplane.train.writer import Writer
 
 
 def run(

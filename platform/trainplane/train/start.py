@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import torch
 
-from trainplane.config import RunConfig
-from trainplane.data.loader import Loader
+from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.task import Task
-from trainplane.tracking.identity import Birth
+from trainplane.tracking.run_id import Birth
 from trainplane.tracking.tracker import NullTracker, Recorder, Tracker
-from trainplane.train.job import Job
+from trainplane.train.run_config import RunConfig
+from trainplane.train.spec import Job
 from trainplane.train.world import World
 
 # A rank that was cut off with its node, where nodes share a disk, lives on until Ray there gives up its head: a minute,

@@ -11,7 +11,7 @@ from jobs.bench import checkpoint_failing as failing
 from jobs.bench import checkpoint_stalls as stalls
 from jobs.bench.checkpoint_task import BEGUN
 from jobs.bench.overhead import pictures
-from trainplane.data.pack import pack
+from trainplane.data.pack.pack import pack
 from trainplane.errors import RunFailed
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 
 from jobs.bench import loader as bench
 from jobs.bench.loader_sets import photo_sets, synthetic_sets
-from jobs.cli import main
+from jobs.cli.main import main
 from trainplane.errors import RunFailed, UserError
 
 

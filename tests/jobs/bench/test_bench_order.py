@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from jobs.bench import order as bench
-from jobs.cli import main
+from jobs.cli.main import main
 
 
 def test_all_ranks_together_ask_for_an_epochs_bytes_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jobs.bench import overhead
-from jobs.bench.pairs import Taken
+from jobs.bench.common import Taken
 
 SMALL = ("model.width=4", "data.size=32", "data.resize=40", "train.global_batch=2", "loss.style=0", "loss.perceptual=0")
 

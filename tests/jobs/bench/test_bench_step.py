@@ -8,9 +8,9 @@ import torch
 import isnet
 from isnet.gan import LocalReducer
 from jobs.bench import reference
-from jobs.bench.pairs import Taken, in_turns, median_ratio
+from jobs.bench.common import Taken, in_turns, median_ratio
 from jobs.bench.step_ways import LEAN, REFERENCE, Case, make_step, our_gan, reference_step
-from jobs.cli import main
+from jobs.cli.main import main
 
 CASE = Case(size=32, batch=1, blocks=1, device="cpu")
 

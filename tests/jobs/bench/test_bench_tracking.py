@@ -6,7 +6,7 @@ import http.client
 
 import pytest
 
-from jobs.bench.tracking_server import StateProxy
+from trainplane.testing.mlflow_server import StateProxy
 
 
 @pytest.mark.real

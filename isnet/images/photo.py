@@ -1,0 +1,237 @@
+"""A photo kept in its own mode, so that it can be filled and written back with every known sample as it was.
+
+    photo = read_photo("garden.png")
+    photo.filled(prediction_HW3, hole_HW)          # a new Photo, equal outside the hole
+
+Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution; from PNG to PNG also what its chunks say of the
+colours. The EXIF orientation is applied to the samples. EXIF and XMP blocks are not kept: their previews show the
+picture as it was before the hole.
+
+Not here: writing files (`isnet.images.save`), decoding for training (`isnet.images.decode`).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from isnet.errors import InputError
+from isnet.images.files import PictureError, read_bytes
+from isnet.images.open_image import MAX_PIXELS, native, opened, orientation_of
+from isnet.images.palette import filled_palette
+from isnet.images.pixels import Array, Palette, checked_float, divided_by_alpha, luma, to_rgb, to_rgb8, turned
+from isnet.images.png_chunks import Chunks, colour_chunks, still
+from isnet.images.tiff_tags import bits, multiplied_by_alpha, reading_notes
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Photo:
+    """Upright samples (H, W) or (H, W, C) in a mode of `isnet.images.pixels`, and what belongs to them.
+
+    palette     -- RGBA entries of mode P, uint8 (N, 4)
+    icc         -- the colour profile's bytes
+    colours     -- the chunks in which a PNG says what its colours mean, beside or without a profile
+    dpi         -- resolution, horizontal and vertical
+    format      -- as read, such as "PNG"; empty for arrays
+    orientation -- the EXIF orientation 1 to 8 that was stored and has been applied
+    notes       -- what a user should know about reading it
+    """
+
+    pixels: Array
+    mode: str
+    palette: Palette | None = None
+    icc: bytes | None = None
+    colours: Chunks = ()
+    dpi: tuple[float, float] | None = None
+    format: str = ""
+    orientation: int = 1
+    notes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """(height, width) as shown."""
+        return self.pixels.shape[0], self.pixels.shape[1]
+
+    def rgb(self) -> NDArray[np.float32]:
+        """float32 (H, W, 3) in [0, 1]."""
+        return to_rgb(self.pixels, self.mode, self.palette)
+
+    def rgb8(self) -> NDArray[np.uint8]:
+        """uint8 (H, W, 3)."""
+        return to_rgb8(self.pixels, self.mode, self.palette)
+
+    def plain(self) -> Array:
+        """Samples a reader understands without palette or inks: gray, gray+alpha, RGB or RGBA of the photo's depth."""
+        if self.mode == "P" and self.palette is not None and (self.palette[:, 3] < 255).any():
+            return np.dstack([self.rgb8(), self.palette[:, 3][self.pixels]])
+        if self.mode in ("P", "CMYK"):
+            return self.rgb8()
+        return self.pixels.astype(np.uint8) * np.uint8(255) if self.mode == "1" else self.pixels
+
+    def filled(self, rgb_HW3: NDArray[np.float32], hole_HW: NDArray[np.bool_]) -> Photo:
+        """The photo with RGB in [0, 1] put into the hole, in the photo's mode; every other sample untouched.
+
+        Gray photos take the luma, CMYK ones carry no black ink in the hole, palette photos use free entries for new
+        colours and else the nearest. Alpha stays, unless the whole hole is transparent: then it becomes opaque.
+        """
+        if not hole_HW.any():
+            return self
+        # (N, 3): the pixels of the hole alone
+        colours = np.clip(rgb_HW3[hole_HW], 0, 1)
+        pixels = self.pixels.copy()
+        if self.mode == "P":
+            assert self.palette is not None
+            pixels[hole_HW], palette, note = filled_palette(self.palette, np.rint(colours * 255).astype(np.uint8))
+            return replace(self, pixels=pixels, palette=palette, notes=(*self.notes, note))
+        if self.mode == "CMYK":
+            inks = np.rint((1 - colours) * 255).astype(np.uint8)
+            pixels[hole_HW] = np.concatenate([inks, np.zeros_like(inks[:, :1])], axis=1)
+            return replace(self, pixels=pixels)
+        if self.mode.split(";")[0] in ("1", "L", "LA", "I", "F"):
+            colours = luma(colours)[:, None]
+        samples = _quantised(colours, pixels.dtype)
+        if pixels.ndim == 2:
+            pixels[hole_HW] = samples[:, 0]
+            return replace(self, pixels=pixels)
+        num_colours = samples.shape[1]
+        notes = self.notes
+        if pixels.shape[2] > num_colours and not pixels[hole_HW][:, -1].any():
+            pixels[..., -1][hole_HW] = _quantised(np.ones(1, np.float32), pixels.dtype)[0]
+            notes = (*notes, "the hole was transparent; what fills it is opaque")
+        pixels[..., :num_colours][hole_HW] = samples
+        return replace(self, pixels=pixels, notes=notes)
+
+
+def _quantised(values: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
+    """[0, 1] to the samples of a type: bool from a half upwards, integers rounded, floats as they are."""
+    if dtype == np.bool_:
+        return values >= 0.5
+    if dtype.kind == "u":
+        largest = 255 if dtype == np.uint8 else 65535
+        return np.rint(values.astype(np.float64) * largest).astype(dtype)
+    return values.astype(dtype)
+
+
+def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Photo:
+    """A photo from a file or its bytes. Raises `PictureError` as `isnet.images.decode.decode_rgb` does."""
+    data = source if isinstance(source, bytes) else read_bytes(source)
+    with opened(data, max_pixels=max_pixels) as image:
+        stored = orientation_of(image)
+        pixels, mode, palette = native(image, data)
+        # Pillow turns TIFF by itself while loading, and says so by forgetting the tag.
+        pending = orientation_of(image)
+        stored = max(stored, pending)
+        notes = []
+        if getattr(image, "is_animated", False):
+            notes.append("only the first frame or page was read")
+        notes += reading_notes(image)
+        if _is_deep(image, data):
+            # Pillow calls 16-bit gray with alpha RGBA.
+            gray_alpha = image.format == "PNG" and data[25] == 4
+            # OpenCV would take the first frame of an animation, Pillow the picture before it.
+            encoded = still(data) if image.format == "PNG" else data
+            pixels, mode = _deep_samples(encoded, "LA" if gray_alpha else mode)
+            if multiplied_by_alpha(image):
+                pixels = divided_by_alpha(pixels)
+        if mode in _WITH_ALPHA and "transparency" in image.info:
+            pixels, mode = _with_alpha(pixels, _transparent(image, data)), _WITH_ALPHA[mode]
+            notes.append("its transparent colour became an alpha channel")
+        if image.mode in ("LAB", "YCbCr", "HSV"):
+            notes.append(f"its {image.mode} samples were converted to RGB")
+        dpi = image.info.get("dpi")
+        return Photo(
+            pixels=turned(pixels, pending),
+            mode=mode,
+            palette=palette,
+            # A profile of LAB would be wrong for the RGB made from it.
+            icc=None if image.mode == "LAB" else image.info.get("icc_profile") or None,
+            colours=colour_chunks(data) if image.format == "PNG" else (),
+            dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(0 < value < 1e5 for value in dpi) else None,
+            format=str(image.format),
+            orientation=stored,
+            notes=tuple(notes),
+        )
+
+
+def _is_deep(image: Image.Image, data: bytes) -> bool:
+    """Whether the file has 16-bit colour, which Pillow reads as 8-bit."""
+    if image.format == "PNG":
+        bit_depth, colour_type = data[24], data[25]
+        return bit_depth == 16 and colour_type in (2, 4, 6)
+    return image.mode in ("RGB", "RGBA") and bits(image) == {16}
+
+
+def _deep_samples(data: bytes, mode: str) -> tuple[NDArray[np.uint16], str]:
+    """uint16 samples (H, W, C) of a picture that Pillow could read as 8-bit `mode`."""
+    import cv2
+
+    samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
+    if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
+        raise PictureError("unsupported", f"16-bit {mode} picture cannot be read at its depth; convert it to 8-bit")
+    if mode == "LA":
+        # OpenCV repeats the gray
+        return np.ascontiguousarray(samples[..., [0, -1]]), "LA;16"
+    order = [2, 1, 0, 3] if mode == "RGBA" else [2, 1, 0]
+    return np.ascontiguousarray(samples[..., order]), f"{mode};16"
+
+
+_WITH_ALPHA = {"1": "LA", "L": "LA", "RGB": "RGBA", "I;16": "LA;16", "RGB;16": "RGBA;16"}
+
+
+def _transparent(image: Image.Image, data: bytes) -> object:
+    """The transparent colour on the scale of the samples; PNG stores that of gray of 2 or 4 bits unscaled."""
+    key = image.info["transparency"]
+    if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
+        largest = (1 << data[24]) - 1
+        # bits beyond the depth mean nothing
+        return (key & largest) * 255 // largest
+    return key
+
+
+def _with_alpha(pixels: Array, key: object) -> Array:
+    """Alpha 0 where the colour is the transparent one: (H, W) to (H, W, 2), (H, W, 3) to (H, W, 4)."""
+    colours = pixels if pixels.ndim == 3 else pixels[..., None]
+    if not isinstance(key, int | tuple):
+        raise PictureError("unsupported", f"transparent colour {key!r} of a {pixels.shape} picture; convert it")
+    if colours.dtype == np.bool_:
+        colours = colours.astype(np.uint8) * np.uint8(255)
+    opaque = (colours != np.array(key)).any(axis=2, keepdims=True)
+    largest = np.iinfo(colours.dtype).max
+    return np.concatenate([colours, opaque.astype(colours.dtype) * colours.dtype.type(largest)], axis=2)
+
+
+_ARRAY_MODES = {
+    ("b", 1): "1",
+    ("u1", 1): "L", ("u1", 2): "LA", ("u1", 3): "RGB", ("u1", 4): "RGBA",
+    ("u2", 1): "I;16", ("u2", 2): "LA;16", ("u2", 3): "RGB;16", ("u2", 4): "RGBA;16",
+    ("f", 1): "F", ("f", 3): "RGB;F", ("f", 4): "RGBA;F",
+}  # fmt: skip
+
+
+def photo_of_array(array: Array) -> Photo:
+    """A photo of an array: bool, uint8, uint16 or float in [0, 1]; (H, W), or (H, W, C) with C 1 to 4.
+
+    Raises `InputError` naming shape, dtype or range, and NaN.
+    """
+    if array.ndim not in (2, 3) or array.size == 0:
+        raise InputError(f"image has shape {array.shape}; need (height, width) or (height, width, 1 to 4)")
+    array = array.astype(array.dtype.newbyteorder("="), copy=False)
+    channels = 1 if array.ndim == 2 else array.shape[2]
+    kind = array.dtype.kind if array.dtype.kind in "bf" else array.dtype.str[1:]
+    mode = _ARRAY_MODES.get((kind, channels))
+    if mode is None and not any(kind == known for known, _ in _ARRAY_MODES):
+        raise InputError(
+            f"image has dtype {array.dtype}; need uint8, uint16, bool, or float in [0, 1]; convert it with .astype"
+        )
+    if mode is None:
+        raise InputError(
+            f"image has shape {array.shape} and dtype {array.dtype}; need (height, width) or (height, width, C), "
+            "C being 1, 3 or 4; move the channels last"
+        )
+    if kind == "f":
+        array = checked_float(array)
+    return Photo(pixels=array[..., 0] if array.ndim == 3 and channels == 1 else array, mode=mode)

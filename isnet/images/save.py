@@ -1,0 +1,245 @@
+"""Writing a `Photo`: in its own mode where the format can hold it, saying so where it cannot or where it is lossy.
+
+A file appears whole or not at all. The format follows from the suffix. Not here: reading (`isnet.images.photo`).
+"""
+
+from __future__ import annotations
+
+import io
+import os
+import struct
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from isnet.errors import InputError
+from isnet.images.files import shown
+from isnet.images.photo import Photo
+from isnet.images.png_chunks import SIGNATURE, chunk, other_colours, with_colours
+
+_DEEP = ("LA;16", "RGB;16", "RGBA;16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Format:
+    """What a format holds without loss (or, if `lossy`, holds at all), and how Pillow is told to write it."""
+
+    name: str
+    modes: tuple[str, ...]
+    lossy: bool = False
+    profile: bool = True
+    options: tuple[tuple[str, Any], ...] = ()
+
+
+_PNG = _Format(name="PNG", modes=("1", "L", "LA", "P", "RGB", "RGBA", "I;16", *_DEEP))
+_TIFF = _Format(
+    name="TIFF",
+    modes=("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "RGB;16", "RGBA;16"),
+    options=(("compression", "tiff_adobe_deflate"),),
+)
+_JPEG = _Format(name="JPEG", modes=("L", "RGB", "CMYK"), lossy=True)
+_FORMATS = {
+    ".png": _PNG,
+    ".tif": _TIFF,
+    ".tiff": _TIFF,
+    ".jpg": _JPEG,
+    ".jpeg": _JPEG,
+    ".webp": _Format(name="WEBP", modes=("RGB", "RGBA"), options=(("lossless", True), ("exact", True))),
+    ".bmp": _Format(name="BMP", modes=("1", "L", "P", "RGB"), profile=False),
+    ".gif": _Format(name="GIF", modes=("L", "P"), profile=False),
+    ".jp2": _Format(name="JPEG2000", modes=("L", "LA", "RGB", "RGBA", "I;16"), profile=False),
+}
+
+
+def _rgba(photo: Photo) -> NDArray[Any]:
+    gray = np.repeat(photo.pixels[..., :1], 3, axis=2)
+    return np.concatenate([gray, photo.pixels[..., -1:]], axis=2)
+
+
+def _of_palette(photo: Photo) -> str:
+    return "RGBA" if photo.palette is not None and (photo.palette[:, 3] < 255).any() else "RGB"
+
+
+def _to_16(photo: Photo) -> NDArray[Any]:
+    return np.rint(photo.pixels.astype(np.float64) * 65535).astype(np.uint16)
+
+
+def _to_8(photo: Photo) -> NDArray[Any]:
+    return (photo.pixels >> 8).astype(np.uint8)
+
+
+# From a mode to the next poorer or plainer one; every chain ends at RGB.
+_STEPS: dict[str, tuple[str | Callable[[Photo], str], Callable[[Photo], NDArray[Any]]]] = {
+    "1": ("L", Photo.plain),
+    "P": (_of_palette, Photo.plain),
+    "CMYK": ("RGB", Photo.rgb8),
+    "L": ("RGB", Photo.rgb8),
+    "LA": ("RGBA", _rgba),
+    "RGBA": ("RGB", Photo.rgb8),
+    "F": ("I;16", _to_16),
+    "RGB;F": ("RGB;16", _to_16),
+    "RGBA;F": ("RGBA;16", _to_16),
+    "I;16": ("L", _to_8),
+    "LA;16": ("RGBA;16", _rgba),
+    "RGB;16": ("RGB", _to_8),
+    "RGBA;16": ("RGBA", _to_8),
+}
+
+
+def write_photo(photo: Photo, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
+    """Write the photo to a file in the format of its suffix; returns what a user should know about the loss.
+
+    `quality` 1 to 100 is for lossy formats. Raises `InputError` when the suffix or the folder is of no use.
+    """
+    target = Path(path)
+    data, notes = encode_photo(photo, target.suffix, quality=quality)
+    # A name of its own, however long the target's: some names leave no room for a suffix.
+    partial = target.parent / f".{os.getpid()}-{zlib.crc32(os.fsencode(target.name)):08x}.partial"
+    try:
+        partial.write_bytes(data)
+        os.replace(partial, target)
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise InputError(
+            f"{shown(target)} cannot be written ({error.strerror}); check folder and permissions"
+        ) from error
+    return notes
+
+
+def is_written(suffix: str) -> bool:
+    """Whether pictures can be written in the format of a suffix (".png")."""
+    return suffix.lower() in _FORMATS
+
+
+def check_suffix(suffix: str) -> None:
+    """Refuse a suffix that stands for no format written here, before any work is done."""
+    if not is_written(suffix):
+        raise InputError(
+            f"pictures cannot be written as {suffix or 'a name without suffix'!r}; need {', '.join(_FORMATS)}"
+        )
+
+
+def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
+    """The bytes of a file in the format of `suffix` (".png"), and notes as `write_photo` returns them."""
+    check_suffix(suffix)
+    if not 1 <= quality <= 100:
+        raise InputError(f"quality is {quality}; need 1 to 100")
+    form = _FORMATS[suffix.lower()]
+    found, notes = photo, []
+    while found.mode not in form.modes or _loses_transparency(found, form):
+        if found.mode == "RGB":
+            raise InputError(f"{form.name} holds no {photo.mode} picture; write PNG or TIFF")
+        found = _poorer(found)
+    if found.mode != photo.mode:
+        notes.append(f"{form.name} holds no {photo.mode} picture like this one; written as {found.mode}")
+    if form.lossy:
+        notes.append(f"{form.name} is lossy: known pixels are not kept exactly; write PNG or TIFF to keep them")
+    if photo.icc and not (form.profile and found.icc):
+        notes.append("its colour profile is lost")
+    data = _encoded(found, form, quality)
+    if form is _PNG:
+        return with_colours(data, found.colours, profile=bool(found.icc)), tuple(notes)
+    if lost := other_colours(found.colours, profile=bool(photo.icc)):
+        notes.append(f"what its {' and '.join(lost)} said of its colours is lost: they are shown as sRGB")
+    return data, tuple(notes)
+
+
+def _loses_transparency(photo: Photo, form: _Format) -> bool:
+    """Whether transparent palette entries would become visible: PNG and GIF alone keep them, GIF one of them."""
+    if photo.mode != "P" or photo.palette is None:
+        return False
+    alpha = photo.palette[:, 3]
+    if form.name == "GIF":
+        return bool(((alpha > 0) & (alpha < 255)).any()) or int((alpha == 0).sum()) > 1
+    return form.name != "PNG" and bool((alpha < 255).any())
+
+
+def _poorer(photo: Photo) -> Photo:
+    mode, convert = _STEPS[photo.mode]
+    mode = mode if isinstance(mode, str) else mode(photo)
+    icc = photo.icc if _family(mode) == _family(photo.mode) else None
+    return replace(photo, pixels=convert(photo), mode=mode, palette=None, icc=icc)
+
+
+def _family(mode: str) -> str:
+    """The colour space a profile must be made for."""
+    if mode == "CMYK":
+        return "CMYK"
+    return "RGB" if mode.startswith(("RGB", "P")) else "gray"
+
+
+def _encoded(photo: Photo, form: _Format, quality: int) -> bytes:
+    if photo.mode in _DEEP:
+        return _deep_png(photo) if form is _PNG else _deep_tiff(photo)
+    options: dict[str, Any] = dict(form.options)
+    if photo.icc and form.profile:
+        options["icc_profile"] = photo.icc
+    if photo.dpi and form.name in ("PNG", "TIFF", "JPEG", "BMP"):
+        options["dpi"] = photo.dpi
+    if form.lossy:
+        # Full colour resolution: a hole's edge must not bleed into its neighbours.
+        options.update(quality=quality, **({} if photo.mode == "L" else {"subsampling": 0}))
+    image = _pillow(photo)
+    if photo.mode == "P" and photo.palette is not None and (photo.palette[:, 3] < 255).any():
+        alpha = photo.palette[:, 3]
+        options["transparency"] = int(np.flatnonzero(alpha == 0)[0]) if form.name == "GIF" else alpha.tobytes()
+    if form.name == "GIF":
+        options["optimize"] = False  # it would renumber the palette
+    file = io.BytesIO()
+    image.save(file, form.name, **options)
+    return file.getvalue()
+
+
+def _pillow(photo: Photo) -> Image.Image:
+    height, width = photo.size
+    if photo.mode == "1":
+        return Image.fromarray(photo.pixels)
+    data = photo.pixels.astype(np.float32) if photo.mode == "F" else photo.pixels
+    image = Image.frombytes(photo.mode, (width, height), np.ascontiguousarray(data).tobytes())
+    if photo.mode == "P" and photo.palette is not None:
+        image.putpalette(photo.palette[:, :3].tobytes())
+    return image
+
+
+def _deep_tiff(photo: Photo) -> bytes:
+    import tifffile
+
+    file = io.BytesIO()
+    tifffile.imwrite(
+        file,
+        photo.pixels,
+        photometric="rgb",
+        extrasamples=["unassalpha"] if photo.mode == "RGBA;16" else None,
+        compression="zlib",
+        iccprofile=photo.icc,
+        resolution=photo.dpi,
+        resolutionunit=2 if photo.dpi else None,
+        metadata=None,
+    )
+    return file.getvalue()
+
+
+def _deep_png(photo: Photo) -> bytes:
+    """PNG with 16-bit colour, which Pillow does not write (PNG specification, chapters 7, 9 and 11)."""
+    height, width = photo.size
+    # (H, W·C·2) bytes, big-endian; each row as its difference from the one above (filter type 2)
+    rows = np.ascontiguousarray(photo.pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
+    filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
+    filtered[:, 0] = 2
+    filtered[0, 1:] = rows[0]
+    np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    colour_type = {"LA;16": 4, "RGB;16": 2, "RGBA;16": 6}[photo.mode]
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
+    if photo.icc:
+        chunks.append((b"iCCP", b"ICC Profile\0\0" + zlib.compress(photo.icc)))
+    if photo.dpi:
+        per_metre = [round(value / 0.0254) for value in photo.dpi]
+        chunks.append((b"pHYs", struct.pack(">IIB", *per_metre, 1)))
+    chunks += [(b"IDAT", zlib.compress(filtered.tobytes(), 6)), (b"IEND", b"")]
+    return SIGNATURE + b"".join(chunk(name, body) for name, body in chunks)

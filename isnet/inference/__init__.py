@@ -1,0 +1,1 @@
+"""Filling holes: predictors, tiles, and the classical methods."""

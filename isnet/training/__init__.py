@@ -1,0 +1,1 @@
+"""What the GAN's training step needs beside networks and losses."""

@@ -1,0 +1,63 @@
+"""Arguments of `isnet demo` and `isnet data`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.cli.arg_types import command, count, group, port, size, whole
+
+
+def demo(commands: Any) -> None:
+    parser = command(
+        commands,
+        "demo",
+        "commands.demo:demo",
+        "the whole story on this machine, small, on real photos, in a few minutes",
+    )
+    parser.add_argument("--photos", metavar="DIR", help="folder of photos (default: those of installed packages)")
+    parser.add_argument("--steps", type=count, metavar="N", help="training steps (default: the preset's)")
+    parser.add_argument(
+        "--fresh", action="store_true", help="train anew instead of going on with the run that is there"
+    )
+    parser.add_argument(
+        "--port", type=port, default=0, metavar="N", help="port of the object store (default: a free one)"
+    )
+
+
+def data(commands: Any) -> None:
+    actions = group(commands, "data", "photos to shards, and what is in them")
+    pack = command(actions, "pack", "commands.data:pack", "photos (folder, list, tar, zip) to shards with a manifest")
+    pack.add_argument("source", metavar="SRC", help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip")
+    pack.add_argument(
+        "destination", metavar="DEST", help="s3://bucket/prefix, a folder, or a name in the dataset store"
+    )
+    pack.add_argument("--name", help="name of the dataset (default: last part of DEST)")
+    pack.add_argument(
+        "--layout", choices=("folder", "places2", "celeba"), default="folder", help="whose lists and splits SRC has"
+    )
+    pack.add_argument("--lists", metavar="DIR", help="where a layout's lists are (default: in SRC and beside it)")
+    pack.add_argument(
+        "--split", default="all", help="a layout's split, the side of --shares, or just what this is (default: all)"
+    )
+    pack.add_argument(
+        "--shares",
+        metavar="A=PCT,B=PCT",
+        help="pack only the side --split, such as train=95,val=5; a picture's side follows from its bytes alone",
+    )
+    pack.add_argument("--shard-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="about, default 64M")
+    pack.add_argument("--max-side", type=count, metavar="PX", help="shrink larger pictures and re-encode them as JPEG")
+    pack.add_argument("--quality", type=count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
+    pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
+    pack.add_argument("--black-is-hole", action="store_true", help="the masks are the other way round")
+    pack.add_argument(
+        "--parallel",
+        type=whole,
+        metavar="N",
+        help="Ray tasks at once; 0: this process (default: 0, in a job of a cluster all its processors)",
+    )
+    pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
+    verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
+    verify.add_argument("dataset", metavar="DATASET")
+    verify.add_argument("--repair", metavar="FROM", help="take what is damaged from this copy, where that is sound")
+    show = command(actions, "show", "commands.data:show", "describe a dataset")
+    show.add_argument("dataset", metavar="DATASET")

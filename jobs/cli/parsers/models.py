@@ -1,0 +1,124 @@
+"""Arguments of `isnet evaluate`, `isnet inpaint` and `isnet models`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from jobs.cli.arg_types import MODEL_HELP, command, count, group, whole
+
+_EVALUATE = "isnet evaluate [-h] [options] MODEL [MODEL …] DATASET"
+
+# Two is jobs.cluster.worker_pool.TASKS_PER_GPU, which is not imported here: help answers at once.
+_IN_A_JOB = "default: 0; in a job of a cluster two for each of its GPUs, without GPUs one for each processor"
+
+
+def evaluate(commands: Any) -> None:
+    parser = command(
+        commands,
+        "evaluate",
+        "commands.evaluate:evaluate",
+        "the table by hole ratio, of one model or many",
+        usage=_EVALUATE,
+    )
+    parser.add_argument(
+        "words",
+        nargs="+",
+        metavar="MODEL… DATASET",
+        help=f"models, ours first, each as it is or as NAME=MODEL; then the held-out pictures. MODEL: {MODEL_HELP}",
+    )
+    parser.add_argument(
+        "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
+    )
+    parser.add_argument("--size", type=count, metavar="PX", help="side of the centre square (default: the model's)")
+    parser.add_argument("--seed", type=int, default=0, help="of the fixed list of masks, default 0")
+    parser.add_argument(
+        "--definition", choices=("isnet", "edge_connect", "skimage"), default="isnet", help="of PSNR, SSIM and L1"
+    )
+    parser.add_argument("--pictures", type=count, metavar="N", help="measure on N of them, evenly drawn (default: all)")
+    parser.add_argument(
+        "--mask-loading",
+        choices=("nearest", "legacy-png", "legacy-jpeg"),
+        default="nearest",
+        help="legacy: as the author's loader does, whose holes shrink (default: nearest)",
+    )
+    parser.add_argument("--mask-study", action="store_true", help="also measure what the way masks are loaded is worth")
+    parser.add_argument(
+        "--parallel",
+        type=whole,
+        metavar="N",
+        help=f"processes of Ray; 0: this one ({_IN_A_JOB})",
+    )
+    parser.add_argument("-o", "--output", metavar="DIR", help="folder for the report (default: below ISNET_HOME)")
+
+
+def inpaint(commands: Any) -> None:
+    parser = command(
+        commands, "inpaint", "commands.inpaint:inpaint", "fill the hole of a picture, or of a folder of them"
+    )
+    parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
+    parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
+    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
+    parser.add_argument("--model", default="models:/isnet@production", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument(
+        "--parallel",
+        type=whole,
+        metavar="N",
+        help=f"as a resumable job of N processes of Ray; 0: in this one ({_IN_A_JOB})",
+    )
+    parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
+    parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
+    parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
+
+
+def models(commands: Any) -> None:
+    actions = group(commands, "models", "the registry: versions, gates, promotion")
+    command(actions, "list", "commands.models:list_models", "registered models")
+    show = command(actions, "show", "commands.models:show", "versions of a model and what stands behind each")
+    show.add_argument("name", metavar="NAME")
+    register = command(actions, "register", "commands.models:register", "make a run's last checkpoint a model version")
+    register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
+    register.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that the search was started with")
+    register.add_argument("--from-search", metavar="SEARCH", help="the best trial of a search, instead of RUN")
+    register.add_argument("--steps", type=count, metavar="N", help="train that trial on to so many steps first")
+    register.add_argument(
+        "--seeds",
+        type=count,
+        default=1,
+        metavar="N",
+        help="train it with so many seeds first and take the best",
+    )
+    register.add_argument("--name", default="isnet", help="registered model, default isnet")
+    register.add_argument(
+        "--licence", metavar="FILE", help="what may be done with the weights (default: the project's)"
+    )
+    promote = command(actions, "promote", "commands.models:promote", "move an alias to a version that passes its gates")
+    promote.add_argument("name", metavar="NAME")
+    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
+    promote.add_argument("--gates", metavar="FILE", help="YAML of rules, or a shipped name: default, small")
+    promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
+    promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
+    promote.add_argument("--reason", default="", metavar="TEXT", help="kept in the audit")
+    approve = command(
+        actions,
+        "approve",
+        "commands.models:approve",
+        "say, as somebody else than who promotes, that a version may be promoted",
+    )
+    approve.add_argument("name", metavar="NAME")
+    approve.add_argument("version", metavar="VERSION")
+    approve.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    approve.add_argument("--note", default="", metavar="TEXT", help="kept in the audit")
+    card = command(
+        actions, "card", "commands.models:card", "write a version's model card from the record, and print it"
+    )
+    card.add_argument("name", metavar="NAME")
+    card.add_argument("version", metavar="VERSION")
+    rollback = command(actions, "rollback", "commands.models:rollback", "back to the version in production before")
+    rollback.add_argument("name", metavar="NAME")
+    rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    rollback.add_argument("--reason", default="rollback", metavar="TEXT", help="kept in the audit")
+    audit = command(actions, "audit", "commands.models:audit", "every move of a model's aliases")
+    audit.add_argument("name", metavar="NAME")
+    audit.add_argument("--verify", action="store_true", help="check the chain and that aliases stand where it says")

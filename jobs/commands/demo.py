@@ -1,0 +1,243 @@
+"""`isnet demo`: from photos to a picture repaired by a promoted model, on this machine, in a few minutes.
+
+Nothing here is special to the demo but its size: each stage calls what the commands call. The object store is a local
+server whose objects live in memory; checkpoints, MLflow's database and its artifacts stay in the home folder, so that
+a second demo goes on from where the first one ended.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import psutil
+from PIL import Image
+
+from isnet.images.decode import decode_rgb
+from isnet.masks import irregular
+from jobs.cli.main import emit
+from jobs.commands.train import run_training
+from jobs.config import PRESETS, ISNetConfig, load_run_config
+from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
+from jobs.evaluation import model_card
+from jobs.evaluation.evaluation import Protocol, evaluate_model, protocol
+from jobs.evaluation.models import open_model, untrained
+from jobs.evaluation.report import Report, plain
+from jobs.isnet_task import picture_bytes
+from jobs.registry.evaluate_gates import update_page
+from jobs.registry.register import register_checkpoint
+from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.data.manifest import Dataset
+from trainplane.data.read.fetch import read_samples
+from trainplane.errors import RunFailed, UserError
+from trainplane.registry import promote as promotions
+from trainplane.registry import versions
+from trainplane.registry.gates import Verdict, judge
+from trainplane.registry.rules import Rules
+from trainplane.storage import ensure_bucket, open_store
+from trainplane.tracking.images import strip
+from trainplane.train.run_config import build, read_yaml
+from trainplane.train.run_key import exclusive
+
+MODEL = "isnet-demo"
+BUCKET = "s3://isnet-demo"
+STAGES = 7
+# Measured: two Ray Train workers, a Ray head with its dashboard and the driver take 3.2 GB; checkpoints 20 MB.
+NEED_MEMORY_BYTES = 4 * 2**30
+NEED_DISK_BYTES = 1 * 2**30
+
+
+def demo(args: argparse.Namespace) -> int:
+    """The command."""
+    started = time.monotonic()
+    context = resolve(args.context)
+    config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
+    with exclusive(context.home, "demo", doing="running the demo"):
+        _check_room(context.home)
+        sides = folder_photos(Path(args.photos).expanduser()) if args.photos else packaged_photos()
+        _stage(1, f"photos: {len(sides.train)} to train on, {len(sides.val)} held out, {len(sides.skipped)} left out")
+        with local_s3(port=args.port, log=_log_file(context.home)) as environment:
+            os.environ.update(environment)
+            context = context.at(datasets=f"{BUCKET}/datasets")
+            context.activate()
+            ensure_bucket(BUCKET)
+            train_data, val_data = pack_sides(sides, context, replace=True)
+            _stage(2, f"packed into {train_data.address} and {val_data.name}: digest {train_data.digest[:12]}")
+            report = _from_data_to_picture(config, context, val_data, fresh=args.fresh)
+    _stage(7, "every row on the same held-out pictures and holes:")
+    report["seconds"] = round(time.monotonic() - started, 1)
+    emit(args, report, _farewell(report))
+    if not report["promoted"]:
+        raise RunFailed("the gates refused the model: " + "; ".join(report["refusals"]))
+    return 0
+
+
+def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Dataset, *, fresh: bool) -> dict[str, Any]:
+    _stage(3, f"training {config.train.steps} steps on {config.train.workers} Ray Train workers, from S3")
+    prepared, outcome = run_training(config, context, fresh=fresh)
+    _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
+
+    version = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run_id)
+    rules = protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
+    evaluations = _evaluations(config, context, version, rules)
+    verdicts, is_promoted = _promote(context, version, evaluations)
+    _stage(5, f"version {version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
+    report: dict[str, Any] = {
+        "run_id": prepared.run_id,
+        "checkpoint": outcome.checkpoint,
+        "state_digest": outcome.state_digest,
+        "dataset_digest": prepared.dataset_digest,
+        "version": version,
+        "promoted": is_promoted,
+        "refusals": [f"{v.gate}: {v.evidence}" for v in verdicts if not v.passed],
+        "evaluations": evaluations,
+        "home": str(context.home),
+    }
+    if is_promoted:
+        report["picture"] = str(_repair_in_a_fresh_process(context, val_data))
+        _stage(6, f"a fresh process repaired a held-out photo with models:/{MODEL}@production: {report['picture']}")
+    return report
+
+
+def _evaluations(config: ISNetConfig, context: Context, version: str, rules: Protocol) -> list[dict[str, Any]]:
+    """Every row of the table, all on the same pictures and holes; ours comes last and is kept with the version."""
+    models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
+    models += [untrained(config), open_model(f"models:/{MODEL}/{version}", context)]
+    found = [evaluate_model(model, rules) for model in models]
+    versions.attach_evaluation(context.tracking, MODEL, version, found[-1])
+    return found
+
+
+def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) -> tuple[list[Verdict], bool]:
+    store = open_store(context.audit)
+    current = promotions.current_version(MODEL, store=store, tracking_uri=context.tracking)
+    ours, others = evaluations[-1], {e["model"]: e for e in evaluations[:-1]}
+    entry = versions.show_version(context.tracking, MODEL, version)
+    production = None
+    if current not in (None, version):
+        production = versions.show_version(context.tracking, MODEL, str(current))["evaluation"]
+        if production is not None and production["dataset_digest"] != ours["dataset_digest"]:
+            # Other photos than last time: the two were never measured on the same thing.
+            production = None
+    verdicts = judge(
+        build(Rules, read_yaml(PRESETS / "gates" / "demo.yaml")),
+        ours,
+        baselines=others,
+        production=production,
+        lineage={fact: entry[fact] for fact in ("run_id", *versions.FACTS)},
+    )
+    try:
+        promotions.promote(
+            MODEL,
+            version,
+            verdicts=verdicts,
+            store=store,
+            tracking_uri=context.tracking,
+            expected_current=current,
+            reason="isnet demo",
+        )
+    except RunFailed:
+        return verdicts, False
+    finally:
+        model_card.write(context, MODEL, version)
+        update_page(context, MODEL)
+    return verdicts, True
+
+
+def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
+    """Damage a held-out photo at its full size, fill it by `isnet inpaint` in a process of its own, and compare."""
+    photo = _odd_photo(val_data)
+    height, width = photo.shape[:2]
+    hole = irregular(height, width, np.random.default_rng(7), ratio=(0.15, 0.25))
+    folder = context.home / "demo"
+    folder.mkdir(parents=True, exist_ok=True)
+    damaged = np.where(hole[..., None], np.uint8(0), photo)
+    Image.fromarray(damaged).save(folder / "damaged.png")
+    Image.fromarray(np.where(hole, np.uint8(255), np.uint8(0))).save(folder / "mask.png")
+    command = [sys.executable, "-m", "jobs.cli", "inpaint", str(folder / "damaged.png"), str(folder / "mask.png")]
+    command += ["-o", str(folder / "repaired.png"), "--model", f"models:/{MODEL}@production", "--json"]
+    command += ["--context", context.name]
+    done = subprocess.run(
+        command, env={**os.environ, "ISNET_HOME": str(context.home)}, capture_output=True, text=True, check=False
+    )
+    if done.returncode:
+        raise RunFailed(f"`isnet inpaint` failed in a fresh process: {done.stderr.strip()}")
+    repaired = np.asarray(Image.open(folder / "repaired.png"))
+    if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
+        raise RunFailed("the repaired picture differs from the photo outside the hole")
+    panels = [("damaged", damaged), ("repaired by @production", repaired), ("truth", photo)]
+    Image.fromarray(strip(panels)).save(folder / "before-after.png")
+    return folder / "before-after.png"
+
+
+def _odd_photo(val_data: Dataset) -> np.ndarray:
+    """A held-out photo whose sides no network likes, if there is one; at most 1 megapixel."""
+    photos = [decode_rgb(picture_bytes(sample)) for sample in read_samples(val_data, range(val_data.num_samples))]
+    small = [photo for photo in photos if photo.shape[0] * photo.shape[1] <= 2**20] or photos[:1]
+    return max(small, key=lambda photo: (photo.shape[0] % 16 > 0) + (photo.shape[1] % 16 > 0))
+
+
+def _check_room(home: Path) -> None:
+    """Refuse before anything starts what would fail half-way."""
+    home.mkdir(parents=True, exist_ok=True)
+    memory = psutil.virtual_memory().available
+    if memory < NEED_MEMORY_BYTES:
+        raise UserError(
+            f"{memory / 2**30:.1f} GiB of memory are free and the demo needs {NEED_MEMORY_BYTES / 2**30:.0f} "
+            "(Ray alone takes two); close something and try again"
+        )
+    for place in (home, Path("/tmp")):
+        free = shutil.disk_usage(place).free
+        if free < NEED_DISK_BYTES:
+            raise UserError(
+                f"{free / 2**30:.1f} GiB are free at {place} and the demo needs {NEED_DISK_BYTES / 2**30:.0f}; "
+                "free some, or set ISNET_HOME to another disk"
+            )
+
+
+def _log_file(home: Path) -> Path:
+    (home / "logs").mkdir(parents=True, exist_ok=True)
+    return home / "logs" / "s3.log"
+
+
+def _stage(number: int, text: str) -> None:
+    print(f"[{number}/{STAGES}] {text}", file=sys.stderr, flush=True)
+
+
+def _farewell(report: dict[str, Any]) -> str:
+    """The table, and where to look."""
+    ours = report["evaluations"][-1]
+    rows = [f"{'hole filled with':<28}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]
+    names = {
+        "classical:mean": "the mean colour",
+        "classical:telea": "OpenCV Telea",
+        "untrained": "the untrained network",
+    }
+    for evaluation in report["evaluations"]:
+        row = evaluation["bins"]["all"]
+        name = names.get(evaluation["model"], f"this model ({evaluation['model'].removeprefix('models:/')})")
+        rows.append(f"{name:<28}{row['psnr']:>9.2f}{row['ssim']:>9.4f}{row['l1_hole']:>12.4f}")
+    first = report["evaluations"][0]["bins"]["all"]["n"]
+    lines = [
+        "",
+        *rows,
+        f"({first} pairs of held-out photo and hole, composite pictures)",
+        "",
+        plain(Report({ours["model"]: ours})),
+    ]
+    if "picture" in report:
+        lines += ["", f"before and after:  {report['picture']}"]
+    lines += [
+        f"MLflow's pages:    isnet ui       (experiment isnet-demo, run {report['run_id']})",
+        f"the model:         isnet models show {MODEL}",
+        f"took {report['seconds']:.0f} s; everything is in {report['home']}",
+    ]
+    return "\n".join(lines)

@@ -1,0 +1,224 @@
+"""`isnet models …`: the registry, from a run's checkpoint to `@production` and back."""
+
+from __future__ import annotations
+
+import argparse
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from jobs.cli.main import emit
+from jobs.config import PRESETS
+from jobs.evaluation import model_card
+from jobs.evaluation.models import checkpoint_of_run
+from jobs.registry.evaluate_gates import judge_version, update_page
+from jobs.registry.register import register_checkpoint
+from trainplane.cluster.context import Context, resolve
+from trainplane.errors import UserError
+from trainplane.registry import audit as trails
+from trainplane.registry import promote as promotions
+from trainplane.registry import versions
+from trainplane.registry.names import check_alias, check_name
+from trainplane.registry.rules import Rules
+from trainplane.storage import open_store
+from trainplane.tracking.client import client_for
+from trainplane.train.checkpoint import store as checkpoints
+from trainplane.train.run_config import build, read_yaml
+
+
+def _context(args: argparse.Namespace) -> Context:
+    context = resolve(args.context)
+    context.activate()
+    return context
+
+
+def list_models(args: argparse.Namespace) -> int:
+    """`isnet models list`"""
+    found = versions.list_models(_context(args).tracking)
+    lines = [
+        f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
+        + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
+        for model in found
+    ]
+    emit(args, {"models": found}, "\n".join(lines) or "no registered models; `isnet models register` makes one")
+    return 0
+
+
+def show(args: argparse.Namespace) -> int:
+    """`isnet models show NAME`"""
+    found = versions.show(_context(args).tracking, args.name)
+    emit(args, found, "\n".join([found["name"], *(_version_text(version) for version in found["versions"])]))
+    return 0
+
+
+def _version_text(version: dict[str, Any]) -> str:
+    aliases = "".join(f" @{alias}" for alias in version["aliases"])
+    lines = [f"  version {version['version']}{aliases}"]
+    lines += [f"    {name:<15} {version[name] or '-'}" for name in ("run_id", *versions.FACTS)]
+    evaluation = (version["evaluation"] or {}).get("bins", {}).get("all")
+    if evaluation:
+        on = version["evaluation"]["dataset_digest"][:12]
+        lines.append(
+            f"    {'evaluation':<15} psnr {evaluation['psnr']:.2f} dB, ssim {evaluation['ssim']:.4f}, "
+            f"l1 {evaluation['l1_percent']:.2f} % over {evaluation['n']} pairs of {on} "
+            f"(evaluation {version['evaluation_digest'][:12]})"
+        )
+    for verdict in version["gates"]:
+        lines.append(f"    {'passed' if verdict['passed'] else 'FAILED':<15} {verdict['gate']}: {verdict['evidence']}")
+    return "\n".join(lines)
+
+
+def register(args: argparse.Namespace) -> int:
+    """`isnet models register RUN --name NAME`: RUN is runs:/ID or a checkpoint's address of a recorded run.
+
+    `--from-search SEARCH` stands for the best trial of a search, trained on or with more seeds where that is asked for.
+    """
+    # Before a search's best is trained on, or a checkpoint pinned, for a name that nothing can have.
+    check_name(args.name)
+    context = _context(args)
+    if args.from_search is not None:
+        from jobs.search.best_trial import best_of_search
+
+        overrides = [word for word in (args.source, *args.overrides) if word is not None]
+        found = best_of_search(context, args.from_search, overrides, steps=args.steps, seeds=args.seeds)
+        run_id, place = found.run_id, found.checkpoint
+    elif args.source is None or args.overrides:
+        raise UserError("name one run: isnet models register runs:/ID, a checkpoint's address, or --from-search SEARCH")
+    elif args.source.startswith("runs:/"):
+        run_id = args.source.removeprefix("runs:/")
+        place = checkpoint_of_run(run_id, context)
+    else:
+        place = args.source
+        run_id = run_of_checkpoint(place, context)
+    licence = Path(args.licence).expanduser() if args.licence else None
+    version = register_checkpoint(context, place, name=args.name, run_id=run_id, licence=licence)
+    update_page(context, args.name)
+    emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
+    return 0
+
+
+def run_of_checkpoint(place: str, context: Context) -> str:
+    """The MLflow run that wrote a checkpoint."""
+    store, _ = checkpoints.open_address(place)
+    client = client_for(context.tracking)
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    query = f"tags.`trainplane.checkpoints` = '{store.address}'"
+    found = client.search_runs(experiments, filter_string=query) if experiments else []
+    if not found:
+        raise UserError(f"{place}: no run recorded here wrote it; give runs:/ID of the run that did")
+    return str(found[0].info.run_id)
+
+
+def rules_file(named: str | None) -> Path:
+    """The rules of `--gates`: a shipped name, or a file; the default ones where it is not given."""
+    return PRESETS / "gates" / f"{named or 'default'}.yaml" if named in (None, "default", "small") else Path(named)
+
+
+def promote(args: argparse.Namespace) -> int:
+    """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
+    check_alias(args.to)
+    context = _context(args)
+    rules = build(Rules, read_yaml(rules_file(args.gates)))
+    if args.force is not None and not args.force.strip():
+        raise UserError("--force needs a reason; say in a sentence why the gates may be passed over")
+    versions.show_version(context.tracking, args.name, args.version)
+    store = open_store(context.audit)
+    current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
+    expected = current if args.expect is None else None if args.expect == "none" else args.expect
+    # Before anything is measured: that may take an hour.
+    promotions.check_expected(args.name, args.version, current, expected, store=store, alias=args.to)
+    verdicts = judge_version(
+        context, args.name, args.version, rules, current=current, dataset=args.dataset, alias=args.to
+    )
+    try:
+        entry = promotions.promote(
+            args.name,
+            args.version,
+            verdicts=verdicts,
+            store=store,
+            tracking_uri=context.tracking,
+            alias=args.to,
+            expected_current=expected,
+            reason=args.reason,
+            force_reason=args.force,
+        )
+    finally:
+        # Verdicts stand on the pages whether they let the version pass or not.
+        model_card.write(context, args.name, args.version)
+        update_page(context, args.name)
+    lines = [f"{'passed' if v.passed else 'FAILED'}  {v.gate}: {v.evidence}" for v in verdicts]
+    lines.append(f"{args.name}@{args.to} is version {entry.to_version} (audit record {entry.number})")
+    verdict_rows = versions.verdicts_as_json(verdicts)
+    emit(args, {"name": args.name, "verdicts": verdict_rows, "audit": asdict(entry)}, "\n".join(lines))
+    return 0
+
+
+def approve(args: argparse.Namespace) -> int:
+    """`isnet models approve NAME VERSION`: a second person's word, kept in the audit trail."""
+    check_alias(args.to)
+    context = _context(args)
+    entry = versions.show_version(context.tracking, args.name, args.version)
+    if entry["evaluation"] is None:
+        raise UserError(
+            f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve of; "
+            f"run isnet evaluate models:/{args.name}/{args.version} DATASET"
+        )
+    record = promotions.approve(
+        args.name,
+        args.version,
+        subject=promotions.subject(entry["model_digest"], entry["evaluation_digest"]),
+        store=open_store(context.audit),
+        tracking_uri=context.tracking,
+        alias=args.to,
+        note=args.note,
+    )
+    text = f"{record.who} approves of {args.name} version {args.version} for @{args.to} (audit record {record.number})"
+    emit(args, {"name": args.name, "audit": asdict(record)}, text)
+    return 0
+
+
+def card(args: argparse.Namespace) -> int:
+    """`isnet models card NAME VERSION`: write the model card from the record, and print it."""
+    context = _context(args)
+    text = model_card.write(context, args.name, args.version)
+    emit(args, {"name": args.name, "version": args.version, "card": text}, text.rstrip())
+    return 0
+
+
+def rollback(args: argparse.Namespace) -> int:
+    """`isnet models rollback NAME`"""
+    context = _context(args)
+    started = time.monotonic()
+    entry = promotions.rollback(
+        args.name, store=open_store(context.audit), tracking_uri=context.tracking, reason=args.reason, alias=args.to
+    )
+    seconds = time.monotonic() - started
+    update_page(context, args.name)
+    text = f"{args.name}@{args.to} is version {entry.to_version} again, was {entry.from_version} ({seconds:.1f} s)"
+    emit(args, {"name": args.name, "audit": asdict(entry), "seconds": seconds}, text)
+    return 0
+
+
+def audit(args: argparse.Namespace) -> int:
+    """`isnet models audit NAME [--verify]`: exit 1 where the trail and the registry do not agree."""
+    context = _context(args)
+    store = open_store(context.audit)
+    if args.verify:
+        faults = promotions.verify_audit(args.name, store=store, tracking_uri=context.tracking)
+        emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
+        return 1 if faults else 0
+    repaired = promotions.reconcile(args.name, store=store, tracking_uri=context.tracking)
+    entries = trails.read_trail(store, args.name).entries
+    lines = [
+        f"{e.number:>4}  {e.time}  {_loud(e.action):<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
+        f"  {e.who}  {e.reason}"
+        for e in entries
+    ]
+    payload = {"name": args.name, "records": [asdict(entry) for entry in entries], "repaired": repaired}
+    emit(args, payload, "\n".join([*lines, *repaired]) or "never promoted")
+    return 0
+
+
+def _loud(action: str) -> str:
+    return "FORCED" if action == "force" else action

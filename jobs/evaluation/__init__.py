@@ -1,0 +1,1 @@
+"""Scores of models by hole ratio, and reports of them."""

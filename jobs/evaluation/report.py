@@ -1,0 +1,264 @@
+"""An evaluation report as text: tables of means with intervals, differences, costs, the paper's figures; Markdown, CSV.
+
+Pure: values in, text out. The first model of a report is the one it is about ("ours"); the others are what it is
+compared with. Not here: pictures (report_pictures.py), the page (report_page.py), measuring (evaluating.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from jobs.evaluation.evaluation import BETTER
+from jobs.evaluation.paper_tables import Table, paper_tables, paper_view
+from jobs.evaluation.scores import ALL_BINS
+from trainplane.markdown import escaped
+
+SHOWN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "l1_percent": ("L1 %", 2), "l1_hole": ("L1 in the hole", 4)}
+PAPER_VIEW = "10-50"
+_COST_NOTE = (
+    "memory: weights and computed values at the most, reckoned; latency: median on this machine, as busy as it was"
+)
+_DIFFERENCE_NOTE = (
+    "mean difference, its 95 % interval, and p (two-sided, by flipping the signs of whole pictures); "
+    "no correction for the number of tests"
+)
+_STUDY_NOTE = (
+    "the same model, pictures and masks; `>0`: the author's loader, whose bilinear resize shrinks the hole, "
+    "and more so from JPEG"
+)
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found out.
+
+    evaluations -- by label, ours first; comparisons -- ours minus each other label: {label: {bin: {metric: …}}}
+    study       -- rows of the mask-loading study; worst -- pairs that ours fills worst, the worst first
+    facts       -- name and value pairs for the head of the report
+    """
+
+    evaluations: Mapping[str, Mapping[str, Any]]
+    comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    study: Sequence[Mapping[str, Any]] = ()
+    worst: Sequence[Mapping[str, Any]] = ()
+    facts: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def ours(self) -> str:
+        return next(iter(self.evaluations))
+
+    def to_json(self) -> dict[str, Any]:
+        """Ours at the top level, as `isnet evaluate --json` has it, with everything else beside it."""
+        return {
+            **self.evaluations[self.ours],
+            "label": self.ours,
+            "models": [{"label": label, **evaluation} for label, evaluation in self.evaluations.items()],
+            "comparisons": self.comparisons,
+            "mask_study": list(self.study),
+            "worst": list(self.worst),
+            "paper": paper_tables(self.evaluations),
+            "facts": dict(self.facts),
+        }
+
+
+def tables(report: Report) -> list[Table]:
+    """Every table of the report, in reading order."""
+    found = [_metric_table(report, metric) for metric in SHOWN]
+    found.append(_cost_table(report))
+    found += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
+    if report.study:
+        found.append(_study_table(report.study))
+    return [*found, *paper_tables(report.evaluations)]
+
+
+def _metric_table(report: Report, metric: str) -> Table:
+    """A row a model, a column a bin, each mean with its interval; the best of each column is marked."""
+    title, digits = SHOWN[metric]
+    bins = [name for name in ALL_BINS if any(name in e["bins"] for e in report.evaluations.values())]
+    columns = ["all", PAPER_VIEW, *bins]
+    values = {label: [_value(e, name, metric) for name in columns] for label, e in report.evaluations.items()}
+    best = [_best([row[place] for row in values.values()], metric) for place in range(len(columns))]
+    rows = []
+    for label, evaluation in report.evaluations.items():
+        cells = [_cell(evaluation, name, metric, digits) for name in columns]
+        marked = [
+            f"**{cell}**" if len(values) > 1 and value is not None and value == top else cell
+            for cell, value, top in zip(cells, values[label], best, strict=True)
+        ]
+        rows.append([label, *marked])
+    counts = [_count(report, name) for name in columns]
+    better = "higher is better" if BETTER[metric] == "higher" else "lower is better"
+    return {
+        "title": f"{title} by hole ratio",
+        "columns": ["model", *(f"{name}{'' if name == 'all' else ' %'}" for name in columns)],
+        "rows": [*rows, ["pairs", *counts]],
+        "notes": [f"{better}; in brackets the 95 % interval of the mean, bootstrapped over pictures"],
+    }
+
+
+def _value(evaluation: Mapping[str, Any], name: str, metric: str) -> float | None:
+    if name == PAPER_VIEW:
+        view = paper_view(evaluation)
+        return None if view is None else view[metric]
+    return (evaluation["bins"].get(name) or {}).get(metric)
+
+
+def _best(values: Sequence[float | None], metric: str) -> float | None:
+    known = [value for value in values if value is not None]
+    if not known:
+        return None
+    return max(known) if BETTER[metric] == "higher" else min(known)
+
+
+def _cell(evaluation: Mapping[str, Any], name: str, metric: str, digits: int) -> str:
+    value = _value(evaluation, name, metric)
+    if value is None:
+        return ""
+    interval = (evaluation.get("intervals", {}).get(name) or {}).get(metric)
+    return f"{value:.{digits}f}" + (
+        "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
+    )
+
+
+def _count(report: Report, name: str) -> str:
+    evaluation = report.evaluations[report.ours]
+    if name == PAPER_VIEW:
+        view = paper_view(evaluation)
+        return str(view["n"]) if view else "0"
+    return str((evaluation["bins"].get(name) or {"n": 0})["n"])
+
+
+def _cost_table(report: Report) -> Table:
+    rows = []
+    for label, evaluation in report.evaluations.items():
+        cost = evaluation["cost"]
+        rows.append(
+            [
+                label,
+                None if cost["parameters"] is None else f"{cost['parameters']:,}",
+                None if cost["memory_bytes"] is None else f"{cost['memory_bytes'] / 2**20:.0f}",
+                f"{cost['latency_ms']:.1f}",
+                None if cost["package_bytes"] is None else f"{cost['package_bytes'] / 2**20:.1f}",
+                None if evaluation["steps"] is None else f"{evaluation['steps']:,}",
+            ]
+        )
+    size = report.evaluations[report.ours]["size"]
+    return {
+        "title": "What a model costs",
+        "columns": ["model", "parameters", "memory MiB", "latency ms", "package MiB", "trained steps"],
+        "rows": rows,
+        "notes": [f"one picture of {size}x{size}", _COST_NOTE],
+    }
+
+
+def _difference_table(ours: str, theirs: str, by_bin: Mapping[str, Any]) -> Table:
+    rows = []
+    for name, metrics in by_bin.items():
+        cells = [_difference(metrics[metric], SHOWN[metric][1]) for metric in SHOWN]
+        rows.append([f"{name}{'' if name == 'all' else ' %'}", str(metrics["psnr"]["num_values"]), *cells])
+    return {
+        "title": f"{ours} minus {theirs}, pair by pair",
+        "columns": ["hole", "pairs", *(title for title, _ in SHOWN.values())],
+        "rows": rows,
+        "notes": [_DIFFERENCE_NOTE],
+    }
+
+
+def _difference(found: Mapping[str, Any], digits: int) -> str:
+    interval = found["interval"]
+    reach = "" if interval is None else f" [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
+    return f"{found['difference']:+.{digits}f}{reach} p={found['p_value']:.2g}"
+
+
+def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    shown = []
+    for row in rows:
+        gains = [row["gain"][way] for way in ("legacy-png", "legacy-jpeg")]
+        shown.append(
+            [
+                f"{row['bin']} %",
+                str(row["n"]),
+                *(f"{100 * row['ratio'][way]:.1f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
+                *(f"{row['psnr'][way]:.2f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
+                *(_gain(gain) for gain in gains),
+            ]
+        )
+    ways = ("nearest", ">0, PNG", ">0, JPEG")
+    columns = ["drawn hole", "pairs", *(f"hole %, {way}" for way in ways), *(f"PSNR, {way}" for way in ways)]
+    return {
+        "title": "What the way masks are loaded is worth",
+        "columns": [*columns, "PNG gains dB", "JPEG gains dB"],
+        "rows": shown,
+        "notes": [_STUDY_NOTE],
+    }
+
+
+def _gain(found: Mapping[str, Any]) -> str:
+    interval = found["interval"]
+    return f"{found['difference']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
+
+
+def shown(cell: Any) -> str:
+    """A table's cell as text."""
+    if cell is None:
+        return ""
+    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
+
+
+def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
+    """The report in Markdown; `pictures`: caption to the file that lies beside it."""
+    lines = [f"# Evaluation of {escaped(report.ours)}", ""]
+    lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
+    for table in tables(report):
+        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table)]
+        lines += ["", *(f"*{note}*  " for note in table["notes"])]
+    for caption, file in (pictures or {}).items():
+        lines += ["", f"## {caption}", "", f"![{caption}]({file})"]
+    return "\n".join(lines) + "\n"
+
+
+def markdown_table(table: Table) -> str:
+    """Rows and columns alone."""
+    rows = [[escaped(shown(cell)) for cell in row] for row in (table["columns"], *table["rows"])]
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
+
+
+def csv(report: Report) -> str:
+    """A line for each model, bin and metric, numbers at full precision: what a spreadsheet wants."""
+    lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
+    for label, evaluation in report.evaluations.items():
+        for name, row in evaluation["bins"].items():
+            for metric in SHOWN:
+                low, high = (evaluation["intervals"].get(name) or {}).get(metric) or ("", "")
+                cells = [label, evaluation["model"], name, metric, row[metric], low, high, row["n"], BETTER[metric]]
+                lines.append(",".join(_quoted(cell) for cell in cells))
+    return "\n".join(lines) + "\n"
+
+
+def _quoted(cell: Any) -> str:
+    text = repr(cell) if isinstance(cell, float) else str(cell)
+    if text[:1] in ("=", "+", "-", "@") and not isinstance(cell, float):
+        # A spreadsheet would take it for a formula.
+        text = f"'{text}"
+    return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
+
+
+def plain(report: Report) -> str:
+    """For a terminal: means by bin, one block a model, and how ours differs from each other one."""
+    lines = []
+    for label, evaluation in report.evaluations.items():
+        lines.append(f"{label} ({evaluation['definition']} definition, {evaluation['size']} px)")
+        lines.append(f"  {'hole %':<8}{'n':>6}{'PSNR dB':>24}{'SSIM':>26}{'L1 %':>8}{'L1 hole':>10}")
+        for name, row in evaluation["bins"].items():
+            psnr, ssim = _cell(evaluation, name, "psnr", 2), _cell(evaluation, name, "ssim", 4)
+            lines.append(
+                f"  {name:<8}{row['n']:>6}{psnr:>24}{ssim:>26}{row['l1_percent']:>8.2f}{row['l1_hole']:>10.4f}"
+            )
+    for label, by_bin in report.comparisons.items():
+        lines.append(f"{report.ours} minus {label}: PSNR {_difference(by_bin['all']['psnr'], 2)} dB")
+    if report.study:
+        lines += ["how masks are loaded:", markdown_table(_study_table(report.study))]
+    return "\n".join(lines)

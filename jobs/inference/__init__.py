@@ -1,0 +1,1 @@
+"""Filling many pictures at once."""

@@ -1,0 +1,1 @@
+"""Registering ISNet models and judging them by gates."""

@@ -1,0 +1,83 @@
+"""Golden pictures: a few small inputs, packed with a version together with what the trained network made of them.
+
+Made before the network is exported, by the network as training left it; a packaged model that answers otherwise has
+lost something on the way, or runs where arithmetic differs. Requests and answers are those of the served model.
+"""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from isnet.errors import InputError
+from isnet.images.decode import decode_rgb
+from isnet.served import ServedModel
+
+FILE = "golden.json"
+
+
+def requests() -> list[dict[str, str]]:
+    """Three pictures with holes: a gradient, odd-sized waves with a hole at the edge, and gray stripes."""
+    ramp = np.linspace(0, 255, 32).astype(np.uint8)
+    gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
+    y, x = np.mgrid[0:61, 0:93]
+    waves = np.stack(
+        [127 + 120 * np.sin(x * a + y * b) for a, b in ((0.11, 0.02), (0.05, 0.13), (0.07, 0.07))], axis=-1
+    )
+    stripes = np.where(np.arange(64)[None, :] // 8 % 2, 200, 40) * np.ones((48, 1))
+    pictures = [gradient, waves.astype(np.uint8), stripes.astype(np.uint8)]
+    areas = [(slice(12, 20), slice(12, 20)), (slice(30, 61), slice(40, 60)), (slice(16, 32), slice(20, 44))]
+    return [_request(picture, area) for picture, area in zip(pictures, areas, strict=True)]
+
+
+def _request(picture: NDArray[np.uint8], area: tuple[slice, slice]) -> dict[str, str]:
+    mask = np.zeros(picture.shape[:2], np.uint8)
+    mask[area] = 255
+    return {"image": _png(picture), "mask": _png(mask)}
+
+
+def _png(pixels: NDArray[np.uint8]) -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(np.ascontiguousarray(pixels)).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def write(network: Any, folder: Path) -> None:
+    """Put the requests and this network's answers into the folder of an exported model."""
+    rows = requests()
+    answers: Sequence[Mapping[str, str]] = ServedModel(network).predict(rows)
+    kept = [{**row, "answer": answer["image"]} for row, answer in zip(rows, answers, strict=True)]
+    (folder / FILE).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> list[dict[str, str]]:
+    """What `write` put there: {image, mask, answer}; empty where there is nothing of that kind."""
+    try:
+        kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return [{name: str(row[name]) for name in ("image", "mask", "answer")} for row in kept]
+    except (OSError, ValueError, KeyError, TypeError):
+        return []
+
+
+def largest_difference(kept: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> float | None:
+    """Of all samples, in steps of 255; None where an answer is missing, no picture, or of another size."""
+    if len(kept) != len(answers) or not kept:
+        return None
+    worst = 0
+    for row, answer in zip(kept, answers, strict=True):
+        try:
+            was, now = (decode_rgb(base64.b64decode(text)) for text in (row["answer"], answer["image"]))
+        except (InputError, ValueError, KeyError):
+            return None
+        if was.shape != now.shape:
+            return None
+        worst = max(worst, int(np.abs(was.astype(int) - now).max()))
+    return float(worst)

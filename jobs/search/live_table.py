@@ -1,0 +1,112 @@
+"""What people see of a search that runs: a table that is drawn anew on a terminal, a line per event elsewhere.
+
+Always on standard error.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+import time
+from typing import Any
+
+from trainplane.search.policy.state import State, TrialState
+from trainplane.search.report.summary import short, standings
+from trainplane.search.run.driver import Driver
+
+DRAW_EVERY_S = 0.5
+ROWS = 14
+ENDED = {"finished": "reached", "nan": "ran into NaN at", "failed": "failed at"}
+
+
+class Watch:
+    """Called by the driver after every change."""
+
+    def __init__(self, name: str, stream: Any = None) -> None:
+        self._name = name
+        self._stream = stream or sys.stderr
+        self._is_terminal = self._stream.isatty()
+        self._next = 0.0
+        self._drawn = 0
+        self._said: set[tuple[Any, ...]] = set()
+
+    def __call__(self, driver: Driver) -> None:
+        if self._is_terminal:
+            now = time.monotonic()
+            if now >= self._next:
+                self._next = now + DRAW_EVERY_S
+                self._draw(driver.state, driver.plan.steps)
+        else:
+            self._say(driver.state)
+
+    def close(self, driver: Driver | None) -> None:
+        """Draw how it stands at last."""
+        if driver is not None and self._is_terminal:
+            self._draw(driver.state, driver.plan.steps)
+
+    def _draw(self, state: State, steps: int) -> None:
+        width, height = shutil.get_terminal_size()
+        # What has scrolled off the top cannot be drawn over.
+        lines = lines_of(state, self._name, steps)[: max(2, height - 1)]
+        back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
+        self._stream.write(back + "".join(line[: width - 1] + "\n" for line in lines))
+        self._stream.flush()
+        self._drawn = len(lines)
+
+    def _say(self, state: State) -> None:
+        """A line for each trial that ended, went on, or was taken over."""
+        for number in state.committed:
+            item = state.items[number]
+            if ("done", number) in self._said:
+                continue
+            self._said.add(("done", number))
+            trial = state.trials[item.trial]
+            done = item.done or {}
+            values = {**trial.curve.get(done.get("step", -1), {}), **_numbers(done.get("values", {}))}
+            told = ", ".join(
+                f"{goal.metric} {short(values[goal.metric])}" for goal in state.goals if goal.metric in values
+            )
+            settings = ", ".join(f"{name}={short(value)}" for name, value in trial.settings.items())
+            what = ENDED[done.get("status", "failed")]
+            why = f" ({done['error']})" if done.get("error") else ""
+            print(
+                f"trial {trial.number} {what} step {done.get('step')}: {told or 'no value'}; {settings}{why}",
+                file=self._stream,
+                flush=True,
+            )
+        if state.generation and ("generation", state.generation) not in self._said:
+            self._said.add(("generation", state.generation))
+            taken = [f"{trial.number} from {trial.donor['donor']}" for trial in state.trials.values() if trial.donor]
+            print(f"generation {state.generation}: {', '.join(taken) or 'nobody'} took over", file=self._stream)
+
+
+def lines_of(state: State, name: str, steps: int) -> list[str]:
+    """The table: who runs, who leads, what is spent."""
+    found = standings(state)
+    standing = [trial.standing for trial in state.trials.values()]
+    counts = {what: standing.count(what) for what in ("running", "resting", "finished", "stopped", "nan", "failed")}
+    told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
+    head = f"search {name}: {len(state.trials)} of {state.trial_limit} trials ({told or 'none yet'}), "
+    lines = [
+        head + f"{state.spent.total_steps:,} steps, {state.spent.wall_s / 60:.1f} min",
+        "  ".join(["trial ", f"{'':<9}", f"{'step':>11}", *(f"{goal.metric:>14}" for goal in state.goals), "settings"]),
+    ]
+    running = [trial for trial in found.ranked if trial.standing == "running"]
+    rest = [trial for trial in found.ranked if trial.standing != "running"]
+    for trial in [*running, *rest][:ROWS]:
+        lines.append(_line(trial, state, steps, best=found.best))
+    return lines
+
+
+def _line(trial: TrialState, state: State, steps: int, *, best: TrialState | None) -> str:
+    newest = max(trial.curve, default=None)
+    values = trial.curve[newest] if newest is not None else trial.values
+    cells = [f"{short(values.get(goal.metric)):>14}" for goal in state.goals]
+    settings = " ".join(f"{name.rpartition('.')[2]}={short(value)}" for name, value in trial.settings.items())
+    mark = "*" if best is not None and trial.number == best.number else " "
+    far = f"{max(state.spent.steps.get(trial.number, 0), trial.step)}/{steps}"
+    return "  ".join([f"{trial.number:>5}{mark}", f"{trial.standing:<9}", f"{far:>11}", *cells, settings])
+
+
+def _numbers(values: dict[str, Any]) -> dict[str, float]:
+    return {name: float(value) for name, value in values.items()}

@@ -1,0 +1,1 @@
+"""Runs of the ISNet GAN: plan, resources, summary."""

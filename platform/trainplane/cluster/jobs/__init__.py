@@ -1,0 +1,1 @@
+"""Ray jobs: submit, follow, stop."""

@@ -1,0 +1,1 @@
+"""Frozen configuration: canonical JSON, sections, YAML, overrides."""

@@ -1,0 +1,1 @@
+"""From files to shards with a manifest."""

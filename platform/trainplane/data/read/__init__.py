@@ -1,0 +1,1 @@
+"""Verified reads of shards, through a cache."""

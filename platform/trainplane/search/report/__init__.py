@@ -1,0 +1,1 @@
+"""Leaderboard, charts and importance of a search."""

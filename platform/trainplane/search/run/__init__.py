@@ -1,0 +1,1 @@
+"""A search at work: driver, journal, trials on Ray Tune."""

@@ -1,0 +1,1 @@
+"""Servers and simulations for tests and benchmarks."""

@@ -1,0 +1,1 @@
+"""The durable queue from a run to MLflow."""

@@ -1,0 +1,1 @@
+"""Checkpoints: write, read, keep, resume, fence."""

@@ -1,0 +1,117 @@
+"""The state of a run as plain tensors and JSON, and its digest.
+
+Everything that continues a run is here: modules with their buffers, optimisers, counters, and where in the data the
+run stands (one integer, because the order is a pure function of the step). Random numbers need no state: each step
+seeds its generators from (seed, step, rank). Not covered: where states are stored (`checkpoint`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from trainplane.errors import UserError
+from trainplane.task import Task
+from trainplane.train.run_config import canonical_json
+
+
+@dataclass(frozen=True)
+class State:
+    """Training state after `step` global steps.
+
+    tensors -- CPU, contiguous, named `module/NAME/KEY` and `optimizer/NAME/INDEX/KEY`
+    scalars -- JSON: `counters` of the task and `param_groups` of each optimiser
+    """
+
+    step: int
+    tensors: dict[str, Tensor]
+    scalars: dict[str, Any]
+
+    def digest(self) -> str:
+        """sha256 over all tensors (name, dtype, shape, bytes) in the order of their names, then the scalars."""
+        sha = hashlib.sha256()
+        for name in sorted(self.tensors):
+            tensor = self.tensors[name]
+            sha.update(f"{name}|{tensor.dtype}|{tuple(tensor.shape)}|".encode())
+            sha.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+        sha.update(canonical_json({"step": self.step, **self.scalars}))
+        return sha.hexdigest()
+
+
+def capture(task: Task, *, step: int) -> State:
+    """A copy of the task's state on the CPU; training may go on at once."""
+    tensors: dict[str, Tensor] = {}
+    param_groups: dict[str, Any] = {}
+    for name, module in task.modules().items():
+        for key, value in module.state_dict().items():
+            tensors[f"module/{name}/{key}"] = _staged(value)
+    for name, optimizer in task.optimizers().items():
+        packed = optimizer.state_dict()
+        param_groups[name] = [{k: v for k, v in group.items() if k != "params"} for group in packed["param_groups"]]
+        for index, slots in packed["state"].items():
+            for key, value in slots.items():
+                tensors[f"optimizer/{name}/{index:05d}/{key}"] = _staged(torch.as_tensor(value))
+    return State(step, tensors, {"counters": task.counters(), "param_groups": param_groups})
+
+
+def is_finite(task: Task) -> Tensor:
+    """Whether every number of the training state is finite: a 0-dim bool tensor on the task's device."""
+    values = [value for module in task.modules().values() for value in module.state_dict().values()]
+    for optimizer in task.optimizers().values():
+        slots = optimizer.state.values()
+        values += [value for slot in slots for value in slot.values() if isinstance(value, Tensor)]
+    checks = [value.isfinite().all().to(task.device) for value in values if value.is_floating_point()]
+    return torch.stack(checks).all() if checks else torch.ones((), dtype=torch.bool, device=task.device)
+
+
+def _staged(tensor: Tensor) -> Tensor:
+    """A contiguous CPU copy that shares no memory with training."""
+    return tensor.detach().to("cpu", copy=True).contiguous()
+
+
+def restore(task: Task, state: State, *, source: str) -> None:
+    """Put `state` into a freshly constructed task; a `UserError` says where the architectures differ."""
+    for name, module in task.modules().items():
+        stored = _under(state.tensors, f"module/{name}/")
+        _check_same_shapes({key: value.shape for key, value in module.state_dict().items()}, stored, name, source)
+        module.load_state_dict(stored, strict=True)
+    for name, optimizer in task.optimizers().items():
+        packed = optimizer.state_dict()
+        slots: dict[int, dict[str, Tensor]] = {}
+        for path, value in _under(state.tensors, f"optimizer/{name}/").items():
+            index, _, key = path.partition("/")
+            slots.setdefault(int(index), {})[key] = value.clone()
+        groups = [
+            {**stored_group, "params": group["params"]}
+            for stored_group, group in zip(state.scalars["param_groups"][name], packed["param_groups"], strict=True)
+        ]
+        optimizer.load_state_dict({"state": slots, "param_groups": groups})
+    task.load_counters(state.scalars["counters"])
+
+
+def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _check_same_shapes(
+    expected: Mapping[str, torch.Size], stored: Mapping[str, Tensor], name: str, source: str
+) -> None:
+    missing, surplus = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
+    differing = [key for key in expected.keys() & stored.keys() if expected[key] != stored[key].shape]
+    if not (missing or surplus or differing):
+        return
+    if differing:
+        key = sorted(differing)[0]
+        example = f"{key} has shape {tuple(stored[key].shape)} there and {tuple(expected[key])} here"
+    else:
+        example = f"{(missing or surplus)[0]} is only {'here' if missing else 'there'}"
+    raise UserError(
+        f"checkpoint {source} holds another architecture of {name!r}: {len(missing)} tensors missing, "
+        f"{len(surplus)} surplus, {len(differing)} of another shape ({example}); "
+        "give the configuration it was made with, or start a new run with --fresh"
+    )

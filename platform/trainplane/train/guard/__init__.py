@@ -1,0 +1,1 @@
+"""Detects bad gradients and decides what to do."""

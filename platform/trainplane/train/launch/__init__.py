@@ -1,0 +1,1 @@
+"""Starts a training on Ray Train, attempt by attempt."""

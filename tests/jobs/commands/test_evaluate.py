@@ -1,0 +1,274 @@
+"""`isnet evaluate`: fixed pairs, several models in one report, the mask-loading study, and mistakes in a sentence."""
+
+import csv
+import html.parser
+import io
+import json
+import statistics
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from isnet.mask_loading import LOADINGS, loaded
+from jobs.evaluation.mlflow_record import record_of
+from jobs.evaluation.pairs import pair_up
+from jobs.evaluation.paper_tables import TABLE_3, differences, paper_tables
+from jobs.evaluation.report import Report, markdown
+from jobs.evaluation.scores import Score, from_csv, to_csv
+from trainplane.data.manifest import Dataset
+
+
+@pytest.fixture
+def masks(tmp_path):
+    """Twelve masks of 120 px, two of each ratio bin, whose edges lie on no even pixel."""
+    folder = tmp_path / "mask-files"
+    folder.mkdir()
+    for number in range(12):
+        hole = np.zeros((120, 120), np.uint8)
+        rows = round(120 * (number // 2 * 0.1 + 0.05))
+        hole[7 : 7 + rows] = 255
+        hole[:, :: 40 + number] = 0
+        Image.fromarray(hole).save(folder / f"m{number}.png")
+    return folder
+
+
+@pytest.fixture
+def sets(isnet, photos, masks):
+    assert isnet("data", "pack", photos, "held").status == 0
+    assert isnet("data", "pack", masks, "holes", "--kind", "masks").status == 0
+    return isnet
+
+
+def test_many_models_make_one_report_in_every_form(sets, home, tmp_path):
+    words = ["evaluate", "ours=classical:telea", "classical:mean", "classical:ns", "held", "--masks", "holes"]
+    found = sets(*words, "--size", "48", "-o", tmp_path / "report", "--json")
+    assert found.status == 0, found.err
+    report = found.json()
+    assert report["model"] == "classical:telea"
+    assert [model["label"] for model in report["models"]] == ["ours", "classical:mean", "classical:ns"]
+    assert {model["masks_digest"] for model in report["models"]} == {report["masks_digest"]}
+    assert report["bins"]["all"]["n"] == 8
+    folder = tmp_path / "report"
+    assert json.loads((folder / "report.json").read_text())["bins"] == report["bins"]
+    rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
+    [psnr] = [r for r in rows if (r["model"], r["bin"], r["metric"]) == ("classical:mean", "all", "psnr")]
+    assert float(psnr["mean"]) == report["models"][1]["bins"]["all"]["psnr"]
+    assert "## PSNR dB by hole ratio" in (folder / "report.md").read_text()
+    odd = markdown(Report({"author:<b>|`x`": report["models"][0]}, facts={"model": "<i>", "masks": "`m`"}))
+    assert "# Evaluation of author:&lt;b>\\|\\`x\\`\n\n- model: &lt;i>\n- masks: \\`m\\`\n" in odd
+    assert "| author:&lt;b>\\|\\`x\\` |" in odd
+    for number, model in enumerate(report["models"]):
+        scores = from_csv((folder / f"scores-{number}.csv").read_text())
+        assert statistics.fmean(one.psnr for one in scores) == pytest.approx(model["bins"]["all"]["psnr"])
+    for name in ("figure.png", "worst.png"):
+        with Image.open(folder / name) as picture:
+            assert picture.width > 5 * 48
+
+
+def test_a_difference_is_that_of_the_means_and_better_means_better(sets):
+    report = sets("evaluate", "classical:telea", "classical:mean", "held", "--size", "48", "--json").json()
+    telea, mean = report["models"]
+    for name, metrics in report["comparisons"]["classical:mean"].items():
+        for metric, found in metrics.items():
+            assert found["difference"] == pytest.approx(telea["bins"][name][metric] - mean["bins"][name][metric])
+            low, high = found["interval"]
+            assert low <= found["difference"] <= high
+    overall = report["comparisons"]["classical:mean"]["all"]
+    # Waves are continued by Telea and not by a mean: 8 pictures, so no chance is below 1/256.
+    assert overall["psnr"]["p_better"] == overall["l1_hole"]["p_better"] == 1 / 256
+    assert overall["psnr"]["num_groups"] == 8
+
+
+class Page(html.parser.HTMLParser):
+    """What a page would load, run and show."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.loads, self.tags, self.words = [], set(), []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.add(tag)
+        self.loads += [value for name, value in attrs if name in ("src", "href")]
+
+    def handle_data(self, data):
+        self.words.append(data)
+
+
+def test_the_page_is_whole_in_itself_and_runs_nothing(sets, tmp_path):
+    found = sets("evaluate", "<b>x=classical:mean", "held", "--size", "32")
+    assert found.status == 2
+    name = "a <script>alert(1)</script>"
+    done = sets("evaluate", "evil=classical:mean", "held", "--size", "32", "-o", tmp_path / name, "--json")
+    page = Page((tmp_path / name / "report.html").read_text())
+    assert "script" not in page.tags
+    assert page.loads
+    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
+    assert len(page.loads) == 4 + len(done.json()["worst"])
+    assert done.json()["masks_digest"] in " ".join(page.words)
+
+
+def test_all_of_it_is_in_mlflow_once(sets, home):
+    from trainplane.tracking.client import client_for
+
+    words = ["evaluate", "classical:telea", "held", "--size", "48", "--json"]
+    first, second = sets(*words).json(), sets(*words).json()
+    assert first["run_id"] == second["run_id"]
+    client = client_for(f"sqlite:///{home / 'mlflow.db'}")
+    run = client.get_run(first["run_id"])
+    assert run.info.status == "FINISHED"
+    assert run.data.metrics["classical_telea/psnr"] == first["bins"]["all"]["psnr"]
+    assert run.data.metrics["classical_telea/ssim_10-20"] == first["bins"]["10-20"]["ssim"]
+    names = {entry.path for entry in client.list_artifacts(first["run_id"])}
+    assert {"report.html", "report.md", "report.csv", "report.json", "pairs.json", "figure.png", "worst.png"} <= names
+    assert [entry.dataset.name for entry in run.inputs.dataset_inputs] == ["held"]
+
+
+def test_models_whose_names_look_alike_to_mlflow_keep_their_own_figures(sets, tmp_path):
+    [found] = sets("evaluate", "classical:mean", "held", "--size", "32", "--json").json()["models"]
+    deep = "/runs/" + "d" * 110
+    labels = [f"{deep}/step-00000100", f"{deep}/step-00000200", "./a/b.pth", "./a_b.pth", "plain"]
+    rows = {
+        label: {**found, "bins": {"all": {**found["bins"]["all"], "psnr": float(number)}}}
+        for number, label in enumerate(labels)
+    }
+    metrics = record_of("run", Report(rows), tmp_path, []).metrics
+    told = {name: value for name, value in metrics.items() if name.endswith("/psnr")}
+    assert sorted(told.values()) == [0, 1, 2, 3, 4]
+    assert told["plain/psnr"] == 4
+    assert all(len(name) <= 105 for name in told)
+
+
+def test_pairs_are_fixed_one_to_one_and_kept_by_digest(sets, home):
+    dataset, masks = Dataset.open(str(home / "datasets/held")), Dataset.open(str(home / "datasets/holes"))
+    pairing = pair_up(dataset, masks="holes", mask_set=masks, size=48, seed=3)
+    assert [picture for picture, _ in pairing.pairs] == list(range(8))
+    assert len({hole for _, hole in pairing.pairs}) == 8
+    assert pair_up(dataset, masks="holes", mask_set=masks, size=48, seed=3) == pairing
+    assert pair_up(dataset, masks="holes", mask_set=masks, size=48, seed=4).digest != pairing.digest
+    report = sets("evaluate", "classical:mean", "held", "--masks", "holes", "--size", "48", "--seed", "3", "--json")
+    assert report.json()["masks_digest"] == pairing.digest
+    assert (home / "artifacts" / "pairings" / f"{pairing.digest}.json").read_bytes() == pairing.to_json()
+    few = sets("evaluate", "classical:mean", "held", "--pictures", "3", "--size", "48", "--json").json()
+    assert (few["pictures"], few["bins"]["all"]["n"]) == (3, 18)
+
+
+def test_no_mask_is_used_once_more_than_another(sets, home, isnet, masks, tmp_path):
+    for path in sorted(masks.iterdir())[3:]:
+        path.unlink()
+    assert isnet("data", "pack", masks, "three", "--kind", "masks").status == 0
+    dataset, three = Dataset.open(str(home / "datasets/held")), Dataset.open(str(home / "datasets/three"))
+    used = [hole for _, hole in pair_up(dataset, masks="three", mask_set=three, size=48, seed=0).pairs]
+    assert sorted(used.count(number) for number in range(3)) == [2, 3, 3]
+
+
+def test_holes_shrink_as_the_authors_loader_has_them():
+    hole = np.zeros((512, 512), bool)
+    hole[100:300, 150:400] = True
+    ratios = [loaded(hole, 256, 256, way=way).mean() for way in LOADINGS]
+    assert ratios[0] == pytest.approx(hole.mean(), abs=1e-3)
+    assert ratios[0] > ratios[1] > 0
+    rng = np.random.default_rng(0)
+    ragged = hole & (rng.random(hole.shape) > 0.002)
+    assert loaded(ragged, 256, 256, way="legacy-jpeg").mean() < loaded(ragged, 256, 256, way="legacy-png").mean()
+    for way in LOADINGS:
+        assert loaded(np.ones((64, 64), bool), 32, 32, way=way).all()
+        assert not loaded(np.zeros((64, 64), bool), 32, 32, way=way).any()
+
+
+def test_the_study_says_what_loading_is_worth(sets):
+    words = ["evaluate", "classical:mean", "held", "--masks", "holes", "--size", "60"]
+    study = sets(*words, "--mask-study", "--json").json()["mask_study"]
+    assert sum(row["n"] for row in study) == 8
+    for row in study:
+        assert row["ratio"]["nearest"] > row["ratio"]["legacy-png"]
+        gain = row["psnr"]["legacy-png"] - row["psnr"]["nearest"]
+        assert row["gain"]["legacy-png"]["difference"] == pytest.approx(gain)
+    alone = sets(*words, "--mask-loading", "legacy-png", "--json").json()
+    everything = sum(row["psnr"]["legacy-png"] * row["n"] for row in study) / 8
+    assert alone["bins"]["all"]["psnr"] == pytest.approx(everything)
+
+
+def test_networks_know_what_they_cost_and_stand_beside_the_paper(sets):
+    words = ["evaluate", "untrained:ablation_isnet_1+laptop", "classical:mean", "held", "--size", "64", "--json"]
+    report = sets(*words).json()
+    cost = report["cost"]
+    assert cost["memory_bytes"] > 4 * cost["parameters"]
+    assert cost["latency_ms"] > 0
+    assert report["models"][1]["cost"]["parameters"] is None
+    first, second, third, _ = report["paper"]
+    assert [row[0] for row in first["rows"]] == ["BaseModel", "BaseModel+FF", "ISNet", "UNet-like"]
+    below = second["rows"].index(["ISNet, 1 block", "paper", "18.99", "28.02", "2.05", "0.8816"]) + 1
+    assert second["rows"][below][1] == "here: untrained:ablation_isnet_1+laptop"
+    assert any("trained for 0 steps" in note for note in second["notes"])
+    assert third["rows"][0][2:7] == ["24.36", "23.49", "28.02", "27.95", "31.41"]
+
+
+def test_every_figure_of_the_papers_tables_is_marked_with_what_differs():
+    evaluation = {
+        "dataset": "places2-val", "pictures": 328_500, "size": 256, "definition": "isnet", "loading": "legacy-jpeg",
+        "architecture": {"name": "isnet", "blocks": 4, "width": 32, "in_channels": 3}, "steps": 500_000,
+        "bins": {"10-20": {"psnr": 31.0, "ssim": 0.9, "l1_percent": 1.0, "l1_hole": 0.1, "n": 5}},
+        "cost": {"parameters": 24_774_307},
+    }  # fmt: skip
+    assert differences(evaluation, "places2") == []
+    assert len(differences({**evaluation, "loading": "nearest", "size": 128, "dataset": "mine"}, "places2")) == 3
+    table = paper_tables({"m": evaluation})[2]
+    assert len(table["rows"]) == 12
+    assert [len(values) for values in TABLE_3.values()] == [4] * 5
+
+
+def test_scores_of_keys_that_others_chose_come_back_from_their_file():
+    keys = ["a,b", "n\nl", 'q"', "plain"]
+    scores = [Score(n, n, key, 0.5, 7, 0.25, 20.0, 0.5, 3.0, 0.1) for n, key in enumerate(keys)]
+    assert from_csv(to_csv(scores)) == scores
+
+
+def test_scores_come_back_from_their_file(sets, home, tmp_path):
+    sets("evaluate", "classical:mean", "held", "--size", "32", "-o", tmp_path / "r")
+    text = (tmp_path / "r" / "scores-0.csv").read_text()
+    assert to_csv(from_csv(text)) == text
+    with pytest.raises(ValueError, match="columns"):
+        from_csv("a,b\n1,2\n")
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["classical:mean"], "alone is not enough"),
+        (["classical:mean", "holes"], "holds masks, not pictures"),
+        (["classical:mean", "held", "--masks", "held"], "holds pictures, not masks"),
+        (["classical:mean", "classical:mean", "held"], "two models are called"),
+        (["a=classical:mean", "a=classical:ns", "held"], "two models are called 'a'"),
+        (["classical:mean", "held", "--mask-study"], "packed mask dataset"),
+        (["classical:mean", "held", "--seed", "-1"], "seed -1 is negative"),
+        (["classical:mean", "held", "--size", "8"], "size 8 is too small"),
+        (["classical:mean", "held", "--size", "32", "--definition", "edge_connect"], "window of 51"),
+        (["untrained:nothing", "held"], "nothing"),
+        (["classical:mean", "held", "-o", "photos/photo-0.png"], "cannot be the report's folder"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, words, sentence):
+    from trainplane.tracking.client import client_for
+
+    ran = sets("evaluate", *words)
+    assert ran.status == 2
+    assert sentence in ran.err
+    assert "Traceback" not in ran.err
+    client = client_for(f"sqlite:///{home / 'mlflow.db'}")
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    assert {run.info.status for run in client.search_runs(experiments)} <= {"FAILED"}
+
+
+@pytest.mark.real
+def test_tasks_of_a_cluster_find_the_same_scores(sets, tmp_path):
+    words = ["evaluate", "untrained:ablation_isnet_1+laptop", "classical:telea", "held", "--size", "48", "--json"]
+    here = sets(*words, "-o", tmp_path / "here").json()
+    there = sets(*words, "-o", tmp_path / "there", "--parallel", "2")
+    assert there.status == 0, there.err
+    there = there.json()
+    for one, other in zip(here["models"], there["models"], strict=True):
+        assert one["masks_digest"] == other["masks_digest"]
+        for name, row in one["bins"].items():
+            assert other["bins"][name] == pytest.approx(row, rel=1e-5)

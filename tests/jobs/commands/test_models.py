@@ -1,0 +1,334 @@
+"""From a run to production: what a version must show, what is kept of it, and how it is used elsewhere."""
+
+import base64
+import io
+import json
+import os
+import shutil
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import time
+import urllib.request
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from jobs.commands.models import rules_file
+from jobs.config import PRESETS
+from jobs.evaluation.models import open_model
+from trainplane.cluster.context import resolve
+from trainplane.registry import audit
+from trainplane.registry.package import data_of, download, register
+from trainplane.registry.rules import Rules
+from trainplane.registry.versions import FACTS, show_version
+from trainplane.tracking.client import client_for
+from trainplane.train.run_config import build, read_yaml
+
+
+def gates(folder: Path, **rules) -> str:
+    path = folder / "gates.yaml"
+    path.write_text(json.dumps({"lineage": ["run_id", "dataset_digest", "config_digest", "model_digest"], **rules}))
+    return str(path)
+
+
+@pytest.fixture
+def uri(project):
+    return f"sqlite:///{project.folder / 'home' / 'mlflow.db'}"
+
+
+@pytest.fixture
+def registered(isnet_there, project):
+    """Registers the project's run under a name; returns a function of that name."""
+
+    def make(name: str, *words: str) -> str:
+        made = isnet_there("models", "register", f"runs:/{project.run['run_id']}", "--name", name, "--json", *words)
+        assert made.status == 0, made.err
+        return made.json()["version"]
+
+    return make
+
+
+def test_a_run_is_measured_at_a_checkpoint_that_has_a_name(project):
+    context = resolve()
+    run_id, checkpoint = project.run["run_id"], project.run["checkpoint"]
+    folder = checkpoint.rpartition("/")[0]
+    assert {open_model(address, context).pinned for address in (f"runs:/{run_id}", folder, checkpoint)} == {checkpoint}
+
+
+def failed(ran) -> str:
+    assert ran.status == 1, ran.err
+    return ran.err
+
+
+def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
+    isnet_there, project, registered, uri, tmp_path, monkeypatch
+):
+    isnet, version = isnet_there, registered("earn")
+    rules = gates(tmp_path)
+    refused = failed(isnet("models", "promote", "earn", version, "--gates", rules, "--expect", "7"))
+    assert "earn@production is version none, not 7 as expected" in refused
+    # Before anything was looked at, let alone measured.
+    assert show_version(uri, "earn", version)["gates"] == []
+    assert "the version has no evaluation" in failed(isnet("models", "promote", "earn", version, "--gates", rules))
+    judged = {v["gate"]: v for v in show_version(uri, "earn", version)["gates"]}
+    assert [judged[name]["passed"] for name in ("signature", "artifact", "loads", "golden", "licence", "card")] == [
+        True
+    ] * 6
+    assert judged["golden"]["values"]["largest_difference"] == 0
+    assert "with its own code" in judged["loads"]["evidence"]
+
+    assert isnet("evaluate", f"models:/earn/{version}", "held").status == 0
+    promoted = isnet("models", "promote", "earn", version, "--gates", rules, "--reason", "the first", "--json")
+    assert promoted.status == 0, promoted.err
+    client = client_for(uri)
+    page = client.get_model_version("earn", version)
+    assert "**@production** · all gates passed" in page.description
+    assert "| PSNR dB |" in page.description
+    assert page.tags["gates"] == f"{len(promoted.json()['verdicts'])} passed"
+    model = client.get_registered_model("earn").description
+    assert f"**@production** is version {version}, promoted" in model
+    assert "the first" in model
+    card = isnet("models", "card", "earn", version, "--json").json()["card"]
+    shown = show_version(uri, "earn", version)
+    for fact in FACTS:
+        assert shown[fact] in card
+    assert f"{shown['evaluation']['bins']['all']['psnr']:.2f}" in card
+    assert f"models:/earn/{version}" in card
+    stored = client.download_artifacts(project.run["run_id"], f"cards/earn-{version}.md", str(tmp_path))
+    assert Path(stored).read_text() == card
+    [record] = isnet("models", "audit", "earn", "--json").json()["records"]
+    place = client.download_artifacts(project.run["run_id"], f"verdicts/{record['verdict_digest']}.json", str(tmp_path))
+    assert json.loads(Path(place).read_text()) == promoted.json()["verdicts"]
+
+    # A gate that names another held-out set, and one that asks for a second person.
+    other = gates(tmp_path, dataset_digest="0" * 64)
+    refused = failed(isnet("models", "promote", "earn", version, "--to", "canary", "--gates", other))
+    assert "the gate names 000000000000" in refused
+    two = gates(tmp_path, approvals=1)
+    words = ["models", "promote", "earn", version, "--to", "canary", "--gates", two]
+    assert "approved by nobody else" in failed(isnet(*words))
+    for name in ("myself", "another"):
+        monkeypatch.setenv("LOGNAME", name)
+        assert isnet("models", "approve", "earn", version, "--to", "canary").status == 0
+    assert "approved by nobody else" in failed(isnet(*words))
+    with monkeypatch.context() as other_person:
+        other_person.setattr(audit.lineage, "account", lambda: "somebody-else")
+        assert isnet("models", "approve", "earn", version, "--to", "canary", "--note", "seen").status == 0
+    assert isnet(*words).status == 0
+    assert isnet("models", "audit", "earn", "--verify").status == 0
+
+
+def repackaged(uri, project, name, change):
+    """A version of the same run whose files `change` was let at before it was registered."""
+    folder = project.folder / f"changed-{name}"
+    shutil.copytree(download(uri, "models:/source/1", project.folder / "cache"), folder)
+    change(folder)
+    facts = {fact: "f" * 64 for fact in FACTS if fact != "model_digest"}
+    return register(uri, name, folder, run_id=project.run["run_id"], facts=facts)
+
+
+def without_signature(folder):
+    text = (folder / "MLmodel").read_text()
+    before, _, after = text.partition("signature:\n")
+    rest = [line for line in after.splitlines() if not line.startswith(" ")]
+    (folder / "MLmodel").write_text(before + "\n".join(rest) + "\n")
+
+
+def other_golden(folder):
+    path = data_of(folder) / "golden.json"
+    rows = json.loads(path.read_text())
+    rows[0]["answer"] = rows[0]["image"]
+    path.write_text(json.dumps(rows))
+
+
+def needs_ray(folder):
+    path = folder / "code" / "isnet" / "served.py"
+    path.write_text("import ray\n" + path.read_text().replace("from __future__ import annotations", ""))
+
+
+def unpickles(folder):
+    path = folder / "code" / "isnet" / "served.py"
+    path.write_text(path.read_text() + "\nimport pickle\n_was = _load_pyfunc\ndef _load_pyfunc(path):\n"
+                    "    pickle.loads(pickle.dumps(1))\n    return _was(path)\n")  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "gate", "sentence"),
+    [
+        ("unsigned", without_signature, "signature", "no signature, so nobody knows what it takes"),
+        ("golden", other_golden, "golden", "golden pictures differ by"),
+        ("ray", needs_ray, "loads", "ray may not be needed by a packaged model"),
+        ("pickle", unpickles, "loads", "may not unpickle anything"),
+        (
+            "licence",
+            lambda folder: (data_of(folder) / "LICENSE").unlink(),
+            "licence",
+            "register it with --licence FILE",
+        ),
+    ],
+)
+def test_a_package_that_lacks_something_does_not_reach_production(
+    isnet_there, project, registered, uri, tmp_path, name, change, gate, sentence
+):
+    registered("source")
+    version = repackaged(uri, project, name, change)
+    ran = isnet_there("models", "promote", name, version, "--gates", gates(tmp_path))
+    assert f"{gate}: " in failed(ran)
+    verdicts = {v["gate"]: v for v in show_version(uri, name, version)["gates"]}
+    assert sentence in verdicts[gate]["evidence"]
+    assert verdicts["artifact"]["passed"]
+    assert not verdicts["card"]["passed"]
+
+
+def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
+    isnet_there, project, registered, uri, tmp_path
+):
+    version = registered("tampered", "--licence", str(Path(__file__)))
+    assert isnet_there("evaluate", f"models:/tampered/{version}", "held").status == 0
+    source = client_for(uri).get_model_version_download_uri("tampered", version).removeprefix("file://")
+    weights = Path(source) / "data" / "exported" / "model.safetensors"
+    was = weights.read_bytes()
+    try:
+        weights.write_bytes(was[:-1] + bytes([was[-1] ^ 1]))
+        ran = isnet_there("models", "promote", "tampered", version, "--gates", gates(tmp_path))
+        assert "was changed after it was registered" in failed(ran)
+        weights.unlink()
+        ran = isnet_there("models", "promote", "tampered", version, "--gates", gates(tmp_path))
+        assert "artifact: " in failed(ran)
+        assert "Traceback" not in ran.err
+    finally:
+        weights.write_bytes(was)
+    tags = client_for(uri).get_model_version("tampered", version).tags
+    better = tags["trainplane.evaluation"].replace('"n":48', '"n":49')
+    client_for(uri).set_model_version_tag("tampered", version, "trainplane.evaluation", better)
+    assert "has no evaluation" in failed(
+        isnet_there("models", "promote", "tampered", version, "--gates", gates(tmp_path))
+    )
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["models", "promote", "lone", "7"], "has no version 7"),
+        (["models", "promote", "lone", "1", "--force", " "], "--force needs a reason"),
+        (["models", "promote", "nobody", "1"], "no registered model 'nobody'"),
+        (["models", "promote", "lone", "1", "--to", "latest", "--force", "x"], "alias 'latest': need letters"),
+        (["models", "approve", "lone", "1", "--to", "v2"], "alias 'v2': need letters"),
+        (["models", "promote", "a/b", "1"], "model name 'a/b': need letters"),
+        (["models", "audit", ".."], "model name '..': need letters"),
+        (["models", "show", ""], "model name '': need letters"),
+        (["models", "register", "runs:/0", "--name", "M" * 300], "has 300 characters, need at most 100"),
+        (["models", "approve", "lone", "1"], "nothing to approve of"),
+        (["models", "rollback", "lone"], "no version to go back to"),
+        (["models", "card", "lone", "7"], "has no version 7"),
+        (["evaluate", "models:/lone@production", "held"], "alias 'production' points at nothing"),
+        (["inpaint", "a.png", "b.png", "-o", "c.png", "--model", "models:/lone@production"], "points at nothing"),
+    ],
+)
+def test_mistakes_are_answered_in_a_sentence(isnet_there, registered, words, sentence):
+    registered("lone")
+    ran = isnet_there(*words)
+    assert ran.status == 2, ran.out
+    assert sentence in ran.err
+    assert "Traceback" not in ran.err
+
+
+def encoded(pixels, kind="PNG"):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, kind)
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+def bomb() -> str:
+
+    def chunk(name, body):
+        return struct.pack(">I", len(body)) + name + body + struct.pack(">I", zlib.crc32(name + body))
+
+    head = struct.pack(">IIBBBBB", 10_000, 10_000, 8, 2, 0, 0, 0)
+    data = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", head) + chunk(b"IDAT", zlib.compress(b"\0" * 9)) + chunk(b"IEND", b"")
+    return base64.b64encode(data).decode()
+
+
+@pytest.mark.real
+def test_the_served_model_answers_curl_and_outlives_bad_requests(registered, project, uri, tmp_path):
+    version = registered("served")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/served/{version}"]
+    command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    # MLflow starts uvicorn by its name.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
+    with (tmp_path / "log").open("wb") as log:
+        server = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_for(f"http://127.0.0.1:{port}/ping", server, tmp_path / "log")
+
+        def ask(row, **more):
+            (tmp_path / "request.json").write_text(json.dumps({"dataframe_records": [row], **more}))
+            words = ["curl", "-s", "-w", "\n%{http_code}", "-H", "Content-Type: application/json"]
+            words += ["--data-binary", f"@{tmp_path}/request.json", f"http://127.0.0.1:{port}/invocations"]
+            body, _, status = subprocess.run(words, capture_output=True, text=True, check=True).stdout.rpartition("\n")
+            return int(status), json.loads(body)
+
+        photo = np.asarray(Image.open(project.photos / "photo-0.png"))
+        hole = np.zeros(photo.shape[:2], np.uint8)
+        hole[20:40, 30:50] = 255
+        row = {"image": encoded(photo), "mask": encoded(hole)}
+
+        def filled(answer):
+            return np.asarray(Image.open(io.BytesIO(base64.b64decode(answer["predictions"][0]["image"]))))
+
+        status, answer = ask(row)
+        assert status == 200
+        assert np.array_equal(filled(answer)[hole == 0], photo[hole == 0])
+        assert not np.array_equal(filled(answer)[hole > 0], photo[hole > 0])
+        status, inverted = ask({**row, "mask": encoded(255 - hole)}, params={"hole": "black"})
+        assert np.array_equal(filled(inverted), filled(answer))
+        for bad, sentence in (
+            ({**row, "image": base64.b64encode(b"no picture at all").decode()}, "row 0"),
+            ({**row, "image": bomb()}, "100000000 pixels"),
+            ({**row, "mask": bomb()}, "100000000 pixels"),
+            ({**row, "image": "***"}, "is no base64"),
+            ({**row, "mask": encoded(hole[:9])}, "need the same size"),
+            ({**row, "image": row["image"][: len(row["image"]) // 8 * 4]}, "ends too early"),
+            ({"image": row["image"]}, "mask"),
+        ):
+            status, answer = ask(bad)
+            assert 400 <= status < 500, answer
+            assert sentence in answer["message"], answer
+            assert "Traceback" not in answer["message"]
+        assert ask(row)[0] == 200
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait()
+
+
+def wait_for(address, process, log):
+    deadline = time.monotonic() + 240
+    while True:
+        try:
+            with urllib.request.urlopen(address, timeout=5) as response:
+                if response.status == 200:
+                    return
+        except OSError:
+            pass
+        assert process.poll() is None, log.read_text()
+        assert time.monotonic() < deadline, log.read_text()
+        time.sleep(0.3)
+
+
+def test_rules_are_shipped_by_name_or_stand_in_a_file(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for named, found in ((None, "default"), ("default", "default"), ("small", "small")):
+        assert build(Rules, read_yaml(rules_file(named))) == build(
+            Rules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
+        )
+    assert rules_file("mine.yaml") == Path("mine.yaml")

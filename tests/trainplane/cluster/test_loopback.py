@@ -1,0 +1,52 @@
+"""A private cluster: where it listens, and what Ray is kept from writing down."""
+
+import subprocess
+import sys
+
+import pytest
+
+LISTENING = """
+import os
+from pathlib import Path
+
+import psutil
+
+from trainplane.cluster.session import ray_session
+
+before = dict(os.environ)
+with ray_session(num_cpus=1) as ray:
+    assert ray.get(ray.remote(lambda: 1).remote()) == 1
+    lines = [line for name in ("tcp", "tcp6") for line in Path(f"/proc/net/{name}").read_text().splitlines()[1:]]
+    tables = [line.split() for line in lines]
+    listening = {fields[9]: fields[1].partition(":")[0] for fields in tables if fields[3] == "0A"}
+    for process in psutil.Process().children(recursive=True):
+        try:
+            sockets = [os.readlink(entry) for entry in Path(f"/proc/{process.pid}/fd").iterdir()]
+        except OSError:
+            continue
+        for socket in sockets:
+            if socket.startswith("socket:[") and socket[8:-1] in listening:
+                print("listens", listening[socket[8:-1]])
+left = {name for name, value in os.environ.items() if before.get(name) != value}
+ours = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
+assert not left & ours, f"left in the environment: {left & ours}"
+"""
+
+
+@pytest.mark.real
+def test_a_private_cluster_listens_on_loopback_alone():
+    done = subprocess.run([sys.executable, "-c", LISTENING], capture_output=True, text=True, timeout=300, check=True)
+    found = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
+    assert found
+    assert found <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
+
+
+@pytest.mark.real
+def test_tune_sends_no_keys_of_the_store():
+    code = (
+        "from trainplane.search.run.ray_tune import _keep_keys_at_home; _keep_keys_at_home()\n"
+        "from ray.tune.execution import class_cache\n"
+        "print([name for name in class_cache.ENV_VARS_TO_PROPAGATE if 'AWS' in name])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300, check=True)
+    assert done.stdout.strip().endswith("[]")

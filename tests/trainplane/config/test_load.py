@@ -1,0 +1,134 @@
+"""Configuration: what can be typed, and that every mistake is answered with the field and the remedy."""
+
+import pytest
+from tiny_task import TinyConfig
+
+from trainplane.errors import UserError
+from trainplane.train.run_config import apply_overrides, build, canonical_json, read_yaml
+
+TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
+
+
+def made(*overrides):
+    return build(TinyConfig, apply_overrides(TREE, list(overrides)))
+
+
+def test_overrides_are_read_as_yaml_and_numbers_as_people_write_them():
+    config = made("train.lr_g=1e-4", "train.betas=[0.5, 0.99]", "data.val=null", "train.compile=true")
+    assert config.train.lr_g == 1e-4
+    assert config.train.betas == (0.5, 0.99)
+    assert config.data.val is None
+    assert config.train.compile is True
+
+
+def test_numbers_in_a_file_may_be_written_without_a_point():
+    assert build(TinyConfig, {**TREE, "train": {**TREE["train"], "lr_g": "2e-3"}}).train.lr_g == 2e-3
+
+
+def test_the_tree_under_overrides_is_not_changed():
+    before = canonical_json(TREE)
+    made("train.steps=9", "data.val=b")
+    assert canonical_json(TREE) == before
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("train.stesp=5", ["train.stesp", "did you mean 'steps'"]),
+        ("trian.steps=5", ["trian", "did you mean 'train'"]),
+        ("train.steps=0", ["train.steps=0", "greater than or equal to 1"]),
+        ("train.steps=abc", ["train.steps='abc'", "integer"]),
+        ("train.seed=100000000000000000000", ["train.seed=100000000000000000000", "less than"]),
+        ("train.workers=9", ["global_batch=4", "workers=9", "set train.global_batch=9"]),
+        ("train.workers=3", ["global_batch=4", "workers=3", "set train.global_batch=3 or 6"]),
+        ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
+        ("train.lr_g=.nan", ["train.lr_g", "finite"]),
+        ("train.workers=[3,3]", ["train.workers=3", "set train.global_batch=3 or 6"]),
+        ("train.workers=[2,1]", ["begins above its end", "write [1, 2]"]),
+        ("train.workers=some", ["train.workers='some'", "valid integer, unable", "or input should be a valid tuple"]),
+        ("train.micro_batch=large", ["train.micro_batch='large'", "'auto'"]),
+        ("train.checkpoint_every=soon", ["train.checkpoint_every='soon' is no cadence", "90s"]),
+        ("guard.non_finite=ignore", ["guard.non_finite='ignore'", "'roll_back'"]),
+        ("guard.norm_facto=3", ["guard.norm_facto", "did you mean 'norm_factor'"]),
+        ("data.on_damage=ignore", ["data.on_damage='ignore'", "'fail' or 'quarantine'"]),
+        ("data.cache_dir=cache", ["data.cache_dir='cache' is relative", "absolute folder"]),
+        ("name=../up", ["name='../up'"]),
+        ("train.steps", ["'train.steps' is no override", "section.key=value"]),
+        ("train=5", ["train=5"]),
+        ("train.steps.more=5", ["'steps' is a value, not a section"]),
+        ("a.b={", ["no YAML"]),
+        ("a.b=2024-99-99", ["no YAML"]),
+        ("a={b: 1, b: 2}", ["'b' stands twice in line 1"]),
+    ],
+)
+def test_a_mistake_is_answered_with_field_and_remedy(override, words):
+    with pytest.raises(UserError) as refusal:
+        made(override)
+    for word in words:
+        assert word in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_an_elastic_run_may_have_what_divides_the_global_batch():
+    assert made("train.global_batch=24", "train.workers=[2, 8]").train.world_sizes == [2, 3, 4, 6, 8]
+    fixed = made("train.global_batch=24", "train.workers=[2, 8]", "train.micro_batch=4").train
+    assert fixed.world_sizes == [2, 3, 6]
+    assert made("train.workers=2").train.world_sizes == [2]
+    # Counted no further than there are pictures, or this would not end.
+    assert made("train.workers=[1, 1000000000000000]").train.world_sizes == [1, 2, 4]
+
+
+def test_a_missing_field_is_named():
+    with pytest.raises(UserError, match=r"data\.train is not set"):
+        build(TinyConfig, {**TREE, "data": {}})
+
+
+def test_a_configuration_cannot_be_changed():
+    with pytest.raises(Exception, match="frozen"):
+        made().train.steps = 5
+
+
+def test_the_digest_changes_with_any_value_and_only_then():
+    assert made().digest() == made("train.steps=4").digest()
+    assert made().digest() != made("train.steps=5").digest()
+
+
+@pytest.mark.parametrize("override", ["train.steps=400", "train.workers=2", "data.cache_dir=/x", "train.log_every=3"])
+def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
+    assert made(override).identity() == made().identity()
+
+
+@pytest.mark.parametrize("override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.ema=0.9"])
+def test_what_decides_what_is_learnt_is_part_of_it(override):
+    assert made(override).identity() != made().identity()
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("floors: [1]\n# a colleague's\nfloors: [2]\n", "'floors' stands in line 1 and in line 3, and only one"),
+        ("floors:\n - {metric: psnr, at_least: 30, at_least: 1}", "'at_least' stands twice in line 2"),
+        ('approvals: 1\n"approvals": 0', "'approvals' stands in line 1 and in line 2"),
+        ("floors: &a [*a]", "is no YAML (found unconstructable recursive node"),
+        ("[" * 5000, "is no YAML (nested too deeply)"),
+        ("since: 2024-99-99", "is no YAML (month must be in 1..12)"),
+        ("train: {", "is no YAML (while parsing a flow node"),
+    ],
+)
+def test_a_file_that_says_two_things_or_nothing_is_refused(tmp_path, text, words):
+    (tmp_path / "gates.yaml").write_text(text)
+    with pytest.raises(UserError) as refusal:
+        read_yaml(tmp_path / "gates.yaml")
+    assert f"{tmp_path / 'gates.yaml'}: {words}" in str(refusal.value)
+    assert "\n" not in str(refusal.value)
+
+
+def test_merged_keys_may_be_written_over(tmp_path):
+    text = (
+        "x: &x {a: 1, c: 3}\nin:\n  base: &base {<<: *x, a: 2}\nuse: {<<: *base, c: 9}\nboth: {<<: [*x, *base], a: 4}\n"
+    )
+    (tmp_path / "run.yaml").write_text(text)
+    found = read_yaml(tmp_path / "run.yaml")
+    assert found["in"]["base"] == {"a": 2, "c": 3}
+    assert found["use"] == {"a": 2, "c": 9}
+    assert found["both"] == {"a": 4, "c": 3}

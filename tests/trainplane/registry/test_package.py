@@ -1,0 +1,286 @@
+"""A registered model is self-contained, the same bytes are one version, and changed bytes are refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from trainplane.errors import RunFailed, UserError
+from trainplane.registry.gates import Verdict
+from trainplane.registry.package import download, model_digest, package, register
+from trainplane.registry.promote import promote, verify_audit
+from trainplane.registry.versions import (
+    attach_evaluation,
+    find_version,
+    list_models,
+    parse_address,
+    show,
+    show_version,
+)
+from trainplane.storage import open_store
+from trainplane.task import Exported
+from trainplane.tracking.client import client_for
+from trainplane.tracking.runs import Tracker, find_or_create_run
+
+FACTS = {"dataset_digest": "d" * 64, "config_digest": "c" * 64, "commit": "a" * 40}
+
+LOADER = """
+import json, pathlib
+
+class Model:
+    def __init__(self, suffix):
+        self.suffix = suffix
+
+    def predict(self, frame, params=None):
+        return [{"image": f"{image}+{mask}{self.suffix}"} for image, mask in zip(frame["image"], frame["mask"])]
+
+def _load_pyfunc(path):
+    return Model(json.loads((pathlib.Path(path) / "weights.json").read_text())["suffix"])
+"""
+
+
+@pytest.fixture
+def exported(tmp_path: Path) -> tuple[Exported, Path]:
+    code = tmp_path / "source" / "suffix_model"
+    code.mkdir(parents=True)
+    (code / "__init__.py").write_text("")
+    (code / "serving.py").write_text(LOADER)
+    (code / "__pycache__").mkdir()
+    (code / "__pycache__" / "junk.pyc").write_bytes(os.urandom(8))
+    data = tmp_path / "exported"
+    data.mkdir()
+    (data / "weights.json").write_text('{"suffix": "!"}')
+    return Exported("suffix_model.serving", [code], ["numpy==2.4.6"]), data
+
+
+@pytest.fixture
+def run_id(tracking_uri: str, tmp_path: Path) -> str:
+    client = client_for(tracking_uri)
+    experiment = client.create_experiment("isnet", artifact_location=str(tmp_path / "artifacts"))
+    return str(client.create_run(experiment).info.run_id)
+
+
+def packaged(exported: tuple[Exported, Path], folder: Path, **options: Any) -> Path:
+    task_export, data = exported
+    return package(
+        task_export,
+        data=data,
+        folder=folder,
+        inputs=["image", "mask"],
+        outputs=["image"],
+        created_ms=1_700_000_000_000,
+        example={"image": "a", "mask": "b"},
+        metadata={"preset": "demo"},
+        **options,
+    )
+
+
+def test_the_same_export_gives_the_same_bytes(exported: tuple[Exported, Path], tmp_path: Path) -> None:
+    first = packaged(exported, tmp_path / "one")
+    moved = tmp_path / "elsewhere"
+    exported[1].rename(moved)
+    second = packaged((exported[0], moved), tmp_path / "two")
+    files = sorted(path.relative_to(first) for path in first.rglob("*") if path.is_file())
+    assert files == sorted(path.relative_to(second) for path in second.rglob("*") if path.is_file())
+    assert all((first / name).read_bytes() == (second / name).read_bytes() for name in files)
+    assert model_digest(first) == model_digest(second)
+    assert not [name for name in files if name.suffix in (".pkl", ".pickle", ".pyc", ".pt", ".pth")]
+
+
+@pytest.mark.parametrize("damage", ["byte", "name", "missing", "extra"])
+def test_any_change_of_a_model_changes_its_digest(exported: tuple[Exported, Path], tmp_path: Path, damage: str) -> None:
+    model = packaged(exported, tmp_path / "model")
+    before = model_digest(model)
+    weights = model / "data" / "exported" / "weights.json"
+    if damage == "byte":
+        weights.write_text('{"suffix": "?"}')
+    elif damage == "name":
+        weights.rename(weights.with_name("weights2.json"))
+    elif damage == "missing":
+        weights.unlink()
+    else:
+        (model / "code" / "more.py").write_text("")
+    assert model_digest(model) != before
+
+
+def test_a_folder_that_exists_is_not_written_into(exported: tuple[Exported, Path], tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    with pytest.raises(UserError, match="exists already"):
+        packaged(exported, tmp_path / "model")
+
+
+def test_a_registered_model_loads_in_a_process_that_knows_only_mlflow(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+) -> None:
+    version = register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS, step=7)
+    client_for(tracking_uri).set_registered_model_alias("isnet", "production", version)
+    files = download(tracking_uri, "models:/isnet@production", tmp_path / "cache")
+    script = f"""
+import mlflow
+import pandas
+mlflow.set_tracking_uri({tracking_uri!r})
+for address in ("models:/isnet@production", {str(files)!r}):
+    model = mlflow.pyfunc.load_model(address)
+    rows = pandas.DataFrame([{{"image": "i", "mask": "m"}}])
+    print(model.predict(rows)[0]["image"], model.metadata.metadata["preset"])
+    print(model.metadata.signature.inputs.input_names(), model.metadata.signature.outputs.input_names())
+"""
+    environment = {"PATH": os.environ["PATH"], "HOME": str(tmp_path), "MLFLOW_DISABLE_TELEMETRY": "true"}
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, env=environment, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines() == ["i+m! demo", "['image', 'mask'] ['image']"] * 2
+    # MLflow has left its traces beside the files by now; they are not part of the model.
+    assert download(tracking_uri, "models:/isnet@production", tmp_path / "cache") == files
+
+
+def test_the_same_bytes_of_a_run_are_one_version(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+) -> None:
+    model = packaged(exported, tmp_path / "one")
+    assert register(tracking_uri, "isnet", model, run_id=run_id, facts=FACTS) == "1"
+    again = packaged(exported, tmp_path / "two")
+    assert register(tracking_uri, "isnet", again, run_id=run_id, facts=FACTS) == "1"
+    (exported[1] / "weights.json").write_text('{"suffix": "better"}')
+    other = packaged(exported, tmp_path / "three")
+    assert register(tracking_uri, "isnet", other, run_id=run_id, facts=FACTS) == "2"
+    known = show(tracking_uri, "isnet")
+    assert [version["version"] for version in known["versions"]] == ["2", "1"]
+    assert known["versions"][1]["model_digest"] == model_digest(model)
+    assert len(client_for(tracking_uri).get_run(run_id).outputs.model_outputs) == 2
+
+
+@pytest.mark.parametrize("step", ["create_model_version", "create_registered_model", "finalize_logged_model"])
+def test_a_registration_that_was_killed_is_completed_by_the_next(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str, step: str
+) -> None:
+    model = packaged(exported, tmp_path / "m")
+    script = f"""
+import os, signal
+from pathlib import Path
+import mlflow
+from trainplane.registry.gates import Verdict
+from trainplane.registry.package import register
+setattr(mlflow.MlflowClient, {step!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
+register({tracking_uri!r}, "isnet", Path({str(model)!r}), run_id={run_id!r}, facts={FACTS!r})
+"""
+    assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
+    assert register(tracking_uri, "isnet", model, run_id=run_id, facts=FACTS) == "1"
+    assert [version["version"] for version in show(tracking_uri, "isnet")["versions"]] == ["1"]
+    assert model_digest(download(tracking_uri, "models:/isnet/1", tmp_path / "cache")) == model_digest(model)
+
+
+def test_an_artifact_that_was_changed_after_registration_is_refused(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+) -> None:
+    register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
+    kept = download(tracking_uri, "models:/isnet/1", tmp_path / "cache")
+    [stored] = (tmp_path / "artifacts").rglob("weights.json")
+    stored.write_text('{"suffix": "evil"}')
+    # What was fetched while it was whole may be used on; what was not, or was damaged here, is fetched and refused.
+    assert download(tracking_uri, "models:/isnet/1", tmp_path / "cache") == kept
+    (kept / "data" / "exported" / "weights.json").write_text("{}")
+    for cache in ("cache", "other"):
+        with pytest.raises(RunFailed, match="was changed after it was registered"):
+            download(tracking_uri, "models:/isnet/1", tmp_path / cache)
+    assert list((tmp_path / "other").iterdir()) == []
+
+
+def test_addresses_that_lead_nowhere_are_explained(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+) -> None:
+    cache = tmp_path / "cache"
+    with pytest.raises(UserError, match=r"no registered model 'isnet' \(registered: none yet\)"):
+        download(tracking_uri, "models:/isnet@production", cache)
+    register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
+    with pytest.raises(UserError, match=r"alias 'production' points at nothing .*isnet models promote isnet"):
+        download(tracking_uri, "models:/isnet@production", cache)
+    with pytest.raises(UserError, match=r"has no version 7 \(it has: 1\)"):
+        download(tracking_uri, "models:/isnet/7", cache)
+    with pytest.raises(UserError, match="has no version 7"):
+        show_version(tracking_uri, "isnet", "7")
+    client_for(tracking_uri).create_model_version("isnet", source=str(tmp_path), run_id=run_id)
+    with pytest.raises(UserError, match="carries no digest"):
+        download(tracking_uri, "models:/isnet/2", cache)
+    with pytest.raises(UserError, match="model name 'a/b'"):
+        register(tracking_uri, "a/b", tmp_path / "m", run_id=run_id, facts=FACTS)
+    with pytest.raises(UserError, match="does not answer as MLflow"):
+        find_version("http://127.0.0.1:9", "models:/isnet/1")
+
+
+@pytest.mark.parametrize(
+    "address", ["isnet", "models:/isnet", "models:/isnet@", "models:/a b/1", "runs:/abc", "models:/x/one"]
+)
+def test_what_is_no_address_is_refused(address: str) -> None:
+    with pytest.raises(UserError, match="is no address of a model version"):
+        parse_address(address)
+
+
+def test_an_evaluation_stays_with_its_version_and_its_run(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+) -> None:
+    version = register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
+    evaluation = {"model": "models:/isnet/1", "bins": {"all": {"psnr": 20.5, "ssim": float("nan"), "n": 3}}}
+    digest = attach_evaluation(tracking_uri, "isnet", version, evaluation)
+    shown = show_version(tracking_uri, "isnet", version)
+    assert shown["evaluation"]["bins"]["all"] == {"psnr": 20.5, "ssim": None, "n": 3}
+    assert shown["evaluation_digest"] == digest
+    assert shown.items() >= {"run_id": run_id, "aliases": [], "gates": [], **FACTS}.items()
+    client = client_for(tracking_uri)
+    stored = json.loads(
+        Path(client.download_artifacts(run_id, f"evaluations/{digest}.json", str(tmp_path))).read_text()
+    )
+    assert stored == shown["evaluation"]
+    assert list_models(tracking_uri) == [{"name": "isnet", "latest": "1", "aliases": {}}]
+
+
+def test_pictures_and_models_go_straight_to_the_object_store(
+    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, s3_address: str
+) -> None:
+    run = find_or_create_run(
+        tracking_uri, "on-s3", run_key="k", run_name="n", tags={}, artifact_root=f"{s3_address}/artifacts"
+    )
+    tracker = Tracker(tracking_uri, run.run_id, spool=tmp_path / "spool")
+    tracker.log_picture("gallery", np.zeros((8, 8, 3), np.uint8), 1)
+    assert tracker.close(20) == 0
+    model = packaged(exported, tmp_path / "m")
+    version = register(tracking_uri, "isnet", model, run_id=run.run_id, facts=FACTS)
+    fetched = download(tracking_uri, f"models:/isnet/{version}", tmp_path / "cache")
+    assert model_digest(fetched) == model_digest(model)
+    stored = [entry.key for entry in open_store(f"{s3_address}/artifacts").list()]
+    assert [key for key in stored if "/images/gallery+step+1+" in key and key.endswith(".png")]
+    assert [key for key in stored if key.endswith("/data/exported/weights.json")]
+
+
+@pytest.mark.real
+def test_a_server_registers_promotes_and_gives_back_the_same_bytes(
+    exported: tuple[Exported, Path],
+    tmp_path: Path,
+    mlflow_server: Callable[[], AbstractContextManager[str]],
+) -> None:
+    store = open_store(str(tmp_path / "store"))
+    with mlflow_server() as address:
+        run = find_or_create_run(
+            address, "isnet", run_key="k", run_name="n", tags={}, artifact_root=str(tmp_path / "artifacts")
+        )
+        model = packaged(exported, tmp_path / "m")
+        version = register(address, "isnet", model, run_id=run.run_id, facts=FACTS)
+        assert register(address, "isnet", model, run_id=run.run_id, facts=FACTS) == version
+        verdict = Verdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})
+        attach_evaluation(address, "isnet", version, {"bins": {"all": {"psnr": 25.0, "n": 3}}})
+        promote("isnet", version, verdicts=[verdict], store=store, tracking_uri=address, expected_current=None)
+        assert model_digest(download(address, "models:/isnet@production", tmp_path / "cache")) == model_digest(model)
+        assert verify_audit("isnet", store=store, tracking_uri=address) == []
+        [shown] = show(address, "isnet")["versions"]
+        assert shown["aliases"] == ["production"]
+        assert shown["evaluation"]["bins"]["all"]["n"] == 3
+        assert shown["gates"][0]["passed"] is True

@@ -1,0 +1,178 @@
+"""A run begins, goes on and ends while MLflow is away; when it is back there is one run, ended, each step once."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tracked_attempt import attempt
+
+from trainplane.errors import UserError
+from trainplane.tracking.client import client_for
+from trainplane.tracking.run_id import find, is_reserved
+from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run, reap
+from trainplane.tracking.tracker import sync, unsent_spools
+
+Server = Callable[[], AbstractContextManager[str]]
+STEPS = 45
+NOBODY = "http://someone:hidden-word@127.0.0.1:9"
+
+
+def birth_of(key: str, folder: Path, **options: Any) -> Birth:
+    return Birth("outage", key, f"run {key}", str(folder / "artifacts"), **options)
+
+
+def sync_all(root: Path, address: str) -> None:
+    deadline = time.monotonic() + 120
+    while any(outcome.unsent or outcome.error for outcome in sync(root, address).values()):
+        assert time.monotonic() < deadline, sync(root, address)
+        time.sleep(0.5)
+
+
+@pytest.mark.real
+def test_runs_that_crash_up_to_five_times_while_the_server_comes_and_goes_are_one_run_each(
+    tracking_uri: str, tmp_path: Path, mlflow_server: Server
+) -> None:
+    """Run `k` dies k times. The server is away in every second round, and in the others is killed in the middle."""
+    # Forked from one that has imported everything, so that a round takes no longer than what it is about.
+    processes = multiprocessing.get_context("forkserver")
+    processes.set_forkserver_preload(["tracked_attempt", "mlflow.store.tracking.rest_store"])
+    address = ""
+    for number in range(6):
+        deaths = {f"k{k}": (number * 7 + 9 if number < k else 0) for k in range(number, 6)}
+        with ExitStack() as stack:
+            if number % 2 == 0:
+                address = stack.enter_context(mlflow_server())
+            together = processes.Barrier(len(deaths) + 1)
+            started = [
+                processes.Process(target=attempt, args=(address, tmp_path, key, STEPS, death, together))
+                for key, death in deaths.items()
+            ]
+            for process in started:
+                process.start()
+            together.wait(120)
+            # Their first points are on their way when the server goes.
+            time.sleep(0.3)
+        for process, death in zip(started, deaths.values(), strict=True):
+            process.join(180)
+            assert process.exitcode == (-9 if death else 0)
+    with mlflow_server():
+        sync_all(tmp_path / "spool", address)
+        client = client_for(address)
+        assert reap(address, tmp_path) == []
+        experiment = client.get_experiment_by_name("crashes").experiment_id
+        found = client.search_runs([experiment])
+        assert sorted(run.info.run_name for run in found) == [f"run k{k}" for k in range(6)]
+        for run in found:
+            k = int(run.info.run_name[-1])
+            assert (k, run.info.status) == (k, "FINISHED")
+            assert (k, run.data.tags["trainplane.attempts"]) == (k, str(k + 1))
+            assert run.data.params == {"train.steps": str(STEPS)}
+            points = client.get_metric_history(run.info.run_id, "train/l1")
+            # The last five steps have no checkpoint behind them: they show under live/ alone.
+            assert (k, [point.step for point in points]) == (k, list(range(1, STEPS // 10 * 10 + 1)))
+            live = {point.step for point in client.get_metric_history(run.info.run_id, "live/train/l1")}
+            assert (k, live >= set(range(41, STEPS + 1))) == (k, True)
+    assert unsent_spools(tmp_path / "spool") == []
+
+
+def test_a_run_begins_where_nobody_answers_and_is_made_when_somebody_does(tracking_uri: str, tmp_path: Path) -> None:
+    birth = birth_of("k", tmp_path, tags={"seed": "3"})
+    spool = tmp_path / "spool" / birth.reserved_id
+    facts = Facts(
+        {"a": "1"},
+        {"config.json": "{}"},
+        {"training": {"name": "d", "digest": "0", "source": "{}", "source_type": "s3"}},
+    )
+    handle = begin_run(NOBODY, birth, facts, spool=spool, require=False)
+    assert is_reserved(handle.run_id)
+    assert handle.away
+    assert "hidden-word" not in f"{handle.away}{(spool / 'about.json').read_text()}"
+    tracker = Tracker(NOBODY, handle.run_id, spool=spool, birth=birth)
+    for step in range(1, 4):
+        tracker.log_metrics(step, {"train/l1": float(step)})
+    tracker.close(0)
+    assert close_run(NOBODY, handle.run_id, "FINISHED", {"end": "good"}, spool=spool) > 0
+    [waiting] = unsent_spools(tmp_path / "spool")
+    assert waiting.run_id == handle.run_id
+
+    assert sync(tmp_path / "spool", tracking_uri) == {}
+    client = client_for(tracking_uri)
+    for _ in range(2):
+        [(run_id, outcome)] = sync(tmp_path / "spool", tracking_uri, also=NOBODY).items()
+        assert (outcome.unsent, outcome.error) == (0, None)
+        run = find(client, handle.run_id)
+        assert (run.info.run_id, run.info.status, run.info.run_name) == (run_id, "FINISHED", "run k")
+        assert run.data.params == {"a": "1"}
+        assert run.data.tags.items() >= {"seed": "3", "end": "good", "trainplane.attempts": "1"}.items()
+        assert [entry.path for entry in client.list_artifacts(run_id)] == ["config.json"]
+        assert run.inputs.dataset_inputs[0].dataset.name == "d"
+        assert [point.step for point in client.get_metric_history(run_id, "train/l1")] == [1, 2, 3]
+
+    again = begin_run(tracking_uri, birth, Facts({"a": "2"}), spool=spool, require=True)
+    assert (again.run_id, again.attempt, again.resumed, again.last_step) == (run_id, 2, True, 3)
+    assert client.get_run(run_id).data.params == {"a": "1"}
+
+
+def test_a_known_run_keeps_its_id_while_nobody_answers(tracking_uri: str, tmp_path: Path) -> None:
+    birth = birth_of("k", tmp_path)
+    spool = tmp_path / "spool"
+    known = begin_run(tracking_uri, birth, Facts(), spool=spool, require=True)
+    away = begin_run(NOBODY, birth, Facts(), spool=spool, require=False)
+    assert (away.run_id, away.resumed) == (known.run_id, True)
+
+
+def test_a_database_that_cannot_be_read_is_one_that_does_not_answer(tmp_path: Path) -> None:
+    address = f"sqlite:///{tmp_path / 'damaged.db'}"
+    (tmp_path / "damaged.db").write_bytes(b"no database at all" * 500)
+    away = begin_run(address, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=False)
+    assert "not a database" in str(away.away)
+    assert close_run(address, away.run_id, "FINISHED", {}, spool=tmp_path / "spool") > 0
+    with pytest.raises(UserError, match="not a database"):
+        reap(address)
+
+
+def test_where_a_setting_says_so_silence_refuses_the_start_and_leaves_nothing(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="does not answer as MLflow") as refused:
+        begin_run(NOBODY, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=True)
+    assert "hidden-word" not in str(refused.value)
+    assert not (tmp_path / "spool").exists()
+
+
+def test_steps_that_another_host_sent_are_not_sent_again_by_one_that_began_in_an_outage(
+    tracking_uri: str, tmp_path: Path
+) -> None:
+    birth = birth_of("k", tmp_path)
+    client = client_for(tracking_uri)
+    first = begin_run(tracking_uri, birth, Facts(), spool=tmp_path / "a", require=True)
+    tracker = Tracker(tracking_uri, first.run_id, spool=tmp_path / "a", flush_every_s=600)
+    tracker.go_on_from(0)
+    for step in range(1, 9):
+        tracker.log_metrics(step, {"train/l1": float(step)})
+        tracker.log_metrics(step, {"system/cpu_percent": 1.0})
+    tracker.commit(8)
+    tracker.close(20)
+
+    handle = begin_run(NOBODY, birth, Facts(), spool=tmp_path / "b", require=False)
+    tracker = Tracker(NOBODY, handle.run_id, spool=tmp_path / "b", birth=birth, flush_every_s=600)
+    # Its checkpoint is an older one than what the first host has sent.
+    tracker.go_on_from(4)
+    for step in range(5, 13):
+        tracker.log_metrics(step, {"train/l1": 100.0 + step})
+        tracker.log_metrics(step - 5, {"system/cpu_percent": 2.0})
+    tracker.commit(12)
+    tracker.close(0)
+    assert all(outcome.error is None for outcome in sync(tmp_path, tracking_uri, also=NOBODY).values())
+    history = client.get_metric_history(first.run_id, "train/l1")
+    assert [(p.step, p.value) for p in history] == [
+        *((step, float(step)) for step in range(1, 9)),
+        *((step, 100.0 + step) for step in range(9, 13)),
+    ]
+    samples = [point.step for point in client.get_metric_history(first.run_id, "system/cpu_percent")]
+    assert samples == sorted(set(samples))
+    assert len(samples) == 16

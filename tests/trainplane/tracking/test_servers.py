@@ -1,0 +1,148 @@
+"""Servers as people run them: PostgreSQL, passwords, tokens, gateways before them; artifacts go to the object store."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import boto3
+import numpy as np
+import pytest
+from odd_proxy import ANSWERS, OddProxy
+from postgres import missing, postgres
+
+from trainplane.errors import UserError
+from trainplane.testing.mlflow_server import free_port, tracking_server
+from trainplane.tracking.client import client_for
+from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
+from trainplane.tracking.spool.spool import Spool
+from trainplane.tracking.spool.upload import drain
+
+PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
+WORD = "hidden-word-of-twelve"
+AUTH = """[mlflow]
+database_uri = {store}
+default_permission = READ
+admin_username = admin
+auth_cache_ttl_seconds = 60
+"""
+
+pytestmark = pytest.mark.real
+
+
+def values(step: int) -> dict[str, float]:
+    return {f"train/m{i}": step + i / 10 for i in range(5)} | {"train/nan": float("nan")}
+
+
+def drained_within(folder: Path, address: str, seconds: float = 120) -> None:
+    deadline = time.monotonic() + seconds
+    while (outcome := drain(folder, client_for(address))).unsent or outcome.error:
+        assert time.monotonic() < deadline, outcome
+        time.sleep(0.5)
+
+
+@pytest.mark.skipif(missing() is not None, reason=missing() or "")
+def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
+    tmp_path: Path, s3_address: str, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
+    port, spool = free_port(), tmp_path / "spool"
+    birth = Birth("auth", "k", "a run", s3_address)
+    with postgres(WORD) as store:
+        (tmp_path / "auth.ini").write_text(AUTH.format(store=f"sqlite:///{tmp_path}/auth.db"))
+        environment = {
+            "MLFLOW_AUTH_CONFIG_PATH": str(tmp_path / "auth.ini"),
+            "MLFLOW_AUTH_ADMIN_PASSWORD": WORD,
+            "MLFLOW_FLASK_SERVER_SECRET_KEY": "of-the-server-alone",
+        }
+
+        def serve() -> AbstractContextManager[str]:
+            options = ("--app-name", "basic-auth", "--no-serve-artifacts")
+            return tracking_server(store, port=port, artifacts=s3_address, options=options, environment=environment)
+
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-wrong-word")
+        with serve() as address:
+            with pytest.raises(UserError, match="does not let us in") as refused:
+                begin_run(address, birth, Facts(), spool=spool, require=False)
+            monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WORD)
+            handle = begin_run(address, birth, Facts({"a": "1"}, {"config.json": "{}"}), spool=spool, require=False)
+            tracker = Tracker(address, handle.run_id, spool=spool, flush_every_s=0.1)
+            tracker.go_on_from(0)
+            for step in range(1, 400):
+                tracker.log_metrics(step, values(step))
+                time.sleep(0.005)
+        for step in range(400, 600):
+            tracker.log_metrics(step, values(step))
+        tracker.log_picture("gallery/000", PICTURE, 5)
+        tracker.commit(599)
+        with serve():
+            tracker.close(60)
+            close_run(address, handle.run_id, "FINISHED", {}, spool=spool)
+            drained_within(spool, address)
+            client = client_for(address)
+            for i in range(5):
+                points = client.get_metric_history(handle.run_id, f"train/m{i}")
+                assert [(p.step, p.value) for p in points] == [(step, step + i / 10) for step in range(1, 600)]
+            assert len(client.get_metric_history(handle.run_id, "train/nan")) == 599
+            run = client.get_run(handle.run_id)
+            assert (run.info.status, run.data.params) == ("FINISHED", {"a": "1"})
+            # The database itself, without a server, is an address like any other.
+            assert [r.info.run_id for r in client_for(store).search_runs([handle.experiment_id])] == [handle.run_id]
+    bucket, _, prefix = s3_address.removeprefix("s3://").partition("/")
+    keys = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
+    assert sum(key.endswith(("/artifacts/config.json", ".png", ".webp")) for key in keys) == 3
+    printed, warned = capfd.readouterr()
+    said = printed + warned + str(refused.value)
+    assert printed == ""
+    written = b"".join(path.read_bytes() for path in spool.rglob("*") if path.is_file())
+    assert WORD not in said
+    assert WORD.encode() not in written
+
+
+def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
+    tmp_path: Path, mlflow_server: Callable[[], AbstractContextManager[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", WORD)
+    with mlflow_server() as address, OddProxy(address) as proxy:
+        proxy.token = WORD
+        client = client_for(proxy.address)
+        run_id = client.create_run("0").info.run_id
+        spool = Spool(tmp_path / "s", run_id=run_id, tracking="t")
+        step = 0
+        for mood in ANSWERS:
+            for _ in range(30):
+                step += 1
+                spool.append({"k": "metrics", "step": step, "ts": step, "v": {"a": step / 3, "b": float("inf")}})
+            spool.append({"k": "tags", "v": {"last": mood}})
+            proxy.mood = mood
+            started = time.monotonic()
+            outcome = drain(tmp_path / "s", client)
+            assert (mood, outcome.sent, outcome.rejected) == (mood, 0, 0)
+            assert outcome.error, mood
+            assert time.monotonic() - started < 60, f"{mood}: it waited as long as it was told to"
+            assert WORD not in outcome.error
+            proxy.mood = None
+            # A gateway that passes small requests only: they get smaller.
+            proxy.largest = 1500
+            outcome = drain(tmp_path / "s", client)
+            assert (mood, outcome.sent, outcome.unsent, outcome.rejected, outcome.error) == (mood, 31, 0, 0, None)
+        spool.append({"k": "tags", "v": {"far too long": "x" * 3000}})
+        spool.append({"k": "metrics", "step": step + 1, "ts": step + 1, "v": {"a": 0.0}})
+        outcome = drain(tmp_path / "s", client)
+        spool.close()
+        assert (outcome.rejected, outcome.unsent, outcome.error) == (1, 0, None)
+        assert [p.step for p in client_for(address).get_metric_history(run_id, "a")] == list(range(1, step + 2))
+        assert client_for(address).get_run(run_id).data.tags["last"] == list(ANSWERS)[-1]
+        for mood in ("page", "401", "404 of a gateway"):
+            proxy.mood = mood
+            with pytest.raises(UserError, match="does not"):
+                begin_run(proxy.address, Birth("e", "k", "n", "/x"), Facts(), spool=tmp_path / "new", require=False)
+            assert not (tmp_path / "new").exists()
+        proxy.mood = "503"
+        handle = begin_run(
+            proxy.address, Birth("e", "k", "n", str(tmp_path)), Facts(), spool=tmp_path / "new", require=False
+        )
+        assert handle.away

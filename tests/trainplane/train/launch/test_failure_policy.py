@@ -1,0 +1,242 @@
+"""Each cause of a failure has its own answer, and where that is another attempt, it follows. Without a cluster."""
+
+import pickle
+
+import noise_datasets
+import pytest
+import torch
+from tiny_task import TinyConfig, TinyTask
+
+from trainplane.errors import RunFailed, UserError
+from trainplane.storage import StorageError, open_store
+from trainplane.train.checkpoint import store as checkpoints
+from trainplane.train.checkpoint.state import State
+from trainplane.train.launch import launch
+from trainplane.train.launch.failure_policy import (
+    Cause,
+    CodeFailed,
+    Diverged,
+    Halted,
+    OutOfMemory,
+    Resized,
+    WorkerLost,
+    after_failure,
+    cause_of,
+    out_of_memory,
+)
+from trainplane.train.run_config import build
+from trainplane.train.spec import Job, Outcome, Silent
+
+EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check the credentials")
+
+
+@pytest.mark.parametrize(
+    ("error", "cause"),
+    [
+        (WorkerLost("gone"), Cause.LOST),
+        (Halted("told to"), Cause.NOTICE),
+        (Resized("more room"), Cause.RESIZE),
+        (OutOfMemory("too large", 8, 16), Cause.MEMORY),
+        (EXPIRED, Cause.CREDENTIALS),
+        (RunFailed("3 checkpoints in a row could not be stored (ExpiredTokenException)"), Cause.CREDENTIALS),
+        (StorageError("no room"), Cause.OURS),
+        (Diverged("NaN"), Cause.DIVERGED),
+        (CodeFailed("shapes differ"), Cause.CODE),
+        (ValueError("shapes differ"), Cause.CODE),
+        (UserError("typo"), Cause.USER),
+    ],
+)
+def test_causes_are_told_apart(error, cause):
+    assert cause_of(error) is cause
+
+
+@pytest.mark.parametrize("cause", [Cause.OURS, Cause.DIVERGED, Cause.CODE, Cause.USER])
+def test_what_would_happen_again_is_not_tried_again(cause):
+    assert not after_failure(RunFailed("x"), cause=cause, in_a_row={cause: 1}, auto_micro_batch=True).again
+
+
+@pytest.mark.parametrize(
+    ("cause", "tries"), [(Cause.LOST, 3), (Cause.NOTICE, 3), (Cause.CREDENTIALS, 4), (Cause.RESIZE, 99)]
+)
+def test_each_cause_has_a_count_of_its_own(cause, tries):
+    def again(count):
+        others = dict.fromkeys(Cause, 99)
+        return after_failure(
+            RunFailed("x"), cause=cause, in_a_row={**others, cause: count}, auto_micro_batch=True
+        ).again
+
+    assert again(tries)
+    assert cause is Cause.RESIZE or not again(tries + 1)
+
+
+def test_credentials_are_waited_for():
+    assert after_failure(EXPIRED, cause=Cause.CREDENTIALS, in_a_row={}, auto_micro_batch=False).wait_s > 0
+
+
+def test_memory_halves_the_micro_batch_only_where_that_is_left_to_us():
+    error = OutOfMemory("too large", 8, 24)
+    halved = after_failure(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True)
+    assert (halved.again, halved.micro_batch) == (True, 4)
+    assert not after_failure(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=False).again
+    one = OutOfMemory("too large", 1, 24)
+    assert not after_failure(one, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True).again
+
+
+def test_errors_that_cross_processes_arrive_whole():
+    again = pickle.loads(pickle.dumps(OutOfMemory("too large", 8, 24)))
+    assert (str(again), again.micro_batch, again.share) == ("too large", 8, 24)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory"),
+    ],
+)
+def test_memory_that_ran_out_is_known_in_every_guise(error):
+    assert out_of_memory(error)
+    assert not out_of_memory(RuntimeError("shapes differ"))
+
+
+class Heard(Silent):
+    """Remembers what was told."""
+
+    def __init__(self):
+        self.sentences = []
+
+    def tell(self, sentence):
+        self.sentences.append(sentence)
+
+
+class Attempts:
+    """Raises one error after the other, committing checkpoints on the way as told, then ends well."""
+
+    def __init__(self, store, script):
+        self.jobs, self._store, self._script = [], store, list(script)
+
+    def __call__(self, job):
+        self.jobs.append(job)
+        if not self._script:
+            return Outcome("finished", 9, {}, "", "", {}, 0.0)
+        error, step = self._script.pop(0)
+        if step:
+            checkpoints.write(self._store, State(step, {"w": torch.zeros(1)}, {}), meta={})
+        raise error
+
+
+class Clock:
+    """Time that passes only while somebody sleeps."""
+
+    def __init__(self):
+        self._now = 0.0
+
+    def monotonic(self):
+        return self._now
+
+    def sleep(self, seconds):
+        self._now += seconds
+
+
+@pytest.fixture
+def persist(tmp_path, monkeypatch):
+    monkeypatch.setattr(launch, "time", Clock())
+
+    def go(script, **train):
+        config = build(
+            TinyConfig,
+            {"name": "t", "data": {"train": "t"}, "train": {"steps": 9, "global_batch": 16, **train}},
+        )
+        attempts, heard = Attempts(open_store(str(tmp_path)), script), Heard()
+        job = Job(config.model_dump(mode="json"), "", None, str(tmp_path))
+        return launch.persist(job, config.train, attempts, heard), attempts.jobs, heard.sentences
+
+    return go
+
+
+LOST = WorkerLost("1 of 2 workers died")
+
+
+def test_lost_workers_are_replaced_as_long_as_there_is_progress(persist):
+    outcome, jobs, told = persist([(LOST, step) for step in range(1, 9)])
+    assert outcome.status == "finished"
+    assert len(jobs) == 9
+    assert told[0] == "a worker was lost (1 of 2 workers died); going on from step 1"
+
+
+def test_without_progress_lost_workers_end_the_run(persist):
+    with pytest.raises(WorkerLost):
+        persist([(LOST, 3), *[(LOST, 0)] * 4])
+
+
+def test_one_cause_does_not_use_up_the_patience_for_another(persist):
+    _, jobs, _ = persist([(LOST, 0), (LOST, 0), (LOST, 0), (EXPIRED, 0), (EXPIRED, 0), (Resized("more"), 0)])
+    assert len(jobs) == 7
+
+
+def test_memory_halves_until_it_fits_and_says_the_arithmetic(persist):
+    def full(size):
+        return OutOfMemory("too large", size, 8)
+
+    _, jobs, told = persist([(full(8), 0), (full(4), 0)], micro_batch="auto", workers=2)
+    assert [job.micro_batch for job in jobs] == [None, 4, 2]
+    assert told[1].endswith("going on from step 0: 16 pictures a step = 2 ranks × 2 at once × 4 in turn")
+
+
+@pytest.mark.parametrize("error", [Diverged("NaN"), CodeFailed("shapes"), StorageError("no room")])
+def test_other_failures_are_raised_at_once(persist, error):
+    with pytest.raises(type(error)):
+        persist([(error, 0)])
+
+
+class GreedyTask(TinyTask):
+    """Needs more memory than there is for more than two pictures at once."""
+
+    def step(self, micro_batches, *, global_batch, reduce):
+        if max(len(batch["x"]) for batch in micro_batches) > 2:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return super().step(micro_batches, global_batch=global_batch, reduce=reduce)
+
+
+def greedy_run(tmp_path, micro_batch, heard, steps=4):
+    if not (tmp_path / "train").exists():
+        noise_datasets.make(tmp_path)
+    config = build(
+        TinyConfig,
+        {
+            "name": "t",
+            "task": "test_failures:GreedyTask",
+            "data": {"train": "t"},
+            "train": {"steps": steps, "global_batch": 12, "micro_batch": micro_batch},
+        },
+    )
+    job = Job(config.model_dump(mode="json"), str(tmp_path / "train"), None, str(tmp_path / "run"))
+    return launch.train(job, config.train, progress=heard, distributed=False)
+
+
+@pytest.fixture
+def importable(monkeypatch):
+    """Tasks are named by module; this test's own module goes by another name under pytest."""
+    import sys
+
+    monkeypatch.setitem(sys.modules, "test_failure_policy", sys.modules[__name__])
+
+
+def test_a_run_finds_the_micro_batch_that_fits_and_keeps_it_when_it_goes_on(tmp_path, importable):
+    heard = Heard()
+    assert greedy_run(tmp_path, "auto", heard).step == 4
+    assert [sentence.split(" × ")[1] for sentence in heard.sentences] == [
+        "6 at once",
+        "3 at once",
+        "1 at once",
+    ]
+    later = Heard()
+    assert greedy_run(tmp_path, "auto", later, steps=6).step == 6
+    assert later.sentences == []
+
+
+def test_a_fixed_micro_batch_that_does_not_fit_is_answered_with_the_arithmetic(tmp_path, importable):
+    words = r"memory ran out in step 1 on rank 0 \(12 pictures a step = 1 rank × 4 at once × 3 in turn\)"
+    with pytest.raises(OutOfMemory, match=words):
+        greedy_run(tmp_path, 4, Heard())

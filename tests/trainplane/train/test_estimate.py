@@ -1,0 +1,80 @@
+"""What a run takes, from its settings: the same numbers as from walking through it step by step."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from trainplane.train.config import TrainConfig
+from trainplane.train.estimate import Given, checkpoint_steps, estimate
+
+
+def config(**settings):
+    return TrainConfig(**{"steps": 100, "global_batch": 8, "checkpoint_every": 10, **settings})
+
+
+def known(**facts):
+    values = {"done": 0, "ranks": 2, "samples": 200, "data_bytes": 1000, "val_bytes": 7}
+    return Given(**{**values, "is_cached": False, "state_bytes": 50, "pictures_per_s": 4.0, **facts})
+
+
+def test_the_arithmetic_of_a_whole_run():
+    found = estimate(config(price_per_hour=1.8), known())
+    assert (found.steps, found.pictures, found.epochs) == (100, 800, 4.0)
+    assert found.bytes_read == 4 * 1000 + 7
+    assert (found.checkpoints, found.bytes_written, found.checkpoints_kept) == (10, 500, 2)
+    assert found.seconds == 200.0
+    assert found.cost == pytest.approx(1.8 * 2 * 200 / 3600)
+
+
+def test_a_run_that_goes_on_takes_only_what_is_left():
+    found = estimate(config(), known(done=75))
+    assert (found.steps, found.checkpoints) == (25, 3)
+    nothing = estimate(config(), known(done=100))
+    assert (nothing.steps, nothing.bytes_read, nothing.checkpoints, nothing.seconds) == (0, 0, 0, 0.0)
+
+
+def test_a_cache_reads_every_byte_from_the_store_once():
+    assert estimate(config(), known(is_cached=True)).bytes_read == 1000 + 7
+    assert estimate(config(steps=10), known(is_cached=True)).bytes_read == 400 + 7
+
+
+def test_without_a_rate_there_is_neither_time_nor_price_nor_a_count_of_timed_checkpoints():
+    found = estimate(config(checkpoint_every="30s", price_per_hour=1.0), known(pictures_per_s=None))
+    assert (found.seconds, found.cost, found.checkpoints, found.bytes_written) == (None, None, None, None)
+    timed = estimate(config(checkpoint_every="30s"), known())
+    assert timed.checkpoints == 7
+
+
+def test_best_and_milestones_are_kept_beside_the_newest():
+    found = estimate(config(keep_best=3, best_metric="val/x", keep_every=50), known())
+    # 100 and 50 as milestones, 100 as the last, 90 beside it, and three best.
+    assert found.checkpoints_kept == 2 + 1 + 3
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 25), st.integers(8, 100))
+def test_checkpoints_fall_where_the_loop_makes_them(steps, done, every, samples):
+    found = checkpoint_steps(config(steps=steps, checkpoint_every=every), done=done, samples=samples, seconds=None)
+    walked = [step for step in range(done + 1, steps + 1) if step % every == 0 or step == steps]
+    assert found == walked
+
+
+@given(st.integers(1, 60), st.integers(8, 100))
+def test_epochs_are_counted_in_whole_batches_as_the_loop_does(steps, samples):
+    found = checkpoint_steps(config(steps=steps, checkpoint_every="1 epoch"), done=0, samples=samples, seconds=None)
+    per_epoch = samples // 8
+    assert found == [step for step in range(1, steps + 1) if step % per_epoch == 0 or step == steps]
+
+
+@given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 25))
+def test_checkpoints_are_counted_as_they_fall(steps, done, every):
+    settings = config(steps=steps, checkpoint_every=every)
+    saved = checkpoint_steps(settings, done=done, samples=200, seconds=None)
+    found = estimate(settings, known(done=done))
+    assert (found.checkpoints, found.checkpoints_kept) == (len(saved), min(len(saved), 2))
+
+
+@pytest.mark.parametrize("steps", [10**10, 10**23])
+def test_more_steps_than_memory_has_room_for_are_reckoned_all_the_same(steps):
+    found = estimate(config(steps=steps, checkpoint_every=1, keep_every=steps // 5), known())
+    assert (found.checkpoints, found.bytes_written) == (steps, steps * 50)
+    assert found.checkpoints_kept == 2 + 5
