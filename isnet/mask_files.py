@@ -9,12 +9,14 @@ Not here: drawing masks (`isnet.masks`).
 
 from __future__ import annotations
 
+import io
 import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
 from isnet.errors import InputError
 from isnet.images.files import PictureError, read_bytes, shown
@@ -194,3 +196,27 @@ def read_silhouettes(folder: str | os.PathLike[str], *, rules: MaskRules | None 
     if not shapes:
         raise InputError(f"{shown(folder)} has no mask with a shape in it; need white objects on black")
     return tuple(shapes)
+
+
+Loading = Literal["nearest", "legacy-png", "legacy-jpeg"]
+
+
+LOADINGS: tuple[Loading, ...] = get_args(Loading)
+
+
+_QUALITY = 75
+
+
+def loaded(hole_HW: Hole, height: int, width: int, *, way: Loading = "nearest") -> Hole:
+    """The hole at another size as `way` loads it: bool (height, width), True in the hole."""
+    if way not in LOADINGS:
+        raise InputError(f"mask loading {way!r} is unknown; need one of {', '.join(LOADINGS)}")
+    if way == "nearest":
+        return resized_hole(hole_HW, height, width)
+    valid = Image.fromarray(np.where(hole_HW, np.uint8(0), np.uint8(255)))
+    if way == "legacy-jpeg":
+        file = io.BytesIO()
+        valid.save(file, "JPEG", quality=_QUALITY)
+        valid = Image.open(file)
+    found: Hole = np.asarray(valid.resize((width, height), Image.Resampling.BILINEAR)) == 0
+    return found

@@ -11,9 +11,10 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from trainplane.config.load import apply_overrides, build, read_yaml
 from trainplane.config.section import Section
 from trainplane.errors import UserError, nearest
-from trainplane.train.run_config import DataConfig, RunConfig, apply_overrides, build, read_yaml
+from trainplane.train.run_config import DataConfig, RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
 LAYERS = PRESETS / "layers"

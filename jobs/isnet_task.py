@@ -30,8 +30,9 @@ from isnet.weights import save_model
 from jobs.config import ISNetConfig
 from jobs.data.mask_datasets import MaskSet, holes, know, pin
 from jobs.train import compile_check
+from trainplane.data.types import Batch, Sample
 from trainplane.errors import RunFailed
-from trainplane.task import Batch, Exported, Picture, Reducer, Sample, Task, Validation
+from trainplane.task import Exported, Picture, Reducer, Task, Validation
 from trainplane.tracking.images import strip
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig

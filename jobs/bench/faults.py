@@ -31,8 +31,8 @@ from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack.pack import PackItem, pack
 from trainplane.data.read.cache_dir import CachePlace
+from trainplane.data.types import Batch
 from trainplane.storage import ensure_bucket
-from trainplane.task import Batch
 from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
 
 ADDRESS = "s3://bench-faults/set"

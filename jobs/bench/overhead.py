@@ -40,8 +40,8 @@ from trainplane.cluster.context import Context, local
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack.pack import PackItem, pack
 from trainplane.data.read.fetch import read_samples
-from trainplane.task import Batch
-from trainplane.train import start
+from trainplane.data.types import Batch
+from trainplane.train import setup
 from trainplane.train.checkpoint import state as states
 from trainplane.train.launch.launch import train as launch
 from trainplane.train.setup import prepared_run
@@ -185,10 +185,10 @@ def by_loop(course: Course) -> Taken:
     config, watch = course.config, Stopwatch(course.warm)
     steps = config.train.steps
     torch.manual_seed(config.train.seed)
-    task = ISNetTask(config, start.device_of(config))
-    with start.loader_of(course.dataset, config, ISNetTask, World()) as loader:
+    task = ISNetTask(config, setup.device_of(config))
+    with setup.loader_of(course.dataset, config, ISNetTask, World()) as loader:
         for index, batch in loader.batches(start=0, stop=steps):
-            torch.manual_seed(start.step_seed(config.train.seed, index, 0))
+            torch.manual_seed(setup.step_seed(config.train.seed, index, 0))
             _step(task, batch, config, index + 1)
             watch.step(index + 1, steps)
     course.digests["loop"] = states.capture(task, step=steps).digest()
@@ -200,7 +200,7 @@ def by_bare(course: Course) -> Taken:
     config, watch = course.config, Stopwatch(course.warm)
     steps, workers = config.train.steps, config.data.loader_workers
     torch.manual_seed(config.train.seed)
-    task = ISNetTask(config, start.device_of(config))
+    task = ISNetTask(config, setup.device_of(config))
     pictures = InMemory(read_samples(course.dataset, range(course.dataset.num_samples)), config)
     loader: DataLoader[Batch] = DataLoader(
         pictures,

@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from jobs.bench.search_on_ray import nan_on_ray, overhead_on_ray
+from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import Rates
 from trainplane.search.policy.scheduler import Plan
@@ -28,7 +29,6 @@ from trainplane.search.run.driver import Driver
 from trainplane.search.run.journal import Unwritten
 from trainplane.search.space import Settings, Space
 from trainplane.testing.simulated_search import Killed, Value, World, simulate
-from trainplane.train.run_config import build
 
 NOISE = Path(__file__).parent / "search_noise.json"
 STEPS, TRIALS = 1500, 50  # of the author's search

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.cluster.ray_session import ray_session, scratch_folder
+from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import Rates
 from trainplane.search.policy.scheduler import Plan
@@ -19,7 +20,6 @@ from trainplane.search.run.journal import open_journal
 from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.space import Space
 from trainplane.storage import open_store
-from trainplane.train.run_config import build
 
 CPUS = 2
 

@@ -10,13 +10,9 @@ import math
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
-import torch
-
-from jobs.evaluation.models import Model, open_model
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job, ray_session
 from trainplane.errors import RunFailed
@@ -147,19 +143,3 @@ def portable(context: Context) -> tuple[Context, dict[str, str]]:
     names = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
     found = {name: os.environ[name] for name in names if name in os.environ}
     return replace(context, environment={}), {**found, "AWS_REQUEST_CHECKSUM_CALCULATION": "when_required"}
-
-
-_OPENED: dict[str, Model] = {}
-
-
-@contextmanager
-def worker_model(address: str, place: tuple[Context, dict[str, str]]) -> Iterator[Model]:
-    """The model in a worker process: opened at the first share, one at a time."""
-    context, environment = place
-    os.environ.update(environment)
-    if address not in _OPENED:
-        _OPENED.clear()
-        # A task has one processor.
-        torch.set_num_threads(1)
-        _OPENED[address] = open_model(address, context)
-    yield _OPENED[address]

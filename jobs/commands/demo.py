@@ -23,7 +23,6 @@ from PIL import Image
 from isnet.images.decode import decode_rgb
 from isnet.masks import irregular
 from jobs.cli.main import emit
-from jobs.commands.train import run_training
 from jobs.config import PRESETS, ISNetConfig, load_run_config
 from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
 from jobs.evaluation import model_card
@@ -33,8 +32,10 @@ from jobs.evaluation.report import Report, plain
 from jobs.isnet_task import picture_bytes
 from jobs.registry.evaluate_gates import update_page
 from jobs.registry.register import register_checkpoint
+from jobs.train.run import run_training
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.config.load import build, read_yaml
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.errors import RunFailed, UserError
@@ -44,7 +45,6 @@ from trainplane.registry.gates import Verdict, judge
 from trainplane.registry.rules import Rules
 from trainplane.storage import ensure_bucket, open_store
 from trainplane.tracking.images import strip
-from trainplane.train.run_config import build, read_yaml
 from trainplane.train.run_key import exclusive
 
 MODEL = "isnet-demo"

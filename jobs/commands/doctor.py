@@ -8,12 +8,13 @@ import shutil
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from importlib import metadata
-from typing import Any, Literal
+from typing import Any
 
 from packaging.requirements import Requirement
 
+from jobs.cli.findings import Finding
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.jobs import client, status
@@ -21,15 +22,6 @@ from trainplane.cluster.jobs.queue import head_words
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
 from trainplane.tracking.client import client_for, unreachable
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One answer. Level `error` makes the command exit with 1."""
-
-    level: Literal["ok", "note", "warning", "error"]
-    what: str
-    remedy: str = ""
 
 
 def doctor(args: argparse.Namespace) -> int:

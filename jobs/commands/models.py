@@ -15,6 +15,7 @@ from jobs.evaluation.models import checkpoint_of_run
 from jobs.registry.evaluate_gates import judge_version, update_page
 from jobs.registry.register import register_checkpoint
 from trainplane.cluster.context import Context, resolve
+from trainplane.config.load import build, read_yaml
 from trainplane.errors import UserError
 from trainplane.registry import audit as trails
 from trainplane.registry import promote as promotions
@@ -24,7 +25,6 @@ from trainplane.registry.rules import Rules
 from trainplane.storage import open_store
 from trainplane.tracking.client import client_for
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.run_config import build, read_yaml
 
 
 def _context(args: argparse.Namespace) -> Context:

@@ -12,8 +12,8 @@ from dataclasses import asdict
 from typing import Any
 
 from isnet.errors import InputError
+from jobs.cli.findings import refused
 from jobs.cli.main import emit
-from jobs.commands.plan import refused
 from jobs.search.spec import check_room, load_search, search_of, seconds_of_one
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ray_session import in_ray_job

@@ -21,8 +21,8 @@ from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
+from trainplane.data.types import Sample
 from trainplane.errors import RunFailed, UserError, nearest
-from trainplane.task import Sample
 
 # Held encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
 MAX_BYTES = 256 * 2**20

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
-from isnet.mask_loading import Loading
+from isnet.mask_files import Loading
 from isnet.masks import GENERATORS
 from isnet.metrics import METRICS, Definition
 from isnet.training.memory import inference_bytes

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from isnet.mask_loading import LOADINGS, Loading
+from isnet.mask_files import LOADINGS, Loading
 from jobs.evaluation.evaluation import Protocol
 from jobs.evaluation.scores import ALL_BINS, Score
 from trainplane.errors import UserError

@@ -18,11 +18,11 @@ from jobs.evaluation.models import Model
 from jobs.evaluation.pending_results import Earned, Letter
 from jobs.evaluation.report import SHOWN, Report
 from trainplane.cluster.context import Context
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.markdown import escaped
 from trainplane.tracking import lineage
 from trainplane.tracking.runs import end_run, find_or_create_run
-from trainplane.train.run_config import canonical_json
 
 EXPERIMENT = "isnet-evaluations"
 
@@ -98,7 +98,10 @@ def _keys(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _note(report: Report) -> str:
-    from jobs.evaluation.report import markdown_table, tables
+    from jobs.evaluation.report import tables
+    from trainplane.markdown import markdown_table
 
     shown = tables(report)[: len(SHOWN)]
-    return "\n\n".join(f"**{escaped(table['title'])}**\n\n{markdown_table(table)}" for table in shown)[:5000]
+    return "\n\n".join(
+        f"**{escaped(table['title'])}**\n\n{markdown_table(table['columns'], table['rows'])}" for table in shown
+    )[:5000]

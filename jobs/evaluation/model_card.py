@@ -13,9 +13,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from jobs.evaluation.paper_tables import differences
-from jobs.evaluation.report import SHOWN, markdown_table
+from jobs.evaluation.report import SHOWN
 from trainplane.cluster.context import Context
-from trainplane.markdown import coded
+from trainplane.markdown import coded, markdown_table
 from trainplane.registry import versions
 from trainplane.tracking.client import client_for, set_anew
 
@@ -138,7 +138,7 @@ def _earned(evaluation: Mapping[str, Any] | None) -> str:
         for name, row in sorted(bins.items(), key=lambda bin: (bin[0] != "all", bin[0]))
         if row
     ]
-    table = markdown_table({"columns": ["hole %", "pairs", *(title for title, _ in SHOWN.values())], "rows": rows})
+    table = markdown_table(["hole %", "pairs", *(title for title, _ in SHOWN.values())], rows)
     where = (
         f"On {coded(str(evaluation['dataset']))} ({str(evaluation['dataset_digest'])[:12]}), "
         f"masks {coded(str(evaluation['masks']))} ({str(evaluation['masks_digest'])[:12]}), "
@@ -159,7 +159,7 @@ def _gates(gates: list[Mapping[str, Any]]) -> str:
     if not gates:
         return "not judged yet"
     rows = [["passed" if v["passed"] else "**failed**", v["gate"], v["evidence"]] for v in gates]
-    return markdown_table({"columns": ["verdict", "gate", "evidence"], "rows": rows})
+    return markdown_table(["verdict", "gate", "evidence"], rows)
 
 
 def _pictures(entry: Mapping[str, Any]) -> str:

@@ -9,6 +9,9 @@ Whatever it is, it comes back as something that fills holes, with what is known 
 from __future__ import annotations
 
 import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -24,13 +27,13 @@ from isnet.weights import load_model
 from jobs.config import load_run_config
 from jobs.isnet_task import TRAINED, ISNetTask
 from trainplane.cluster.context import Context
+from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import find_version
 from trainplane.tracking.runs import find_run
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import restore
-from trainplane.train.run_config import build
 
 
 @dataclass(frozen=True)
@@ -149,3 +152,19 @@ def untrained(config: Any, address: str = "untrained") -> Model:
     torch.manual_seed(config.train.seed)
     task = ISNetTask(_only_used(config), torch.device("cpu"))
     return of_network(address, generator_of(task), size=config.data.evaluation_size, steps=0)
+
+
+_OPENED: dict[str, Model] = {}
+
+
+@contextmanager
+def worker_model(address: str, place: tuple[Context, dict[str, str]]) -> Iterator[Model]:
+    """The model in a worker process: opened at the first share, one at a time."""
+    context, environment = place
+    os.environ.update(environment)
+    if address not in _OPENED:
+        _OPENED.clear()
+        # A task has one processor.
+        torch.set_num_threads(1)
+        _OPENED[address] = open_model(address, context)
+    yield _OPENED[address]

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from isnet.mask_loading import Loading
+from isnet.mask_files import Loading
 from isnet.masks import RATIO_BINS
+from trainplane.config.canonical import canonical_json
 from trainplane.data.manifest import Dataset
 from trainplane.storage import Store
-from trainplane.train.run_config import canonical_json
 
 FORMAT = 2
 

@@ -13,7 +13,7 @@ from typing import Any
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.paper_tables import Table, paper_tables, paper_view
 from jobs.evaluation.scores import ALL_BINS
-from trainplane.markdown import escaped
+from trainplane.markdown import escaped, markdown_table
 
 SHOWN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "l1_percent": ("L1 %", 2), "l1_hole": ("L1 in the hole", 4)}
 PAPER_VIEW = "10-50"
@@ -200,30 +200,16 @@ def _gain(found: Mapping[str, Any]) -> str:
     return f"{found['difference']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
 
 
-def shown(cell: Any) -> str:
-    """A table's cell as text."""
-    if cell is None:
-        return ""
-    return f"{cell:.4g}" if isinstance(cell, float) else str(cell)
-
-
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
     """The report in Markdown; `pictures`: caption to the file that lies beside it."""
     lines = [f"# Evaluation of {escaped(report.ours)}", ""]
     lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
     for table in tables(report):
-        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table)]
+        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table["columns"], table["rows"])]
         lines += ["", *(f"*{note}*  " for note in table["notes"])]
     for caption, file in (pictures or {}).items():
         lines += ["", f"## {caption}", "", f"![{caption}]({file})"]
     return "\n".join(lines) + "\n"
-
-
-def markdown_table(table: Table) -> str:
-    """Rows and columns alone."""
-    rows = [[escaped(shown(cell)) for cell in row] for row in (table["columns"], *table["rows"])]
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
-    return "\n".join([lines[0], "|" + "---|" * len(rows[0]), *lines[1:]])
 
 
 def csv(report: Report) -> str:
@@ -260,5 +246,6 @@ def plain(report: Report) -> str:
     for label, by_bin in report.comparisons.items():
         lines.append(f"{report.ours} minus {label}: PSNR {_difference(by_bin['all']['psnr'], 2)} dB")
     if report.study:
-        lines += ["how masks are loaded:", markdown_table(_study_table(report.study))]
+        study = _study_table(report.study)
+        lines += ["how masks are loaded:", markdown_table(study["columns"], study["rows"])]
     return "\n".join(lines)

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from jobs.evaluation.figures import png
 from jobs.evaluation.paper_tables import Table
-from jobs.evaluation.report import Report, shown, tables
+from jobs.evaluation.report import Report, tables
+from trainplane.markdown import cell_text
 
 Titled = Sequence[tuple[str, NDArray[np.uint8]]]
 
@@ -67,7 +68,7 @@ def _table(table: Table) -> str:
 
 def _cell(cell: object) -> str:
     """A cell; the best is bold, and an interval stands below its mean."""
-    text = shown(cell)
+    text = cell_text(cell)
     is_best = text.startswith("**") and text.endswith("**") and len(text) > 4
     mean, bracket, rest = (text[2:-2] if is_best else text).partition(" [")
     small = f"<small>[{_text(rest)}</small>" if bracket else ""

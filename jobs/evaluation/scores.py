@@ -20,19 +20,17 @@ from numpy.typing import NDArray
 
 from isnet.images.crops import center_square
 from isnet.images.decode import decode_rgb
-from isnet.mask_files import read_mask
-from isnet.mask_loading import loaded
+from isnet.mask_files import loaded, read_mask
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, measure
 from jobs.cli.progress import bar
-from jobs.cluster.worker_pool import portable, shares_done, worker_model
+from jobs.cluster.worker_pool import portable, shares_done
 from jobs.data.mask_datasets import mask_bytes
-from jobs.evaluation.models import Model
+from jobs.evaluation.models import Model, worker_model
 from jobs.evaluation.pairs import Pairing
 from jobs.isnet_task import picture_bytes
 from trainplane.cluster.context import Context
-from trainplane.data.decoding import decoding
-from trainplane.data.manifest import Dataset
+from trainplane.data.manifest import Dataset, decoding
 from trainplane.data.read.fetch import read_samples
 
 Pixels = NDArray[np.uint8]

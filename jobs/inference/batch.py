@@ -25,13 +25,13 @@ from isnet.images.save import encode_photo
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.progress import bar
-from jobs.cluster.worker_pool import portable, shares_done, worker_model
-from jobs.evaluation.models import Model, open_model
+from jobs.cluster.worker_pool import portable, shares_done
+from jobs.evaluation.models import Model, open_model, worker_model
 from trainplane.cluster.context import Context
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
 from trainplane.storage.store import checked_key
-from trainplane.train.run_config import canonical_json
 
 MANIFEST = "manifest.json"
 NOTES = ".inpaint"

@@ -11,19 +11,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.commands.evaluate import recorded
 from jobs.data.demo_photos import ensure_sample_datasets
 from jobs.evaluation import model_card
 from jobs.evaluation.evaluation import Protocol, compare, measure_model, protocol
 from jobs.evaluation.models import open_model
-from jobs.evaluation.report import markdown_table
+from jobs.evaluation.run import recorded
 from jobs.evaluation.scores import Score, from_csv
 from jobs.registry import golden
 from jobs.registry.register import LICENCE
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
-from trainplane.markdown import escaped
+from trainplane.markdown import escaped, markdown_table
 from trainplane.registry import audit, versions
 from trainplane.registry.gates import Check, Verdict, judge
 from trainplane.registry.package import data_of, download
@@ -259,7 +258,7 @@ def update_page(context: Context, name: str) -> None:
         [f"{v['version']}", " ".join(f"@{a}" for a in v["aliases"]), *_numbers(v), _gates(v)] for v in shown["versions"]
     ]
     columns = ["version", "aliases", "PSNR dB", "SSIM", "L1 %", "gates"]
-    text = "\n".join([*lines, "", markdown_table({"columns": columns, "rows": rows[:20]})])
+    text = "\n".join([*lines, "", markdown_table(columns, rows[:20])])
     client_for(context.tracking).update_registered_model(name, description=text[: model_card.MAX_DESCRIPTION])
 
 

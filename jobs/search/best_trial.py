@@ -12,9 +12,9 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from jobs.commands.train import run_training
 from jobs.config import ISNetConfig
 from jobs.search.spec import load_search, search_of
+from jobs.train.run import run_training
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.search.policy.state import score

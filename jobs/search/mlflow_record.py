@@ -19,9 +19,9 @@ import numpy as np
 from PIL import Image
 
 from jobs.evaluation.pending_results import Letter
-from jobs.evaluation.report import markdown_table
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
+from trainplane.markdown import markdown_table
 from trainplane.search.policy import budget
 from trainplane.search.policy.state import State, TrialState
 from trainplane.search.report import charts, summary
@@ -76,7 +76,8 @@ def record_of(context: Context, run_id: str, search: Search, state: State) -> Le
 def description(state: State, found: summary.Standings, spent: Mapping[str, Any]) -> str:
     """What the parent run's page says of the search, in Markdown: what it cost, and the best trials, as many as fit."""
     for shown in range(BOARD_TRIALS, -1, -5):
-        board = markdown_table(_board(state, found, shown))
+        table = _board(state, found, shown)
+        board = markdown_table(table["columns"], table["rows"])
         more = (
             f" The best {shown} of {len(found.ranked)}, all in `leaderboard.csv`:" if len(found.ranked) > shown else ""
         )

@@ -22,7 +22,7 @@ TIMES = 9
 def facts(config: Mapping[str, Any], wanted: Collection[str]) -> dict[str, float]:
     """Those of the wanted values that are known here."""
     from jobs.config import ISNetConfig
-    from trainplane.train.run_config import build
+    from trainplane.config.load import build
 
     if not set(wanted) & set(FACTS):
         return {}

@@ -14,6 +14,8 @@ from jobs.search.model_cost import FACTS
 from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
+from trainplane.config.canonical import flatten
+from trainplane.config.load import apply_overrides, build
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError, nearest
 from trainplane.search.config import KINDS, SearchFile, SearchSettings
@@ -23,7 +25,7 @@ from trainplane.search.run.driver import trial_limit
 from trainplane.search.run.launch import Search, need_of, rates_of
 from trainplane.search.space import Settings, Space, put, search_key
 from trainplane.task import load_task
-from trainplane.train.run_config import RunConfig, apply_overrides, build, flatten
+from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import check_enough
 
 FACTS_OF = "jobs.search.model_cost:facts"

@@ -12,7 +12,7 @@ from jobs.config import ISNetConfig
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.train.launch.capacity import Room
-from trainplane.train.start import device_of
+from trainplane.train.setup import device_of
 
 
 @dataclass(frozen=True)

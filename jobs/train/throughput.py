@@ -17,10 +17,10 @@ import torch
 from jobs.config import ISNetConfig
 from jobs.train.resources import RanksHere
 from trainplane.cluster.context import Context
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.tracking.client import client_for, unreachable
 from trainplane.train.batch_size import arithmetic
-from trainplane.train.run_config import canonical_json
 from trainplane.train.world import World
 
 SPEED_TAG = "isnet.speed_key"

@@ -25,12 +25,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainplane.data.types import Batch, Sample, Transform
 from trainplane.errors import UserError
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
-
-Batch = dict[str, Tensor]
-Sample = Mapping[str, bytes]
 
 
 class Reducer(Protocol):
@@ -148,12 +146,6 @@ class Task(ABC):
     def describe(self) -> dict[str, str | int | float]:
         """Facts for the record, such as the number of parameters."""
         return {}
-
-
-class Transform(Protocol):
-    """Bytes of a sample to tensors. All randomness comes from `rng`, which depends on (seed, epoch, sample)."""
-
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch: ...
 
 
 def load_task(reference: str) -> type[Task]:

@@ -14,7 +14,7 @@ import pytest
 from kill_task import KillConfig
 
 from trainplane.cluster.stack.moto_server import die_with_parent
-from trainplane.train.run_config import build
+from trainplane.config.load import build
 
 SUPPORT = Path(__file__).parents[1] / "support"
 STEPS, NOTICE_S = 2000, 300

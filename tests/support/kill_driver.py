@@ -13,8 +13,8 @@ import sys
 from kill_task import KillConfig
 
 from trainplane.cluster.ray_session import ray_session
+from trainplane.config.load import build
 from trainplane.train.launch.launch import train
-from trainplane.train.run_config import build
 from trainplane.train.spec import Job, Silent
 
 

@@ -19,7 +19,7 @@ from kill_task import KillConfig
 from moments import Moments
 
 from trainplane.cluster.stack.moto_server import claim_port, die_with_parent
-from trainplane.train.run_config import build
+from trainplane.config.load import build
 
 SUPPORT = Path(__file__).parent
 TARGETS = ("worker 0", "worker 1", "controller", "driver", "proxy")

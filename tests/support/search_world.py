@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 
+from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import Rates
 from trainplane.search.policy.scheduler import Plan
@@ -11,7 +12,6 @@ from trainplane.search.run.driver import Driver
 from trainplane.search.run.journal import Unwritten
 from trainplane.search.space import Space
 from trainplane.testing.simulated_search import World
-from trainplane.train.run_config import build
 
 STEPS = 27
 

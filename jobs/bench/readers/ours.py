@@ -16,7 +16,7 @@ from jobs.bench.readers.serving import Open, Spec, serve
 from jobs.isnet_task import TrainTransform
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
-from trainplane.task import Batch, Sample, Transform
+from trainplane.data.types import Batch, Sample, Transform
 
 
 @dataclass(frozen=True)

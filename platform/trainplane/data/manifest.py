@@ -13,19 +13,20 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
-from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, Damage, DamageError
+from trainplane.config.canonical import canonical_json
+from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, UNDECODABLE, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
 from trainplane.data.read.cache_dir import CachePlace
 from trainplane.data.shard import Shard, is_shard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
-from trainplane.train.run_config import canonical_json
 
 MANIFEST_NAME = "manifest.json"
 FORMAT = 1
@@ -292,3 +293,25 @@ def _read_alike(store: Store, key: str, made_of: Callable[[bytes], T]) -> T:
                 raise
             seen = data
     return made_of(store.read(key))
+
+
+def undecodable(dataset: Dataset, sample: int, error: ValueError) -> Damage:
+    """Sample number `sample` as damage, because decoding it raised `error`."""
+    shard = dataset.shards[dataset.index.shard_of(sample)].name
+    return Damage(shard, dataset.index.key_of(sample), UNDECODABLE, str(error))
+
+
+@contextmanager
+def decoding(dataset: Dataset, sample: int) -> Iterator[None]:
+    """Around the decoding of one sample that nothing may stand in for.
+
+    A `ValueError` becomes a `DamageError` that names dataset, shard and key; a `UserError` is about something else, and
+    stays.
+    """
+    try:
+        yield
+    except UserError:
+        raise
+    except ValueError as error:
+        remedy = dataset.remedy("repair the picture and pack again, or pack without it")
+        raise DamageError(dataset.address, [undecodable(dataset, sample, error)], remedy) from error

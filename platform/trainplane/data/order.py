@@ -30,8 +30,8 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.random.bit_generator import ISeedSequence
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
-from trainplane.train.run_config import canonical_json
 
 Samples: TypeAlias = np.ndarray[Any, np.dtype[np.int64]]
 

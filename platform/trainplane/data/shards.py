@@ -17,11 +17,11 @@ from urllib.parse import quote_from_bytes
 
 import webdataset
 
+from trainplane.config.canonical import canonical_json
 from trainplane.data.damage import BLOCK_BYTES, padded
 from trainplane.data.index import Member, Row
 from trainplane.data.shard import Shard, shard_name
 from trainplane.errors import UserError
-from trainplane.train.run_config import canonical_json
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
 _KEY_TEXT = 40  # characters of the path that a key keeps for people

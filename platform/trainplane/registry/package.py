@@ -16,12 +16,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry.names import check_name
 from trainplane.registry.versions import PREFIX, all_versions, find_version
 from trainplane.task import Exported
 from trainplane.tracking.client import as_default, client_for, pyfunc, unreachable
-from trainplane.train.run_config import canonical_json
 
 # MLflow writes this file into a folder that it downloads or loads from; Python writes its caches.
 _NOT_PART_OF_IT = ("registered_model_meta", "__pycache__")

@@ -12,16 +12,25 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
-from trainplane.registry.audit import Action, BrokenTrail, Conflict, NotLast, Trail
+from trainplane.registry.audit import (
+    Action,
+    BrokenTrail,
+    Conflict,
+    NotLast,
+    Trail,
+    against_witness,
+    seen,
+    sound_trail,
+    witness,
+)
 from trainplane.registry.gates import Verdict, passed
 from trainplane.registry.names import check_alias, check_name
 from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
-from trainplane.registry.witness import against_witness, seen, sound_trail, witness
 from trainplane.storage import Store
 from trainplane.tracking.client import client_for, set_anew
-from trainplane.train.run_config import canonical_json
 
 logger = logging.getLogger(__name__)
 

@@ -16,13 +16,13 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from trainplane.config.canonical import canonical_json
 from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 from trainplane.markdown import escaped
 from trainplane.registry.gates import Verdict
 from trainplane.registry.names import check_name
 from trainplane.tracking.client import all_pages, client_for, set_anew, unreachable
-from trainplane.train.run_config import canonical_json
 
 PREFIX = "trainplane."
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")

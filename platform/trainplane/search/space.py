@@ -15,10 +15,10 @@ from typing import Any
 
 import numpy as np
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.search.config import LIMITS, Dimension, SearchFile, SearchSettings
 from trainplane.search.constraints import Expression
-from trainplane.train.run_config import canonical_json
 
 Settings = dict[str, Any]
 TRIES = 4096

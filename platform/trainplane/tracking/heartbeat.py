@@ -14,15 +14,14 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from trainplane.tracking.client import all_pages, client_for, knock, unreachable
-from trainplane.tracking.lease import RENEW_EVERY_S, TERM_S, Sighting, judge, sightings_from_json
 from trainplane.tracking.run_id import OWNER_TAG, find, is_reserved, set_tags
 from trainplane.tracking.spool.meta import read_about, replace_file
 from trainplane.tracking.spool.spool import is_written
@@ -33,6 +32,12 @@ logger = logging.getLogger(__name__)
 LEASE_TAG = "trainplane.lease"
 REAPED_TAG = "trainplane.reaped"
 _SEEN = "leases.json"
+RENEW_EVERY_S = 60.0
+TERM_S = 300.0
+# Longer than renewing takes once the server is back, and than the pause before it.
+LAST_CHANCE_S = 2 * RENEW_EVERY_S
+
+Verdict = Literal["held", "doubtful", "gone"]
 
 
 def reap(tracking_uri: str, home: Path | None = None, *, term_s: float = TERM_S) -> list[str]:
@@ -192,3 +197,39 @@ def _started(pid: int) -> str | None:
     except (FileNotFoundError, ProcessLookupError):
         return None
     return None if state in "ZX" else rest[18]
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """A lease as it was seen, in seconds of the observer's clock since boot.
+
+    since_s -- first seen so; doubtful_s -- when its term was found to be over, None before
+    """
+
+    lease: str
+    since_s: float
+    doubtful_s: float | None = None
+
+
+def judge(lease: str, seen: Sighting | None, now_s: float, *, term_s: float = TERM_S) -> tuple[Verdict, Sighting]:
+    """What to think of a run whose lease reads `lease` now and was last seen as `seen`; and what to remember."""
+    started_over = seen is not None and now_s < max(seen.since_s, seen.doubtful_s or 0.0)
+    if seen is None or seen.lease != lease or started_over:
+        return "held", Sighting(lease, now_s)
+    if seen.doubtful_s is None:
+        if now_s - seen.since_s < term_s:
+            return "held", seen
+        return "doubtful", Sighting(lease, seen.since_s, now_s)
+    if now_s - seen.doubtful_s < LAST_CHANCE_S * term_s / TERM_S:
+        return "doubtful", seen
+    return "gone", seen
+
+
+def sightings_from_json(stored: Any, *, boot: str) -> dict[str, Sighting]:
+    """What was remembered since this boot; nothing where it is unreadable or from an earlier one."""
+    if not isinstance(stored, Mapping) or stored.get("boot") != boot:
+        return {}
+    try:
+        return {str(run_id): Sighting(**sighting) for run_id, sighting in stored["seen"].items()}
+    except (KeyError, TypeError, AttributeError):
+        return {}

@@ -24,8 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from trainplane.tracking.client import client_for, knock, reason, without_secrets
-from trainplane.tracking.heard import Heard, write_heard
-from trainplane.tracking.history import recorded_steps
+from trainplane.tracking.history import Heard, recorded_steps, write_heard
 from trainplane.tracking.run_id import Birth, find, is_reserved
 from trainplane.tracking.spool.ledger import SYSTEM, Record, picture_mark
 from trainplane.tracking.spool.meta import read_about, write_about

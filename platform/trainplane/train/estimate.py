@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainplane.train.cadence import Cadence
 from trainplane.train.checkpoint.retention import Rules, keep
-from trainplane.train.config import TrainConfig
+from trainplane.train.config import Cadence, TrainConfig
 
 # Of so many checkpoints at most, those that stay are found by walking through them.
 _WALKED = 1_000_000

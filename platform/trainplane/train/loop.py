@@ -17,23 +17,25 @@ from dataclasses import asdict
 import torch
 from torch import Tensor
 
+from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
+from trainplane.data.types import Batch
 from trainplane.storage import open_store
-from trainplane.storage.s3.tally import RETRIES
-from trainplane.task import Batch, Task, load_task
+from trainplane.storage.s3.retry import RETRIES
+from trainplane.task import Task, load_task
 from trainplane.tracking.tracker import Recorder
-from trainplane.train import start
+from trainplane.train import setup
 from trainplane.train.batch_size import arithmetic
 from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint.async_writer import Writer
 from trainplane.train.checkpoint.resume import forget_after, load_newest
 from trainplane.train.checkpoint.retention import Rules, check_metric
+from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import keep_batch
 from trainplane.train.guard.monitor import RollBack, Sentry
 from trainplane.train.guard.policy import GuardState, Observation
-from trainplane.train.launch.failure_policy import OutOfMemory, out_of_memory
 from trainplane.train.metrics import EpochMeans, reduced
-from trainplane.train.run_config import RunConfig, build
+from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import Rates
 from trainplane.train.spec import Job, Outcome, Progress, Report, Silent, keep_going
 from trainplane.train.timing import Clock
@@ -61,7 +63,7 @@ def run(
         torch.set_num_threads(config.train.threads)
     mailbox, told = Mailbox(world), list[str]()
     amended: GuardState | None = None
-    with closing(start.tracker_of(job, world)) as tracker:
+    with closing(setup.tracker_of(job, world)) as tracker:
         while True:
             trainer = _Trainer(job, config, task_class, world, tracker, progress, told)
             try:
@@ -97,11 +99,11 @@ class _Trainer:
         self.tracker, self.progress, self.told, self.clock = tracker, progress, told, Clock()
         # Ranks start alike, whether or not a checkpoint then overwrites it all.
         torch.manual_seed(config.train.seed)
-        self.task = task_class(config, start.device_of(config))
+        self.task = task_class(config, setup.device_of(config))
         # Before a checkpoint brings the rates of some later step.
         self.rates = Rates(config.train.schedule, self.task.optimizers())
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache, expected_digest=job.train_digest)
-        self.loader = start.loader_of(self.dataset, config, task_class, world)
+        self.loader = setup.loader_of(self.dataset, config, task_class, world)
         self.writer = Writer(open_store(job.checkpoints), Rules.of(config.train))
         self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
@@ -239,7 +241,7 @@ class _Trainer:
         if not self.sentry.before(index):
             return {}
         # Its randomness depends on step and rank alone.
-        torch.manual_seed(start.step_seed(self.config.train.seed, index, self.world.rank))
+        torch.manual_seed(setup.step_seed(self.config.train.seed, index, self.world.rank))
         try:
             micro_batches = list(self._micro_batches(batch))
             shares = self.task.step(micro_batches, global_batch=self.cut.global_batch, reduce=self.world)
@@ -329,7 +331,7 @@ class _Trainer:
 
     def _keep(self, fault: Observation) -> str:
         order = self.dataset.order(seed=self.config.train.seed, global_batch=self.config.train.global_batch)
-        again = start.loader_of(self.dataset, self.config, type(self.task), self.world)
+        again = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
         return keep_batch(self.writer.store, fault, loader=again, dataset=self.dataset, order=order, world=self.world)
 
     def _wait_for_device(self) -> None:

@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.storage import StorageError, Store, open_store
 from trainplane.train.checkpoint.fencing import Tenure
-from trainplane.train.run_config import RunConfig, canonical_json
+from trainplane.train.run_config import RunConfig
 
 
 class InUse(UserError):

@@ -15,8 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from trainplane.train.cadence import Cadence
-from trainplane.train.config import TrainConfig
+from trainplane.train.config import Cadence, TrainConfig
 from trainplane.train.world import World
 
 

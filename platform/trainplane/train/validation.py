@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
-from trainplane.task import Sample, Task
+from trainplane.data.types import Sample
+from trainplane.task import Task
 from trainplane.tracking.tracker import Recorder
 from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isnet.mask_loading import LOADINGS, loaded
+from isnet.mask_files import LOADINGS, loaded
 from jobs.evaluation.mlflow_record import record_of
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.paper_tables import TABLE_3, differences, paper_tables

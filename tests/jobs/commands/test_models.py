@@ -23,12 +23,12 @@ from jobs.commands.models import rules_file
 from jobs.config import PRESETS
 from jobs.evaluation.models import open_model
 from trainplane.cluster.context import resolve
+from trainplane.config.load import build, read_yaml
 from trainplane.registry import audit
 from trainplane.registry.package import data_of, download, register
 from trainplane.registry.rules import Rules
 from trainplane.registry.versions import FACTS, show_version
 from trainplane.tracking.client import client_for
-from trainplane.train.run_config import build, read_yaml
 
 
 def gates(folder: Path, **rules) -> str:

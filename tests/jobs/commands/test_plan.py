@@ -167,7 +167,7 @@ def test_a_store_that_fails_is_a_finding_with_what_to_do(isnet, monkeypatch, com
     def fail(*_, **__):
         raise RunFailed("s3://b does not answer; look whether it is up")
 
-    monkeypatch.setattr("jobs.commands.plan.open_store", fail)
+    monkeypatch.setattr("jobs.train.plan.open_store", fail)
     monkeypatch.setattr("jobs.commands.plan_tune.search_of", fail)
     planned = isnet("plan", *command, "--json")
     assert planned.status == 2

@@ -14,13 +14,13 @@ from small_run import SMALL
 from jobs.config import load_run_config
 from trainplane.cluster.context import resolve
 from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.config.canonical import canonical_json
 from trainplane.data.manifest import Dataset
 from trainplane.storage import ensure_bucket, open_store
 from trainplane.testing.fault_proxy import FaultProxy
 from trainplane.tracking.client import client_for
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.resume import check_goes_on
-from trainplane.train.run_config import canonical_json
 from trainplane.train.run_key import find_place, run_key
 
 MISTAKES = {

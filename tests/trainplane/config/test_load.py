@@ -3,8 +3,9 @@
 import pytest
 from tiny_task import TinyConfig
 
+from trainplane.config.canonical import canonical_json
+from trainplane.config.load import apply_overrides, build, read_yaml
 from trainplane.errors import UserError
-from trainplane.train.run_config import apply_overrides, build, canonical_json, read_yaml
 
 TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from trainplane.config.canonical import canonical_json
 from trainplane.data.index import Index, IndexWriter, Member, Row
 from trainplane.data.manifest import Dataset, Manifest, Skipped
 from trainplane.data.pack.pack import PackItem, pack
@@ -23,7 +24,6 @@ from trainplane.data.shard import Shard
 from trainplane.data.verify import verify
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
-from trainplane.train.run_config import canonical_json
 
 MANIFEST = Manifest(
     name="places2",

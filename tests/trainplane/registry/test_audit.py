@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainplane.config.canonical import canonical_json
 from trainplane.registry.audit import (
     FIRST,
     BrokenTrail,
@@ -22,7 +23,6 @@ from trainplane.registry.audit import (
     rollback_target,
 )
 from trainplane.storage import Store, open_store
-from trainplane.train.run_config import canonical_json
 
 
 @pytest.fixture

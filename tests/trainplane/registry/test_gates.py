@@ -11,11 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainplane.config.load import build, read_yaml
 from trainplane.errors import UserError
 from trainplane.registry.gates import Check, Verdict, judge, passed
 from trainplane.registry.rules import Beat, Floor, Limit, NoWorse, Rules
 from trainplane.registry.versions import verdicts_as_json
-from trainplane.train.run_config import build, read_yaml
 
 LINEAGE = {"run_id": "r", "dataset_digest": "d", "config_digest": "c", "commit": "a1b2", "model_digest": "m"}
 

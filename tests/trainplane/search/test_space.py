@@ -4,12 +4,12 @@ import math
 
 import pytest
 
+from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.search.config import Objective, SearchFile
 from trainplane.search.policy.state import State, TrialState
 from trainplane.search.report.summary import standings
 from trainplane.search.space import Space, search_key
-from trainplane.train.run_config import build
 
 FILE = {
     "name": "s",

@@ -10,8 +10,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.tracking.client import client_for
-from trainplane.tracking.heartbeat import LEASE_TAG, REAPED_TAG, Keeper, reap, renew
-from trainplane.tracking.lease import LAST_CHANCE_S, RENEW_EVERY_S, TERM_S, Sighting, judge, sightings_from_json
+from trainplane.tracking.heartbeat import (
+    LAST_CHANCE_S,
+    LEASE_TAG,
+    REAPED_TAG,
+    RENEW_EVERY_S,
+    TERM_S,
+    Keeper,
+    Sighting,
+    judge,
+    reap,
+    renew,
+    sightings_from_json,
+)
 from trainplane.tracking.runs import find_or_create_run
 
 

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.train.batch_size import admissible, arithmetic, ranks_for, smaller_micro_batch
-from trainplane.train.cadence import Cadence
+from trainplane.train.config import Cadence
 
 sizes = st.integers(1, 96)
 

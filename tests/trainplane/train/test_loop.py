@@ -6,13 +6,13 @@ import noise_datasets
 import pytest
 from tiny_task import TinyConfig
 
+from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.loop import run
 from trainplane.train.metrics import EpochMeans
-from trainplane.train.run_config import build
 from trainplane.train.spec import Job
 
 

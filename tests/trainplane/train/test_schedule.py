@@ -9,12 +9,12 @@ from breakable_task import BreakableConfig
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.guard.policy import EVERYONE
 from trainplane.train.loop import run
-from trainplane.train.run_config import build
 from trainplane.train.schedule import Rates, Schedule
 from trainplane.train.spec import Job
 

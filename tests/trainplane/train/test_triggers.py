@@ -3,7 +3,7 @@
 import pytest
 from tiny_task import TinyConfig
 
-from trainplane.train.run_config import build
+from trainplane.config.load import build
 from trainplane.train.timing import Clock, advice, shares
 from trainplane.train.triggers import Agenda, Due, Mailbox
 from trainplane.train.world import World

@@ -9,8 +9,8 @@ import torch
 from safetensors.torch import load_file
 from seen_task import SeenConfig
 
+from trainplane.config.load import build
 from trainplane.train.loop import run
-from trainplane.train.run_config import build
 from trainplane.train.spec import Job
 
 PER_WORLD = 5

@@ -17,8 +17,8 @@ from trainplane.cluster.jobs.client import client, last_line
 from trainplane.cluster.jobs.queue import DRIVER
 from trainplane.cluster.jobs.status import room, states
 from trainplane.cluster.jobs.upload import check_upload, folder_digest
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed
-from trainplane.train.run_config import canonical_json
 
 # A head answers a moment before it counts itself among its nodes.
 _COUNTED_WITHIN_S = 10.0

@@ -11,13 +11,12 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from trainplane.data.damage import Damage, DamageError
-from trainplane.data.decoding import undecodable
 from trainplane.data.load.buffers import Layout, Shelf, lay
-from trainplane.data.manifest import Dataset, Members
+from trainplane.data.manifest import Dataset, Members, undecodable
 from trainplane.data.order import Order, sample_rng
 from trainplane.data.read.fetch import Fetcher
+from trainplane.data.types import Batch, Transform
 from trainplane.errors import RunFailed, UserError
-from trainplane.task import Batch, Transform
 
 OnDamage: TypeAlias = Literal["fail", "quarantine"]
 

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from trainplane.task import Batch
+from trainplane.data.types import Batch
 
 _ALIGNMENT = 64  # bytes
 

@@ -25,8 +25,8 @@ from trainplane.data.load.batch_maker import Feed, OnDamage, Part
 from trainplane.data.load.workers import parts_of_workers
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import DEFAULT_CACHE_BYTES
+from trainplane.data.types import Batch, Transform
 from trainplane.errors import UserError
-from trainplane.task import Batch, Transform
 
 
 class Loader:

@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from trainplane.data.load.batch_maker import Feed, Part
 from trainplane.data.load.buffers import Layout, Ring, Shelf
-from trainplane.task import Batch
+from trainplane.data.types import Batch
 
 
 def parts_of_workers(

@@ -19,6 +19,7 @@ from dataclasses import replace as with_fields
 from pathlib import Path
 from typing import Any
 
+from trainplane.config.canonical import canonical_json
 from trainplane.data.index import INDEX_NAME, Member, Row
 from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Skipped
 from trainplane.data.pack.lease import PREFIX, Claim, is_note
@@ -28,7 +29,6 @@ from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store
 from trainplane.storage.folder import FolderStore
-from trainplane.train.run_config import canonical_json
 
 log = logging.getLogger(__name__)
 

@@ -23,9 +23,9 @@ from pathlib import Path
 
 import psutil
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, StorageError, Store
-from trainplane.train.run_config import canonical_json
 
 log = logging.getLogger(__name__)
 

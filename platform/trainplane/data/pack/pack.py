@@ -20,6 +20,7 @@ from typing import Any
 
 import numpy as np
 
+from trainplane.config.canonical import canonical_json
 from trainplane.data.index import IndexWriter
 from trainplane.data.manifest import Dataset, Manifest, Skipped
 from trainplane.data.pack.destination import Destination, Finished, Range
@@ -30,7 +31,6 @@ from trainplane.data.shard import Shard
 from trainplane.data.shards import KEY_HASH, PackItem
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
-from trainplane.train.run_config import canonical_json
 
 __all__ = ["DEFAULT_SHARD_BYTES", "PackItem", "pack"]
 

@@ -11,10 +11,10 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from trainplane.config.canonical import canonical_json
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.state import State, TrialState, score
 from trainplane.search.space import Settings, Space
-from trainplane.train.run_config import canonical_json
 
 TPE_TRIES = 50
 DUPLICATE_TRIES = 200

@@ -16,7 +16,6 @@ from trainplane.errors import UserError
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.scheduler import Plan, advance, gone
 from trainplane.search.policy.state import FORMAT_VERSION, Item, State, Values, fold, plain
-from trainplane.search.run.failures import again
 from trainplane.search.run.journal import Journal, Record, Unwritten
 
 TICK_S = 5.0
@@ -167,3 +166,15 @@ def trial_limit(settings: SearchSettings, plan: Plan) -> int:
     if settings.algorithm == "grid":
         return len(plan.space.grid())
     return settings.pbt.population if settings.algorithm == "pbt" else settings.trials
+
+
+# Names of `trainplane.train.launch.failure_policy.Cause`, and that the trial's own process went away without a word.
+GONE = "GONE"
+
+
+_OF_THE_MACHINE = (GONE, "LOST", "NOTICE", "CREDENTIALS", "OURS")
+
+
+def again(cause: str, *, failures: int, retries: int) -> bool:
+    """Whether to start the trial again after so many failures, this one included."""
+    return cause in _OF_THE_MACHINE and failures <= retries

@@ -24,10 +24,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import Store
 from trainplane.storage.folder import FolderStore
-from trainplane.train.run_config import canonical_json
 
 Record = dict[str, Any]
 FILE = "journal.jsonl"

@@ -11,6 +11,7 @@ from typing import Any
 
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import ray_session, scratch_folder
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.admission import Need, admit
@@ -26,7 +27,7 @@ from trainplane.search.space import Settings, Space
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint.pins import pin
 from trainplane.train.config import TrainConfig
-from trainplane.train.run_config import RunConfig, canonical_json
+from trainplane.train.run_config import RunConfig
 
 FOLDER = "searches"
 ABOUT = "search.json"

@@ -14,8 +14,7 @@ from typing import Any
 
 from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy.state import Item, numbers
-from trainplane.search.run.driver import Driver
-from trainplane.search.run.failures import GONE
+from trainplane.search.run.driver import GONE, Driver
 
 Body = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
 """Runs in a process of Tune's: given what `describe` said of an item, and whom to tell messages (see `Receiver`)."""

@@ -16,13 +16,14 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from trainplane.cluster.context import Context
+from trainplane.config.load import build
 from trainplane.search.run.weights_transfer import let_go, take_over
 from trainplane.task import load_task
 from trainplane.tracking.client import client_for
 from trainplane.tracking.runs import Status
 from trainplane.train.launch.failure_policy import Cause, cause_of
 from trainplane.train.launch.launch import newest_step, train
-from trainplane.train.run_config import RunConfig, build
+from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import InUse
 from trainplane.train.setup import Prepared, prepared_run
 from trainplane.train.spec import Outcome, Silent

@@ -9,6 +9,7 @@ another. Time and chance come in as values.
 
 from __future__ import annotations
 
+import threading
 from dataclasses import dataclass, replace
 
 
@@ -104,3 +105,18 @@ class Pace:
             return self, False
         least = self.policy.least_bytes_per_s / 2.0**self.given_up
         return replace(self, since=(now_s, brought)), bytes_brought < least * elapsed_s
+
+
+class Tally:
+    """A number that only grows, from any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self.value = 0
+
+    def add_one(self) -> None:
+        with self._lock:
+            self.value += 1
+
+
+RETRIES = Tally()

@@ -22,8 +22,7 @@ from botocore.exceptions import BotoCoreError
 
 from trainplane.errors import UserError
 from trainplane.storage.s3.fast_get import DIRECT, Direct
-from trainplane.storage.s3.retry import Budget, Concurrency, RetryPolicy
-from trainplane.storage.s3.tally import RETRIES
+from trainplane.storage.s3.retry import RETRIES, Budget, Concurrency, RetryPolicy
 
 
 class Session:

@@ -18,7 +18,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from trainplane.tracking.heard import Heard, read_heard, write_heard
+from trainplane.tracking.history import Heard, read_heard, write_heard
 from trainplane.tracking.spool.ledger import Record, as_live
 from trainplane.tracking.spool.meta import read_about, settled_id
 from trainplane.tracking.spool.mlflow_batch import MAX_METRICS, MAX_NAMES, Refused, first_line, send

@@ -30,7 +30,7 @@ from trainplane.train.checkpoint.store import (
     order_of,
     write,
 )
-from trainplane.train.launch.failure_policy import Superseded
+from trainplane.train.errors import Superseded
 
 log = logging.getLogger(__name__)
 

@@ -17,9 +17,9 @@ import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 
+from trainplane.config.canonical import canonical_json
 from trainplane.storage import NotFound, Store
-from trainplane.train.launch.failure_policy import Superseded
-from trainplane.train.run_config import canonical_json
+from trainplane.train.errors import Superseded
 
 KEY = "attempt.json"
 

@@ -15,9 +15,9 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from urllib.parse import quote
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed
 from trainplane.storage import Store
-from trainplane.train.run_config import canonical_json
 
 FOLDER = "pins"
 MANIFEST = "manifest.json"

@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from trainplane.config.canonical import flatten
+from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, Store
@@ -12,7 +14,7 @@ from trainplane.task import Task
 from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.store import Checkpoint, Loaded
-from trainplane.train.run_config import RunConfig, build, flatten
+from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
 
 log = logging.getLogger(__name__)

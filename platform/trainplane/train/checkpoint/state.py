@@ -15,9 +15,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.task import Task
-from trainplane.train.run_config import canonical_json
 
 
 @dataclass(frozen=True)

@@ -24,11 +24,11 @@ from typing import Any
 import safetensors
 import safetensors.torch
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train.checkpoint import pins
 from trainplane.train.checkpoint.state import State
-from trainplane.train.run_config import canonical_json
 
 log = logging.getLogger(__name__)
 

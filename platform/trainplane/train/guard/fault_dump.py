@@ -12,6 +12,7 @@ from contextlib import closing
 
 import safetensors.torch
 
+from trainplane.config.canonical import canonical_json
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Order
@@ -19,7 +20,6 @@ from trainplane.data.read.fetch import read_samples
 from trainplane.errors import RunFailed
 from trainplane.storage import Store
 from trainplane.train.guard.policy import Observation
-from trainplane.train.run_config import canonical_json
 from trainplane.train.world import World
 
 log = logging.getLogger(__name__)

@@ -14,10 +14,10 @@ from torch import Tensor
 
 from trainplane.task import Task
 from trainplane.train.checkpoint import state as states
+from trainplane.train.errors import Diverged
 from trainplane.train.guard import policy
 from trainplane.train.guard.gradient_check import Watch
 from trainplane.train.guard.policy import GuardConfig, GuardState, Observation, Verdict
-from trainplane.train.launch.failure_policy import Diverged
 from trainplane.train.schedule import Rates
 from trainplane.train.world import World
 

@@ -19,7 +19,8 @@ from trainplane.cluster.ray_session import ended_parts, in_ray_job, ray_session,
 from trainplane.errors import RunFailed
 from trainplane.train.batch_size import arithmetic
 from trainplane.train.config import TrainConfig
-from trainplane.train.launch.failure_policy import AfterFailure, Cause, OutOfMemory, after_failure, cause_of
+from trainplane.train.errors import OutOfMemory
+from trainplane.train.launch.failure_policy import AfterFailure, Cause, after_failure, cause_of
 from trainplane.train.loop import run
 from trainplane.train.spec import Job, Outcome, Progress, Report, keep_going
 

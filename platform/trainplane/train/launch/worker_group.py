@@ -16,8 +16,8 @@ from typing import Any
 from trainplane.cluster.ray_session import ended_parts
 from trainplane.errors import RunFailed, UserError
 from trainplane.train.config import TrainConfig
+from trainplane.train.errors import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch.capacity import Room
-from trainplane.train.launch.failure_policy import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch.placement import Places, current_place
 from trainplane.train.launch.progress_actor import Messenger, Post
 from trainplane.train.spec import Job, Outcome, Progress, Report, TrackingTarget, keep_going

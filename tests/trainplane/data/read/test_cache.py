@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tiny_task import TinyConfig
 
+from trainplane.config.load import build
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
@@ -28,7 +29,6 @@ from trainplane.data.read.cache_dir import CachePlace, CacheRoom, Kept, shard_fi
 from trainplane.data.read.fetch import Fetcher, read_samples
 from trainplane.errors import UserError
 from trainplane.train.loop import run
-from trainplane.train.run_config import build
 from trainplane.train.spec import Job
 
 PLENTY = 1 << 30

@@ -6,8 +6,7 @@ from search_world import driver, plan, rising, world
 from trainplane.errors import UserError
 from trainplane.search.config import Budget
 from trainplane.search.policy.budget import Rates, check, exhausted, report
-from trainplane.search.run.driver import Driver
-from trainplane.search.run.failures import GONE, again
+from trainplane.search.run.driver import GONE, Driver, again
 from trainplane.search.run.journal import Unwritten
 from trainplane.testing.simulated_search import simulate
 

@@ -7,6 +7,7 @@ import pytest
 from nan_task import NanConfig
 
 from trainplane.cluster.context import local
+from trainplane.config.load import apply_overrides, build
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import Rates
 from trainplane.search.run.driver import Driver
@@ -19,7 +20,6 @@ from trainplane.storage import open_store
 from trainplane.tracking.client import client_for
 from trainplane.tracking.runs import find_or_create_run
 from trainplane.train.checkpoint.store import open_address, read
-from trainplane.train.run_config import apply_overrides, build
 
 NUMBERS = {"trouble.number": {"choice": list(range(8))}}
 RANK = {"metric": "val/rank", "mode": "min"}

@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from trainplane.storage import NotFound, RetryPolicy, open_store
 from trainplane.storage.s3 import fast_get, range_reader
 from trainplane.storage.s3.range_reader import Reading
-from trainplane.storage.s3.tally import RETRIES
+from trainplane.storage.s3.retry import RETRIES
 
 CONTENT = bytes(range(256)) * 8
 Serving = Callable[[list[tuple[int, str]]], AbstractContextManager[list[str]]]

@@ -7,6 +7,7 @@ import pytest
 import torch
 from tiny_task import TinyConfig
 
+from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
@@ -14,9 +15,9 @@ from trainplane.train.checkpoint.async_writer import Writer
 from trainplane.train.checkpoint.fencing import KEY, Tenure
 from trainplane.train.checkpoint.retention import Rules
 from trainplane.train.checkpoint.state import State
-from trainplane.train.launch.failure_policy import Cause, Superseded, after_failure, cause_of
+from trainplane.train.errors import Superseded
+from trainplane.train.launch.failure_policy import Cause, after_failure, cause_of
 from trainplane.train.loop import run
-from trainplane.train.run_config import build
 from trainplane.train.run_key import find_place, take_place
 from trainplane.train.spec import Job, Silent
 

@@ -7,13 +7,13 @@ import threading
 import pytest
 import torch
 
+from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.async_writer import Writer
 from trainplane.train.checkpoint.retention import Rules
 from trainplane.train.checkpoint.state import State
-from trainplane.train.run_config import canonical_json
 
 
 def state(step=3, value=1.0):

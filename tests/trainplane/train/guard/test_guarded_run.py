@@ -10,13 +10,13 @@ import torch
 from breakable_task import BreakableConfig, BreakableTask
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from trainplane.config.load import build
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import is_finite
+from trainplane.train.errors import Diverged
 from trainplane.train.guard.gradient_check import Watch
-from trainplane.train.launch.failure_policy import Diverged
 from trainplane.train.loop import run
-from trainplane.train.run_config import build
 from trainplane.train.spec import Job, Silent
 from trainplane.train.world import World
 

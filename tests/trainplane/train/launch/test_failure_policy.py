@@ -7,24 +7,14 @@ import pytest
 import torch
 from tiny_task import TinyConfig, TinyTask
 
+from trainplane.config.load import build
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import State
+from trainplane.train.errors import CodeFailed, Diverged, Halted, OutOfMemory, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch import launch
-from trainplane.train.launch.failure_policy import (
-    Cause,
-    CodeFailed,
-    Diverged,
-    Halted,
-    OutOfMemory,
-    Resized,
-    WorkerLost,
-    after_failure,
-    cause_of,
-    out_of_memory,
-)
-from trainplane.train.run_config import build
+from trainplane.train.launch.failure_policy import Cause, after_failure, cause_of
 from trainplane.train.spec import Job, Outcome, Silent
 
 EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check the credentials")
@@ -206,7 +196,7 @@ def greedy_run(tmp_path, micro_batch, heard, steps=4):
         TinyConfig,
         {
             "name": "t",
-            "task": "test_failures:GreedyTask",
+            "task": "test_failure_policy:GreedyTask",
             "data": {"train": "t"},
             "train": {"steps": steps, "global_batch": 12, "micro_batch": micro_batch},
         },

@@ -2,7 +2,7 @@
 
 import pytest
 
-from trainplane.train.launch.failure_policy import WorkerLost
+from trainplane.train.errors import WorkerLost
 from trainplane.train.launch.worker_group import by_cause
 
 
