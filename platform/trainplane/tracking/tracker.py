@@ -29,7 +29,6 @@ from trainplane.tracking.run_id import Birth, find, is_reserved
 from trainplane.tracking.spool.ledger import SYSTEM, Record, picture_mark
 from trainplane.tracking.spool.meta import read_about, write_about
 from trainplane.tracking.spool.spool import LOOK_S, Spool
-from trainplane.tracking.spool.thinning import Thinning
 from trainplane.tracking.spool.upload import Drained, count_unsent, drain
 from trainplane.tracking.spool.uploader_process import Flusher
 from trainplane.tracking.system_metrics import Counters, SystemMonitor
@@ -37,6 +36,7 @@ from trainplane.tracking.system_metrics import Counters, SystemMonitor
 logger = logging.getLogger(__name__)
 
 WATCH_EVERY_S = 10.0
+DROPPED_TAG = "trainplane.thinned"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
@@ -131,6 +131,23 @@ class NullTracker(Recorder):
         return 0
 
 
+@dataclass
+class _DroppedMetrics:
+    """Count and range of the steps whose metrics a full disk dropped."""
+
+    count: int = 0
+    first: int = 0
+    last: int = 0
+    reported: int = 0
+
+    def add(self, step: int) -> None:
+        self.first = step if self.count == 0 else self.first
+        self.count, self.last = self.count + 1, step
+
+    def __str__(self) -> str:
+        return f"metrics of {self.count} steps from {self.first} to {self.last} were lost to a full disk"
+
+
 class Tracker(Recorder):
     """The recorder of rank 0. One process at a time may record a run on a machine: a second one is a `UserError`."""
 
@@ -153,7 +170,7 @@ class Tracker(Recorder):
         spool is empty and MLflow is not.
         """
         self.failures = 0
-        self._thinning = Thinning()
+        self._dropped = _DroppedMetrics()
         self._monitor: SystemMonitor | None = None
         self._watch_every_s = watch_every_s
         self._spool = Spool(
@@ -183,7 +200,7 @@ class Tracker(Recorder):
             marks = self._ledger.marks
             values = {key: float(value) for key, value in metrics.items() if step > marks.get(key, step - 1)}
             if values:
-                self._keep_or_thin({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
+                self._append_metrics({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
 
         self._guarded(write)
 
@@ -257,9 +274,7 @@ class Tracker(Recorder):
             return self._closed
         if self._monitor is not None:
             self._monitor.close()
-        if self._thinning.stride > 1:
-            logger.warning("tracking: %s", self._thinning)
-            self.set_tags({"trainplane.thinned": str(self._thinning)})
+        self._guarded(self._report_dropped)
         self._closed = left = self._flusher.close(timeout_s)
         self._spool.close()
         if left:
@@ -274,22 +289,24 @@ class Tracker(Recorder):
         self._spool.append(record)
         self._ledger.take(record)
 
-    def _keep_or_thin(self, record: Record) -> None:
-        """Keep metrics; where the disk is full, those of fewer steps."""
-        tried = self._thinning.tries()
+    def _append_metrics(self, record: Record) -> None:
+        """Appends metrics; a full disk drops and counts them."""
         try:
-            if tried:
-                self._keep(record)
+            self._keep(record)
         except OSError as error:
-            self._thinning.after_loss(record["step"], tried=True)
-            if self._thinning.lost == 1:
-                logger.warning("tracking: fewer metrics are recorded until there is room, training goes on (%s)", error)
+            self._dropped.add(record["step"])
+            if self._dropped.count == 1:
+                logger.warning("tracking: metrics are dropped until the disk has room, training continues (%s)", error)
         else:
-            if not tried:
-                self._thinning.after_loss(record["step"], tried=False)
-            elif self._thinning.after_success():
-                self.set_tags({"trainplane.thinned": str(self._thinning)})
-                logger.warning("tracking: there is room again; %s", self._thinning)
+            self._report_dropped()
+
+    def _report_dropped(self) -> None:
+        """Records how many metrics were dropped since the last report."""
+        if self._dropped.count == self._dropped.reported:
+            return
+        logger.warning("tracking: %s", self._dropped)
+        self._keep({"k": "tags", "v": {DROPPED_TAG: str(self._dropped)}})
+        self._dropped.reported = self._dropped.count
 
     def _guarded(self, write: Callable[[], object]) -> None:
         try:
