@@ -7,13 +7,14 @@ which we follow. Not covered: what the settings do (isnet.network, isnet.losses,
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from trainplane.config.load import apply_overrides, build, read_yaml
 from trainplane.config.section import Section
 from trainplane.errors import UserError, nearest
+from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import DataConfig, RunConfig
 
 PRESETS = Path(__file__).parent / "presets"
@@ -131,11 +132,27 @@ class ISNetDataConfig(DataConfig):
         return self.size
 
 
+Beta = Annotated[float, Field(ge=0, lt=1)]
+
+
+class ISNetTrainConfig(TrainConfig):
+    """Length, batch and workers of a run, and the optimisers of both networks."""
+
+    lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
+    lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
+    betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's betas of both players")
+    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
+    compile: bool = Field(False, description="torch.compile the networks")
+    channels_last: bool = Field(False, description="NHWC memory format")
+    ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
+
+
 class ISNetConfig(RunConfig):
     """One ISNet run."""
 
     task: str = TASK
     data: ISNetDataConfig
+    train: ISNetTrainConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig
 

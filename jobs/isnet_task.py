@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import astuple, dataclass
+from collections.abc import Sequence
+from dataclasses import astuple, dataclass, fields
 from importlib import metadata
 from multiprocessing.reduction import ForkingPickler
 from pathlib import Path
@@ -28,7 +28,7 @@ from isnet.perceptual import Perceptual
 from isnet.spectral_norm import fold_spectral_norm
 from isnet.weights import save_model
 from jobs.config import ISNetConfig
-from jobs.data.mask_datasets import MaskSet, holes, know, pin
+from jobs.data.mask_datasets import MaskSet, cache_mask_set, hole_generator, pin_mask_sets
 from jobs.train import compile_check
 from trainplane.data.types import Batch, Sample
 from trainplane.errors import RunFailed
@@ -69,7 +69,7 @@ def fixed_hole(kind: str, size: int, index: int) -> Hole:
     Irregular holes get a ratio of bin `index` mod 6, so that a few pictures see all ratios; the masks of a dataset are
     paired one to one.
     """
-    draw = holes(kind)
+    draw = hole_generator(kind)
     if isinstance(draw, MaskSet):
         return draw.hole(index, size, size)
     rng = np.random.Generator(np.random.Philox(key=[_VALIDATION_STREAM, index]))
@@ -97,7 +97,7 @@ class TrainTransform:
             rgb = center_square(rgb, self.size)
         else:
             rgb = random_crop(shorter_side(rgb, self.resize), self.size, rng)
-        hole = holes(self.masks)(self.size, self.size, rng)
+        hole = hole_generator(self.masks)(self.size, self.size, rng)
         if self.flip and rng.random() < 0.5:
             rgb = flip(rgb)
         # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
@@ -107,13 +107,13 @@ class TrainTransform:
 
 def _with_holes(transform: TrainTransform) -> tuple[Any, ...]:
     """For a decoding process: the masks of a dataset go along, so that it need not read them again."""
-    draw = holes(transform.masks)
+    draw = hole_generator(transform.masks)
     return _taking_holes, (astuple(transform), draw if isinstance(draw, MaskSet) else None)
 
 
 def _taking_holes(settings: tuple[Any, ...], masks: MaskSet | None) -> TrainTransform:
     if masks is not None:
-        know(masks)
+        cache_mask_set(masks)
     return TrainTransform(*settings)
 
 
@@ -151,7 +151,7 @@ class ISNetTask(Task):
 
     def __init__(self, config: Any, device: torch.device) -> None:
         super().__init__(config, device)
-        pin(config)
+        pin_mask_sets(config)
         self.gan = build_gan(config, device)
 
     def modules(self) -> dict[str, nn.Module]:
@@ -162,7 +162,7 @@ class ISNetTask(Task):
 
     @classmethod
     def transform_of(cls, config: Any) -> TrainTransform:
-        pin(config)
+        pin_mask_sets(config)
         data = config.data
         return TrainTransform(data.size, data.resize, data.flip, data.masks)
 
@@ -259,7 +259,7 @@ def flat(tally: Tally) -> dict[str, float]:
 
 def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
     """The players of a run, freshly initialised from torch's global generator."""
-    model, loss, train = config.model, config.loss, config.train
+    model, loss = config.model, config.loss
     generator = isnet.build(model.name, **generator_options(config))
     discriminator = isnet.build(
         "discriminator",
@@ -267,30 +267,9 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
         init_std=model.init_std,
         spectral=model.spectral_norm != "none",
     )
-    weights = LossWeights(
-        l1=loss.l1,
-        adversarial=loss.adversarial,
-        perceptual=loss.perceptual,
-        style=loss.style,
-        feature_matching=loss.feature_matching,
-    )
-    settings = GanSettings(
-        loss=weights,
-        gan=loss.gan,
-        d_sees=loss.d_sees,
-        l1_mode=loss.l1_mode,
-        min_hole_ratio=loss.min_hole_ratio,
-        style_hole_only=loss.style_hole_only,
-        lr_g=train.lr_g,
-        lr_d=train.lr_d,
-        betas=train.betas,
-        precision=train.precision,
-        ema=train.ema,
-        compile=train.compile,
-        channels_last=train.channels_last,
-    )
+    settings = gan_settings(config)
     perceptual = None
-    if weights.needs_vgg:
+    if settings.loss.needs_vgg:
         assert loss.perceptual_weights is not None, "refused by LossConfig"
         perceptual = Perceptual(
             loss.perceptual_weights,
@@ -301,17 +280,19 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
     return GAN(generator, discriminator, settings, perceptual=perceptual, device=device)
 
 
-def generator_options(config: ISNetConfig) -> Mapping[str, Any]:
-    """What `isnet.build` needs beside the name."""
+def gan_settings(config: ISNetConfig) -> GanSettings:
+    """Settings of the training step, taken from sections `loss` and `train` by name."""
+    weights, settings = ({field.name for field in fields(kind)} for kind in (LossWeights, GanSettings))
+    return GanSettings(
+        loss=LossWeights(**config.loss.model_dump(include=weights)),
+        **config.loss.model_dump(include=settings),
+        **config.train.model_dump(include=settings),
+    )
+
+
+def generator_options(config: ISNetConfig) -> dict[str, Any]:
+    """Arguments of `isnet.build` beside the generator's name."""
     model = config.model
-    return {
-        "blocks": model.blocks,
-        "width": model.width,
-        "in_channels": 4 if model.mask_input else 3,
-        "init_std": model.init_std,
-        "dilation": model.dilation,
-        "spectral_norm": model.spectral_norm,
-        "skips": model.skips,
-        "prune": model.prune,
-        **({"activation": model.activation} if model.activation else {}),
-    }
+    same = {"blocks", "width", "init_std", "dilation", "spectral_norm", "skips", "prune"}
+    options = {**model.model_dump(include=same), "in_channels": 4 if model.mask_input else 3}
+    return options | ({"activation": model.activation} if model.activation else {})

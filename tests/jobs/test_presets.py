@@ -1,13 +1,16 @@
 """Every shipped preset loads, is as large as the paper says where it says so, and shrinks under `+laptop`."""
 
 import re
+from dataclasses import fields
 
 import pytest
 import torch
 
 import isnet
+from isnet.gan import GanSettings
+from isnet.losses import LossWeights
 from jobs.config import LAYERS, PRESETS, layer_names, load_run_config, preset_names, preset_tree
-from jobs.isnet_task import generator_options
+from jobs.isnet_task import gan_settings, generator_options
 from jobs.search.spec import load_search
 from trainplane.errors import UserError
 from trainplane.search.space import Space
@@ -129,3 +132,11 @@ def test_a_preset_that_is_its_own_base_is_refused(tmp_path):
     file.write_text(f"base: {file}\n")
     with pytest.raises(UserError, match="its own base"):
         preset_tree(str(file))
+
+
+def test_every_setting_of_the_training_step_comes_from_a_section_of_the_configuration():
+    config = load_run_config("demo", ["loss.style=7", "train.lr_d=3.0e-5", "train.betas=[0.1, 0.2]"])
+    weights, settings = ({field.name for field in fields(kind)} for kind in (LossWeights, GanSettings))
+    assert weights | settings - {"loss"} <= set(type(config.loss).model_fields) | set(type(config.train).model_fields)
+    step = gan_settings(config)
+    assert (step.loss.style, step.lr_d, step.betas, step.ema) == (7, 3e-5, (0.1, 0.2), config.train.ema)

@@ -11,18 +11,29 @@ from typing import Any
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import nn
 
 from trainplane.task import Exported, Task, Validation
+from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import RunConfig
 
 WIDTH = 8
 
 
+class TinyTrainConfig(TrainConfig):
+    """The learning rates of the two players, beside the settings of any run."""
+
+    lr_g: float = Field(1e-4, gt=0)
+    lr_d: float = Field(1e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.999)
+
+
 class TinyConfig(RunConfig):
-    """Nothing beyond what is true of any run."""
+    """Nothing else beyond what is true of any run."""
 
     task: str = "tiny_task:TinyTask"
+    train: TinyTrainConfig
 
 
 def to_tensors(sample: Any, rng: np.random.Generator) -> dict[str, torch.Tensor]:
@@ -45,7 +56,7 @@ class TinyTask(Task):
             nn.Linear(WIDTH, WIDTH), nn.BatchNorm1d(WIDTH, affine=False, track_running_stats=True)
         )
         self.second = nn.Linear(WIDTH, 1)
-        self.adam = torch.optim.Adam(self.first.parameters(), lr=config.train.lr_g)
+        self.adam = torch.optim.Adam(self.first.parameters(), lr=config.train.lr_g, betas=config.train.betas)
         self.sgd = torch.optim.SGD(self.second.parameters(), lr=config.train.lr_d, momentum=0.9)
         self.num_steps = 0
 

@@ -45,8 +45,6 @@ class TrainConfig(Section):
     threads: int | None = Field(
         None, ge=1, le=1024, description="torch threads per rank; default: those the run began with"
     )
-    lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
-    lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how both rates fall after train.lr_decay_from; they are a function of the step alone"
     )
@@ -61,13 +59,6 @@ class TrainConfig(Section):
         "another run, because every step would have been another",
     )
     lr_end: float = Field(0.0, ge=0, le=1, description="what they have fallen to, as a share of the full rates")
-    betas: tuple[Annotated[float, Field(ge=0, lt=1)], Annotated[float, Field(ge=0, lt=1)]] = Field(
-        (0.0, 0.9), description="Adam's betas of both players"
-    )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
-    compile: bool = Field(False, description="torch.compile the networks")
-    channels_last: bool = Field(False, description="NHWC memory format")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
     seed: Seed = Field(10, description="seeds weights, order, crops and masks")
     checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
     keep_checkpoints: int = Field(
@@ -140,7 +131,7 @@ class TrainConfig(Section):
 
     @property
     def schedule(self) -> Schedule:
-        """The rates of each step, relative to `lr_g` and `lr_d`."""
+        """Factors of each step, relative to the task's own learning rates."""
         return Schedule(
             kind=self.lr_schedule,
             warmup=self.lr_warmup,
