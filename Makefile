@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Warnings of pip about its own settings are no news to whoever runs this.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-real test-chaos lint format clean
+.PHONY: install demo test test-real test-nightly test-chaos lint format clean
 
 install: $(STAMP)
 
@@ -20,15 +20,21 @@ $(STAMP): pyproject.toml constraints.txt
 demo: $(STAMP)
 	$(BIN)/isnet demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
+# Three tiers. `test` and `test-real` are run on every push; `test-nightly` takes hours on two cores.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
+
 test: $(STAMP)
-	$(BIN)/python -m pytest -m "not real and not chaos" $(ARGS)
+	$(PYTEST) -m "not real and not nightly and not chaos" $(ARGS)
 
 test-real: $(STAMP)
-	$(BIN)/python -m pytest -m "real and not chaos" $(ARGS)
+	$(PYTEST) -m "real and not nightly and not chaos" $(ARGS)
 
-# The whole kill matrix, 60 kills in 20 runs, and a short soak: a quarter of an hour on two quiet cores, hours on busy ones.
+test-nightly: $(STAMP)
+	$(BIN)/python -m pytest --durations 25 -m "nightly or chaos" $(ARGS)
+
+# Of these, kills, outages and races: the whole kill matrix, and a short soak.
 test-chaos: $(STAMP)
-	$(BIN)/python -m pytest -m chaos $(ARGS)
+	$(BIN)/python -m pytest --durations 25 -m chaos $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,7 +1,8 @@
-"""A tracking store, and a real server over it, for every test that asks for one."""
+"""Settings and fixtures of all tests: threads, groups for parallel runs, a tracking store, an MLflow server."""
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,9 +16,39 @@ from trainplane.testing.mlflow_server import free_port, tracking_server
 # Fixtures of tests/support: an S3 server, and a project with datasets and a run.
 pytest_plugins = ["s3_fixtures", "project_fixtures"]
 
+# Tests run in several processes at once and their tensors are small: threads that wait for each other cost more than
+# they bring. Commands that a test starts inherit it.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long drawing an example takes says something of the machine, not of the code.
 settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("any machine")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Keeps tests that share an expensive fixture in one process of pytest-xdist (`--dist loadgroup`)."""
+    for item in items:
+        if group := _shared_fixture(item):
+            item.add_marker(pytest.mark.xdist_group(group))
+
+
+def _shared_fixture(item: pytest.Item) -> str | None:
+    """Returns the group of a test: the shared project, or its file where a fixture is shared within it."""
+    if item.get_closest_marker("xdist_group") is not None:
+        return None
+    if "trained_once" in getattr(item, "fixturenames", ()):
+        return "project"
+    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
+    scopes = {definition.scope for found in definitions.values() for definition in found}
+    return str(item.path) if scopes & {"module", "class", "package"} else None
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Computes with one thread, as commands that a test starts do."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 @pytest.fixture(scope="session")

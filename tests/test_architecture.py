@@ -1,14 +1,17 @@
-"""The rooms and who may call whom (docs/decisions.md, "Rooms"): checked on the source, not on good intentions."""
+"""Rules of the layout (docs/architecture.md), checked on the source: imports, sizes of folders, mirrored tests."""
 
 import ast
 import subprocess
 import sys
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
 SOURCES = {"isnet": ROOT / "isnet", "trainplane": ROOT / "platform" / "trainplane", "jobs": ROOT / "jobs"}
+MOST_MODULES = 20
+MOST_LINES = 400
 FORBIDDEN = {
     "isnet": {"trainplane", "jobs", "ray", "mlflow", "boto3", "botocore", "webdataset"},
     "trainplane": {"isnet", "jobs"},
@@ -33,6 +36,54 @@ def test_rooms_import_only_what_they_may(room):
     assert files
     broken = {str(f.relative_to(ROOT)): bad for f in files if (bad := imported_packages(f) & FORBIDDEN[room])}
     assert not broken
+
+
+def imported_modules(file: Path) -> set[str]:
+    """Returns dotted names that a file imports, wherever in it the import stands."""
+    names = set()
+    for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+    return names
+
+
+def test_only_commands_and_benchmarks_import_commands():
+    callers = {
+        str(file.relative_to(ROOT))
+        for file in (ROOT / "jobs").rglob("*.py")
+        if any(name == "jobs.commands" or name.startswith("jobs.commands.") for name in imported_modules(file))
+    }
+    assert not {file for file in callers if not file.startswith(("jobs/commands/", "jobs/bench/"))}
+
+
+def test_no_folder_has_more_than_20_modules():
+    folders = Counter(
+        file.parent.relative_to(ROOT)
+        for root in (*SOURCES.values(), ROOT / "tests")
+        for file in root.rglob("*.py")
+        if file.name != "__init__.py"
+    )
+    assert folders
+    assert not {str(folder): count for folder, count in folders.items() if count > MOST_MODULES}
+
+
+def test_no_module_has_more_than_400_lines():
+    lengths = {
+        str(file.relative_to(ROOT)): file.read_text(encoding="utf-8").count("\n")
+        for root in SOURCES.values()
+        for file in root.rglob("*.py")
+    }
+    assert not {name: length for name, length in lengths.items() if length > MOST_LINES}
+
+
+@pytest.mark.parametrize("room", sorted(SOURCES))
+def test_folders_of_tests_mirror_those_of_the_source(room):
+    tests = ROOT / "tests" / room
+    folders = {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")}
+    assert folders
+    assert not {str(folder) for folder in folders if not (SOURCES[room] / folder).is_dir()}
 
 
 def test_platform_folder_is_no_package():

@@ -40,9 +40,10 @@ def violations(source):
     return found
 
 
-@pytest.mark.parametrize("file", FILES, ids=lambda file: str(file.relative_to(ROOT)))
-def test_nothing_is_unpickled_and_no_shell_is_asked(file):
-    assert violations(file.read_text(encoding="utf-8")) == []
+def test_nothing_is_unpickled_and_no_shell_is_asked():
+    found = {str(file.relative_to(ROOT)): violations(file.read_text(encoding="utf-8")) for file in FILES}
+    assert len(found) > 100
+    assert not {file: calls for file, calls in found.items() if calls}
 
 
 @pytest.mark.parametrize(
