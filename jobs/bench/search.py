@@ -12,8 +12,8 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Callable, Mapping
-from functools import cache
+from collections.abc import Mapping
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,13 @@ import numpy as np
 from jobs.bench.search_on_ray import nan_on_ray, overhead_on_ray
 from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.budget import Rates
-from trainplane.search.policy.scheduler import Plan
-from trainplane.search.policy.state import State
+from trainplane.search.policy.budget import CostRates
+from trainplane.search.policy.scheduler import SearchPlan
+from trainplane.search.policy.state import SearchState
 from trainplane.search.run.driver import Driver
-from trainplane.search.run.journal import Unwritten
+from trainplane.search.run.journal import MemoryJournal
 from trainplane.search.space import Settings, Space
-from trainplane.testing.simulated_search import Killed, Value, World, simulate
+from trainplane.testing.simulated_search import Killed, SimulatedCluster, Value, simulate
 
 NOISE = Path(__file__).parent / "search_noise.json"
 STEPS, TRIALS = 1500, 50  # of the author's search
@@ -103,12 +103,16 @@ def noise() -> list[list[float]]:
     return found
 
 
-def made(seed: int, *, value: Value, width: int = 4, reports: int = 27, **given: Any) -> tuple[Driver, World]:
+def made(
+    seed: int, *, value: Value, width: int = 4, reports: int = 27, **given: Any
+) -> tuple[Driver, SimulatedCluster]:
     """A search over the surrogate, ready to start."""
     settings = build(SearchSettings, {"space": SPACE, "objective": OBJECTIVE, "seed": seed, "trials": TRIALS, **given})
-    plan = Plan(settings, Space.of(settings, {}), STEPS, Rates(1.0))
-    driver = Driver.resume(plan, Unwritten([]), key="bench", width=width)
-    return driver, World(value, steps_between_reports=max(1, STEPS // reports), steps_between_checkpoints=STEPS // 9)
+    plan = SearchPlan(settings, Space.of(settings, {}), STEPS, CostRates(1.0))
+    driver = Driver.resume(plan, MemoryJournal([]), key="bench", width=width)
+    return driver, SimulatedCluster(
+        value, steps_between_reports=max(1, STEPS // reports), steps_between_checkpoints=STEPS // 9
+    )
 
 
 # Figures.
@@ -145,18 +149,18 @@ class _Reached(Exception):
     """The target was reported."""
 
 
-def _until(driver: Driver, world: World, target: float) -> float:
+def _until(driver: Driver, world: SimulatedCluster, target: float) -> float:
     """Steps paid when a value as good was reported at the end of a training; all of them, where none was."""
 
-    def look(state: State) -> None:
+    def look(state: SearchState) -> None:
         if any(score is not None and score >= target for score in state.rungs.get(STEPS, {}).values()):
             raise _Reached
 
-    driver.watch = look
+    driver.on_change = look
     try:
         simulate(driver, world)
     except _Reached:
-        return float(world.paid)
+        return float(world.steps_trained)
     return float(STEPS * TRIALS)
 
 
@@ -172,8 +176,8 @@ def nan_cost() -> dict[str, Any]:
     preset search_loss_weights, where a report stands for 55 of them and the guard, which looks at losses every 11th,
     ends a training of NaN alone after 11.
     """
-    by_reports = _with_nan(World(every_fourth_is_nan), steps=27, first=1)
-    guarded = World(
+    by_reports = _with_nan(SimulatedCluster(every_fourth_is_nan), steps=27, first=1)
+    guarded = SimulatedCluster(
         lambda settings, trial, step: {"val/psnr": -(trial + 1.0 / (step + 1))},
         steps_between_reports=55,
         diverges_at=lambda trial: 11 if trial % 4 == 3 else None,
@@ -181,15 +185,15 @@ def nan_cost() -> dict[str, Any]:
     return {"reports": by_reports, "steps": _with_nan(guarded, steps=27 * 55, first=55)}
 
 
-def _with_nan(world: World, *, steps: int, first: int) -> dict[str, Any]:
+def _with_nan(world: SimulatedCluster, *, steps: int, first: int) -> dict[str, Any]:
     given = {"space": SPACE, "objective": OBJECTIVE, "trials": 16, "asha": {"first": first}}
     settings = build(SearchSettings, given)
-    plan = Plan(settings, Space.of(settings, {}), steps, Rates(1.0))
-    driver = Driver.resume(plan, Unwritten([]), key="bench", width=2)
+    plan = SearchPlan(settings, Space.of(settings, {}), steps, CostRates(1.0))
+    driver = Driver.resume(plan, MemoryJournal([]), key="bench", width=2)
     simulate(driver, world)
-    lost = [trial.number for trial in driver.state.trials.values() if trial.standing == "nan"]
-    spent = sum(world.paid_for[number] for number in lost)
-    return {"trials": len(lost), "on_nan": spent, "of": world.paid, "share": spent / world.paid}
+    lost = [trial.number for trial in driver.state.trials.values() if trial.status == "nan"]
+    spent = sum(world.steps_by_trial[number] for number in lost)
+    return {"trials": len(lost), "on_nan": spent, "of": world.steps_trained, "share": spent / world.steps_trained}
 
 
 def kills(most: int) -> dict[str, Any]:
@@ -204,7 +208,7 @@ def kills(most: int) -> dict[str, Any]:
     }
     total = otherwise = paid_twice = 0
     for kind in kinds.values():
-        start: Callable[[], tuple[Driver, World]] = lambda kind=kind: made(1, value=surrogate(1), reports=15, **kind)  # type: ignore[misc]  # noqa: E731
+        start = partial(made, 1, value=surrogate(1), reports=15, **kind)
         straight, there = start()
         simulate(straight, there)
         records = len(straight.journal.records)
@@ -213,18 +217,18 @@ def kills(most: int) -> dict[str, Any]:
             try:
                 simulate(again, later, kill_at=kill_at)
             except Killed:
-                driver = Driver.resume(again.plan, Unwritten(again.journal.records), key="bench", width=4)
+                driver = Driver.resume(again.plan, MemoryJournal(again.journal.records), key="bench", width=4)
                 simulate(driver, later)
                 otherwise += _told(driver.state) != _told(straight.state)
-                paid_twice += later.paid - there.paid - driver.state.spent.repeated
+                paid_twice += later.steps_trained - there.steps_trained - driver.state.usage.repeated
                 total += 1
     return {"prefixes": total, "otherwise": otherwise / total, "paid_twice": paid_twice}
 
 
-def _told(state: State) -> Any:
+def _told(state: SearchState) -> Any:
     """What must be the same: rungs, settings, steps."""
-    trials = {number: (trial.settings, trial.standing, trial.step) for number, trial in state.trials.items()}
-    return state.rungs, trials, state.spent.total_steps
+    trials = {number: (trial.settings, trial.status, trial.step) for number, trial in state.trials.items()}
+    return state.rungs, trials, state.usage.total_steps
 
 
 def _figure(name: str, value: float, unit: str, target: float | None) -> dict[str, Any]:

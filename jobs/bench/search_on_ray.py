@@ -13,8 +13,8 @@ from typing import Any
 from trainplane.cluster.ray_session import ray_session, scratch_folder
 from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.budget import Rates
-from trainplane.search.policy.scheduler import Plan
+from trainplane.search.policy.budget import CostRates
+from trainplane.search.policy.scheduler import SearchPlan
 from trainplane.search.run.driver import Driver
 from trainplane.search.run.journal import open_journal
 from trainplane.search.run.ray_tune import run_on_tune
@@ -97,13 +97,13 @@ def _ray(trials: int, reports: int, scratch: str) -> None:
 def _ours(trials: int, reports: int, scratch: str) -> None:
     space = {"x": {"uniform": [0, 1]}}
     settings = build(SearchSettings, {"space": space, "objective": {"metric": "v", "mode": "max"}, "trials": trials})
-    plan = Plan(settings, Space.of(settings, {}), reports, Rates(1.0))
+    plan = SearchPlan(settings, Space.of(settings, {}), reports, CostRates(1.0))
 
-    def body(item: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
+    def body(item: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
         for step in range(1, reports):
-            tell({"k": "seen", "step": step, "values": {"v": item["x"] + step}})
+            emit({"k": "seen", "step": step, "values": {"v": item["x"] + step}})
         values = {"v": item["x"] + reports}
-        tell({"k": "done", "status": "finished", "step": reports, "values": values})
+        emit({"k": "done", "status": "finished", "step": reports, "values": values})
 
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
         with open_journal(open_store(str(Path(folder))), "search") as journal:

@@ -13,17 +13,17 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.config import ISNetConfig
-from jobs.search.spec import load_search, search_of
+from jobs.search.spec import build_search, load_search
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.search.policy.state import score
-from trainplane.search.report.summary import standings
+from trainplane.search.report.summary import leaderboard
 from trainplane.search.run.launch import read_state
 
 
 @dataclass(frozen=True)
-class Found:
+class BestTrial:
     """A checkpoint to register, and the MLflow run that made it."""
 
     checkpoint: str
@@ -33,17 +33,17 @@ class Found:
 
 def best_of_search(
     context: Context, preset: str, overrides: Sequence[str] = (), *, steps: int | None = None, seeds: int = 1
-) -> Found:
+) -> BestTrial:
     """The best trial's checkpoint; trained anew where `steps` or `seeds` ask for more than the search did."""
-    search = search_of(load_search(preset, overrides), context)
+    search = build_search(load_search(preset, overrides), context)
     state = read_state(search, context)
     if state is None:
         raise UserError(f"search {search.name!r} was not run here with these settings; run `isnet tune {preset}` first")
-    best = standings(state).best
+    best = leaderboard(state).best
     if best is None:
         raise UserError(f"search {search.name!r} has no trial with a finite value; nothing to register")
     if steps is None and seeds == 1:
-        return Found(best.checkpoint, best.run_id, best.number)
+        return BestTrial(best.checkpoint, best.run_id, best.number)
     config = search.configure(best.number, best.settings, best.segment)
     if not isinstance(config, ISNetConfig):
         raise UserError(f"search {search.name!r} is of another task; train its best trial with `isnet train`")
@@ -59,4 +59,4 @@ def best_of_search(
         found = score(outcome.metrics, search.settings.goals[0])
         outcomes.append((found if found is not None else -math.inf, -number, outcome, prepared.run_id))
     _, _, outcome, run_id = max(outcomes, key=lambda one: one[:2])
-    return Found(outcome.checkpoint, run_id, best.number)
+    return BestTrial(outcome.checkpoint, run_id, best.number)

@@ -10,8 +10,8 @@ import sys
 import time
 from typing import Any
 
-from trainplane.search.policy.state import State, TrialState
-from trainplane.search.report.summary import short, standings
+from trainplane.search.policy.state import SearchState, TrialState
+from trainplane.search.report.summary import format_value, leaderboard
 from trainplane.search.run.driver import Driver
 
 DRAW_EVERY_S = 0.5
@@ -19,7 +19,7 @@ ROWS = 14
 ENDED = {"finished": "reached", "nan": "ran into NaN at", "failed": "failed at"}
 
 
-class Watch:
+class LiveTable:
     """Called by the driver after every change."""
 
     def __init__(self, name: str, stream: Any = None) -> None:
@@ -44,29 +44,29 @@ class Watch:
         if driver is not None and self._is_terminal:
             self._draw(driver.state, driver.plan.steps)
 
-    def _draw(self, state: State, steps: int) -> None:
+    def _draw(self, state: SearchState, steps: int) -> None:
         width, height = shutil.get_terminal_size()
         # What has scrolled off the top cannot be drawn over.
-        lines = lines_of(state, self._name, steps)[: max(2, height - 1)]
+        lines = table_lines(state, self._name, steps)[: max(2, height - 1)]
         back = f"\x1b[{self._drawn}F\x1b[J" if self._drawn else ""
         self._stream.write(back + "".join(line[: width - 1] + "\n" for line in lines))
         self._stream.flush()
         self._drawn = len(lines)
 
-    def _say(self, state: State) -> None:
+    def _say(self, state: SearchState) -> None:
         """A line for each trial that ended, went on, or was taken over."""
-        for number in state.committed:
+        for number in state.commit_order:
             item = state.items[number]
             if ("done", number) in self._said:
                 continue
             self._said.add(("done", number))
             trial = state.trials[item.trial]
-            done = item.done or {}
+            done = item.result or {}
             values = {**trial.curve.get(done.get("step", -1), {}), **_numbers(done.get("values", {}))}
             told = ", ".join(
-                f"{goal.metric} {short(values[goal.metric])}" for goal in state.goals if goal.metric in values
+                f"{goal.metric} {format_value(values[goal.metric])}" for goal in state.goals if goal.metric in values
             )
-            settings = ", ".join(f"{name}={short(value)}" for name, value in trial.settings.items())
+            settings = ", ".join(f"{name}={format_value(value)}" for name, value in trial.settings.items())
             what = ENDED[done.get("status", "failed")]
             why = f" ({done['error']})" if done.get("error") else ""
             print(
@@ -80,32 +80,32 @@ class Watch:
             print(f"generation {state.generation}: {', '.join(taken) or 'nobody'} took over", file=self._stream)
 
 
-def lines_of(state: State, name: str, steps: int) -> list[str]:
+def table_lines(state: SearchState, name: str, steps: int) -> list[str]:
     """The table: who runs, who leads, what is spent."""
-    found = standings(state)
-    standing = [trial.standing for trial in state.trials.values()]
+    found = leaderboard(state)
+    standing = [trial.status for trial in state.trials.values()]
     counts = {what: standing.count(what) for what in ("running", "resting", "finished", "stopped", "nan", "failed")}
     told = ", ".join(f"{count} {what}" for what, count in counts.items() if count)
     head = f"search {name}: {len(state.trials)} of {state.trial_limit} trials ({told or 'none yet'}), "
     lines = [
-        head + f"{state.spent.total_steps:,} steps, {state.spent.wall_s / 60:.1f} min",
+        head + f"{state.usage.total_steps:,} steps, {state.usage.wall_s / 60:.1f} min",
         "  ".join(["trial ", f"{'':<9}", f"{'step':>11}", *(f"{goal.metric:>14}" for goal in state.goals), "settings"]),
     ]
-    running = [trial for trial in found.ranked if trial.standing == "running"]
-    rest = [trial for trial in found.ranked if trial.standing != "running"]
+    running = [trial for trial in found.ranked if trial.status == "running"]
+    rest = [trial for trial in found.ranked if trial.status != "running"]
     for trial in [*running, *rest][:ROWS]:
         lines.append(_line(trial, state, steps, best=found.best))
     return lines
 
 
-def _line(trial: TrialState, state: State, steps: int, *, best: TrialState | None) -> str:
+def _line(trial: TrialState, state: SearchState, steps: int, *, best: TrialState | None) -> str:
     newest = max(trial.curve, default=None)
     values = trial.curve[newest] if newest is not None else trial.values
-    cells = [f"{short(values.get(goal.metric)):>14}" for goal in state.goals]
-    settings = " ".join(f"{name.rpartition('.')[2]}={short(value)}" for name, value in trial.settings.items())
+    cells = [f"{format_value(values.get(goal.metric)):>14}" for goal in state.goals]
+    settings = " ".join(f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in trial.settings.items())
     mark = "*" if best is not None and trial.number == best.number else " "
-    far = f"{max(state.spent.steps.get(trial.number, 0), trial.step)}/{steps}"
-    return "  ".join([f"{trial.number:>5}{mark}", f"{trial.standing:<9}", f"{far:>11}", *cells, settings])
+    far = f"{max(state.usage.steps.get(trial.number, 0), trial.step)}/{steps}"
+    return "  ".join([f"{trial.number:>5}{mark}", f"{trial.status:<9}", f"{far:>11}", *cells, settings])
 
 
 def _numbers(values: dict[str, Any]) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """What MLflow keeps of a search: on its parent run the leaderboard, ledger and pictures; on each trial how it stood.
 
-What cannot be drawn or fetched takes nothing from the search: it is said and left out. Sending it is `outbox`.
+What cannot be drawn or fetched takes nothing from the search: it is said and left out. It is sent by `trainplane.tracking.results`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,17 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from jobs.evaluation.pending_results import Letter
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
 from trainplane.markdown import markdown_table
 from trainplane.search.policy import budget
-from trainplane.search.policy.state import State, TrialState
+from trainplane.search.policy.state import SearchState, TrialState
 from trainplane.search.report import charts, summary
 from trainplane.search.report.importance import importance
-from trainplane.search.run.launch import Search, need_of, rates_of
-from trainplane.tracking.client import client_for, reason
+from trainplane.search.run.launch import Search, cost_rates, trial_resources
+from trainplane.tracking.client import reason
 from trainplane.tracking.images import Pixels, contact_sheet
+from trainplane.tracking.results import RunResult
 
 SHEET_TRIALS = 12
 BOARD_TRIALS = 20
@@ -36,13 +36,13 @@ BOARD_TRIALS = 20
 NOTE_CHARACTERS = 5000
 
 
-def record_of(context: Context, run_id: str, search: Search, state: State) -> Letter:
+def search_record(context: Context, run_id: str, search: Search, state: SearchState) -> RunResult:
     """The record of a search that ended; its files are written below HOME/searches."""
-    found = summary.standings(state)
+    found = summary.leaderboard(state)
     best = found.best
     assert best is not None
-    standing = {number: trial.standing for number, trial in state.trials.items()}
-    spent = budget.report(state.spent, standing, rates_of(need_of(search.train, gpus=0.0), search.train))
+    standing = {number: trial.status for number, trial in state.trials.items()}
+    spent = budget.cost_report(state.usage, standing, cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     shares = {
         goal.metric: importance(search.settings, search.space, state, goal=n) for n, goal in enumerate(state.goals)
     }
@@ -51,12 +51,12 @@ def record_of(context: Context, run_id: str, search: Search, state: State) -> Le
     (folder / "leaderboard.csv").write_text(leaderboard_csv(found.ranked, state), encoding="utf-8")
     for file, values in {"spent.json": spent, "importance.json": shares}.items():
         (folder / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
-    for name, draw in pictures_of(search, state, found, shares, context).items():
+    for name, draw in chart_drawers(search, state, found, shares, context).items():
         if (pixels := _attempt(name, draw)) is not None:
             Image.fromarray(pixels).save(folder / "search" / f"{name}.png")
-    return Letter(
+    return RunResult(
         run_id,
-        str(folder),
+        folder,
         metrics={
             **{f"best/{name}": value for name, value in best.values.items()},
             "spent/steps": float(spent["steps"]),
@@ -67,13 +67,11 @@ def record_of(context: Context, run_id: str, search: Search, state: State) -> Le
             "trainplane.best_trial": str(best.number),
             "mlflow.note.content": description(state, found, spent),
         },
-        others={
-            trial.run_id: {"trainplane.standing": trial.standing} for trial in state.trials.values() if trial.run_id
-        },
+        run_tags={trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id},
     )
 
 
-def description(state: State, found: summary.Standings, spent: Mapping[str, Any]) -> str:
+def description(state: SearchState, found: summary.Leaderboard, spent: Mapping[str, Any]) -> str:
     """What the parent run's page says of the search, in Markdown: what it cost, and the best trials, as many as fit."""
     for shown in range(BOARD_TRIALS, -1, -5):
         table = _board(state, found, shown)
@@ -81,22 +79,24 @@ def description(state: State, found: summary.Standings, spent: Mapping[str, Any]
         more = (
             f" The best {shown} of {len(found.ranked)}, all in `leaderboard.csv`:" if len(found.ranked) > shown else ""
         )
-        text = f"{cost_text(spent)}; ended: {state.ended}.{more}\n\n{board}\n\nPictures: artifacts, below `search/`."
+        text = (
+            f"{cost_text(spent)}; ended: {state.end_reason}.{more}\n\n{board}\n\nPictures: artifacts, below `search/`."
+        )
         if len(text) <= NOTE_CHARACTERS:
             break
     return text
 
 
-def _board(state: State, found: summary.Standings, count: int) -> dict[str, Any]:
+def _board(state: SearchState, found: summary.Leaderboard, count: int) -> dict[str, Any]:
     names = list(dict.fromkeys(name for trial in found.ranked for name in trial.settings))
     goals = [goal.metric for goal in state.goals]
     rows = [
         [
             f"**{trial.number}**" if trial is found.best else trial.number,
-            *(summary.short(trial.values.get(goal)) for goal in goals),
+            *(summary.format_value(trial.values.get(goal)) for goal in goals),
             trial.step,
-            trial.standing,
-            *(summary.short(trial.settings.get(name)) for name in names),
+            trial.status,
+            *(summary.format_value(trial.settings.get(name)) for name in names),
         ]
         for trial in found.ranked[:count]
     ]
@@ -104,7 +104,7 @@ def _board(state: State, found: summary.Standings, count: int) -> dict[str, Any]
 
 
 def cost_text(spent: Mapping[str, Any]) -> str:
-    """A ledger (`budget.report`) in one line."""
+    """A ledger (`budget.cost_report`) in one line."""
     waste = ", ".join(f"{cause} {part['steps']:,.0f}" for cause, part in spent["waste"].items() if part["steps"])
     money = f", {spent['money']:g} in money" if spent["money"] is not None else ""
     return (
@@ -114,8 +114,12 @@ def cost_text(spent: Mapping[str, Any]) -> str:
     )
 
 
-def pictures_of(
-    search: Search, state: State, found: summary.Standings, shares: dict[str, dict[str, float]], context: Context | None
+def chart_drawers(
+    search: Search,
+    state: SearchState,
+    found: summary.Leaderboard,
+    shares: dict[str, dict[str, float]],
+    context: Context | None,
 ) -> dict[str, Callable[[], Pixels]]:
     """How to draw each picture of the parent run, by name."""
     pictures: dict[str, Callable[[], Pixels]] = {
@@ -146,9 +150,9 @@ def _attempt(name: str, draw: Callable[[], Pixels]) -> Pixels | None:
         return None
 
 
-def sheet(trials: Sequence[TrialState], state: State, context: Context) -> Pixels:
+def sheet(trials: Sequence[TrialState], state: SearchState, context: Context) -> Pixels:
     """What each trial paints: its last gallery picture of the first held-out photo, the best trial first."""
-    client, strips = client_for(context.tracking), []
+    client, strips = context.tracking_server.client, []
     with tempfile.TemporaryDirectory(prefix="isnet-sheet-") as folder:
         for trial in trials:
             newest = _newest_picture(client, trial.run_id)
@@ -158,10 +162,10 @@ def sheet(trials: Sequence[TrialState], state: State, context: Context) -> Pixel
             with Image.open(Path(place)) as picture:
                 pixels = np.asarray(picture.convert("RGB"))
             values = ", ".join(
-                f"{goal.metric.rpartition('/')[2]} {summary.short(trial.values.get(goal.metric))}"
+                f"{goal.metric.rpartition('/')[2]} {summary.format_value(trial.values.get(goal.metric))}"
                 for goal in state.goals
             )
-            settings = ", ".join(f"{n.rpartition('.')[2]}={summary.short(v)}" for n, v in trial.settings.items())
+            settings = ", ".join(f"{n.rpartition('.')[2]}={summary.format_value(v)}" for n, v in trial.settings.items())
             # A line of its own for what tells the trials apart: the strip is narrow.
             strips.append((f"trial {trial.number}, step {trial.step}: {values}\n{settings}", pixels))
     if not strips:
@@ -182,7 +186,7 @@ def _newest_picture(client: Any, run_id: str) -> str | None:
     return max(found)[3] if found else None
 
 
-def leaderboard_csv(ranked: Sequence[Any], state: State) -> str:
+def leaderboard_csv(ranked: Sequence[Any], state: SearchState) -> str:
     """The trials, the best first."""
     names = list(dict.fromkeys(name for trial in ranked for name in trial.settings))
     text = io.StringIO()
@@ -191,5 +195,5 @@ def leaderboard_csv(ranked: Sequence[Any], state: State) -> str:
     for trial in ranked:
         values = [trial.values.get(goal.metric) for goal in state.goals]
         cells = [trial.settings.get(name) for name in names]
-        writer.writerow([trial.number, trial.run_id, trial.standing, trial.step, *values, *cells])
+        writer.writerow([trial.number, trial.run_id, trial.status, trial.step, *values, *cells])
     return text.getvalue()

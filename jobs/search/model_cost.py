@@ -15,16 +15,16 @@ from typing import Any
 PARAMETERS = "model/parameters"
 MEMORY = "model/memory_mib"
 LATENCY = "model/latency_ms"
-FACTS = (PARAMETERS, MEMORY, LATENCY)
+COST_METRICS = (PARAMETERS, MEMORY, LATENCY)
 TIMES = 9
 
 
-def facts(config: Mapping[str, Any], wanted: Collection[str]) -> dict[str, float]:
+def model_costs(config: Mapping[str, Any], wanted: Collection[str]) -> dict[str, float]:
     """Those of the wanted values that are known here."""
     from jobs.config import ISNetConfig
     from trainplane.config.load import build
 
-    if not set(wanted) & set(FACTS):
+    if not set(wanted) & set(COST_METRICS):
         return {}
     made = build(ISNetConfig, config)
     measures = {PARAMETERS: _parameters, MEMORY: _memory_mib, LATENCY: _latency_ms}

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from jobs.config import TASK, ISNetConfig, merge, preset_names, preset_tree
-from jobs.data.demo_photos import ensure_sample_datasets
+from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
-from jobs.search.model_cost import FACTS
+from jobs.search.model_cost import COST_METRICS
 from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
@@ -22,13 +22,13 @@ from trainplane.search.config import KINDS, SearchFile, SearchSettings
 from trainplane.search.policy import budget, pbt
 from trainplane.search.policy.admission import admit
 from trainplane.search.run.driver import trial_limit
-from trainplane.search.run.launch import Search, need_of, rates_of
-from trainplane.search.space import Settings, Space, put, search_key
+from trainplane.search.run.launch import Search, cost_rates, trial_resources
+from trainplane.search.space import Settings, Space, search_key, set_dotted
 from trainplane.task import load_task
 from trainplane.train.run_config import RunConfig
-from trainplane.train.setup import check_enough
+from trainplane.train.setup import check_fills_batch
 
-FACTS_OF = "jobs.search.model_cost:facts"
+COST_FUNCTION = "jobs.search.model_cost:model_costs"
 # Random trials whose whole configuration is built before anything starts.
 TRIED = 32
 SPACE = "search.space."
@@ -37,7 +37,7 @@ _RESERVED = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use
 
 
 @dataclass(frozen=True)
-class Loaded:
+class LoadedSearch:
     """A search file, and the resolved settings under every trial."""
 
     file: SearchFile
@@ -47,7 +47,7 @@ class Loaded:
         """The frozen configuration of a trial; after each take-over it is another run, and so has another name."""
         tree = apply_overrides(self.base, [])
         for name, value in settings.items():
-            put(tree, name, value)
+            set_dotted(tree, name, value)
         # A name has 63 letters at most.
         tree["name"] = f"{self.file.name[:48]}-{number:04d}" + (f"-g{segment}" if segment else "")
         return build(config_class(tree), tree)
@@ -58,7 +58,7 @@ def config_class(tree: dict[str, Any]) -> type[RunConfig]:
     return load_task(str(tree.get("task", TASK))).Config
 
 
-def load_search(preset: str, overrides: Sequence[str]) -> Loaded:
+def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
     """The search behind a name or a file. Overrides go to the search or to its base."""
     tree = preset_tree(preset)
     if "search" not in tree:
@@ -68,7 +68,7 @@ def load_search(preset: str, overrides: Sequence[str]) -> Loaded:
     of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
     of_base = [override for override in overrides if override not in of_search]
-    return Loaded(file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base))
+    return LoadedSearch(file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base))
 
 
 def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
     return tree
 
 
-def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Search:
+def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = True) -> Search:
     """The search, checked; raises `UserError` for what would stop it later. Starts nothing.
 
     may_pack -- make the demo's datasets where they are asked for and not there
@@ -105,7 +105,7 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
         _check_population(loaded, base)
     _check_rungs(settings, base)
     if may_pack:
-        ensure_sample_datasets([base.data.train, base.data.val], context)
+        ensure_demo_datasets([base.data.train, base.data.val], context)
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
     train_data = datasets[0]
@@ -115,7 +115,7 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
         return with_located_masks(config, context) if isinstance(config, ISNetConfig) else config
 
     def check(settings: Settings) -> None:
-        check_enough(configure(0, settings, 0), train_data)
+        check_fills_batch(configure(0, settings, 0), train_data)
 
     _check_trials(settings, space, check)
     is_ours = isinstance(base, ISNetConfig)
@@ -126,21 +126,25 @@ def search_of(loaded: Loaded, context: Context, *, may_pack: bool = True) -> Sea
         space,
         base.train,
         configure,
-        facts=FACTS_OF if is_ours and any(goal.metric in FACTS for goal in settings.goals) else None,
+        extra_metrics=COST_FUNCTION
+        if is_ours and any(goal.metric in COST_METRICS for goal in settings.goals)
+        else None,
     )
 
 
-def check_room(search: Search, *, seconds_of_one: float | None) -> None:
+def check_resources(search: Search, *, trial_seconds: float | None) -> None:
     """`UserError` where this machine, or the budget, has no room for one trial. A cluster is asked when it is there."""
-    need = need_of(search.train, gpus=0.0)
-    rates = rates_of(need, search.train)
-    trials = trial_limit(search.settings, search.plan(rates))
-    budget.check(search.settings.budget, rates, steps=search.train.steps, seconds_of_one=seconds_of_one)
+    need = trial_resources(search.train, gpus=0.0)
+    rates = cost_rates(need, search.train)
+    trials = trial_limit(search.plan(rates))
+    budget.check(search.settings.budget, rates, steps=search.train.steps, trial_seconds=trial_seconds)
     if not in_ray_job() and search.train.use_gpu is not True:
-        admit(need, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, wanted=search.settings.concurrent)
+        admit(need, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
 
 
-def seconds_of_one(loaded: Loaded, search: Search, context: Context, *, always: bool = False) -> float | None:
+def estimate_trial_seconds(
+    loaded: LoadedSearch, search: Search, context: Context, *, always: bool = False
+) -> float | None:
     """How long one trial takes, as the last run like its base did; None where no limit asks for it, or none was run."""
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
     base = search.configure(0, {}, 0)
@@ -150,7 +154,7 @@ def seconds_of_one(loaded: Loaded, search: Search, context: Context, *, always: 
     return base.train.steps * base.train.global_batch / rate.pictures_per_s if rate else None
 
 
-def _check_name(loaded: Loaded, name: str, given: dict[str, Any]) -> None:
+def _check_name(loaded: LoadedSearch, name: str, given: dict[str, Any]) -> None:
     """Each setting exists and takes the values at the edges of its dimension, on top of the base's."""
     parent, _, leaf = name.rpartition(".")
     if name not in given:
@@ -180,18 +184,18 @@ def _check_trials(search: SearchSettings, space: Space, check: Callable[[Setting
         {**drawn[0], name: end}
         for name, dimension in space.dimensions.items()
         if name in drawn[0]
-        for end in dimension.ends
+        for end in dimension.edges
         if space.holds({**drawn[0], name: end})
     ]
     for settings in [{}, *drawn, *edges]:
         check(settings)
 
 
-def _check_objectives(loaded: Loaded, base: RunConfig) -> None:
+def _check_objectives(loaded: LoadedSearch, base: RunConfig) -> None:
     """Each objective is something that trials report."""
     task = load_task(base.task)
     measured = task.measured(base)
-    facts = FACTS if isinstance(base, ISNetConfig) else ()
+    facts = COST_METRICS if isinstance(base, ISNetConfig) else ()
     for goal in loaded.file.search.goals:
         if goal.metric in facts:
             continue
@@ -217,15 +221,15 @@ def _check_rungs(settings: SearchSettings, base: RunConfig) -> None:
         )
 
 
-def _check_population(loaded: Loaded, base: RunConfig) -> None:
+def _check_population(loaded: LoadedSearch, base: RunConfig) -> None:
     settings = loaded.file.search
     for name in settings.space:
-        if not name.startswith(pbt.MUTABLE):
+        if not name.startswith(pbt.MUTABLE_PREFIXES):
             raise UserError(
                 f"search.space.{name} cannot change under trained weights, and algorithm: pbt does that; "
-                f"explore {', '.join(pbt.MUTABLE)}… or use tpe or random"
+                f"explore {', '.join(pbt.MUTABLE_PREFIXES)}… or use tpe or random"
             )
-    every = pbt.interval(settings.pbt, base.train.steps)
+    every = pbt.generation_steps(settings.pbt, base.train.steps)
     if every >= base.train.steps:
         raise UserError(
             f"search.pbt.every={every} and train.steps={base.train.steps}: nobody would ever take over; "

@@ -6,12 +6,12 @@ import math
 
 from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.budget import Rates
-from trainplane.search.policy.scheduler import Plan
+from trainplane.search.policy.budget import CostRates
+from trainplane.search.policy.scheduler import SearchPlan
 from trainplane.search.run.driver import Driver
-from trainplane.search.run.journal import Unwritten
+from trainplane.search.run.journal import MemoryJournal
 from trainplane.search.space import Space
-from trainplane.testing.simulated_search import World
+from trainplane.testing.simulated_search import SimulatedCluster
 
 STEPS = 27
 
@@ -25,11 +25,11 @@ def settings(**given):
 
 def plan(steps=STEPS, **given):
     made = settings(**given)
-    return Plan(made, Space.of(made, {}), steps, Rates(1.0))
+    return SearchPlan(made, Space.of(made, {}), steps, CostRates(1.0))
 
 
 def driver(made, records=(), width=2, **given):
-    return Driver.resume(made, Unwritten(list(records)), key="key", width=width, **given)
+    return Driver.resume(made, MemoryJournal(list(records)), key="key", width=width, **given)
 
 
 def rising(settings, trial, step):
@@ -42,8 +42,8 @@ def every_fourth_is_nan(settings, trial, step):
     return {"v": math.nan if trial % 4 == 3 else -(trial + 1.0 / (step + 1))}
 
 
-def world(value=rising, **given):
-    return World(value, **given)
+def cluster(value=rising, **given):
+    return SimulatedCluster(value, **given)
 
 
 def outcome(driver):
@@ -51,8 +51,8 @@ def outcome(driver):
     state = driver.state
     return (
         # As text, since NaN is not equal to itself.
-        {n: repr((t.settings, t.standing, t.step, t.values, t.segment)) for n, t in state.trials.items()},
+        {n: repr((t.settings, t.status, t.step, t.values, t.segment)) for n, t in state.trials.items()},
         state.rungs,
-        state.committed if driver.plan.waits_for_order else sorted(state.committed),
-        state.spent.total_steps,
+        state.commit_order if driver.plan.needs_fixed_order else sorted(state.commit_order),
+        state.usage.total_steps,
     )

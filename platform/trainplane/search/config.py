@@ -55,15 +55,15 @@ class Dimension(Section):
         return self
 
     @property
-    def ends(self) -> tuple[Any, ...]:
+    def edges(self) -> tuple[Any, ...]:
         """The values at its edges; every choice."""
         return self.choice or self.integers or self.uniform or self.log_uniform or ()
 
-    def has(self, value: Any) -> bool:
+    def contains(self, value: Any) -> bool:
         """Whether `value` is one of its values."""
         if self.choice is not None:
             return value in self.choice
-        low, high = self.ends
+        low, high = self.edges
         return isinstance(value, (int, float)) and low <= value <= high
 
 
@@ -163,7 +163,7 @@ class SearchSettings(Section):
 
 
 # Part of a search file, but not of which search it is: it goes on under other limits.
-LIMITS = ("trials", "budget", "concurrent", "retries", "register_as")
+LIMIT_FIELDS = ("trials", "budget", "concurrent", "retries", "register_as")
 
 
 class SearchFile(Section):

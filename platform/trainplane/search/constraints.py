@@ -1,6 +1,6 @@
 """A condition on settings, as people write it: `train.lr_d <= train.lr_g`, `lr_d < 0.5 * lr_g and gan == "hinge"`.
 
-    Expression.of("lr_d <= lr_g", known=["train.lr_g", "train.lr_d"]).holds({"train.lr_g": 1e-4, "train.lr_d": 1e-5})
+    Condition.parse("lr_d <= lr_g", known=["train.lr_g", "train.lr_d"]).holds({"train.lr_g": 1e-4, "train.lr_d": 1e-5})
 
 Read into a tree of a few kinds of nodes and walked by hand; nothing is ever evaluated as Python. A name is a dotted
 setting, or the end of one where only one setting ends so. Raises `UserError` for what it cannot read.
@@ -36,7 +36,7 @@ _MOST_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
-class Expression:
+class Condition:
     """One condition: its text, and the settings that it names, in full."""
 
     text: str
@@ -45,7 +45,7 @@ class Expression:
     _full: Mapping[str, str]
 
     @staticmethod
-    def of(text: str, *, known: Collection[str]) -> Expression:
+    def parse(text: str, *, names: Collection[str]) -> Condition:
         """Read `text`; every name in it must be one of the `known` settings, or the unambiguous end of one."""
         if len(text) > _MOST_CHARACTERS:
             raise UserError(f"condition of {len(text)} characters; need at most {_MOST_CHARACTERS}, split it")
@@ -54,12 +54,12 @@ class Expression:
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise UserError(f"{text!r} is no condition; write one such as 'train.lr_d <= train.lr_g'") from error
         full: dict[str, str] = {}
-        _check(tree, text, known, full)
+        _check(tree, text, names, full)
         if not isinstance(tree, (ast.Compare, ast.BoolOp)) and not (
             isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not)
         ):
             raise UserError(f"{text!r} compares nothing; write a condition such as 'train.lr_d <= train.lr_g'")
-        return Expression(text, frozenset(full.values()), tree, full)
+        return Condition(text, frozenset(full.values()), tree, full)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
         """Whether it is true of these settings. One that is absent or of a kind that cannot be compared: it is not."""

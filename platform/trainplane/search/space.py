@@ -17,11 +17,11 @@ import numpy as np
 
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
-from trainplane.search.config import LIMITS, Dimension, SearchFile, SearchSettings
-from trainplane.search.constraints import Expression
+from trainplane.search.config import LIMIT_FIELDS, Dimension, SearchFile, SearchSettings
+from trainplane.search.constraints import Condition
 
 Settings = dict[str, Any]
-TRIES = 4096
+MAX_DRAWS = 4096
 
 
 @dataclass(frozen=True)
@@ -29,21 +29,21 @@ class Space:
     """The settings that a search explores. `given`: the base's settings, flat; conditions may name those, too."""
 
     dimensions: Mapping[str, Dimension]
-    given: Mapping[str, Any]
-    when: Mapping[str, Expression]
-    constraints: tuple[Expression, ...]
+    base: Mapping[str, Any]
+    when: Mapping[str, Condition]
+    constraints: tuple[Condition, ...]
     seed: int
 
     @staticmethod
     def of(settings: SearchSettings, given: Mapping[str, Any]) -> Space:
         """Raises `UserError` where a condition cannot be read, or no settings meet them all."""
-        known = sorted({*given, *settings.space})
-        constraints = tuple(Expression.of(text, known=known) for text in settings.constraints)
-        when: dict[str, Expression] = {}
+        names = sorted({*given, *settings.space})
+        constraints = tuple(Condition.parse(text, names=names) for text in settings.constraints)
+        when: dict[str, Condition] = {}
         for index, (name, dimension) in enumerate(settings.space.items()):
             if dimension.when is None:
                 continue
-            when[name] = Expression.of(dimension.when, known=known)
+            when[name] = Condition.parse(dimension.when, names=names)
             below = [other for other in list(settings.space)[index:] if other in when[name].names]
             if below:
                 raise UserError(
@@ -55,35 +55,35 @@ class Space:
 
     def holds(self, drawn: Mapping[str, Any]) -> bool:
         """Whether every constraint holds of these settings on top of the base's."""
-        values = {**self.given, **drawn}
+        values = {**self.base, **drawn}
         return all(constraint.holds(values) for constraint in self.constraints)
 
-    def active(self, name: str, above: Mapping[str, Any]) -> bool:
+    def is_active(self, name: str, above: Mapping[str, Any]) -> bool:
         """Whether `name` is explored, given the settings above it."""
-        return name not in self.when or self.when[name].holds({**self.given, **above})
+        return name not in self.when or self.when[name].holds({**self.base, **above})
 
-    def pruned(self, drawn: Mapping[str, Any]) -> Settings:
+    def prune(self, drawn: Mapping[str, Any]) -> Settings:
         """Without the settings whose condition does not hold."""
         kept: Settings = {}
         for name in self.dimensions:
-            if name in drawn and self.active(name, kept):
+            if name in drawn and self.is_active(name, kept):
                 kept[name] = drawn[name]
         return kept
 
     def random(self, number: int) -> Settings:
         """Trial `number` of a random search."""
-        for attempt in range(TRIES):
+        for attempt in range(MAX_DRAWS):
             drawn = self._draw(number, attempt)
             if self.holds(drawn):
                 return drawn
-        raise UserError(self._refusal(TRIES))
+        raise UserError(self._refusal(MAX_DRAWS))
 
     def _draw(self, number: int, attempt: int) -> Settings:
         drawn: Settings = {}
         for name, dimension in self.dimensions.items():
-            stream = name_key(name) ^ number ^ (attempt << 40)
-            value = draw(dimension, stream_of(self.seed, stream))
-            if self.active(name, drawn):
+            stream = name_hash(name) ^ number ^ (attempt << 40)
+            value = draw(dimension, generator_for(self.seed, stream))
+            if self.is_active(name, drawn):
                 drawn[name] = value
         return drawn
 
@@ -91,7 +91,7 @@ class Space:
         """Every combination of choices once that meets the conditions."""
         found, seen = [], set()
         for combination in self._combinations():
-            drawn = self.pruned(combination)
+            drawn = self.prune(combination)
             key = canonical_json(list(drawn.items()))
             if key not in seen and self.holds(drawn):
                 seen.add(key)
@@ -107,12 +107,12 @@ class Space:
         if not self.constraints:
             return
         sizes = [len(dimension.choice or ()) for dimension in self.dimensions.values()]
-        if 0 < math.prod(sizes) <= TRIES:
+        if 0 < math.prod(sizes) <= MAX_DRAWS:
             if not self.grid():
                 raise UserError(self._refusal(math.prod(sizes), exactly=True))
             return
-        if not any(self.holds(self._draw(0, attempt)) for attempt in range(TRIES)):
-            raise UserError(self._refusal(TRIES))
+        if not any(self.holds(self._draw(0, attempt)) for attempt in range(MAX_DRAWS)):
+            raise UserError(self._refusal(MAX_DRAWS))
 
     def _refusal(self, tries: int, *, exactly: bool = False) -> str:
         texts = " and ".join(repr(constraint.text) for constraint in self.constraints)
@@ -123,13 +123,13 @@ class Space:
         )
 
 
-def stream_of(seed: int, number: int) -> np.random.Generator:
+def generator_for(seed: int, number: int) -> np.random.Generator:
     """Random numbers that follow from two numbers of 64 bits."""
     # Not a plain list: numpy makes floats of integers this large, and neighbours would be one.
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
 
 
-def name_key(name: str) -> int:
+def name_hash(name: str) -> int:
     """A number of 64 bits for a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
@@ -149,11 +149,11 @@ def draw(dimension: Dimension, rng: np.random.Generator) -> Any:
 
 def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[str | None] = ()) -> str:
     """sha256 that tells one search from another: its file without its limits, the resolved base, its data's digests."""
-    file = search.model_dump(mode="json", exclude={"search": set(LIMITS)})
+    file = search.model_dump(mode="json", exclude={"search": set(LIMIT_FIELDS)})
     return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()
 
 
-def put(tree: dict[str, Any], dotted: str, value: Any) -> None:
+def set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
     """Set `a.b` in a nested mapping."""
     *parents, leaf = dotted.split(".")
     for parent in parents:

@@ -2,8 +2,8 @@
 
 from jobs.search.mlflow_record import NOTE_CHARACTERS, description
 from trainplane.search.config import Objective
-from trainplane.search.policy.state import State, TrialState
-from trainplane.search.report.summary import standings
+from trainplane.search.policy.state import SearchState, TrialState
+from trainplane.search.report.summary import leaderboard
 
 SPENT = {"steps": 400, "cpu_seconds": 7200.0, "gpu_seconds": 0.0, "money": 1.5}
 SPENT["waste"] = {"stopped early": {"steps": 120, "seconds": 9.0}, "NaN": {"steps": 0, "seconds": 0.0}}
@@ -14,15 +14,15 @@ def searched(trials, settings):
         number: TrialState(
             number,
             {f"loss.{index}": 0.1 * number for index in range(settings)},
-            standing="finished",
+            status="finished",
             step=10,
             values={"val/psnr": float(number)},
         )
         for number in range(trials)
     }
-    state = State((Objective(metric="val/psnr", mode="max"),), trials=tried)
-    state.ended = "all trials are done"
-    return state, standings(state)
+    state = SearchState((Objective(metric="val/psnr", mode="max"),), trials=tried)
+    state.end_reason = "all trials are done"
+    return state, leaderboard(state)
 
 
 def test_a_small_search_is_told_whole_and_its_best_first():

@@ -44,7 +44,7 @@ def test_a_private_cluster_listens_on_loopback_alone():
 @pytest.mark.real
 def test_tune_sends_no_keys_of_the_store():
     code = (
-        "from trainplane.search.run.ray_tune import _keep_keys_at_home; _keep_keys_at_home()\n"
+        "from trainplane.search.run.ray_tune import keep_aws_keys_local; keep_aws_keys_local()\n"
         "from ray.tune.execution import class_cache\n"
         "print([name for name in class_cache.ENV_VARS_TO_PROPAGATE if 'AWS' in name])"
     )

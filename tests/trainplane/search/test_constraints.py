@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.errors import UserError
-from trainplane.search.constraints import Expression
+from trainplane.search.constraints import Condition
 
 KNOWN = ["train.lr_g", "train.lr_d", "loss.gan", "model.blocks", "a.x", "b.x"]
 VALUES = {"train.lr_g": 1e-3, "train.lr_d": 1e-4, "loss.gan": "hinge", "model.blocks": 2, "a.x": 1, "b.x": 2}
@@ -26,7 +26,7 @@ VALUES = {"train.lr_g": 1e-3, "train.lr_d": 1e-4, "loss.gan": "hinge", "model.bl
     ],
 )
 def test_conditions_mean_what_they_say(text, expected):
-    assert Expression.of(text, known=KNOWN).holds(VALUES) is expected
+    assert Condition.parse(text, names=KNOWN).holds(VALUES) is expected
 
 
 @pytest.mark.parametrize(
@@ -48,13 +48,13 @@ def test_conditions_mean_what_they_say(text, expected):
 )
 def test_what_is_no_condition_is_refused_in_a_sentence(text, words):
     with pytest.raises(UserError, match=words):
-        Expression.of(text, known=KNOWN)
+        Condition.parse(text, names=KNOWN)
 
 
 @given(st.text(max_size=80))
 def test_no_text_does_anything_but_be_read_or_refused(text):
     try:
-        read = Expression.of(text, known=KNOWN)
+        read = Condition.parse(text, names=KNOWN)
     except UserError:
         return
     assert read.holds(VALUES) in (True, False)

@@ -7,8 +7,8 @@ import pytest
 from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.search.config import Objective, SearchFile
-from trainplane.search.policy.state import State, TrialState
-from trainplane.search.report.summary import standings
+from trainplane.search.policy.state import SearchState, TrialState
+from trainplane.search.report.summary import leaderboard
 from trainplane.search.space import Space, search_key
 
 FILE = {
@@ -116,23 +116,23 @@ def test_what_cannot_be_explored_is_refused(search, words):
 def state_of(*values, mode="max"):
     objective = Objective(metric="val/psnr", mode=mode)
     trials = {
-        n: TrialState(n, {}, standing="finished" if math.isfinite(v) else "nan", values={"val/psnr": v})
+        n: TrialState(n, {}, status="finished" if math.isfinite(v) else "nan", values={"val/psnr": v})
         for n, v in enumerate(values)
     }
-    return State((objective,), trials=trials)
+    return SearchState((objective,), trials=trials)
 
 
 def test_nan_is_never_the_best():
-    assert standings(state_of(math.nan, 20.0, math.inf, 21.0)).best.number == 3
-    assert standings(state_of(math.nan, 20.0, 21.0, mode="min")).best.number == 1
-    assert standings(state_of(math.nan, -math.inf)).best is None
+    assert leaderboard(state_of(math.nan, 20.0, math.inf, 21.0)).best.number == 3
+    assert leaderboard(state_of(math.nan, 20.0, 21.0, mode="min")).best.number == 1
+    assert leaderboard(state_of(math.nan, -math.inf)).best is None
 
 
 def test_the_front_has_what_nothing_beats_and_its_knee_is_the_best():
     goals = (Objective(metric="q", mode="max"), Objective(metric="m", mode="min"))
     points = [(1, 1), (2, 2), (5, 3), (6, 9), (4, 5), (6, 10), (math.nan, 0)]
-    trials = {n: TrialState(n, {}, standing="finished", values={"q": q, "m": m}) for n, (q, m) in enumerate(points)}
-    found = standings(State(goals, trials=trials))
+    trials = {n: TrialState(n, {}, status="finished", values={"q": q, "m": m}) for n, (q, m) in enumerate(points)}
+    found = leaderboard(SearchState(goals, trials=trials))
     assert {trial.number for trial in found.front} == {0, 1, 2, 3}
     assert found.best.number == 2
     assert found.ranked[-1].number == 6

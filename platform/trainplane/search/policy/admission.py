@@ -21,18 +21,18 @@ Node = tuple[float, float]
 
 
 @dataclass(frozen=True)
-class Need:
-    """What one trial occupies while it runs. An elastic one starts with `least_workers` where there is no more room."""
+class TrialResources:
+    """What one trial occupies while it runs. An elastic one starts with `min_workers` where there is no more room."""
 
     workers: int
     cpus_per_worker: float
     gpus_per_worker: float = 0.0
-    least_workers: int | None = None
+    min_workers: int | None = None
 
     @property
     def least(self) -> int:
         """Workers without which a trial does not start."""
-        return min(self.least_workers or self.workers, self.workers)
+        return min(self.min_workers or self.workers, self.workers)
 
     @property
     def is_group(self) -> bool:
@@ -53,7 +53,7 @@ class Need:
         return self.workers * self.gpus_per_worker
 
 
-def admit(need: Need, *, nodes: Sequence[Node], trials: int, wanted: int | None) -> int:
+def admit(need: TrialResources, *, nodes: Sequence[Node], trials: int, requested: int | None) -> int:
     """How many trials to run at once: as many as fit, at most `wanted` and `trials`.
 
     Each gets all its workers where that is possible for one at least; elastic ones share where it is not. Raises
@@ -62,10 +62,10 @@ def admit(need: Need, *, nodes: Sequence[Node], trials: int, wanted: int | None)
     fits = fitting(need, nodes, workers=need.workers) or fitting(need, nodes, workers=need.least)
     if fits < 1:
         raise UserError(_refusal(need, nodes))
-    return min(fits, trials, wanted or fits)
+    return min(fits, trials, requested or fits)
 
 
-def fitting(need: Need, nodes: Sequence[Node], *, workers: int) -> int:
+def fitting(need: TrialResources, nodes: Sequence[Node], *, workers: int) -> int:
     """The largest number of trials, of so many workers each, that all find room whatever order they are placed in.
 
     The trials' own slivers may all lie on the node where they hurt most.
@@ -81,14 +81,14 @@ def fitting(need: Need, nodes: Sequence[Node], *, workers: int) -> int:
     return 0
 
 
-def _slots(need: Need, node: Node, slivers: int) -> int:
+def _slots(need: TrialResources, node: Node, slivers: int) -> int:
     """Workers that a node has room for beside so many trials' own processes."""
     cpus, gpus = node
     by_cpu = int((cpus - slivers * TRIAL_CPUS + _EPSILON) // need.cpus_per_worker)
     return max(0, min(by_cpu, int((gpus + _EPSILON) // need.gpus_per_worker)) if need.gpus_per_worker else by_cpu)
 
 
-def _refusal(need: Need, nodes: Sequence[Node]) -> str:
+def _refusal(need: TrialResources, nodes: Sequence[Node]) -> str:
     cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
     if need.least * need.gpus_per_worker > gpus + _EPSILON:
         fits = int(gpus // need.gpus_per_worker)
@@ -101,7 +101,7 @@ def _refusal(need: Need, nodes: Sequence[Node]) -> str:
     got = f"one trial needs {need.least} workers × {need.cpus_per_worker:g} CPUs{own} = {total:g}"
     has = f"the cluster has {cpus:g}" + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
     for workers in range(need.least - 1, 0, -1):
-        smaller = Need(workers, need.cpus_per_worker, need.gpus_per_worker)
+        smaller = TrialResources(workers, need.cpus_per_worker, need.gpus_per_worker)
         if fitting(smaller, nodes, workers=workers):
             return f"{got}, and {has}; set train.workers={workers}"
     largest = max((node[0] for node in nodes), default=0.0)

@@ -1,7 +1,7 @@
 """PURE: what a search has used, what for, and whether there is something left.
 
 Only time in which trials run is counted: a search that was killed on Friday and goes on on Monday has not used the
-weekend. Waste is told by cause. `Rates` say what a second of a trial holds; `Spent` is part of the folded state.
+weekend. Waste is told by cause. `CostRates` say what a second of a trial holds; `SearchUsage` is part of the folded state.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from trainplane.search.config import Budget
 
 
 @dataclass(frozen=True)
-class Rates:
+class CostRates:
     """What one running trial occupies, and its price by the hour where there is one."""
 
     cpus: float
@@ -27,7 +27,7 @@ CAUSES = ("stopped early", "failed", "NaN", "repeated")
 
 
 @dataclass
-class Spent:
+class SearchUsage:
     """Seconds of trials by trial, wall seconds of the driver while trials ran, and training steps.
 
     steps    -- of all trials as far as they came, each once
@@ -54,7 +54,7 @@ class Spent:
         return sum(self.trial_s.values())
 
 
-def exhausted(budget: Budget, spent: Spent, rates: Rates) -> str | None:
+def reached_limit(budget: Budget, spent: SearchUsage, rates: CostRates) -> str | None:
     """Which limit in time or money is reached, as a sentence; None while there is something left."""
     hours = spent.total_s / 3600
     used = {
@@ -70,11 +70,11 @@ def exhausted(budget: Budget, spent: Spent, rates: Rates) -> str | None:
     return None
 
 
-def check(budget: Budget, rates: Rates, *, steps: int, seconds_of_one: float | None) -> None:
+def check(budget: Budget, rates: CostRates, *, steps: int, trial_seconds: float | None) -> None:
     """`UserError` for a budget that is too small for one trial, or that nothing would ever reach.
 
     steps          -- of one trial to its end
-    seconds_of_one -- that it takes, where an earlier run like it tells
+    trial_seconds -- that it takes, where an earlier run like it tells
     """
     if budget.steps is not None and budget.steps < steps:
         raise UserError(
@@ -89,13 +89,13 @@ def check(budget: Budget, rates: Rates, *, steps: int, seconds_of_one: float | N
         raise UserError(
             f"search.budget.gpu_hours={budget.gpu_hours:g} and trials use no GPU; give search.budget.cpu_hours instead"
         )
-    if seconds_of_one is None:
+    if trial_seconds is None:
         return
     needs = {
-        "cpu_hours": seconds_of_one / 3600 * rates.cpus,
-        "gpu_hours": seconds_of_one / 3600 * rates.gpus,
-        "hours": seconds_of_one / 3600,
-        "money": seconds_of_one / 3600 * (rates.price_per_hour or 0.0),
+        "cpu_hours": trial_seconds / 3600 * rates.cpus,
+        "gpu_hours": trial_seconds / 3600 * rates.gpus,
+        "hours": trial_seconds / 3600,
+        "money": trial_seconds / 3600 * (rates.price_per_hour or 0.0),
     }
     for name, need in needs.items():
         limit = getattr(budget, name)
@@ -106,7 +106,7 @@ def check(budget: Budget, rates: Rates, *, steps: int, seconds_of_one: float | N
             )
 
 
-def report(spent: Spent, outcomes: Mapping[int, str], rates: Rates) -> dict[str, Any]:
+def cost_report(spent: SearchUsage, outcomes: Mapping[int, str], rates: CostRates) -> dict[str, Any]:
     """The ledger: totals, and steps and seconds that led nowhere by cause. `outcomes`: how each trial stands."""
     causes = {"stopped": "stopped early", "failed": "failed", "nan": "NaN"}
     waste: dict[str, dict[str, float]] = {cause: {"steps": 0, "seconds": 0.0} for cause in CAUSES}

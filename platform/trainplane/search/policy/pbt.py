@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from trainplane.search.config import Dimension, PbtSettings
-from trainplane.search.policy.asha import Rung, ranked
-from trainplane.search.space import Settings, Space, draw, stream_of
+from trainplane.search.policy.asha import Rung, ranking
+from trainplane.search.space import Settings, Space, draw, generator_for
 
 # Beginnings of settings that may change under trained weights; others shape the network or the order of its data.
-MUTABLE = ("loss.", "train.lr_", "train.betas")
+MUTABLE_PREFIXES = ("loss.", "train.lr_", "train.betas")
 
 
 @dataclass(frozen=True)
-class Takeover:
+class Exploit:
     """Member `trial` goes on from `donor`'s weights, with these settings."""
 
     trial: int
@@ -31,16 +31,16 @@ class Takeover:
     settings: Settings
 
 
-def interval(settings: PbtSettings, steps: int) -> int:
+def generation_steps(settings: PbtSettings, steps: int) -> int:
     """Steps of a generation."""
     return settings.every or max(1, steps // 10)
 
 
-def takeovers(
+def plan_exploits(
     scores: Rung, members: Mapping[int, Settings], *, settings: PbtSettings, space: Space, generation: int
-) -> list[Takeover]:
+) -> list[Exploit]:
     """Who takes over after this generation. Members without a finite score take over whatever the quantile is."""
-    order = ranked(scores)
+    order = ranking(scores)
     if not order:
         return []
     count = max(1, math.floor(settings.quantile * len(members)))
@@ -49,13 +49,13 @@ def takeovers(
     last = order[max(len(order) - count, len(best)) :]
     found = []
     for trial in sorted({*lost, *last}):
-        rng = stream_of(space.seed, generation << 32 | trial)
+        rng = generator_for(space.seed, generation << 32 | trial)
         donor = best[int(rng.integers(len(best)))]
-        found.append(Takeover(trial, donor, explored(members[donor], space, settings, rng)))
+        found.append(Exploit(trial, donor, explore(members[donor], space, settings, rng)))
     return found
 
 
-def explored(donor: Settings, space: Space, settings: PbtSettings, rng: np.random.Generator) -> Settings:
+def explore(donor: Settings, space: Space, settings: PbtSettings, rng: np.random.Generator) -> Settings:
     """The donor's settings, varied; the donor's own where no variation of many meets the constraints."""
     for _ in range(100):
         varied = {name: _varied(value, space.dimensions[name], settings, rng) for name, value in donor.items()}
@@ -71,6 +71,6 @@ def _varied(value: Any, dimension: Dimension, settings: PbtSettings, rng: np.ran
         # The choice next to it; at an end it may stay.
         at = dimension.choice.index(value) + (1 if rng.random() < 0.5 else -1)
         return dimension.choice[min(max(at, 0), len(dimension.choice) - 1)]
-    low, high = dimension.ends
+    low, high = dimension.edges
     varied = min(max(value * settings.factors[int(rng.integers(2))], low), high)
     return round(varied) if dimension.integers is not None else varied

@@ -1,7 +1,7 @@
 """Which settings the next trial gets: from its number alone (random, grid), or from what is known of others (TPE).
 
 Optuna's sampler is fed anew with the trials as they were committed, seeded by the trial's number: the same journal
-gives the same suggestion, in whichever process. Early-stopped trials tell it how they stood, those that ran into NaN
+gives the same suggest_settings, in whichever process. Early-stopped trials tell it how they stood, those that ran into NaN
 that this is the worst, those under way that somebody is there already. Not covered: take-overs (`pbt`).
 """
 
@@ -13,20 +13,20 @@ from typing import Any
 
 from trainplane.config.canonical import canonical_json
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.state import State, TrialState, score
+from trainplane.search.policy.state import SearchState, TrialState, score
 from trainplane.search.space import Settings, Space
 
 TPE_TRIES = 50
 DUPLICATE_TRIES = 200
 
 
-def suggestion(number: int, settings: SearchSettings, space: Space, state: State) -> Settings | None:
+def suggest_settings(number: int, settings: SearchSettings, space: Space, state: SearchState) -> Settings | None:
     """The settings of trial `number`; None where every combination has been tried."""
     if settings.algorithm == "grid":
         grid = space.grid()
         return grid[number] if number < len(grid) else None
     taken = {_key(trial.settings) for trial in state.trials.values()}
-    if settings.algorithm == "tpe" and number >= settings.startup - len(state.prior):
+    if settings.algorithm == "tpe" and number >= settings.startup - len(state.prior_results):
         for attempt in range(TPE_TRIES):
             found = _tpe(number, attempt, settings, space, state)
             if space.holds(found) and _key(found) not in taken:
@@ -47,7 +47,7 @@ def _key(settings: Settings) -> bytes:
     return canonical_json(settings)
 
 
-def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, state: State) -> Settings:
+def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, state: SearchState) -> Settings:
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -59,7 +59,7 @@ def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, stat
     )
     directions: list[Any] = ["maximize" if goal.mode == "max" else "minimize" for goal in settings.goals]
     study = optuna.create_study(sampler=sampler, directions=directions)
-    for trial in told(settings, space, state):
+    for trial in optuna_trials(settings, space, state):
         study.add_trial(trial)
     asked = study.ask()
     return _drawn(space, lambda name: _ask(asked, name, space))
@@ -68,7 +68,7 @@ def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, stat
 def _drawn(space: Space, value_of: Callable[[str], Any]) -> Settings:
     found: Settings = {}
     for name in space.dimensions:
-        if space.active(name, found):
+        if space.is_active(name, found):
             found[name] = value_of(name)
     return found
 
@@ -80,20 +80,22 @@ def _ask(asked: Any, name: str, space: Space) -> Any:
         return dimension.choice[asked.suggest_categorical(name, list(range(len(dimension.choice))))]
     if dimension.integers is not None:
         return asked.suggest_int(name, *dimension.integers)
-    low, high = dimension.ends
+    low, high = dimension.edges
     return asked.suggest_float(name, low, high, log=dimension.log_uniform is not None)
 
 
-def told(settings: SearchSettings, space: Space, state: State) -> list[Any]:
+def optuna_trials(settings: SearchSettings, space: Space, state: SearchState) -> list[Any]:
     """Everything known, as Optuna's trials, in the order of commits; what is under way comes last."""
     import optuna
 
     found = []
-    for prior in state.prior:
-        if all(name in space.dimensions and space.dimensions[name].has(v) for name, v in prior["settings"].items()):
-            found.append(completed(space, prior["settings"], prior["values"]))
+    for prior in state.prior_results:
+        if all(
+            name in space.dimensions and space.dimensions[name].contains(v) for name, v in prior["settings"].items()
+        ):
+            found.append(completed_trial(space, prior["settings"], prior["values"]))
     committed: dict[int, None] = {}
-    for number in state.committed:
+    for number in state.commit_order:
         # A trial that went on since stands where it was committed last.
         trial = state.items[number].trial
         committed.pop(trial, None)
@@ -115,13 +117,13 @@ def _told(
     optuna: Any, settings: SearchSettings, space: Space, trial: TrialState, worst: list[float] | None
 ) -> Any | None:
     scores = [score(trial.values, goal) for goal in settings.goals]
-    known = None not in scores and trial.standing not in ("nan", "failed")
+    known = None not in scores and trial.status not in ("nan", "failed")
     if settings.asha is None:
         if known:
-            return completed(space, trial.settings, [trial.values[goal.metric] for goal in settings.goals])
+            return completed_trial(space, trial.settings, [trial.values[goal.metric] for goal in settings.goals])
         # Worth as little as the worst that is known.
-        return None if worst is None or trial.standing == "failed" else completed(space, trial.settings, worst)
-    if trial.standing == "failed":
+        return None if worst is None or trial.status == "failed" else completed_trial(space, trial.settings, worst)
+    if trial.status == "failed":
         return None
     params, distributions = _params(optuna, space, trial.settings)
     metric = settings.goals[0].metric
@@ -135,7 +137,7 @@ def _told(
     )
 
 
-def _worst(settings: SearchSettings, state: State) -> list[float] | None:
+def _worst(settings: SearchSettings, state: SearchState) -> list[float] | None:
     """The worst finite value of each objective so far."""
     rows = [
         [trial.values[goal.metric] for goal in settings.goals]
@@ -150,7 +152,7 @@ def _worst(settings: SearchSettings, state: State) -> list[float] | None:
     ]
 
 
-def completed(space: Space, settings: Settings, values: list[float]) -> Any:
+def completed_trial(space: Space, settings: Settings, values: list[float]) -> Any:
     """A trial that was trained to its end, as Optuna's."""
     import optuna
 
@@ -169,7 +171,7 @@ def _params(optuna: Any, space: Space, settings: Settings) -> tuple[dict[str, An
             params[name] = value
             distributions[name] = optuna.distributions.IntDistribution(*dimension.integers)
         else:
-            low, high = dimension.ends
+            low, high = dimension.edges
             params[name] = min(max(value, low), high)
             distributions[name] = optuna.distributions.FloatDistribution(
                 low, high, log=dimension.log_uniform is not None

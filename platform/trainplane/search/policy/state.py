@@ -1,10 +1,11 @@
-"""What is known of a search: a pure fold over its journal's records.
+"""State of a search: a fold over the records of its journal.
 
-    fold(records) -> State
+    fold(records, goals) -> SearchState
 
-Facts come from trials (`began`, `seen`, `done`, `failed`) and the clock (`tick`); decisions from `engine` (`go`,
-`exploit`, `commit`, `end`). A trial is trained in *items*: from one step to another, once each. An item's result
-counts when it is committed. Numbers that are not finite stand in records as text, since JSON has none.
+Pure: no I/O. Trials report facts (`began`, `seen`, `done`, `failed`), the clock reports time (`tick`), and `scheduler`
+adds decisions (`go`, `exploit`, `commit`, `end`). A trial is trained in work items: each item trains it once, from one
+step to another. The result of an item counts when the item is committed. JSON has no NaN or infinity, so records
+store such values as text.
 """
 
 from __future__ import annotations
@@ -16,60 +17,92 @@ from typing import Any, Literal
 
 from trainplane.errors import RunFailed
 from trainplane.search.config import Budget, Objective
-from trainplane.search.policy.budget import Spent
-from trainplane.search.run.journal import Record
+from trainplane.search.policy.budget import SearchUsage
+from trainplane.search.run.journal import JournalRecord
 
 Values = dict[str, float]
-Standing = Literal["running", "resting", "finished", "stopped", "nan", "failed"]
+TrialStatus = Literal["running", "resting", "finished", "stopped", "nan", "failed"]
 FORMAT_VERSION = 1
 
 
 @dataclass
-class Item:
-    """A trial is trained from step `first` to `last` by slot `slot`, beginning `at` (steps of a slot's own clock)."""
+class WorkItem:
+    """One piece of training: a trial from one step to another.
+
+    Attributes:
+        number: Index in `SearchState.items`.
+        trial: Number of the trial.
+        slot: Slot that trains it.
+        start_clock: Clock of the slot at the start, in training steps.
+        first_step: Step that the trial starts from.
+        last_step: Step that the trial is trained to.
+        starts: Number of processes started for it.
+        failures: Number of those that failed.
+        reported_step: Step of the last report with values.
+        is_finite: The objectives of that report are finite.
+        result: Its `done` record.
+        arrival: Position of that record among all `done` records.
+    """
 
     number: int
     trial: int
     slot: int
-    at: float
-    first: int
-    last: int
+    start_clock: float
+    first_step: int
+    last_step: int
     starts: int = 0
-    lost: int = 0
-    seen: int | None = None
-    seen_finite: bool = True
-    done: Record | None = None
-    arrived: int = 0
+    failures: int = 0
+    reported_step: int | None = None
+    is_finite: bool = True
+    result: JournalRecord | None = None
+    arrival: int = 0
 
     @property
-    def planned_end(self) -> float:
-        return self.at + self.last - self.first
+    def planned_end_clock(self) -> float:
+        """Slot clock at the end, if nothing stops the trial earlier."""
+        return self.start_clock + self.last_step - self.first_step
 
     @property
-    def known(self) -> float:
-        """How far its slot's clock certainly is."""
-        return self.at + (max(self.seen, self.first) - self.first if self.seen is not None else 0)
+    def reported_clock(self) -> float:
+        """Slot clock at the last report, a lower bound of the end."""
+        if self.reported_step is None:
+            return self.start_clock
+        return self.start_clock + max(self.reported_step, self.first_step) - self.first_step
 
     @property
-    def end(self) -> float:
-        """When it ended by its slot's clock. One that ended between two reports: just after the last one."""
-        assert self.done is not None
-        if self.done["status"] == "finished":
-            return self.planned_end
-        return self.known if not self.seen_finite else self.known + 0.5
+    def end_clock(self) -> float:
+        """Slot clock at the actual end of a finished item."""
+        assert self.result is not None
+        if self.result["status"] == "finished":
+            return self.planned_end_clock
+        # An item that ended between two reports counts as just behind the first of them.
+        return self.reported_clock if not self.is_finite else self.reported_clock + 0.5
 
 
 @dataclass
 class TrialState:
-    """One configuration of a search, and how it stands.
+    """One configuration of a search and its progress.
 
-    curve    -- values by step, as they were reported
-    position -- the step that its newest process has come to, as far as is known
+    Attributes:
+        number: Index in the order of creation.
+        settings: Explored settings.
+        status: `resting` is trained to a rung and may be promoted.
+        step: Last committed step.
+        values: Metrics at that step.
+        curve: Reported metrics by step.
+        run_id: MLflow run.
+        checkpoint: Address of the checkpoint at `step`.
+        error: Error of the last item.
+        seconds: Training time of all items.
+        segment: Number of exploits so far (population-based training).
+        position: Last known step of the newest process.
+        donor: Last exploit, {donor, checkpoint, step}.
+        lineage: All exploits, each with its settings.
     """
 
     number: int
     settings: dict[str, Any]
-    standing: Standing = "running"
+    status: TrialStatus = "running"
     step: int = 0
     values: Values = field(default_factory=dict)
     curve: dict[int, Values] = field(default_factory=dict)
@@ -83,19 +116,34 @@ class TrialState:
     lineage: list[dict[str, Any]] = field(default_factory=list)
 
     @property
-    def reached(self) -> int:
-        """The highest step known of it."""
+    def highest_step(self) -> int:
+        """Highest reported step."""
         return max(self.step, max(self.curve, default=0))
 
 
 @dataclass
-class State:
-    """Everything that decisions depend on.
+class SearchState:
+    """Complete input of the scheduler's decisions.
 
-    open  -- items that are not committed; committed -- numbers of items in the order in which they counted
-    now   -- the slots' clock at the last commit
-    rungs -- scores by trial of what was committed at a step; promoted -- who went on from there; given_out -- who was
-             sent there
+    Attributes:
+        goals: Objectives; the first one decides.
+        key: Identity of the search.
+        width: Number of slots.
+        trial_limit: Trials at most.
+        budget: Limits of resources.
+        trials: Trials by number.
+        items: All work items.
+        open_items: Items without a commit, by number.
+        arrivals: Number of `done` records.
+        commit_order: Numbers of committed items, in the order in which they counted.
+        clock: Slot clock at the last commit.
+        rungs: Score by trial at each step that a trial was committed at.
+        promoted: Trials that were promoted from a step.
+        assigned: Trials that were sent to a step.
+        generation: Generation of population-based training.
+        prior_results: Trials of an earlier search, {settings, values}.
+        usage: Resources used.
+        end_reason: Reason of the end; None while the search runs.
     """
 
     goals: tuple[Objective, ...]
@@ -104,186 +152,191 @@ class State:
     trial_limit: int = 0
     budget: Budget = field(default_factory=Budget)
     trials: dict[int, TrialState] = field(default_factory=dict)
-    items: list[Item] = field(default_factory=list)
-    open: dict[int, Item] = field(default_factory=dict)
-    arrived: int = 0
-    committed: list[int] = field(default_factory=list)
-    now: float = 0.0
+    items: list[WorkItem] = field(default_factory=list)
+    open_items: dict[int, WorkItem] = field(default_factory=dict)
+    arrivals: int = 0
+    commit_order: list[int] = field(default_factory=list)
+    clock: float = 0.0
     rungs: dict[int, dict[int, float | None]] = field(default_factory=dict)
     promoted: dict[int, list[int]] = field(default_factory=dict)
-    given_out: dict[int, list[int]] = field(default_factory=dict)
+    assigned: dict[int, list[int]] = field(default_factory=dict)
     generation: int = 0
-    prior: list[Record] = field(default_factory=list)
-    spent: Spent = field(default_factory=Spent)
-    ended: str | None = None
+    prior_results: list[JournalRecord] = field(default_factory=list)
+    usage: SearchUsage = field(default_factory=SearchUsage)
+    end_reason: str | None = None
 
-    def apply(self, record: Record) -> None:
-        """Take one record in."""
+    def apply(self, record: JournalRecord) -> None:
+        """Applies one record."""
         try:
-            apply = getattr(self, f"_{record['k']}")
+            apply = getattr(self, f"_apply_{record['k']}")
         except AttributeError:
             raise RunFailed(
-                f"journal has a record of kind {record.get('k')!r}, which this version does not know; "
-                "go on with the version that wrote it"
+                f"journal has a record of kind {record.get('k')!r}, which this version does not read; "
+                "resume the search with the version that wrote it"
             ) from None
         apply(record)
 
-    def score(self, values: Mapping[str, float]) -> float | None:
-        """The first objective as a number to maximise; None where it is missing or not finite."""
-        return score(values, self.goals[0])
-
     @property
-    def pending(self) -> list[Item]:
-        """Items that have not ended."""
-        return [item for item in self.open.values() if item.done is None]
+    def unfinished_items(self) -> list[WorkItem]:
+        """Open items without a result."""
+        return [item for item in self.open_items.values() if item.result is None]
 
     @property
     def planned_steps(self) -> int:
-        """Steps that are committed or given out, each once."""
-        given_out = sum(item.last - item.first for item in self.open.values())
-        return sum(trial.step for trial in self.trials.values()) + given_out
+        """Committed and assigned steps, each counted once."""
+        assigned = sum(item.last_step - item.first_step for item in self.open_items.values())
+        return sum(trial.step for trial in self.trials.values()) + assigned
 
-    def takeovers_to_come(self) -> list[Record]:
-        """Take-overs whose taker has not trained since: {trial, checkpoint}."""
-        found = []
-        for trial in self.trials.values():
-            if trial.donor is not None and trial.step <= trial.donor["step"]:
-                found.append({"trial": trial.number, "checkpoint": trial.donor["checkpoint"]})
-        return found
+    def pending_exploits(self) -> list[JournalRecord]:
+        """Exploits whose taker has not trained since: {trial, checkpoint}."""
+        return [
+            {"trial": trial.number, "checkpoint": trial.donor["checkpoint"]}
+            for trial in self.trials.values()
+            if trial.donor is not None and trial.step <= trial.donor["step"]
+        ]
 
-    # One method for each kind of record, named after it.
+    # One method for each kind of record: `_apply_` and the kind.
 
-    def _begin(self, record: Record) -> None:
+    def _apply_begin(self, record: JournalRecord) -> None:
         if record["version"] != FORMAT_VERSION:
             raise RunFailed(
                 f"journal has format {record['version']}, this version reads {FORMAT_VERSION}; "
-                "go on with the version that wrote it"
+                "resume the search with the version that wrote it"
             )
         self.key, self.width = record["key"], record["width"]
 
-    def _driver(self, record: Record) -> None:
-        """A process began to carry the search on: for whoever reads."""
+    def _apply_driver(self, record: JournalRecord) -> None:
+        """Ignores the process id and host; they are for human readers."""
 
-    def _limits(self, record: Record) -> None:
+    def _apply_limits(self, record: JournalRecord) -> None:
         self.trial_limit, self.budget = record["trials"], Budget(**record["budget"])
-        self.ended = None
+        # New limits reopen a search that had ended.
+        self.end_reason = None
 
-    def _prior(self, record: Record) -> None:
-        self.prior = record["trials"]
+    def _apply_prior(self, record: JournalRecord) -> None:
+        self.prior_results = record["trials"]
 
-    def _go(self, record: Record) -> None:
+    def _apply_go(self, record: JournalRecord) -> None:
+        """Starts an item, and its trial if the trial is new."""
         if "settings" in record:
             self.trials[record["trial"]] = TrialState(record["trial"], _sorted(record["settings"]))
-        item = Item(record["item"], record["trial"], record["slot"], record["at"], record["first"], record["last"])
+        item = WorkItem(record["item"], record["trial"], record["slot"], record["at"], record["first"], record["last"])
         assert item.number == len(self.items)
         self.items.append(item)
-        self.open[item.number] = item
-        self.trials[item.trial].standing = "running"
-        self.given_out.setdefault(item.last, []).append(item.trial)
-        if item.first:
-            self.promoted.setdefault(item.first, []).append(item.trial)
+        self.open_items[item.number] = item
+        self.trials[item.trial].status = "running"
+        self.assigned.setdefault(item.last_step, []).append(item.trial)
+        if item.first_step:
+            self.promoted.setdefault(item.first_step, []).append(item.trial)
 
-    def _exploit(self, record: Record) -> None:
+    def _apply_exploit(self, record: JournalRecord) -> None:
+        """Gives members the settings and the checkpoints of their donors."""
         self.generation = record["generation"]
-        for one in record["takeovers"]:
-            trial = self.trials[one["trial"]]
-            trial.settings, trial.segment = _sorted(one["settings"]), one["segment"]
-            trial.donor = {name: one[name] for name in ("donor", "checkpoint", "step")}
+        for exploit in record["takeovers"]:
+            trial = self.trials[exploit["trial"]]
+            trial.settings, trial.segment = _sorted(exploit["settings"]), exploit["segment"]
+            trial.donor = {name: exploit[name] for name in ("donor", "checkpoint", "step")}
             trial.lineage.append({**trial.donor, "settings": trial.settings})
             trial.error = None
-            trial.position = one["step"]
+            trial.position = exploit["step"]
 
-    def _start(self, record: Record) -> None:
+    def _apply_start(self, record: JournalRecord) -> None:
         self.items[record["item"]].starts += 1
 
-    def _began(self, record: Record) -> None:
-        """A process trains from this step: what was trained beyond it before is trained once more."""
+    def _apply_began(self, record: JournalRecord) -> None:
+        """A process trains from this step on."""
         trial = self.trials[self.items[record["item"]].trial]
         trial.run_id = record.get("run_id") or trial.run_id
-        self.spent.repeated += max(0, trial.position - record["step"])
+        # Steps that an earlier process trained beyond this one are trained again.
+        self.usage.repeated += max(0, trial.position - record["step"])
         trial.position = record["step"]
 
-    def _seen(self, record: Record) -> None:
+    def _apply_seen(self, record: JournalRecord) -> None:
+        """A report of a trial under way."""
         item = self.items[record["item"]]
         trial = self.trials[item.trial]
         step = record["step"]
         trial.position = max(trial.position, step)
-        self.spent.steps[trial.number] = max(self.spent.steps.get(trial.number, 0), step)
+        self.usage.steps[trial.number] = max(self.usage.steps.get(trial.number, 0), step)
         if record["values"]:
-            values = numbers(record["values"])
+            values = decode_values(record["values"])
             trial.curve[step] = values
-            item.seen = step
-            # A metric that comes with the result alone is not missing yet.
-            item.seen_finite = all(math.isfinite(values.get(goal.metric, 0.0)) for goal in self.goals)
+            item.reported_step = step
+            # Some metrics come only with the result of an item; a report without them is finite.
+            item.is_finite = all(math.isfinite(values.get(goal.metric, 0.0)) for goal in self.goals)
 
-    def _done(self, record: Record) -> None:
-        """A fact. It counts when it is committed, and no decision depends on it before."""
+    def _apply_done(self, record: JournalRecord) -> None:
+        """A result arrived; no decision depends on it before its commit."""
         item = self.items[record["item"]]
         trial = self.trials[item.trial]
-        self.arrived += 1
-        item.done, item.arrived = record, self.arrived
+        self.arrivals += 1
+        item.result, item.arrival = record, self.arrivals
         trial.run_id = record["run_id"] or trial.run_id
         trial.seconds += record.get("seconds", 0.0)
         trial.position = max(trial.position, record["step"])
-        self.spent.steps[trial.number] = max(self.spent.steps.get(trial.number, 0), record["step"])
+        self.usage.steps[trial.number] = max(self.usage.steps.get(trial.number, 0), record["step"])
 
-    def _failed(self, record: Record) -> None:
-        self.items[record["item"]].lost += 1
+    def _apply_failed(self, record: JournalRecord) -> None:
+        self.items[record["item"]].failures += 1
 
-    def _commit(self, record: Record) -> None:
-        item = self.open.pop(record["item"])
-        trial, done = self.trials[item.trial], item.done
-        assert done is not None
-        self.committed.append(item.number)
-        self.now = record["at"]
-        trial.error = done.get("error")
-        trial.checkpoint = done["checkpoint"] or trial.checkpoint
-        trial.step = done["step"]
-        if done["values"]:
-            trial.values = numbers(done["values"])
+    def _apply_commit(self, record: JournalRecord) -> None:
+        """Counts the result of an item: values, status and score of its trial."""
+        item = self.open_items.pop(record["item"])
+        trial, result = self.trials[item.trial], item.result
+        assert result is not None
+        self.commit_order.append(item.number)
+        self.clock = record["at"]
+        trial.error = result.get("error")
+        trial.checkpoint = result["checkpoint"] or trial.checkpoint
+        trial.step = result["step"]
+        if result["values"]:
+            trial.values = decode_values(result["values"])
             trial.curve[trial.step] = trial.values
-        score = self.score(trial.values) if done["status"] == "finished" else None
-        trial.standing = "resting" if done["status"] == "finished" else done["status"]
-        if done["status"] == "finished" and score is None:
-            trial.standing = "nan"
-        self.rungs.setdefault(item.last, {})[item.trial] = score
+        # A trial that was trained to its rung without a finite score counts as NaN.
+        is_trained = result["status"] == "finished"
+        trial_score = score(trial.values, self.goals[0]) if is_trained else None
+        trial.status = "resting" if is_trained else result["status"]
+        if is_trained and trial_score is None:
+            trial.status = "nan"
+        self.rungs.setdefault(item.last_step, {})[item.trial] = trial_score
 
-    def _tick(self, record: Record) -> None:
-        self.spent.tick(record["wall"], {int(trial): seconds for trial, seconds in record["trials"].items()})
+    def _apply_tick(self, record: JournalRecord) -> None:
+        self.usage.tick(record["wall"], {int(trial): seconds for trial, seconds in record["trials"].items()})
 
-    def _end(self, record: Record) -> None:
-        self.ended = record["why"]
+    def _apply_end(self, record: JournalRecord) -> None:
+        """Ends the search; trials that still rest on a rung count as stopped."""
+        self.end_reason = record["why"]
         for trial in self.trials.values():
-            if trial.standing == "resting":
-                trial.standing = "finished" if trial.step >= record["steps"] else "stopped"
+            if trial.status == "resting":
+                trial.status = "finished" if trial.step >= record["steps"] else "stopped"
 
 
 def _sorted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """In the order in which a journal gives them back, so that nothing can depend on another one."""
+    """Sorts keys so that live and replayed settings have the same order."""
     return dict(sorted(settings.items()))
 
 
-def fold(records: Iterable[Record], goals: tuple[Objective, ...]) -> State:
-    """The state after these records."""
-    state = State(goals)
+def fold(records: Iterable[JournalRecord], goals: tuple[Objective, ...]) -> SearchState:
+    """Returns the state after these records."""
+    state = SearchState(goals)
     for record in records:
         state.apply(record)
     return state
 
 
 def score(values: Mapping[str, float], goal: Objective) -> float | None:
-    """An objective as a number to maximise; None where it is missing or not finite."""
+    """Objective as a number to maximise; None if missing or not finite."""
     value = values.get(goal.metric, math.nan)
     if not math.isfinite(value):
         return None
     return value if goal.mode == "max" else -value
 
 
-def plain(values: Mapping[str, float]) -> dict[str, float | str]:
-    """For a record: what is not finite as text."""
+def encode_values(values: Mapping[str, float]) -> dict[str, float | str]:
+    """Encodes metrics for a record; values that are not finite become text."""
     return {name: float(value) if math.isfinite(value) else str(float(value)) for name, value in values.items()}
 
 
-def numbers(values: Mapping[str, float | str]) -> Values:
-    """Back from a record."""
+def decode_values(values: Mapping[str, float | str]) -> Values:
+    """Decodes the metrics of a record."""
     return {name: float(value) for name, value in values.items()}

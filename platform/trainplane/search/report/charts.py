@@ -14,8 +14,8 @@ from typing import Any
 import numpy as np
 
 from trainplane.search.config import Dimension
-from trainplane.search.policy.state import State, TrialState
-from trainplane.search.report.summary import Standings, scores_of, short
+from trainplane.search.policy.state import SearchState, TrialState
+from trainplane.search.report.summary import Leaderboard, format_value, trial_scores
 from trainplane.tracking.images import Pixels
 
 DPI = 110
@@ -51,21 +51,21 @@ class _Picture:
         return np.asarray(self._canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def color_of(trial: TrialState, found: Standings) -> str:
+def color_of(trial: TrialState, found: Leaderboard) -> str:
     """Red: the best; orange: on the front; grey: others, lighter where stopped early."""
     if found.best is not None and trial.number == found.best.number:
         return BEST
     if len(found.front) > 1 and any(trial.number == one.number for one in found.front):
         return FRONT
-    return OTHER if trial.standing == "finished" else STOPPED
+    return OTHER if trial.status == "finished" else STOPPED
 
 
-def _line_of(trial: TrialState, found: Standings) -> dict[str, Any]:
+def _line_of(trial: TrialState, found: Leaderboard) -> dict[str, Any]:
     color = color_of(trial, found)
     return {"color": color, "linewidth": 2.4 if color == BEST else 1.1, "zorder": 4 if color == BEST else 2}
 
 
-def learning_curves(state: State, found: Standings) -> Pixels:
+def learning_curves(state: SearchState, found: Leaderboard) -> Pixels:
     """The first objective of every trial over its steps."""
     metric = state.goals[0].metric
     curves = {
@@ -99,10 +99,10 @@ def _name(picture: _Picture, place: tuple[float, float], words: str, color: str,
     )
 
 
-def pareto_front(state: State, found: Standings) -> Pixels:
+def pareto_front(state: SearchState, found: Leaderboard) -> Pixels:
     """Every trial by its first two objectives, and the line of those that nothing beats."""
     first, second = state.goals[0].metric, state.goals[1].metric
-    valued = [trial for trial in found.ranked if scores_of(trial, state.goals) is not None]
+    valued = [trial for trial in found.ranked if trial_scores(trial, state.goals) is not None]
     others = "" if len(state.goals) == 2 else f" (of {len(state.goals)} objectives)"
     goals = f"{state.goals[0].mode} {first}, {state.goals[1].mode} {second}{others}"
     picture = _Picture(f"{goals}; orange: the front, red: its knee")
@@ -115,7 +115,9 @@ def pareto_front(state: State, found: Standings) -> Pixels:
     for trial in reversed(valued):
         place = (trial.values[second], trial.values[first])
         picture.axes.plot(*place, marker="o", markersize=7, color=color_of(trial, found), zorder=3)
-        settings = ", ".join(f"{name.rpartition('.')[2]}={short(value)}" for name, value in trial.settings.items())
+        settings = ", ".join(
+            f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in trial.settings.items()
+        )
         label = f"{trial.number}: {settings}" if place in front else str(trial.number)
         _name(picture, place, label, INK, left=place[0] > middle)
     return picture.pixels()
@@ -139,7 +141,7 @@ class _Column:
         choices = list(dimension.choice)
         last = max(1, len(choices) - 1)
         places = {number: choices.index(value) / last for number, value in drawn.items() if value in choices}
-        return _Column(name, places, short(choices[0]), short(choices[-1]))
+        return _Column(name, places, format_value(choices[0]), format_value(choices[-1]))
 
     @staticmethod
     def of_numbers(name: str, values: dict[int, float], *, log: bool = False) -> _Column:
@@ -150,9 +152,9 @@ class _Column:
         return _Column(name, places, f"{low:.3g}", f"{high:.3g}")
 
 
-def parallel_coordinates(state: State, found: Standings, dimensions: Mapping[str, Dimension]) -> Pixels:
+def parallel_coordinates(state: SearchState, found: Leaderboard, dimensions: Mapping[str, Dimension]) -> Pixels:
     """A line for each trial through its settings to its objectives; the darker, the better it ranks."""
-    valued = [trial for trial in found.ranked if scores_of(trial, state.goals) is not None]
+    valued = [trial for trial in found.ranked if trial_scores(trial, state.goals) is not None]
     columns = [_Column.of_setting(name, dimension, valued) for name, dimension in dimensions.items()]
     for goal in state.goals:
         columns.append(_Column.of_numbers(goal.metric, {trial.number: trial.values[goal.metric] for trial in valued}))

@@ -8,15 +8,15 @@ move it elsewhere, and little where trials are few. Not covered: why.
 from __future__ import annotations
 
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.samplers import completed
-from trainplane.search.policy.state import State
-from trainplane.search.report.summary import scores_of
+from trainplane.search.policy.samplers import completed_trial
+from trainplane.search.policy.state import SearchState
+from trainplane.search.report.summary import trial_scores
 from trainplane.search.space import Space
 
 LEAST = 4
 
 
-def importance(settings: SearchSettings, space: Space, state: State, *, goal: int = 0) -> dict[str, float]:
+def importance(settings: SearchSettings, space: Space, state: SearchState, *, goal: int = 0) -> dict[str, float]:
     """Share of the variance of an objective by setting, largest first, summing to 1; empty where trials are too few.
 
     Of a search that stops trials early, those at the rung with most trials are compared: values of one step.
@@ -25,7 +25,7 @@ def importance(settings: SearchSettings, space: Space, state: State, *, goal: in
     rows = []
     step = _widest(state)
     for trial in state.trials.values():
-        if trial.lineage or scores_of(trial, settings.goals) is None:
+        if trial.lineage or trial_scores(trial, settings.goals) is None:
             continue
         value = trial.curve.get(step, {}).get(objective.metric) if settings.asha is not None else None
         rows.append((trial.settings, trial.values[objective.metric] if value is None else value))
@@ -39,13 +39,13 @@ def importance(settings: SearchSettings, space: Space, state: State, *, goal: in
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize" if objective.mode == "max" else "minimize")
-    study.add_trials([completed(space, drawn, [value]) for drawn, value in rows])
+    study.add_trials([completed_trial(space, drawn, [value]) for drawn, value in rows])
     evaluator = optuna.importance.FanovaImportanceEvaluator(seed=0)
     found = optuna.importance.get_param_importances(study, evaluator=evaluator, params=common)
     return {name: float(share) for name, share in found.items()}
 
 
-def _widest(state: State) -> int:
+def _widest(state: SearchState) -> int:
     """The step at which most trials have a finite score, the later one of equals."""
     counts = {step: sum(score is not None for score in rung.values()) for step, rung in state.rungs.items()}
     return max(counts, key=lambda step: (counts[step], step), default=0)

@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainplane.search.config import Objective
-from trainplane.search.policy.state import State, TrialState, score
+from trainplane.search.policy.state import SearchState, TrialState, score
 
 Scores = tuple[float, ...]
 
 
 @dataclass(frozen=True)
-class Standings:
+class Leaderboard:
     """Trials in the order of a leaderboard, and those that no other one beats in everything."""
 
     ranked: tuple[TrialState, ...]
@@ -24,12 +24,12 @@ class Standings:
     best: TrialState | None
 
 
-def standings(state: State) -> Standings:
+def leaderboard(state: SearchState) -> Leaderboard:
     """Who is where. Trials without a finite value of every objective are last, in the order of their numbers."""
     goals = state.goals
-    valued = [(trial, found) for trial in state.trials.values() if (found := scores_of(trial, goals)) is not None]
-    others = [trial for trial in state.trials.values() if scores_of(trial, goals) is None]
-    front = [trial for trial, found in valued if not any(beats(other, found) for _, other in valued)]
+    valued = [(trial, found) for trial in state.trials.values() if (found := trial_scores(trial, goals)) is not None]
+    others = [trial for trial in state.trials.values() if trial_scores(trial, goals) is None]
+    front = [trial for trial, found in valued if not any(dominates(other, found) for _, other in valued)]
     if len(goals) == 1:
         # Of trials that were stopped early, those that came further were better than those that did not.
         ranked = sorted(valued, key=lambda pair: (-pair[0].step, -pair[1][0], pair[0].number))
@@ -40,26 +40,26 @@ def standings(state: State) -> Standings:
         inside = {trial.number for trial in front}
         ranked = sorted(valued, key=lambda pair: (pair[0].number not in inside, -pair[1][0], pair[0].number))
     order = [trial for trial, _ in ranked] + sorted(others, key=lambda trial: trial.number)
-    front.sort(key=lambda trial: [-value for value in scores_of(trial, goals) or ()])
-    return Standings(tuple(order), tuple(front), best)
+    front.sort(key=lambda trial: [-value for value in trial_scores(trial, goals) or ()])
+    return Leaderboard(tuple(order), tuple(front), best)
 
 
-def scores_of(trial: TrialState, goals: Sequence[Objective]) -> Scores | None:
+def trial_scores(trial: TrialState, goals: Sequence[Objective]) -> Scores | None:
     """All objectives as numbers to maximise; None where one is missing or the trial did not hold."""
     found = [score(trial.values, goal) for goal in goals]
-    if trial.standing in ("nan", "failed") or None in found:
+    if trial.status in ("nan", "failed") or None in found:
         return None
     return tuple(value for value in found if value is not None)
 
 
-def beats(one: Scores, other: Scores) -> bool:
+def dominates(one: Scores, other: Scores) -> bool:
     """At least as good in everything and better in something."""
     return one != other and all(a >= b for a, b in zip(one, other, strict=True))
 
 
 def knee(valued: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
     """Of the front, the trial nearest to the best of everything, each objective scaled to its range on the front."""
-    front = [(trial, found) for trial, found in valued if not any(beats(other, found) for _, other in valued)]
+    front = [(trial, found) for trial, found in valued if not any(dominates(other, found) for _, other in valued)]
     if not front:
         return None
     columns = list(zip(*(found for _, found in front), strict=True))
@@ -74,13 +74,13 @@ def knee(valued: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
     return min(front, key=lambda pair: (distance(pair[1]), pair[0].number))[0]
 
 
-def row(trial: TrialState) -> dict[str, Any]:
+def trial_row(trial: TrialState) -> dict[str, Any]:
     """One trial for a report."""
     return {
         "number": trial.number,
         "settings": trial.settings,
         "run_id": trial.run_id,
-        "status": trial.standing,
+        "status": trial.status,
         "step": trial.step,
         "metrics": trial.values,
         "checkpoint": trial.checkpoint,
@@ -90,18 +90,18 @@ def row(trial: TrialState) -> dict[str, Any]:
     }
 
 
-def table(state: State, *, limit: int | None = None) -> str:
+def leaderboard_table(state: SearchState, *, limit: int | None = None) -> str:
     """The leaderboard as text, the best first."""
-    goals, found = state.goals, standings(state)
+    goals, found = state.goals, leaderboard(state)
     names = list(dict.fromkeys(name for trial in state.trials.values() for name in trial.settings))
     head = [f"{'trial':<6}", f"{'status':<9}", f"{'step':>7}", *(f"{goal.metric:>16}" for goal in goals)]
     lines = ["  ".join([*head, *(f"{name:>18}" for name in names), "run"])]
     front = {trial.number for trial in found.front} if len(goals) > 1 else set()
     for trial in found.ranked[:limit]:
-        values = [f"{short(trial.values.get(goal.metric)):>16}" for goal in goals]
-        cells = [f"{short(trial.settings.get(name)):>18}" for name in names]
+        values = [f"{format_value(trial.values.get(goal.metric)):>16}" for goal in goals]
+        cells = [f"{format_value(trial.settings.get(name)):>18}" for name in names]
         mark = "*" if trial.number in front else ""
-        first = [f"{trial.number}{mark:<1}".ljust(6), f"{trial.standing:<9}", f"{trial.step:>7}"]
+        first = [f"{trial.number}{mark:<1}".ljust(6), f"{trial.status:<9}", f"{trial.step:>7}"]
         lines.append("  ".join([*first, *values, *cells, trial.run_id]))
     if limit is not None and len(found.ranked) > limit:
         lines.append(f"… {len(found.ranked) - limit} more")
@@ -110,7 +110,7 @@ def table(state: State, *, limit: int | None = None) -> str:
     return "\n".join(lines)
 
 
-def short(value: Any) -> str:
+def format_value(value: Any) -> str:
     """A value in a few characters; nothing as a dash."""
     if value is None:
         return "-"

@@ -13,7 +13,6 @@ leaves a torn last line, which is cut off; damage before it is told and never pa
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import time
@@ -26,10 +25,11 @@ from typing import Any
 
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
+from trainplane.locks import try_lock
 from trainplane.storage import Store
 from trainplane.storage.folder import FolderStore
 
-Record = dict[str, Any]
+JournalRecord = dict[str, Any]
 FILE = "journal.jsonl"
 SEGMENTS = "journal/"
 # Records that nothing depends on may be so old before an object store has them.
@@ -39,7 +39,7 @@ HELD_BACK_S = 10.0
 class Journal(ABC):
     """Records in order. `records`: those that were there when it was opened."""
 
-    def __init__(self, records: list[Record]) -> None:
+    def __init__(self, records: list[JournalRecord]) -> None:
         self.records = records
         self._next = len(records)
 
@@ -47,7 +47,7 @@ class Journal(ABC):
         """Write them behind the others; `durable`: and wait until they, and all before them, outlive this machine."""
         lines = []
         for record in records:
-            lines.append(line_of({**record, "n": self._next, "t": round(time.time(), 3)}))
+            lines.append(encode_line({**record, "n": self._next, "t": round(time.time(), 3)}))
             self._next += 1
         self._write(b"".join(lines), durable)
 
@@ -73,28 +73,28 @@ def open_journal(store: Store, folder: str) -> Iterator[Journal]:
         journal.close()
 
 
-def read_journal(store: Store, folder: str) -> list[Record]:
+def read_journal(store: Store, folder: str) -> list[JournalRecord]:
     """The records, while another process may be writing; none where there is no journal."""
     if isinstance(store, FolderStore):
         path = Path(store.address) / folder / FILE
-        return parse(path.read_bytes(), str(path))[0] if path.exists() else []
+        return parse_lines(path.read_bytes(), str(path))[0] if path.exists() else []
     place = store.child(folder)
     data = [place.read(entry.key) for entry in place.list(SEGMENTS)]
-    return parse(b"".join(data), f"{place.address}/{SEGMENTS}")[0]
+    return parse_lines(b"".join(data), f"{place.address}/{SEGMENTS}")[0]
 
 
-def line_of(record: Mapping[str, Any]) -> bytes:
+def encode_line(record: Mapping[str, Any]) -> bytes:
     """One line, checksum first. Numbers that are not finite have no place in JSON: say them otherwise."""
     body = canonical_json(record)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
-def parse(data: bytes, where: str, first: int = 0) -> tuple[list[Record], int]:
+def parse_lines(data: bytes, where: str, first: int = 0) -> tuple[list[JournalRecord], int]:
     """(records, bytes that they take): all good lines; what a torn write left at the end is no part of them.
 
     Raises `RunFailed` where a good line follows a bad one: that is no torn end, and decisions are missing.
     """
-    records: list[Record] = []
+    records: list[JournalRecord] = []
     taken = 0
     lines = data.split(b"\n")
     for index, line in enumerate(lines[:-1]):
@@ -111,7 +111,7 @@ def parse(data: bytes, where: str, first: int = 0) -> tuple[list[Record], int]:
     return records, taken
 
 
-def _record_of(line: bytes, number: int | None) -> Record | None:
+def _record_of(line: bytes, number: int | None) -> JournalRecord | None:
     """The record in a line, if it is one; `number`: which one it must be."""
     checksum, _, body = line.partition(b" ")
     try:
@@ -123,11 +123,11 @@ def _record_of(line: bytes, number: int | None) -> Record | None:
     return record if isinstance(record, dict) and number in (None, record.get("n")) else None
 
 
-class Unwritten(Journal):
+class MemoryJournal(Journal):
     """A journal in memory: for simulations, and for whoever only looks."""
 
     def _write(self, data: bytes, durable: bool) -> None:
-        self.records += parse(data, "memory", len(self.records))[0]
+        self.records += parse_lines(data, "memory", len(self.records))[0]
 
     def close(self) -> None: ...
 
@@ -140,12 +140,9 @@ class _FileJournal(Journal):
         is_new = not path.exists()
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            os.close(self._handle)
-            raise UserError(f"another process carries on the search of {path}; wait for it, or end it") from error
-        try:
-            records, taken = parse(path.read_bytes(), str(path))
+            if not try_lock(self._handle):
+                raise UserError(f"another process carries on the search of {path}; wait for it, or end it")
+            records, taken = parse_lines(path.read_bytes(), str(path))
         except BaseException:
             os.close(self._handle)
             raise
@@ -179,7 +176,7 @@ class _SegmentJournal(Journal):
     def __init__(self, store: Store) -> None:
         self._store = store
         keys = [entry.key for entry in store.list(SEGMENTS)]
-        records, _ = parse(b"".join(store.read(key) for key in keys), f"{store.address}/{SEGMENTS}")
+        records, _ = parse_lines(b"".join(store.read(key) for key in keys), f"{store.address}/{SEGMENTS}")
         self._segment = len(keys)
         self._held_back = b""
         self._since = time.monotonic()

@@ -1,6 +1,6 @@
-"""Carry a search out in a context: what fits the cluster, its journal, its trials under one parent run.
+"""Runs a search in a context: admission, journal, and trials under one parent run.
 
-Killed at any moment and started again, it goes on from its journal, and its trials from their own checkpoints.
+A search that was killed resumes from its journal, and its trials resume from their own checkpoints.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from trainplane.cluster.ray_session import ray_session, scratch_folder
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.admission import Need, admit
-from trainplane.search.policy.budget import Rates
-from trainplane.search.policy.scheduler import Plan
-from trainplane.search.policy.state import Item, State, fold
-from trainplane.search.run.driver import Driver, is_within_limits, trial_limit
-from trainplane.search.run.journal import Journal, Record, open_journal, read_journal
+from trainplane.search.policy.admission import TrialResources, admit
+from trainplane.search.policy.budget import CostRates
+from trainplane.search.policy.scheduler import SearchPlan
+from trainplane.search.policy.state import SearchState, WorkItem, fold
+from trainplane.search.run.driver import Driver, has_same_limits, trial_limit
+from trainplane.search.run.journal import Journal, JournalRecord, open_journal, read_journal
 from trainplane.search.run.ray_tune import run_on_tune
-from trainplane.search.run.trial import Assignment, work
-from trainplane.search.run.weights_transfer import let_go
+from trainplane.search.run.trial import Assignment, train_item
+from trainplane.search.run.weights_transfer import release_donor
 from trainplane.search.space import Settings, Space
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint.pins import pin
@@ -30,14 +30,24 @@ from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import RunConfig
 
 FOLDER = "searches"
-ABOUT = "search.json"
+DESCRIPTION_FILE = "search.json"
 Configure = Callable[[int, Settings, int], RunConfig]
-"""The configuration of a trial: its number, its settings, how often it has taken over from others."""
+"""Configuration of a trial, from its number, its settings and its number of exploits."""
 
 
 @dataclass(frozen=True)
 class Search:
-    """A search that may start. `facts`: `module:function` that tells values beside those of validation."""
+    """A checked search, ready to start.
+
+    Attributes:
+        name: Name of the search.
+        key: Identity, see `space.search_key`.
+        settings: Section `search` of its file.
+        space: Explored settings.
+        train: Training section of its base.
+        configure: Configuration of a trial.
+        extra_metrics: `module:function` that returns metrics which validation does not measure.
+    """
 
     name: str
     key: str
@@ -45,157 +55,198 @@ class Search:
     space: Space
     train: TrainConfig
     configure: Configure
-    facts: str | None = None
+    extra_metrics: str | None = None
 
     @property
     def folder(self) -> str:
-        """Its place in the store of checkpoints."""
+        """Folder of the search in the checkpoint store."""
         return f"{FOLDER}/{self.name}-{self.key[:12]}"
 
-    def plan(self, rates: Rates) -> Plan:
-        return Plan(self.settings, self.space, self.train.steps, rates)
+    def plan(self, costs: CostRates) -> SearchPlan:
+        """Constant input of the scheduler."""
+        return SearchPlan(self.settings, self.space, self.train.steps, costs)
 
 
-def need_of(train: TrainConfig, *, gpus: float) -> Need:
-    """What one trial occupies on a cluster that has so many GPUs."""
+def trial_resources(train: TrainConfig, *, gpus: float) -> TrialResources:
+    """Resources of one trial on a cluster with so many GPUs."""
     wants_gpu = train.use_gpu is True or (train.use_gpu == "auto" and gpus > 0)
-    return Need(train.max_workers, train.cpus_per_worker, 1.0 if wants_gpu else 0.0, least_workers=train.min_workers)
+    return TrialResources(
+        train.max_workers, train.cpus_per_worker, 1.0 if wants_gpu else 0.0, min_workers=train.min_workers
+    )
 
 
-def rates_of(need: Need, train: TrainConfig) -> Rates:
-    """What a running trial is billed."""
-    price = None if train.price_per_hour is None else train.price_per_hour * need.workers
-    return Rates(need.cpus, need.gpus, price)
+def cost_rates(resources: TrialResources, train: TrainConfig) -> CostRates:
+    """Costs of a running trial."""
+    price = None if train.price_per_hour is None else train.price_per_hour * resources.workers
+    return CostRates(resources.cpus, resources.gpus, price)
 
 
-def take_place(search: Search, context: Context) -> None:
-    """Write `search.json` beside its journal: `UserError` where the store cannot be written; no trial could save."""
+def register_search_dir(search: Search, context: Context) -> None:
+    """Writes `search.json` beside the journal.
+
+    Raises:
+        UserError: The store cannot be written. No trial could save a checkpoint either.
+    """
     try:
-        about = canonical_json({"name": search.name, "key": search.key})
-        open_store(context.checkpoints).write(f"{search.folder}/{ABOUT}", about)
+        description = canonical_json({"name": search.name, "key": search.key})
+        open_store(context.checkpoints).write(f"{search.folder}/{DESCRIPTION_FILE}", description)
     except (StorageError, OSError) as error:
         raise UserError(
             f"the search's journal cannot be written to {context.checkpoints}/{search.folder} ({error}); "
-            "mend its permissions or name another store, then run `isnet doctor`"
+            "fix its permissions or name another store, then run `isnet doctor`"
         ) from error
 
 
-def carry_out(
-    search: Search, context: Context, *, parent_run_id: str, watch: Callable[[Driver], None], prior: list[Record]
+def run_search(
+    search: Search,
+    context: Context,
+    *,
+    parent_run_id: str,
+    on_change: Callable[[Driver], None],
+    prior_results: list[JournalRecord],
 ) -> Driver:
-    """Run it to its end, as many trials at once as fit; `watch` is called whenever something changed.
+    """Runs a search to its end, as many trials at once as fit.
 
-    Raises `UserError` where not one trial fits.
+    Args:
+        search: The search.
+        context: Stores and servers.
+        parent_run_id: MLflow run of the search.
+        on_change: Called after every change of the state.
+        prior_results: Trials of an earlier search, for TPE.
+
+    Returns:
+        The driver, in its last state.
+
+    Raises:
+        UserError: Not even one trial fits the cluster.
     """
     with open_journal(open_store(context.checkpoints), search.folder) as journal:
-        if (found := _ended(search, journal)) is not None:
-            return found
+        if (finished := _finished_search(search, journal)) is not None:
+            return finished
         with ray_session() as ray, scratch_folder() as scratch:
-            has = ray.cluster_resources()
-            need = need_of(search.train, gpus=has.get("GPU", 0.0))
-            plan = search.plan(rates_of(need, search.train))
+            # Count what the cluster has, node by node.
+            resources = trial_resources(search.train, gpus=ray.cluster_resources().get("GPU", 0.0))
+            plan = search.plan(cost_rates(resources, search.train))
             nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
             width = admit(
-                need,
+                resources,
                 nodes=[(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes],
-                trials=trial_limit(search.settings, plan),
-                wanted=search.settings.concurrent,
+                trials=trial_limit(plan),
+                requested=search.settings.concurrent,
             )
-            driver = Driver.resume(plan, journal, key=search.key, width=width, prior=prior)
-            driver.watch = lambda state: watch(driver)
-            driver.pin = lambda takeover: _pin(takeover, parent_run_id)
-            describe = _describer(search, driver.state)
-            own: dict[str, float] = {"CPU": need.own_cpus}
-            if need.workers == 1 and need.gpus:
-                own["GPU"] = need.gpus
-            run_on_tune(driver, _body(context, parent_run_id), describe, resources=own, scratch=scratch)
-        _let_go_of_donors(driver.state, parent_run_id)
+            # Resume from the journal, which keeps the number of slots that the search started with.
+            driver = Driver.resume(plan, journal, key=search.key, width=width, prior_results=prior_results)
+            driver.on_change = lambda state: on_change(driver)
+            driver.pin_donor = lambda exploit: pin_donor(exploit, parent_run_id)
+            # Tune places the trial's own process; workers of a group are placed by Ray Train.
+            own: dict[str, float] = {"CPU": resources.own_cpus}
+            if not resources.is_group and resources.gpus:
+                own["GPU"] = resources.gpus
+            assign = assignment_builder(search, driver.state)
+            run_on_tune(driver, _trial_function(context, parent_run_id), assign, resources=own, scratch=scratch)
+        release_donors(driver.state, parent_run_id)
         return driver
 
 
-def _ended(search: Search, journal: Journal) -> Driver | None:
-    """The search as it ended before, where nothing is left to do; that is not worth a cluster."""
+def _finished_search(search: Search, journal: Journal) -> Driver | None:
+    """Driver of a search that had ended under the same limits.
+
+    Such a search needs no cluster.
+    """
     if not journal.records:
         return None
-    plan = search.plan(rates_of(need_of(search.train, gpus=0.0), search.train))
+    plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     state = fold(journal.records, search.settings.goals)
-    same = state.ended is not None and state.key == search.key and is_within_limits(plan, state)
-    return Driver.of(plan, state) if same else None
+    is_finished = state.end_reason is not None and state.key == search.key and has_same_limits(plan, state)
+    return Driver.read_only(plan, state) if is_finished else None
 
 
-def _describer(search: Search, state: State) -> Callable[[Item], dict[str, Any]]:
-    def describe(item: Item) -> dict[str, Any]:
+def assignment_builder(search: Search, state: SearchState) -> Callable[[WorkItem], dict[str, Any]]:
+    """Returns a function that turns an item into an `Assignment`, as a dict."""
+
+    def assign(item: WorkItem) -> dict[str, Any]:
         trial = state.trials[item.trial]
         config = search.configure(trial.number, trial.settings, trial.segment)
-        donor = trial.donor if trial.donor is not None and trial.donor["step"] == item.first else None
+        # The donor counts only for the first item behind the exploit.
+        donor = trial.donor if trial.donor is not None and trial.donor["step"] == item.first_step else None
         return asdict(
             Assignment(
                 item.number,
                 trial.number,
-                item.last,
+                item.last_step,
                 config.model_dump(mode="json"),
                 trial.settings,
                 goals=tuple(goal.metric for goal in search.settings.goals),
-                facts=search.facts,
+                extra_metrics=search.extra_metrics,
                 donor=donor,
                 lineage=tuple(trial.lineage),
             )
         )
 
-    return describe
+    return assign
 
 
-def _body(context: Context, parent_run_id: str) -> Any:
+def _trial_function(context: Context, parent_run_id: str) -> Any:
+    """Returns the function that Tune's processes run."""
     values = asdict(context)
 
-    def body(described: dict[str, Any], tell: Callable[[dict[str, Any]], None]) -> None:
-        work(Assignment(**described), Context(**values), parent_run_id=parent_run_id, tell=tell)
+    def train(assignment: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+        train_item(Assignment(**assignment), Context(**values), parent_run_id=parent_run_id, emit=emit)
 
-    return body
-
-
-def _pin(takeover: Record, parent_run_id: str) -> None:
-    folder, _, name = takeover["checkpoint"].rpartition("/")
-    pin(open_store(folder), name, by=pinner(parent_run_id, takeover["trial"]))
+    return train
 
 
-def pinner(parent_run_id: str, trial: int) -> str:
-    """Who pins a donor's checkpoint."""
+def pin_donor(exploit: JournalRecord, parent_run_id: str) -> None:
+    """Protects the checkpoint of a donor until its taker has trained."""
+    folder, _, name = exploit["checkpoint"].rpartition("/")
+    pin(open_store(folder), name, by=pin_owner(parent_run_id, exploit["trial"]))
+
+
+def pin_owner(parent_run_id: str, trial: int) -> str:
+    """Name of the owner of a pin."""
     return f"search {parent_run_id} trial {trial}"
 
 
-def _let_go_of_donors(state: State, parent_run_id: str) -> None:
+def release_donors(state: SearchState, parent_run_id: str) -> None:
+    """Removes all pins of donors at the end of a search."""
     for trial in state.trials.values():
-        for one in trial.lineage:
-            let_go(one["checkpoint"], by=pinner(parent_run_id, trial.number))
+        for exploit in trial.lineage:
+            release_donor(exploit["checkpoint"], by=pin_owner(parent_run_id, trial.number))
 
 
-def read_state(search: Search, context: Context) -> State | None:
-    """How the search stands by its journal, while it may be running; None where there is none."""
+def read_state(search: Search, context: Context) -> SearchState | None:
+    """State by the journal, also of a running search; None without a journal."""
     records = read_journal(open_store(context.checkpoints), search.folder)
     return fold(records, search.settings.goals) if records else None
 
 
-def earlier_results(context: Context, name: str, settings: SearchSettings) -> list[Record]:
-    """Finished trials of earlier searches called `name`, {settings, values}, that have all objectives of this one."""
+def load_prior_results(context: Context, name: str, settings: SearchSettings) -> list[JournalRecord]:
+    """Finished trials of earlier searches of one name: {settings, values}.
+
+    Args:
+        context: Stores and servers.
+        name: Name of the earlier searches.
+        settings: Settings of this search. Only trials with all its objectives are returned.
+    """
     store = open_store(context.checkpoints)
+    # A folder is named NAME-KEY; a folder without a journal is a search that never started.
     folders = sorted(
         {
             "/".join(entry.key.split("/")[:2])
             for entry in store.list(f"{FOLDER}/{name}-")
-            if entry.key.split("/")[1].rpartition("-")[0] == name and not entry.key.endswith(f"/{ABOUT}")
+            if entry.key.split("/")[1].rpartition("-")[0] == name and not entry.key.endswith(f"/{DESCRIPTION_FILE}")
         }
     )
     if not folders:
         raise UserError(f"search.warm_start={name!r}: no search of that name has a journal here; run it first")
-    found = []
+    results = []
     for folder in folders:
         state = fold(read_journal(store, folder), settings.goals)
         for trial in state.trials.values():
             values = [trial.values.get(goal.metric) for goal in settings.goals]
-            if trial.standing in ("finished", "resting") and None not in values:
-                found.append({"settings": trial.settings, "values": values})
-    if not found:
-        wanted = ", ".join(goal.metric for goal in settings.goals)
-        raise UserError(f"search.warm_start={name!r}: none of its trials has {wanted}; name another search")
-    return found
+            if trial.status in ("finished", "resting") and None not in values:
+                results.append({"settings": trial.settings, "values": values})
+    if not results:
+        objectives = ", ".join(goal.metric for goal in settings.goals)
+        raise UserError(f"search.warm_start={name!r}: none of its trials has {objectives}; name another search")
+    return results

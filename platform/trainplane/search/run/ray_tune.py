@@ -13,17 +13,17 @@ from collections.abc import Callable
 from typing import Any
 
 from trainplane.errors import RunFailed, UserError
-from trainplane.search.policy.state import Item, numbers
+from trainplane.search.policy.state import WorkItem, decode_values
 from trainplane.search.run.driver import GONE, Driver
 
 Body = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
-"""Runs in a process of Tune's: given what `describe` said of an item, and whom to tell messages (see `Receiver`)."""
+"""Runs in a process of Tune's: given what `describe` said of an item, and whom to tell messages (see `TuneBridge`)."""
 
 
 def run_on_tune(
     driver: Driver,
     body: Body,
-    describe: Callable[[Item], dict[str, Any]],
+    describe: Callable[[WorkItem], dict[str, Any]],
     *,
     resources: dict[str, float],
     scratch: str,
@@ -40,79 +40,79 @@ def run_on_tune(
         # As text: Tune would take a nested message apart.
         body(config["item"], lambda message: tune.report({"message": json.dumps(message)}))
 
-    receiver = Receiver(driver, describe)
-    _keep_keys_at_home()
+    bridge = TuneBridge(driver, describe)
+    keep_aws_keys_local()
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
-            search_alg=_searcher(receiver),
-            scheduler=_scheduler(receiver, stops_itself=stops_itself),
+            search_alg=_searcher(bridge),
+            scheduler=_scheduler(bridge, stops_itself=stops_itself),
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"item-{trial.trial_id}",
             trial_name_creator=lambda trial: f"item-{trial.trial_id}",
         ),
-        run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, callbacks=[_clock(receiver)]),
+        run_config=tune.RunConfig(name="search", storage_path=scratch, verbose=0, callbacks=[_clock(bridge)]),
     )
     try:
         tuner.fit()
     except Exception as error:
-        if receiver.fault is None:
+        if bridge.fault is None:
             raise RunFailed(f"Ray Tune ended: {error}; run the same command again to go on") from error
-    if receiver.fault is not None:
-        raise receiver.fault
+    if bridge.fault is not None:
+        raise bridge.fault
     if not driver.is_over:
         raise RunFailed("Ray Tune ended before the search did; run the same command again to go on")
 
 
-class Receiver:
+class TuneBridge:
     """Between Tune's names of trials and the driver's items. The first fault of ours ends the search."""
 
-    def __init__(self, driver: Driver, describe: Callable[[Item], dict[str, Any]]) -> None:
+    def __init__(self, driver: Driver, describe: Callable[[WorkItem], dict[str, Any]]) -> None:
         self.driver = driver
         self.fault: BaseException | None = None
         self._describe = describe
         self._items: dict[str, int] = {}
         self._told_end: set[str] = set()
 
-    def next(self, name: str) -> dict[str, Any] | None:
+    def next_config(self, name: str) -> dict[str, Any] | None:
         """What trial `name` shall run; None while there is nothing."""
-        item = self.driver.next()
+        item = self.driver.next_item()
         if item is None:
             return None
         self._items[name] = item.number
         return self._describe(item)
 
-    def hear(self, name: str, message: dict[str, Any]) -> bool:
+    def handle(self, name: str, message: dict[str, Any]) -> bool:
         """Take a message in; False where the trial shall stop."""
         item, kind = self._items[name], message["k"]
         if kind in ("done", "failed"):
             self._told_end.add(name)
         about = {key: value for key, value in message.items() if key != "k"}
         if kind == "began":
-            self.driver.began(item, **about)
+            self.driver.on_started(item, **about)
         elif kind == "seen":
-            return self.driver.seen(item, **about)
+            return self.driver.on_report(item, **about)
         elif kind == "done":
-            self.driver.done(item, **{**about, "values": numbers(about["values"])})
+            self.driver.on_done(item, **{**about, "values": decode_values(about["values"])})
         elif kind == "missing":
             raise UserError(about["sentence"])
         else:
-            self.driver.failed(item, **about)
+            self.driver.on_failed(item, **about)
         return True
 
-    def has_ended(self, name: str) -> bool:
+    def has_reported_end(self, name: str) -> bool:
         """Whether the trial has told its end."""
         return name in self._told_end
 
-    def ended(self, name: str, *, error: bool) -> None:
+    def on_complete(self, name: str, *, error: bool) -> None:
         """Tune is through with it. One that had not told how it ended was lost."""
         item = self._items.pop(name, None)
         if item is not None and item in self.driver.running:
             said = "its process was lost" if error else "its process ended without a word"
-            self.driver.failed(item, cause=GONE, error=said)
+            self.driver.on_failed(item, cause=GONE, error=said)
 
-    def guarded(self, act: Callable[[], Any], otherwise: Any) -> Any:
+    def guard(self, act: Callable[[], Any], otherwise: Any) -> Any:
         """Do it; a fault of ours is kept, and the search ends instead of going on without a record."""
         if self.fault is not None:
             return otherwise
@@ -123,19 +123,19 @@ class Receiver:
             return otherwise
 
 
-def _searcher(receiver: Receiver) -> Any:
+def _searcher(bridge: TuneBridge) -> Any:
     """Tune's search algorithm: whatever the driver hands out next."""
     from ray.tune.search import Searcher
 
     class JournalSearcher(Searcher):  # type: ignore[misc]
         def suggest(self, trial_id: str) -> Any:
-            config = receiver.guarded(lambda: receiver.next(trial_id), None)
+            config = bridge.guard(lambda: bridge.next_config(trial_id), None)
             if config is None:
-                return Searcher.FINISHED if receiver.driver.is_over or receiver.fault is not None else None
+                return Searcher.FINISHED if bridge.driver.is_over or bridge.fault is not None else None
             return {"item": config}
 
         def on_trial_complete(self, trial_id: str, result: Any = None, error: bool = False) -> None:
-            receiver.guarded(lambda: receiver.ended(trial_id, error=error), None)
+            bridge.guard(lambda: bridge.on_complete(trial_id, error=error), None)
 
         def save(self, checkpoint_path: str) -> None:
             """The journal has it all."""
@@ -153,7 +153,7 @@ def _searcher(receiver: Receiver) -> Any:
     return JournalSearcher()
 
 
-def _scheduler(receiver: Receiver, *, stops_itself: bool) -> Any:
+def _scheduler(bridge: TuneBridge, *, stops_itself: bool) -> Any:
     """Tune's scheduler: stops what the driver has no use for, and tells it every result."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
@@ -162,11 +162,11 @@ def _scheduler(receiver: Receiver, *, stops_itself: bool) -> Any:
         _supports_buffered_results = False
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
-            if receiver.has_ended(trial.trial_id):
+            if bridge.has_reported_end(trial.trial_id):
                 # Tune says the last result twice.
                 return str(TrialScheduler.CONTINUE)
             message = json.loads(result["message"])
-            goes_on = receiver.guarded(lambda: receiver.hear(trial.trial_id, message), False)
+            goes_on = bridge.guard(lambda: bridge.handle(trial.trial_id, message), False)
             return str(TrialScheduler.CONTINUE if goes_on or stops_itself else TrialScheduler.STOP)
 
         def __reduce__(self) -> Any:
@@ -175,17 +175,17 @@ def _scheduler(receiver: Receiver, *, stops_itself: bool) -> Any:
     return JournalScheduler()
 
 
-def _clock(receiver: Receiver) -> Any:
+def _clock(bridge: TuneBridge) -> Any:
     """A callback of Tune's that bills time while trials run, and ends Tune after a fault of ours."""
     from ray.tune import Callback
 
-    driver = receiver.driver
+    driver = bridge.driver
 
     class Clock(Callback):  # type: ignore[misc]
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
-            receiver.guarded(driver.tick_if_due, None)
-            if receiver.fault is not None:
-                raise receiver.fault
+            bridge.guard(driver.tick_if_due, None)
+            if bridge.fault is not None:
+                raise bridge.fault
             if not driver.running and not driver.is_over:
                 # Nothing to do yet: Tune would ask again at once.
                 time.sleep(0.05)
@@ -196,7 +196,7 @@ def _clock(receiver: Receiver) -> Any:
     return Clock()
 
 
-def _keep_keys_at_home() -> None:
+def keep_aws_keys_local() -> None:
     """Ray Tune sends this process's AWS keys to its trials as settings, which Ray writes into its log. They are not
     needed: a private cluster's processes inherit our environment, those of another have keys of their own."""
     from ray.tune.execution import class_cache

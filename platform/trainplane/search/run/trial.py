@@ -17,16 +17,15 @@ from typing import Any
 
 from trainplane.cluster.context import Context
 from trainplane.config.load import build
-from trainplane.search.run.weights_transfer import let_go, take_over
+from trainplane.search.run.weights_transfer import copy_donor_weights, release_donor
 from trainplane.task import load_task
-from trainplane.tracking.client import client_for
 from trainplane.tracking.runs import Status
 from trainplane.train.launch.failure_policy import Cause, cause_of
 from trainplane.train.launch.launch import newest_step, train
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import InUse
-from trainplane.train.setup import Prepared, prepared_run
-from trainplane.train.spec import Outcome, Silent
+from trainplane.train.setup import PreparedRun, prepared_run
+from trainplane.train.spec import NullProgress, Outcome
 
 log = logging.getLogger(__name__)
 
@@ -45,17 +44,17 @@ class Assignment:
     config: dict[str, Any]
     settings: dict[str, Any]
     goals: tuple[str, ...]
-    facts: str | None = None
+    extra_metrics: str | None = None
     donor: dict[str, Any] | None = None
     lineage: tuple[dict[str, Any], ...] = ()
 
 
 Message = dict[str, Any]
-Tell = Callable[[Message], None]
+Emit = Callable[[Message], None]
 
 
 @dataclass
-class _Alive(Silent):
+class _Alive(NullProgress):
     """Tells every now and then how far training is."""
 
     tell_step: Callable[[int], None]
@@ -68,31 +67,31 @@ class _Alive(Silent):
             self.tell_step(step)
 
 
-def work(assignment: Assignment, context: Context, *, parent_run_id: str, tell: Tell) -> None:
+def train_item(assignment: Assignment, context: Context, *, parent_run_id: str, emit: Emit) -> None:
     """Train it. Everything is told: `began`, `seen`, and at last `done` or `failed`; nothing is raised."""
     try:
-        _work(assignment, context, parent_run_id, tell)
+        _work(assignment, context, parent_run_id, emit)
     except Exception as error:
         # Whatever it is, the search goes on: it decides by the cause whether to try again.
         log.exception("trial %d failed", assignment.trial)
-        tell({"k": "failed", "cause": cause_of(error).name, "error": f"{type(error).__name__}: {error}"[:500]})
+        emit({"k": "failed", "cause": cause_of(error).name, "error": f"{type(error).__name__}: {error}"[:500]})
 
 
-def _work(assignment: Assignment, context: Context, parent_run_id: str, tell: Tell) -> None:
+def _work(assignment: Assignment, context: Context, parent_run_id: str, emit: Emit) -> None:
     context.activate()
     task_class = load_task(assignment.config["task"])
     config = build(task_class.Config, assignment.config)
     with _prepared(assignment, config, context, parent_run_id) as prepared:
         run_id, by = prepared.run.run_id, f"search {parent_run_id} trial {assignment.trial}"
         if assignment.donor is not None:
-            take_over(
-                assignment.donor["checkpoint"], prepared.place.address, config=config, task_class=task_class, by=by
+            copy_donor_weights(
+                assignment.donor["checkpoint"], prepared.run_dir.address, config=config, task_class=task_class, by=by
             )
-            let_go(assignment.donor["checkpoint"], by=by)
+            release_donor(assignment.donor["checkpoint"], by=by)
             _record_takeover(context, run_id, assignment)
-        tell({"k": "began", "step": max(newest_step(prepared.job), 0), "run_id": run_id})
+        emit({"k": "began", "step": max(newest_step(prepared.job), 0), "run_id": run_id})
         try:
-            outcome = _train(assignment, config, prepared, tell)
+            outcome = _train(assignment, config, prepared, emit)
         except Exception as error:
             status: Status = "KILLED" if cause_of(error) is Cause.NOTICE else "FAILED"
             prepared.end(status, {"trainplane.error": str(error)[:500]})
@@ -102,14 +101,14 @@ def _work(assignment: Assignment, context: Context, parent_run_id: str, tell: Te
         run_id = prepared.run_id
     values = {**outcome.metrics, **_facts(assignment)}
     is_lost = outcome.status != "finished" or any(not math.isfinite(values.get(n, 0.0)) for n in assignment.goals)
-    tell(
+    emit(
         {"k": "done", "status": "nan" if is_lost else "finished", "step": outcome.step, "values": values}
         | {"run_id": run_id, "checkpoint": outcome.checkpoint, "seconds": outcome.seconds.get("wall", 0.0)}
     )
 
 
 @contextmanager
-def _prepared(assignment: Assignment, config: RunConfig, context: Context, parent_run_id: str) -> Iterator[Prepared]:
+def _prepared(assignment: Assignment, config: RunConfig, context: Context, parent_run_id: str) -> Iterator[PreparedRun]:
     """The run, as soon as no process of an earlier attempt holds it any more."""
     deadline = time.monotonic() + IN_USE_S
     while True:
@@ -138,28 +137,28 @@ def _prepared(assignment: Assignment, config: RunConfig, context: Context, paren
         preparing.__exit__(None, None, None)
 
 
-def _train(assignment: Assignment, config: RunConfig, prepared: Prepared, tell: Tell) -> Outcome:
+def _train(assignment: Assignment, config: RunConfig, prepared: PreparedRun, emit: Emit) -> Outcome:
     def report(step: int, metrics: dict[str, float]) -> bool:
         absent = [name for name in assignment.goals if name.startswith("val/") and name not in metrics]
         if absent:
             known = ", ".join(sorted(metrics)) or "nothing"
             sentence = f"no trial reports {absent[0]!r}; validation reports {known}; name one of these as the objective"
-            tell({"k": "missing", "sentence": sentence})
-        tell({"k": "seen", "step": step, "values": {n: metrics[n] for n in assignment.goals if n in metrics}})
+            emit({"k": "missing", "sentence": sentence})
+        emit({"k": "seen", "step": step, "values": {n: metrics[n] for n in assignment.goals if n in metrics}})
         return True
 
     measured = next((name for name in assignment.goals if name.startswith("val/")), None)
     job = replace(prepared.job, until=assignment.last, stop_at_nan=measured)
-    alive = _Alive(lambda step: tell({"k": "seen", "step": step, "values": {}}))
+    alive = _Alive(lambda step: emit({"k": "seen", "step": step, "values": {}}))
     distributed = config.train.max_workers > 1
     return train(job, config.train, progress=alive, distributed=distributed, report=report)
 
 
 def _facts(assignment: Assignment) -> dict[str, float]:
     """Values that come of the configuration, not of validation: parameters, memory, latency."""
-    if assignment.facts is None:
+    if assignment.extra_metrics is None:
         return {}
-    module, _, function = assignment.facts.partition(":")
+    module, _, function = assignment.extra_metrics.partition(":")
     found: dict[str, float] = getattr(importlib.import_module(module), function)(assignment.config, assignment.goals)
     return found
 
@@ -181,6 +180,6 @@ def _record_takeover(context: Context, run_id: str, assignment: Assignment) -> N
         if isinstance(value, (int, float))
     ]
     try:
-        client_for(context.tracking).log_batch(run_id, metrics=points, tags=tags)
+        context.tracking_server.client.log_batch(run_id, metrics=points, tags=tags)
     except MlflowException as error:
         log.warning("the take-over is not recorded: %s", error)

@@ -16,11 +16,11 @@ from trainplane.storage import open_store
 from trainplane.task import Task
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.pins import pinned, unpin
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.run_config import RunConfig
 
 
-def take_over(donor: str, place: str, *, config: RunConfig, task_class: type[Task], by: str) -> None:
+def copy_donor_weights(donor: str, place: str, *, config: RunConfig, task_class: type[Task], by: str) -> None:
     """Make the checkpoint at address `donor` the first one of the run at `place`, unless that has one already."""
     target = open_store(place)
     if checkpoints.newest_good(target) is not None:
@@ -38,13 +38,13 @@ def take_over(donor: str, place: str, *, config: RunConfig, task_class: type[Tas
     checkpoints.write(target, replace(loaded.state, scalars=scalars), meta=meta, metrics=found.metrics)
 
 
-def let_go(donor: str, *, by: str) -> None:
+def release_donor(donor: str, *, by: str) -> None:
     """The take-over is committed: the donor's checkpoint may go."""
     folder, _, name = donor.rpartition("/")
     unpin(open_store(folder), name, by=by)
 
 
-def _settings_of(task: Task, stored: State) -> dict[str, Any]:
+def _settings_of(task: Task, stored: TrainingState) -> dict[str, Any]:
     """The groups of each optimiser as a fresh one has them; what it does not set itself is kept."""
     groups: dict[str, Any] = {}
     for name, optimizer in task.optimizers().items():

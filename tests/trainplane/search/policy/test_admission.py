@@ -8,7 +8,7 @@ from hypothesis import settings as budget_of_examples
 from hypothesis import strategies as st
 
 from trainplane.errors import UserError
-from trainplane.search.policy.admission import TRIAL_CPUS, Need, admit
+from trainplane.search.policy.admission import TRIAL_CPUS, TrialResources, admit
 
 nodes = st.lists(st.tuples(st.sampled_from([0.5, 1.0, 2.0, 4.0, 7.0, 16.0]), st.sampled_from([0.0, 1.0, 2.0, 8.0])))
 NODES = nodes.filter(lambda found: 1 <= len(found) <= 5)
@@ -42,9 +42,9 @@ class Cluster:
 )
 @budget_of_examples(max_examples=300)
 def test_whatever_is_admitted_finds_room_however_it_is_placed(workers, cpus, gpus, nodes, trials, wanted, seed):
-    need = Need(workers, cpus, gpus)
+    need = TrialResources(workers, cpus, gpus)
     try:
-        at_once = admit(need, nodes=nodes, trials=trials, wanted=wanted)
+        at_once = admit(need, nodes=nodes, trials=trials, requested=wanted)
     except UserError:
         return
     assert 1 <= at_once <= min(trials, wanted or trials)
@@ -58,12 +58,12 @@ def test_whatever_is_admitted_finds_room_however_it_is_placed(workers, cpus, gpu
 @given(st.integers(1, 6), st.sampled_from([0.5, 1.0]), NODES)
 def test_what_is_refused_has_no_room_and_the_remedy_has(workers, cpus, nodes):
     try:
-        admit(Need(workers, cpus), nodes=nodes, trials=9, wanted=None)
+        admit(TrialResources(workers, cpus), nodes=nodes, trials=9, requested=None)
     except UserError as refusal:
         told = str(refusal).rpartition("set train.workers=")[2]
         fewer, _, each = told.partition(" and train.cpus_per_worker=")
         assert int(fewer) <= workers
-        assert admit(Need(int(fewer), float(each or cpus)), nodes=nodes, trials=9, wanted=None) >= 1
+        assert admit(TrialResources(int(fewer), float(each or cpus)), nodes=nodes, trials=9, requested=None) >= 1
 
 
 def test_the_refusal_shows_the_arithmetic():
@@ -71,21 +71,21 @@ def test_the_refusal_shows_the_arithmetic():
         UserError,
         match=r"2 workers × 1 CPUs \+ 0.01 for the trial itself = 2.01, and the cluster has 2; set train.work",
     ):
-        admit(Need(2, 1.0), nodes=[(2.0, 0.0)], trials=4, wanted=None)
+        admit(TrialResources(2, 1.0), nodes=[(2.0, 0.0)], trials=4, requested=None)
 
 
 def test_the_deadlock_of_others_is_one_trial_at_a_time_here():
     """Four CPUs, trials of two workers: Tune's own trials hold all four CPUs, and no worker ever starts (M15)."""
-    assert admit(Need(2, 1.0), nodes=[(4.0, 0.0)], trials=4, wanted=None) == 1
-    assert admit(Need(2, 1.0), nodes=[(4.1, 0.0)], trials=4, wanted=None) == 2
+    assert admit(TrialResources(2, 1.0), nodes=[(4.0, 0.0)], trials=4, requested=None) == 1
+    assert admit(TrialResources(2, 1.0), nodes=[(4.1, 0.0)], trials=4, requested=None) == 2
 
 
 def test_elastic_trials_start_smaller_where_there_is_no_room_for_all():
-    assert admit(Need(4, 1.0, least_workers=2), nodes=[(4.0, 0.0)], trials=4, wanted=None) == 1
+    assert admit(TrialResources(4, 1.0, min_workers=2), nodes=[(4.0, 0.0)], trials=4, requested=None) == 1
     with pytest.raises(UserError, match=r"set train\.workers=1"):
-        admit(Need(4, 1.0, least_workers=2), nodes=[(2.0, 0.0)], trials=4, wanted=None)
+        admit(TrialResources(4, 1.0, min_workers=2), nodes=[(2.0, 0.0)], trials=4, requested=None)
 
 
 def test_no_gpu_is_told_so():
     with pytest.raises(UserError, match=r"needs 2 GPUs and the cluster has 0; set train.workers=1 and train.use_gpu"):
-        admit(Need(2, 1.0, 1.0), nodes=[(8.0, 0.0)], trials=1, wanted=None)
+        admit(TrialResources(2, 1.0, 1.0), nodes=[(8.0, 0.0)], trials=1, requested=None)

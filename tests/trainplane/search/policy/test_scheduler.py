@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import settings as budget_of_examples
 from hypothesis import strategies as st
-from search_world import STEPS, driver, every_fourth_is_nan, outcome, plan, rising, world
+from search_world import STEPS, cluster, driver, every_fourth_is_nan, outcome, plan, rising
 
 from trainplane.testing.simulated_search import Killed, simulate
 
@@ -26,7 +26,7 @@ KINDS = {
 
 def straight(kind, value=rising, **given):
     made = driver(plan(**KINDS[kind]))
-    there = world(value, **given)
+    there = cluster(value, **given)
     simulate(made, there)
     return made, there
 
@@ -38,14 +38,14 @@ def test_killed_at_every_record_it_ends_alike_and_pays_nothing_twice(kind, value
     records = len(made.journal.records)
     # `isnet bench search` kills at every record; here at some, and at other ones of each kind.
     for kill_at in range(3 + len(kind) % 5, records, max(1, records // 20)):
-        again, later = driver(plan(**KINDS[kind])), world(value)
+        again, later = driver(plan(**KINDS[kind])), cluster(value)
         with pytest.raises(Killed):
             simulate(again, later, kill_at=kill_at)
         again = driver(plan(**KINDS[kind]), again.journal.records)
         simulate(again, later)
         assert outcome(again) == outcome(made), kill_at
-        assert later.paid == there.paid, kill_at
-        assert again.state.spent.repeated == 0
+        assert later.steps_trained == there.steps_trained, kill_at
+        assert again.state.usage.repeated == 0
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -66,7 +66,7 @@ def test_it_ends_alike_whoever_is_slow(kind):
 @budget_of_examples(max_examples=25, deadline=None)
 def test_several_kills_with_trials_of_any_speed(kind, kills, every, report, speeds):
     def there():
-        return world(
+        return cluster(
             steps_between_reports=report,
             steps_between_checkpoints=every + 1,
             seconds_per_step=lambda trial: speeds[trial % 5],
@@ -84,7 +84,7 @@ def test_several_kills_with_trials_of_any_speed(kind, kills, every, report, spee
     simulate(again, later)
     assert outcome(again) == outcome(made)
     # What was lost lay behind the last checkpoint of a trial under way, and the ledger knows it.
-    assert later.paid == made.state.spent.total_steps + again.state.spent.repeated
+    assert later.steps_trained == made.state.usage.total_steps + again.state.usage.repeated
 
 
 def test_any_prefix_of_the_journal_is_enough():
@@ -93,15 +93,15 @@ def test_any_prefix_of_the_journal_is_enough():
     records = len(made.journal.records)
     for kept in range(2, records, max(1, records // 30)):
         again = driver(plan(**KINDS["pbt"]), made.journal.records[:kept])
-        simulate(again, world())
+        simulate(again, cluster())
         assert outcome(again) == outcome(made)
 
 
 def test_nan_is_gone_after_its_first_report_and_is_never_a_survivor():
     made, there = straight("asha", every_fourth_is_nan)
     lost = [trial for trial in made.state.trials.values() if trial.number % 4 == 3]
-    assert [(trial.standing, trial.step) for trial in lost] == [("nan", 1)] * 4
-    assert sum(there.paid_for[trial.number] for trial in lost) == 4
+    assert [(trial.status, trial.step) for trial in lost] == [("nan", 1)] * 4
+    assert sum(there.steps_by_trial[trial.number] for trial in lost) == 4
     assert made.state.rungs[1][3] is None
     assert max(made.state.trials.values(), key=lambda t: t.step).number == 0
 
@@ -109,8 +109,8 @@ def test_nan_is_gone_after_its_first_report_and_is_never_a_survivor():
 def test_somebody_is_trained_to_the_end_however_few_there_are():
     for trials in (1, 2, 3, 5):
         made = driver(plan(asha={"first": 1}, trials=trials))
-        simulate(made, world())
-        assert [t.standing for t in made.state.trials.values()].count("finished") == 1
+        simulate(made, cluster())
+        assert [t.status for t in made.state.trials.values()].count("finished") == 1
         assert made.state.rungs[STEPS]
 
 
@@ -119,8 +119,8 @@ def test_a_late_trial_overtakes_those_that_rest():
         return {"v": float(trial)}
 
     made = driver(plan(asha={"first": 1}, trials=9))
-    simulate(made, world(late_is_best))
-    assert made.state.trials[8].standing == "finished"
+    simulate(made, cluster(late_is_best))
+    assert made.state.trials[8].status == "finished"
     # Ray lets the first arrivals of every rung survive; here they rest until somebody is known to be worse.
     assert made.state.trials[0].step == 1
 
@@ -128,44 +128,44 @@ def test_a_late_trial_overtakes_those_that_rest():
 def test_a_budget_of_steps_is_kept_and_leaves_enough_for_one_trial_to_its_end():
     for limit in (27, 40, 80, 200):
         made = driver(plan(asha={"first": 1}, budget={"steps": limit}, trials=1000))
-        simulate(made, world())
-        assert made.state.spent.total_steps <= limit
+        simulate(made, cluster())
+        assert made.state.usage.total_steps <= limit
         assert STEPS in made.state.rungs
 
 
 def test_a_budget_of_time_does_not_count_downtime():
-    made, there = driver(plan(budget={"hours": 60 / 3600}, trials=1000)), world()
+    made, there = driver(plan(budget={"hours": 60 / 3600}, trials=1000)), cluster()
     with pytest.raises(Killed):
         simulate(made, there, kill_at=40)
-    spent = made.state.spent.wall_s
+    spent = made.state.usage.wall_s
     there.now += 1e6
     again = driver(plan(budget={"hours": 60 / 3600}, trials=1000), made.journal.records)
     simulate(again, there)
     # Trials of 27 s each in two slots: those under way at the limit are trained to their end.
-    assert spent < 60 <= again.state.spent.wall_s <= 60 + 2 * STEPS
-    assert again.state.ended.startswith("search.budget.hours")
+    assert spent < 60 <= again.state.usage.wall_s <= 60 + 2 * STEPS
+    assert again.state.end_reason.startswith("search.budget.hours")
 
 
 def test_more_trials_go_on_with_the_same_search():
     made = driver(plan(trials=4))
-    simulate(made, world())
+    simulate(made, cluster())
     assert made.is_over
     more = driver(plan(trials=6), made.journal.records)
-    there = world(committed={f"{n}.0": STEPS for n in range(4)})
+    there = cluster(checkpoint_steps={f"{n}.0": STEPS for n in range(4)})
     simulate(more, there)
-    assert there.paid == 2 * STEPS
+    assert there.steps_trained == 2 * STEPS
     assert outcome(more)[0] == outcome(_finished(plan(trials=6)))[0]
 
 
 def _finished(made):
     whole = driver(made)
-    simulate(whole, world())
+    simulate(whole, cluster())
     return whole
 
 
 def test_pbt_takes_over_settings_and_weights_of_the_best_and_loses_no_member():
     made, _ = straight("pbt", every_fourth_is_nan)
-    assert made.state.ended == "all 5 members are trained"
+    assert made.state.end_reason == "all 5 members are trained"
     taken = [(trial.number, one) for trial in made.state.trials.values() for one in trial.lineage]
     # Member 3 reports NaN whatever it takes over, and is given other weights each time.
     assert [number for number, one in taken].count(3) == 5
@@ -180,17 +180,17 @@ def test_two_objectives_have_suggestions_of_their_own():
 
     goals = [{"metric": "v", "mode": "max"}, {"metric": "w", "mode": "min"}]
     made = driver(plan(objectives=goals, algorithm="tpe", startup=4, trials=12))
-    simulate(made, world(both))
+    simulate(made, cluster(both))
     assert len({trial.settings["x"] for trial in made.state.trials.values()}) == 12
 
 
 def test_a_finite_space_is_never_tried_twice():
     made = driver(plan(space={"x": {"choice": [0.1, 0.2, 0.3]}}, trials=20))
-    simulate(made, world())
+    simulate(made, cluster())
     assert sorted(trial.settings["x"] for trial in made.state.trials.values()) == [0.1, 0.2, 0.3]
-    assert made.state.ended == "all 3 combinations were tried"
+    assert made.state.end_reason == "all 3 combinations were tried"
 
 
 def test_values_that_are_not_finite_stand_in_the_journal_and_come_back():
     made, _ = straight("random", lambda settings, trial, step: {"v": math.inf})
-    assert all(trial.standing == "nan" and trial.values == {"v": math.inf} for trial in made.state.trials.values())
+    assert all(trial.status == "nan" and trial.values == {"v": math.inf} for trial in made.state.trials.values())

@@ -2,12 +2,12 @@
 
 import numpy as np
 import pytest
-from search_world import driver, every_fourth_is_nan, plan, rising, world
+from search_world import cluster, driver, every_fourth_is_nan, plan, rising
 
 from trainplane.search.config import Objective
-from trainplane.search.policy.state import State, TrialState
+from trainplane.search.policy.state import SearchState, TrialState
 from trainplane.search.report import charts
-from trainplane.search.report.summary import standings
+from trainplane.search.report.summary import leaderboard
 from trainplane.testing.simulated_search import simulate
 
 RED = np.array([0xC8, 0x1E, 0x28])
@@ -26,18 +26,18 @@ def test_curves_and_coordinates_show_the_best_whatever_others_came_to(value):
         space={"x": {"log_uniform": [0.01, 1]}, "gan": {"choice": ["hinge", "lsgan"]}, "one": {"choice": [7]}},
     )
     done = driver(made)
-    simulate(done, world(value))
-    found = standings(done.state)
+    simulate(done, cluster(value))
+    found = leaderboard(done.state)
     assert has_red(charts.learning_curves(done.state, found))
     assert has_red(charts.parallel_coordinates(done.state, found, made.space.dimensions))
 
 
 def test_a_search_of_one_trial_is_drawn():
-    state = State(
-        (Objective(metric="q", mode="max"),), trials={0: TrialState(0, {}, standing="finished", values={"q": 1.0})}
+    state = SearchState(
+        (Objective(metric="q", mode="max"),), trials={0: TrialState(0, {}, status="finished", values={"q": 1.0})}
     )
-    charts.learning_curves(state, standings(state))
-    charts.parallel_coordinates(state, standings(state), {})
+    charts.learning_curves(state, leaderboard(state))
+    charts.parallel_coordinates(state, leaderboard(state), {})
 
 
 @pytest.mark.parametrize("count", [2, 3])
@@ -45,11 +45,11 @@ def test_a_front_is_drawn_with_its_knee(count):
     goals = tuple(Objective(metric=name, mode="max") for name in "abc"[:count])
     places = [(1.0, 5.0, 1.0), (3.0, 4.0, 1.0), (5.0, 1.0, 1.0), (1.0, 1.0, 0.5), (float("nan"), 0.0, 0.0)]
     trials = {
-        number: TrialState(number, {"m.x": number}, standing="finished", values=dict(zip("abc", place, strict=True)))
+        number: TrialState(number, {"m.x": number}, status="finished", values=dict(zip("abc", place, strict=True)))
         for number, place in enumerate(places)
     }
-    state = State(goals, trials=trials)
-    assert has_red(charts.pareto_front(state, standings(state)))
+    state = SearchState(goals, trials=trials)
+    assert has_red(charts.pareto_front(state, leaderboard(state)))
 
 
 def test_importances_are_as_high_as_they_are_many():

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.errors import RunFailed, UserError
-from trainplane.search.run.journal import FILE, line_of, open_journal, parse, read_journal
+from trainplane.search.run.journal import FILE, encode_line, open_journal, parse_lines, read_journal
 from trainplane.storage import open_store
 
 RECORDS = [{"k": "tick", "wall": 1.5, "trials": {"0": 1.0}}, {"k": "start", "item": 3}, {"k": "end", "why": "ä\n…"}]
@@ -37,14 +37,14 @@ def test_what_was_appended_is_there_in_order(store):
 
 @given(st.binary(max_size=60), st.integers(0, 300))
 def test_a_torn_end_is_cut_off_and_nothing_else(garbage, cut):
-    lines = [line_of({**record, "n": n}) for n, record in enumerate(RECORDS)]
+    lines = [encode_line({**record, "n": n}) for n, record in enumerate(RECORDS)]
     whole = b"".join(lines)
     torn = whole[: min(cut, len(whole))]
-    records, taken = parse(torn, "here")
+    records, taken = parse_lines(torn, "here")
     assert torn[:taken] == b"".join(lines[: len(records)])
     assert taken + len(lines[len(records)] if len(records) < len(lines) else b"") >= len(torn)
     if not garbage.startswith(lines[0][:4]):
-        assert parse(whole + garbage.replace(b"\n", b""), "here")[0] == parse(whole, "here")[0]
+        assert parse_lines(whole + garbage.replace(b"\n", b""), "here")[0] == parse_lines(whole, "here")[0]
 
 
 def test_a_kill_at_any_byte_of_an_append_loses_that_append_alone(tmp_path):
@@ -104,4 +104,4 @@ def test_of_two_processes_on_an_object_store_the_later_one_is_stopped(s3_address
 
 def test_numbers_that_are_not_finite_are_no_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
-        line_of({"value": float("nan")})
+        encode_line({"value": float("nan")})

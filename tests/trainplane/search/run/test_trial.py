@@ -9,15 +9,15 @@ from nan_task import NanConfig
 from trainplane.cluster.context import local
 from trainplane.config.load import apply_overrides, build
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.budget import Rates
+from trainplane.search.policy.budget import CostRates
 from trainplane.search.run.driver import Driver
 from trainplane.search.run.journal import open_journal
-from trainplane.search.run.launch import Search, _describer, _let_go_of_donors, _pin
-from trainplane.search.run.ray_tune import Receiver
-from trainplane.search.run.trial import Assignment, work
-from trainplane.search.space import Space, put
+from trainplane.search.run.launch import Search, assignment_builder, pin_donor, release_donors
+from trainplane.search.run.ray_tune import TuneBridge
+from trainplane.search.run.trial import Assignment, train_item
+from trainplane.search.space import Space, set_dotted
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.runs import find_or_create_run
 from trainplane.train.checkpoint.store import open_address, read
 
@@ -32,7 +32,7 @@ class Here:
         noise_datasets.make(folder / "datasets")
         self.context = local(folder).at(tracking=tracking)
         self.parent = find_or_create_run(
-            tracking, "tiny", run_key="p", run_name="p", tags={}, artifact_root=str(folder / "artifacts")
+            TrackingServer(tracking), "tiny", run_key="p", run_name="p", tags={}, artifact_root=str(folder / "artifacts")
         ).run_id
 
     def search(self, *, train=None, trouble=None, guard=None, **settings):
@@ -50,7 +50,7 @@ class Here:
         def configure(number, drawn, segment):
             tree = apply_overrides(base, [])
             for name, value in drawn.items():
-                put(tree, name, value)
+                set_dotted(tree, name, value)
             tree["name"] = f"tiny-{number}" + (f"-g{segment}" if segment else "")
             return build(NanConfig, tree)
 
@@ -60,28 +60,28 @@ class Here:
     def run(self, search, *, items=None, width=1):
         """Train items one after the other, as a driver of so many slots hands them out; at most so many of them."""
         with open_journal(open_store(self.context.checkpoints), search.folder) as journal:
-            driver = Driver.resume(search.plan(Rates(1.0)), journal, key=search.key, width=width)
-            driver.pin = lambda takeover: _pin(takeover, self.parent)
-            receiver = Receiver(driver, _describer(search, driver.state))
+            driver = Driver.resume(search.plan(CostRates(1.0)), journal, key=search.key, width=width)
+            driver.pin_donor = lambda takeover: pin_donor(takeover, self.parent)
+            bridge = TuneBridge(driver, assignment_builder(search, driver.state))
             while items is None or items > 0:
                 name = f"item-{len(journal.records)}-{len(driver.running)}"
-                described = receiver.next(name)
+                described = bridge.next_config(name)
                 if described is None:
                     break
-                work(
+                train_item(
                     Assignment(**described),
                     self.context,
                     parent_run_id=self.parent,
-                    tell=lambda message, name=name: receiver.hear(name, message),
+                    emit=lambda message, name=name: bridge.handle(name, message),
                 )
-                receiver.ended(name, error=False)
+                bridge.on_complete(name, error=False)
                 items = items if items is None else items - 1
             if driver.is_over:
-                _let_go_of_donors(driver.state, self.parent)
+                release_donors(driver.state, self.parent)
             return driver.state
 
     def children(self):
-        client = client_for(self.context.tracking)
+        client = TrackingServer(self.context.tracking).client
         runs = client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
         return client, [run for run in runs if "mlflow.parentRunId" in run.data.tags]
 
@@ -96,10 +96,10 @@ def test_a_metric_that_is_nan_from_the_start_costs_no_step(here):
     state = here.run(
         here.search(trouble={"nan_in": "metric"}, algorithm="grid", asha={"first": 1}, objective=RANK, space=NUMBERS)
     )
-    lost = [trial for trial in state.trials.values() if trial.standing == "nan"]
+    lost = [trial for trial in state.trials.values() if trial.status == "nan"]
     assert [(trial.settings["trouble.number"], trial.step) for trial in lost] == [(3, 0), (7, 0)]
-    assert state.trials[0].standing == "finished"
-    assert sum(state.spent.steps.get(trial.number, 0) for trial in lost) == 0
+    assert state.trials[0].status == "finished"
+    assert sum(state.usage.steps.get(trial.number, 0) for trial in lost) == 0
 
 
 def test_a_loss_that_is_nan_ends_a_trial_at_the_guards_word(here):
@@ -112,7 +112,7 @@ def test_a_loss_that_is_nan_ends_a_trial_at_the_guards_word(here):
             space={"trouble.number": {"choice": [0, 1]}},
         )
     )
-    assert [trial.standing for trial in state.trials.values()] == ["finished", "nan"]
+    assert [trial.status for trial in state.trials.values()] == ["finished", "nan"]
     assert state.trials[1].step <= 1
     assert "not finite" in state.trials[1].error or "NaN" in state.trials[1].error
 
@@ -124,8 +124,8 @@ def test_stopped_between_items_it_goes_on_and_each_trial_is_one_run_with_each_st
         here.run(search, items=3)
     state = here.run(search)
     assert {step: len(rung) for step, rung in state.rungs.items()} == {1: 8, 3: 2, 9: 1}
-    assert state.spent.total_steps == 8 + 2 * 2 + 6
-    assert state.spent.repeated == 0
+    assert state.usage.total_steps == 8 + 2 * 2 + 6
+    assert state.usage.repeated == 0
     client, children = here.children()
     assert len(children) == 8
     assert {run.info.status for run in children} == {"FINISHED"}
@@ -181,5 +181,5 @@ def test_a_population_takes_over_weights_and_settings_within_one_run_for_each_me
 
 def test_a_trial_whose_settings_cannot_be_trained_fails_alone_and_says_why(here):
     state = here.run(here.search(algorithm="grid", objective=RANK, space={"train.global_batch": {"choice": [4, 400]}}))
-    assert [trial.standing for trial in state.trials.values()] == ["finished", "failed"]
+    assert [trial.status for trial in state.trials.values()] == ["finished", "failed"]
     assert "fewer than one global batch" in state.trials[1].error
