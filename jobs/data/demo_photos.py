@@ -1,7 +1,8 @@
-"""The photos of `isnet demo`: those that installed packages carry, or a folder of the user's, in two sides.
+"""Photos of `isnet demo`, split into training and held-out.
 
-A photo is trained on or held out, never both, and never changes side: which one is decided by the sha256 of its bytes
-(the packages' photos by name, so that the held-out ones show different things).
+They come from installed packages, or from the user's folder. A photo is on one side only and never changes it. The
+sha256 of its bytes decides the side. For photos of packages a list of names does, so that the held-out photos have
+different subjects.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from isnet.errors import InputError
 from isnet.images.decode import decode_rgb
 from jobs.data.packing import pack_pictures
-from jobs.data.sources import Skip, Source, file_source, pictures_of
+from jobs.data.sources import PictureSource, Skip, file_source, open_pictures
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
@@ -23,8 +24,8 @@ from trainplane.errors import UserError
 TRAIN, VAL = "demo-train", "demo-val"
 MINIMUM = 4
 
-# Package -> folder inside it -> photographs of the visible world; test patterns and scans are left out.
-_TRAINED = {
+# (package, folder inside it) -> photographs; test patterns and scans are left out.
+_TRAINING = {
     ("skimage", "data"): (
         "brick.png",
         "camera.png",
@@ -40,35 +41,35 @@ _TRAINED = {
     ("matplotlib", "mpl-data/sample_data"): ("grace_hopper.jpg",),
 }
 _HELD_OUT = {
-    # Not motorcycle_right, the other eye of motorcycle_left: nearly the same picture may not be held out.
+    # Without motorcycle_right, the other half of a stereo pair with motorcycle_left: nearly a training picture.
     ("skimage", "data"): ("astronaut.png", "chelsea.png", "coffee.png"),
     ("sklearn", "datasets/images"): ("china.jpg",),
 }
 
 
 @dataclass(frozen=True)
-class Sides:
-    """Photos by side, and what could not be used with the reason."""
+class PhotoSides:
+    """Photos by side, and files that cannot be used."""
 
-    train: list[Source]
-    val: list[Source]
+    train: list[PictureSource]
+    val: list[PictureSource]
     skipped: list[Skip]
 
 
-def packaged_photos() -> Sides:
-    """The photos of installed packages."""
-    train, val = list(_present(_TRAINED)), list(_present(_HELD_OUT))
+def packaged_photos() -> PhotoSides:
+    """Finds the photos of installed packages."""
+    train, val = list(_installed(_TRAINING)), list(_installed(_HELD_OUT))
     if len(train) < MINIMUM or not val:
         raise UserError(
-            f"installed packages carry {len(train) + len(val)} of the demo's photos, need at least {MINIMUM + 1}; "
+            f"installed packages have {len(train) + len(val)} of the demo's photos, need at least {MINIMUM + 1}; "
             "install the demo's packages (pip install 'isnet-platform[demo]') or give a folder: --photos DIR"
         )
-    return Sides(train, val, [])
+    return PhotoSides(train, val, [])
 
 
-def _present(wanted: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[Source]:
-    for (package, folder), names in wanted.items():
-        # Found without being imported: only its files are wanted.
+def _installed(photos: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[PictureSource]:
+    for (package, folder), names in photos.items():
+        # Located without importing the package, because only its files are needed.
         spec = importlib.util.find_spec(package)
         if spec is None or spec.origin is None:
             continue
@@ -78,17 +79,19 @@ def _present(wanted: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[Source]
                 yield file_source(name, path)
 
 
-def folder_photos(folder: Path) -> Sides:
-    """The photos of a folder; every fifth by digest is held out, and at least one on each side.
+def folder_photos(folder: Path) -> PhotoSides:
+    """Splits the photos of a folder by their digest.
 
-    Photos that cannot be decoded are left out here, so that both sides are sure to have some.
+    A fifth of the different photos is held out, at least one. Photos that cannot be decoded are left out here, so that
+    both sides have some.
     """
-    usable: list[tuple[bytes, Source]] = []
+    usable: list[tuple[bytes, PictureSource]] = []
     skipped: list[Skip] = []
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give a folder of JPEG, PNG or WebP photos")
-    with pictures_of(folder) as found:
-        for entry in found:
+    # Decode every photo and note its digest.
+    with open_pictures(folder) as entries:
+        for entry in entries:
             if isinstance(entry, Skip):
                 skipped.append(entry)
                 continue
@@ -99,22 +102,23 @@ def folder_photos(folder: Path) -> Sides:
                 skipped.append(Skip(entry.name, str(error)))
                 continue
             usable.append((hashlib.sha256(data).digest(), entry))
-    # Photos with equal bytes stay on one side, so only different ones make two sides.
+    # Photos with equal bytes stay on one side, so only different photos count.
     different = sorted({digest for digest, _ in usable})
     if len(different) < MINIMUM:
         alike = f", {len(different)} of them different" if len(different) < len(usable) else ""
-        first = [f" ({len(skipped)} files cannot be used, the first: {one.file}: {one.reason})" for one in skipped[:1]]
+        first = [f" ({len(skipped)} files cannot be used, the first: {s.file}: {s.reason})" for s in skipped[:1]]
         raise UserError(
             f"{folder}: {len(usable)} usable photos found{alike}{''.join(first)}, need at least {MINIMUM}; "
             "give a folder of JPEG, PNG or WebP photos"
         )
+    # The smallest digests are held out.
     limit = different[max(1, len(different) // 5) - 1]
     train = [source for digest, source in usable if digest > limit]
-    return Sides(train, [source for digest, source in usable if digest <= limit], skipped)
+    return PhotoSides(train, [source for digest, source in usable if digest <= limit], skipped)
 
 
-def pack_sides(sides: Sides, context: Context, *, replace: bool = False) -> tuple[Dataset, Dataset]:
-    """Pack both sides into the context's dataset store."""
+def pack_sides(sides: PhotoSides, context: Context, *, replace: bool = False) -> tuple[Dataset, Dataset]:
+    """Packs both sides into the context's dataset store."""
     train, val = (
         pack_pictures(
             [*sides.skipped, *sources],
@@ -129,8 +133,8 @@ def pack_sides(sides: Sides, context: Context, *, replace: bool = False) -> tupl
     return train, val
 
 
-def ensure_sample_datasets(names: Iterable[str | None], context: Context) -> None:
-    """Pack the packages' photos where somebody asks for one of the demo's datasets and it is not there yet."""
+def ensure_demo_datasets(names: Iterable[str | None], context: Context) -> None:
+    """Packs the demo's datasets if `names` contains a missing one."""
     for name in {TRAIN, VAL}.intersection(names):
         try:
             Dataset.open(context.dataset(name))

@@ -1,8 +1,8 @@
-"""Where well-known datasets keep their pictures and lists: Places2 (Places365) and CelebA; `folder` takes all.
+"""Layouts of published datasets: Places2 (Places365) and CelebA.
 
-A layout chooses the pictures of one of the dataset's own splits out of whatever lies in the source (a folder, a tar, a
-zip), adds to each what its lists know, and names what the lists promise and the source has not. The lists are looked
-for in the source and beside it, one folder deep, or where `--lists` says.
+A layout chooses the pictures of one split of the dataset from a source (a folder, a tar, a zip). It adds labels from
+the dataset's lists, and reports pictures that are listed but not in the source. The lists are searched in the source,
+beside it, one folder deeper, or in the folder of `--lists`.
 
 Places2 as its authors publish it (places2.csail.mit.edu, "Places365-Standard"): `data_256/a/airfield/00000001.jpg`
 (or `data_large/…`, or `train/…`) for training, flat `val_256/Places365_val_00000001.jpg` and
@@ -17,15 +17,17 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from jobs.data.sources import Skip, Source, read_lines
+from jobs.data.sources import PictureSource, Skip, read_lines
 from trainplane.errors import UserError
 
-Found = Iterable[Source | Skip]
+Entries = Iterable[PictureSource | Skip]
+# Pictures of a list: {key: (name in the list, labels)}.
+Listed = dict[str, tuple[str, dict[str, Any]]]
 
 SPLITS = ("train", "val", "test")
 _PLACES_LISTS = {
@@ -38,29 +40,42 @@ _PLACES_TRAIN_ROOTS = re.compile(r"(data_(256|large)(_standard|_challenge)?|trai
 _CELEBA_LISTS = ("list_eval_partition.txt", "list_eval_partition.csv")
 
 
-def places2(found: Found, split: str, *, place: Path, lists: Path | None) -> Iterator[Source | Skip]:
-    """The pictures of a split of Places365 with `category` and `label` where they are published."""
+def places2(entries: Entries, split: str, *, source: Path, lists: Path | None) -> Iterator[PictureSource | Skip]:
+    """Selects a split of Places365.
+
+    Adds `category` and `label`, which are published for train and val.
+
+    Args:
+        entries: all pictures of the source.
+        split: train, val or test.
+        source: file or folder of the pictures; lists are searched beside it.
+        lists: folder of the lists, where they are somewhere else.
+    """
     _check_split("places2", split)
-    folders = _folders(place, lists)
-    categories: dict[int, str] = {}
-    if split != "test":
-        file = _find(_PLACES_CATEGORIES, folders, "the names of the categories")
-        categories = {label: _without_letter(name) for name, label in _labelled(file, required=True)}
-    if split == "test":
-        listed = _places_test(folders)
-    else:
-        file = _find(_PLACES_LISTS[split], folders, f"the pictures of {split}")
-        listed = {}
-        for name, label in _labelled(file, required=True):
-            if label not in categories:
-                raise UserError(f"{file}: {name} has label {label}, which no category has; fetch both lists again")
-            listed[_listed_key(split, name, file)] = (name, {"category": categories[label], "label": label})
-    yield from _chosen(found, listed, key=lambda name: _place_key(split, name), what=f"split {split} of Places2")
+    folders = _list_folders(source, lists)
+    listed = _places_test(folders) if split == "test" else _places_labelled(split, folders)
+    yield from _select(entries, listed, key=lambda name: _place_key(split, name), what=f"split {split} of Places2")
 
 
-def _places_test(folders: list[Path]) -> dict[str, tuple[str, dict[str, Any]]] | None:
-    """The test pictures have no labels: their list is only to tell what is missing, and may be missing itself."""
-    file = _look_for(_PLACES_LISTS["test"], folders)
+def _places_labelled(split: str, folders: list[Path]) -> Listed:
+    """Reads the list of train or val with its categories."""
+    file = _find(_PLACES_CATEGORIES, folders, "the names of the categories")
+    categories = {label: _without_letter(name) for name, label in _labelled(file, required=True)}
+    file = _find(_PLACES_LISTS[split], folders, f"the pictures of {split}")
+    listed: Listed = {}
+    for name, label in _labelled(file, required=True):
+        if label not in categories:
+            raise UserError(f"{file}: {name} has label {label}, which no category has; fetch both lists again")
+        listed[_listed_key(split, name, file)] = (name, {"category": categories[label], "label": label})
+    return listed
+
+
+def _places_test(folders: list[Path]) -> Listed | None:
+    """Reads the list of the test pictures, if any.
+
+    It has no labels and only shows which pictures are missing.
+    """
+    file = _find_any(_PLACES_LISTS["test"], folders)
     if file is None:
         return None
     return {_listed_key("test", name, file): (name, {}) for name, _ in _labelled(file, required=False)}
@@ -69,65 +84,80 @@ def _places_test(folders: list[Path]) -> dict[str, tuple[str, dict[str, Any]]] |
 def _listed_key(split: str, name: str, file: Path) -> str:
     key = _place_key(split, name)
     if key is None:
-        raise UserError(f"{file}: {name!r} is no picture of split {split}; fetch the list again")
+        raise UserError(f"{file}: {name!r} is not a picture of split {split}; fetch the list again")
     return key
 
 
 def _place_key(split: str, name: str) -> str | None:
-    """PURE: what a picture's path and its line in the list have in common; None for a picture of another split."""
+    """Key of a picture, from its path or its list.
+
+    None for a picture of another split.
+    """
     parts = PurePosixPath(name.lstrip("/")).parts
     if split != "train":
+        # File names of val and test are unique, so the folder does not matter.
         is_ours = re.fullmatch(rf"Places365_{split}_\d+\.jpg", parts[-1], re.IGNORECASE)
         return parts[-1].lower() if is_ours else None
     if re.fullmatch(r"Places365_(val|test)_\d+\.jpg", parts[-1], re.IGNORECASE):
         return None
+    # Train is known by its category's folder and its number: `airfield/00000001.jpg`.
     root = next((at for at, part in enumerate(parts[:-1]) if _PLACES_TRAIN_ROOTS.fullmatch(part)), -1)
     return _without_letter("/".join(parts[root + 1 :])).replace("-", "/")
 
 
 def _without_letter(name: str) -> str:
-    """PURE: `/a/airfield` to `airfield`: the folders of the alphabet say nothing."""
+    """Removes the alphabet's folder: `/a/airfield` to `airfield`."""
     return re.sub(r"^[a-z]/", "", name.lstrip("/"))
 
 
-def celeba(found: Found, split: str, *, place: Path, lists: Path | None) -> Iterator[Source | Skip]:
-    """The aligned faces of a partition of CelebA."""
+def celeba(entries: Entries, split: str, *, source: Path, lists: Path | None) -> Iterator[PictureSource | Skip]:
+    """Selects the aligned faces of a partition of CelebA.
+
+    Args:
+        entries: all pictures of the source.
+        split: train, val or test.
+        source: file or folder of the pictures; lists are searched beside it.
+        lists: folder of the lists, where they are somewhere else.
+    """
     _check_split("celeba", split)
-    file = _find(_CELEBA_LISTS, _folders(place, lists), "which picture belongs to which partition")
-    wanted = SPLITS.index(split)
-    listed = {}
+    file = _find(_CELEBA_LISTS, _list_folders(source, lists), "the partition of each picture")
+    listed: Listed = {}
     for name, partition in _labelled(file, required=True):
         if partition not in range(len(SPLITS)):
             raise UserError(f"{file}: {name} has partition {partition}; need 0, 1 or 2; fetch the list again")
-        if partition == wanted:
-            # The losslessly compressed edition differs in its suffix.
+        if partition == SPLITS.index(split):
+            # Without its suffix: the losslessly compressed edition has another one.
             listed[PurePosixPath(name).stem] = (name, {"partition": split})
-    yield from _chosen(found, listed, key=lambda name: PurePosixPath(name).stem, what=f"partition {split} of CelebA")
+    yield from _select(entries, listed, key=lambda name: PurePosixPath(name).stem, what=f"partition {split} of CelebA")
 
 
-def _chosen(
-    found: Found,
-    listed: Mapping[str, tuple[str, dict[str, Any]]] | None,
-    *,
-    key: Callable[[str], str | None],
-    what: str,
-) -> Iterator[Source | Skip]:
-    """The sources that are listed (without a list: that have a key), and then what is listed and was not found."""
-    waiting = dict(listed) if listed is not None else {}
-    used = 0
-    for entry in found:
-        name = key(entry.name if isinstance(entry, Source) else entry.file)
+def _select(
+    entries: Entries, listed: Listed | None, *, key: Callable[[str], str | None], what: str
+) -> Iterator[PictureSource | Skip]:
+    """Yields the listed pictures, then reports the missing ones.
+
+    Args:
+        entries: all pictures of the source.
+        listed: pictures to select; None selects every picture that has a key.
+        key: of a picture's path, as in `listed`; None for a picture of another split.
+        what: name of the selection, for messages.
+    """
+    missing = dict(listed) if listed is not None else {}
+    count = 0
+    for entry in entries:
+        name = key(entry.name if isinstance(entry, PictureSource) else entry.file)
         if name is None or (listed is not None and name not in listed):
             continue
-        if listed is not None and name not in waiting and isinstance(entry, Source):
+        # A listed picture that is not in `missing` any more has been yielded before.
+        if listed is not None and name not in missing and isinstance(entry, PictureSource):
             yield Skip(entry.name, "named twice: the first one is taken")
             continue
-        _, about = waiting.pop(name, ("", {}))
-        used += 1
-        yield replace(entry, about=about) if isinstance(entry, Source) else entry
-    if not used:
+        _, about = missing.pop(name, ("", {}))
+        count += 1
+        yield replace(entry, about=about) if isinstance(entry, PictureSource) else entry
+    if not count:
         raise UserError(f"none of the pictures of {what} is in the source; check the source, --layout and --split")
-    yield from (Skip(name, "missing: listed, but not in the source") for name, _ in waiting.values())
+    yield from (Skip(name, "missing: listed, but not in the source") for name, _ in missing.values())
 
 
 def _check_split(layout: str, split: str) -> None:
@@ -135,14 +165,14 @@ def _check_split(layout: str, split: str) -> None:
         raise UserError(f"layout {layout} has the splits {', '.join(SPLITS)}, not {split!r}; give one: --split val")
 
 
-def _folders(place: Path, lists: Path | None) -> list[Path]:
-    """Where lists may lie, nearest first."""
+def _list_folders(source: Path, lists: Path | None) -> list[Path]:
+    """Folders in which lists are searched, nearest first."""
     if lists is not None:
         if not lists.is_dir():
             raise UserError(f"--lists {lists}: there is no such folder; need the folder of the dataset's lists")
         return [lists]
-    near = [place, place.parent] if place.is_dir() else [place.parent]
-    below = (Path(entry) for folder in near for entry in sorted(os.scandir(folder), key=lambda one: one.name)
+    near = [source, source.parent] if source.is_dir() else [source.parent]
+    below = (Path(entry) for folder in near for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
              if entry.is_dir() and _may_hold_lists(entry.name))  # fmt: skip
     return [*near, *below]
 
@@ -151,26 +181,30 @@ def _may_hold_lists(folder: str) -> bool:
     return folder.lower().startswith(("filelist", "meta", "list", "eval", "anno", "devkit", "places_devkit"))
 
 
-def _look_for(names: Iterable[str], folders: list[Path]) -> Path | None:
+def _find_any(names: Iterable[str], folders: list[Path]) -> Path | None:
     candidates = (folder / name for folder in folders for name in names)
     return next((file for file in candidates if file.is_file()), None)
 
 
 def _find(names: tuple[str, ...], folders: list[Path], what: str) -> Path:
-    file = _look_for(names, folders)
+    file = _find_any(names, folders)
     if file is None:
         raise UserError(
             f"{' or '.join(names)} ({what}) is not in {' or '.join(str(folder) for folder in folders[:2])}; "
-            "fetch the dataset's lists and put them beside the pictures, or say where they are: --lists DIR"
+            "fetch the dataset's lists and put them beside the pictures, or name their folder: --lists DIR"
         )
     return file
 
 
 def _labelled(file: Path, *, required: bool) -> Iterator[tuple[str, int]]:
-    """(name, number) of each line; -1 for a line without a number, unless it is required."""
+    """Yields name and number of each line.
+
+    A line without a number gives -1, unless the number is required.
+    """
     for number, line in enumerate(read_lines(file), 1):
         name, _, value = line.replace(",", " ").rpartition(" ")
-        if number == 1 and value.strip() == "partition":  # the heading of a table
+        # A CSV file begins with the names of its columns.
+        if number == 1 and value.strip() == "partition":
             continue
         if not name or not value.isdecimal():
             if required:

@@ -1,9 +1,11 @@
-"""Holes of a training run: a generator by name, or the masks of a packed dataset (`isnet data pack … --kind masks`).
+"""Draws the holes of a training run.
 
-    draw = holes("irregular")                         # a function (height, width, rng) -> bool (height, width)
-    draw = holes("s3://bucket/masks-train")           # the same, drawing one of its masks each time
+The holes come from a generator by name, or from the masks of a packed dataset (`isnet data pack … --kind masks`).
 
-Not covered: which hole a held-out picture gets (isnet_task.py), evaluation's fixed list (evaluating.py).
+    draw = hole_generator("irregular")                         # a function (height, width, rng) -> bool (height, width)
+    draw = hole_generator("s3://bucket/masks-train")           # draws one of the dataset's masks each time
+
+Not here: the holes of held-out pictures (`isnet_task`) and of an evaluation (`jobs.evaluation.pairs`).
 """
 
 from __future__ import annotations
@@ -24,31 +26,42 @@ from trainplane.data.read.fetch import read_samples
 from trainplane.data.types import Sample
 from trainplane.errors import RunFailed, UserError, nearest
 
-# Held encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
+# Kept encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
 MAX_BYTES = 256 * 2**20
 
 
 def mask_bytes(sample: Sample, address: str) -> bytes:
-    """The encoded mask among a sample's members; a `UserError` where the masks at `address` are not as packed here."""
+    """Returns the encoded mask of a sample.
+
+    Raises:
+        UserError: the dataset at `address` was not packed as masks.
+    """
     if "png" not in sample:
-        has = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
+        members = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
         key = sample["__key__"].decode("utf-8", "replace")
         raise UserError(
-            f"masks {address}: sample {key} has no KEY.png ({has}); pack them with `isnet data pack … --kind masks`"
+            f"masks {address}: sample {key} has no KEY.png ({members}); pack them with `isnet data pack … --kind masks`"
         )
     return sample["png"]
 
 
 class MaskSet:
-    """The masks of one dataset, white = hole as packed; reads all of them at the first use.
+    """Masks of one dataset.
 
-    With a `digest` no other masks are drawn than those it stands for. Pickles as address and digest; given to a
-    decoding process it takes its memory along, which both then look at.
+    White is hole, as packed. All masks are read at the first use. Pickles as address and digest; a decoding process
+    gets the masks in shared memory instead.
     """
 
     def __init__(
         self, address: str, digest: str | None = None, encoded: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> None:
+        """Names the masks.
+
+        Args:
+            address: full address of the dataset.
+            digest: digest that the dataset must have when it is read; None accepts any.
+            encoded: the masks, as `encoded()` returns them, if they are in memory already.
+        """
         self.address = address
         self.digest = digest
         self._encoded = encoded
@@ -57,15 +70,19 @@ class MaskSet:
         return MaskSet, (self.address, self.digest)
 
     def __call__(self, height: int, width: int, rng: np.random.Generator) -> Hole:
-        """One of the masks, each as likely as any other, nearest neighbour to this size."""
+        """Draws one mask uniformly and resizes it by nearest neighbour."""
         _, ends = self.encoded()
         return self.hole(int(rng.integers(len(ends) - 1)), height, width)
 
     def hole(self, index: int, height: int, width: int) -> Hole:
-        """Mask number `index`, going round. Raises `RunFailed` where it is no mask: the picture is not to blame."""
+        """Returns mask `index` modulo their number.
+
+        Raises:
+            RunFailed: the mask cannot be decoded. Not an `InputError`, which would be reported for the picture.
+        """
         memory, ends = self.encoded()
         number = index % (len(ends) - 1)
-        start, stop = ends[number:][:2].tolist()
+        start, stop = ends[number : number + 2].tolist()
         try:
             return read_mask(memory[start:stop].numpy().tobytes(), size=(height, width)).hole
         except InputError as error:
@@ -74,7 +91,11 @@ class MaskSet:
             ) from error
 
     def encoded(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """All files one after the other, uint8, and where each begins and the last one ends, int64."""
+        """Returns all encoded masks, read at the first use.
+
+        Returns:
+            Files one after the other, uint8, and the start of each and the end of the last, int64.
+        """
         if self._encoded is None:
             dataset = Dataset.open(self.address, expected_digest=self.digest)
             files = [mask_bytes(sample, self.address) for sample in read_samples(dataset, range(dataset.num_samples))]
@@ -86,48 +107,57 @@ class MaskSet:
         return self._encoded
 
 
-def _with_its_memory(masks: MaskSet) -> tuple[Any, ...]:
+def _with_shared_memory(masks: MaskSet) -> tuple[Any, ...]:
     memory, ends = masks.encoded()
     memory.share_memory_()  # type: ignore[no-untyped-call]
     return MaskSet, (masks.address, masks.digest, (memory, ends))
 
 
-# What starts a process pickles with this; everything else, a store or Ray, gets the address alone.
-ForkingPickler.register(MaskSet, _with_its_memory)
+# `multiprocessing` uses this to start a process. Everything else (a store, Ray) pickles the address alone.
+ForkingPickler.register(MaskSet, _with_shared_memory)
 
-_known: dict[str, MaskSet] = {}
-
-
-def holes(masks: str) -> Generator:
-    """What draws a run's holes: `masks` is a generator's name or the full address of a mask dataset."""
-    return generator(masks) if masks in GENERATORS else cast("Generator", known(masks))
+_mask_sets: dict[str, MaskSet] = {}
 
 
-def known(masks: str) -> MaskSet:
-    """This process's masks of that address."""
-    return _known.setdefault(masks, MaskSet(masks))
+def hole_generator(masks: str) -> Generator:
+    """Returns the function that draws a run's holes.
+
+    Args:
+        masks: name of a generator, or full address of a mask dataset.
+    """
+    return generator(masks) if masks in GENERATORS else cast("Generator", mask_set(masks))
 
 
-def know(masks: MaskSet) -> None:
-    """Draw from these wherever their address is named in this process."""
-    _known[masks.address] = masks
+def mask_set(masks: str) -> MaskSet:
+    """Returns this process's mask set of an address."""
+    return _mask_sets.setdefault(masks, MaskSet(masks))
 
 
-def pin(config: ISNetConfig) -> None:
-    """Draw in this process from the very mask datasets that the run began with; others at their addresses are refused.
+def cache_mask_set(masks: MaskSet) -> None:
+    """Sets this process's mask set of its address."""
+    _mask_sets[masks.address] = masks
 
-    What has been read already stays: it is checked when it is read.
+
+def pin_mask_sets(config: ISNetConfig) -> None:
+    """Requires the mask datasets with which the run started.
+
+    Another dataset at one of their addresses is refused when it is read. Masks that were read before with the same
+    digest stay in memory.
     """
     data = config.data
     for address, digest in ((data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
-        if address is not None and digest is not None and known(address).digest != digest:
-            know(MaskSet(address, digest))
+        if address is not None and digest is not None and mask_set(address).digest != digest:
+            cache_mask_set(MaskSet(address, digest))
 
 
-def located(masks: str, context: Context) -> tuple[str, str | None]:
-    """(address, digest) of the mask dataset a user named; a generator's name as it is, without a digest.
+def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
+    """Finds a mask dataset by its name or address.
 
-    Raises `UserError` where there is neither, the dataset holds no masks, or it is too large to keep in memory.
+    Returns:
+        Full address and digest; for a generator its name and None.
+
+    Raises:
+        UserError: neither generator nor dataset, a dataset of pictures, or too large to keep in memory.
     """
     if masks in GENERATORS:
         return masks, None
@@ -135,8 +165,8 @@ def located(masks: str, context: Context) -> tuple[str, str | None]:
         dataset = Dataset.open(context.dataset(masks))
     except UserError as error:
         raise UserError(
-            f"masks {masks!r} are no generator{nearest(masks, list(GENERATORS))} (there are {', '.join(GENERATORS)}) "
-            f"and no mask dataset: {error}"
+            f"masks {masks!r} are neither a generator{nearest(masks, list(GENERATORS))} "
+            f"(there are {', '.join(GENERATORS)}) nor a mask dataset: {error}"
         ) from error
     if dataset.manifest.packed.get("kind") != "masks":
         raise UserError(f"{masks!r} holds pictures, not masks; pack masks with `isnet data pack … --kind masks`")
@@ -152,19 +182,25 @@ def _refuse_masks(field: str, pictures: str, context: Context) -> None:
     try:
         packed = Dataset.open(context.dataset(pictures)).manifest.packed
     except UserError:
-        return  # what is not there, or not yet, is told by whoever reads it
+        # A missing dataset is reported when it is opened; a demo dataset may still be packed.
+        return
     if packed.get("kind") == "masks":
         raise UserError(f"{field}={pictures!r} holds masks, not pictures; name masks in data.masks, pictures here")
 
 
 def with_located_masks(config: ISNetConfig, context: Context) -> ISNetConfig:
-    """`config` with the addresses and digests of the mask datasets it names, so that any worker finds them and the
-    run's identity tells one set of holes from another; a `UserError` where masks stand for pictures."""
+    """Adds addresses and digests of the mask datasets to `config`.
+
+    With the address any worker finds them; with the digest other masks make another run.
+
+    Raises:
+        UserError: a dataset of masks is named as pictures.
+    """
     for name in ("train", "val"):
         if (pictures := getattr(config.data, name)) is not None:
             _refuse_masks(f"data.{name}", pictures, context)
-    found: dict[str, str | None] = {}
+    located: dict[str, str | None] = {}
     for name in ("masks", "val_masks"):
         if (masks := getattr(config.data, name)) is not None:
-            found[name], found[f"{name}_digest"] = located(masks, context)
-    return config.model_copy(update={"data": config.data.model_copy(update=found)})
+            located[name], located[f"{name}_digest"] = locate_masks(masks, context)
+    return config.model_copy(update={"data": config.data.model_copy(update=located)})

@@ -1,8 +1,9 @@
-"""From sources to shards: every picture is decoded once before it is packed, and what fails is named with its reason.
+"""Packs pictures and masks into shards.
 
-JPEG, PNG and WebP bytes are kept as they are; other formats become PNG, and with `max_side` larger pictures are
-shrunk and re-encoded as JPEG. Masks are brought to PNG with white = hole, their hole ratio beside them.
-A `Picture` can be made ready in any process.
+Every picture is decoded once before it is packed; a picture that cannot be decoded is skipped with a reason. JPEG, PNG
+and WebP bytes are kept; other formats become PNG, and with `max_side` larger pictures are shrunk and encoded as JPEG.
+Masks become PNG with white = hole, with their hole ratio in the sample's JSON. Any process can prepare a
+`PictureEntry`.
 """
 
 from __future__ import annotations
@@ -21,22 +22,28 @@ from PIL import Image
 from isnet.errors import InputError
 from isnet.images.crops import resized
 from isnet.images.decode import decode_rgb
-from jobs.data.sources import Skip, Source
+from jobs.data.sources import PictureSource, Skip
 from jobs.data.split import Side
-from trainplane.data.manifest import Dataset, Skipped
-from trainplane.data.pack.executor import Alone, Crew
+from trainplane.data.manifest import Dataset, SkippedFile
+from trainplane.data.pack.executor import LocalExecutor, PackExecutor
 from trainplane.data.pack.pack import pack
 from trainplane.data.shards import PackItem
 from trainplane.errors import UserError
 
-# First bytes -> extension of formats whose bytes may go into a shard unchanged.
+# First bytes -> extension of formats whose bytes are packed unchanged.
 _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 
 
 @dataclass(frozen=True)
 class Recode:
-    """What happens to a picture's bytes on the way. `kind`: photos or masks; `max_side` in pixels; `hole`: its colour
-    in the masks as they come."""
+    """Conversion of pictures while they are packed.
+
+    Attributes:
+        kind: photos or masks.
+        max_side: photos with a longer side are shrunk to it, pixels; None keeps all.
+        quality: of the JPEG of a shrunk photo, 1 to 100.
+        hole: colour of the hole in the source's masks.
+    """
 
     kind: str = "photos"
     max_side: int | None = None
@@ -47,57 +54,81 @@ class Recode:
         if not 1 <= self.quality <= 100:
             raise UserError(f"quality {self.quality} is out of range; need 1 to 100")
         if self.kind == "masks" and self.max_side is not None:
-            raise UserError("masks are not shrunk: their edges would blur; leave --max-side out")
+            raise UserError("masks are not shrunk, because their edges would blur; leave --max-side out")
         if self.kind != "masks" and self.hole != "white":
             raise UserError("photos have no hole; give --black-is-hole with --kind masks only")
 
     def described(self) -> dict[str, Any]:
-        """For the manifest."""
+        """Returns the conversion as the manifest has it."""
         photos = {"max_side": self.max_side, "quality": self.quality if self.max_side else None, "kind": self.kind}
         return photos | ({"hole": self.hole} if self.hole != "white" else {})
 
 
 @dataclass(frozen=True)
-class Picture:
-    """A source on its way into a shard: what the packer asks of an entry of its listing."""
+class PictureEntry:
+    """Picture in the packer's listing.
 
-    source: Source
+    Attributes:
+        source: the picture.
+        recode: conversion.
+        side: side of a split; a picture of another side is left out. None takes all.
+    """
+
+    source: PictureSource
     recode: Recode
     side: Side | None = None
 
     @property
     def identity(self) -> str:
+        """Text that changes when the packed sample would change."""
         return f"{self.source.name}\n{self.source.stamp}\n{dict(self.source.about)}"
 
     @property
     def size(self) -> int:
+        """Approximate number of bytes to read."""
         return self.source.size
 
-    def portable(self) -> Picture:
+    def portable(self) -> PictureEntry:
+        """Returns a copy that another process can read."""
         return replace(self, source=self.source.portable())
 
-    def item(self) -> PackItem | Skipped | None:
-        """The picture as it goes into a shard, why it does not, or None where it belongs to another side."""
+    def item(self) -> PackItem | SkippedFile | None:
+        """Prepares the picture for its shard.
+
+        Returns:
+            The sample, the reason why there is none, or None for a picture of another side.
+        """
         try:
             data = self.source.read()
-            if self.side is not None and not self.side.has(data):
+            if self.side is not None and not self.side.contains(data):
                 return None
             return prepare(self.source.name, data, self.recode, about=self.source.about)
         except InputError as error:
             return _skipped(self.source.name, str(error))
 
 
-def _skipped(file: str, reason: str) -> Skipped:
-    return Skipped(quote_from_bytes(os.fsencode(file)), reason)
+def _skipped(file: str, reason: str) -> SkippedFile:
+    return SkippedFile(quote_from_bytes(os.fsencode(file)), reason)
 
 
 def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any]) -> PackItem:
-    """One picture as it goes into a shard. Raises `InputError` with the reason where it cannot be used."""
+    """Decodes a picture and converts it where needed.
+
+    Args:
+        name: original path, stored in the sample's JSON.
+        data: encoded picture.
+        recode: conversion.
+        about: labels for the sample's JSON.
+
+    Raises:
+        InputError: the picture cannot be used.
+    """
     if recode.kind == "masks":
         return _mask(name, data, recode, about)
     rgb = decode_rgb(data)
     height, width = rgb.shape[:2]
-    extension = next((known for start, known in _KEPT if data.startswith(start)), None)
+    # Bytes of these formats are packed as they are.
+    extension = next((suffix for start, suffix in _KEPT if data.startswith(start)), None)
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         extension = "webp"
     if recode.max_side is not None and max(height, width) > recode.max_side:
@@ -126,7 +157,7 @@ def _encoded(pixels: np.ndarray[Any, Any], kind: str, **options: Any) -> bytes:
 
 
 def pack_pictures(
-    found: Iterable[Source | Skip],
+    entries: Iterable[PictureSource | Skip],
     destination: str,
     *,
     name: str,
@@ -136,17 +167,29 @@ def pack_pictures(
     side: Side | None = None,
     how: Mapping[str, Any] = MappingProxyType({}),
     replace: bool = False,
-    crew: Crew | None = None,
+    executor: PackExecutor | None = None,
 ) -> Dataset:
-    """Check and pack. Raises `UserError` where no picture can be used; then there is no manifest.
+    """Checks pictures and packs them into a dataset.
 
-    side -- pack the pictures of this side alone
-    how  -- for the manifest, beside what `recode` says
+    Args:
+        entries: pictures, and files that were skipped already.
+        destination: address of the dataset.
+        name: of the dataset, for its manifest.
+        split: of the dataset, for its manifest.
+        shard_bytes: size of a shard, bytes.
+        recode: conversion of the pictures.
+        side: pack only the pictures of this side of a split.
+        how: entries for the manifest beside those of `recode`.
+        replace: replace a dataset at the destination.
+        executor: prepares the pictures; by default in this process.
+
+    Raises:
+        UserError: no picture can be used. Then no manifest is written.
     """
     return pack(
         (
-            _skipped(entry.file, entry.reason) if isinstance(entry, Skip) else Picture(entry, recode, side)
-            for entry in found
+            _skipped(entry.file, entry.reason) if isinstance(entry, Skip) else PictureEntry(entry, recode, side)
+            for entry in entries
         ),
         destination,
         name=name,
@@ -154,5 +197,5 @@ def pack_pictures(
         how={**recode.described(), **how},
         shard_bytes=shard_bytes,
         replace=replace,
-        crew=crew or Alone(),
+        executor=executor or LocalExecutor(),
     )

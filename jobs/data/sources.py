@@ -1,7 +1,7 @@
-"""Where photos come from before they are packed: a folder, loose objects on S3, a list of paths, a tar or a zip.
+"""Sources of pictures: folder, S3 prefix, list, tar, zip.
 
-Each yields sources in an order that does not depend on the machine; nothing is unpacked to disk. Sizes and times are
-noted, so that a packing that is run again knows what is still the same.
+Each source yields its pictures in an order that does not depend on the machine. Nothing is unpacked to disk. Size and
+time of every picture are recorded, so that a repeated packing sees which pictures are unchanged.
 """
 
 from __future__ import annotations
@@ -32,22 +32,27 @@ from jobs.data.tars import TAR_ERRORS, is_tar, open_tar
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
 
-_ENCRYPTED = 0x1  # of a zip member's flags (APPNOTE 4.4.4)
-# Bytes to ask of a zip's member at once. Of stored and deflated ones zipfile inflates no more than that; of others it
-# inflates all that so many compressed bytes hold: 45 of bzip2 can hold 46 MB.
-_ZIP_PIECES = {zipfile.ZIP_STORED: 1 << 20, zipfile.ZIP_DEFLATED: 1 << 20}
-_SMALL_PIECE = 64
-_MOST_COLUMNS = 16  # of a line in a list: a name with its spaces, and labels
+# Bit of a zip member's flags (APPNOTE 4.4.4).
+_ENCRYPTED = 0x1
+# Bytes to read from a zip member at once. With stored and deflated members zipfile inflates no more than that. With
+# other methods it inflates everything that so many compressed bytes hold: 45 bytes of bzip2 can hold 46 MB.
+_ZIP_CHUNKS = {zipfile.ZIP_STORED: 1 << 20, zipfile.ZIP_DEFLATED: 1 << 20}
+_SMALL_CHUNK = 64
+# Columns of a line in a list: words of a name with spaces, and labels.
+_MAX_COLUMNS = 16
 
 
 @dataclass(frozen=True)
-class Source:
-    """One picture before packing: its name relative to where it came from, and how to get its bytes.
+class PictureSource:
+    """One picture before packing.
 
-    size    -- bytes to read, about
-    stamp   -- changes when the bytes do, as far as names and times tell
-    about   -- what a layout knows of it, for the sample's JSON
-    is_here -- only this process can read it (out of an archive that it holds open)
+    Attributes:
+        name: path relative to the source.
+        read: returns the encoded bytes.
+        size: approximate number of bytes to read.
+        stamp: changes when the bytes change, as far as sizes and times show it.
+        about: labels from a dataset's lists, for the sample's JSON.
+        only_here: True for a member of an archive that this process holds open; no other process can read it.
     """
 
     name: str
@@ -55,21 +60,28 @@ class Source:
     size: int = 0
     stamp: str = ""
     about: Mapping[str, Any] = field(default_factory=dict)
-    is_here: bool = False
+    only_here: bool = False
 
-    def portable(self) -> Source:
-        """The same for another process: its bytes are read now where only this one can."""
-        if not self.is_here:
+    def portable(self) -> PictureSource:
+        """Returns a copy that another process can read.
+
+        The bytes of a picture that only this process can read are read now. A failure is raised in the other process,
+        so that it is reported for this picture.
+        """
+        if not self.only_here:
             return self
         try:
-            return replace(self, read=partial(bytes, self.read()), is_here=False)
+            return replace(self, read=partial(bytes, self.read()), only_here=False)
         except InputError as error:
-            return replace(self, read=partial(_raise, error), is_here=False)
+            return replace(self, read=partial(_raise, error), only_here=False)
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A file left out, and why: its kind before a colon, as `damaged: …`."""
+    """A file that is left out.
+
+    The reason starts with its kind and a colon, such as `damaged: …`.
+    """
 
     file: str
     reason: str
@@ -80,62 +92,72 @@ def _raise(error: InputError) -> bytes:
 
 
 @contextmanager
-def pictures_of(source: str | Path) -> Iterator[Iterable[Source | Skip]]:
-    """Every picture of a folder, an `s3://` prefix, `.txt` list, `.tar`(`.gz`, …) or `.zip`.
+def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]]:
+    """Opens a folder, `s3://` prefix, `.txt` list, tar or zip.
 
-    Archives are open as long as the block.
+    Yields:
+        Every picture of the source. An archive is open as long as the `with` block.
     """
     if "://" in str(source):
         yield _stored(open_store(str(source)))
         return
-    place = Path(source)
-    if not place.exists():
+    path = Path(source)
+    if not path.exists():
         raise UserError(
-            f"{place}: there is no such file or folder; need a folder, an s3:// address, a .txt list, a .tar or a .zip"
+            f"{path}: there is no such file or folder; need a folder, an s3:// address, a .txt list, a .tar or a .zip"
         )
-    if not (place.is_dir() or place.is_file()):
-        raise UserError(f"{place}: is a pipe, socket or device, which has no end to look at; need a folder or a file")
+    if not (path.is_dir() or path.is_file()):
+        # Reading a pipe or a device may never end.
+        raise UserError(f"{path}: is a pipe, socket or device; need a folder or a regular file")
     with ExitStack() as stack:
-        if place.is_dir():
-            yield _folder(place)
-        elif zipfile.is_zipfile(place):
-            yield _once(_zip(place, stack))
-        elif place.suffix.lower() in (".txt", ".lst", ".flist"):
-            yield _once(_list(place))
-        elif is_tar(place):
-            yield _once(_tar(place, stack))
+        if path.is_dir():
+            yield _folder(path)
+        elif zipfile.is_zipfile(path):
+            yield _without_repeats(_zip(path, stack))
+        elif path.suffix.lower() in (".txt", ".lst", ".flist"):
+            yield _without_repeats(_list(path))
+        elif is_tar(path):
+            yield _without_repeats(_tar(path, stack))
         else:
-            raise UserError(f"{place}: is no folder, .txt list, tar or zip, or one that is cut short; need a whole one")
+            raise UserError(
+                f"{path}: is not a folder, .txt list, tar or zip, or the archive is cut short; need a complete one"
+            )
 
 
-def _once(found: Iterator[Source | Skip]) -> Iterator[Source | Skip]:
-    """Leave out what an archive or a list names again: a dataset has each path once."""
-    seen: set[bytes] = set()
-    for entry in found:
-        if isinstance(entry, Source):
-            # Digests, because millions of long names are too much to keep. `./a.jpg` is `a.jpg` once more.
-            name = hashlib.blake2b(os.fsencode(os.path.normpath(entry.name)), digest_size=8).digest()
-            if name in seen:
+def _without_repeats(entries: Iterator[PictureSource | Skip]) -> Iterator[PictureSource | Skip]:
+    """Skips a path that an archive or a list repeats.
+
+    A dataset has each path once.
+    """
+    digests: set[bytes] = set()
+    for entry in entries:
+        if isinstance(entry, PictureSource):
+            # Digests, because millions of long names take too much memory. `./a.jpg` is the same path as `a.jpg`.
+            digest = hashlib.blake2b(os.fsencode(os.path.normpath(entry.name)), digest_size=8).digest()
+            if digest in digests:
                 yield Skip(entry.name, "named twice: the first one is taken")
                 continue
-            seen.add(name)
+            digests.add(digest)
         yield entry
 
 
-def _folder(folder: Path) -> Iterator[Source | Skip]:
+def _folder(folder: Path) -> Iterator[PictureSource | Skip]:
     paths, skipped = find_pictures(folder)
     yield from (Skip(_text(entry.path), entry.reason) for entry in skipped)
     for path in paths:
         yield file_source(_text(path.relative_to(folder)), path)
 
 
-def file_source(name: str, path: Path) -> Source:
-    """A file as a source; one that is absent says so when it is read."""
+def file_source(name: str, path: Path) -> PictureSource:
+    """Makes a source of a file.
+
+    Reading an absent file raises an error that says so.
+    """
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError:
-        return Source(name, partial(read_bytes, path), 0, "absent")
-    return Source(name, partial(_listed_bytes, path), found.st_size, f"{found.st_size} {found.st_mtime_ns}")
+        return PictureSource(name, partial(read_bytes, path), 0, "absent")
+    return PictureSource(name, partial(_listed_bytes, path), stat.st_size, f"{stat.st_size} {stat.st_mtime_ns}")
 
 
 def _listed_bytes(path: Path) -> bytes:
@@ -143,65 +165,70 @@ def _listed_bytes(path: Path) -> bytes:
         return read_bytes(path)
     except PictureError as error:
         if error.kind == "missing":
-            # Not a reason to leave it out: on a node that does not see the folder that would be all of them.
+            # Not a `Skip`: a node that does not see the folder would skip every picture.
             raise UserError(
-                f"{path}: was there when it was listed and is not there now; every node needs the same folders, "
+                f"{path}: existed when it was listed and is missing now; every node needs the same folders, "
                 "and pictures must stay in place while they are packed"
             ) from error
         raise
 
 
-def _stored(store: Store) -> Iterator[Source | Skip]:
-    """Loose pictures on S3."""
+def _stored(store: Store) -> Iterator[PictureSource | Skip]:
+    """Lists the pictures below a prefix on S3."""
     for entry in store.list():
         if reason := unreadable(entry.key):
             yield Skip(entry.key, reason)
         elif _is_picture(entry.key):
             read = partial(_object, store, entry.key)
             stamp = f"{entry.size} {entry.stamp}"
-            yield Source(entry.key, read, entry.size, stamp) if entry.size else Skip(entry.key, "empty file")
+            yield PictureSource(entry.key, read, entry.size, stamp) if entry.size else Skip(entry.key, "empty file")
 
 
 def _object(store: Store, key: str) -> bytes:
     try:
         return store.read(key)
     except NotFound as error:
-        raise UserError(f"{store.address}/{key}: was there when it was listed and is not there now") from error
+        raise UserError(f"{store.address}/{key}: existed when it was listed and is missing now") from error
 
 
-def _list(file: Path) -> Iterator[Source | Skip]:
-    """Paths, one a line, relative to the list's own folder; columns behind it (labels) and comments are ignored."""
+def _list(file: Path) -> Iterator[PictureSource | Skip]:
+    """Reads a list of paths, one on each line.
+
+    Paths are relative to the list's folder. Columns behind the path (labels) and comments are ignored.
+    """
     for line in _raw_lines(file):
-        # Names may hold spaces, end with them and begin with '#': a line means the longest name that exists.
+        # Names may contain spaces, end with them and begin with '#': a line means the longest name that exists.
         names = [line, *_without_last_columns(line)]
-        name = next((name for name in names if _is_there(file.parent / name)), None)
+        name = next((name for name in names if _exists(file.parent / name)), None)
         if name is None:
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
+            # No such file: report the longest name that looks like a picture.
             name = next((name for name in names[1:] if _is_picture(name)), line.split()[0])
         if name.strip():
             yield file_source(name, file.parent / name)
 
 
 def _without_last_columns(line: str) -> Iterator[str]:
-    """The line without what stands around it, and then with ever fewer of its columns."""
+    """Yields the stripped line with ever fewer columns."""
     name = line.strip()
-    for _ in range(_MOST_COLUMNS):
+    for _ in range(_MAX_COLUMNS):
         yield name
         name, *last = name.rsplit(maxsplit=1) or [""]
         if not last:
             return
 
 
-def _is_there(path: Path) -> bool:
+def _exists(path: Path) -> bool:
     try:
         return path.exists()
     except OSError:
-        return False  # a line longer than any name, or a folder that nobody may look into
+        # The line is longer than any file name, or its folder may not be read.
+        return False
 
 
 def read_lines(file: Path) -> list[str]:
-    """The lines of a list without empty ones and comments."""
+    """Reads a list without empty lines and comments."""
     return [line.strip() for line in _raw_lines(file) if line.strip() and not line.lstrip().startswith("#")]
 
 
@@ -212,18 +239,22 @@ def _raw_lines(file: Path) -> list[str]:
         raise UserError(f"{file}: the list cannot be read ({error.strerror}); check its permissions") from error
     if b"\0" in data:
         raise UserError(
-            f"{file}: is no list in UTF-8, it holds zero bytes (UTF-16, `find -print0`, or no text at all); "
-            "need one path a line; save it as UTF-8"
+            f"{file}: is not a list in UTF-8: it contains zero bytes (UTF-16, `find -print0`, or not a text file); "
+            "need one path on each line; save it as UTF-8"
         )
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
-    # Not splitlines: that takes form feeds and Unicode's separators, which names may hold, for ends of lines, too.
+    # Not splitlines(): it also splits at form feeds and Unicode separators, which names may contain.
     return re.split(r"\r\n|\r|\n", text)
 
 
-def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
+def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
+    """Lists the pictures of a tar.
+
+    Members of an uncompressed tar are read by their offset, so any process can read them.
+    """
     try:
         archive = stack.enter_context(open_tar(file))
-        changed = file.stat().st_mtime_ns
+        modified = file.stat().st_mtime_ns
         is_plain = isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
             if reason := unreadable(member.name):
@@ -233,12 +264,12 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
             if not member.isreg():
                 yield Skip(member.name, "link or device in an archive: not followed")
                 continue
-            stamp = f"{changed} {member.offset_data} {member.size}"
+            stamp = f"{modified} {member.offset_data} {member.size}"
             if is_plain and not member.issparse():
                 read = partial(_slice, file, member.offset_data, member.size)
-                yield Source(member.name, read, member.size, stamp)
+                yield PictureSource(member.name, read, member.size, stamp)
             else:
-                yield Source(member.name, partial(_member, archive, member), member.size, stamp, is_here=True)
+                yield PictureSource(member.name, partial(_member, archive, member), member.size, stamp, only_here=True)
         _check_end(file, archive)
     except UserError:
         raise
@@ -247,22 +278,24 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
 
 
 def _check_end(file: Path, archive: tarfile.TarFile) -> None:
-    """Refuse a tar that is not whole: tarfile takes a damaged header, and a cut, for the end of the archive.
+    """Refuses a tar that is incomplete.
 
-    Behind the end mark may be zeros alone: of tars put one after the other only the first is read. Reading to the very
-    end makes a compressed tar check its own sums, too.
+    tarfile takes a damaged header, and a cut, for the end of the archive. Behind the end mark only zeros are allowed:
+    tarfile would read only the first of several joined tars.
     """
     stream = archive.fileobj
     assert stream is not None
+    # An end mark is a block of zeros where the next header would be.
     stream.seek(archive.offset)
     block = stream.read(tarfile.BLOCKSIZE)
     if block.strip(b"\0") or len(block) < tarfile.BLOCKSIZE:
         what = "a damaged header" if block else "no end mark"
         raise tarfile.ReadError(f"{what} at byte {archive.offset}")
+    # Reading to the very end also makes a compressed tar verify its checksums.
     while block := stream.read(1 << 20):
         if block.strip(b"\0"):
             raise UserError(
-                f"{file}: content follows the tar's end mark at byte {archive.offset}, as where tars were joined, and "
+                f"{file}: content follows the tar's end mark at byte {archive.offset} (joined tars look like this) and "
                 "would be left out; unpack it (tar -xif) and pack the folder, or give each tar by itself"
             )
 
@@ -272,6 +305,7 @@ def _damaged(file: object, error: Exception) -> UserError:
 
 
 def _slice(file: Path, offset: int, size: int) -> bytes:
+    """Reads a member of an uncompressed tar."""
     _check_size(size)
     try:
         with file.open("rb") as stream:
@@ -285,6 +319,7 @@ def _slice(file: Path, offset: int, size: int) -> bytes:
 
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """Reads a member of a compressed tar."""
     _check_size(member.size)
     handle = archive.extractfile(member)
     if handle is None:
@@ -295,10 +330,11 @@ def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
         raise _damaged(archive.name, error) from error
 
 
-def _zip(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
+def _zip(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
+    """Lists the pictures of a zip by name."""
     try:
         archive = stack.enter_context(zipfile.ZipFile(file))
-    # A damaged directory of a zip ends in whatever its parser trips over.
+    # zipfile raises any of these for a damaged directory.
     except (zipfile.BadZipFile, OSError, IndexError, ValueError, struct.error) as error:
         raise UserError(f"{file}: the zip is damaged ({error}); fetch it again") from error
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
@@ -308,7 +344,8 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[Source | Skip]:
             yield Skip(info.filename, reason)
         elif not info.is_dir() and _is_picture(info.filename):
             stamp = f"{info.CRC:08x} {info.file_size}"
-            yield Source(info.filename, partial(_zip_member, archive, info), info.file_size, stamp, is_here=True)
+            read = partial(_zip_member, archive, info)
+            yield PictureSource(info.filename, read, info.file_size, stamp, only_here=True)
 
 
 def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
@@ -316,10 +353,10 @@ def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
     if info.flag_bits & _ENCRYPTED:
         raise PictureError("encrypted", "the zip asks for a password; unpack it and pack the folder")
     try:
-        # Piece by piece: at once, a whole member is inflated before it is cut to the size that the zip declares.
+        # In chunks: read() without a size inflates the whole member before it is cut to the size that the zip declares.
         with archive.open(info) as member, io.BytesIO() as data:
             assert isinstance(member, zipfile.ZipExtFile)
-            member.MIN_READ_SIZE = _ZIP_PIECES.get(info.compress_type, _SMALL_PIECE)
+            member.MIN_READ_SIZE = _ZIP_CHUNKS.get(info.compress_type, _SMALL_CHUNK)
             shutil.copyfileobj(member, data, member.MIN_READ_SIZE)
             return data.getvalue()
     except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
@@ -332,10 +369,14 @@ def _check_size(size: int) -> None:
 
 
 def _is_picture(name: str) -> bool:
+    # `._x.jpg` holds a file's metadata on macOS.
     path = PurePosixPath(name)
     return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
 
 
 def _text(path: Path) -> str:
-    """A path as text that may carry undecodable bytes; the packer percent-encodes them."""
+    """Returns a path as text that may contain undecodable bytes.
+
+    The packer percent-encodes them.
+    """
     return os.fsdecode(os.fsencode(path))

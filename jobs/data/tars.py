@@ -1,7 +1,7 @@
-"""Tars that nobody vouches for: opening one, and the errors in which a damaged one ends.
+"""Opens tars from untrusted sources.
 
-Python's tarfile believes the numbers in a header. It steps back by a size below zero and meets the same header again
-for ever (CVE-2025-8194), also at members that nobody asks for, and holds a long name of any length in memory.
+Python's tarfile trusts the numbers in a header. A negative size makes it step back and read the same header for ever
+(CVE-2025-8194), also for members that are not used. It also reads a long name of any length into memory.
 """
 
 from __future__ import annotations
@@ -13,51 +13,65 @@ from pathlib import Path
 
 from trainplane.errors import UserError
 
-# A damaged header ends in whatever its parser trips over; a chain of long names in too deep a recursion.
+# tarfile raises any of these for a damaged header; RecursionError for a chain of long names.
 TAR_ERRORS = (
     tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, IndexError, OverflowError,
     RecursionError,
 )  # fmt: skip
 
-_MOST_BYTES = 2**62  # of a member: offsets behind it still fit the 63 bits that a file has
-_MOST_NOTE_BYTES = 16 << 20  # of a long name, or of the records that pax puts before a member
-_NOTES = (
+# Of a member: offsets behind it still fit into the 63 bits of a file's offset.
+_MAX_MEMBER_BYTES = 2**62
+# Of a long name, or of the records that pax writes before a member.
+_MAX_EXTENSION_BYTES = 16 << 20
+_EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
 
 
 class _Header(tarfile.TarInfo):
-    """A header that is refused with a `TarError` where its size is none, whether the header itself or pax says so."""
+    """Header that refuses an impossible size with a `TarError`.
+
+    The size may come from the header itself or from pax records.
+    """
 
     __slots__ = ("_size",)
     _size: int
 
     @property
     def size(self) -> int:
+        """Size of the member, bytes."""
         return self._size
 
     @size.setter
     def size(self, value: int) -> None:
-        if not 0 <= value <= _MOST_BYTES:
-            # Not a ReadError: tarfile takes that, in the first header, for a file that is no tar.
+        if not 0 <= value <= _MAX_MEMBER_BYTES:
+            # Not a ReadError: in the first header, tarfile takes that to mean that the file is not a tar.
             raise tarfile.TarError(f"a member of {value} bytes")
         self._size = value
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
+        """Parses a header; refuses too long names and records."""
         header = super().frombuf(buf, encoding, errors)
-        if header.type in _NOTES and header.size > _MOST_NOTE_BYTES:
-            raise tarfile.TarError(f"a name or a note of {header.size} bytes")
+        if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES:
+            raise tarfile.TarError(f"a long name or pax record of {header.size} bytes")
         return header
 
 
 def open_tar(file: Path) -> tarfile.TarFile:
-    """The tar, compressed or not; one of `TAR_ERRORS` where its first header is damaged."""
+    """Opens a tar, compressed or not.
+
+    Raises one of `TAR_ERRORS` for a damaged first header.
+    """
     return tarfile.open(file, tarinfo=_Header)
 
 
 def is_tar(file: Path) -> bool:
-    """Whether the file begins like a tar, be it a damaged one; a `UserError` where it may not be read."""
+    """Tests if a file is a tar, damaged or not.
+
+    Raises:
+        UserError: the file may not be read.
+    """
     try:
         open_tar(file).close()
     except (tarfile.ReadError, tarfile.CompressionError):

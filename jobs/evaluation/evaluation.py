@@ -16,8 +16,8 @@ from isnet.mask_files import Loading
 from isnet.masks import GENERATORS
 from isnet.metrics import METRICS, Definition
 from isnet.training.memory import inference_bytes
-from jobs.data.demo_photos import ensure_sample_datasets
-from jobs.data.mask_datasets import located
+from jobs.data.demo_photos import ensure_demo_datasets
+from jobs.data.mask_datasets import locate_masks
 from jobs.evaluation.models import Model
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.scores import ALL_BINS, Bench, Score, scores_here, scores_on_ray
@@ -68,13 +68,13 @@ def protocol(
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; need 0 or more")
-    ensure_sample_datasets([dataset], context)
+    ensure_demo_datasets([dataset], context)
     found = Dataset.open(context.dataset(dataset))
     if found.manifest.packed.get("kind") == "masks":
         raise UserError(f"{dataset!r} holds masks, not pictures; name the pictures first and these with --masks")
     if not found.num_samples:
         raise UserError(f"{dataset!r} holds no picture; pack some and evaluate on those")
-    address, _ = located(masks, context)
+    address, _ = locate_masks(masks, context)
     mask_set = None if masks in GENERATORS else Dataset.open(address)
     if mask_set is not None and not mask_set.num_samples:
         raise UserError(f"masks {masks!r} hold no mask; pack some with `isnet data pack … --kind masks`")

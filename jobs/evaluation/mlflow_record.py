@@ -13,15 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from isnet.metrics import METRICS
 from jobs.evaluation.evaluation import Protocol
 from jobs.evaluation.models import Model
-from jobs.evaluation.pending_results import Earned, Letter
-from jobs.evaluation.report import SHOWN, Report
+from jobs.evaluation.report import Report, tables
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
-from trainplane.markdown import escaped
+from trainplane.markdown import escaped, markdown_table
 from trainplane.tracking import lineage
+from trainplane.tracking.results import RunResult, VersionAttachment
 from trainplane.tracking.runs import end_run, find_or_create_run
 
 EXPERIMENT = "isnet-evaluations"
@@ -35,7 +36,7 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
     identity = canonical_json([addresses, pairing.digest, rules.bench.definition])
     labels = ", ".join(models)
     run = find_or_create_run(
-        context.tracking,
+        context.tracking_server,
         EXPERIMENT,
         run_key=hashlib.sha256(identity).hexdigest(),
         run_name=f"{labels} on {rules.name}"[:200],
@@ -48,7 +49,7 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
         artifact_root=context.artifacts,
     )
     lineage.log_dataset(
-        context.tracking,
+        context.tracking_server,
         run.run_id,
         name=rules.name,
         digest=pairing.dataset_digest,
@@ -58,17 +59,17 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
     return run.run_id
 
 
-def record_of(run_id: str, report: Report, folder: Path, earned: Sequence[Earned]) -> Letter:
-    """The report's figures and every file of `folder`; registered versions keep what they earned."""
+def record_of(run_id: str, report: Report, folder: Path, attachments: Sequence[VersionAttachment]) -> RunResult:
+    """Figures of the report, every file of `folder`, and attachments to registered versions."""
     # The page's first screen in MLflow is the run's description.
     tags = {"mlflow.note.content": _note(report)}
-    return Letter(run_id, str(folder.resolve()), metrics=_metrics(report), tags=tags, earned=earned)
+    return RunResult(run_id, folder, _metrics(report), tags, attachments=attachments)
 
 
 def fail(context: Context, run_id: str) -> None:
     """Close the run of a measurement that did not come to an end; a dead server changes nothing about that."""
     try:
-        end_run(context.tracking, run_id, "FAILED")
+        end_run(context.tracking_server, run_id, "FAILED")
     except UserError:
         return
 
@@ -79,7 +80,7 @@ def _metrics(report: Report) -> dict[str, float]:
     keys = _keys(report.evaluations)
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in SHOWN:
+            for metric in METRICS:
                 found[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
         costs: dict[str, Any] = evaluation["cost"]
         found |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}
@@ -98,10 +99,7 @@ def _keys(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _note(report: Report) -> str:
-    from jobs.evaluation.report import tables
-    from trainplane.markdown import markdown_table
-
-    shown = tables(report)[: len(SHOWN)]
+    shown = tables(report)[: len(METRICS)]
     return "\n\n".join(
         f"**{escaped(table['title'])}**\n\n{markdown_table(table['columns'], table['rows'])}" for table in shown
     )[:5000]

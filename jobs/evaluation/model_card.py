@@ -12,12 +12,12 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
+from jobs.cli.format import METRIC_COLUMNS, ratio_rows
 from jobs.evaluation.paper_tables import differences
-from jobs.evaluation.report import SHOWN
 from trainplane.cluster.context import Context
 from trainplane.markdown import coded, markdown_table
 from trainplane.registry import versions
-from trainplane.tracking.client import client_for, set_anew
+from trainplane.tracking.client import client_for, set_with_retry
 
 # MLflow keeps no longer descriptions.
 MAX_DESCRIPTION = 4800
@@ -41,7 +41,7 @@ def write(context: Context, name: str, version: str) -> str:
         client.log_text(entry["run_id"], text, path_of(name, version))
     tags = {"card_digest": digest, "card_of": entry["evaluation_digest"] or "none"}
     for key, value in tags.items():
-        set_anew(client.set_model_version_tag, name, version, versions.PREFIX + key, value)
+        set_with_retry(client.set_model_version_tag, name, version, versions.PREFIX + key, value)
     client.update_model_version(name, version, description=glance(name, entry))
     return text
 
@@ -128,17 +128,8 @@ def _pairs(rows: Mapping[str, Any]) -> str:
 def _earned(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
         return "not evaluated yet: `isnet evaluate` does that"
-    bins = evaluation["bins"]
-    rows = [
-        [
-            name,
-            str(row.get("n", "")),
-            *(_value(evaluation, name, metric, digits) for metric, (_, digits) in SHOWN.items()),
-        ]
-        for name, row in sorted(bins.items(), key=lambda bin: (bin[0] != "all", bin[0]))
-        if row
-    ]
-    table = markdown_table(["hole %", "pairs", *(title for title, _ in SHOWN.values())], rows)
+    rows = ratio_rows(evaluation["bins"], evaluation.get("intervals"))
+    table = markdown_table(["hole %", "pairs", *(title for title, _ in METRIC_COLUMNS.values())], rows)
     where = (
         f"On {coded(str(evaluation['dataset']))} ({str(evaluation['dataset_digest'])[:12]}), "
         f"masks {coded(str(evaluation['masks']))} ({str(evaluation['masks_digest'])[:12]}), "
@@ -146,13 +137,6 @@ def _earned(evaluation: Mapping[str, Any] | None) -> str:
         "95 % intervals over pictures in brackets."
     )
     return f"{where}\n\n{table}"
-
-
-def _value(evaluation: Mapping[str, Any], name: str, metric: str, digits: int) -> str:
-    value = evaluation["bins"][name].get(metric)
-    interval = ((evaluation.get("intervals") or {}).get(name) or {}).get(metric)
-    reach = "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
-    return "" if value is None else f"{value:.{digits}f}{reach}"
 
 
 def _gates(gates: list[Mapping[str, Any]]) -> str:

@@ -31,7 +31,7 @@ from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import find_version
-from trainplane.tracking.runs import find_run
+from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import restore
 
@@ -111,8 +111,8 @@ def _registered(address: str, context: Context) -> Model:
 
 def checkpoint_of_run(run_id: str, context: Context) -> str:
     """Where the checkpoints of an MLflow run lie."""
-    run = find_run(context.tracking, run_id)
-    if (folder := run.data.tags.get("trainplane.checkpoints")) is None:
+    record = RunRecord(context.tracking_server, run_id)
+    if (folder := record.tags.get("trainplane.checkpoints")) is None:
         raise UserError(f"run {run_id!r} has no checkpoints of ours; give one that `isnet train` made")
     return str(folder)
 
@@ -132,7 +132,7 @@ def generator_of(task: ISNetTask) -> Generator:
     return cast("Generator", task.gan.eval_generator())
 
 
-def task_of_checkpoint(place: str) -> tuple[ISNetTask, checkpoints.Loaded]:
+def task_of_checkpoint(place: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
     """The task as a checkpoint left it, on the CPU; `place` is a run's folder or one step of it."""
     store, checkpoint = checkpoints.open_address(place)
     loaded = checkpoints.read(store, checkpoint)

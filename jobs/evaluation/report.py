@@ -10,12 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from isnet.metrics import METRICS
+from jobs.cli.format import METRIC_COLUMNS, mean_text, ratio_rows
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.paper_tables import Table, paper_tables, paper_view
 from jobs.evaluation.scores import ALL_BINS
 from trainplane.markdown import escaped, markdown_table
 
-SHOWN = {"psnr": ("PSNR dB", 2), "ssim": ("SSIM", 4), "l1_percent": ("L1 %", 2), "l1_hole": ("L1 in the hole", 4)}
 PAPER_VIEW = "10-50"
 _COST_NOTE = (
     "memory: weights and computed values at the most, reckoned; latency: median on this machine, as busy as it was"
@@ -65,7 +66,7 @@ class Report:
 
 def tables(report: Report) -> list[Table]:
     """Every table of the report, in reading order."""
-    found = [_metric_table(report, metric) for metric in SHOWN]
+    found = [_metric_table(report, metric) for metric in METRICS]
     found.append(_cost_table(report))
     found += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
     if report.study:
@@ -75,14 +76,13 @@ def tables(report: Report) -> list[Table]:
 
 def _metric_table(report: Report, metric: str) -> Table:
     """A row a model, a column a bin, each mean with its interval; the best of each column is marked."""
-    title, digits = SHOWN[metric]
     bins = [name for name in ALL_BINS if any(name in e["bins"] for e in report.evaluations.values())]
     columns = ["all", PAPER_VIEW, *bins]
     values = {label: [_value(e, name, metric) for name in columns] for label, e in report.evaluations.items()}
     best = [_best([row[place] for row in values.values()], metric) for place in range(len(columns))]
     rows = []
     for label, evaluation in report.evaluations.items():
-        cells = [_cell(evaluation, name, metric, digits) for name in columns]
+        cells = [_cell(evaluation, name, metric) for name in columns]
         marked = [
             f"**{cell}**" if len(values) > 1 and value is not None and value == top else cell
             for cell, value, top in zip(cells, values[label], best, strict=True)
@@ -91,7 +91,7 @@ def _metric_table(report: Report, metric: str) -> Table:
     counts = [_count(report, name) for name in columns]
     better = "higher is better" if BETTER[metric] == "higher" else "lower is better"
     return {
-        "title": f"{title} by hole ratio",
+        "title": f"{METRIC_COLUMNS[metric][0]} by hole ratio",
         "columns": ["model", *(f"{name}{'' if name == 'all' else ' %'}" for name in columns)],
         "rows": [*rows, ["pairs", *counts]],
         "notes": [f"{better}; in brackets the 95 % interval of the mean, bootstrapped over pictures"],
@@ -112,14 +112,9 @@ def _best(values: Sequence[float | None], metric: str) -> float | None:
     return max(known) if BETTER[metric] == "higher" else min(known)
 
 
-def _cell(evaluation: Mapping[str, Any], name: str, metric: str, digits: int) -> str:
-    value = _value(evaluation, name, metric)
-    if value is None:
-        return ""
+def _cell(evaluation: Mapping[str, Any], name: str, metric: str) -> str:
     interval = (evaluation.get("intervals", {}).get(name) or {}).get(metric)
-    return f"{value:.{digits}f}" + (
-        "" if interval is None else f" [{interval[0]:.{digits}f}, {interval[1]:.{digits}f}]"
-    )
+    return mean_text(metric, _value(evaluation, name, metric), interval)
 
 
 def _count(report: Report, name: str) -> str:
@@ -156,20 +151,22 @@ def _cost_table(report: Report) -> Table:
 def _difference_table(ours: str, theirs: str, by_bin: Mapping[str, Any]) -> Table:
     rows = []
     for name, metrics in by_bin.items():
-        cells = [_difference(metrics[metric], SHOWN[metric][1]) for metric in SHOWN]
+        cells = [_difference(metric, metrics[metric]) for metric in METRICS]
         rows.append([f"{name}{'' if name == 'all' else ' %'}", str(metrics["psnr"]["num_values"]), *cells])
     return {
         "title": f"{ours} minus {theirs}, pair by pair",
-        "columns": ["hole", "pairs", *(title for title, _ in SHOWN.values())],
+        "columns": ["hole", "pairs", *(title for title, _ in METRIC_COLUMNS.values())],
         "rows": rows,
         "notes": [_DIFFERENCE_NOTE],
     }
 
 
-def _difference(found: Mapping[str, Any], digits: int) -> str:
-    interval = found["interval"]
-    reach = "" if interval is None else f" [{interval[0]:+.{digits}f}, {interval[1]:+.{digits}f}]"
-    return f"{found['difference']:+.{digits}f}{reach} p={found['p_value']:.2g}"
+def _difference(metric: str, comparison: Mapping[str, Any]) -> str:
+    return f"{_gain(metric, comparison)} p={comparison['p_value']:.2g}"
+
+
+def _gain(metric: str, comparison: Mapping[str, Any]) -> str:
+    return mean_text(metric, comparison["difference"], comparison["interval"], is_difference=True)
 
 
 def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
@@ -182,7 +179,7 @@ def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
                 str(row["n"]),
                 *(f"{100 * row['ratio'][way]:.1f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
                 *(f"{row['psnr'][way]:.2f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
-                *(_gain(gain) for gain in gains),
+                *(_gain("psnr", gain) for gain in gains),
             ]
         )
     ways = ("nearest", ">0, PNG", ">0, JPEG")
@@ -193,11 +190,6 @@ def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
         "rows": shown,
         "notes": [_STUDY_NOTE],
     }
-
-
-def _gain(found: Mapping[str, Any]) -> str:
-    interval = found["interval"]
-    return f"{found['difference']:+.2f}" + ("" if interval is None else f" [{interval[0]:+.2f}, {interval[1]:+.2f}]")
 
 
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
@@ -217,7 +209,7 @@ def csv(report: Report) -> str:
     lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in SHOWN:
+            for metric in METRICS:
                 low, high = (evaluation["intervals"].get(name) or {}).get(metric) or ("", "")
                 cells = [label, evaluation["model"], name, metric, row[metric], low, high, row["n"], BETTER[metric]]
                 lines.append(",".join(_quoted(cell) for cell in cells))
@@ -238,13 +230,14 @@ def plain(report: Report) -> str:
     for label, evaluation in report.evaluations.items():
         lines.append(f"{label} ({evaluation['definition']} definition, {evaluation['size']} px)")
         lines.append(f"  {'hole %':<8}{'n':>6}{'PSNR dB':>24}{'SSIM':>26}{'L1 %':>8}{'L1 hole':>10}")
-        for name, row in evaluation["bins"].items():
-            psnr, ssim = _cell(evaluation, name, "psnr", 2), _cell(evaluation, name, "ssim", 4)
-            lines.append(
-                f"  {name:<8}{row['n']:>6}{psnr:>24}{ssim:>26}{row['l1_percent']:>8.2f}{row['l1_hole']:>10.4f}"
-            )
+        intervals = {
+            name: {metric: ends[metric] for metric in ("psnr", "ssim")}
+            for name, ends in evaluation.get("intervals", {}).items()
+        }
+        for name, pairs, psnr, ssim, l1, l1_hole in ratio_rows(evaluation["bins"], intervals):
+            lines.append(f"  {name:<8}{pairs:>6}{psnr:>24}{ssim:>26}{l1:>8}{l1_hole:>10}")
     for label, by_bin in report.comparisons.items():
-        lines.append(f"{report.ours} minus {label}: PSNR {_difference(by_bin['all']['psnr'], 2)} dB")
+        lines.append(f"{report.ours} minus {label}: PSNR {_difference('psnr', by_bin['all']['psnr'])} dB")
     if report.study:
         study = _study_table(report.study)
         lines += ["how masks are loaded:", markdown_table(study["columns"], study["rows"])]

@@ -11,13 +11,14 @@ from pathlib import Path
 from jobs.evaluation import figures, mask_study, mlflow_record, pending_results
 from jobs.evaluation.evaluation import Measured, Protocol, compare, measure_model
 from jobs.evaluation.models import Model, open_model
-from jobs.evaluation.pending_results import Earned
 from jobs.evaluation.report import Report, csv, markdown
 from jobs.evaluation.report_html import page
 from jobs.evaluation.scores import Score, to_csv
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
+from trainplane.registry.versions import evaluation_attachment
 from trainplane.tracking import lineage
+from trainplane.tracking.results import VersionAttachment
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+ -]{0,39})=(?P<address>.+)")
 
@@ -59,8 +60,8 @@ def recorded(
     try:
         folder = folder or context.home / "evaluations" / run_id
         report = run(context, models, rules, folder=folder, tasks=tasks, with_study=with_study)
-        letter = mlflow_record.record_of(run_id, report, folder, _earned(models, report, folder))
-        return Recorded(report, run_id, folder, pending_results.send(context, letter))
+        result = mlflow_record.record_of(run_id, report, folder, _attachments(models, report, folder))
+        return Recorded(report, run_id, folder, pending_results.send(context, result))
     except BaseException:
         # Whatever ended it, Ctrl-C too: no run may stay RUNNING.
         mlflow_record.fail(context, run_id)
@@ -148,14 +149,13 @@ def _write(folder: Path, report: Report, measured: Mapping[str, Measured], rules
         (folder / name).write_text(text, encoding="utf-8")
 
 
-def _earned(models: Mapping[str, Model], report: Report, folder: Path) -> list[Earned]:
-    """What each registered version among the models earned, and the files that are kept with it."""
-    found = []
+def _attachments(models: Mapping[str, Model], report: Report, folder: Path) -> list[VersionAttachment]:
+    """Evaluations of the registered versions among the models, with the files that are stored with each."""
+    attachments = []
     for number, (label, model) in enumerate(models.items()):
         if model.pinned.startswith("models:/"):
-            files = {"scores.csv": f"scores-{number}.csv"}
+            files = {"scores.csv": folder / f"scores-{number}.csv"}
             if label == report.ours:
-                files |= {name: name for name in (PAGE, FIGURE, WORST)}
-            places = {name: str((folder / file).resolve()) for name, file in files.items()}
-            found.append(Earned(model.pinned, report.evaluations[label], places))
-    return found
+                files |= {name: folder / name for name in (PAGE, FIGURE, WORST)}
+            attachments.append(evaluation_attachment(model.pinned, report.evaluations[label], files))
+    return attachments

@@ -30,7 +30,7 @@ from jobs.evaluation.models import Model, worker_model
 from jobs.evaluation.pairs import Pairing
 from jobs.isnet_task import picture_bytes
 from trainplane.cluster.context import Context
-from trainplane.data.manifest import Dataset, decoding
+from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 
 Pixels = NDArray[np.uint8]
@@ -95,7 +95,7 @@ class Bench:
         size, decoded = self.pairing.size, (-1, np.empty(0, np.uint8))
         for number, picture, hole in pairs:
             if decoded[0] != picture:
-                with decoding(self.dataset, picture):
+                with self.dataset.decoding(picture):
                     rgb = decode_rgb(picture_bytes(samples[picture]), shortest=size)
                 decoded = picture, center_square(rgb, size)
             key = samples[picture]["__key__"].decode("utf-8", "replace")
@@ -112,7 +112,7 @@ class Bench:
 
 
 def _packed(mask_set: Dataset, masks: dict[int, dict[str, bytes]], number: int) -> Hole:
-    with decoding(mask_set, number):
+    with mask_set.decoding(number):
         return read_mask(mask_bytes(masks[number], mask_set.address)).hole
 
 

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.data.demo_photos import ensure_sample_datasets
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_texts
+from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.evaluation import model_card
 from jobs.evaluation.evaluation import Protocol, compare, measure_model, protocol
 from jobs.evaluation.models import open_model
@@ -187,7 +188,7 @@ def _card(entry: Mapping[str, Any]) -> Check:
 def _wants_evaluation(context: Context, entry: Mapping[str, Any], dataset: str | None) -> bool:
     if dataset is None:
         return False
-    ensure_sample_datasets([dataset], context)
+    ensure_demo_datasets([dataset], context)
     known = entry["evaluation"]
     return known is None or Dataset.open(context.dataset(dataset)).digest != known["dataset_digest"]
 
@@ -255,19 +256,16 @@ def update_page(context: Context, name: str) -> None:
             f"- **@{alias}** is version {last.to_version}, {how} {last.time[:16]} UTC by {escaped(last.who)}{why}"
         )
     rows = [
-        [f"{v['version']}", " ".join(f"@{a}" for a in v["aliases"]), *_numbers(v), _gates(v)] for v in shown["versions"]
+        [f"{v['version']}", " ".join(f"@{a}" for a in v["aliases"]), *mean_texts(_means(v)), _gates(v)]
+        for v in shown["versions"]
     ]
-    columns = ["version", "aliases", "PSNR dB", "SSIM", "L1 %", "gates"]
+    columns = ["version", "aliases", *(METRIC_COLUMNS[metric][0] for metric in KEY_METRICS), "gates"]
     text = "\n".join([*lines, "", markdown_table(columns, rows[:20])])
     client_for(context.tracking).update_registered_model(name, description=text[: model_card.MAX_DESCRIPTION])
 
 
-def _numbers(version: Mapping[str, Any]) -> list[str]:
-    row = ((version["evaluation"] or {}).get("bins") or {}).get("all") or {}
-    return [f"{row[key]:.{digits}f}" if row.get(key) is not None else "" for key, digits in _DIGITS.items()]
-
-
-_DIGITS = {"psnr": 2, "ssim": 4, "l1_percent": 2}
+def _means(version: Mapping[str, Any]) -> Mapping[str, Any]:
+    return ((version["evaluation"] or {}).get("bins") or {}).get("all") or {}
 
 
 def _gates(version: Mapping[str, Any]) -> str:

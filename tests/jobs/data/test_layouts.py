@@ -173,7 +173,7 @@ def test_mistakes_with_a_layout_are_answered(isnet, places: Path, words: list[st
         ("places365_train_standard.txt", "/a/airfield/00000001.jpg\n", "line 1 is"),
         ("places365_train_standard.txt", "/a/airfield/00000001.jpg 77\n", "has label 77, which no category has"),
         ("places365_train_standard.txt", "/z/zoo/00000001.jpg 0\n", "none of the pictures of split train"),
-        ("places365_train_standard.txt", "Places365_val_00000001.jpg 0\n", "is no picture of split train"),
+        ("places365_train_standard.txt", "Places365_val_00000001.jpg 0\n", "is not a picture of split train"),
     ],
 )
 def test_lists_that_are_missing_or_wrong_are_named(isnet, places: Path, file: str, text, sentence: str) -> None:

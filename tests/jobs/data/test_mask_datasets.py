@@ -10,7 +10,7 @@ from PIL import Image
 from small_run import SMALL
 
 from jobs.config import load_run_config
-from jobs.data.mask_datasets import holes, located, pin, with_located_masks
+from jobs.data.mask_datasets import hole_generator, locate_masks, pin_mask_sets, with_located_masks
 from jobs.isnet_task import TrainTransform, fixed_hole
 from trainplane.cluster.context import resolve
 from trainplane.data.manifest import Dataset
@@ -34,7 +34,7 @@ def masks(isnet, tmp_path):
 
 
 def test_every_mask_is_drawn_at_the_size_asked_for_and_a_copy_draws_the_same(masks):
-    draw = holes(masks)
+    draw = hole_generator(masks)
     drawn = [draw(32, 48, np.random.default_rng(seed)) for seed in range(40)]
     assert all(hole.shape == (32, 48) and hole.dtype == bool for hole in drawn)
     assert {float(hole.mean()) for hole in drawn} == set(SHARES)
@@ -64,7 +64,7 @@ def test_what_is_no_set_of_masks_is_refused_before_anything_starts(isnet, photos
     assert misspelt.status == 2
     assert "did you mean 'irregular'" in misspelt.err
     with pytest.raises(UserError, match="holds pictures, not masks"):
-        located("mine", resolve())
+        locate_masks("mine", resolve())
 
 
 def test_masks_are_no_pictures_to_train_on(isnet, photos, masks):
@@ -76,22 +76,22 @@ def test_masks_are_no_pictures_to_train_on(isnet, photos, masks):
 
 def test_masks_replaced_under_a_run_are_refused(isnet, tmp_path, masks):
     config = with_located_masks(load_run_config("demo", ["data.masks=holes", "data.train=a", "data.val=b"]), resolve())
-    pin(config)
-    assert float(holes(masks).hole(0, 64, 64).mean()) in SHARES
+    pin_mask_sets(config)
+    assert float(hole_generator(masks).hole(0, 64, 64).mean()) in SHARES
     (tmp_path / "masks" / f"{SHARES[0]}.png").unlink()
     isnet("data", "pack", tmp_path / "masks", "holes", "--kind", "masks", "--replace")
     with pytest.raises(UserError, match="another dataset stands there by now"):
-        pickle.loads(pickle.dumps(holes(masks))).hole(0, 64, 64)
+        pickle.loads(pickle.dumps(hole_generator(masks))).hole(0, 64, 64)
 
 
 def _drawn_elsewhere(transform, results):
-    drawn = holes(transform.masks)
+    drawn = hole_generator(transform.masks)
     results.put([float(drawn.hole(index, 64, 64).mean()) for index in range(3)])
 
 
 def test_decoding_processes_look_at_the_memory_of_the_one_that_started_them(masks):
     transform = TrainTransform(64, None, True, masks)
-    assert float(holes(masks).hole(0, 64, 64).mean()) in SHARES
+    assert float(hole_generator(masks).hole(0, 64, 64).mean()) in SHARES
     # From here on nobody can read the set: whoever draws from it has the memory.
     dataset = Dataset.open(masks)
     for shard in dataset.shards:
@@ -105,4 +105,4 @@ def test_decoding_processes_look_at_the_memory_of_the_one_that_started_them(mask
     finally:
         process.join(30)
     with pytest.raises(RunFailed):
-        pickle.loads(pickle.dumps(holes(masks))).hole(0, 64, 64)
+        pickle.loads(pickle.dumps(hole_generator(masks))).hole(0, 64, 64)

@@ -15,10 +15,10 @@ import pytest
 from PIL import Image
 
 from jobs.data.packing import Recode, pack_pictures
-from jobs.data.sources import pictures_of
+from jobs.data.sources import open_pictures
 from trainplane.cluster.ray_session import ray_session
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack.ray_executor import Tasks
+from trainplane.data.pack.ray_executor import RayExecutor
 from trainplane.errors import UserError
 
 pytestmark = pytest.mark.real
@@ -45,7 +45,7 @@ def pictures(tmp_path: Path) -> Path:
 
 
 def packed(source: Path, dest: Path, **options) -> Dataset:
-    with pictures_of(source) as found:
+    with open_pictures(source) as found:
         return pack_pictures(
             found, str(dest), name="n", split="all", shard_bytes=SHARD_BYTES, recode=Recode(max_side=44), **options
         )
@@ -60,7 +60,7 @@ def test_any_number_of_tasks_packs_the_same_bytes(ray, pictures: Path, tmp_path:
     assert alone.num_shards > 4
     assert len(alone.skipped) == 4
     for count in (1, 2, 5):
-        assert packed(pictures, tmp_path / str(count), crew=Tasks(ray, count)).digest == alone.digest
+        assert packed(pictures, tmp_path / str(count), executor=RayExecutor(ray, count)).digest == alone.digest
         assert files_of(tmp_path / str(count)) == files_of(tmp_path / "alone")
 
 
@@ -69,18 +69,20 @@ def test_a_mistake_met_in_a_task_is_told_as_in_this_process(ray, pictures: Path,
     before = files_of(tmp_path / "set")
     (pictures / "0003.png").unlink()
     with pytest.raises(UserError, match="another dataset is there") as told:
-        packed(pictures, tmp_path / "set", crew=Tasks(ray, 2))
+        packed(pictures, tmp_path / "set", executor=RayExecutor(ray, 2))
     assert type(told.value) is UserError
     assert "\n" not in str(told.value)
     assert files_of(tmp_path / "set") == before
 
 
 def test_pictures_that_a_node_does_not_see_are_no_damaged_pictures(ray, pictures: Path, tmp_path: Path) -> None:
-    with pictures_of(pictures) as found:
+    with open_pictures(pictures) as found:
         listed = list(found)
     (pictures / "0190.png").unlink()
     with pytest.raises(UserError, match="every node needs the same folders"):
-        pack_pictures(listed, str(tmp_path / "set"), name="n", split="all", shard_bytes=SHARD_BYTES, crew=Tasks(ray, 2))
+        pack_pictures(
+            listed, str(tmp_path / "set"), name="n", split="all", shard_bytes=SHARD_BYTES, executor=RayExecutor(ray, 2)
+        )
 
 
 def test_a_command_of_two_tasks_killed_by_sigkill_goes_on(pictures: Path, tmp_path: Path) -> None:

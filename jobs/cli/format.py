@@ -1,0 +1,93 @@
+"""Formats figures for people.
+
+Pure: no I/O.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+# Metric -> column title and digits behind the point.
+METRIC_COLUMNS = {
+    "psnr": ("PSNR dB", 2),
+    "ssim": ("SSIM", 4),
+    "l1_percent": ("L1 %", 2),
+    "l1_hole": ("L1 in the hole", 4),
+}
+# The three metrics of short tables.
+KEY_METRICS = ("psnr", "ssim", "l1_percent")
+
+
+def mean_text(
+    metric: str,
+    mean: float | None,
+    interval: Sequence[float] | None = None,
+    *,
+    is_difference: bool = False,
+    missing: str = "",
+) -> str:
+    """Formats a mean with its interval: `27.91 [27.10, 28.70]`.
+
+    Args:
+        metric: its digits are used.
+        mean: None gives `missing`.
+        interval: low and high end; None for a mean without an interval.
+        is_difference: write the sign of positive numbers too.
+        missing: text where there is no mean.
+    """
+    if mean is None:
+        return missing
+    form = f"{'+' if is_difference else ''}.{METRIC_COLUMNS[metric][1]}f"
+    return f"{mean:{form}}" + ("" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]")
+
+
+def mean_texts(means: Mapping[str, Any], metrics: Sequence[str] = KEY_METRICS, *, missing: str = "") -> list[str]:
+    """Formats the means of some metrics."""
+    return [mean_text(metric, means.get(metric), missing=missing) for metric in metrics]
+
+
+def ratio_rows(
+    bins: Mapping[str, Mapping[str, Any]],
+    intervals: Mapping[str, Mapping[str, Any] | None] | None = None,
+    *,
+    metrics: Sequence[str] = tuple(METRIC_COLUMNS),
+    missing: str = "",
+) -> list[list[str]]:
+    """Formats means by hole ratio as rows: bin, pairs, metrics.
+
+    Args:
+        bins: means and count `n` by bin, as in an evaluation; an empty bin gives no row.
+        intervals: [low, high] by bin and metric.
+        metrics: columns behind the bin and its number of pairs.
+        missing: text of a cell without a mean.
+    """
+    rows = []
+    # All pairs first, then the bins by their ratio: names of bins sort as their ratios do.
+    for name in sorted(bins, key=lambda name: (name != "all", name)):
+        means, ends = bins[name], (intervals or {}).get(name) or {}
+        if means:
+            cells = [mean_text(metric, means.get(metric), ends.get(metric), missing=missing) for metric in metrics]
+            rows.append([name, str(means.get("n", "")), *cells])
+    return rows
+
+
+def size(num_bytes: float) -> str:
+    """Formats bytes with three digits: `512 B`, `1.2 KB`, `53.4 GB`."""
+    for unit in ("B", "KB", "MB", "GB"):
+        if num_bytes < 1000:
+            return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
+        num_bytes /= 1000
+    return f"{num_bytes:,.1f} TB"
+
+
+def duration(seconds: float) -> str:
+    """Formats seconds: `42 s`, `7 min`, `3 h 05 min`, `2 d 4 h`."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    minutes = round(seconds / 60)
+    if minutes < 90:
+        return f"{minutes} min"
+    if minutes < 48 * 60:
+        return f"{minutes // 60} h {minutes % 60:02d} min"
+    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
