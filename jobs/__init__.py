@@ -1,1 +1,1 @@
-"""The programs that put isnet and trainplane together: one module a command, all behind `isnet`."""
+"""Programs behind the command `isnet`, which combine isnet and trainplane."""

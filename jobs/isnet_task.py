@@ -1,4 +1,7 @@
-"""ISNet behind trainplane's seam: what a sample becomes, one step of the GAN, how it is measured and exported."""
+"""ISNet as a task of trainplane.
+
+The task turns samples into batches, runs one step of the GAN, validates it, and exports its generator.
+"""
 
 from __future__ import annotations
 
@@ -32,17 +35,17 @@ from jobs.data.mask_datasets import MaskSet, cache_mask_set, hole_generator, pin
 from jobs.train import compile_check
 from trainplane.data.types import Batch, Sample
 from trainplane.errors import RunFailed
-from trainplane.task import Exported, Picture, Reducer, Task, Validation
+from trainplane.task import Exported, GalleryImage, Reducer, Task, Validation
 from trainplane.tracking.images import strip
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
 
-# Beside an exported model's weights: what it was trained for, which evaluation and prediction start from.
+# File beside an exported model's weights: size and masks of its training, the defaults of evaluation and prediction.
 TRAINED = "trained.json"
-# D's loss (half of Eq. 3): a hundredth of what it is when D knows nothing, and a third above that. D knows nothing when
-# its logits are 0: 1 for the hinge, log 2 for cross entropy, 1/4 for squares of sigmoids.
+# Bounds on D's loss (half of Eq. 3): a hundredth of the chance level, and a third above it. At the chance level D's
+# logits are 0, and the loss is 1 for the hinge, log 2 for cross entropy, 1/4 for squares of sigmoids.
 D_LOSS_BOUNDS = {"hinge": (0.01, 1.33), "nsgan": (0.007, 0.92), "lsgan": (0.0025, 0.33)}
-# What is measured over all held-out pictures, and by the ratio of their holes.
+# Metrics over all held-out pictures, and metrics by hole ratio.
 OVERALL = ("psnr", "ssim", "l1_percent", "l1_hole")
 BINNED = ("psnr", "ssim", "l1_percent")
 PICTURE_MEMBERS = ("jpg", "png", "webp")
@@ -50,24 +53,31 @@ REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv
 
 
 def picture_bytes(sample: Sample) -> bytes:
-    """The encoded picture among a sample's members; an `InputError` where there is none."""
+    """Returns the encoded picture among a sample's members.
+
+    Raises:
+        InputError: The sample has none.
+    """
     for member in PICTURE_MEMBERS:
         if member in sample:
             return sample[member]
-    has = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
-    raise InputError(f"no picture among its members ({has}); need KEY.jpg, .png or .webp; pack the photos anew")
-
-
-def to_tensor(rgb: np.ndarray[Any, Any]) -> Tensor:
-    """uint8 (H, W, 3) to float32 (3, H, W) in [0, 1]."""
-    return torch.from_numpy(np.ascontiguousarray(rgb.transpose(2, 0, 1))).float().div_(255)
+    names = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
+    raise InputError(f"no picture among its members ({names}); need KEY.jpg, .png or .webp; pack the photos again")
 
 
 def fixed_hole(kind: str, size: int, index: int) -> Hole:
-    """The hole of held-out picture `index`, always the same: bool (size, size).
+    """Returns the fixed hole of a held-out picture.
 
-    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures see all ratios; the masks of a dataset are
-    paired one to one.
+    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures have all ratios. The masks of a dataset are
+    paired with pictures one to one.
+
+    Args:
+        kind: generator of masks, or the address of a mask dataset.
+        size: side of the picture in pixels.
+        index: number of the picture in its dataset.
+
+    Returns:
+        bool (size, size), True in the hole.
     """
     draw = hole_generator(kind)
     if isinstance(draw, MaskSet):
@@ -80,10 +90,16 @@ def fixed_hole(kind: str, size: int, index: int) -> Hole:
 
 @dataclass(frozen=True)
 class TrainTransform:
-    """A training sample: a crop with a hole. What is cut, flipped and masked comes from `rng` alone.
+    """Transform of a sample into a crop with a hole.
 
-    image: uint8 (3, size, size); mask: bool (1, size, size), True on valid pixels. They become floats where they are
-    trained on (`ISNetTask.step`): a fifth of the bytes goes from process to process and to the device.
+    All randomness comes from `rng`. Results become floats only in `ISNetTask.step`: a fifth of the bytes goes from
+    process to process and to the device.
+
+    Attributes:
+        size: side of the crop in pixels.
+        resize: length of the picture's shorter side before the crop; None crops the centre of the picture.
+        flip: mirror half of the pictures.
+        masks: generator of masks, or the address of a mask dataset.
     """
 
     size: int
@@ -92,6 +108,10 @@ class TrainTransform:
     masks: str
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
+        """Returns `image` and `mask`.
+
+        The image is uint8 (3, size, size); the mask is bool (1, size, size), True on valid pixels.
+        """
         rgb = decode_rgb(picture_bytes(sample), shortest=self.resize or self.size)
         if self.resize is None:
             rgb = center_square(rgb, self.size)
@@ -100,37 +120,44 @@ class TrainTransform:
         hole = hole_generator(self.masks)(self.size, self.size, rng)
         if self.flip and rng.random() < 0.5:
             rgb = flip(rgb)
-        # The mask is turned by a random multiple of 90 degrees, the picture is not (ISNET.md §6).
+        # Only the mask is rotated, by a random multiple of 90 degrees; the picture is not (ISNET.md §6).
         hole = np.rot90(hole, int(rng.integers(4)))
         return {"image": torch.from_numpy(planes(rgb)), "mask": torch.from_numpy(~hole[None])}
 
 
-def _with_holes(transform: TrainTransform) -> tuple[Any, ...]:
-    """For a decoding process: the masks of a dataset go along, so that it need not read them again."""
+def _reduce_transform(transform: TrainTransform) -> tuple[Any, ...]:
+    """Pickles a transform together with its masks.
+
+    A decoding process then need not read the mask dataset again.
+    """
     draw = hole_generator(transform.masks)
-    return _taking_holes, (astuple(transform), draw if isinstance(draw, MaskSet) else None)
+    return _restore_transform, (astuple(transform), draw if isinstance(draw, MaskSet) else None)
 
 
-def _taking_holes(settings: tuple[Any, ...], masks: MaskSet | None) -> TrainTransform:
+def _restore_transform(settings: tuple[Any, ...], masks: MaskSet | None) -> TrainTransform:
     if masks is not None:
         cache_mask_set(masks)
     return TrainTransform(*settings)
 
 
-ForkingPickler.register(TrainTransform, _with_holes)
+ForkingPickler.register(TrainTransform, _reduce_transform)
 
 
-@dataclass(frozen=True)
-class HeldOut:
-    """A held-out picture with its fixed hole. image (3, H, W), mask (1, H, W)."""
+def validation_pair(index: int, sample: Sample, size: int, masks: str) -> tuple[Tensor, Tensor]:
+    """Returns a held-out picture's centre square and its fixed hole.
 
-    index: int
-    image: Tensor
-    mask: Tensor
+    Args:
+        index: number of the picture in its dataset.
+        sample: its members.
+        size: side of the square in pixels.
+        masks: generator of masks, or the address of a mask dataset.
 
+    Returns:
+        Image float32 (3, size, size) in [0, 1], and mask float32 (1, size, size), 1 on valid pixels.
 
-def held_out(index: int, sample: Sample, size: int, masks: str) -> HeldOut:
-    """The validation view of a sample: its centre square, and the same hole at every validation."""
+    Raises:
+        RunFailed: The picture cannot be read. A held-out picture is never replaced by another one.
+    """
     try:
         rgb = center_square(decode_rgb(picture_bytes(sample), shortest=size), size)
     except InputError as error:
@@ -138,82 +165,99 @@ def held_out(index: int, sample: Sample, size: int, masks: str) -> HeldOut:
         raise RunFailed(
             f"held-out picture {key} (number {index}) cannot be read: {error}; repair it and pack data.val again"
         ) from error
-    return HeldOut(index, to_tensor(rgb), torch.from_numpy(valid_1HW(fixed_hole(masks, size, index))))
+    image = torch.from_numpy(planes(rgb)).float().div_(255)
+    return image, torch.from_numpy(valid_1HW(fixed_hole(masks, size, index)))
 
 
+# Key of the random stream of validation's holes.
 _VALIDATION_STREAM = int.from_bytes(hashlib.sha256(b"isnet validation masks").digest()[:8])
 
 
 class ISNetTask(Task):
-    """G, D, their optimisers and the losses, as configured."""
+    """G, D, their optimisers and the losses of one configuration."""
 
     Config: ClassVar[type[RunConfig]] = ISNetConfig
 
     def __init__(self, config: Any, device: torch.device) -> None:
+        """Builds the networks; weights come from torch's global generator."""
         super().__init__(config, device)
         pin_mask_sets(config)
         self.gan = build_gan(config, device)
 
     def modules(self) -> dict[str, nn.Module]:
+        """Returns G, D and the moving average of G."""
         return self.gan.modules()
 
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """Returns the optimisers of G and D."""
         return cast("dict[str, torch.optim.Optimizer]", self.gan.optimizers())
 
     @classmethod
     def transform_of(cls, config: Any) -> TrainTransform:
+        """Returns the transform of training samples."""
         pin_mask_sets(config)
         data = config.data
         return TrainTransform(data.size, data.resize, data.flip, data.masks)
 
     def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
-        """Compiled networks against eager ones."""
+        """Compares compiled networks with eager ones."""
         return compile_check.check(self.gan, *_pair(micro_batch), reduce=reduce) if self.config.train.compile else None
 
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
+        """Runs one global step of both networks."""
         pairs = [_pair(batch) for batch in micro_batches]
         return self.gan.step(pairs, global_batch=global_batch, reduce=reduce)
 
     def balance(self) -> dict[str, Balance]:
-        """D wins outright where its loss vanishes, and loses where it is above that of knowing nothing."""
+        """Returns bounds on D's loss.
+
+        Near 0, D overpowers G; above the chance level, D has collapsed.
+        """
         if not self.gan.settings.loss.needs_discriminator:
             return {}
         low, high = D_LOSS_BOUNDS[self.gan.settings.gan]
         bounds = Balance(
             low,
             high,
-            below="D wins outright, G learns nothing from it",
-            above="D is worse than knowing nothing",
+            below="D overpowers G, and G learns nothing from it",
+            above="D has collapsed: its loss is above the chance level",
             slows_below="discriminator",
             slows_above="generator",
         )
         return {"discriminator": bounds}
 
     def timings(self) -> dict[str, float]:
+        """Returns seconds by part of the step."""
         return self.gan.stopwatch.seconds()
 
     @torch.no_grad()
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
-        """PSNR, SSIM and L1 of the composite (definition `isnet`), overall and by hole ratio."""
-        # Spectral norm is divided out once, not once a picture.
+        """Measures PSNR, SSIM and L1 overall and by hole ratio.
+
+        Metrics are those of definition `isnet`, on the composite picture.
+        """
+        # Spectral norm is folded into the weights once, not once a picture.
         network = fold_spectral_norm(self.gan.eval_generator()).eval()
         tally, pictures = Tally.empty(), []
         for index, sample in samples:
-            view = held_out(index, sample, self.config.data.evaluation_size, self.config.data.evaluation_masks)
-            image, mask = view.image[None].to(self.device), view.mask[None].to(self.device)
+            pair = validation_pair(index, sample, self.config.data.evaluation_size, self.config.data.evaluation_masks)
+            image, mask = (tensor[None].to(self.device) for tensor in pair)
             raw = network(image, mask)
             tally = tally.plus(measure(raw, image, mask), mask)
             if index in gallery:
-                pictures.append(Picture(f"gallery/{index:03d}", gallery_strip(image, mask, raw)))
+                pictures.append(GalleryImage(f"gallery/{index:03d}", gallery_strip(image, mask, raw)))
+        # Ranks measure different pictures; sums and counts add up to the means over all.
         sums = torch.from_numpy(tally.sums).to(self.device)
         reduce.sum_([sums])
-        return Validation(flat(Tally(sums.cpu().numpy())), pictures)
+        return Validation(flat_metrics(Tally(sums.cpu().numpy())), pictures)
 
     @classmethod
     def measured(cls, config: Any) -> list[str]:
+        """Returns the names of all metrics of `validate`."""
         return [*OVERALL, *(f"{name}_{bin}" for bin in RATIO_BINS for name in BINNED)]
 
     def export(self, folder: Path) -> Exported:
+        """Writes the generator, or its moving average, for `isnet.served`."""
         save_model(cast("Generator", self.gan.eval_generator()), folder)
         trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.evaluation_masks}
         (folder / TRAINED).write_text(json.dumps(trained, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -221,19 +265,29 @@ class ISNetTask(Task):
         return Exported("isnet.served", [Path(str(isnet.__file__)).parent], pins)
 
     def describe(self) -> dict[str, str | int | float]:
+        """Returns the number of G's parameters."""
         generator = self.gan.modules()["generator"]
         return {"parameters": sum(parameter.numel() for parameter in generator.parameters())}
 
 
 def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
-    """image float32 (B, 3, H, W) in [0, 1] and mask float32 (B, 1, H, W), of a batch as the transform made it."""
+    """Converts a batch of the transform to floats.
+
+    Returns:
+        Image float32 (B, 3, H, W) in [0, 1], and mask float32 (B, 1, H, W).
+    """
     return batch["image"].float().div_(255), batch["mask"].float()
 
 
 def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Damaged, mask, prediction, repaired and truth, from tensors of one picture (1, C, H, W).
+    """Draws one picture as damaged, mask, prediction, repaired and truth.
 
-    In two rows, because MLflow's pages give a picture a square.
+    Panels stand in two rows, because MLflow's pages show pictures in squares.
+
+    Args:
+        image: truth, float (1, 3, H, W) in [0, 1].
+        mask: float (1, 1, H, W), 1 on valid pixels.
+        raw: prediction of the network, like `image`.
     """
     panels = {
         "damaged": image * mask,
@@ -246,19 +300,29 @@ def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, n
 
 
 def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """float (3, H, W) in [0, 1] to uint8 (H, W, 3), rounded."""
+    """Rounds a picture in [0, 1] to pixels.
+
+    Args:
+        picture: float (3, H, W).
+
+    Returns:
+        uint8 (H, W, 3).
+    """
     return picture.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def flat(tally: Tally) -> dict[str, float]:
-    """Metrics over all pictures by name, and by bin as `psnr_10-20`."""
+def flat_metrics(tally: Tally) -> dict[str, float]:
+    """Names means over all pictures `psnr`, by bin `psnr_10-20`."""
     overall = tally.overall()
     metrics = {name: overall[name] for name in OVERALL if name in overall}
     return metrics | {f"{name}_{bin}": row[name] for bin, row in tally.table().items() for name in BINNED}
 
 
 def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
-    """The players of a run, freshly initialised from torch's global generator."""
+    """Builds G, D and their losses from a configuration.
+
+    Weights are initialised from torch's global generator.
+    """
     model, loss = config.model, config.loss
     generator = isnet.build(model.name, **generator_options(config))
     discriminator = isnet.build(
@@ -281,7 +345,7 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
 
 
 def gan_settings(config: ISNetConfig) -> GanSettings:
-    """Settings of the training step, taken from sections `loss` and `train` by name."""
+    """Collects the step's settings from sections `loss` and `train`."""
     weights, settings = ({field.name for field in fields(kind)} for kind in (LossWeights, GanSettings))
     return GanSettings(
         loss=LossWeights(**config.loss.model_dump(include=weights)),
@@ -291,7 +355,7 @@ def gan_settings(config: ISNetConfig) -> GanSettings:
 
 
 def generator_options(config: ISNetConfig) -> dict[str, Any]:
-    """Arguments of `isnet.build` beside the generator's name."""
+    """Collects `isnet.build`'s arguments except the generator's name."""
     model = config.model
     same = {"blocks", "width", "init_std", "dilation", "spectral_norm", "skips", "prune"}
     options = {**model.model_dump(include=same), "in_channels": 4 if model.mask_input else 3}

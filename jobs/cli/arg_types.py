@@ -1,4 +1,4 @@
-"""Words that all groups of commands are made of: commands, groups, kinds of numbers."""
+"""Parts of the parsers: commands, groups, types of arguments."""
 
 from __future__ import annotations
 
@@ -14,7 +14,15 @@ MODEL_HELP = (
 
 
 def command(commands: Any, name: str, target: str, summary: str, **options: Any) -> Parser:
-    """Adds one command; `target` is MODULE:FUNCTION below `jobs`, imported when the command is called."""
+    """Adds one command with its common options.
+
+    Args:
+        commands: group to add it to.
+        name: name as typed.
+        target: MODULE:FUNCTION below `jobs`, imported when the command is called.
+        summary: one line of help.
+        options: arguments of `add_parser`.
+    """
     parser: Parser = commands.add_parser(name, help=summary, description=summary, **options)
     parser.set_defaults(target=target, command=name)
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
@@ -23,11 +31,13 @@ def command(commands: Any, name: str, target: str, summary: str, **options: Any)
 
 
 def group(commands: Any, name: str, summary: str) -> Any:
+    """Adds a command that has actions, and returns their group."""
     parser = commands.add_parser(name, help=summary, description=summary)
     return parser.add_subparsers(metavar="ACTION", title="actions", required=True)
 
 
 def preset(parser: Parser, metavar: str) -> None:
+    """Adds a preset and its overrides."""
     parser.add_argument(
         "preset",
         metavar=metavar,
@@ -37,6 +47,7 @@ def preset(parser: Parser, metavar: str) -> None:
 
 
 def count(text: str) -> int:
+    """Parses a number of at least 1."""
     value = int(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1")
@@ -44,6 +55,7 @@ def count(text: str) -> int:
 
 
 def whole(text: str) -> int:
+    """Parses a number of at least 0."""
     value = int(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; need 0 or more")
@@ -51,20 +63,21 @@ def whole(text: str) -> int:
 
 
 def port(text: str) -> int:
+    """Parses a TCP port; 0 means a free one."""
     value = int(text)
     if not 0 <= value <= 65535:
-        raise argparse.ArgumentTypeError(f"{text} is no port; need 0 to 65535")
+        raise argparse.ArgumentTypeError(f"{text} is not a port; need 0 to 65535")
     return value
 
 
 def size(text: str) -> int:
-    """`64M`, `1.5G` or a plain number of bytes."""
+    """Parses `64M`, `1.5G` or a plain number of bytes."""
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     unit = units.get(text[-1:].upper(), 1)
     try:
         value = int(float(text[:-1] if unit > 1 else text) * unit)
     except (ValueError, OverflowError) as error:
-        raise argparse.ArgumentTypeError(f"{text!r} is no size; need bytes such as 64M") from error
+        raise argparse.ArgumentTypeError(f"{text!r} is not a size; need bytes such as 64M") from error
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1 byte")
     return value

@@ -1,7 +1,8 @@
-"""What a submitted job runs first, on the cluster: `python -m jobs.cli.cluster_main COMMAND …`.
+"""Entry point of a job on the cluster.
 
-It looks whether the store and MLflow answer from here: an address that is right where the user sits may lead nowhere on
-the cluster, and a run would find out after minutes of retries. Then it is `isnet COMMAND …`.
+`python -m jobs.cli.cluster_main COMMAND …` checks that the store and MLflow answer from here, then runs
+`isnet COMMAND …`. An address that is right on the user's machine may be unreachable on the cluster, and a run would
+fail only after minutes of retries.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from trainplane.cluster.health import complaint
 _TRIES, _PAUSE_S = 3, 2.0
 
 
-def main(words: Sequence[str]) -> int:
-    """Exit status of the command, or 2 where something does not answer and nothing was started."""
+def main(argv: Sequence[str]) -> int:
+    """Runs the command if all servers answer.
+
+    Returns its exit status, or 2 if a server does not answer.
+    """
     from jobs.cluster.portable_args import addresses
     from trainplane.cluster.context import resolve
     from trainplane.errors import UserError
@@ -28,24 +32,28 @@ def main(words: Sequence[str]) -> int:
         print(f"isnet: {error}", file=sys.stderr)
         return 2
     for address in addresses(context):
-        if text := _persistent(address):
+        if reason := _unreachable(address):
             print(
-                f"isnet: {text}: it does not answer from {socket.gethostname()}, a node of the cluster, though it may "
-                f"where you sit; give context {context.name!r} an address that the cluster reaches, or open the route",
+                f"isnet: {reason}: it does not answer from {socket.gethostname()}, a node of the cluster, although it "
+                f"may answer on your machine; give context {context.name!r} an address that the cluster reaches, or "
+                "open the route",
                 file=sys.stderr,
             )
             return 2
     from jobs.cli import main as cli
 
-    return cli.main(list(words))
+    return cli.main(list(argv))
 
 
-def _persistent(address: str) -> str | None:
-    """The complaint of the last of a few tries: a server may be restarting."""
+def _unreachable(address: str) -> str | None:
+    """Returns the reason if a server does not answer.
+
+    There are a few attempts, as a server may be restarting.
+    """
     for attempt in range(_TRIES):
-        text = complaint(address, timeout_s=10.0)
-        if text is None or attempt == _TRIES - 1:
-            return text
+        reason = complaint(address, timeout_s=10.0)
+        if reason is None or attempt == _TRIES - 1:
+            return reason
         time.sleep(_PAUSE_S)
     return None
 

@@ -8,18 +8,26 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One answer. Level `error` makes the command exit with 1."""
+    """One result of a check.
+
+    Attributes:
+        level: `error` makes the command fail.
+        what: the result, in a sentence.
+        remedy: advice; empty if nothing is to be done.
+    """
 
     level: Literal["ok", "note", "warning", "error"]
     what: str
     remedy: str = ""
 
+    @classmethod
+    def from_error(cls, error: Exception) -> Finding:
+        """Turns a refusal into a finding.
 
-def refused(error: Exception) -> Finding:
-    """A refusal as a finding: a sentence of ours has the remedy in its last part."""
-    what, _, remedy = str(error).rpartition("; ")
-    return Finding("error", what or remedy, remedy if what else "")
+        The last part of the message, after a semicolon, is the remedy.
+        """
+        what, _, remedy = str(error).rpartition("; ")
+        return cls("error", what or remedy, remedy if what else "")
 
-
-def sentence(finding: Finding) -> str:
-    return f"{finding.what}; {finding.remedy}" if finding.remedy else finding.what
+    def __str__(self) -> str:
+        return f"{self.what}; {self.remedy}" if self.remedy else self.what

@@ -73,7 +73,7 @@ def ratio_rows(
 
 
 def size(num_bytes: float) -> str:
-    """Formats bytes with three digits: `512 B`, `1.2 KB`, `53.4 GB`."""
+    """Formats bytes with three digits: `53.4 GB`."""
     for unit in ("B", "KB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
@@ -82,7 +82,7 @@ def size(num_bytes: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Formats seconds: `42 s`, `7 min`, `3 h 05 min`, `2 d 4 h`."""
+    """Formats seconds: `42 s`, `3 h 05 min`."""
     if seconds < 90:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)

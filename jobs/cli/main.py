@@ -1,7 +1,8 @@
-"""The command `isnet`: from words to the function that carries them out, and from errors to an exit status.
+"""The command `isnet`: parses arguments, calls the command, reports errors.
 
-What can be typed stands in `jobs.cli.parsers`; a command's module is imported when it is called, so that `isnet --help`
-answers at once. Exit status: 0 done; 1 ran and failed; 2 the user's mistake, nothing was started; 130 interrupted.
+Arguments are declared in `jobs.cli.parsers`. A command's module is imported when the command is called, so that
+`isnet --help` answers at once. Exit status: 0 done; 1 ran and failed; 2 the user's mistake, nothing was started;
+130 interrupted.
 """
 
 from __future__ import annotations
@@ -23,15 +24,16 @@ from jobs.cli.parsers import bench, cluster, data, models, runs, training
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one command and return its exit status."""
+    """Runs one command and returns its exit status."""
     parser = build_parser()
-    args, rest = parser.parse_known_args(argv)
-    if rest:
-        _take_overrides(parser, args, rest)
+    args, extra = parser.parse_known_args(argv)
+    if extra:
+        _add_overrides(parser, args, extra)
+    # `isnet` alone.
     if not hasattr(args, "target"):
         parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
     _quiet_third_parties()
-    # A polite end is an end: whatever was started is taken down on the way out, as after Ctrl-C.
+    # SIGTERM interrupts as Ctrl-C does, so that servers and processes that were started are ended on the way out.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
@@ -41,43 +43,47 @@ def main(argv: Sequence[str] | None = None) -> int:
     from trainplane.errors import RunFailed, UserError
 
     try:
-        with _report_alone(args):
+        with _report_stream(args):
             status = getattr(importlib.import_module(f"jobs.{module}"), function)(args)
     except (UserError, InputError) as error:
-        return _say(str(error), 2)
+        return _fail(str(error), 2)
     except RunFailed as error:
-        return _say(str(error), 1)
+        return _fail(str(error), 1)
     except BrokenPipeError:
-        # Whoever read our output has seen enough (`isnet … | head`).
+        # The reader of a pipe has ended (`isnet … | head`).
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except KeyboardInterrupt:
-        return _say(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
+        return _fail(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
     except Exception as error:
-        # Whoever had a reason to go on without MLflow has done so: a server that is away, or a database that is locked
-        # or full, is no fault of the program.
+        # An unreachable server, or a database that is locked or full, is no fault of the program. Code that continues
+        # without MLflow catches these errors itself.
         if type(error).__module__ != "mlflow.exceptions":
             raise
         from trainplane.tracking.client import reason
 
-        return _say(f"MLflow did not do what it was asked ({reason(error)}); see to it, and type the command again", 1)
+        return _fail(f"The MLflow request failed ({reason(error)}); fix the server and rerun the command", 1)
     return int(status or 0)
 
 
-def _take_overrides(parser: Parser, args: argparse.Namespace, rest: list[str]) -> None:
-    """Settings that stand behind an option (`train demo --fresh train.steps=9`), which argparse leaves over."""
-    if not hasattr(args, "overrides") or any("=" not in word or word.startswith("-") for word in rest):
-        parser.error(f"unrecognized arguments: {' '.join(rest)}")
-    args.overrides += rest
+def _add_overrides(parser: Parser, args: argparse.Namespace, extra: list[str]) -> None:
+    """Adds settings that follow an option (`train demo --fresh train.steps=9`).
+
+    Argparse does not recognise them.
+    """
+    if not hasattr(args, "overrides") or any("=" not in word or word.startswith("-") for word in extra):
+        parser.error(f"unrecognized arguments: {' '.join(extra)}")
+    args.overrides += extra
 
 
+# Advice after an interruption, by command.
 RESUMABLE = {
     **dict.fromkeys(
         ("commands.demo:demo", "commands.train:train", "commands.tune:tune"),
-        "; run the same command again to go on from the last checkpoint, where there is one",
+        "; run the same command again to resume from the last checkpoint, if there is one",
     ),
     "commands.inpaint:inpaint": "; run the same command again: a job over prefixes continues after the stored parts",
-    "commands.data:pack": "; run the same command again to go on after the shards that are stored",
+    "commands.data:pack": "; run the same command again to continue after the stored shards",
 }
 
 
@@ -85,56 +91,71 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _say(sentence: str, status: int) -> int:
-    print(f"isnet: {sentence}", file=sys.stderr)
+def notify(message: str) -> None:
+    """Prints a message on standard error."""
+    print(f"isnet: {message}", file=sys.stderr, flush=True)
+
+
+def _fail(message: str, status: int) -> int:
+    notify(message)
     return status
 
 
 def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
-    """The report of a command: one JSON object with `--json`, else text. Nothing else goes to standard output."""
+    """Prints the report of a command.
+
+    With `--json` it is one object, else text. Nothing else goes to standard output.
+    """
     print(json.dumps(payload, ensure_ascii=False) if args.json else text, file=args.report, flush=True)
 
 
 @contextmanager
-def _report_alone(args: argparse.Namespace) -> Iterator[None]:
-    """With `--json`, standard output is the report's alone: whatever else is written there, by libraries and their
-    child processes too, goes to standard error."""
+def _report_stream(args: argparse.Namespace) -> Iterator[None]:
+    """Opens `args.report`, the stream of the command's report.
+
+    With `--json` only the report goes to standard output. All other output of this process, its libraries and its child
+    processes is redirected to standard error.
+    """
     args.report = sys.stdout
     if not getattr(args, "json", False):
         yield
         return
     sys.stdout.flush()
-    kept, before = os.dup(1), sys.stdout
+    descriptor, stdout = os.dup(1), sys.stdout
+    # Child processes inherit the descriptor, Python code uses the object.
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        with os.fdopen(os.dup(kept), "w", encoding="utf-8") as args.report:
+        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as args.report:
             yield
     finally:
-        sys.stdout = before
-        os.dup2(kept, 1)
-        os.close(kept)
+        sys.stdout = stdout
+        os.dup2(descriptor, 1)
+        os.close(descriptor)
 
 
 def _quiet_third_parties() -> None:
-    """Settings that libraries read at import, here because it must happen before any of them is imported."""
+    """Sets variables that libraries read at import.
+
+    They are set here because no library has been imported yet.
+    """
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_AIR_NEW_OUTPUT": "0",
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # Its own handler makes an interrupted search look finished.
+        # Tune's own handler makes an interrupted search look finished.
         "TUNE_DISABLE_SIGINT_HANDLER": "1",
         "GIT_PYTHON_REFRESH": "quiet",
-        # What goes right at MLflow is not our users' news.
+        # MLflow reports its successes at level INFO.
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }.items():
         os.environ.setdefault(name, value)
 
 
 def build_parser() -> Parser:
-    """All commands with their arguments."""
+    """Builds the parser of all commands."""
     parser = Parser(
         prog="isnet",
         description="Train, search, record and promote ISNet, a GAN that fills holes in pictures.",

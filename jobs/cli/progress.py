@@ -1,4 +1,7 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere. Always on standard error."""
+"""Progress of a run on standard error.
+
+On a terminal it is a bar, elsewhere plain lines.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +13,11 @@ from typing import TypeVar
 
 from tqdm import tqdm
 
+from jobs.cli.format import duration
+
 T = TypeVar("T")
 
-
-# Shown beside the bar where the run records them, in this order; the first losses that are there otherwise.
+# Metrics beside the bar, in this order. A run that records none of them shows its first losses.
 SHOWN = {"val/psnr": "val psnr {:.2f} dB", "train/generator": "G {:.3g}", "train/discriminator": "D {:.3g}"}
 LINE_EVERY_S = 5.0
 DRAW_EVERY_S = 0.2
@@ -22,50 +26,52 @@ DRAW_EVERY_S = 0.2
 class Bar:
     """Progress of training steps; satisfies `trainplane.train.spec.Progress`.
 
-    Where nobody can read it any more (a closed terminal, `isnet train … 2>&1 | head`), training goes on unseen.
+    When the reader is gone (a closed terminal, `isnet train … 2>&1 | head`), training continues without output.
     """
 
     def __init__(self, what: str = "train") -> None:
+        """Names the bar."""
         self._what = what
         self._bar: tqdm | None = None
         self._next = 0.0
-        self._began: tuple[int, float] | None = None
-        self._gone = False
+        self._first: tuple[int, float] | None = None
+        self._is_closed = False
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
-        """Show `step` of `steps`; on no terminal, a line every few seconds."""
-        with self._if_anybody_reads() as reads:
-            if reads:
+        """Shows the step, or prints a line every few seconds."""
+        with self._while_open() as is_open:
+            if is_open:
                 self._show(step, steps, pictures_per_s, metrics)
 
-    def tell(self, sentence: str) -> None:
-        """A line of its own, above the bar."""
-        with self._if_anybody_reads() as reads:
-            if reads:
-                tqdm.write(f"isnet: {sentence}", file=sys.stderr)
+    def emit(self, message: str) -> None:
+        """Prints a message above the bar."""
+        with self._while_open() as is_open:
+            if is_open:
+                tqdm.write(f"isnet: {message}", file=sys.stderr)
 
     def close(self) -> None:
-        with self._if_anybody_reads():
+        """Leaves the bar as it is."""
+        with self._while_open():
             if self._bar is not None:
                 self._bar.close()
 
     @contextmanager
-    def _if_anybody_reads(self) -> Iterator[bool]:
+    def _while_open(self) -> Iterator[bool]:
         try:
-            yield not self._gone
+            yield not self._is_closed
         except (OSError, ValueError):
             # ValueError: the stream itself was closed.
-            self._gone = True
+            self._is_closed = True
 
     def _show(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
         if now < self._next and step != steps:
             return
-        facts = ", ".join([f"{pictures_per_s:.1f} pictures/s", *losses(metrics)])
+        metrics_text = ", ".join([f"{pictures_per_s:.1f} pictures/s", *losses(metrics)])
         if sys.stderr.isatty():
             self._next = now + DRAW_EVERY_S
             if self._bar is None:
-                # Windows change their width; a bar that is wider leaves a line behind at each drawing.
+                # A bar wider than its window leaves a line behind at each drawing, and windows are resized.
                 self._bar = tqdm(
                     total=steps,
                     initial=min(step, steps),
@@ -74,45 +80,34 @@ class Bar:
                     file=sys.stderr,
                     dynamic_ncols=True,
                 )
-            # A run that went back is drawn where it stands; tqdm's own rate and time left follow.
+            # Set, not advanced: a run may roll back. tqdm computes its rate and remaining time from it.
             self._bar.n = step
-            self._bar.set_postfix_str(facts, refresh=True)
+            self._bar.set_postfix_str(metrics_text, refresh=True)
             return
         self._next = now + LINE_EVERY_S
-        left = self._estimate(step, steps, now)
-        print(f"{self._what}: step {step}/{steps}, {facts}{left}", file=sys.stderr, flush=True)
+        remaining = self._estimate(step, steps, now)
+        print(f"{self._what}: step {step}/{steps}, {metrics_text}{remaining}", file=sys.stderr, flush=True)
 
     def _estimate(self, step: int, steps: int, now: float) -> str:
-        """Time left at the pace since the first update, as text; nothing before there is a pace."""
-        if self._began is None or step < self._began[0]:
-            self._began = step, now
-        began, since = self._began
-        if step <= began or step >= steps:
+        """Formats the remaining time at the average pace so far."""
+        # After a rollback the pace is measured again.
+        if self._first is None or step < self._first[0]:
+            self._first = step, now
+        first_step, start = self._first
+        if step <= first_step or step >= steps:
             return ""
-        return f", {duration((steps - step) * (now - since) / (step - began))} left"
+        return f", {duration((steps - step) * (now - start) / (step - first_step))} left"
 
 
 def losses(metrics: Mapping[str, float]) -> list[str]:
-    """What of the recorded metrics is worth showing all the time."""
-    known = [form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics]
-    others = [
+    """Formats the metrics that stand beside the bar."""
+    texts = [form.format(metrics[name]) for name, form in SHOWN.items() if name in metrics]
+    by_name = [
         f"{name.removeprefix('train/')} {value:.3g}" for name, value in metrics.items() if name.startswith("train/")
     ]
-    return known or others[:2]
-
-
-def duration(seconds: float) -> str:
-    """`42 s`, `7 min`, `3 h 05 min`, `2 d 4 h`: as precise as one cares to know."""
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    minutes = round(seconds / 60)
-    if minutes < 90:
-        return f"{minutes} min"
-    if minutes < 48 * 60:
-        return f"{minutes // 60} h {minutes % 60:02d} min"
-    return f"{minutes // 1440} d {minutes % 1440 // 60} h"
+    return texts or by_name[:2]
 
 
 def bar(items: Iterable[T], what: str, *, total: int | None = None) -> Iterable[T]:
-    """Iterate with a bar on a terminal, silently elsewhere."""
+    """Iterates with a bar on a terminal, silently elsewhere."""
     return tqdm(items, desc=what, total=total, file=sys.stderr, disable=None, leave=False, dynamic_ncols=True)

@@ -1,108 +1,188 @@
-"""`isnet plan train PRESET [a.b=c …]`: what would happen, what it would take, and why it would be refused.
+"""`isnet plan train` and `isnet plan tune`: resources and refusals, in advance.
 
-Nothing is started and nothing is created; datasets, stores, the tracking server and the cluster are only read. Every
-reason for a refusal is told, not just the first. Not covered: whether the stores can be written (`isnet doctor`).
+Nothing is started or created; datasets, stores, the tracking server and the cluster are only read. `plan train` reports
+every reason for a refusal, not only the first one. Not covered: whether the stores can be written (`isnet doctor`), and
+memory and bytes of a search's trials (`isnet plan train` with the search's base).
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
 from typing import Any
 
-from jobs.cli.findings import sentence
+from isnet.errors import InputError
+from jobs.cli.findings import Finding
+from jobs.cli.format import duration, size
 from jobs.cli.main import emit
-from jobs.train.plan import Plan, make_plan
+from jobs.search.spec import build_search, check_resources, estimate_trial_seconds, load_search
+from jobs.train.plan import TrainingPlan, make_plan
 from jobs.train.throughput import Rate
 from trainplane.cluster.context import resolve
-from trainplane.train.batch_size import arithmetic
+from trainplane.cluster.ray_session import in_ray_job
+from trainplane.errors import RunFailed, UserError
+from trainplane.search.policy.admission import admit
+from trainplane.search.run.driver import trial_limit
+from trainplane.search.run.launch import Search, cost_rates, trial_resources
+from trainplane.train.batch_size import BatchSplit, split_batch
 from trainplane.train.estimate import Estimate
 
 
 def plan_train(args: argparse.Namespace) -> int:
-    """The command."""
+    """Plans one run."""
     context = resolve(args.context)
     context.activate()
     plan = make_plan(args.preset, args.overrides, context, fresh=args.fresh, measure=args.measure)
-    text = "\n".join(lines_of(plan))
-    refusals = [sentence(finding) for finding in plan.findings if finding.level == "error"]
-    if refusals and not args.json:
-        print("\n".join(f"isnet: would be refused: {refusal}" for refusal in refusals), file=sys.stderr)
+    text = "\n".join(_training_lines(plan))
+    refusals = [finding for finding in plan.findings if finding.level == "error"]
+    if not args.json:
+        for refusal in refusals:
+            print(f"isnet: would be refused: {refusal}", file=sys.stderr)
     if text or args.json:
-        emit(args, payload(plan), text)
+        emit(args, _training_payload(plan), text)
     return 0 if plan.ok else 2
 
 
-def payload(plan: Plan) -> dict[str, Any]:
-    """What `--json` prints."""
+def plan_tune(args: argparse.Namespace) -> int:
+    """Plans a search."""
+    context = resolve(args.context)
+    context.activate()
+    try:
+        loaded = load_search(args.preset, args.overrides)
+        search = build_search(loaded, context, may_pack=False)
+        seconds = estimate_trial_seconds(loaded, search, context, always=True)
+        check_resources(search, trial_seconds=seconds)
+    except (UserError, InputError, RunFailed) as refusal:
+        print(f"isnet: would be refused: {refusal}", file=sys.stderr)
+        if args.json:
+            emit(args, {"ok": False, "findings": [asdict(Finding.from_error(refusal))]}, "")
+        return 2
+    estimate = _estimate_search(search, seconds)
+    emit(args, {"ok": True, "findings": [], **estimate}, _search_text(search, estimate))
+    return 0
+
+
+def _training_payload(plan: TrainingPlan) -> dict[str, Any]:
+    """Returns the output of `plan train --json`."""
+    batch = _batch(plan)
     return {
         "ok": plan.ok,
         "findings": [asdict(finding) for finding in plan.findings],
         "run": plan.place.folder if plan.place else None,
         "done": plan.done,
         "workers": asdict(plan.ranks) if plan.ranks else None,
-        "batch": _batch(plan),
+        "batch": {**asdict(batch), "accumulation": batch.accumulation} if batch else None,
         "memory": asdict(plan.memory) if plan.memory else None,
         "rate": asdict(plan.rate) if plan.rate else None,
         "estimate": asdict(plan.estimate) if plan.estimate else None,
     }
 
 
-def _batch(plan: Plan) -> dict[str, int] | None:
+def _batch(plan: TrainingPlan) -> BatchSplit | None:
     if plan.config is None or plan.ranks is None:
         return None
     train = plan.config.train
-    cut = arithmetic(global_batch=train.global_batch, ranks=plan.ranks.most, micro_batch=train.fixed_micro)
-    return {**asdict(cut), "accumulation": cut.accumulation}
+    return split_batch(global_batch=train.global_batch, ranks=plan.ranks.most, micro_batch=train.fixed_micro)
 
 
-def lines_of(plan: Plan) -> Iterator[str]:
-    """What people read."""
+def _training_lines(plan: TrainingPlan) -> Iterator[str]:
+    """Yields the output of `plan train` for people."""
     if plan.config is None:
         return
     config, train = plan.config, plan.config.train
     folder = plan.place.folder if plan.place else config.name
-    yield f"{folder}: " + (f"goes on from step {plan.done}" if plan.done else "a new run")
+    yield f"{folder}: " + (f"resumes from step {plan.done}" if plan.done else "a new run")
     if plan.ranks is not None:
-        cut = arithmetic(global_batch=train.global_batch, ranks=plan.ranks.most, micro_batch=train.fixed_micro)
         yield f"  workers      {plan.ranks}"
-        yield f"  batch        {cut}" + (", halved while memory runs out" if train.micro_batch == "auto" else "")
+        yield f"  batch        {_batch(plan)}" + (
+            ", halved while memory runs out" if train.micro_batch == "auto" else ""
+        )
     if plan.memory is not None:
         yield f"  memory       {plan.memory}"
     if plan.estimate is not None:
         yield from _estimate_lines(plan.estimate, plan.rate, train.price_per_hour)
     else:
         yield f"  steps        {train.steps:,} of {train.global_batch} pictures"
+    # Refusals are printed by the command, on standard error.
     for finding in plan.findings:
         if finding.level != "error":
-            yield f"  {finding.level:<12} {sentence(finding)}"
+            yield f"  {finding.level:<12} {finding}"
 
 
-def _estimate_lines(found: Estimate, rate: Rate | None, price: float | None) -> Iterator[str]:
-    yield f"  steps        {found.steps:,} = {found.pictures:,} pictures = {found.epochs:,.1f} epochs"
-    yield f"  from store   {_size(found.bytes_read)}"
-    count = "as many as the clock asks for" if found.checkpoints is None else f"{found.checkpoints:,}"
-    total = f" = {_size(found.bytes_written)}, {found.checkpoints_kept} kept" if found.bytes_written is not None else ""
-    yield f"  checkpoints  {count} × {_size(found.checkpoint_bytes)}{total}"
-    if rate is not None and found.seconds is not None:
-        yield f"  time         {_duration(found.seconds)} at {rate}"
-    if found.cost is not None:
-        yield f"  cost         {found.cost:,.2f} at {price:g} a worker and hour"
+def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) -> Iterator[str]:
+    yield f"  steps        {estimate.steps:,} = {estimate.pictures:,} pictures = {estimate.epochs:,.1f} epochs"
+    yield f"  from store   {size(estimate.bytes_read)}"
+    # A cadence in minutes gives a number of checkpoints only if the speed is known.
+    count = "as many as fit into the time" if estimate.checkpoints is None else f"{estimate.checkpoints:,}"
+    total = ""
+    if estimate.bytes_written is not None:
+        total = f" = {size(estimate.bytes_written)}, {estimate.checkpoints_kept} kept"
+    yield f"  checkpoints  {count} × {size(estimate.checkpoint_bytes)}{total}"
+    if rate is not None and estimate.seconds is not None:
+        yield f"  time         {duration(estimate.seconds)} at {rate}"
+    if estimate.cost is not None:
+        yield f"  cost         {estimate.cost:,.2f} at {price:g} a worker and hour"
     elif price is not None:
         yield "  cost         unknown, as the time is"
 
 
-def _size(num_bytes: float) -> str:
-    for unit in ("B", "KB", "MB", "GB"):
-        if num_bytes < 1000:
-            return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"
-        num_bytes /= 1000
-    return f"{num_bytes:,.1f} TB"
+def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
+    """Bounds the trials, steps and time of a search.
+
+    Args:
+        search: the search, checked.
+        seconds: time of one trial; None if unknown.
+
+    Returns:
+        The output of `plan tune --json`. `at_once` is None for a cluster, whose size is known only at the start.
+    """
+    resources = trial_resources(search.train, gpus=0.0)
+    plan = search.plan(cost_rates(resources, search.train))
+    trials = trial_limit(plan)
+    at_once = None
+    if not in_ray_job() and search.train.use_gpu is not True:
+        nodes = [(float(os.cpu_count() or 1), 0.0)]
+        at_once = admit(resources, nodes=nodes, trials=trials, requested=search.settings.concurrent)
+    steps = _most_steps(search, plan.rungs, trials)
+    per_step = seconds / search.train.steps if seconds else None
+    return {
+        "trials": trials,
+        "at_once": at_once,
+        "cpus_of_one": resources.cpus,
+        "rungs": plan.rungs,
+        "steps_at_most": steps,
+        "cpu_hours_at_most": per_step and per_step * steps * resources.cpus / 3600,
+        "hours_at_most": per_step and at_once and per_step * steps / at_once / 3600,
+    }
 
 
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:,.1f} h"
+def _most_steps(search: Search, rungs: list[int], trials: int) -> int:
+    """Counts the steps of all trials if none fails.
+
+    With ASHA, one trial in `eta` continues after each rung, and at least one.
+    """
+    total, active, before = 0, trials, 0
+    asha = search.settings.asha
+    for rung in rungs:
+        total += active * (rung - before)
+        active, before = (max(1, active // asha.eta) if asha is not None else active), rung
+    limit = search.settings.budget.steps
+    return total if limit is None else min(total, limit)
+
+
+def _search_text(search: Search, estimate: dict[str, Any]) -> str:
+    at_once = estimate["at_once"] or "as many at once as the cluster has room for"
+    lines = [
+        f"search {search.name}: {search.settings.algorithm}, at most {estimate['trials']} trials, {at_once} at once",
+        f"  one trial    {estimate['cpus_of_one']:g} CPUs, {search.train.steps:,} steps; judged after "
+        + ", ".join(f"{rung:,}" for rung in estimate["rungs"]),
+        f"  all together {estimate['steps_at_most']:,} steps at most",
+    ]
+    if estimate["cpu_hours_at_most"]:
+        hours = f", {estimate['hours_at_most']:.3g} hours" if estimate["hours_at_most"] else ""
+        cpu_hours = f"{estimate['cpu_hours_at_most']:.3g} CPU-hours{hours} at most"
+        lines.append(f"  time         {cpu_hours}, at the speed of the last similar run")
+    return "\n".join(lines)

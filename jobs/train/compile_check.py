@@ -1,8 +1,9 @@
-"""Is what torch.compile made of these networks the same as what they compute without it?
+"""Compares torch.compile's networks with eager ones before training.
 
-Tried once, on the first micro-batch, before any step counts: the prediction, the gradients of G's weights, and VGG's
-features, each as a relative Euclidean distance. Where they differ, or compiling fails, the run goes on without and says
-why. Not covered: speed; a compiled network that is right and slow is the user's to find (`isnet bench step`).
+The check runs once, on the first micro-batch, before any step counts. It compares the prediction, the gradients of G's
+weights, and VGG's features, each by relative Euclidean distance. Where they differ, or compiling fails, the run
+continues without compiling and prints the reason. Speed is not checked: for a compiled network that is right and slow,
+see `isnet bench step`.
 """
 
 from __future__ import annotations
@@ -21,11 +22,22 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 
 
 def check(gan: GAN, image_B3HW: Tensor, mask_B1HW: Tensor, *, reduce: Reducer) -> str | None:
-    """Compare; where any rank finds fault, all go back to eager. Weights, moments and gradients are as before.
+    """Compares compiled networks with eager ones on one micro-batch.
 
-    Returns the reason of going back, None where all is well. Raises nothing for what the compiler does.
+    If any rank finds a difference, all ranks return to eager networks. Weights, moments and gradients stay as they
+    were. Errors of the compiler are not raised.
+
+    Args:
+        gan: compiled networks.
+        image_B3HW: float32 in [0, 1].
+        mask_B1HW: float32, 1 on valid pixels.
+        reduce: sums over ranks.
+
+    Returns:
+        The reason for the return to eager networks, or None if the networks agree on all ranks.
     """
     reason = _difference(gan, image_B3HW, mask_B1HW)
+    # All ranks must decide alike.
     faults = torch.tensor([float(reason is not None)], device=gan.device)
     reduce.sum_([faults])
     if faults.item() == 0:
@@ -37,6 +49,7 @@ def check(gan: GAN, image_B3HW: Tensor, mask_B1HW: Tensor, *, reduce: Reducer) -
 
 
 def _difference(gan: GAN, image: Tensor, mask: Tensor) -> str | None:
+    """Describes the largest difference beyond the tolerance, if any."""
     tolerance = TOLERANCE[gan.settings.precision]
     eager = _results(gan, image, mask, generator=gan.generator.forward)
     try:
@@ -46,11 +59,11 @@ def _difference(gan: GAN, image: Tensor, mask: Tensor) -> str | None:
                 eager |= {f"VGG's {name}": value for name, value in gan.perceptual.forward(image).items()}
                 compiled |= {f"VGG's {name}": value for name, value in gan.perceptual(image).items()}
     except RuntimeError as error:
-        # What dynamo, inductor and the compilers behind them raise are RuntimeErrors; their first line is the point.
+        # Dynamo, inductor and the compilers behind them raise RuntimeErrors; the first line holds the cause.
         return f"compiling failed ({str(error).strip().partition(chr(10))[0][:200]})"
     distances = {name: _distance(compiled[name], value) for name, value in eager.items()}
+    # NaN counts as the largest distance, here and in the comparison below.
     worst = max(distances, key=lambda name: distances[name] if distances[name] == distances[name] else float("inf"))
-    # A NaN is no small distance.
     if not distances[worst] <= tolerance:
         return f"compiled and eager differ in {worst} by {distances[worst]:.2g}, more than {tolerance:g}"
     return None
@@ -59,7 +72,10 @@ def _difference(gan: GAN, image: Tensor, mask: Tensor) -> str | None:
 def _results(
     gan: GAN, image: Tensor, mask: Tensor, *, generator: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """The prediction, and the gradient of its mean square with respect to all weights of G, as one vector."""
+    """Computes the prediction and G's gradients as one vector.
+
+    The gradients are those of the prediction's mean square with respect to all weights of G.
+    """
     autocast = torch.autocast(gan.device.type, dtype=torch.bfloat16, enabled=gan.settings.precision == "bf16")
     try:
         with step_weights(gan.generator):

@@ -1,8 +1,8 @@
-"""What a rank needs in memory, for people: `isnet.training.memory`'s bytes, and what lies around them.
+"""Estimates the memory of one rank.
 
-The step's own bytes are exact. What a process takes beside them was measured on CPUs (docs/LOG.md): 0.7 GiB of
-libraries, and 15 % of the step and 60 MiB for the allocator and the convolutions' scratch space. On GPUs it was not
-measured; a context is reckoned with half a GiB.
+The bytes of a step come from `isnet.training.memory` and are exact. The overhead of a process was measured on CPUs
+(docs/LOG.md): 0.7 GiB of libraries, and 15 % of the step and 60 MiB for the allocator and the convolutions' scratch
+space. On GPUs it was not measured; half a GiB is assumed for a CUDA context.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from isnet.training.memory import Footprint, state_bytes, step_footprint
 from jobs.config import ISNetConfig
 from jobs.isnet_task import build_gan
 from jobs.train.resources import RanksHere
-from trainplane.train.batch_size import arithmetic
+from trainplane.train.batch_size import split_batch
 
+# Overhead of a process on a CPU and on a GPU, in bytes, and the factor of the allocator over the step's own bytes.
 LIBRARIES = (700 + 60) * 2**20
 GPU_CONTEXT = 512 * 2**20
 ALLOCATOR = 1.15
@@ -26,10 +27,15 @@ ALLOCATOR = 1.15
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes of one rank. `process`: what it takes from `available`, which is a GPU's or this machine's; None: unknown.
+    """Memory of one rank in bytes.
 
-    state -- weights, moving average and Adam's moments, as a checkpoint holds them
-    step  -- the peak within a step, state included
+    Attributes:
+        state: weights, moving average and Adam's moments, as a checkpoint holds them.
+        step: peak within a step, state included.
+        process: use of `available`, overhead included.
+        available: free memory of the GPU or of this machine; None if unknown.
+        ranks_per_host: ranks that share `available`.
+        gpu: the ranks run on GPUs.
     """
 
     state: int
@@ -40,23 +46,24 @@ class Memory:
     gpu: bool
 
     def __str__(self) -> str:
-        place = "GPU memory" if self.gpu else "memory"
-        has = f", {self.available / 2**30:.1f} GiB available" if self.available is not None else ""
+        kind = "GPU memory" if self.gpu else "memory"
+        available = f", {self.available / 2**30:.1f} GiB available" if self.available is not None else ""
         return (
-            f"{self.process / 2**30:.2f} GiB of {place} a rank: {self.step / 2**30:.2f} at the peak of a step, "
-            f"of which {self.state / 2**30:.2f} state{has}"
+            f"{self.process / 2**30:.2f} GiB of {kind} a rank: {self.step / 2**30:.2f} at the peak of a step, "
+            f"of which {self.state / 2**30:.2f} state{available}"
         )
 
 
 def memory_of(config: ISNetConfig, ranks: RanksHere) -> Memory:
-    """The memory of one of these ranks."""
-    found = step_bytes(config, ranks=ranks.most, on_gpu=ranks.gpu)
-    around = GPU_CONTEXT if ranks.gpu else LIBRARIES
+    """Estimates the memory of one of these ranks."""
+    footprint = step_bytes(config, ranks=ranks.most, on_gpu=ranks.gpu)
+    overhead = GPU_CONTEXT if ranks.gpu else LIBRARIES
+    # Memory on a cluster's nodes cannot be read from here.
     is_here = ranks.where == "this machine" and not (ranks.gpu and not torch.cuda.is_available())
     return Memory(
-        state=found.state,
-        step=found.peak,
-        process=round(ALLOCATOR * found.peak) + around,
+        state=footprint.state,
+        step=footprint.peak,
+        process=round(ALLOCATOR * footprint.peak) + overhead,
         available=_available(ranks.gpu) if is_here else None,
         ranks_per_host=1 if ranks.gpu else ranks.most,
         gpu=ranks.gpu,
@@ -64,21 +71,24 @@ def memory_of(config: ISNetConfig, ranks: RanksHere) -> Memory:
 
 
 def step_bytes(config: ISNetConfig, *, ranks: int, on_gpu: bool = False) -> Footprint:
-    """The bytes of a step on one of so many ranks."""
+    """Computes the bytes of a step on one rank."""
     train = config.train
-    cut = arithmetic(global_batch=train.global_batch, ranks=ranks, micro_batch=train.fixed_micro)
-    # One in turn or many: gradients are added up in place, so that the second pass shows the peak of all.
+    batch = split_batch(global_batch=train.global_batch, ranks=ranks, micro_batch=train.fixed_micro)
+    # Gradients are added up in place, so two micro-batches have the same peak as more.
     return step_footprint(
-        _without_numbers(config),
+        _on_meta_device(config),
         size=config.data.size,
-        micro_batch=cut.micro_batch,
-        accumulation=min(2, cut.accumulation),
+        micro_batch=batch.micro_batch,
+        accumulation=min(2, batch.accumulation),
         on_gpu=on_gpu,
     )
 
 
-def _without_numbers(config: ISNetConfig) -> GAN:
-    """The players on torch's device "meta"; VGG's weights are not read, and nothing is downloaded."""
+def _on_meta_device(config: ISNetConfig) -> GAN:
+    """Builds the networks on torch's device "meta".
+
+    VGG's weights are not read, and nothing is downloaded.
+    """
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
     train = config.train.model_copy(update={"compile": False})
     with torch.device("meta"):
@@ -92,11 +102,12 @@ def _available(gpu: bool) -> int:
 
 
 def new_state_bytes(config: ISNetConfig) -> int:
-    """Bytes of a checkpoint of this configuration, at most, from the shapes alone and at once.
+    """Bounds a checkpoint's bytes from above, from shapes alone.
 
-    Weights that never get a gradient, which only a step tells, count as if Adam kept moments of them.
+    Weights that never get a gradient count as if Adam kept moments of them: only a step would show which these are.
     """
-    gan = _without_numbers(config)
+    gan = _on_meta_device(config)
     groups = [group for optimizer in gan.optimizers().values() for group in optimizer.param_groups]
+    # Two moments of each parameter and Adam's step counter of 4 bytes.
     moments: int = sum(2 * parameter.nbytes + 4 for group in groups for parameter in group["params"])
     return state_bytes(gan.modules(), {}) + moments

@@ -1,4 +1,7 @@
-"""Plans a training: what it would take, and why it would be refused."""
+"""Plans a training: its resources, its length, and its refusals.
+
+Nothing is started or written. Planning continues after a refusal, so that all of them are reported at once.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from isnet.errors import InputError
-from jobs.cli.findings import Finding, refused
+from jobs.cli.findings import Finding
 from jobs.config import ISNetConfig, load_run_config
 from jobs.data.demo_photos import TRAIN, VAL
 from jobs.data.mask_datasets import with_located_masks
@@ -18,23 +21,38 @@ from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
-from trainplane.train.checkpoint.resume import check_goes_on
-from trainplane.train.checkpoint.retention import Rules, check_metric
+from trainplane.train.checkpoint.resume import check_resumable
+from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.checkpoint.store import committed
-from trainplane.train.estimate import Estimate, Given, estimate
-from trainplane.train.run_key import RunPlace, find_place, holder_of, run_key
-from trainplane.train.setup import check_enough
+from trainplane.train.estimate import Estimate, EstimateInputs, estimate
+from trainplane.train.run_key import RunDir, find_run_dir, holder_of, run_key
+from trainplane.train.setup import check_fills_batch
 
 
 @dataclass
-class Plan:
-    """What was found out; None where a refusal stood in the way."""
+class TrainingPlan:
+    """The plan of a run.
+
+    A refusal leaves None in the attributes that it hides.
+
+    Attributes:
+        findings: refusals, warnings and notes in the order in which they were found.
+        config: resolved configuration.
+        train_data: dataset to train on.
+        val_data: held-out dataset.
+        place: key and folder of the run.
+        done: steps of the run's newest checkpoint.
+        ranks: ranks and their hardware.
+        memory: memory of one rank.
+        rate: expected pictures per second.
+        estimate: steps, bytes, time and cost.
+    """
 
     findings: list[Finding] = field(default_factory=list)
     config: ISNetConfig | None = None
     train_data: Dataset | None = None
     val_data: Dataset | None = None
-    place: RunPlace | None = None
+    place: RunDir | None = None
     done: int = 0
     ranks: RanksHere | None = None
     memory: Memory | None = None
@@ -43,23 +61,33 @@ class Plan:
 
     @property
     def ok(self) -> bool:
+        """True if the run would start."""
         return all(finding.level != "error" for finding in self.findings)
 
     def note(self, what: str, remedy: str = "") -> None:
+        """Adds a note."""
         self.findings.append(Finding("note", what, remedy))
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """What is refused inside becomes a finding, and planning goes on with the next question."""
+        """Turns a refusal within its block into a finding."""
         try:
             yield
         except (UserError, InputError, RunFailed) as error:
-            self.findings.append(refused(error))
+            self.findings.append(Finding.from_error(error))
 
 
-def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: bool, measure: bool) -> Plan:
-    """Ask everything there is to ask, in the order in which `isnet train` would."""
-    plan = Plan()
+def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: bool, measure: bool) -> TrainingPlan:
+    """Makes every check of `isnet train`, in its order.
+
+    Args:
+        preset: name or file of the configuration.
+        overrides: settings on top, `a.b=c`.
+        context: stores, tracking server and cluster to read.
+        fresh: plan a new run instead of the one to resume.
+        measure: time a few steps here instead of asking MLflow for a similar run.
+    """
+    plan = TrainingPlan()
     with plan.refusals():
         plan.config = load_run_config(preset, overrides)
     if plan.config is None:
@@ -69,7 +97,7 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         plan.config = config = with_located_masks(config, context)
     _datasets(plan, config, context)
     _vgg_weights(plan, config)
-    _place(plan, config, context, fresh=fresh)
+    _run_dir(plan, config, context, fresh=fresh)
     plan.ranks = ranks_here(config)
     with plan.refusals():
         if plan.ranks.refusal is not None:
@@ -79,16 +107,26 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         measurable = measure and plan.ranks.refusal is None
         plan.rate = measured_rate(config, plan.ranks) if measurable else last_rate(config, context, gpu=plan.ranks.gpu)
     if plan.rate is None:
-        plan.note("no earlier run like this tells how fast it is", "add --measure to time a few steps here")
-    _estimate(plan, config)
+        plan.note("the speed is unknown, as no similar run is recorded", "add --measure to time a few steps here")
+    if plan.train_data is not None and plan.memory is not None:
+        plan.estimate = estimate_run(
+            config,
+            plan.train_data,
+            plan.val_data,
+            done=min(plan.done, config.train.steps),
+            ranks=plan.ranks.most,
+            state_bytes=plan.memory.state,
+            rate=plan.rate,
+        )
     return plan
 
 
-def _datasets(plan: Plan, config: ISNetConfig, context: Context) -> None:
+def _datasets(plan: TrainingPlan, config: ISNetConfig, context: Context) -> None:
     for name, is_train in ((config.data.train, True), (config.data.val, False)):
         if name is None:
             continue
         with plan.refusals():
+            # `isnet train` packs the demo's datasets itself.
             if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
                 plan.note(
                     f"dataset {name!r} is not there yet; `isnet train` packs it from photos of installed packages"
@@ -97,32 +135,36 @@ def _datasets(plan: Plan, config: ISNetConfig, context: Context) -> None:
             dataset = Dataset.open(context.dataset(name))
             if is_train:
                 plan.train_data = dataset
-                check_enough(config, dataset)
+                check_fills_batch(config, dataset)
             else:
                 plan.val_data = dataset
     if config.data.val is None:
+        # Without held-out pictures there are no metrics to keep the best checkpoints by.
         with plan.refusals():
-            check_metric(Rules.of(config.train), [])
+            check_metric(RetentionRules.of(config.train), [])
 
 
-def _vgg_weights(plan: Plan, config: ISNetConfig) -> None:
+def _vgg_weights(plan: TrainingPlan, config: ISNetConfig) -> None:
     loss = config.loss
     with plan.refusals():
         loss.check_files()
     if loss.needs_hub:
-        plan.note("VGG19's weights come from timm's hub, 548 MB unless cached", "loss.perceptual_weights=FILE has them")
+        plan.note(
+            "VGG19's weights come from timm's hub, 548 MB unless cached",
+            "set loss.perceptual_weights=FILE to use a file instead",
+        )
 
 
-def _place(plan: Plan, config: ISNetConfig, context: Context, *, fresh: bool) -> None:
-    """Which run it is, how far, and who trains it now."""
+def _run_dir(plan: TrainingPlan, config: ISNetConfig, context: Context, *, fresh: bool) -> None:
+    """Finds the run's folder, its progress, and its current holder."""
     if plan.train_data is None or (config.data.val is not None and plan.val_data is None):
         return
     with plan.refusals():
         key = run_key(config, plan.train_data.digest, plan.val_data.digest if plan.val_data else None)
-        plan.place = find_place(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
-        present = committed(open_store(plan.place.address))
-        plan.done = present[-1].step if present else 0
-        check_goes_on(open_store(plan.place.address), config, plan.train_data)
+        plan.place = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+        checkpoints = committed(open_store(plan.place.address))
+        plan.done = checkpoints[-1].step if checkpoints else 0
+        check_resumable(open_store(plan.place.address), config, plan.train_data)
     if plan.place is not None and (holder := holder_of(context.home, plan.place.folder)):
         with plan.refusals():
             raise UserError(
@@ -131,7 +173,7 @@ def _place(plan: Plan, config: ISNetConfig, context: Context, *, fresh: bool) ->
             )
 
 
-def _memory(plan: Plan, config: ISNetConfig) -> None:
+def _memory(plan: TrainingPlan, config: ISNetConfig) -> None:
     if plan.ranks is None:
         return
     with plan.refusals():
@@ -147,19 +189,36 @@ def _memory(plan: Plan, config: ISNetConfig) -> None:
             )
 
 
-def _estimate(plan: Plan, config: ISNetConfig) -> None:
-    if plan.train_data is None or plan.ranks is None or plan.memory is None:
-        return
-    val = plan.val_data
-    share = min(1.0, config.data.val_samples / val.num_samples) if val else 0.0
-    given = Given(
-        done=min(plan.done, config.train.steps),
-        ranks=plan.ranks.most,
-        samples=plan.train_data.num_samples,
-        data_bytes=plan.train_data.bytes,
-        val_bytes=round(val.bytes * share) if val else 0,
+def estimate_run(
+    config: ISNetConfig,
+    train_data: Dataset,
+    val_data: Dataset | None,
+    *,
+    done: int,
+    ranks: int,
+    state_bytes: int,
+    rate: Rate | None,
+) -> Estimate:
+    """Estimates steps, bytes, time and cost of a run.
+
+    Args:
+        config: configuration of the run.
+        train_data: dataset to train on.
+        val_data: held-out dataset; only `data.val_samples` of it are read.
+        done: steps that are trained already.
+        ranks: number of ranks.
+        state_bytes: size of one checkpoint.
+        rate: speed of an earlier run, or measured; None if unknown.
+    """
+    share = min(1.0, config.data.val_samples / val_data.num_samples) if val_data else 0.0
+    inputs = EstimateInputs(
+        done=done,
+        ranks=ranks,
+        samples=train_data.num_samples,
+        data_bytes=train_data.bytes,
+        val_bytes=round(val_data.bytes * share) if val_data else 0,
         is_cached=config.data.cache is not None,
-        state_bytes=plan.memory.state,
-        pictures_per_s=plan.rate.pictures_per_s if plan.rate else None,
+        state_bytes=state_bytes,
+        pictures_per_s=rate.pictures_per_s if rate else None,
     )
-    plan.estimate = estimate(config.train, given)
+    return estimate(config.train, inputs)

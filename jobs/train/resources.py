@@ -1,4 +1,7 @@
-"""What `isnet train` would run on: this machine, or the cluster that this process is a job of. Starts nothing."""
+"""Counts the ranks that fit on this machine or cluster.
+
+A run uses this machine, or the cluster that this process is a job of. Nothing is started.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +14,22 @@ import torch
 from jobs.config import ISNetConfig
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
-from trainplane.train.launch.capacity import Room
+from trainplane.train.launch.capacity import ClusterCapacity
 from trainplane.train.setup import device_of
 
 
 @dataclass(frozen=True)
 class RanksHere:
-    """Ranks of a run and what they run on. `most`: the largest number there is room for; cpus and gpus: in all.
+    """Ranks of a run and their hardware.
 
-    refusal -- why there is no room; then `most` is what was asked for
+    Attributes:
+        wanted: admissible numbers of ranks, ascending.
+        most: largest of them that fits; with a `refusal`, the largest one of all.
+        gpu: the ranks run on GPUs.
+        cpus: CPUs in all.
+        gpus: GPUs in all.
+        where: `this machine` or `the cluster`.
+        refusal: reason why no number of ranks fits.
     """
 
     wanted: list[int]
@@ -37,26 +47,26 @@ class RanksHere:
 
 
 class _ThisMachine:
-    """Looks to `Room` like a Ray cluster of one node."""
+    """A stand-in for Ray with one node: this machine."""
 
     def __init__(self) -> None:
-        # As many as a private cluster here could count at most; it looks at a container's limits, too, and refuses for
-        # itself. Ray must not be imported here: a private cluster's token is set before it is.
+        # An upper bound: a private cluster also looks at a container's limits, and refuses for itself. Ray must not be
+        # imported here: a private cluster's token is set before that.
         cpus = max(len(os.sched_getaffinity(0)), os.cpu_count() or 1)
-        self._has = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
+        self._resources = {"CPU": float(cpus), "GPU": float(torch.cuda.device_count())}
 
     def is_initialized(self) -> bool:
         return False
 
     def cluster_resources(self) -> dict[str, float]:
-        return self._has
+        return self._resources
 
     def nodes(self) -> list[dict[str, Any]]:
-        return [{"Alive": True, "Resources": self._has}]
+        return [{"Alive": True, "Resources": self._resources}]
 
 
 def ranks_here(config: ISNetConfig) -> RanksHere:
-    """How many ranks there would be, and on what."""
+    """Finds the number of ranks and their hardware."""
     train = config.train
     if in_ray_job():
         import ray
@@ -66,15 +76,16 @@ def ranks_here(config: ISNetConfig) -> RanksHere:
         cluster, where = ray, "the cluster"
     else:
         cluster, where = _ThisMachine(), "this machine"
-    has = cluster.cluster_resources()
-    gpu = train.use_gpu is True or (train.use_gpu == "auto" and has.get("GPU", 0.0) > 0)
+    resources = cluster.cluster_resources()
+    gpu = train.use_gpu is True or (train.use_gpu == "auto" and resources.get("GPU", 0.0) > 0)
     most, refusal = train.world_sizes[-1], None
     try:
         if train.max_workers == 1 and not in_ray_job():
-            # In this process: nothing is reserved.
+            # A single local rank runs in this process and reserves nothing.
             gpu = device_of(config).type == "cuda"
         else:
-            most = Room(cluster, train).most()
+            most = ClusterCapacity(cluster, train).largest()
     except UserError as error:
         refusal = str(error)
-    return RanksHere(train.world_sizes, most, gpu, has.get("CPU", 0.0), has.get("GPU", 0.0), where, refusal)
+    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    return RanksHere(train.world_sizes, most, gpu, cpus, gpus, where, refusal)

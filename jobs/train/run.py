@@ -13,7 +13,7 @@ from jobs.cli.progress import Bar
 from jobs.config import ISNetConfig
 from jobs.train.plan_artifact import PlanRecord
 from jobs.train.resources import ranks_here
-from jobs.train.summary import away_line, plan_line
+from jobs.train.summary import offline_line, plan_line
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
@@ -21,47 +21,59 @@ from trainplane.tracking.runs import ending, reap
 from trainplane.train.errors import Superseded
 from trainplane.train.launch.launch import is_done
 from trainplane.train.launch.launch import train as launch
-from trainplane.train.setup import Prepared, device_of, prepared_run
+from trainplane.train.setup import PreparedRun, device_of, prepared_run
 from trainplane.train.spec import Outcome
 
 
-def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[Prepared, Outcome]:
-    """Prepare, train, and close the MLflow run as it ended."""
-    preparing = prepared_run(config, context, fresh=fresh, label=label, may_start=lambda done: _room_for(config, done))
+def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[PreparedRun, Outcome]:
+    """Prepares a run, trains it, and closes its MLflow run.
+
+    Args:
+        config: resolved configuration.
+        context: datasets, checkpoints and tracking server.
+        fresh: start a new run instead of resuming.
+        label: text that tells the run from similar ones in MLflow.
+
+    Returns:
+        The prepared run and its outcome.
+    """
+    preparing = prepared_run(
+        config, context, fresh=fresh, label=label, may_start=lambda done: _check_resources(config, done)
+    )
     with preparing as prepared:
         return prepared, _train_prepared(prepared, context)
 
 
-def _room_for(config: ISNetConfig, done: int) -> None:
-    """`UserError` where what is left of the run needs more than there is."""
+def _check_resources(config: ISNetConfig, done: int) -> None:
+    """Refuses a run that does not fit here (`UserError`)."""
     if done >= config.train.steps:
         # A finished run is only measured, in this process.
         device_of(config)
     elif (refusal := ranks_here(config).refusal) is not None:
         raise UserError(refusal)
-    # Ranks of a cluster may have files that this machine has not.
+    # Ranks on a cluster may have files that this machine does not have.
     if not in_ray_job():
         config.loss.check_files()
 
 
-def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
+def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     train = prepared.config.train
     bar = Bar()
     try:
         print(plan_line(prepared), file=sys.stderr)
         if prepared.run.away is not None:
-            print(away_line(prepared), file=sys.stderr)
+            print(offline_line(prepared), file=sys.stderr)
         else:
-            # Others' runs: no reason not to train.
+            # Closes dead runs of other processes; a failure there is no reason not to train.
             with suppress(UserError):
-                reap(context.tracking, context.home)
-        # A run that is finished is only measured again: not worth a cluster.
+                reap(context.tracking_server, context.home)
+        # A finished run is only measured again: not worth starting a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
     except Superseded:
-        # The record is its successor's now.
+        # Another process trains this run now, and its record is not ours to close.
         raise
     except BaseException as error:
         prepared.end(*ending(error))
@@ -72,8 +84,9 @@ def _train_prepared(prepared: Prepared, context: Context) -> Outcome:
         plan.close(outcome)
     finally:
         tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
-        left = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
-    return replace(outcome, unsent=max(left, outcome.unsent) if distributed else left)
+        unsent = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
+    # Rank 0 may run on another host, whose spool is not counted here.
+    return replace(outcome, unsent=max(unsent, outcome.unsent) if distributed else unsent)
 
 
 @dataclass
@@ -84,35 +97,37 @@ class _Flag:
         return self.raised
 
 
-def _no_more(number: int, frame: Any) -> None:
-    """Nothing: what can be asked for was asked for."""
+def _ignore(number: int, frame: Any) -> None:
+    """Ignores a signal."""
 
 
 @contextmanager
 def _interruptible() -> Iterator[_Flag]:
-    """Turn the first Ctrl-C, SIGTERM or closing of the terminal into a flag that the loop reads between steps.
+    """Turns the first interruption into a flag for the loop.
 
-    The second one ends at once, which takes down what was started; further ones change nothing about that. Under
-    `nohup`, closing the terminal goes on being nothing.
+    The loop reads the flag between steps. Interruptions are Ctrl-C, SIGTERM and closing the terminal. The second one
+    stops the run at once and takes down what was started; further ones are ignored. Under `nohup`, closing the terminal
+    stays without effect.
     """
     flag = _Flag()
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    # nohup sets SIG_IGN.
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
+        numbers.append(signal.SIGHUP)
 
     def ask(number: int, frame: Any) -> None:
         if flag.raised:
-            for each in wanted:
-                signal.signal(each, _no_more)
+            for each in numbers:
+                signal.signal(each, _ignore)
             raise KeyboardInterrupt
         flag.raised = True
-        # The terminal may be gone.
+        # The terminal may be closed already.
         with suppress(OSError):
-            print("\nisnet: stopping after this step, saving where it stands (again to stop at once)", file=sys.stderr)
+            print("\nisnet: stopping after this step, saving a checkpoint (again to stop at once)", file=sys.stderr)
 
-    wanted = [signal.SIGINT, signal.SIGTERM]
-    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:
-        wanted.append(signal.SIGHUP)
-    before = {number: signal.signal(number, ask) for number in wanted}
+    handlers = {number: signal.signal(number, ask) for number in numbers}
     try:
         yield flag
     finally:
-        for number, handler in before.items():
+        for number, handler in handlers.items():
             signal.signal(number, handler)

@@ -1,4 +1,4 @@
-"""What `isnet train` says of a run: its arithmetic before the first step, and at the end what came of it."""
+"""Texts that `isnet train` prints before and after training."""
 
 from __future__ import annotations
 
@@ -6,38 +6,37 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from isnet.masks import RATIO_BINS
-from jobs.cli.progress import duration
-from trainplane.train.batch_size import arithmetic
-from trainplane.train.setup import Prepared
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, ratio_rows
+from trainplane.train.batch_size import split_batch
+from trainplane.train.setup import PreparedRun
 from trainplane.train.spec import Outcome
 from trainplane.train.timing import advice, shares
 
-# Metric -> column of the table, and how it is printed there.
-COLUMNS = {"psnr": ("PSNR dB", "{:.2f}"), "ssim": ("SSIM", "{:.4f}"), "l1_percent": ("L1 %", "{:.2f}")}
-WORTH_SAYING = 0.005
+# A smaller share of the time rounds to 0 % and is left out.
+MIN_SHARE = 0.005
 
 
-def plan_line(prepared: Prepared) -> str:
-    """The derived arithmetic, said once before the first step."""
+def plan_line(prepared: PreparedRun) -> str:
+    """Describes the run before its first step: steps, batch, attempt."""
     train = prepared.config.train
     sizes = train.world_sizes
-    cut = arithmetic(global_batch=train.global_batch, ranks=sizes[-1], micro_batch=train.fixed_micro)
-    elastic = f", or {' or '.join(map(str, sizes[:-1]))} ranks where there is less room" if sizes[1:] else ""
-    return f"run {prepared.place.folder}: {train.steps} steps; {cut}{elastic}; " + (
+    batch = split_batch(global_batch=train.global_batch, ranks=sizes[-1], micro_batch=train.fixed_micro)
+    elastic = f", or {' or '.join(map(str, sizes[:-1]))} ranks on a smaller cluster" if sizes[1:] else ""
+    return f"run {prepared.run_dir.folder}: {train.steps} steps; {batch}{elastic}; " + (
         f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new"
     )
 
 
-def away_line(prepared: Prepared) -> str:
-    """What is said where nobody answered at the tracking address."""
+def offline_line(prepared: PreparedRun) -> str:
+    """Describes how a run is recorded while MLflow is unreachable."""
     return (
         f"isnet: MLflow does not answer ({prepared.run.away}); the run is recorded on this disk as "
-        f"{prepared.run.run_id} and sent when it does (tracking.require=true would refuse to start)"
+        f"{prepared.run.run_id} and sent when MLflow answers (with tracking.require=true it would be refused)"
     )
 
 
-def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
-    """What `--json` prints."""
+def report(prepared: PreparedRun, outcome: Outcome) -> dict[str, Any]:
+    """Returns the output of `--json`."""
     return {
         "run_id": prepared.run_id,
         "status": outcome.status,
@@ -53,14 +52,15 @@ def report(prepared: Prepared, outcome: Outcome) -> dict[str, Any]:
     }
 
 
-def summary(prepared: Prepared, outcome: Outcome) -> str:
-    """What people read."""
+def summary(prepared: PreparedRun, outcome: Outcome) -> str:
+    """Returns the summary for people."""
     lines = [
         f"{outcome.status} at step {outcome.step}; run {prepared.run_id}",
         *_metrics(outcome.metrics),
         f"  checkpoint    {outcome.checkpoint}",
         f"  state digest  {outcome.state_digest}",
     ]
+    # A run that only measured has no rate.
     if outcome.pictures_per_s:
         lines += _time(outcome)
     if outcome.unsent:
@@ -71,32 +71,37 @@ def summary(prepared: Prepared, outcome: Outcome) -> str:
 
 
 def _metrics(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Held-out metrics as a table by hole ratio; whatever else was measured, by name."""
-    rows = {"all": ""} | {f"holes of {bin} %": f"_{bin}" for bin in RATIO_BINS}
-    names = {f"val/{name}{suffix}" for name in COLUMNS for suffix in rows.values()}
-    if names & metrics.keys():
-        yield f"  {'held-out pictures':<19}" + "".join(f"{title:>9}" for title, _ in COLUMNS.values())
-    for label, suffix in rows.items():
-        cells = [(form, metrics.get(f"val/{name}{suffix}")) for name, (_, form) in COLUMNS.items()]
-        if any(value is not None for _, value in cells):
-            yield f"    {label:<17}" + "".join(
-                f"{'–' if value is None else form.format(value):>9}" for form, value in cells
-            )
-    for name in sorted(metrics.keys() - names):
+    """Formats held-out metrics as a table by hole ratio.
+
+    Metrics that are not in the table follow by name.
+    """
+    keys = {"all": {metric: f"val/{metric}" for metric in KEY_METRICS}}
+    keys |= {name: {metric: f"val/{metric}_{name}" for metric in KEY_METRICS} for name in RATIO_BINS}
+    bins = {bin: {metric: metrics[key] for metric, key in row.items() if key in metrics} for bin, row in keys.items()}
+    if any(bins.values()):
+        yield f"  {'held-out pictures':<19}" + "".join(f"{METRIC_COLUMNS[metric][0]:>9}" for metric in KEY_METRICS)
+    for name, _, *cells in ratio_rows(bins, metrics=KEY_METRICS, missing="–"):
+        label = name if name == "all" else f"holes of {name} %"
+        yield f"    {label:<17}" + "".join(f"{cell:>9}" for cell in cells)
+    for name in sorted(metrics.keys() - {key for row in keys.values() for key in row.values()}):
         yield f"  {name:<19}{metrics[name]:>9.4f}"
 
 
 def _time(outcome: Outcome) -> Iterator[str]:
-    """Where the time went, the largest part first, parts of a phase behind it, and what to change."""
-    went = shares(outcome.seconds)
+    """Formats the shares of the time, and advice on speed.
+
+    The largest phase comes first, each with its parts behind it.
+    """
+    by_phase = shares(outcome.seconds)
     yield f"  {outcome.pictures_per_s:.1f} pictures/s; the {duration(outcome.seconds['wall'])} went to"
-    for name, share in went.items():
-        if "/" in name or share < WORTH_SAYING:
+    for name, share in by_phase.items():
+        # `step/generator` is a part of `step`.
+        if "/" in name or share < MIN_SHARE:
             continue
         parts = [
-            f"{part.partition('/')[2]} {100 * s:.0f} %"
-            for part, s in went.items()
-            if part.startswith(f"{name}/") and s >= WORTH_SAYING
+            f"{part.partition('/')[2]} {100 * part_share:.0f} %"
+            for part, part_share in by_phase.items()
+            if part.startswith(f"{name}/") and part_share >= MIN_SHARE
         ]
         yield f"    {name:<12}{100 * share:>4.0f} %" + (f"   of it {', '.join(parts)}" if parts else "")
     yield f"  to be faster, change first: {advice(outcome.seconds)}"

@@ -1,7 +1,8 @@
-"""How many pictures a second a run makes: as the last run like it did, or as a few real steps here do.
+"""Estimates a run's pictures per second.
 
-Runs are alike when what costs time is: networks, losses' terms, sizes, batch, arithmetic, ranks, GPU or CPU. Their
-common digest is the tag `isnet.speed_key`.
+The rate is that of the last similar run in MLflow, or is measured with a few steps here. Runs are similar if everything
+agrees that costs time: networks, losses' terms, sizes, batch, precision, ranks, GPU or CPU. Similar runs have the same
+digest in the tag `isnet.speed_key`.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from jobs.train.resources import RanksHere
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for, unreachable
-from trainplane.train.batch_size import arithmetic
+from trainplane.train.batch_size import split_batch
 from trainplane.train.world import World
 
 SPEED_TAG = "isnet.speed_key"
@@ -30,7 +30,12 @@ MEASURED_STEPS = 3
 
 @dataclass(frozen=True)
 class Rate:
-    """Pictures per second of all ranks together, and where that is known from."""
+    """Pictures per second of all ranks together.
+
+    Attributes:
+        pictures_per_s: the rate.
+        source: the run or the measurement that it comes from, as text.
+    """
 
     pictures_per_s: float
     source: str
@@ -40,8 +45,9 @@ class Rate:
 
 
 def speed_key(config: ISNetConfig, *, gpu: bool) -> str:
-    """sha256 over what decides the speed."""
+    """Hashes the settings that decide the speed (sha256)."""
     train, loss = config.train, config.loss.model_dump(mode="json")
+    # A loss term costs the same time at every weight above 0.
     terms = {name: value > 0 if isinstance(value, float) else value for name, value in loss.items()}
     terms.pop("perceptual_weights")
     settings = {
@@ -59,49 +65,59 @@ def speed_key(config: ISNetConfig, *, gpu: bool) -> str:
 
 
 def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | None:
-    """The rate of the newest run like this one in MLflow; None where there is none. Creates no database."""
-    uri = context.tracking
+    """Returns the rate of the newest similar run, if any.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    server = context.tracking_server
+    uri = server.address
+    # MLflow would create a database that does not exist.
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///").partition("?")[0]).exists():
         return None
     from mlflow.exceptions import MlflowException
 
-    client = client_for(uri)
+    client = server.client
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        wanted = f"tags.`{SPEED_TAG}` = '{speed_key(config, gpu=gpu)}' and metrics.`{RATE_METRIC}` > 0"
-        found: list[Any] = client.search_runs(
-            experiments, filter_string=wanted, order_by=["attributes.start_time DESC"], max_results=1
+        query = f"tags.`{SPEED_TAG}` = '{speed_key(config, gpu=gpu)}' and metrics.`{RATE_METRIC}` > 0"
+        runs: list[Any] = client.search_runs(
+            experiments, filter_string=query, order_by=["attributes.start_time DESC"], max_results=1
         )
     except MlflowException as error:
-        raise unreachable(uri, error) from error
-    if not found:
+        raise server.unreachable(error) from error
+    if not runs:
         return None
-    return Rate(found[0].data.metrics[RATE_METRIC], f"as run {found[0].info.run_id[:8]} had")
+    return Rate(runs[0].data.metrics[RATE_METRIC], f"as run {runs[0].info.run_id[:8]} had")
 
 
 def measured_rate(config: ISNetConfig, ranks: RanksHere) -> Rate:
-    """Real steps of one rank's share on this machine, with made pictures and random VGG weights, times the ranks."""
+    """Times steps of one rank's share here, times the ranks.
+
+    Pictures are synthetic and VGG's weights random, so that nothing is read or downloaded.
+    """
     from jobs.isnet_task import ISNetTask
 
     if ranks.where != "this machine" and ranks.gpu and not torch.cuda.is_available():
-        raise UserError("--measure times steps where it is typed, and there is no GPU here; leave it out")
+        raise UserError("--measure times steps on the machine where it is typed, and this one has no GPU; leave it out")
     train = config.train
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
     device = torch.device("cuda" if ranks.gpu else "cpu")
     task = ISNetTask(config.model_copy(update={"loss": loss}), device)
-    cut = arithmetic(global_batch=train.global_batch, ranks=ranks.most, micro_batch=train.fixed_micro)
+    batch = split_batch(global_batch=train.global_batch, ranks=ranks.most, micro_batch=train.fixed_micro)
     size = config.data.size
-    batch = {
-        "image": torch.randint(0, 256, (cut.micro_batch, 3, size, size), dtype=torch.uint8, device=device),
-        "mask": torch.rand(cut.micro_batch, 1, size, size, device=device) > 0.3,
+    micro_batch = {
+        "image": torch.randint(0, 256, (batch.micro_batch, 3, size, size), dtype=torch.uint8, device=device),
+        "mask": torch.rand(batch.micro_batch, 1, size, size, device=device) > 0.3,
     }
-    batches = [batch] * cut.accumulation
-    for warm in (True, False):
+    micro_batches = [micro_batch] * batch.accumulation
+    # The first round warms up; only the second one counts.
+    for steps in (1, MEASURED_STEPS):
         started = time.monotonic()
-        for _ in range(1 if warm else MEASURED_STEPS):
-            task.step(batches, global_batch=cut.share, reduce=World())
+        for _ in range(steps):
+            task.step(micro_batches, global_batch=batch.share, reduce=World())
         if ranks.gpu:
             torch.cuda.synchronize()
-    rate = cut.global_batch * MEASURED_STEPS / (time.monotonic() - started)
-    alone = f" × {ranks.most} ranks, if they do not slow each other" if ranks.most > 1 else ""
-    return Rate(rate, f"{MEASURED_STEPS} steps timed here, without reading data{alone}")
+    rate = batch.global_batch * MEASURED_STEPS / (time.monotonic() - started)
+    ideal = f" × {ranks.most} ranks, if they do not slow each other" if ranks.most > 1 else ""
+    return Rate(rate, f"{MEASURED_STEPS} steps timed here, without reading data{ideal}")

@@ -6,7 +6,6 @@ import os
 import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -17,6 +16,7 @@ import pytest
 from small_run import SMALL
 
 from trainplane.cluster.jobs.queue import head_words
+from trainplane.cluster.ports import free_port
 from trainplane.cluster.ray_session import own_token
 
 pytestmark = pytest.mark.real
@@ -125,7 +125,7 @@ def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_ro
         out, err = run.communicate(timeout=400)
     told = "".join(said) + err
     assert run.returncode == 0, told
-    assert "room for 2 of 1 to 2 workers: 4 pictures a step = 2 ranks × 2 at once × 1 in turn" in told
+    assert "room for 2 of 1 to 2 workers: 4 samples a step = 2 ranks × 2 at once × 1 in turn" in told
     saved = re.search(r"the node was about to go; going on from step (\d+)", told)
     assert saved, told
     assert 0 < int(saved[1]) < 60
@@ -134,7 +134,7 @@ def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_ro
 
 
 def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     words = ["tune", "search_demo", *SMALL, "search.trials=3", "search.register_as=found", "--json"]
     ran = shell(*words, cwd=project.folder, ISNET_TEST_MARK=mark)
@@ -148,7 +148,7 @@ def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
     again = json.loads(shell(*words, cwd=project.folder, ISNET_TEST_MARK=mark).stdout)
     assert [t["run_id"] for t in again["trials"]] == [t["run_id"] for t in report["trials"]]
     assert again["registered"] == report["registered"]
-    client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
+    client = TrackingServer(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}").client
     experiment = client.get_run(report["search_run_id"]).info.experiment_id
     runs = client.search_runs([experiment])
     children = [run for run in runs if run.data.tags.get("mlflow.parentRunId") == report["search_run_id"]]
@@ -161,7 +161,9 @@ def ray_head(project, tmp_path):
     """A Ray head on loopback that asks for a token; yields its job address and the token."""
     # Ray keeps the first token that a process has used, and some tests of this process start clusters of their own.
     token = own_token()
-    ports = free_ports(4)
+    ports: list[int] = []
+    for _ in range(4):
+        ports.append(free_port(ports))
     command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"]
@@ -181,17 +183,6 @@ def ray_head(project, tmp_path):
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         head.wait()
-
-
-def free_ports(count):
-    sockets = [socket.socket() for _ in range(count)]
-    try:
-        for found in sockets:
-            found.bind(("127.0.0.1", 0))
-        return [found.getsockname()[1] for found in sockets]
-    finally:
-        for found in sockets:
-            found.close()
 
 
 def wait_for(address, token, head, log):
@@ -249,7 +240,7 @@ def test_a_job_runs_on_the_cluster_and_its_status_is_ours(project, ray_head, tmp
 
 
 def test_no_cluster_at_the_address_is_said_in_a_sentence(project):
-    (port,) = free_ports(1)
+    port = free_port()
     (project.folder / "isnet.toml").write_text(f'[context.gone]\nray = "http://127.0.0.1:{port}"\n')
     try:
         ran = shell("submit", "--context", "gone", "train", "demo", cwd=project.folder)
@@ -301,7 +292,7 @@ def test_sigterm_ends_two_workers_once_they_have_saved_and_the_run_is_recorded_a
         run.send_signal(signal.SIGTERM)
         out, err = run.communicate(timeout=120)
     assert run.returncode == 130, err
-    assert "stopping after this step, saving where it stands" in err
+    assert "stopping after this step, saving a checkpoint" in err
     assert "run the same command again" in err
     assert out == ""
     runs = json.loads(shell("runs", "list", "--json", cwd=project.folder).stdout)["runs"]

@@ -1,1 +1,4 @@
-"""What can be typed behind `isnet`, one file a group of commands. Nothing heavy is imported here."""
+"""Arguments of all commands, one module a group.
+
+Nothing heavy is imported here.
+"""

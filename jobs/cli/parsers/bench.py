@@ -8,8 +8,9 @@ from jobs.cli.arg_types import command, count, group, size, whole
 
 
 def bench(commands: Any) -> None:
-    actions = group(commands, "bench", "measure anew the figures of docs/LOG.md")
-    step = command(actions, "step", "bench.step:step", "our training step against the released code's, in turns")
+    """Adds `isnet bench`."""
+    actions = group(commands, "bench", "measure the figures of docs/LOG.md")
+    step = command(actions, "step", "bench.step:step", "our training step against the released code's, alternating")
     step.add_argument("--sizes", metavar="PX,…", default="64,128,256", help="default 64,128,256")
     step.add_argument("--rounds", type=count, default=5, metavar="N", help="turns of each way, default 5")
     step.add_argument("--batch", type=count, metavar="N", help="pictures a step (default: 8, 4, 2 at 64, 128, 256 px)")
@@ -42,7 +43,7 @@ def bench(commands: Any) -> None:
         "bench.loader:loader",
         "our loader against its peers and bare decoding, from one S3 server",
     )
-    loader.add_argument("--photos", metavar="DIR", help="JPEG photos to measure on, beside made pictures")
+    loader.add_argument("--photos", metavar="DIR", help="JPEG photos to measure on, beside synthetic pictures")
     loader.add_argument("--samples", type=count, default=16384, metavar="N", help="in a set, default 16384")
     loader.add_argument("--pictures", type=count, default=2048, metavar="N", help="in a measurement, default 2048")
     loader.add_argument("--rounds", type=count, default=3, metavar="N", help="turns of each reader, default 3")
@@ -107,7 +108,7 @@ def bench(commands: Any) -> None:
         actions,
         "overhead",
         "bench.overhead:overhead",
-        "what `isnet train` costs beside a bare torch loop, in turns",
+        "what `isnet train` costs beside a bare torch loop, alternating",
     )
     overhead.add_argument("preset", nargs="?", default="demo", metavar="PRESET", help="default demo")
     overhead.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as model.width=32")

@@ -1,4 +1,4 @@
-"""Arguments of `isnet submit`, `isnet jobs`, `isnet doctor` and `isnet stack`."""
+"""Arguments of `isnet submit`, `jobs`, `doctor` and `stack`."""
 
 from __future__ import annotations
 
@@ -9,14 +9,13 @@ from jobs.cli.arg_types import command, count, group
 
 
 def submit(commands: Any) -> None:
+    """Adds `isnet submit`."""
     parser = command(
         commands, "submit", "commands.submit:submit", "run a command as a job of the context's Ray cluster"
     )
     parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
     parser.add_argument("--again", action="store_true", help="submit although the same job was submitted before")
-    parser.add_argument(
-        "--files", metavar="DIR", help="folder of files that the job finds in its current one, to 100 MiB"
-    )
+    parser.add_argument("--files", metavar="DIR", help="folder of files for the job's current folder, at most 100 MiB")
     parser.add_argument(
         "--cpus", type=float, default=0, metavar="N", help="the command waits until N processors are free for it"
     )
@@ -25,12 +24,13 @@ def submit(commands: Any) -> None:
         type=count,
         default=900,
         metavar="SECONDS",
-        help="stop a job that does not start within, default 900",
+        help="stop a job that does not start within this time, default 900",
     )
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …", help="such as: train demo")
 
 
 def jobs(commands: Any) -> None:
+    """Adds `isnet jobs`."""
     actions = group(commands, "jobs", "jobs on the context's Ray cluster")
     command(actions, "list", "commands.submit:list_jobs", "jobs, newest first")
     for name, summary in (("show", "one job's state"), ("logs", "one job's output"), ("stop", "end a job")):
@@ -39,13 +39,18 @@ def jobs(commands: Any) -> None:
 
 
 def doctor(commands: Any) -> None:
-    command(commands, "doctor", "commands.doctor:doctor", "is everything reachable and allowed; what to do where not")
+    """Adds `isnet doctor`."""
+    command(commands, "doctor", "commands.doctor:doctor", "check what is reachable and permitted, with remedies")
 
 
 def stack(commands: Any) -> None:
+    """Adds `isnet stack`."""
     actions = group(commands, "stack", "PostgreSQL, an S3 store, MLflow and a Ray cluster on this machine, on loopback")
     up = command(
-        actions, "up", "commands.stack:up", "start what is not up, and write the context `stack` into isnet.toml"
+        actions,
+        "up",
+        "commands.stack:up",
+        "start what is not up, and write the context `stack` into isnet.toml",
     )
     up.add_argument(
         "--store",
@@ -53,6 +58,6 @@ def stack(commands: Any) -> None:
         help="default: the one it has, else Ceph where it is installed, else moto, a mock that keeps nothing",
     )
     up.add_argument("--timeout", type=count, default=180, metavar="SECONDS", help="give up after, default 180")
-    command(actions, "status", "commands.stack:status", "what each part is doing; exit 1 where one is not up")
-    down = command(actions, "down", "commands.stack:down", "end all of it; what it keeps stays")
+    command(actions, "status", "commands.stack:status", "state of each part; exit 1 if one is not up")
+    down = command(actions, "down", "commands.stack:down", "stop all parts; their data stays")
     down.add_argument("--wipe", action="store_true", help="remove its data, logs, secrets and context, too")

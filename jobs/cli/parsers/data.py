@@ -8,23 +8,23 @@ from jobs.cli.arg_types import command, count, group, port, size, whole
 
 
 def demo(commands: Any) -> None:
+    """Adds `isnet demo`."""
     parser = command(
         commands,
         "demo",
         "commands.demo:demo",
-        "the whole story on this machine, small, on real photos, in a few minutes",
+        "from photos to a promoted model on this machine, small, in a few minutes",
     )
     parser.add_argument("--photos", metavar="DIR", help="folder of photos (default: those of installed packages)")
     parser.add_argument("--steps", type=count, metavar="N", help="training steps (default: the preset's)")
-    parser.add_argument(
-        "--fresh", action="store_true", help="train anew instead of going on with the run that is there"
-    )
+    parser.add_argument("--fresh", action="store_true", help="start a new run instead of resuming")
     parser.add_argument(
         "--port", type=port, default=0, metavar="N", help="port of the object store (default: a free one)"
     )
 
 
 def data(commands: Any) -> None:
+    """Adds `isnet data`."""
     actions = group(commands, "data", "photos to shards, and what is in them")
     pack = command(actions, "pack", "commands.data:pack", "photos (folder, list, tar, zip) to shards with a manifest")
     pack.add_argument("source", metavar="SRC", help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip")
@@ -33,7 +33,10 @@ def data(commands: Any) -> None:
     )
     pack.add_argument("--name", help="name of the dataset (default: last part of DEST)")
     pack.add_argument(
-        "--layout", choices=("folder", "places2", "celeba"), default="folder", help="whose lists and splits SRC has"
+        "--layout",
+        choices=("folder", "places2", "celeba"),
+        default="folder",
+        help="lists and splits of SRC",
     )
     pack.add_argument("--lists", metavar="DIR", help="where a layout's lists are (default: in SRC and beside it)")
     pack.add_argument(
@@ -44,11 +47,11 @@ def data(commands: Any) -> None:
         metavar="A=PCT,B=PCT",
         help="pack only the side --split, such as train=95,val=5; a picture's side follows from its bytes alone",
     )
-    pack.add_argument("--shard-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="about, default 64M")
+    pack.add_argument("--shard-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="approximate, default 64M")
     pack.add_argument("--max-side", type=count, metavar="PX", help="shrink larger pictures and re-encode them as JPEG")
     pack.add_argument("--quality", type=count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
     pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
-    pack.add_argument("--black-is-hole", action="store_true", help="the masks are the other way round")
+    pack.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
     pack.add_argument(
         "--parallel",
         type=whole,
@@ -58,6 +61,6 @@ def data(commands: Any) -> None:
     pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
     verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
     verify.add_argument("dataset", metavar="DATASET")
-    verify.add_argument("--repair", metavar="FROM", help="take what is damaged from this copy, where that is sound")
+    verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
     show = command(actions, "show", "commands.data:show", "describe a dataset")
     show.add_argument("dataset", metavar="DATASET")

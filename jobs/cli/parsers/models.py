@@ -13,6 +13,7 @@ _IN_A_JOB = "default: 0; in a job of a cluster two for each of its GPUs, without
 
 
 def evaluate(commands: Any) -> None:
+    """Adds `isnet evaluate`."""
     parser = command(
         commands,
         "evaluate",
@@ -24,7 +25,7 @@ def evaluate(commands: Any) -> None:
         "words",
         nargs="+",
         metavar="MODEL… DATASET",
-        help=f"models, ours first, each as it is or as NAME=MODEL; then the held-out pictures. MODEL: {MODEL_HELP}",
+        help=f"models, the main one first, each as MODEL or NAME=MODEL; then the held-out dataset. MODEL: {MODEL_HELP}",
     )
     parser.add_argument(
         "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
@@ -39,9 +40,9 @@ def evaluate(commands: Any) -> None:
         "--mask-loading",
         choices=("nearest", "legacy-png", "legacy-jpeg"),
         default="nearest",
-        help="legacy: as the author's loader does, whose holes shrink (default: nearest)",
+        help="legacy: as the author's loader, which shrinks holes (default: nearest)",
     )
-    parser.add_argument("--mask-study", action="store_true", help="also measure what the way masks are loaded is worth")
+    parser.add_argument("--mask-study", action="store_true", help="also measure the effect of the way of loading masks")
     parser.add_argument(
         "--parallel",
         type=whole,
@@ -52,6 +53,7 @@ def evaluate(commands: Any) -> None:
 
 
 def inpaint(commands: Any) -> None:
+    """Adds `isnet inpaint`."""
     parser = command(
         commands, "inpaint", "commands.inpaint:inpaint", "fill the hole of a picture, or of a folder of them"
     )
@@ -66,26 +68,27 @@ def inpaint(commands: Any) -> None:
         help=f"as a resumable job of N processes of Ray; 0: in this one ({_IN_A_JOB})",
     )
     parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
-    parser.add_argument("--black-is-hole", action="store_true", help="the mask is the other way round")
+    parser.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
     parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
 
 
 def models(commands: Any) -> None:
+    """Adds `isnet models`."""
     actions = group(commands, "models", "the registry: versions, gates, promotion")
     command(actions, "list", "commands.models:list_models", "registered models")
-    show = command(actions, "show", "commands.models:show", "versions of a model and what stands behind each")
+    show = command(actions, "show", "commands.models:show", "versions of a model: runs, evaluations, verdicts")
     show.add_argument("name", metavar="NAME")
     register = command(actions, "register", "commands.models:register", "make a run's last checkpoint a model version")
     register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
     register.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that the search was started with")
     register.add_argument("--from-search", metavar="SEARCH", help="the best trial of a search, instead of RUN")
-    register.add_argument("--steps", type=count, metavar="N", help="train that trial on to so many steps first")
+    register.add_argument("--steps", type=count, metavar="N", help="continue that trial to N steps first")
     register.add_argument(
         "--seeds",
         type=count,
         default=1,
         metavar="N",
-        help="train it with so many seeds first and take the best",
+        help="train it with N seeds first and take the best",
     )
     register.add_argument("--name", default="isnet", help="registered model, default isnet")
     register.add_argument(
@@ -104,7 +107,7 @@ def models(commands: Any) -> None:
         actions,
         "approve",
         "commands.models:approve",
-        "say, as somebody else than who promotes, that a version may be promoted",
+        "approve a version's promotion as a second person",
     )
     approve.add_argument("name", metavar="NAME")
     approve.add_argument("version", metavar="VERSION")
@@ -115,10 +118,10 @@ def models(commands: Any) -> None:
     )
     card.add_argument("name", metavar="NAME")
     card.add_argument("version", metavar="VERSION")
-    rollback = command(actions, "rollback", "commands.models:rollback", "back to the version in production before")
+    rollback = command(actions, "rollback", "commands.models:rollback", "return to the previous version")
     rollback.add_argument("name", metavar="NAME")
     rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")
     rollback.add_argument("--reason", default="rollback", metavar="TEXT", help="kept in the audit")
     audit = command(actions, "audit", "commands.models:audit", "every move of a model's aliases")
     audit.add_argument("name", metavar="NAME")
-    audit.add_argument("--verify", action="store_true", help="check the chain and that aliases stand where it says")
+    audit.add_argument("--verify", action="store_true", help="check the chain, and that aliases agree with it")

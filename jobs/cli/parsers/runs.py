@@ -8,27 +8,28 @@ from jobs.cli.arg_types import command, count, group, port
 
 
 def runs(commands: Any) -> None:
-    actions = group(commands, "runs", "what was run")
+    """Adds `isnet runs` and `isnet ui`."""
+    actions = group(commands, "runs", "recorded runs")
     command(actions, "list", "commands.runs:list_runs", "runs, newest first")
-    show = command(actions, "show", "commands.runs:show", "what a run was made of and how it ended")
+    show = command(actions, "show", "commands.runs:show", "settings, metrics and status of a run")
     show.add_argument("run", metavar="RUN", help="MLflow run id")
     reproduce = command(
         actions,
         "reproduce",
         "commands.reproduce:reproduce",
-        "write how to run it again; check that all of it is there",
+        "write how to run it again; check that its inputs still exist",
     )
     reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
     reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
-    sync = command(actions, "sync", "commands.runs:sync", "send what is still spooled on this machine")
-    sync.add_argument("--of", metavar="ADDRESS", help="also what was recorded for another tracking address")
-    reap = command(actions, "reap", "commands.runs:reap_runs", "close the runs whose process is gone, on any host")
+    sync = command(actions, "sync", "commands.runs:sync", "send the records still spooled on this machine")
+    sync.add_argument("--of", metavar="ADDRESS", help="also the records for another tracking address")
+    reap = command(actions, "reap", "commands.runs:reap_runs", "close the runs whose process has died, on any host")
     reap.add_argument(
         "--wait",
         type=count,
         default=0,
         metavar="S",
-        help="go on looking for so many seconds, default 0: a run of another host takes about 450 to be given up",
+        help="repeat for this many seconds, default 0; a run of another host counts as dead after about 450",
     )
     ui = command(commands, "ui", "commands.runs:ui", "serve MLflow's pages on loopback until interrupted")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="default 5000")

@@ -8,13 +8,15 @@ from jobs.cli.arg_types import command, group, preset
 
 
 def train(commands: Any) -> None:
-    parser = command(commands, "train", "commands.train:train", "one run; goes on with the run it finds")
+    """Adds `isnet train`."""
+    parser = command(commands, "train", "commands.train:train", "one run; resumes the run if it exists")
     preset(parser, "PRESET")
-    parser.add_argument("--fresh", action="store_true", help="start a new run instead of going on")
+    parser.add_argument("--fresh", action="store_true", help="start a new run instead of resuming")
 
 
 def plan(commands: Any) -> None:
-    actions = group(commands, "plan", "what a command would take and why it would be refused; starts nothing")
+    """Adds `isnet plan`."""
+    actions = group(commands, "plan", "resources of a command and reasons to refuse it; starts nothing")
     train = command(
         actions,
         "train",
@@ -22,25 +24,26 @@ def plan(commands: Any) -> None:
         "workers, memory, bytes, steps, time and cost of a run; exit 2: refused",
     )
     preset(train, "PRESET")
-    train.add_argument("--fresh", action="store_true", help="of a new run instead of going on")
+    train.add_argument("--fresh", action="store_true", help="plan a new run instead of resuming")
     train.add_argument(
-        "--measure", action="store_true", help="time a few real steps here (default: the last run like it)"
+        "--measure", action="store_true", help="time a few real steps here (default: the rate of the last similar run)"
     )
 
     tune = command(
         actions,
         "tune",
-        "commands.plan_tune:plan_tune",
-        "trials, steps and time of a search at most; exit 2: refused",
+        "commands.plan:plan_tune",
+        "upper bounds on trials, steps and time of a search; exit 2: refused",
     )
     preset(tune, "SEARCH")
 
 
 def tune(commands: Any) -> None:
+    """Adds `isnet tune`."""
     parser = command(
         commands,
         "tune",
         "commands.tune:tune",
-        "one search: many runs under one parent; `isnet tune show SEARCH`: how it stands, by its journal",
+        "one search: many runs under one parent; `isnet tune show SEARCH`: its progress, from its journal",
     )
     preset(parser, "SEARCH")

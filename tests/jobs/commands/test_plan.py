@@ -82,12 +82,12 @@ def test_faults_of_a_configuration_are_all_named(isnet):
 
 
 def test_a_finished_run_tells_the_next_one_how_fast_it_will_be(isnet_there, project):
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     more = [*SMALL, "train.steps=9"]
     found = isnet_there("plan", "train", "demo", *more, "--json").json()
     assert (found["done"], found["estimate"]["steps"]) == (4, 5)
-    client = client_for(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
+    client = TrackingServer(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}").client
     # Other tests of the shared project train runs like it, and the newest counts.
     runs = client.search_runs([client.get_run(project.run["run_id"]).info.experiment_id])
     like = {f"as run {run.info.run_id[:8]} had": run.data.metrics.get("time/pictures_per_s") for run in runs}
@@ -168,7 +168,7 @@ def test_a_store_that_fails_is_a_finding_with_what_to_do(isnet, monkeypatch, com
         raise RunFailed("s3://b does not answer; look whether it is up")
 
     monkeypatch.setattr("jobs.train.plan.open_store", fail)
-    monkeypatch.setattr("jobs.commands.plan_tune.search_of", fail)
+    monkeypatch.setattr("jobs.commands.plan.build_search", fail)
     planned = isnet("plan", *command, "--json")
     assert planned.status == 2
     assert {"level": "error", "what": "s3://b does not answer", "remedy": "look whether it is up"} in planned.json()[
