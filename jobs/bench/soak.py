@@ -35,7 +35,8 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
 from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
 from trainplane.testing.mlflow_server import StateProxy, mlflow_server
-from trainplane.tracking.runs import find_run
+from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_record import RunRecord
 
 STEPS = 24
 _SETTINGS = (
@@ -299,7 +300,7 @@ def _ask_promises(world: World, tally: Tally, run_id: str | None, due: list[int]
 
 def _record_complaints(world: World, run_id: str, due: list[int]) -> Iterator[str]:
     try:
-        run = find_run(world.tracking.address, run_id)
+        run = RunRecord(TrackingServer(world.tracking.address), run_id).run
     except UserError as error:
         yield f"run {run_id} did not reach MLflow: {error}"
         return
@@ -311,9 +312,7 @@ def _record_complaints(world: World, run_id: str, due: list[int]) -> Iterator[st
 
 
 def _recorded_steps(world: World, run_id: str) -> list[int]:
-    from trainplane.tracking.client import client_for
-
-    history = client_for(world.tracking.address).get_metric_history(run_id, "train/generator")
+    history = TrackingServer(world.tracking.address).client.get_metric_history(run_id, "train/generator")
     return sorted(point.step for point in history)
 
 

@@ -29,7 +29,7 @@ from jobs.bench.tracking_writer import value_of
 from jobs.cli.main import emit
 from trainplane.errors import RunFailed
 from trainplane.testing.mlflow_server import STATES, StateProxy, mlflow_server
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.tracker import sync
 
 METRICS = 20
@@ -60,7 +60,7 @@ class _Bench:
     @contextmanager
     def running(self) -> Iterator[None]:
         with mlflow_server(self._folder) as port:
-            self._direct = client_for(f"http://127.0.0.1:{port}")
+            self._direct = TrackingServer(f"http://127.0.0.1:{port}").client
             self._proxy = StateProxy(port)
             try:
                 yield
@@ -125,7 +125,7 @@ class _Bench:
 
     def _one_by_one(self, count: int) -> float:
         run_id = self._new_run()
-        client = client_for(self._proxy.address)
+        client = TrackingServer(self._proxy.address).client
         begun = time.perf_counter()
         for number in range(count):
             client.log_metric(run_id, f"m{number % METRICS:02d}", float(number), step=number // METRICS)

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.tracker import Tracker
 
 LINE_BYTES = 700
@@ -29,7 +30,7 @@ def main() -> None:
     address, run_id, spool = sys.argv[1:4]
     first, last, metrics = map(int, sys.argv[4:7])
     pause_s, close_s = map(float, sys.argv[7:])
-    tracker = Tracker(address, run_id, spool=spool)
+    tracker = Tracker(TrackingServer(address), run_id, spool=spool)
     print("ready", flush=True)
     sys.stdin.readline()
     log_s, bare_s = [], []

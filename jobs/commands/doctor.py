@@ -21,7 +21,6 @@ from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs.queue import head_words
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
-from trainplane.tracking.client import client_for, unreachable
 
 
 def doctor(args: argparse.Namespace) -> int:
@@ -86,10 +85,11 @@ def tracking(context: Context) -> Iterator[Finding]:
     """MLflow answers."""
     from mlflow.exceptions import MlflowException
 
+    server = context.tracking_server
     try:
-        found = client_for(context.tracking).search_experiments()
+        found = server.client.search_experiments()
     except MlflowException as error:
-        yield _from_error("MLflow", unreachable(context.tracking, error), "start the server, or correct the address")
+        yield _from_error("MLflow", server.unreachable(error), "start the server, or correct the address")
         return
     yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {len(found)} experiments")
 

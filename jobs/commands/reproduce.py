@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,8 +23,7 @@ from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError
 from trainplane.tracking import lineage
-from trainplane.tracking.client import client_for
-from trainplane.tracking.runs import find_run
+from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint.store import open_address
 
 PURPOSES = {"training": "train", "validation": "val"}
@@ -71,27 +69,13 @@ def reproduce(args: argparse.Namespace) -> int:
 
 
 def _recorded(context: Context, run_id: str) -> Recipe:
-    run = find_run(context.tracking, run_id)
-    client = client_for(context.tracking)
-    here = {entry.path for entry in client.list_artifacts(run.info.run_id)}
-    if "config.json" not in here:
+    record = RunRecord(context.tracking_server, run_id)
+    config = record.read_text("config.json")
+    if config is None:
         raise UserError(f"run {run_id} has no config.json, so it is no training run; `isnet runs list` shows those")
-
-    with tempfile.TemporaryDirectory() as scratch:
-
-        def text(name: str) -> str | None:
-            if name not in here:
-                return None
-            return Path(client.download_artifacts(run.info.run_id, name, scratch)).read_text(encoding="utf-8")
-
-        config, facts, diff = text("config.json"), text("lineage.json"), text("code.diff")
-    datasets = {
-        tag.value: str(json.loads(entry.dataset.source)["uri"])
-        for entry in run.inputs.dataset_inputs
-        for tag in entry.tags
-        if tag.key == "mlflow.data.context"
-    }
-    return Recipe(run.info.run_id, json.loads(config or "{}"), json.loads(facts or "{}"), diff, run.data.tags, datasets)
+    facts, diff = record.read_text("lineage.json"), record.read_text("code.diff")
+    datasets = {purpose: str(json.loads(dataset.source)["uri"]) for purpose, dataset in record.datasets if purpose}
+    return Recipe(record.run_id, json.loads(config), json.loads(facts or "{}"), diff, record.tags, datasets)
 
 
 def _write(folder: Path, recipe: Recipe) -> list[str]:

@@ -8,20 +8,18 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.cli.main import emit
 from jobs.evaluation import pending_results
 from trainplane.cluster.context import resolve
-from trainplane.cluster.stack.moto_server import claim_port, die_with_parent
+from trainplane.cluster.ports import check_port
+from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
-from trainplane.tracking.client import client_for
-from trainplane.tracking.runs import find_run, reap
-from trainplane.tracking.spool.upload import Drained
-from trainplane.tracking.tracker import sync as send_spooled
-from trainplane.tracking.tracker import unsent_spools
+from trainplane.tracking.run_record import RunRecord
+from trainplane.tracking.runs import reap
 
 LOOK_EVERY_S = 30.0
 
@@ -30,8 +28,8 @@ def list_runs(args: argparse.Namespace) -> int:
     """`isnet runs list`: newest first, over all experiments."""
     context = resolve(args.context)
     context.activate()
-    reap(context.tracking, context.home)
-    client = client_for(context.tracking)
+    reap(context.tracking_server, context.home)
+    client = context.tracking_server.client
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
     found = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
     runs = [_row(run, experiments[run.info.experiment_id]) for run in found]
@@ -39,11 +37,7 @@ def list_runs(args: argparse.Namespace) -> int:
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
     ]
-    waiting = [asdict(spool) for spool in unsent_spools(context.home / "spool")]
-    waiting += [
-        {"run_id": place.stem, "tracking": address, "records": 1}
-        for place, address in pending_results.waiting(context).items()
-    ]
+    waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking']}" for spool in waiting]
     emit(args, {"runs": runs, "waiting": waiting}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
     return 0
@@ -68,7 +62,7 @@ def show(args: argparse.Namespace) -> int:
     """`isnet runs show RUN`: what it was made of and how it ended."""
     context = resolve(args.context)
     context.activate()
-    run = find_run(context.tracking, args.run)
+    run = RunRecord(context.tracking_server, args.run).run
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
     payload = {
         "run_id": run.info.run_id,
@@ -89,17 +83,10 @@ def show(args: argparse.Namespace) -> int:
 
 
 def sync(args: argparse.Namespace) -> int:
-    """`isnet runs sync`: send what earlier processes left in their spools, then results that wait in the outbox."""
+    """`isnet runs sync`: send what earlier processes left in their spools."""
     context = resolve(args.context)
     context.activate()
-    outcomes = dict(send_spooled(context.home / "spool", context.tracking, also=args.of))
-    # Spools first: a result may name runs that MLflow hears of only now.
-    for run_id, error in pending_results.send_waiting(context, also=args.of).items():
-        earlier = outcomes.get(run_id, Drained())
-        kept = int(error is not None)
-        outcomes[run_id] = replace(
-            earlier, sent=earlier.sent + 1 - kept, unsent=earlier.unsent + kept, error=earlier.error or error
-        )
+    outcomes = pending_results.sync_all(context, also=args.of)
     runs = {
         run_id: {"sent": outcome.sent, "left": outcome.unsent, "error": outcome.error}
         for run_id, outcome in outcomes.items()
@@ -107,9 +94,7 @@ def sync(args: argparse.Namespace) -> int:
     sent, left = (sum(getattr(outcome, name) for outcome in outcomes.values()) for name in ("sent", "unsent"))
     lines = [f"{sent} records sent, {left} left"]
     lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
-    elsewhere = [(spool.run_id, spool.tracking) for spool in unsent_spools(context.home / "spool")]
-    elsewhere += [(place.stem, address or "nobody") for place, address in pending_results.waiting(context).items()]
-    others = Counter(tracking for run_id, tracking in elsewhere if run_id not in outcomes)
+    others = Counter(spool.tracking for spool in pending_results.waiting(context) if spool.run_id not in outcomes)
     lines += [f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in others.items()]
     payload = {"runs": runs, "sent": sent, "left": left, "elsewhere": dict(others)}
     emit(args, payload, "\n".join(lines))
@@ -121,10 +106,10 @@ def reap_runs(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     deadline = time.monotonic() + args.wait
-    reaped = reap(context.tracking, context.home)
+    reaped = reap(context.tracking_server, context.home)
     while time.monotonic() < deadline:
         time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
-        reaped += reap(context.tracking, context.home)
+        reaped += reap(context.tracking_server, context.home)
     emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed as FAILED" for run_id in reaped) or "nothing to close")
     return 0
 
@@ -137,7 +122,7 @@ def ui(args: argparse.Namespace) -> int:
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
         return 0
     # Known before it is told: of --port 0 a free one.
-    port = claim_port(args.port)
+    port = check_port(args.port)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]

@@ -1,6 +1,6 @@
 """What MLflow keeps of a search: on its parent run the leaderboard, ledger and pictures; on each trial how it stood.
 
-What cannot be drawn or fetched takes nothing from the search: it is said and left out. It is sent by `trainplane.tracking.results`.
+What cannot be drawn or fetched takes nothing from the search: it is said and left out. `tracking.results` sends it.
 """
 
 from __future__ import annotations
@@ -67,7 +67,9 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
             "trainplane.best_trial": str(best.number),
             "mlflow.note.content": description(state, found, spent),
         },
-        run_tags={trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id},
+        run_tags={
+            trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id
+        },
     )
 
 

@@ -17,7 +17,7 @@ import noise_datasets
 import pytest
 import yaml
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 
 pytestmark = pytest.mark.real
 
@@ -85,7 +85,7 @@ class Stage:
         process.wait()
 
     def runs(self, home):
-        client = client_for(f"sqlite:///{self.folder / home / 'mlflow.db'}")
+        client = TrackingServer(f"sqlite:///{self.folder / home / 'mlflow.db'}").client
         return client, client.search_runs([client.get_experiment_by_name("tiny").experiment_id])
 
 

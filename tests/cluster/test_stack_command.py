@@ -174,14 +174,14 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
 def test_no_secret_is_in_what_mlflow_and_the_store_keep(place, monkeypatch):
     from trainplane.cluster.context import resolve
     from trainplane.storage import open_store
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     monkeypatch.setenv("ISNET_HOME", str(place.folder / "home"))
     context = resolve("stack", start=place.folder)
     for name, value in context.environment.items():
         monkeypatch.setenv(name, value)
     words = set(place.secrets().values()) - {"admin"}
-    client = client_for(context.tracking)
+    client = TrackingServer(context.tracking).client
     runs = client.search_runs([e.experiment_id for e in client.search_experiments()])
     assert runs
     for run in runs:

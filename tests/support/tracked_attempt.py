@@ -12,6 +12,7 @@ import time
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
 
 EVERY = 10
@@ -22,10 +23,10 @@ def attempt(address: str, folder: Path, key: str, steps: int, die_at: int, toget
     birth = Birth("crashes", key, f"run {key}", str(folder / "artifacts"), tags={"seed": "1"})
     spool = folder / "spool" / birth.reserved_id
     facts = Facts(params={"train.steps": str(steps)}, texts={"config.json": "{}\n"})
-    handle = begin_run(address, birth, facts, spool=spool, require=False)
+    handle = begin_run(TrackingServer(address), birth, facts, spool=spool, require=False)
     stored = folder / f"{key}.json"
     checkpoint = json.loads(stored.read_text()) if stored.exists() else {"step": 0, "unsent": ""}
-    tracker = Tracker(address, handle.run_id, spool=spool, birth=birth, flush_every_s=0.2)
+    tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, birth=birth, flush_every_s=0.2)
     tracker.go_on_from(checkpoint["step"], checkpoint["unsent"].encode())
     together.wait(120)
     for step in range(checkpoint["step"] + 1, steps + 1):
@@ -41,4 +42,4 @@ def attempt(address: str, folder: Path, key: str, steps: int, die_at: int, toget
         time.sleep(0.01)
     assert tracker.failures == 0
     tracker.close(1.0)
-    close_run(address, handle.run_id, "FINISHED", {"how": "well"}, spool=spool)
+    close_run(TrackingServer(address), handle.run_id, "FINISHED", {"how": "well"}, spool=spool)

@@ -23,11 +23,13 @@ import re
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from trainplane.errors import UserError, nearest
+from trainplane.tracking.client import TrackingServer
 
 CONFIG_FILE = "isnet.toml"
 _KEYS = (
@@ -65,6 +67,11 @@ class Context:
     artifacts: str
     audit: str
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @cached_property
+    def tracking_server(self) -> TrackingServer:
+        """The MLflow server of this context; a pickled context carries its address, not its client."""
+        return TrackingServer(self.tracking)
 
     def dataset(self, name: str) -> str:
         """A dataset's full address: `s3://…` and paths as they are, a bare name inside the dataset store."""

@@ -25,7 +25,7 @@ from trainplane.registry.names import can_be_set
 from trainplane.registry.versions import PREFIX, find_model
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
-from trainplane.tracking.client import client_for, set_anew
+from trainplane.tracking.client import client_for, set_with_retry
 
 Action = Literal["promote", "rollback", "force", "approve"]
 FIRST = "0" * 64
@@ -264,4 +264,4 @@ def witness(name: str, trail: Trail, *, tracking_uri: str) -> None:
     """Let MLflow know the last record, unless it knows a later one."""
     if seen(find_model(tracking_uri, name))[0] < len(trail.entries):
         value = f"{len(trail.entries)}:{trail.head}"
-        set_anew(client_for(tracking_uri).set_registered_model_tag, name, _HEAD_TAG, value)
+        set_with_retry(client_for(tracking_uri).set_registered_model_tag, name, _HEAD_TAG, value)

@@ -30,7 +30,7 @@ from trainplane.registry.gates import Verdict, passed
 from trainplane.registry.names import check_alias, check_name
 from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
 from trainplane.storage import Store
-from trainplane.tracking.client import client_for, set_anew
+from trainplane.tracking.client import client_for, set_with_retry
 
 logger = logging.getLogger(__name__)
 
@@ -263,7 +263,7 @@ def _project(name: str, alias: str, *, store: Store, tracking_uri: str) -> tuple
             return first, wanted
         if not has_version(tracking_uri, name, wanted):
             raise Vanished(_vanished(name, alias, wanted))
-        set_anew(client.set_registered_model_alias, name, alias, wanted)
+        set_with_retry(client.set_registered_model_alias, name, alias, wanted)
     raise RunFailed(f"{name}@{alias} is moved by others all the time; the trail says {wanted}; try again")
 
 

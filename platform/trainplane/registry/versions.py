@@ -22,7 +22,8 @@ from trainplane.errors import UserError
 from trainplane.markdown import escaped
 from trainplane.registry.gates import Verdict
 from trainplane.registry.names import check_name
-from trainplane.tracking.client import all_pages, client_for, set_anew, unreachable
+from trainplane.tracking.client import all_pages, client_for, set_with_retry, unreachable
+from trainplane.tracking.results import VersionAttachment
 
 PREFIX = "trainplane."
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
@@ -150,30 +151,39 @@ def show_version(tracking_uri: str, name: str, version: str) -> dict[str, Any]:
     raise AssertionError("found by one listing and not by the other")
 
 
-def attach_evaluation(
-    tracking_uri: str,
-    name: str,
-    version: str,
-    evaluation: Mapping[str, Any],
-    *,
-    files: Mapping[str, Path] | None = None,
-) -> str:
-    """Keep an evaluation with a version: in its tags, and as an artifact of its run; returns its digest.
+def evaluation_attachment(address: str, evaluation: Mapping[str, Any], files: Mapping[str, Path]) -> VersionAttachment:
+    """Tags and artifacts that store an evaluation with a registered version.
 
-    `files` (pages, pictures, scores) are kept beside it under the names given, which `evaluation_file` finds.
-    Numbers that are not finite become null: no gate lets them pass, and JSON has no place for them.
+    Args:
+        address: `models:/NAME/VERSION`.
+        evaluation: Numbers that are not finite become null: no gate accepts them, and JSON has no place for them.
+        files: Pages, pictures and scores by the name under which `evaluation_file` finds them.
     """
-    found = find_version(tracking_uri, f"models:/{name}/{version}")
-    client = client_for(tracking_uri)
+    parts = parse_address(address)
+    assert parts.version is not None
     text = canonical_json(finite(evaluation))
     digest = hashlib.sha256(text).hexdigest()
-    if found.run_id:
-        client.log_text(found.run_id, text.decode(), f"evaluations/{digest}.json")
-        _log_files(client, found.run_id, f"evaluations/{digest}", files or {})
-    # The digest last: where it stands, the evaluation it belongs to stands too.
-    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "evaluation", text.decode())
-    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "evaluation_digest", digest)
-    return digest
+    folder = f"evaluations/{digest}"
+    return VersionAttachment(
+        parts.name,
+        parts.version,
+        # The digest last: if it is set, the evaluation it belongs to is complete.
+        tags={PREFIX + "evaluation": text.decode(), PREFIX + "evaluation_digest": digest},
+        files={f"{folder}.json": text, **{f"{folder}/{name}": path.read_bytes() for name, path in files.items()}},
+    )
+
+
+def attach_evaluation(tracking_uri: str, name: str, version: str, evaluation: Mapping[str, Any]) -> str:
+    """Stores an evaluation with a version at once; returns its digest."""
+    attachment = evaluation_attachment(f"models:/{name}/{version}", evaluation, {})
+    run_id = find_version(tracking_uri, f"models:/{name}/{version}").run_id
+    client = client_for(tracking_uri)
+    if run_id:
+        for path, content in attachment.files.items():
+            client.log_text(run_id, content.decode(), path)
+    for key, value in attachment.tags.items():
+        set_with_retry(client.set_model_version_tag, name, str(version), key, value)
+    return attachment.tags[PREFIX + "evaluation_digest"]
 
 
 def evaluation_file(tracking_uri: str, name: str, version: str, file: str) -> bytes | None:
@@ -193,14 +203,6 @@ def evaluation_file(tracking_uri: str, name: str, version: str, file: str) -> by
         return Path(place).read_bytes()
 
 
-def _log_files(client: Any, run_id: str, below: str, files: Mapping[str, Path]) -> None:
-    for name, path in files.items():
-        with tempfile.TemporaryDirectory() as folder:
-            renamed = Path(folder) / name
-            renamed.symlink_to(path.resolve())
-            client.log_artifact(run_id, str(renamed), below)
-
-
 def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequence[Verdict]) -> str:
     """Keep verdicts with a version, passed or not: as a tag, and as a table on its page; returns their digest."""
     found = find_version(tracking_uri, f"models:/{name}/{version}")
@@ -211,8 +213,8 @@ def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequen
         client.log_text(found.run_id, text.decode(), f"verdicts/{verdict_digest(verdicts)}.json")
     failed = [verdict.gate for verdict in verdicts if not verdict.passed]
     summary = f"failed: {', '.join(failed)}" if failed else f"{len(verdicts)} passed"
-    set_anew(client.set_model_version_tag, name, str(version), PREFIX + "gates", text.decode())
-    set_anew(client.set_model_version_tag, name, str(version), "gates", summary[:1000])
+    set_with_retry(client.set_model_version_tag, name, str(version), PREFIX + "gates", text.decode())
+    set_with_retry(client.set_model_version_tag, name, str(version), "gates", summary[:1000])
     client.update_model_version(name, str(version), description=_table(verdicts)[:4900])
     return verdict_digest(verdicts)
 

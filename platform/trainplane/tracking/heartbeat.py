@@ -21,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal
 
-from trainplane.tracking.client import all_pages, client_for, knock, unreachable
-from trainplane.tracking.run_id import OWNER_TAG, find, is_reserved, set_tags
+from trainplane.locks import ProcessId, boot_id
+from trainplane.tracking.client import TrackingServer, all_pages
+from trainplane.tracking.run_id import OWNER_TAG, REAPED_TAG, find, is_reserved, set_tags
 from trainplane.tracking.spool.meta import read_about, replace_file
 from trainplane.tracking.spool.spool import is_written
 from trainplane.tracking.spool.upload import drain
@@ -30,7 +31,6 @@ from trainplane.tracking.spool.upload import drain
 logger = logging.getLogger(__name__)
 
 LEASE_TAG = "trainplane.lease"
-REAPED_TAG = "trainplane.reaped"
 _SEEN = "leases.json"
 RENEW_EVERY_S = 60.0
 TERM_S = 300.0
@@ -40,7 +40,7 @@ LAST_CHANCE_S = 2 * RENEW_EVERY_S
 Verdict = Literal["held", "doubtful", "gone"]
 
 
-def reap(tracking_uri: str, home: Path | None = None, *, term_s: float = TERM_S) -> list[str]:
+def reap(server: TrackingServer, home: Path | None = None, *, term_s: float = TERM_S) -> list[str]:
     """Mark runs FAILED that are RUNNING although their process is gone; returns their ids.
 
     `home` is where this host remembers the leases it saw; without it only processes of this host are looked for.
@@ -49,8 +49,8 @@ def reap(tracking_uri: str, home: Path | None = None, *, term_s: float = TERM_S)
     from mlflow.exceptions import MlflowException
 
     try:
-        knock(tracking_uri)
-        client = client_for(tracking_uri)
+        server.knock()
+        client = server.client
         experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
         running = all_pages(
             client.search_runs, experiment_ids=experiments, filter_string="attributes.status = 'RUNNING'"
@@ -64,7 +64,7 @@ def reap(tracking_uri: str, home: Path | None = None, *, term_s: float = TERM_S)
             set_tags(client, run_id, {REAPED_TAG: why})
             client.set_terminated(run_id, status="FAILED")
     except (MlflowException, OSError) as error:
-        raise unreachable(tracking_uri, error) from error
+        raise server.unreachable(error) from error
     return list(gone)
 
 
@@ -78,7 +78,7 @@ def _is_gone_here(run: Any) -> bool:
 
 def _expired(runs: list[Any], memory: Path, term_s: float) -> list[str]:
     """Of these runs, those that are to be given up; what was seen of the others is remembered."""
-    boot, now = _boot(), time.clock_gettime(time.CLOCK_BOOTTIME)
+    boot, now = boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
         seen = sightings_from_json(json.loads(memory.read_text()), boot=boot)
     except (OSError, ValueError):
@@ -104,8 +104,8 @@ class Keeper:
     without a server it tells MLflow's id, and while nobody writes there, its records are sent from here.
     """
 
-    def __init__(self, tracking_uri: str, run_id: str, *, home: Path, spool: Path | None, every_s: float) -> None:
-        self._tracking_uri, self._run_id, self._home, self._spool = tracking_uri, run_id, home, spool
+    def __init__(self, server: TrackingServer, run_id: str, *, home: Path, spool: Path | None, every_s: float) -> None:
+        self._server, self._run_id, self._home, self._spool = server, run_id, home, spool
         self._every_s = every_s
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._run, name="lease", daemon=True)
@@ -119,13 +119,13 @@ class Keeper:
     def _run(self) -> None:
         while not self._closing.wait(self._every_s * random.uniform(0.8, 1.0)):
             try:
-                knock(self._tracking_uri)
-                client = client_for(self._tracking_uri)
+                self._server.knock()
+                client = self._server.client
                 self._send_what_nobody_sends(client)
                 run_id = self._settled(client)
                 if run_id is not None and not self._closing.is_set():
                     renew(client, run_id)
-                    reap(self._tracking_uri, self._home)
+                    reap(self._server, self._home)
             # A thread beside training: whatever a server, a database or a store answers, it is asked again.
             except Exception as error:
                 logger.info("the lease of run %s could not be renewed (%s)", self._run_id, error)
@@ -160,10 +160,10 @@ def new_lease() -> str:
 
 @contextmanager
 def held(
-    tracking_uri: str, run_id: str, *, home: Path, spool: Path | None = None, every_s: float = RENEW_EVERY_S
+    server: TrackingServer, run_id: str, *, home: Path, spool: Path | None = None, every_s: float = RENEW_EVERY_S
 ) -> Iterator[None]:
     """Hold the run's lease while the block runs."""
-    keeper = Keeper(tracking_uri, run_id, home=home, spool=spool, every_s=every_s)
+    keeper = Keeper(server, run_id, home=home, spool=spool, every_s=every_s)
     try:
         yield
     finally:
@@ -172,31 +172,18 @@ def held(
 
 def owner() -> str:
     """`host:pid:start` of this process; the host names its PID namespace too, since containers share names."""
-    return f"{_host()}:{os.getpid()}:{_started(os.getpid())}"
+    process = ProcessId.here()
+    return f"{_host()}:{process.pid}:{process.start_ticks}"
 
 
 def _host() -> str:
     return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def _boot() -> str:
-    return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-
-
 def _is_gone(owner_tag: str) -> bool:
     """Whether the process behind an owner tag of this host has ended; its number may belong to another one by now."""
-    _, pid, started = owner_tag.rsplit(":", 2)
-    return _started(int(pid)) != started
-
-
-def _started(pid: int) -> str | None:
-    """When a process began, in clock ticks since boot (no change of the clock alters them); None when it is gone."""
-    try:
-        # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
-        state, *rest = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else rest[18]
+    _, pid, start_ticks = owner_tag.rsplit(":", 2)
+    return not ProcessId(int(pid), int(start_ticks)).is_alive()
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from trainplane.tracking.client import client_for, unreachable, without_secrets
+from trainplane.tracking.client import TrackingServer, without_secrets
 
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
 DIRTY_VARIABLE = "TRAINPLANE_DIRTY"
@@ -138,12 +138,12 @@ def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
     }
 
 
-def log_dataset(tracking_uri: str, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
+def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
     """Record at once that the run read a dataset for the purpose `context`; doing it twice changes nothing.
 
     Raises `UserError` when the address does not answer.
     """
-    client = client_for(tracking_uri)
+    client = server.client
     from mlflow.entities import Dataset, DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
@@ -152,7 +152,7 @@ def log_dataset(tracking_uri: str, run_id: str, *, name: str, digest: str, addre
         client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
         client.set_tag(run_id, f"trainplane.dataset.{context}", digest, synchronous=True)
     except MlflowException as error:
-        raise unreachable(tracking_uri, error) from error
+        raise server.unreachable(error) from error
 
 
 def _is_checkout() -> bool:

@@ -22,6 +22,9 @@ KEY_TAG = "trainplane.run_key"
 RESERVED_TAG = "trainplane.reserved"
 ATTEMPTS_TAG = "trainplane.attempts"
 OWNER_TAG = "trainplane.owner"
+REAPED_TAG = "trainplane.reaped"
+# Why the last attempt failed; a finished run has none.
+ERROR_TAG = "trainplane.error"
 _RESERVED = "reserved-"
 # MLflow's pages then open on runs and metrics, not on traces of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}

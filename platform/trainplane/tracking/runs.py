@@ -17,14 +17,24 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for, is_refusal, knock, reason, unreachable, without_secrets
-from trainplane.tracking.heartbeat import LEASE_TAG, REAPED_TAG, held, new_lease, owner, reap
+from trainplane.tracking.client import TrackingServer, is_refusal, reason
+from trainplane.tracking.heartbeat import LEASE_TAG, held, new_lease, owner, reap
 from trainplane.tracking.history import recorded_steps
-from trainplane.tracking.run_id import OWNER_TAG, Birth, begin, find, is_reserved, set_tags, settle
+from trainplane.tracking.run_id import (
+    ERROR_TAG,
+    OWNER_TAG,
+    REAPED_TAG,
+    Birth,
+    begin,
+    find,
+    is_reserved,
+    set_tags,
+    settle,
+)
 from trainplane.tracking.spool.ledger import Record
 from trainplane.tracking.spool.meta import read_about
 from trainplane.tracking.spool.spool import Spool
-from trainplane.tracking.spool.upload import BUSY, ERROR_TAG, count_unsent, drain, forget_tags
+from trainplane.tracking.spool.upload import BUSY, count_unsent, drain, forget_end_tags
 from trainplane.tracking.tracker import NullTracker, Recorder, Status, Tracker
 
 __all__ = [
@@ -41,7 +51,6 @@ __all__ = [
     "end_run",
     "ending",
     "find_or_create_run",
-    "find_run",
     "held",
     "note",
     "owner",
@@ -81,7 +90,7 @@ class Facts:
 
 
 def find_or_create_run(
-    tracking_uri: str,
+    server: TrackingServer,
     experiment: str,
     *,
     run_key: str,
@@ -99,13 +108,13 @@ def find_or_create_run(
 
     birth = Birth(experiment, run_key, run_name, artifact_root, parent_run_id, tags)
     try:
-        knock(tracking_uri)
-        return _begun(client_for(tracking_uri), birth)
+        server.knock()
+        return _begun(server.client, birth)
     except (MlflowException, OSError) as error:
-        raise unreachable(tracking_uri, error) from error
+        raise server.unreachable(error) from error
 
 
-def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, require: bool) -> RunHandle:
+def begin_run(server: TrackingServer, birth: Birth, facts: Facts, *, spool: Path, require: bool) -> RunHandle:
     """As `find_or_create_run`, with `facts`; but where nobody answers the run begins in the folder `spool`.
 
     What was answered and refused is a `UserError` in any case: a wrong password or address does not mend itself. With
@@ -116,23 +125,23 @@ def begin_run(tracking_uri: str, birth: Birth, facts: Facts, *, spool: Path, req
     handle = None
     try:
         try:
-            knock(tracking_uri)
-            handle = _begun(client_for(tracking_uri), birth)
+            server.knock()
+            handle = _begun(server.client, birth)
         except (MlflowException, OSError) as error:
             if require or is_refusal(error):
-                raise unreachable(tracking_uri, error) from error
+                raise server.unreachable(error) from error
             handle = _begun_here(birth, spool, reason(error))
-        _record_beginning(tracking_uri, birth, facts, handle, spool)
+        _record_beginning(server, birth, facts, handle, spool)
     except BaseException as error:
         # Ctrl-C, too: whatever it is goes on upwards, and the run does not stay RUNNING.
-        _close_cut_short(tracking_uri, birth, handle, error, spool)
+        _close_cut_short(server, birth, handle, error, spool)
         raise
     return handle
 
 
-def _record_beginning(tracking_uri: str, birth: Birth, facts: Facts, handle: RunHandle, spool: Path) -> None:
+def _record_beginning(server: TrackingServer, birth: Birth, facts: Facts, handle: RunHandle, spool: Path) -> None:
     try:
-        with _opened(tracking_uri, spool, handle.run_id, birth) as written:
+        with _opened(server, spool, handle.run_id, birth) as written:
             if handle.away is not None:
                 written.append({"k": "start", "v": {**birth.tags, LEASE_TAG: new_lease()}, "owner": owner()})
             if not handle.resumed:
@@ -144,7 +153,7 @@ def _record_beginning(tracking_uri: str, birth: Birth, facts: Facts, handle: Run
             "free some space, or set ISNET_HOME to a folder of yours with room"
         ) from error
     if handle.away is None:
-        _send(spool, client_for(tracking_uri))
+        _send(spool, server.client)
 
 
 def ending(error: BaseException) -> tuple[Status, dict[str, str]]:
@@ -155,13 +164,13 @@ def ending(error: BaseException) -> tuple[Status, dict[str, str]]:
 
 
 def _close_cut_short(
-    tracking_uri: str, birth: Birth, handle: RunHandle | None, error: BaseException, spool: Path
+    server: TrackingServer, birth: Birth, handle: RunHandle | None, error: BaseException, spool: Path
 ) -> None:
     """Close the run of `birth` that `error` kept from going on, where this process has begun it."""
     from mlflow.exceptions import MlflowException
 
     try:
-        run_id = handle.run_id if handle else _begun_by_us(tracking_uri, birth)
+        run_id = handle.run_id if handle else _begun_by_us(server, birth)
     except (MlflowException, OSError, UserError) as another:
         # Nothing is known to have begun; whoever looks gives up the run of a process that is gone.
         logger.info("whether the run has begun could not be asked (%s)", reason(another))
@@ -169,17 +178,17 @@ def _close_cut_short(
     status, tags = ending(error)
     if handle is None or handle.away is None:
         if run_id is not None:
-            close_run(tracking_uri, run_id, status, tags, spool=spool)
+            close_run(server, run_id, status, tags, spool=spool)
     # Only this disk has heard of it, if that has.
     elif (spool / "about.json").exists():
         with suppress(OSError, UserError):
-            _record(tracking_uri, handle.run_id, spool, tags, {}, status)
+            _record(server, handle.run_id, spool, tags, {}, status)
 
 
-def _begun_by_us(tracking_uri: str, birth: Birth) -> str | None:
+def _begun_by_us(server: TrackingServer, birth: Birth) -> str | None:
     """MLflow's id of the run of `birth`, where it is RUNNING and this process has it."""
-    knock(tracking_uri)
-    found = find(client_for(tracking_uri), birth.reserved_id)
+    server.knock()
+    found = find(server.client, birth.reserved_id)
     if found is None or found.info.status != "RUNNING" or found.data.tags.get(OWNER_TAG) != owner():
         return None
     return str(found.info.run_id)
@@ -212,9 +221,9 @@ def _begun_here(birth: Birth, spool: Path, why: str) -> RunHandle:
     return RunHandle(run_id, "", resumed=not is_reserved(run_id), last_step=None, away=why)
 
 
-def _opened(tracking_uri: str, spool: Path, run_id: str, birth: Birth) -> Any:
+def _opened(server: TrackingServer, spool: Path, run_id: str, birth: Birth) -> Any:
     """The spool, for a few records; closed at the end of the block."""
-    return closing(Spool(spool, run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth))
+    return closing(Spool(spool, run_id=run_id, tracking=server.public_address, birth=birth))
 
 
 def _fact_records(spool: Spool, facts: Facts) -> Sequence[Record]:
@@ -239,41 +248,41 @@ def _send(spool: Path, client: Any) -> int:
     return drained.unsent
 
 
-def note(tracking_uri: str, run_id: str, *, spool: Path, tags: Mapping[str, str], texts: Mapping[str, str]) -> int:
+def note(server: TrackingServer, run_id: str, *, spool: Path, tags: Mapping[str, str], texts: Mapping[str, str]) -> int:
     """Record something of a run that nobody records right now; returns what waits for the server. Never raises for it.
 
     Raises `UserError` where the run is being recorded, and `OSError` where the disk is full.
     """
-    return _record(tracking_uri, run_id, spool, tags, texts, None)
+    return _record(server, run_id, spool, tags, texts, None)
 
 
-def close_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str], *, spool: Path) -> int:
+def close_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str], *, spool: Path) -> int:
     """Record how a run ended; returns how many records wait for the server. Never raises for what a server does."""
     try:
-        return _record(tracking_uri, run_id, spool, tags, {}, status)
+        return _record(server, run_id, spool, tags, {}, status)
     except (OSError, UserError) as error:
         # The disk is full, or a rank that was given up for dead still records: MLflow can be told directly.
         logger.warning("tracking: the end is not kept on this disk (%s)", error)
-        return _ended_directly(tracking_uri, run_id, status, tags)
+        return _ended_directly(server, run_id, status, tags)
 
 
-def _ended_directly(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str]) -> int:
+def _ended_directly(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str]) -> int:
     try:
-        end_run(tracking_uri, run_id, status, tags)
+        end_run(server, run_id, status, tags)
     except UserError as error:
         logger.warning("tracking: how run %s ended is not recorded (%s)", run_id, error)
     return 0
 
 
 def _record(
-    tracking_uri: str,
+    server: TrackingServer,
     run_id: str,
     folder: Path,
     tags: Mapping[str, str],
     texts: Mapping[str, str],
     status: Status | None,
 ) -> int:
-    written = Spool(folder, run_id=run_id, tracking=without_secrets(tracking_uri))
+    written = Spool(folder, run_id=run_id, tracking=server.public_address)
     try:
         for name, text in texts.items():
             written.append({"k": "file", "files": [[written.attach(Path(name).name, text.encode()), name]]})
@@ -286,44 +295,22 @@ def _record(
     from mlflow.exceptions import MlflowException
 
     try:
-        knock(tracking_uri)
-        client = client_for(tracking_uri)
+        server.knock()
+        client = server.client
     except (OSError, MlflowException):
         return count_unsent(folder)
     return _send(folder, client)
 
 
-def find_run(tracking: str, run_id: str) -> Any:
-    """The MLflow run of that id, or of the id that it went by while MLflow was away."""
-    from mlflow.exceptions import MlflowException
-
-    client = client_for(tracking)
-    run_id = run_id.removeprefix("runs:/")
-    try:
-        if not is_reserved(run_id):
-            return client.get_run(run_id)
-        found = find(client, run_id)
-        if found is None:
-            raise UserError(
-                f"MLflow has not heard of run {run_id} yet; `isnet runs sync` on the machine that it ran on sends it"
-            )
-        return found
-    except MlflowException as error:
-        if error.error_code == "RESOURCE_DOES_NOT_EXIST" or error.error_code == "INVALID_PARAMETER_VALUE":
-            raise UserError(f"no run {run_id!r} here; `isnet runs list` shows those there are") from error
-        raise unreachable(tracking, error) from error
-
-
-def end_run(tracking_uri: str, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
+def end_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
     """Close a run from outside its recorder. Raises `UserError` when the address does not answer."""
     from mlflow.exceptions import MlflowException
 
     try:
-        knock(tracking_uri)
-        client = client_for(tracking_uri)
+        server.knock()
+        client = server.client
         set_tags(client, run_id, tags or {})
         client.set_terminated(run_id, status=status)
-        # It may have been given up while its end was still on its way; an earlier attempt's error is not its own.
-        forget_tags(client, run_id, REAPED_TAG, *([ERROR_TAG] if status == "FINISHED" else []))
+        forget_end_tags(client, run_id, status)
     except (MlflowException, OSError) as error:
-        raise unreachable(tracking_uri, error) from error
+        raise server.unreachable(error) from error

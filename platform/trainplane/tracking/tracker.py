@@ -23,13 +23,13 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from trainplane.tracking.client import client_for, knock, reason, without_secrets
+from trainplane.tracking.client import TrackingServer, reason, without_secrets
 from trainplane.tracking.history import Heard, recorded_steps, write_heard
 from trainplane.tracking.run_id import Birth, find, is_reserved
 from trainplane.tracking.spool.ledger import SYSTEM, Record, picture_mark
 from trainplane.tracking.spool.meta import read_about, write_about
 from trainplane.tracking.spool.spool import LOOK_S, Spool
-from trainplane.tracking.spool.upload import Drained, count_unsent, drain
+from trainplane.tracking.spool.upload import Drained, OnVersion, count_unsent, drain
 from trainplane.tracking.spool.uploader_process import Flusher
 from trainplane.tracking.system_metrics import Counters, SystemMonitor
 
@@ -153,7 +153,7 @@ class Tracker(Recorder):
 
     def __init__(
         self,
-        tracking_uri: str,
+        server: TrackingServer,
         run_id: str,
         *,
         spool: str | Path,
@@ -174,13 +174,13 @@ class Tracker(Recorder):
         self._monitor: SystemMonitor | None = None
         self._watch_every_s = watch_every_s
         self._spool = Spool(
-            Path(spool), run_id=run_id, tracking=without_secrets(tracking_uri), birth=birth, patience_s=patience_s
+            Path(spool), run_id=run_id, tracking=server.public_address, birth=birth, patience_s=patience_s
         )
         self._run_id = self._spool.about.run_id
         self._ledger = self._spool.ledger
         self._closed: int | None = None
         has_unsent = bool(self._spool.unsent())
-        heard = _steps_if_reachable(tracking_uri, self._run_id)
+        heard = _steps_if_reachable(server, self._run_id)
         if heard is not None and not has_unsent:
             # Left out from here on, as they come: nobody needs to leave them out later.
             write_heard(Path(spool), Heard())
@@ -189,7 +189,7 @@ class Tracker(Recorder):
         if has_unsent:
             # An earlier attempt's end may be among what is still to be sent; this attempt is alive.
             self._append({"k": "status", "v": "RUNNING", "ts": _now_ms()})
-        self._flusher = Flusher(Path(spool), tracking_uri, every_s=flush_every_s)
+        self._flusher = Flusher(Path(spool), server.address, every_s=flush_every_s)
 
     @property
     def recorded_through(self) -> int | None:
@@ -317,15 +317,18 @@ class Tracker(Recorder):
                 logger.warning("tracking: a record was lost, training goes on (%s)", error)
 
 
-def sync(root: Path, tracking_uri: str, *, also: str | None = None) -> dict[str, Drained]:
+def sync(
+    root: Path, server: TrackingServer, *, also: str | None = None, on_version: OnVersion | None = None
+) -> dict[str, Drained]:
     """Send what the spools under `root` hold for this address, or held for the address `also`; outcomes by run id."""
-    client = client_for(tracking_uri)
-    addresses = {without_secrets(address) for address in (tracking_uri, also) if address}
+    client = server.client
+    addresses = {without_secrets(address) for address in (server.address, also) if address}
     outcomes = {}
-    for described in sorted(root.glob("*/about.json")):
+    # Reserved ids first: a result, whose folder has MLflow's id, may refer to runs that their own spools create.
+    for described in sorted(root.glob("*/about.json"), key=lambda path: (not is_reserved(path.parent.name), path)):
         if (whose := read_about(described.parent)).tracking in addresses:
-            write_about(described.parent, replace(whose, tracking=without_secrets(tracking_uri)))
-            outcome = drain(described.parent, client)
+            write_about(described.parent, replace(whose, tracking=server.public_address))
+            outcome = drain(described.parent, client, on_version=on_version)
             outcomes[read_about(described.parent).run_id] = outcome
     return outcomes
 
@@ -349,11 +352,11 @@ def unsent_spools(root: Path) -> list[UnsentSpool]:
     return found
 
 
-def _steps_if_reachable(tracking_uri: str, run_id: str) -> dict[str, int] | None:
+def _steps_if_reachable(server: TrackingServer, run_id: str) -> dict[str, int] | None:
     """What MLflow has of the run; None where it does not answer."""
     try:
-        knock(tracking_uri)
-        client = client_for(tracking_uri)
+        server.knock()
+        client = server.client
         if not is_reserved(run_id):
             return recorded_steps(client, run_id)
         found = find(client, run_id)

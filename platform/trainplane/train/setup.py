@@ -28,11 +28,11 @@ from trainplane.tracking.run_id import Birth, is_reserved
 from trainplane.tracking.runs import Facts, RunHandle, Status, begin_run, close_run, held, note
 from trainplane.tracking.spool.meta import read_about
 from trainplane.tracking.tracker import NullTracker, Recorder, Tracker
-from trainplane.train.checkpoint.resume import check_goes_on
-from trainplane.train.checkpoint.retention import Rules, check_metric
+from trainplane.train.checkpoint.resume import check_resumable
+from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.run_config import RunConfig
-from trainplane.train.run_key import RunPlace, exclusive, find_place, run_key, take_place
-from trainplane.train.spec import Job, TrackingTarget
+from trainplane.train.run_key import RunDir, exclusive, find_run_dir, register_run_dir, run_key
+from trainplane.train.spec import TrackingTarget, TrainJob
 from trainplane.train.world import World
 
 _LEGEND = """| curves | |
@@ -45,12 +45,12 @@ _LEGEND = """| curves | |
 
 
 @dataclass(frozen=True)
-class Prepared:
+class PreparedRun:
     """A run that may start."""
 
     config: RunConfig
-    job: Job
-    place: RunPlace
+    job: TrainJob
+    run_dir: RunDir
     run: RunHandle
     dataset_digest: str
     val_digest: str | None
@@ -66,7 +66,7 @@ class Prepared:
         """Record tags and small files of a run that nobody records right now; returns what waits for MLflow."""
         target = self.job.tracking
         assert target is not None
-        return note(target.uri, self.run.run_id, spool=Path(target.spool), tags=tags, texts=texts)
+        return note(target.server, self.run.run_id, spool=Path(target.spool), tags=tags, texts=texts)
 
     def end(self, status: Status, tags: Mapping[str, str]) -> int:
         """Record how the run ended, here or as soon as MLflow answers; returns what waits for it. Never raises for it.
@@ -75,7 +75,7 @@ class Prepared:
         """
         target = self.job.tracking
         assert target is not None
-        return close_run(target.uri, self.run.run_id, status, tags, spool=Path(target.spool))
+        return close_run(target.server, self.run.run_id, status, tags, spool=Path(target.spool))
 
 
 @contextmanager
@@ -91,7 +91,7 @@ def prepared_run(
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
     may_start: Callable[[int], None] = lambda done: None,
-) -> Iterator[Prepared]:
+) -> Iterator[PreparedRun]:
     """Settle `config` in `context`, and hold the run for this process alone; `UserError` for what would stop it later.
 
     `explored` names the settings that a search varies, dotted. `label` stands beside the name of the folder where
@@ -101,20 +101,20 @@ def prepared_run(
     """
     train_data = Dataset.open(context.dataset(config.data.train))
     val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
-    check_enough(config, train_data)
+    check_fills_batch(config, train_data)
     _check_best(config)
     val_digest = val_data.digest if val_data else None
     key = run_key(config, train_data.digest, val_digest)
     try:
-        place = find_place(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
+        place = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
     except StorageError as error:
         raise UserError(
             f"the store of checkpoints does not answer ({error}); mend it or name another one, then run `isnet doctor`"
         ) from error
     # Held before MLflow hears of it: a second process must not touch the record of a run that is training.
     with exclusive(context.home, place.folder, doing=f"training {place.folder}"):
-        may_start(check_goes_on(open_store(place.address), config, train_data))
-        take_place(place, config)
+        may_start(check_resumable(open_store(place.address), config, train_data))
+        register_run_dir(place, config)
         # A trial of a search is a child of its search, and never the same run as one started by hand.
         known_by = record_key or (place.key if parent_run_id is None else f"{parent_run_id}.{place.key}")
         birth = Birth(
@@ -127,8 +127,8 @@ def prepared_run(
         )
         spool = context.home / "spool" / birth.reserved_id
         facts = _facts(config, {"training": train_data, "validation": val_data}, explored)
-        run = begin_run(context.tracking, birth, facts, spool=spool, require=config.tracking.require)
-        job = Job(
+        run = begin_run(context.tracking_server, birth, facts, spool=spool, require=config.tracking.require)
+        job = TrainJob(
             config=config.model_dump(mode="json"),
             train_data=train_data.address,
             val_data=val_data.address if val_data else None,
@@ -139,11 +139,11 @@ def prepared_run(
             train_digest=train_data.digest,
             val_digest=val_digest,
         )
-        with held(context.tracking, run.run_id, home=context.home, spool=spool):
-            yield Prepared(config, job, place, run, train_data.digest, val_digest)
+        with held(context.tracking_server, run.run_id, home=context.home, spool=spool):
+            yield PreparedRun(config, job, place, run, train_data.digest, val_digest)
 
 
-def _tags(config: RunConfig, place: RunPlace, train_data: Dataset, val_data: Dataset | None) -> dict[str, str]:
+def _tags(config: RunConfig, place: RunDir, train_data: Dataset, val_data: Dataset | None) -> dict[str, str]:
     """What identifies the parts that the run is made from."""
     held_out = {}
     if val_data is not None:
@@ -203,10 +203,10 @@ def _check_best(config: RunConfig) -> None:
     """`UserError` where the best checkpoints are to be kept by what is never measured, as far as that is known now."""
     names = load_task(config.task).measured(config) if config.data.val else []
     if names is not None:
-        check_metric(Rules.of(config.train), [f"val/{name}" for name in names])
+        check_metric(RetentionRules.of(config.train), [f"val/{name}" for name in names])
 
 
-def check_enough(config: RunConfig, dataset: Dataset) -> None:
+def check_fills_batch(config: RunConfig, dataset: Dataset) -> None:
     """`UserError` where the dataset does not fill one global batch."""
     if dataset.num_samples < config.train.global_batch:
         raise UserError(
@@ -242,13 +242,13 @@ def loader_of(dataset: Dataset, config: RunConfig, task_class: type[Task], world
     )
 
 
-def tracker_of(job: Job, world: World) -> Recorder:
+def tracker_of(job: TrainJob, world: World) -> Recorder:
     """Rank 0 records; the others have a tracker that does nothing, so that no call site asks who it is."""
     if job.tracking is None or not world.is_first:
         return NullTracker()
     birth = Birth(**job.tracking.birth) if job.tracking.birth else None
     target = job.tracking
-    return Tracker(target.uri, target.run_id, spool=target.spool, birth=birth, patience_s=PREDECESSOR_S)
+    return Tracker(target.server, target.run_id, spool=target.spool, birth=birth, patience_s=PREDECESSOR_S)
 
 
 def step_seed(seed: int, index: int, rank: int) -> int:

@@ -1,32 +1,55 @@
-"""What a rank is given to do, what it tells on the way, how it ended: plain values that travel between processes."""
+"""Input, progress and outcome of a training run.
+
+Plain values that travel between processes.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Protocol
+
+from trainplane.tracking.client import TrackingServer
 
 
 @dataclass(frozen=True)
 class TrackingTarget:
-    """Where rank 0 records. `birth`: what to make the run with, as JSON, where MLflow has not heard of it."""
+    """Tracking server, run and spool folder of rank 0.
+
+    Attributes:
+        uri: Address of the tracking server.
+        run_id: Id of the MLflow run, or the id reserved for it.
+        spool: Folder of the local records.
+        birth: Arguments to create the MLflow run, as JSON, if it does not exist yet.
+    """
 
     uri: str
     run_id: str
     spool: str
     birth: dict[str, Any] | None = None
 
+    @cached_property
+    def server(self) -> TrackingServer:
+        """The tracking server at `uri`."""
+        return TrackingServer(self.uri)
+
 
 @dataclass(frozen=True)
-class Job:
-    """All that a rank needs to know.
+class TrainJob:
+    """Everything a rank needs to train a run.
 
-    config -- the resolved configuration; train_data, val_data, checkpoints -- addresses
-    tracking -- tracking address, run id and spool folder; none trains without recording
-    micro_batch -- found to fit by an earlier attempt, where the configuration says `auto`
-    until -- the step to stop at, where that is before the last one: a search trains in pieces
-    stop_at_nan -- a metric of validation: training stops where one is not finite
-    train_digest, val_digest -- of the datasets that the run was begun with; others at their addresses are refused
+    Attributes:
+        config: The resolved configuration.
+        train_data: Address of the training dataset.
+        val_data: Address of the held-out dataset.
+        checkpoints: Address of the run's folder of checkpoints.
+        tracking: Where to record; None trains without recording.
+        micro_batch: Size that fitted in an earlier attempt, where the configuration says `auto`.
+        until: Step to stop at, where that is before the last one: a search trains in pieces.
+        stop_at_nan: Name of a validation metric; training stops when it is not finite.
+        train_digest: Digest of the dataset that the run started with; another one at that address is refused.
+        val_digest: Likewise of the held-out dataset.
     """
 
     config: dict[str, Any]
@@ -43,7 +66,10 @@ class Job:
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a run ended, as reported by rank 0. `told`: what the guard and the task had to say, in order."""
+    """Result of a run, as reported by rank 0.
+
+    `told` holds the messages of the guard and of the task, in order.
+    """
 
     status: str
     step: int
@@ -58,29 +84,39 @@ class Outcome:
 
 
 class Progress(Protocol):
-    """Whoever shows how far a run is. Called by rank 0; must return at once."""
+    """Display of a run's progress.
+
+    Rank 0 calls it from the training loop, so it must return at once.
+    """
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
-        """After every step: rate of this attempt, and the metrics that were recorded last."""
+        """Shows the state after a step.
 
-    def tell(self, sentence: str) -> None:
-        """Something worth a line of its own."""
+        Args:
+            step: Steps done.
+            steps: Steps of the run.
+            pictures_per_s: Samples per second of this attempt.
+            metrics: Metrics that were recorded last.
+        """
+
+    def emit(self, message: str) -> None:
+        """Shows a message on a line of its own."""
 
 
-class Silent:
-    """Nobody watches."""
+class NullProgress:
+    """Progress that shows nothing."""
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
-        """Show nothing."""
+        """Shows nothing."""
 
-    def tell(self, sentence: str) -> None:
-        """Show nothing."""
+    def emit(self, message: str) -> None:
+        """Shows nothing."""
 
 
 Report = Callable[[int, dict[str, float]], bool]
-"""Told (step, metrics) at each validation; answers whether training should go on."""
+"""Callback of each validation: takes (step, metrics) and returns whether to continue training."""
 
 
 def keep_going(step: int, metrics: dict[str, float]) -> bool:
-    """The report of a run that nobody stops early."""
+    """Never stops a run early."""
     return True

@@ -11,7 +11,7 @@ import termios
 import pytest
 
 from jobs.cli import progress
-from jobs.cli.progress import Bar, duration, losses
+from jobs.cli.progress import Bar, losses
 
 
 class Hands:
@@ -54,19 +54,12 @@ def test_a_run_that_went_back_starts_its_estimate_anew(hands, capsys):
 
 
 def test_sentences_are_lines_of_their_own(capsys):
-    Bar().tell("went back to step 3")
+    Bar().emit("went back to step 3")
     assert capsys.readouterr().err == "isnet: went back to step 3\n"
 
 
 def test_metrics_of_a_task_without_players_are_shown_by_name():
     assert losses({"train/loss": 0.25, "train/other": 1.0, "train/third": 1.0}) == ["loss 0.25", "other 1"]
-
-
-@pytest.mark.parametrize(
-    ("seconds", "words"), [(42, "42 s"), (420, "7 min"), (11100, "3 h 05 min"), (187200, "2 d 4 h")]
-)
-def test_durations_are_as_precise_as_one_cares_to_know(seconds, words):
-    assert duration(seconds) == words
 
 
 def test_training_goes_on_where_nobody_reads_any_more(hands, monkeypatch):
@@ -90,7 +83,7 @@ def test_training_goes_on_where_nobody_reads_any_more(hands, monkeypatch):
         bar = Bar()
         for step in range(1, 4):
             bar.update(step, 3, 1.0, {})
-            bar.tell("something")
+            bar.emit("something")
             hands.now += 10
         bar.close()
         assert stream.writes > 0

@@ -110,12 +110,12 @@ def test_the_page_is_whole_in_itself_and_runs_nothing(sets, tmp_path):
 
 
 def test_all_of_it_is_in_mlflow_once(sets, home):
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     words = ["evaluate", "classical:telea", "held", "--size", "48", "--json"]
     first, second = sets(*words).json(), sets(*words).json()
     assert first["run_id"] == second["run_id"]
-    client = client_for(f"sqlite:///{home / 'mlflow.db'}")
+    client = TrackingServer(f"sqlite:///{home / 'mlflow.db'}").client
     run = client.get_run(first["run_id"])
     assert run.info.status == "FINISHED"
     assert run.data.metrics["classical_telea/psnr"] == first["bins"]["all"]["psnr"]
@@ -250,13 +250,13 @@ def test_scores_come_back_from_their_file(sets, home, tmp_path):
     ],
 )
 def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, words, sentence):
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     ran = sets("evaluate", *words)
     assert ran.status == 2
     assert sentence in ran.err
     assert "Traceback" not in ran.err
-    client = client_for(f"sqlite:///{home / 'mlflow.db'}")
+    client = TrackingServer(f"sqlite:///{home / 'mlflow.db'}").client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert {run.info.status for run in client.search_runs(experiments)} <= {"FAILED"}
 
@@ -272,3 +272,23 @@ def test_tasks_of_a_cluster_find_the_same_scores(sets, tmp_path):
         assert one["masks_digest"] == other["masks_digest"]
         for name, row in one["bins"].items():
             assert other["bins"][name] == pytest.approx(row, rel=1e-5)
+
+
+def test_the_same_model_by_any_address_measures_the_same(isnet_there, project):
+    isnet, run = isnet_there, project.run
+    version = isnet("models", "register", f"runs:/{run['run_id']}", "--name", "n", "--json").json()["version"]
+    addresses = [f"models:/n/{version}", f"runs:/{run['run_id']}", run["checkpoint"]]
+    found = [isnet("evaluate", address, "held", "--json").json() for address in addresses]
+    for other in found[1:]:
+        assert other["masks_digest"] == found[0]["masks_digest"]
+        for name, row in other["bins"].items():
+            assert row == pytest.approx(found[0]["bins"][name], rel=1e-6)
+    assert set(found[0]["bins"]) == {"all", "0-10", "10-20", "20-30", "30-40", "40-50", "50-60"}
+
+
+def test_classical_methods_are_models_too(isnet, photos, tmp_path):
+    isnet("data", "pack", photos, "held")
+    mean = isnet("evaluate", "classical:mean", "held", "--size", "48", "--json").json()
+    telea = isnet("evaluate", "classical:telea", "held", "--size", "48", "--json").json()
+    assert mean["masks_digest"] == telea["masks_digest"]
+    assert telea["bins"]["all"]["psnr"] > mean["bins"]["all"]["psnr"]

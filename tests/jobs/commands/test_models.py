@@ -28,7 +28,7 @@ from trainplane.registry import audit
 from trainplane.registry.package import data_of, download, register
 from trainplane.registry.rules import Rules
 from trainplane.registry.versions import FACTS, show_version
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 
 
 def gates(folder: Path, **rules) -> str:
@@ -86,7 +86,7 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     assert isnet("evaluate", f"models:/earn/{version}", "held").status == 0
     promoted = isnet("models", "promote", "earn", version, "--gates", rules, "--reason", "the first", "--json")
     assert promoted.status == 0, promoted.err
-    client = client_for(uri)
+    client = TrackingServer(uri).client
     page = client.get_model_version("earn", version)
     assert "**@production** · all gates passed" in page.description
     assert "| PSNR dB |" in page.description
@@ -191,7 +191,7 @@ def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
 ):
     version = registered("tampered", "--licence", str(Path(__file__)))
     assert isnet_there("evaluate", f"models:/tampered/{version}", "held").status == 0
-    source = client_for(uri).get_model_version_download_uri("tampered", version).removeprefix("file://")
+    source = TrackingServer(uri).client.get_model_version_download_uri("tampered", version).removeprefix("file://")
     weights = Path(source) / "data" / "exported" / "model.safetensors"
     was = weights.read_bytes()
     try:
@@ -204,9 +204,9 @@ def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
         assert "Traceback" not in ran.err
     finally:
         weights.write_bytes(was)
-    tags = client_for(uri).get_model_version("tampered", version).tags
+    tags = TrackingServer(uri).client.get_model_version("tampered", version).tags
     better = tags["trainplane.evaluation"].replace('"n":48', '"n":49')
-    client_for(uri).set_model_version_tag("tampered", version, "trainplane.evaluation", better)
+    TrackingServer(uri).client.set_model_version_tag("tampered", version, "trainplane.evaluation", better)
     assert "has no evaluation" in failed(
         isnet_there("models", "promote", "tampered", version, "--gates", gates(tmp_path))
     )
@@ -332,3 +332,45 @@ def test_rules_are_shipped_by_name_or_stand_in_a_file(tmp_path, monkeypatch):
             Rules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
         )
     assert rules_file("mine.yaml") == Path("mine.yaml")
+
+
+def test_from_a_run_to_a_promoted_model_that_fills_a_hole(isnet_there, project, tmp_path):
+    isnet, run = isnet_there, project.run
+    assert (run["status"], run["step"]) == ("finished", 4)
+    version = isnet("models", "register", f"runs:/{run['run_id']}", "--name", "m", "--json").json()["version"]
+    again = isnet("models", "register", run["checkpoint"], "--name", "m", "--json").json()["version"]
+    assert again == version
+
+    # Not evaluated, it may not be promoted; with a dataset it is evaluated first, and judged by these rules.
+    refused = isnet("models", "promote", "m", version)
+    assert refused.status == 1
+    assert "no evaluation" in refused.err
+    (tmp_path / "high.yaml").write_text("floors: [{metric: psnr, at_least: 99}]\n")
+    refused = isnet("models", "promote", "m", version, "--dataset", "held", "--gates", tmp_path / "high.yaml")
+    assert refused.status == 1
+    assert "need at least 99" in refused.err
+    forced = isnet(
+        "models", "promote", "m", version, "--gates", tmp_path / "high.yaml", "--force", "a test of the way there"
+    )
+    assert forced.status == 0, forced.err
+
+    shown = isnet("models", "show", "m", "--json").json()["versions"][0]
+    assert shown["aliases"] == ["production"]
+    assert shown["run_id"] == run["run_id"]
+    assert shown["evaluation"]["bins"]["all"]["n"] == 8 * 6
+    assert {verdict["passed"] for verdict in shown["gates"]} == {True, False}
+    audit = isnet("models", "audit", "m", "--json").json()["records"]
+    assert [record["action"] for record in audit] == ["force"]
+    assert isnet("models", "audit", "m", "--verify", "--json").json()["sound"]
+
+    photo = np.asarray(Image.open(project.photos / "photo-0.png"))
+    hole = np.zeros(photo.shape[:2], np.uint8)
+    hole[20:50, 30:60] = 255
+    Image.fromarray(hole).save(tmp_path / "mask.png")
+    words = ["inpaint", project.photos / "photo-0.png", tmp_path / "mask.png", "-o", tmp_path / "out.png"]
+    done = isnet(*words, "--model", "models:/m@production")
+    assert done.status == 0, done.err
+    filled = np.asarray(Image.open(tmp_path / "out.png"))
+    assert filled.shape == photo.shape
+    assert np.array_equal(filled[hole == 0], photo[hole == 0])
+    assert not np.array_equal(filled[hole > 0], photo[hole > 0])

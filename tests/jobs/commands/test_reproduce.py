@@ -14,7 +14,7 @@ import yaml
 from small_run import SMALL
 
 from trainplane.cluster.context import resolve
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 
 
 @pytest.fixture
@@ -44,7 +44,9 @@ def test_a_run_is_run_again_from_what_it_recorded(isnet_there, project, tmp_path
 
 
 def test_a_run_keeps_the_number_of_threads_it_began_with(project, tmp_path, monkeypatch):
-    began = int(client_for(resolve().tracking).get_run(project.run["run_id"]).data.tags["trainplane.threads"])
+    began = int(
+        TrackingServer(resolve().tracking).client.get_run(project.run["run_id"]).data.tags["trainplane.threads"]
+    )
     monkeypatch.setenv("ISNET_HOME", str(tmp_path / "home"))
     data = [f"data.{name}={project.folder}/home/datasets/{held}" for name, held in (("train", "mine"), ("val", "held"))]
 
@@ -66,7 +68,7 @@ def other_than(threads: int) -> int:
 
 
 def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):
-    client = client_for(resolve().tracking)
+    client = TrackingServer(resolve().tracking).client
     changed = client.create_run("0")
     run = client.get_run(project.run["run_id"])
     run_id = changed.info.run_id
@@ -95,7 +97,7 @@ def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):
 
 
 def test_a_run_without_a_configuration_is_refused(isnet_there, tmp_path):
-    run_id = client_for(resolve().tracking).create_run("0").info.run_id
+    run_id = TrackingServer(resolve().tracking).client.create_run("0").info.run_id
     refused = isnet_there("runs", "reproduce", run_id, "-o", tmp_path / "again")
     assert refused.status == 2
     assert "is no training run" in refused.err

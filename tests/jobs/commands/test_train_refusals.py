@@ -4,8 +4,6 @@ import itertools
 import os
 import shutil
 import stat
-import subprocess
-import sys
 from dataclasses import replace
 
 import pytest
@@ -18,10 +16,10 @@ from trainplane.config.canonical import canonical_json
 from trainplane.data.manifest import Dataset
 from trainplane.storage import ensure_bucket, open_store
 from trainplane.testing.fault_proxy import FaultProxy
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.resume import check_goes_on
-from trainplane.train.run_key import find_place, run_key
+from trainplane.train.checkpoint.resume import check_resumable
+from trainplane.train.run_key import find_run_dir, run_key
 
 MISTAKES = {
     ("train.stesp=5",): "unknown setting 'train.stesp'; did you mean 'steps'?",
@@ -78,7 +76,7 @@ MISTAKES = {
 
 def traces(home):
     """All that a run leaves: what MLflow knows, and every file of checkpoints."""
-    client = client_for(f"sqlite:///{home / 'mlflow.db'}")
+    client = TrackingServer(f"sqlite:///{home / 'mlflow.db'}").client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = [
         (r.info.run_id, r.info.status, r.data.tags.get("trainplane.attempts")) for r in client.search_runs(experiments)
@@ -110,7 +108,7 @@ def place_of(home, *words):
     config = load_run_config("demo", [*SMALL, *words])
     digests = [Dataset.open(str(home / "datasets" / name)).digest for name in (config.data.train, config.data.val)]
     key = run_key(config, *digests)
-    return find_place(config, key=key, checkpoints=str(home / "checkpoints"), fresh=False).folder
+    return find_run_dir(config, key=key, checkpoints=str(home / "checkpoints"), fresh=False).folder
 
 
 def test_a_checkpoint_of_another_architecture_is_refused_with_the_settings_that_differ(isnet_there, project):
@@ -180,7 +178,7 @@ def test_a_flipped_digit_of_the_newest_checkpoint_blames_nobody_and_the_one_befo
         store.write(f"{newer.key}/manifest.json", canonical_json(manifest))
         config = load_run_config("demo", [*SMALL, "train.steps=6"])
         data = Dataset.open(str(home / "datasets" / config.data.train))
-        assert check_goes_on(store, config, data) == found.checkpoint.step
+        assert check_resumable(store, config, data) == found.checkpoint.step
     checkpoints.delete(store, newer.key)
 
 
@@ -219,7 +217,7 @@ def test_a_file_where_the_folder_of_checkpoints_should_be_is_found_before_the_fi
     ran = isnet("train", "demo", *SMALL, "data.val=mine")
     assert ran.status == 2, ran.err
     assert len(ran.err.strip().splitlines()) == 1
-    assert client_for(f"sqlite:///{home / 'mlflow.db'}").search_runs(["0", "1"]) == []
+    assert TrackingServer(f"sqlite:///{home / 'mlflow.db'}").client.search_runs(["0", "1"]) == []
 
 
 @pytest.fixture
@@ -242,15 +240,5 @@ def test_a_bucket_that_may_be_read_and_not_written_is_found_before_the_first_ste
     assert ran.status == 2, ran.err
     (sentence,) = ran.err.strip().splitlines()
     assert sentence.startswith("isnet: checkpoints cannot be written to s3://there/checkpoints/demo-")
-    client = client_for(resolve("s3").tracking)
+    client = TrackingServer(resolve("s3").tracking).client
     assert client.search_runs([experiment.experiment_id for experiment in client.search_experiments()]) == []
-
-
-def test_looking_for_room_does_not_import_ray(home):
-    """A private cluster's token is set before Ray is imported; later it would be too late (`cluster.session`)."""
-    code = (
-        "import sys; import jobs.commands.train\n"
-        "from jobs.config import load_run_config; from jobs.train.resources import ranks_here\n"
-        "ranks_here(load_run_config('demo', [])); assert 'ray' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True)

@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from jobs.inference import batch
-from jobs.inference.batch import NOTES
+from jobs.inference.batch import STATE_PREFIX
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.storage import ensure_bucket, open_store
 
@@ -54,7 +54,7 @@ def test_a_job_fills_what_the_command_fills_one_by_one(isnet, photos, masks, tmp
         data = (tmp_path / "b" / row["output"]).read_bytes()
         assert data == (tmp_path / "a" / row["output"]).read_bytes()
         assert (len(data), hashlib.sha256(data).hexdigest()) == (row["bytes"], row["sha256"])
-    assert not (tmp_path / "b" / NOTES).exists() or not list((tmp_path / "b" / NOTES).iterdir())
+    assert not (tmp_path / "b" / STATE_PREFIX).exists() or not list((tmp_path / "b" / STATE_PREFIX).iterdir())
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "b").iterdir() if path.is_file()}
     assert isnet(*words(photos, masks, tmp_path / "b")).json() == job.json()
     assert before == {path: path.stat().st_mtime_ns for path in before}
@@ -64,7 +64,7 @@ def test_a_job_that_was_stopped_goes_on_and_fills_nothing_twice(
     isnet, photos, masks, tmp_path, small_parts, monkeypatch
 ):
     filled = []
-    original = batch._fill
+    original = batch.fill_item
 
     def counted(item, *rest):
         if len(filled) == 4:
@@ -72,12 +72,12 @@ def test_a_job_that_was_stopped_goes_on_and_fills_nothing_twice(
         filled.append(item.image)
         return original(item, *rest)
 
-    monkeypatch.setattr(batch, "_fill", counted)
+    monkeypatch.setattr(batch, "fill_item", counted)
     stopped = isnet(*words(photos, masks, tmp_path / "out"))
     assert stopped.status == 130
     assert "goes on" in stopped.err
     assert not (tmp_path / "out" / "manifest.json").exists()
-    monkeypatch.setattr(batch, "_fill", lambda item, *rest: filled.append(item.image) or original(item, *rest))
+    monkeypatch.setattr(batch, "fill_item", lambda item, *rest: filled.append(item.image) or original(item, *rest))
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
     # The part that was under way is done anew, the recorded one is not.
     assert sorted(filled) == sorted([*(f"photo-{n}.{'jpg' if n % 2 else 'png'}" for n in range(8)), "photo-3.jpg"])
@@ -123,7 +123,7 @@ def test_another_job_does_not_write_over_the_results(isnet, photos, masks, tmp_p
     assert "holds the results of another job" in other.err
     (tmp_path / "out" / "manifest.json").unlink()
     store = open_store(str(tmp_path / "out"))
-    store.write(f"{NOTES}/job.json", b'{"identity": "0", "requested": "models:/x/1", "model": "models:/x/1"}')
+    store.write(f"{STATE_PREFIX}/job.json", b'{"identity": "0", "requested": "models:/x/1", "model": "models:/x/1"}')
     busy = isnet(*words(photos, masks, tmp_path / "out"))
     assert busy.status == 2
     assert "belongs to another job" in busy.err
@@ -203,7 +203,7 @@ def test_tasks_that_are_killed_leave_each_picture_once_in_s3(isnet, photos, mask
         command += ["--model", "classical:telea", "--parallel", "2", "--json"]
         killed = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
         out = open_store("s3://work/out")
-        while killed.poll() is None and not [e for e in out.list() if e.key.startswith(f"{NOTES}/part-")]:
+        while killed.poll() is None and not [e for e in out.list() if e.key.startswith(f"{STATE_PREFIX}/part-")]:
             pass
         os.killpg(killed.pid, signal.SIGKILL)
         killed.wait()

@@ -29,7 +29,7 @@ from trainplane.registry.versions import (
 )
 from trainplane.storage import open_store
 from trainplane.task import Exported
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.runs import Tracker, find_or_create_run
 
 FACTS = {"dataset_digest": "d" * 64, "config_digest": "c" * 64, "commit": "a" * 40}
@@ -65,7 +65,7 @@ def exported(tmp_path: Path) -> tuple[Exported, Path]:
 
 @pytest.fixture
 def run_id(tracking_uri: str, tmp_path: Path) -> str:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     experiment = client.create_experiment("isnet", artifact_location=str(tmp_path / "artifacts"))
     return str(client.create_run(experiment).info.run_id)
 
@@ -123,7 +123,7 @@ def test_a_registered_model_loads_in_a_process_that_knows_only_mlflow(
     exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
 ) -> None:
     version = register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS, step=7)
-    client_for(tracking_uri).set_registered_model_alias("isnet", "production", version)
+    TrackingServer(tracking_uri).client.set_registered_model_alias("isnet", "production", version)
     files = download(tracking_uri, "models:/isnet@production", tmp_path / "cache")
     script = f"""
 import mlflow
@@ -156,7 +156,7 @@ def test_the_same_bytes_of_a_run_are_one_version(
     known = show(tracking_uri, "isnet")
     assert [version["version"] for version in known["versions"]] == ["2", "1"]
     assert known["versions"][1]["model_digest"] == model_digest(model)
-    assert len(client_for(tracking_uri).get_run(run_id).outputs.model_outputs) == 2
+    assert len(TrackingServer(tracking_uri).client.get_run(run_id).outputs.model_outputs) == 2
 
 
 @pytest.mark.parametrize("step", ["create_model_version", "create_registered_model", "finalize_logged_model"])
@@ -208,7 +208,7 @@ def test_addresses_that_lead_nowhere_are_explained(
         download(tracking_uri, "models:/isnet/7", cache)
     with pytest.raises(UserError, match="has no version 7"):
         show_version(tracking_uri, "isnet", "7")
-    client_for(tracking_uri).create_model_version("isnet", source=str(tmp_path), run_id=run_id)
+    TrackingServer(tracking_uri).client.create_model_version("isnet", source=str(tmp_path), run_id=run_id)
     with pytest.raises(UserError, match="carries no digest"):
         download(tracking_uri, "models:/isnet/2", cache)
     with pytest.raises(UserError, match="model name 'a/b'"):
@@ -235,7 +235,7 @@ def test_an_evaluation_stays_with_its_version_and_its_run(
     assert shown["evaluation"]["bins"]["all"] == {"psnr": 20.5, "ssim": None, "n": 3}
     assert shown["evaluation_digest"] == digest
     assert shown.items() >= {"run_id": run_id, "aliases": [], "gates": [], **FACTS}.items()
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     stored = json.loads(
         Path(client.download_artifacts(run_id, f"evaluations/{digest}.json", str(tmp_path))).read_text()
     )
@@ -247,9 +247,14 @@ def test_pictures_and_models_go_straight_to_the_object_store(
     exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, s3_address: str
 ) -> None:
     run = find_or_create_run(
-        tracking_uri, "on-s3", run_key="k", run_name="n", tags={}, artifact_root=f"{s3_address}/artifacts"
+        TrackingServer(tracking_uri),
+        "on-s3",
+        run_key="k",
+        run_name="n",
+        tags={},
+        artifact_root=f"{s3_address}/artifacts",
     )
-    tracker = Tracker(tracking_uri, run.run_id, spool=tmp_path / "spool")
+    tracker = Tracker(TrackingServer(tracking_uri), run.run_id, spool=tmp_path / "spool")
     tracker.log_picture("gallery", np.zeros((8, 8, 3), np.uint8), 1)
     assert tracker.close(20) == 0
     model = packaged(exported, tmp_path / "m")
@@ -270,7 +275,12 @@ def test_a_server_registers_promotes_and_gives_back_the_same_bytes(
     store = open_store(str(tmp_path / "store"))
     with mlflow_server() as address:
         run = find_or_create_run(
-            address, "isnet", run_key="k", run_name="n", tags={}, artifact_root=str(tmp_path / "artifacts")
+            TrackingServer(address),
+            "isnet",
+            run_key="k",
+            run_name="n",
+            tags={},
+            artifact_root=str(tmp_path / "artifacts"),
         )
         model = packaged(exported, tmp_path / "m")
         version = register(address, "isnet", model, run_id=run.run_id, facts=FACTS)

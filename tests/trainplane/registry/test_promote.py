@@ -27,7 +27,7 @@ from trainplane.registry.promote import (
 )
 from trainplane.registry.versions import show, show_version
 from trainplane.storage import Store, open_store
-from trainplane.tracking.client import client_for, set_anew
+from trainplane.tracking.client import TrackingServer, set_with_retry
 
 GOOD = [Verdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})]
 BAD = [*GOOD, Verdict("no worse ssim | 10-20", False, "ssim in 10-20 is not a finite number", {"value": float("nan")})]
@@ -41,7 +41,7 @@ def store(tmp_path: Path) -> Store:
 @pytest.fixture
 def registry(tracking_uri: str, tmp_path: Path) -> str:
     """A tracking address with four registered versions of `isnet`."""
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     client.create_registered_model("isnet")
     for _ in range(4):
         client.create_model_version("isnet", source=str(tmp_path))
@@ -49,7 +49,7 @@ def registry(tracking_uri: str, tmp_path: Path) -> str:
 
 
 def alias(tracking_uri: str, name: str = "production") -> str | None:
-    found = client_for(tracking_uri).get_registered_model("isnet").aliases.get(name)
+    found = TrackingServer(tracking_uri).client.get_registered_model("isnet").aliases.get(name)
     return None if found is None else str(found)
 
 
@@ -70,7 +70,7 @@ def test_a_failed_gate_stops_the_promotion_and_stays_with_the_version(registry: 
     assert alias(registry) is None
     assert read_trail(store, "isnet").entries == ()
     assert [verdict["passed"] for verdict in show_version(registry, "isnet", "1")["gates"]] == [True, False]
-    page = client_for(registry).get_model_version("isnet", "1")
+    page = TrackingServer(registry).client.get_model_version("isnet", "1")
     assert page.tags["gates"] == "failed: no worse ssim | 10-20"
     assert "| **failed** | no worse ssim \\| 10-20 | ssim in 10-20 is not a finite number |" in page.description
 
@@ -136,7 +136,7 @@ def test_versions_and_names_that_are_not_there_are_named(registry: str, store: S
 
 
 def test_an_alias_moved_behind_the_trails_back_is_found_and_repaired(registry: str, store: Store) -> None:
-    client = client_for(registry)
+    client = TrackingServer(registry).client
     client.set_registered_model_alias("isnet", "production", "4")
     client.set_registered_model_alias("isnet", "nightly", "4")
     assert verify_audit("isnet", store=store, tracking_uri=registry) == [
@@ -178,7 +178,7 @@ from trainplane.registry import audit
 from trainplane.registry.gates import Verdict
 from trainplane.registry.promote import promote
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for, set_anew
+from trainplane.tracking.client import TrackingServer, set_with_retry
 
 uri, address, kill_at = sys.argv[1:]
 store = open_store(address)
@@ -315,7 +315,7 @@ def test_records_of_other_aliases_do_not_stop_a_promotion(registry: str, store: 
 def test_what_is_in_production_may_be_deleted_and_there_is_a_way_on(registry: str, store: Store) -> None:
     places = {"store": store, "tracking_uri": registry}
     promote("isnet", "1", verdicts=GOOD, **places)
-    client_for(registry).delete_model_version("isnet", "1")
+    TrackingServer(registry).client.delete_model_version("isnet", "1")
     assert current_version("isnet", **places) == "1"
     [told] = verify_audit("isnet", **places)
     assert "version 1 by the trail, and that version was deleted in MLflow" in told
@@ -329,7 +329,7 @@ def test_a_rollback_onto_a_version_that_was_deleted_says_what_else_there_is(regi
     places = {"store": store, "tracking_uri": registry}
     promote("isnet", "1", verdicts=GOOD, **places)
     promote("isnet", "2", verdicts=GOOD, **places)
-    client_for(registry).delete_model_version("isnet", "1")
+    TrackingServer(registry).client.delete_model_version("isnet", "1")
     with pytest.raises(UserError, match=r"was version 1 before 2, and that version was deleted.*models promote isnet"):
         rollback("isnet", reason="halos", **places)
     assert alias(registry) == "2"
@@ -346,7 +346,7 @@ def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
         if len(told) == 1:
             raise MlflowException("(sqlite3.IntegrityError) UNIQUE constraint failed: model_version_tags.key")
 
-    set_anew(setter, "gates")
+    set_with_retry(setter, "gates")
     assert told == ["gates", "gates"]
 
     def refuses(value: str) -> None:
@@ -354,7 +354,7 @@ def test_of_two_that_set_a_new_tag_at_once_neither_fails() -> None:
         raise MlflowException("database is locked")
 
     with pytest.raises(MlflowException, match="locked"):
-        set_anew(refuses, "other")
+        set_with_retry(refuses, "other")
     assert told == ["gates", "gates", "other"]
 
 
@@ -380,7 +380,7 @@ def test_an_alias_that_mlflow_would_refuse_is_refused_before_it_is_recorded(
 def test_every_alias_that_is_let_through_can_be_set(registry: str) -> None:
     for allowed in ("v", "v2x", "latest-1", "-_-", "x" * 255):
         check_alias(allowed)
-        client_for(registry).set_registered_model_alias("isnet", allowed, "1")
+        TrackingServer(registry).client.set_registered_model_alias("isnet", allowed, "1")
 
 
 def test_a_trail_with_an_alias_that_was_never_set_is_readable_and_goes_on_repairing(
@@ -392,7 +392,7 @@ def test_a_trail_with_an_alias_that_was_never_set_is_readable_and_goes_on_repair
         trail = read_trail(store, "isnet")
         told = {"name": "isnet", "to_version": "2", "reason": "x", "verdict_digest": None}
         audit.append(store, trail, action="force", alias=wrong, **told)
-    client_for(registry).set_registered_model_alias("isnet", "production", "3")
+    TrackingServer(registry).client.set_registered_model_alias("isnet", "production", "3")
     assert reconcile("isnet", **places) == [
         "isnet@a b/c cannot be set in MLflow, so its records moved nothing",
         "isnet@latest cannot be set in MLflow, so its records moved nothing",
@@ -406,8 +406,8 @@ def test_a_garbled_witness_stops_everything_in_a_sentence(registry: str, store: 
     places = {"store": store, "tracking_uri": registry}
     for version in ("1", "2"):
         promote("isnet", version, verdicts=GOOD, **places)
-    client_for(registry).set_registered_model_tag("isnet", "trainplane.audit_head", told)
-    client_for(registry).set_registered_model_alias("isnet", "production", "4")
+    TrackingServer(registry).client.set_registered_model_tag("isnet", "trainplane.audit_head", told)
+    TrackingServer(registry).client.set_registered_model_alias("isnet", "production", "4")
     for act in (
         lambda: reconcile("isnet", **places),
         lambda: current_version("isnet", **places),
@@ -420,7 +420,7 @@ def test_a_garbled_witness_stops_everything_in_a_sentence(registry: str, store: 
     found = verify_audit("isnet", **places)
     assert ["is no witness" in found[0], "points at 4, the trail says 2" in found[1]] == [True, True]
     assert len(read_trail(store, "isnet").entries) == 2
-    client_for(registry).delete_registered_model_tag("isnet", "trainplane.audit_head")
+    TrackingServer(registry).client.delete_registered_model_tag("isnet", "trainplane.audit_head")
     reconcile("isnet", **places)
     assert verify_audit("isnet", **places) == []
 

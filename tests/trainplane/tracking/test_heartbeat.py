@@ -9,7 +9,7 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.heartbeat import (
     LAST_CHANCE_S,
     LEASE_TAG,
@@ -77,26 +77,28 @@ def test_after_a_reboot_looking_starts_over(before_s: float, now_s: float) -> No
 
 def test_a_disk_that_cannot_keep_what_was_seen_is_no_fault_of_the_server(tracking_uri: str, tmp_path: Path) -> None:
     (tmp_path / "leases.json").mkdir()
-    assert reap(tracking_uri, tmp_path) == []
+    assert reap(TrackingServer(tracking_uri), tmp_path) == []
 
 
 def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_back(
     tracking_uri: str, tmp_path: Path
 ) -> None:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
 
     def start(key: str) -> str:
         root = str(tmp_path / "artifacts")
-        handle = find_or_create_run(tracking_uri, "isnet", run_key=key, run_name=key, tags={}, artifact_root=root)
+        handle = find_or_create_run(
+            TrackingServer(tracking_uri), "isnet", run_key=key, run_name=key, tags={}, artifact_root=root
+        )
         client.set_tag(handle.run_id, "trainplane.owner", "another-host/1:1:1.00")
         return handle.run_id
 
     dead, alive = start("dead"), start("alive")
-    keeper = Keeper(tracking_uri, alive, home=tmp_path / "other", spool=None, every_s=0.1)
+    keeper = Keeper(TrackingServer(tracking_uri), alive, home=tmp_path / "other", spool=None, every_s=0.1)
     deadline = time.monotonic() + 60
     reaped: list[str] = []
     while not reaped and time.monotonic() < deadline:
-        reaped = reap(tracking_uri, tmp_path / "home", term_s=3.0)
+        reaped = reap(TrackingServer(tracking_uri), tmp_path / "home", term_s=3.0)
         time.sleep(0.2)
     assert reaped == [dead]
     assert client.get_run(dead).info.status == "FAILED"

@@ -13,17 +13,22 @@ import pytest
 
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 
 DIGEST = "0123456789abcdef" * 4
 
 
 def test_a_dataset_is_an_input_of_the_run_with_its_full_digest_beside_it(tracking_uri: str) -> None:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
     for _ in range(2):
         lineage.log_dataset(
-            tracking_uri, run_id, name="places2", digest=DIGEST, address="s3://bucket/places2", context="training"
+            TrackingServer(tracking_uri),
+            run_id,
+            name="places2",
+            digest=DIGEST,
+            address="s3://bucket/places2",
+            context="training",
         )
     run = client.get_run(run_id)
     [recorded] = run.inputs.dataset_inputs
@@ -37,7 +42,7 @@ def test_a_dataset_is_an_input_of_the_run_with_its_full_digest_beside_it(trackin
 def test_a_dataset_cannot_be_recorded_where_no_server_answers() -> None:
     with pytest.raises(UserError, match="does not answer as MLflow"):
         lineage.log_dataset(
-            "http://127.0.0.1:9", "r" * 32, name="a", digest=DIGEST, address="/data", context="training"
+            TrackingServer("http://127.0.0.1:9"), "r" * 32, name="a", digest=DIGEST, address="/data", context="training"
         )
 
 

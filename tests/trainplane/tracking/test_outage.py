@@ -13,7 +13,7 @@ import pytest
 from tracked_attempt import attempt
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.run_id import find, is_reserved
 from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run, reap
 from trainplane.tracking.tracker import sync, unsent_spools
@@ -29,8 +29,8 @@ def birth_of(key: str, folder: Path, **options: Any) -> Birth:
 
 def sync_all(root: Path, address: str) -> None:
     deadline = time.monotonic() + 120
-    while any(outcome.unsent or outcome.error for outcome in sync(root, address).values()):
-        assert time.monotonic() < deadline, sync(root, address)
+    while any(outcome.unsent or outcome.error for outcome in sync(root, TrackingServer(address)).values()):
+        assert time.monotonic() < deadline, sync(root, TrackingServer(address))
         time.sleep(0.5)
 
 
@@ -63,8 +63,8 @@ def test_runs_that_crash_up_to_five_times_while_the_server_comes_and_goes_are_on
             assert process.exitcode == (-9 if death else 0)
     with mlflow_server():
         sync_all(tmp_path / "spool", address)
-        client = client_for(address)
-        assert reap(address, tmp_path) == []
+        client = TrackingServer(address).client
+        assert reap(TrackingServer(address), tmp_path) == []
         experiment = client.get_experiment_by_name("crashes").experiment_id
         found = client.search_runs([experiment])
         assert sorted(run.info.run_name for run in found) == [f"run k{k}" for k in range(6)]
@@ -89,22 +89,22 @@ def test_a_run_begins_where_nobody_answers_and_is_made_when_somebody_does(tracki
         {"config.json": "{}"},
         {"training": {"name": "d", "digest": "0", "source": "{}", "source_type": "s3"}},
     )
-    handle = begin_run(NOBODY, birth, facts, spool=spool, require=False)
+    handle = begin_run(TrackingServer(NOBODY), birth, facts, spool=spool, require=False)
     assert is_reserved(handle.run_id)
     assert handle.away
     assert "hidden-word" not in f"{handle.away}{(spool / 'about.json').read_text()}"
-    tracker = Tracker(NOBODY, handle.run_id, spool=spool, birth=birth)
+    tracker = Tracker(TrackingServer(NOBODY), handle.run_id, spool=spool, birth=birth)
     for step in range(1, 4):
         tracker.log_metrics(step, {"train/l1": float(step)})
     tracker.close(0)
-    assert close_run(NOBODY, handle.run_id, "FINISHED", {"end": "good"}, spool=spool) > 0
+    assert close_run(TrackingServer(NOBODY), handle.run_id, "FINISHED", {"end": "good"}, spool=spool) > 0
     [waiting] = unsent_spools(tmp_path / "spool")
     assert waiting.run_id == handle.run_id
 
-    assert sync(tmp_path / "spool", tracking_uri) == {}
-    client = client_for(tracking_uri)
+    assert sync(tmp_path / "spool", TrackingServer(tracking_uri)) == {}
+    client = TrackingServer(tracking_uri).client
     for _ in range(2):
-        [(run_id, outcome)] = sync(tmp_path / "spool", tracking_uri, also=NOBODY).items()
+        [(run_id, outcome)] = sync(tmp_path / "spool", TrackingServer(tracking_uri), also=NOBODY).items()
         assert (outcome.unsent, outcome.error) == (0, None)
         run = find(client, handle.run_id)
         assert (run.info.run_id, run.info.status, run.info.run_name) == (run_id, "FINISHED", "run k")
@@ -114,7 +114,7 @@ def test_a_run_begins_where_nobody_answers_and_is_made_when_somebody_does(tracki
         assert run.inputs.dataset_inputs[0].dataset.name == "d"
         assert [point.step for point in client.get_metric_history(run_id, "train/l1")] == [1, 2, 3]
 
-    again = begin_run(tracking_uri, birth, Facts({"a": "2"}), spool=spool, require=True)
+    again = begin_run(TrackingServer(tracking_uri), birth, Facts({"a": "2"}), spool=spool, require=True)
     assert (again.run_id, again.attempt, again.resumed, again.last_step) == (run_id, 2, True, 3)
     assert client.get_run(run_id).data.params == {"a": "1"}
 
@@ -122,24 +122,24 @@ def test_a_run_begins_where_nobody_answers_and_is_made_when_somebody_does(tracki
 def test_a_known_run_keeps_its_id_while_nobody_answers(tracking_uri: str, tmp_path: Path) -> None:
     birth = birth_of("k", tmp_path)
     spool = tmp_path / "spool"
-    known = begin_run(tracking_uri, birth, Facts(), spool=spool, require=True)
-    away = begin_run(NOBODY, birth, Facts(), spool=spool, require=False)
+    known = begin_run(TrackingServer(tracking_uri), birth, Facts(), spool=spool, require=True)
+    away = begin_run(TrackingServer(NOBODY), birth, Facts(), spool=spool, require=False)
     assert (away.run_id, away.resumed) == (known.run_id, True)
 
 
 def test_a_database_that_cannot_be_read_is_one_that_does_not_answer(tmp_path: Path) -> None:
     address = f"sqlite:///{tmp_path / 'damaged.db'}"
     (tmp_path / "damaged.db").write_bytes(b"no database at all" * 500)
-    away = begin_run(address, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=False)
+    away = begin_run(TrackingServer(address), birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=False)
     assert "not a database" in str(away.away)
-    assert close_run(address, away.run_id, "FINISHED", {}, spool=tmp_path / "spool") > 0
+    assert close_run(TrackingServer(address), away.run_id, "FINISHED", {}, spool=tmp_path / "spool") > 0
     with pytest.raises(UserError, match="not a database"):
-        reap(address)
+        reap(TrackingServer(address))
 
 
 def test_where_a_setting_says_so_silence_refuses_the_start_and_leaves_nothing(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="does not answer as MLflow") as refused:
-        begin_run(NOBODY, birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=True)
+        begin_run(TrackingServer(NOBODY), birth_of("k", tmp_path), Facts(), spool=tmp_path / "spool", require=True)
     assert "hidden-word" not in str(refused.value)
     assert not (tmp_path / "spool").exists()
 
@@ -148,9 +148,9 @@ def test_steps_that_another_host_sent_are_not_sent_again_by_one_that_began_in_an
     tracking_uri: str, tmp_path: Path
 ) -> None:
     birth = birth_of("k", tmp_path)
-    client = client_for(tracking_uri)
-    first = begin_run(tracking_uri, birth, Facts(), spool=tmp_path / "a", require=True)
-    tracker = Tracker(tracking_uri, first.run_id, spool=tmp_path / "a", flush_every_s=600)
+    client = TrackingServer(tracking_uri).client
+    first = begin_run(TrackingServer(tracking_uri), birth, Facts(), spool=tmp_path / "a", require=True)
+    tracker = Tracker(TrackingServer(tracking_uri), first.run_id, spool=tmp_path / "a", flush_every_s=600)
     tracker.go_on_from(0)
     for step in range(1, 9):
         tracker.log_metrics(step, {"train/l1": float(step)})
@@ -158,8 +158,8 @@ def test_steps_that_another_host_sent_are_not_sent_again_by_one_that_began_in_an
     tracker.commit(8)
     tracker.close(20)
 
-    handle = begin_run(NOBODY, birth, Facts(), spool=tmp_path / "b", require=False)
-    tracker = Tracker(NOBODY, handle.run_id, spool=tmp_path / "b", birth=birth, flush_every_s=600)
+    handle = begin_run(TrackingServer(NOBODY), birth, Facts(), spool=tmp_path / "b", require=False)
+    tracker = Tracker(TrackingServer(NOBODY), handle.run_id, spool=tmp_path / "b", birth=birth, flush_every_s=600)
     # Its checkpoint is an older one than what the first host has sent.
     tracker.go_on_from(4)
     for step in range(5, 13):
@@ -167,7 +167,7 @@ def test_steps_that_another_host_sent_are_not_sent_again_by_one_that_began_in_an
         tracker.log_metrics(step - 5, {"system/cpu_percent": 2.0})
     tracker.commit(12)
     tracker.close(0)
-    assert all(outcome.error is None for outcome in sync(tmp_path, tracking_uri, also=NOBODY).values())
+    assert all(outcome.error is None for outcome in sync(tmp_path, TrackingServer(tracking_uri), also=NOBODY).values())
     history = client.get_metric_history(first.run_id, "train/l1")
     assert [(p.step, p.value) for p in history] == [
         *((step, float(step)) for step in range(1, 9)),

@@ -16,7 +16,7 @@ import pytest
 
 from trainplane.errors import UserError
 from trainplane.tracking import runs as run_module
-from trainplane.tracking.client import client_for, without_secrets
+from trainplane.tracking.client import TrackingServer, without_secrets
 from trainplane.tracking.runs import (
     ERROR_TAG,
     Birth,
@@ -41,24 +41,30 @@ PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 def start(tracking_uri: str, tmp_path: Path, key: str = "places2-abc", **options: str) -> RunHandle:
     root = str(tmp_path / "artifacts")
     return find_or_create_run(
-        tracking_uri, "isnet", run_key=key, run_name="first", tags={"seed": "1"}, artifact_root=root, **options
+        TrackingServer(tracking_uri),
+        "isnet",
+        run_key=key,
+        run_name="first",
+        tags={"seed": "1"},
+        artifact_root=root,
+        **options,
     )
 
 
 def finish(tracker: Tracker, spool: Path, tracking_uri: str) -> int:
     """Close, and send here what is left: the sending process needs seconds to begin. Returns what is unsent."""
     tracker.close(0)
-    return drain(spool, client_for(tracking_uri)).unsent
+    return drain(spool, TrackingServer(tracking_uri).client).unsent
 
 
 def steps(tracking_uri: str, run_id: str, key: str = "train/l1") -> list[int]:
-    return [metric.step for metric in client_for(tracking_uri).get_metric_history(run_id, key)]
+    return [metric.step for metric in TrackingServer(tracking_uri).client.get_metric_history(run_id, key)]
 
 
 def test_a_new_key_is_a_new_run_with_its_own_place_for_artifacts(tracking_uri: str, tmp_path: Path) -> None:
     parent = start(tracking_uri, tmp_path, key="search")
     handle = start(tracking_uri, tmp_path, parent_run_id=parent.run_id)
-    run = client_for(tracking_uri).get_run(handle.run_id)
+    run = TrackingServer(tracking_uri).client.get_run(handle.run_id)
     assert (handle.resumed, handle.last_step, handle.attempt) == (False, None, 1)
     assert handle.run_id != parent.run_id
     assert run.info.status == "RUNNING"
@@ -76,10 +82,15 @@ def test_the_same_key_is_the_same_run_whatever_became_of_it(
 ) -> None:
     first = start(tracking_uri, tmp_path)
     if ended is not None:
-        end_run(tracking_uri, first.run_id, "FAILED" if ended == "FAILED" else "FINISHED", {"reason": "test"})
-        assert client_for(tracking_uri).get_run(first.run_id).info.status == ended
+        end_run(
+            TrackingServer(tracking_uri),
+            first.run_id,
+            "FAILED" if ended == "FAILED" else "FINISHED",
+            {"reason": "test"},
+        )
+        assert TrackingServer(tracking_uri).client.get_run(first.run_id).info.status == ended
     second = start(tracking_uri, tmp_path)
-    run = client_for(tracking_uri).get_run(first.run_id)
+    run = TrackingServer(tracking_uri).client.get_run(first.run_id)
     assert second.run_id == first.run_id
     assert (second.resumed, second.attempt) == (True, 2)
     assert run.info.status == "RUNNING"
@@ -89,12 +100,12 @@ def test_the_same_key_is_the_same_run_whatever_became_of_it(
 def test_two_launchers_at_once_end_up_in_one_run(tracking_uri: str, tmp_path: Path) -> None:
     script = f"""
 import sys
-from trainplane.tracking.client import client_for
-from trainplane.tracking.run import find_or_create_run
-client_for({tracking_uri!r}).search_experiments()
+from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.runs import find_or_create_run
+TrackingServer({tracking_uri!r}).client.search_experiments()
 print("ready", flush=True)
 sys.stdin.readline()
-print(find_or_create_run({tracking_uri!r}, "isnet", run_key="k", run_name="n", tags={{}},
+print(find_or_create_run(TrackingServer({tracking_uri!r}), "isnet", run_key="k", run_name="n", tags={{}},
       artifact_root={str(tmp_path)!r}).run_id)
 """
     launchers = [
@@ -109,14 +120,14 @@ print(find_or_create_run({tracking_uri!r}, "isnet", run_key="k", run_name="n", t
         launcher.stdin.write("go\n")
         launcher.stdin.flush()
     ids = {launcher.communicate()[0].strip() for launcher in launchers}
-    experiment = client_for(tracking_uri).get_experiment_by_name("isnet").experiment_id
-    assert {run.info.run_id for run in client_for(tracking_uri).search_runs([experiment])} == ids
+    experiment = TrackingServer(tracking_uri).client.get_experiment_by_name("isnet").experiment_id
+    assert {run.info.run_id for run in TrackingServer(tracking_uri).client.search_runs([experiment])} == ids
     assert len(ids) == 1
 
 
 def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    tracker = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool")
+    tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     assert tracker.recorded_through is None
     for step in range(1, 8):
         tracker.log_metrics(step, {"train/l1": 1 / step, "epoch": step / 10})
@@ -127,7 +138,7 @@ def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path
     resumed = start(tracking_uri, tmp_path)
     assert resumed.last_step == 7
     assert resumed.last_steps["val/psnr"] == 4
-    tracker = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool")
+    tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     assert tracker.recorded_through == 7
     for step in range(4, 11):
         tracker.log_metrics(step, {"train/l1": 1 / step, "epoch": step / 10})
@@ -137,36 +148,36 @@ def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path
     assert finish(tracker, tmp_path / "spool", tracking_uri) == 0
     assert steps(tracking_uri, handle.run_id) == list(range(1, 11))
     assert steps(tracking_uri, handle.run_id, "val/psnr") == [4, 8]
-    names = [artifact.path for artifact in client_for(tracking_uri).list_artifacts(handle.run_id, "images")]
+    names = [artifact.path for artifact in TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")]
     assert len([name for name in names if name.startswith("images/gallery~a b+step+4+") and name.endswith(".png")]) == 1
     assert len(names) == 4  # two steps, each a picture and the small one the pages show
 
 
 def test_a_resume_on_another_node_learns_from_mlflow_what_is_recorded(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    first = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
+    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
     for step in range(1, 6):
         first.log_metrics(step, {"train/l1": 1.0})
         first.log_picture("a", PICTURE, step)
     finish(first, tmp_path / "node-a", tracking_uri)
-    second = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "node-b")
+    second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-b")
     assert second.recorded_through == 5
     for step in range(3, 8):
         second.log_metrics(step, {"train/l1": 1.0})
         second.log_picture("a", PICTURE, step)
     finish(second, tmp_path / "node-b", tracking_uri)
     assert steps(tracking_uri, handle.run_id) == list(range(1, 8))
-    assert len(client_for(tracking_uri).list_artifacts(handle.run_id, "images")) == 14
+    assert len(TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")) == 14
 
 
 def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    lost = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
+    lost = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
     for step in range(1, 6):
         lost.log_metrics(step, {"train/l1": float(step)})
     carried = lost.unsent()
 
-    second = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "node-b")
+    second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-b")
     second.go_on_from(5, carried)
     assert second.recorded_through == 5
     for step in range(4, 8):
@@ -179,7 +190,7 @@ def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, 
 
 def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    tracker = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool")
+    tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     tracker.log_params({"train.lr_g": 1e-4, "train.seed": 10})
     tracker.set_tags({"damage": "0"})
     tracker.log_text("conf/config.yaml", "a: 1\n")
@@ -188,7 +199,7 @@ def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: 
     assert tracker.close(20) == 0
     assert tracker.close(20) == 0
     assert tracker.failures == 0
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run = client.get_run(handle.run_id)
     assert run.info.status == "FINISHED"
     assert run.data.params == {"train.lr_g": "0.0001", "train.seed": "10"}
@@ -203,7 +214,7 @@ def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: 
 
 def test_what_cannot_be_recorded_is_counted_and_training_goes_on(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    tracker = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool")
+    tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     tracker.log_metrics(1, {"train/l1": "no number"})  # type: ignore[dict-item]
     tracker.log_picture("a", np.zeros((3, 3, 7), np.uint8), 1)
     tracker.log_text("../outside", "x")
@@ -215,14 +226,14 @@ def test_what_cannot_be_recorded_is_counted_and_training_goes_on(tracking_uri: s
 
 def test_an_end_that_was_not_sent_in_time_does_not_end_the_next_attempt(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    first = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool", flush_every_s=60)
+    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool", flush_every_s=60)
     first.end("FAILED")
     assert first.close(0) >= 0
     start(tracking_uri, tmp_path)
-    second = Tracker(tracking_uri, handle.run_id, spool=tmp_path / "spool")
+    second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     second.log_metrics(1, {"train/l1": 1.0})
     assert finish(second, tmp_path / "spool", tracking_uri) == 0
-    assert client_for(tracking_uri).get_run(handle.run_id).info.status == "RUNNING"
+    assert TrackingServer(tracking_uri).client.get_run(handle.run_id).info.status == "RUNNING"
 
 
 def test_the_other_ranks_record_nothing() -> None:
@@ -238,30 +249,32 @@ def test_the_other_ranks_record_nothing() -> None:
 def test_a_run_whose_process_was_killed_is_marked_failed_by_the_next_command(tracking_uri: str, tmp_path: Path) -> None:
     script = f"""
 import os, signal
-from trainplane.tracking.run import find_or_create_run
-print(find_or_create_run({tracking_uri!r}, "isnet", run_key="dead", run_name="n", tags={{}},
+from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.runs import find_or_create_run
+print(find_or_create_run(TrackingServer({tracking_uri!r}), "isnet", run_key="dead", run_name="n", tags={{}},
       artifact_root={str(tmp_path)!r}).run_id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
     alive = start(tracking_uri, tmp_path).run_id
     elsewhere = start(tracking_uri, tmp_path, key="elsewhere").run_id
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     client.set_tag(elsewhere, "trainplane.owner", "another-host/1:1:1.00")
-    assert reap(tracking_uri) == [dead]
+    assert reap(TrackingServer(tracking_uri)) == [dead]
     assert [client.get_run(run).info.status for run in (dead, alive, elsewhere)] == ["FAILED", "RUNNING", "RUNNING"]
-    assert reap(tracking_uri) == []
+    assert reap(TrackingServer(tracking_uri)) == []
 
 
 def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: str, tmp_path: Path) -> None:
     code = (
-        "import os, sys; from trainplane.tracking import run\n"
-        "run.begin = lambda *_, **__: os._exit(0)\n"
-        "run.find_or_create_run(sys.argv[1], 'isnet', run_key='k', run_name='k', tags={}, artifact_root=sys.argv[2])"
+        "import os, sys; from trainplane.tracking import client, runs\n"
+        "runs.begin = lambda *_, **__: os._exit(0)\n"
+        "server = client.TrackingServer(sys.argv[1])\n"
+        "runs.find_or_create_run(server, 'isnet', run_key='k', run_name='k', tags={}, artifact_root=sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, tracking_uri, str(tmp_path)], check=True)
-    [run_id] = reap(tracking_uri)
-    assert client_for(tracking_uri).get_run(run_id).info.status == "FAILED"
+    [run_id] = reap(TrackingServer(tracking_uri))
+    assert TrackingServer(tracking_uri).client.get_run(run_id).info.status == "FAILED"
     # It was never claimed by an attempt, so the next one is its first.
     handle = start(tracking_uri, tmp_path, key="k")
     assert (handle.run_id, handle.attempt) == (run_id, 1)
@@ -293,8 +306,8 @@ def test_a_run_that_is_cut_short_while_it_begins_is_closed(
     monkeypatch.setattr(run_module, moment, then_stop)
     birth, facts = Birth("isnet", "k", "k", str(tmp_path / "artifacts")), Facts({"lr": "1"}, {"a.txt": "a"})
     with pytest.raises(type(error)):
-        begin_run(tracking_uri, birth, facts, spool=tmp_path / "s", require=True)
-    client = client_for(tracking_uri)
+        begin_run(TrackingServer(tracking_uri), birth, facts, spool=tmp_path / "s", require=True)
+    client = TrackingServer(tracking_uri).client
     [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
     assert (run.info.status, run.data.tags.get(ERROR_TAG)) == (status, told)
 
@@ -310,10 +323,10 @@ def test_a_run_that_is_cut_short_while_mlflow_is_away_is_closed_when_it_hears_of
 
     monkeypatch.setattr(run_module, "_fact_records" if was_recorded else "_opened", stop)
     with pytest.raises(KeyboardInterrupt):
-        begin_run("http://127.0.0.1:9", birth, Facts(), spool=tmp_path / "s", require=False)
+        begin_run(TrackingServer("http://127.0.0.1:9"), birth, Facts(), spool=tmp_path / "s", require=False)
     assert (tmp_path / "s").exists() == was_recorded
     if was_recorded:
-        client = client_for(tracking_uri)
+        client = TrackingServer(tracking_uri).client
         assert drain(tmp_path / "s", client).error is None
         [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
         assert run.info.status == "KILLED"
@@ -328,9 +341,9 @@ def test_a_disk_without_room_for_records_is_answered_in_a_sentence_and_the_run_i
     monkeypatch.setattr("trainplane.tracking.spool.spool.introduced", full)
     birth = Birth("isnet", "k", "k", str(tmp_path / "artifacts"))
     with pytest.raises(UserError, match=r"cannot be recorded there .No space left on device.; free some space"):
-        begin_run(tracking_uri, birth, Facts(), spool=tmp_path / "s", require=False)
+        begin_run(TrackingServer(tracking_uri), birth, Facts(), spool=tmp_path / "s", require=False)
     assert not is_written(tmp_path / "s")
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
     assert run.info.status == "FAILED"
 
@@ -343,17 +356,17 @@ def test_a_run_that_ends_well_keeps_no_error_of_an_earlier_attempt(
     tags = []
     for status, told in (("FAILED", {ERROR_TAG: "out of luck"}), ("FAILED", {}), ("FINISHED", {"a": "b"})):
         if directly:
-            end_run(tracking_uri, run_id, status, told)
+            end_run(TrackingServer(tracking_uri), run_id, status, told)
         else:
-            assert close_run(tracking_uri, run_id, status, told, spool=tmp_path / "s") == 0
-        tags.append(client_for(tracking_uri).get_run(run_id).data.tags.get(ERROR_TAG))
+            assert close_run(TrackingServer(tracking_uri), run_id, status, told, spool=tmp_path / "s") == 0
+        tags.append(TrackingServer(tracking_uri).client.get_run(run_id).data.tags.get(ERROR_TAG))
     assert tags == ["out of luck", "out of luck", None]
 
 
 def test_bad_names_and_addresses_are_answered_in_a_sentence(tmp_path: Path, tracking_uri: str) -> None:
     with pytest.raises(UserError, match='run key "it\'s"'):
         start(tracking_uri, tmp_path, key="it's")
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     client.delete_experiment(client.create_experiment("isnet"))
     with pytest.raises(UserError, match="experiment 'isnet' was deleted"):
         start(tracking_uri, tmp_path)
@@ -389,21 +402,27 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed_and_restarted(
 
     with mlflow_server() as address:
         handle = start(address, tmp_path)
-        tracker = Tracker(address, handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05)
+        tracker = Tracker(
+            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05
+        )
         log(tracker, 0, 1500)
     log(tracker, 1500, 3000)
     assert tracker.close(1) > 0
     with mlflow_server() as address:
-        tracker = Tracker(address, handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05)
+        tracker = Tracker(
+            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05
+        )
         log(tracker, 2500, 4000)
         tracker.end("FINISHED")
         tracker.close(0)
         deadline = time.monotonic() + 60
-        while (outcome := sync(tmp_path / "spool", address)[handle.run_id]).error and time.monotonic() < deadline:
+        while (
+            outcome := sync(tmp_path / "spool", TrackingServer(address))[handle.run_id]
+        ).error and time.monotonic() < deadline:
             time.sleep(0.1)
         assert (outcome.unsent, outcome.rejected) == (0, 0)
     for i in range(10):
-        points = client_for(tracking_uri).get_metric_history(handle.run_id, f"train/m{i}")
+        points = TrackingServer(tracking_uri).client.get_metric_history(handle.run_id, f"train/m{i}")
         assert [(point.step, point.value) for point in points] == [(step, step + i / 10) for step in range(4000)]
-    assert client_for(tracking_uri).get_run(handle.run_id).info.status == "FINISHED"
+    assert TrackingServer(tracking_uri).client.get_run(handle.run_id).info.status == "FINISHED"
     assert np.percentile(durations, 50) < 0.005

@@ -13,9 +13,10 @@ import pytest
 from odd_proxy import ANSWERS, OddProxy
 from postgres import missing, postgres
 
+from trainplane.cluster.ports import free_port
 from trainplane.errors import UserError
-from trainplane.testing.mlflow_server import free_port, tracking_server
-from trainplane.tracking.client import client_for
+from trainplane.testing.mlflow_server import tracking_server
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
 from trainplane.tracking.spool.spool import Spool
 from trainplane.tracking.spool.upload import drain
@@ -38,7 +39,7 @@ def values(step: int) -> dict[str, float]:
 
 def drained_within(folder: Path, address: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while (outcome := drain(folder, client_for(address))).unsent or outcome.error:
+    while (outcome := drain(folder, TrackingServer(address).client)).unsent or outcome.error:
         assert time.monotonic() < deadline, outcome
         time.sleep(0.5)
 
@@ -66,10 +67,12 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-wrong-word")
         with serve() as address:
             with pytest.raises(UserError, match="does not let us in") as refused:
-                begin_run(address, birth, Facts(), spool=spool, require=False)
+                begin_run(TrackingServer(address), birth, Facts(), spool=spool, require=False)
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WORD)
-            handle = begin_run(address, birth, Facts({"a": "1"}, {"config.json": "{}"}), spool=spool, require=False)
-            tracker = Tracker(address, handle.run_id, spool=spool, flush_every_s=0.1)
+            handle = begin_run(
+                TrackingServer(address), birth, Facts({"a": "1"}, {"config.json": "{}"}), spool=spool, require=False
+            )
+            tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, flush_every_s=0.1)
             tracker.go_on_from(0)
             for step in range(1, 400):
                 tracker.log_metrics(step, values(step))
@@ -80,9 +83,9 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
         tracker.commit(599)
         with serve():
             tracker.close(60)
-            close_run(address, handle.run_id, "FINISHED", {}, spool=spool)
+            close_run(TrackingServer(address), handle.run_id, "FINISHED", {}, spool=spool)
             drained_within(spool, address)
-            client = client_for(address)
+            client = TrackingServer(address).client
             for i in range(5):
                 points = client.get_metric_history(handle.run_id, f"train/m{i}")
                 assert [(p.step, p.value) for p in points] == [(step, step + i / 10) for step in range(1, 600)]
@@ -90,7 +93,9 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
             run = client.get_run(handle.run_id)
             assert (run.info.status, run.data.params) == ("FINISHED", {"a": "1"})
             # The database itself, without a server, is an address like any other.
-            assert [r.info.run_id for r in client_for(store).search_runs([handle.experiment_id])] == [handle.run_id]
+            assert [r.info.run_id for r in TrackingServer(store).client.search_runs([handle.experiment_id])] == [
+                handle.run_id
+            ]
     bucket, _, prefix = s3_address.removeprefix("s3://").partition("/")
     keys = [entry["Key"] for entry in boto3.client("s3").list_objects_v2(Bucket=bucket, Prefix=prefix)["Contents"]]
     assert sum(key.endswith(("/artifacts/config.json", ".png", ".webp")) for key in keys) == 3
@@ -108,7 +113,7 @@ def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
     monkeypatch.setenv("MLFLOW_TRACKING_TOKEN", WORD)
     with mlflow_server() as address, OddProxy(address) as proxy:
         proxy.token = WORD
-        client = client_for(proxy.address)
+        client = TrackingServer(proxy.address).client
         run_id = client.create_run("0").info.run_id
         spool = Spool(tmp_path / "s", run_id=run_id, tracking="t")
         step = 0
@@ -134,15 +139,27 @@ def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
         outcome = drain(tmp_path / "s", client)
         spool.close()
         assert (outcome.rejected, outcome.unsent, outcome.error) == (1, 0, None)
-        assert [p.step for p in client_for(address).get_metric_history(run_id, "a")] == list(range(1, step + 2))
-        assert client_for(address).get_run(run_id).data.tags["last"] == list(ANSWERS)[-1]
+        assert [p.step for p in TrackingServer(address).client.get_metric_history(run_id, "a")] == list(
+            range(1, step + 2)
+        )
+        assert TrackingServer(address).client.get_run(run_id).data.tags["last"] == list(ANSWERS)[-1]
         for mood in ("page", "401", "404 of a gateway"):
             proxy.mood = mood
             with pytest.raises(UserError, match="does not"):
-                begin_run(proxy.address, Birth("e", "k", "n", "/x"), Facts(), spool=tmp_path / "new", require=False)
+                begin_run(
+                    TrackingServer(proxy.address),
+                    Birth("e", "k", "n", "/x"),
+                    Facts(),
+                    spool=tmp_path / "new",
+                    require=False,
+                )
             assert not (tmp_path / "new").exists()
         proxy.mood = "503"
         handle = begin_run(
-            proxy.address, Birth("e", "k", "n", str(tmp_path)), Facts(), spool=tmp_path / "new", require=False
+            TrackingServer(proxy.address),
+            Birth("e", "k", "n", str(tmp_path)),
+            Facts(),
+            spool=tmp_path / "new",
+            require=False,
         )
         assert handle.away

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.upload import drain
 from trainplane.tracking.system_metrics import SystemMonitor, Usage
 from trainplane.tracking.tracker import Tracker
@@ -41,10 +41,12 @@ def test_counters_are_recorded_as_what_they_grew_by_in_a_second() -> None:
 def test_samples_of_two_attempts_stand_one_after_the_other_whatever_is_given_up(
     tmp_path: Path, tracking_uri: str
 ) -> None:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
     for _ in range(2):
-        tracker = Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600, watch_every_s=0.05)
+        tracker = Tracker(
+            TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600, watch_every_s=0.05
+        )
         tracker.go_on_from(0)
         tracker.watch(dict)
         already, deadline = (tmp_path / "s" / "records.jsonl").read_bytes().count(b"system/rss"), time.monotonic() + 30

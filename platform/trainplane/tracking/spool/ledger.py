@@ -101,6 +101,8 @@ _SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
     "tags": {"v": dict},
     "file": {"files": list},
     "input": {"v": dict, "context": str},
+    "run_tags": {"v": dict},
+    "version": {"name": str, "version": str, "v": dict, "files": list},
     "start": {"v": dict, "owner": str},
     "status": {"v": str, "ts": int},
     "commit": {"step": int},
@@ -117,10 +119,13 @@ def is_sound(record: Any) -> bool:
         return False
     if record["k"] == "metrics":
         return all(isinstance(value, int | float) for value in record["v"].values())
-    if record["k"] == "file":
+    if record["k"] in ("file", "version"):
         pairs = all(isinstance(pair, list) and len(pair) == 2 and all(map(_is_text, pair)) for pair in record["files"])
-        return pairs and ("key" not in record or isinstance(record.get("step"), int))
-    return record["k"] not in ("params", "tags") or all(map(_is_text, record["v"].values()))
+        if not pairs or ("key" in record and not isinstance(record.get("step"), int)):
+            return False
+    if record["k"] == "run_tags":
+        return all(isinstance(tags, dict) and all(map(_is_text, tags.values())) for tags in record["v"].values())
+    return record["k"] not in ("params", "tags", "version") or all(map(_is_text, record["v"].values()))
 
 
 def _is_text(value: Any) -> bool:

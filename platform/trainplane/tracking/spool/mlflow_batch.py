@@ -13,7 +13,9 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from trainplane.tracking.run_id import begin
+from trainplane.errors import error_line
+from trainplane.tracking.client import set_with_retry
+from trainplane.tracking.run_id import begin, find, is_reserved
 from trainplane.tracking.spool.ledger import Record
 
 MAX_METRICS = 1000
@@ -53,6 +55,10 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[Record]) -> R
                 _send_input(client, run_id, record)
             case "start":
                 begin(client, client.get_run(run_id), tags=record["v"], owner=record["owner"], again=True)
+            case "run_tags":
+                refused += _send_run_tags(client, record)
+            case "version":
+                refused += _send_version(client, folder, record)
             case "status":
                 _send_status(client, run_id, record)
             case unknown:
@@ -103,7 +109,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
         if len(entities) > 1:
             middle = len(entities) // 2
             return _send_batch(client, run_id, entities[:middle]) + _send_batch(client, run_id, entities[middle:])
-        return [(json.dumps(dict(entities[0])), first_line(error))]
+        return [(json.dumps(dict(entities[0])), error_line(error)[:300])]
     return []
 
 
@@ -142,7 +148,33 @@ def _send_files(client: Any, run_id: str, folder: Path, record: Record) -> Refus
         except MlflowException as error:
             if not _is_for_good(error) or _is_deleted(client, run_id):
                 raise
-            refused.append((artifact, first_line(error)))
+            refused.append((artifact, error_line(error)[:300]))
+    return refused
+
+
+def _send_run_tags(client: Any, record: Record) -> Refused:
+    """Sets tags of other runs."""
+    from mlflow.entities import RunTag
+
+    refused: Refused = []
+    for run_id, tags in record["v"].items():
+        if is_reserved(run_id):
+            run = find(client, run_id)
+            # MLflow does not have it yet: its own records were not sent from the host it ran on.
+            if run is None:
+                continue
+            run_id = run.info.run_id
+        refused += _send_batch(client, run_id, [RunTag(key, value) for key, value in tags.items()])
+    return refused
+
+
+def _send_version(client: Any, folder: Path, record: Record) -> Refused:
+    """Attaches files, then tags, to a version of a registered model."""
+    name, version = record["name"], record["version"]
+    run_id = client.get_model_version(name, version).run_id
+    refused = _send_files(client, run_id, folder, record) if run_id else []
+    for key, value in record["v"].items():
+        set_with_retry(client.set_model_version_tag, name, version, key, value)
     return refused
 
 
@@ -159,7 +191,3 @@ def _send_status(client: Any, run_id: str, record: Record) -> None:
         client.update_run(run_id, status="RUNNING")
     else:
         client.set_terminated(run_id, status=record["v"], end_time=record["ts"])
-
-
-def first_line(error: Exception) -> str:
-    return next(iter(str(error).splitlines()), "")[:300]

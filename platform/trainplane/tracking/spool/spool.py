@@ -15,19 +15,18 @@ knows MLflow or the network: `drain` sends what lies here, from this process or 
 from __future__ import annotations
 
 import errno
-import fcntl
 import json
 import os
 import secrets
 import shutil
 import threading
-import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 from trainplane.errors import UserError
+from trainplane.locks import FileLock
 from trainplane.tracking.run_id import Birth
 from trainplane.tracking.spool.ledger import Ledger, Record, is_sound, standing
 from trainplane.tracking.spool.meta import About, introduced, replace_file
@@ -35,6 +34,7 @@ from trainplane.tracking.spool.meta import About, introduced, replace_file
 SYNC_EVERY_S = 0.5
 # Whoever only looks whether a lock is free has it for milliseconds.
 LOOK_S = 0.4
+WRITER_LOCK = "writer.lock"
 
 
 @dataclass(frozen=True)
@@ -75,9 +75,8 @@ class Spool:
         """
         self.folder = folder
         (folder / "files").mkdir(parents=True, exist_ok=True)
-        self._writer_lock = _lock_file(folder / "writer.lock")
-        if not _lock_within(self._writer_lock, patience_s):
-            os.close(self._writer_lock)
+        self._writer_lock = FileLock(folder / WRITER_LOCK)
+        if not self._writer_lock.acquire(wait_s=patience_s):
             raise UserError(
                 f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
             )
@@ -90,7 +89,7 @@ class Spool:
             self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except BaseException:
             # A disk that is full today: whoever tries again must not find us here.
-            os.close(self._writer_lock)
+            self._writer_lock.release()
             raise
         self._size = os.fstat(self._fd).st_size
         self._append_lock = threading.Lock()
@@ -154,7 +153,7 @@ class Spool:
         for line in lines.splitlines(keepends=True):
             record = _parse(line)
             # Whose run it is, and how an earlier attempt ended, is none of the next one's business.
-            if record is None or record["k"] in ("commit", "branch", "file", "start", "status"):
+            if record is None or record["k"] in ("commit", "branch", "start", "status") or "files" in record:
                 continue
             # Points are sent again even so: MLflow may have them under `live/` only, and ignores what it has.
             if record["step"] > step if record["k"] == "metrics" else line in here:
@@ -170,7 +169,7 @@ class Spool:
         self._dirty.set()
         self._syncer.join()
         os.close(self._fd)
-        os.close(self._writer_lock)
+        self._writer_lock.release()
 
     def _sync_loop(self) -> None:
         while not self._closing.is_set():
@@ -223,21 +222,12 @@ def sent_within(folder: Path) -> Sent:
 
 def is_written(folder: Path) -> bool:
     """Whether some process has this spool open for writing."""
-    handle = _lock_file(folder / "writer.lock")
-    try:
-        return not _try_lock(handle)
-    finally:
-        os.close(handle)
+    return FileLock(folder / WRITER_LOCK).holder() is not None
 
 
-@contextmanager
-def drainer_lock(folder: Path) -> Iterator[bool]:
+def drainer_lock(folder: Path) -> AbstractContextManager[bool]:
     """Whether this caller is the one drainer of the spool while the block runs."""
-    handle = _lock_file(folder / "drain.lock")
-    try:
-        yield _try_lock(handle)
-    finally:
-        os.close(handle)
+    return FileLock(folder / "drain.lock").attempt()
 
 
 def _mend(folder: Path) -> Sent:
@@ -304,23 +294,3 @@ def _end_of_last_line(path: Path, size: int) -> int:
                 return start + newline + 1
             position = start
     return 0
-
-
-def _lock_file(path: Path) -> int:
-    return os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-
-def _lock_within(handle: int, seconds: float) -> bool:
-    """As `_try_lock`, but whoever has the lock is waited for."""
-    until = time.monotonic() + seconds
-    while not (locked := _try_lock(handle)) and time.monotonic() < until:
-        time.sleep(0.02)
-    return locked
-
-
-def _try_lock(handle: int) -> bool:
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True

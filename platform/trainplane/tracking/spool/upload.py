@@ -18,19 +18,21 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from trainplane.errors import error_line
 from trainplane.tracking.history import Heard, read_heard, write_heard
+from trainplane.tracking.run_id import ERROR_TAG, REAPED_TAG
 from trainplane.tracking.spool.ledger import Record, as_live
 from trainplane.tracking.spool.meta import read_about, settled_id
-from trainplane.tracking.spool.mlflow_batch import MAX_METRICS, MAX_NAMES, Refused, first_line, send
+from trainplane.tracking.spool.mlflow_batch import MAX_METRICS, MAX_NAMES, Refused, send
 from trainplane.tracking.spool.spool import Sent, drainer_lock, pending, read_sent, sent_within, write_sent
 
 logger = logging.getLogger(__name__)
 
 # MLflow refuses requests beyond 1 MB; a metric takes about three times as much in a request as on a line here.
 MAX_GROUP_BYTES = 250_000
+OnVersion = Callable[[str, str], None]
+"""Called with name and version of a registered model after something was attached to it."""
 BUSY = "another process is sending these records"
-# Why the last attempt failed; a run that is finished has none.
-ERROR_TAG = "trainplane.error"
 
 
 @dataclass(frozen=True)
@@ -43,17 +45,25 @@ class Drained:
     error: str | None = None
 
 
-def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False, rest: bool = True) -> Drained:
+def drain(
+    folder: Path,
+    client: Any,
+    *,
+    stop: Callable[[], bool] = lambda: False,
+    rest: bool = True,
+    on_version: OnVersion | None = None,
+) -> Drained:
     """Send what is unacknowledged through `client` (an MlflowClient) until all is sent, `stop()` or a failure.
 
     With `rest`, points that still wait at the end are shown under `live/`, all of them. Never raises for what a server
-    or a network does: the records stay and the reason is in `error`.
+    or a network does: the records stay and the reason is in `error`. `on_version` is called before an attachment to a
+    registered version is acknowledged; where it raises, the attachment is sent again later.
     """
     read_about(folder)
     with drainer_lock(folder) as alone:
         if not alone:
             return Drained(unsent=count_unsent(folder), error=BUSY)
-        sending = _Drain(folder, client)
+        sending = _Drain(folder, client, on_version)
         error = sending.until(stop, rest=rest)
     return Drained(sending.sent, count_unsent(folder), sending.rejected, error)
 
@@ -61,8 +71,8 @@ def drain(folder: Path, client: Any, *, stop: Callable[[], bool] = lambda: False
 class _Drain:
     """One drainer at work, under the spool's lock."""
 
-    def __init__(self, folder: Path, client: Any) -> None:
-        self._folder, self._client = folder, client
+    def __init__(self, folder: Path, client: Any, on_version: OnVersion | None) -> None:
+        self._folder, self._client, self._on_version = folder, client, on_version
         self._done = read_sent(folder)
         self.sent = self.rejected = 0
 
@@ -72,7 +82,7 @@ class _Drain:
             self._done = sent_within(self._folder)
         except OSError as failure:
             # A full disk, where there is something to mend: without that, what is sent would be forgotten at once.
-            return f"{type(failure).__name__}: {first_line(failure)}"
+            return f"{type(failure).__name__}: {error_line(failure)[:300]}"
         has_waiting = rest and self._done.held is not None
         if not has_waiting and not _next_group(self._folder, self._done.offset):
             # Nothing to send is no reason to ask anybody who the run is.
@@ -88,7 +98,8 @@ class _Drain:
         # Whatever the client of a server, a database or an object store raises, the answer is the same: the records
         # stay on the disk and are tried again.
         except Exception as failure:
-            return f"{type(failure).__name__}: {first_line(failure)}"
+            logger.debug("spool %s was not sent", self._folder, exc_info=True)
+            return f"{type(failure).__name__}: {error_line(failure)[:300]}"
         return None
 
     def _ask(self) -> Heard:
@@ -117,8 +128,11 @@ class _Drain:
         after = _after(self._folder, self._done, group)
         refused = send(self._client, self._run_id, self._folder, self._heard.new(after.sending))
         self._show(after.live)
-        if any(record["k"] == "status" and record["v"] == "FINISHED" for record in records):
-            forget_tags(self._client, self._run_id, ERROR_TAG)
+        for record in records:
+            if record["k"] == "status" and record["v"] != "RUNNING":
+                forget_end_tags(self._client, self._run_id, record["v"])
+            if record["k"] == "version" and self._on_version is not None:
+                self._on_version(record["name"], record["version"])
         refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
         _keep_rejected(self._folder, refused)
         self._done = after.sent
@@ -135,10 +149,14 @@ class _Drain:
             send(self._client, self._run_id, self._folder, map(as_live, records))
 
 
-def forget_tags(client: Any, run_id: str, *names: str) -> None:
-    """Delete these tags of a run, as far as it has them."""
+def forget_end_tags(client: Any, run_id: str, status: str) -> None:
+    """Deletes tags that no longer hold for a run that ended with `status`.
+
+    The run may have been marked stale while its end was on its way; a finished run has no error, though an earlier
+    attempt had one.
+    """
     tags = client.get_run(run_id).data.tags
-    for name in names:
+    for name in (REAPED_TAG, ERROR_TAG) if status == "FINISHED" else (REAPED_TAG,):
         if name in tags:
             client.delete_tag(run_id, name)
 

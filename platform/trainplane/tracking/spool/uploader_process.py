@@ -24,7 +24,7 @@ import time
 from contextlib import suppress
 from pathlib import Path
 
-from trainplane.tracking.client import client_for, reason
+from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.spool.upload import BUSY, Drained, count_unsent, drain
 
 logger = logging.getLogger(__name__)
@@ -168,19 +168,18 @@ def main() -> None:
     given = json.loads(line)
     orders = _Orders(given["parent"])
     orders.start()
-    flush(given["folder"], given["tracking"], orders, given["every_s"], given["longest_wait_s"])
+    flush(given["folder"], TrackingServer(given["tracking"]), orders, given["every_s"], given["longest_wait_s"])
 
 
-def flush(folder: str, tracking_uri: str, orders: _Orders, every_s: float, longest_wait_s: float) -> None:
+def flush(folder: str, server: TrackingServer, orders: _Orders, every_s: float, longest_wait_s: float) -> None:
     """Drain every `every_s` seconds until told to close, and once more then."""
     wait_s = every_s
     # Not before the first wait: importing MLflow takes seconds of a processor, just when training begins.
-    client = None
     closing = False
     while not closing:
         closing = orders.closing.wait(wait_s)
         try:
-            client = client or client_for(tracking_uri)
+            client = server.client
         # A database that is locked or damaged is one that does not answer: the records stay and are tried again.
         except Exception as error:
             drained = Drained(unsent=count_unsent(Path(folder)), error=reason(error))

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.spool import Spool, read_sent
 from trainplane.tracking.spool.upload import drain
 from trainplane.tracking.tracker import Tracker
@@ -20,7 +20,7 @@ STEPS = 300
 
 @pytest.fixture
 def run_id(tracking_uri: str) -> str:
-    return str(client_for(tracking_uri).create_run("0").info.run_id)
+    return str(TrackingServer(tracking_uri).client.create_run("0").info.run_id)
 
 
 def recorded(folder: Path, tracking_uri: str, run_id: str) -> list[bytes]:
@@ -35,7 +35,7 @@ def recorded(folder: Path, tracking_uri: str, run_id: str) -> list[bytes]:
 
 
 def arrived(tracking_uri: str, run_id: str) -> dict[int, float]:
-    points = client_for(tracking_uri).get_metric_history(run_id, "a")
+    points = TrackingServer(tracking_uri).client.get_metric_history(run_id, "a")
     assert len({point.step for point in points}) == len(points)
     return {point.step: point.value for point in points}
 
@@ -51,7 +51,7 @@ def test_flipped_bytes_cost_their_own_lines_alone(tmp_path: Path, tracking_uri: 
         line[chance.randrange(len(line) - 1)] ^= 1 << chance.randrange(8)
         lines[index] = bytes(line)
     (tmp_path / "s" / "records.jsonl").write_bytes(b"".join(lines))
-    outcome = drain(tmp_path / "s", client_for(tracking_uri))
+    outcome = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     assert (outcome.unsent, outcome.error) == (0, None)
     untouched = [json.loads(line) for index, line in enumerate(lines) if index not in hurt]
     expected = {record["step"]: record["v"]["a"] for record in untouched if record["k"] == "metrics"}
@@ -64,7 +64,7 @@ def test_what_is_cut_off_is_lost_and_recording_goes_on(
 ) -> None:
     lines = b"".join(recorded(tmp_path / "s", tracking_uri, run_id))
     kept = lines[: int(len(lines) * part)]
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     drain(tmp_path / "s", client)
     (tmp_path / "s" / "records.jsonl").write_bytes(kept)
     spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
@@ -80,7 +80,7 @@ def test_records_cut_off_behind_waiting_points_neither_hide_nor_double_the_next_
     tmp_path: Path, tracking_uri: str, run_id: str, lines_lost: int, is_sent_before: bool
 ) -> None:
     """As after a power cut: what was acknowledged is on the disk, and not all of what it was about."""
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     for first, value in ((1, 0.25), (4, 0.75)):
         spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
         spool.go_on_from(first - 1, b"")
@@ -107,7 +107,7 @@ def test_notes_that_are_damaged_cost_a_second_sending_at_most(
     tmp_path: Path, tracking_uri: str, run_id: str, name: str, content: bytes
 ) -> None:
     recorded(tmp_path / "s", tracking_uri, run_id)
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     assert drain(tmp_path / "s", client).error is None
     (tmp_path / "s" / name).write_bytes(content)
     spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
@@ -125,7 +125,7 @@ def test_a_clock_that_jumps_back_loses_and_doubles_nothing(
     now = 1_700_000_000_000_000_000
     jumps: list[Any] = [0, 86_400, -86_400, -(10**6), 10**9]
     for attempt in range(2):
-        tracker = Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600)
+        tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
         tracker.go_on_from(2 * attempt)
         for step in range(2 * attempt + 1, 6):
             shifted = now + jumps[step - 1] * 10**9 + attempt
@@ -136,15 +136,15 @@ def test_a_clock_that_jumps_back_loses_and_doubles_nothing(
         tracker.commit(5) if attempt else None
         tracker.close(0)
         monkeypatch.undo()
-        assert drain(tmp_path / "s", client_for(tracking_uri)).error is None
+        assert drain(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
     assert arrived(tracking_uri, run_id) == {step: float(step) for step in range(1, 6)}
 
 
 def test_a_second_process_of_the_same_run_is_told_so(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
-    first = Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600)
+    first = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
     with pytest.raises(UserError, match="another process is recording"):
-        Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600)
+        Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
     first.log_metrics(1, {"a": 1.0})
     first.close(0)
-    assert drain(tmp_path / "s", client_for(tracking_uri)).error is None
+    assert drain(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
     assert arrived(tracking_uri, run_id) == {1: 1.0}

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from trainplane.tracking.client import client_for, reason
+from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.spool.upload import drain
 from trainplane.tracking.tracker import Tracker
 
@@ -33,9 +33,9 @@ def files_of_at_most(num_bytes: int) -> Iterator[None]:
 def test_a_full_disk_drops_metrics_and_the_run_says_how_many(
     tmp_path: Path, tracking_uri: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
-    tracker = Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600)
+    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
     with files_of_at_most(5_000), caplog.at_level(logging.WARNING):
         for step in range(1, 1001):
             tracker.log_metrics(step, {"train/l1": 1.0})
@@ -61,7 +61,7 @@ def test_a_full_disk_under_mlflows_database_is_one_line_that_names_it(
     from mlflow.entities import Metric
     from mlflow.exceptions import MlflowException
 
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
     metrics = [Metric(f"train/{number}", 1.0, 0, number) for number in range(100)]
     with files_of_at_most(1), pytest.raises(MlflowException) as failed:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.ledger import Ledger
 from trainplane.tracking.spool.upload import drain
 from trainplane.tracking.tracker import Tracker
@@ -44,7 +44,7 @@ crashes = st.lists(st.builds(Crash, st.integers(0, 8), st.booleans(), st.boolean
 
 
 def points(tracking_uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in client_for(tracking_uri).get_metric_history(run_id, key)]
+    return [(m.step, m.value) for m in TrackingServer(tracking_uri).client.get_metric_history(run_id, key)]
 
 
 @settings(max_examples=12, deadline=None, derandomize=True, phases=[Phase.explicit, Phase.generate])
@@ -55,7 +55,7 @@ def points(tracking_uri: str, run_id: str, key: str) -> list[tuple[int, float]]:
 def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
     shared_tracking_uri: str, crashes: list[Crash]
 ) -> None:
-    run_id = client_for(shared_tracking_uri).create_run("0").info.run_id
+    run_id = TrackingServer(shared_tracking_uri).client.create_run("0").info.run_id
     stored, carried = 0, b""
     expected: dict[int, float] = {}
     with tempfile.TemporaryDirectory() as folder:
@@ -63,7 +63,7 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
         said: set[tuple[int, float]] = set()
         for number, crash in enumerate([*crashes, Crash(STEPS, told=True, sent=True, moved=False)]):
             spool = Path(folder) / f"node-{node}" / run_id
-            tracker = Tracker(shared_tracking_uri, run_id, spool=spool, flush_every_s=600)
+            tracker = Tracker(TrackingServer(shared_tracking_uri), run_id, spool=spool, flush_every_s=600)
             tracker.go_on_from(stored, carried)
             expected = {step: value for step, value in expected.items() if step <= stored}
             for step in range(stored + 1, min(STEPS, stored + crash.steps) + 1):
@@ -79,13 +79,13 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
                         tracker.commit(step)
             tracker.close(0)
             if crash.sent:
-                assert drain(spool, client_for(shared_tracking_uri)).error is None
+                assert drain(spool, TrackingServer(shared_tracking_uri).client).error is None
             node += crash.moved
         assert points(shared_tracking_uri, run_id, "train/l1") == sorted(expected.items())
         assert sorted(expected) == list(range(1, STEPS + 1))
         # What nodes that were left still have arrives late, and changes nothing but what shows under live/.
         for spool in Path(folder).glob(f"*/{run_id}"):
-            assert drain(spool, client_for(shared_tracking_uri)).error is None
+            assert drain(spool, TrackingServer(shared_tracking_uri).client).error is None
     stands, live = (points(shared_tracking_uri, run_id, key) for key in ("train/l1", "live/train/l1"))
     assert stands == sorted(expected.items())
     assert said <= {*stands, *live}
@@ -94,9 +94,9 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
 
 
 def test_points_show_at_once_and_stand_when_their_checkpoint_is_stored(tmp_path: Path, tracking_uri: str) -> None:
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
-    tracker = Tracker(tracking_uri, run_id, spool=tmp_path / "s", flush_every_s=600)
+    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
     tracker.log_metrics(0, {"val/psnr": 20.0})
     tracker.go_on_from(0)
     for step in (1, 2, 3):

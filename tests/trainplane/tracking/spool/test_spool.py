@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from trainplane.errors import UserError
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.spool import Sent, Spool, drainer_lock, pending, read_sent, write_sent
 from trainplane.tracking.spool.upload import BUSY, MAX_METRICS, drain
 
@@ -22,7 +22,7 @@ UNREACHABLE = "http://127.0.0.1:9"  # the discard port: connections are refused 
 
 @pytest.fixture
 def run_id(tracking_uri: str) -> str:
-    return str(client_for(tracking_uri).create_run("0").info.run_id)
+    return str(TrackingServer(tracking_uri).client.create_run("0").info.run_id)
 
 
 def open_spool(folder: Path, run_id: str = "r" * 32) -> Spool:
@@ -34,14 +34,14 @@ def metric(step: int, value: float = 0.5, key: str = "train/loss", ts: int = 100
 
 
 def history(tracking_uri: str, run_id: str, key: str = "train/loss") -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in client_for(tracking_uri).get_metric_history(run_id, key)]
+    return [(m.step, m.value) for m in TrackingServer(tracking_uri).client.get_metric_history(run_id, key)]
 
 
 def test_records_arrive_in_order_and_once(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
     spool = open_spool(tmp_path / "s", run_id)
     for step in range(2500):
         spool.append(metric(step, step / 7))
-    drained = drain(tmp_path / "s", client_for(tracking_uri))
+    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     assert (drained.sent, drained.unsent, drained.error) == (2500, 0, None)
     assert history(tracking_uri, run_id) == [(step, step / 7) for step in range(2500)]
@@ -54,7 +54,7 @@ def test_sending_again_what_was_acknowledged_changes_nothing(tmp_path: Path, tra
     spool.append({"k": "params", "v": {"lr": "0.1"}})
     spool.append({"k": "tags", "v": {"note": "a"}})
     spool.append({"k": "tags", "v": {"note": "b"}})
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     drain(tmp_path / "s", client)
     before = history(tracking_uri, run_id)
     for offset in (0, read_sent(tmp_path / "s").offset // 2):
@@ -75,9 +75,9 @@ def test_one_record_may_hold_more_than_a_request_does(tmp_path: Path, tracking_u
     spool = open_spool(tmp_path / "s", run_id)
     spool.append({"k": "metrics", "step": 1, "ts": 1, "v": {f"m{i}": float(i) for i in range(MAX_METRICS + 200)}})
     spool.append({"k": "params", "v": {f"p{i}": str(i) for i in range(250)}})
-    drained = drain(tmp_path / "s", client_for(tracking_uri))
+    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
-    data = client_for(tracking_uri).get_run(run_id).data
+    data = TrackingServer(tracking_uri).client.get_run(run_id).data
     assert drained.error is None
     assert len(data.metrics) == MAX_METRICS + 200
     assert len(data.params) == 250
@@ -95,19 +95,19 @@ def test_a_refused_entity_is_set_aside_and_its_neighbours_arrive(
     with (tmp_path / "s" / "records.jsonl").open("ab") as stream:
         stream.write(b"\0\0\0 not JSON\n")
     spool.append(metric(21))
-    drained = drain(tmp_path / "s", client_for(tracking_uri))
+    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     rejected = [json.loads(line) for line in (tmp_path / "s" / "rejected.jsonl").read_text().splitlines()]
     assert (drained.rejected, drained.unsent, drained.error) == (3, 0, None)
     assert len(rejected) == 3
     assert [step for step, _ in history(tracking_uri, run_id)] == [*range(20), 21]
-    assert client_for(tracking_uri).get_run(run_id).data.params == {"lr": "1", "depth": "4", "width": "8"}
+    assert TrackingServer(tracking_uri).client.get_run(run_id).data.params == {"lr": "1", "depth": "4", "width": "8"}
 
 
 def test_records_of_a_deleted_run_wait_until_it_is_restored(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(1))
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     client.delete_run(run_id)
     refused = drain(tmp_path / "s", client)
     client.restore_run(run_id)
@@ -126,7 +126,7 @@ def test_a_torn_last_line_is_cut_off_and_writing_goes_on(tmp_path: Path, trackin
         stream.write(b'{"k":"metrics","step":2,"ts":3,"v":{"train/lo')
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(3))
-    drained = drain(tmp_path / "s", client_for(tracking_uri))
+    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     assert (drained.sent, drained.rejected) == (2, 0)
     assert [step for step, _ in history(tracking_uri, run_id)] == [1, 3]
@@ -152,7 +152,7 @@ def test_only_one_drainer_sends_at_a_time(tmp_path: Path, tracking_uri: str, run
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(1))
     with drainer_lock(tmp_path / "s") as alone:
-        drained = drain(tmp_path / "s", client_for(tracking_uri))
+        drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     assert alone
     assert (drained.sent, drained.unsent) == (0, 1)
@@ -163,7 +163,7 @@ def test_a_full_disk_raises_and_leaves_no_half_record(tmp_path: Path) -> None:
     script = f"""
 import resource, signal
 from pathlib import Path
-from trainplane.tracking.spool import Spool
+from trainplane.tracking.spool.spool import Spool
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 spool = Spool(Path({str(tmp_path / "s")!r}), run_id="r", tracking="t")
 resource.setrlimit(resource.RLIMIT_FSIZE, (2500, 2500))
@@ -188,7 +188,7 @@ def test_marks_survive_acknowledgement_and_reopening(tmp_path: Path, tracking_ur
     spool.append(metric(7))
     spool.append(metric(4, key="val/psnr"))
     spool.close()
-    drain(tmp_path / "s", client_for(tracking_uri))
+    drain(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(9))
     spool.close()
@@ -207,7 +207,7 @@ def test_unsent_records_move_to_another_node_once(tmp_path: Path, tracking_uri: 
     spool.go_on_from(4, carried + b"torn")
     assert spool.ledger.marks == {"train/loss": 4}
     for folder in ("new", "lost"):
-        drain(tmp_path / folder, client_for(tracking_uri))
+        drain(tmp_path / folder, TrackingServer(tracking_uri).client)
     spool.close()
     assert [step for step, _ in history(tracking_uri, run_id)] == [0, 1, 2, 3, 4]
 
@@ -218,7 +218,7 @@ def test_attachments_arrive_and_leave_the_disk(tmp_path: Path, tracking_uri: str
         local = spool.attach("config.yaml", version.encode())
         spool.append({"k": "file", "files": [[local, "conf/config.yaml"]]})
     spool.attach("orphan.txt", b"no record refers to it")
-    client = client_for(tracking_uri)
+    client = TrackingServer(tracking_uri).client
     assert drain(tmp_path / "s", client).error is None
     spool.close()
     open_spool(tmp_path / "s", run_id).close()

@@ -15,7 +15,7 @@ import numpy as np
 import psutil
 import pytest
 
-from trainplane.tracking.client import client_for
+from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.spool import Spool
 from trainplane.tracking.spool.upload import BUSY, Drained, count_unsent, drain
 from trainplane.tracking.spool.uploader_process import Flusher, _Orders
@@ -25,7 +25,7 @@ UNREACHABLE = "http://someone:hidden-word@127.0.0.1:9"  # the discard port: conn
 
 @pytest.fixture
 def run_id(tracking_uri: str) -> str:
-    return str(client_for(tracking_uri).create_run("0").info.run_id)
+    return str(TrackingServer(tracking_uri).client.create_run("0").info.run_id)
 
 
 def metric(step: int, value: float = 0.5) -> dict[str, Any]:
@@ -33,13 +33,13 @@ def metric(step: int, value: float = 0.5) -> dict[str, Any]:
 
 
 def points(tracking_uri: str, run_id: str, key: str = "train/loss") -> list[tuple[int, float]]:
-    return [(m.step, m.value) for m in client_for(tracking_uri).get_metric_history(run_id, key)]
+    return [(m.step, m.value) for m in TrackingServer(tracking_uri).client.get_metric_history(run_id, key)]
 
 
 def drain_when_free(folder: Path, tracking_uri: str, timeout_s: float = 30) -> Drained:
     """Drain once whoever is at it has ended."""
     deadline = time.monotonic() + timeout_s
-    while (drained := drain(folder, client_for(tracking_uri))).error == BUSY and time.monotonic() < deadline:
+    while (drained := drain(folder, TrackingServer(tracking_uri).client)).error == BUSY and time.monotonic() < deadline:
         time.sleep(0.1)
     return drained
 
@@ -97,7 +97,7 @@ def test_no_command_line_shows_the_address(tmp_path: Path) -> None:
         time.sleep(0.01)
     flusher.close(0)
     spool.close()
-    assert "flusher" in shown
+    assert "uploader_process" in shown
     assert "hidden-word" not in shown
 
 
@@ -153,8 +153,8 @@ def test_every_accepted_record_arrives_once_after_sigkill(
     script = f"""
 import time
 from pathlib import Path
-from trainplane.tracking.flusher import Flusher
-from trainplane.tracking.spool import Spool
+from trainplane.tracking.spool.uploader_process import Flusher
+from trainplane.tracking.spool.spool import Spool
 folder = Path({str(tmp_path / "s")!r})
 spool = Spool(folder, run_id={run_id!r}, tracking="t")
 print(Flusher(folder, {tracking_uri!r}, every_s=0.01).pid, flush=True)
