@@ -129,3 +129,26 @@ def png_bytes(number: int = 0) -> bytes:
     buffer = io.BytesIO()
     picture(number).save(buffer, "PNG")
     return buffer.getvalue()
+
+
+def noise(number: int, side: int = 24) -> bytes:
+    """A PNG that no other number has."""
+    pixels = np.random.default_rng(number).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    with io.BytesIO() as buffer:
+        Image.fromarray(pixels).save(buffer, "PNG")
+        return buffer.getvalue()
+
+
+@pytest.fixture
+def many(tmp_path: Path) -> Path:
+    """A folder of sixty pictures; two have the same bytes under two names."""
+    folder = tmp_path / "many"
+    folder.mkdir()
+    for number in range(60):
+        (folder / f"{number:03d}.png").write_bytes(noise(number))
+    (folder / "copy.png").write_bytes(noise(7))
+    return folder
+
+
+def files_of(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}

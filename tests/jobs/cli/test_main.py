@@ -1,0 +1,48 @@
+"""`isnet`: a mistake of the user is answered in one sentence with status 2."""
+
+import pytest
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["train", "dmeo"], "did you mean 'demo'"),
+        (["train", "demo", "train.stpes=3"], "did you mean 'steps'"),
+        (["train", "search_demo"], "isnet tune search_demo"),
+        (["train", "demo", "train.workers=3"], "does not divide"),
+        (["train", "demo", "data.train=nowhere"], "nowhere"),
+        (["train", "demo", "loss.perceptual_weights=null", "data.train=mine", "data.val=null"], "perceptual_weights"),
+        (["train", "demo", "--context", "lab"], "context 'lab' is not known"),
+        (["tune", "demo"], "is no search"),
+        (["tune", "search_demo", "search.objective.mode=best"], "'max' or 'min'"),
+        (["evaluate", "something", "mine"], "is no model"),
+        (["evaluate", "models:/none@production", "mine"], "no registered model 'none'"),
+        (["evaluate", "classical:magic", "mine"], "magic"),
+        (["inpaint", "no.png", "no.png", "-o", "x.png", "--model", "classical:mean"], "no.png"),
+        (["inpaint", "no.png", "no.png", "-o", "x.ppm", "--model", "models:/none@production"], "written as '.ppm'"),
+        (["inpaint", "photos", "photos", "-o", "photos", "--model", "classical:mean"], "input folder"),
+        (["data", "pack", "nowhere", "x"], "nowhere"),
+        (["data", "show", "nowhere"], "nowhere"),
+        (["models", "show", "none"], "no registered model 'none'"),
+        (["runs", "show", "abc"], "no run 'abc'"),
+        (["submit", "train", "demo"], "names no cluster"),
+        (["submit"], "nothing to submit"),
+        (["submit", "demo"], "runs where you sit"),
+        (["jobs", "list"], "names no cluster"),
+        (["demo", "--photos", "nowhere"], "nowhere"),
+    ],
+)
+def test_a_mistake_is_answered_in_one_sentence_with_status_2(isnet, photos, words, sentence):
+    isnet("data", "pack", photos, "mine")
+    ran = isnet(*words)
+    assert ran.status == 2, ran.err
+    assert sentence in ran.err
+    assert "Traceback" not in ran.err
+    assert ran.out == ""
+
+
+@pytest.mark.parametrize("words", [["ui", "--port", "70000"], ["data", "pack", "x", "y", "--shard-bytes", "inf"]])
+def test_numbers_out_of_range_are_refused_by_the_parser(isnet, words):
+    ran = isnet(*words)
+    assert ran.status == 2
+    assert "Traceback" not in ran.err

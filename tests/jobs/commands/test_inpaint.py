@@ -1,0 +1,59 @@
+"""`isnet inpaint`: files and folders are filled, inputs are never overwritten."""
+
+import numpy as np
+import pytest
+from PIL import Image
+
+
+def test_a_folder_is_filled_by_name_and_what_is_missing_is_said(isnet, photos, tmp_path):
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    hole = np.zeros((70, 91), np.uint8)
+    hole[10:20, 10:20] = 255
+    for number in (0, 1):
+        Image.fromarray(hole).save(masks / f"photo-{number}.png")
+    done = isnet("inpaint", photos, masks, "-o", tmp_path / "out", "--model", "classical:telea", "--json")
+    assert done.status == 1
+    assert len(done.json()["done"]) == 2
+    assert len(done.json()["failed"]) == 6
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"photo-0.png", "photo-1.jpg"}
+
+
+def test_results_of_a_folder_overwrite_neither_each_other_nor_the_masks(isnet, photos, tmp_path):
+    pictures = tmp_path / "pictures"
+    pictures.mkdir()
+    Image.open(photos / "photo-0.png").save(pictures / "b.png")
+    Image.open(photos / "photo-2.png").convert("P").save(pictures / "b.gif")
+    hole = np.zeros((70, 91), np.uint8)
+    hole[5:20, 5:20] = 255
+    masks = tmp_path / "masks"
+    masks.mkdir()
+    Image.fromarray(hole).save(masks / "b.png")
+    refused = isnet("inpaint", pictures, masks, "-o", masks, "--model", "classical:mean")
+    assert refused.status == 2
+    assert "input folder" in refused.err
+    done = isnet("inpaint", pictures, masks, "-o", tmp_path / "out", "--model", "classical:mean", "--json")
+    assert done.status == 0, done.err
+    outputs = [entry["output"] for entry in done.json()["done"]]
+    assert len(set(outputs)) == 2
+    assert {path.name for path in (tmp_path / "out").iterdir()} == {"b.png", "b.gif.png"}
+
+
+@pytest.mark.parametrize(("name", "written"), [("b.avif", "b.avif.png"), ("c.avif", "c.png"), ("b.png", "b.png")])
+def test_one_picture_of_a_format_that_is_not_written_becomes_png_in_a_folder(isnet, photos, tmp_path, name, written):
+    picture = Image.open(photos / "photo-0.png").convert("RGB")
+    picture.save("b.png")
+    picture.save(name)
+    Image.new("L", picture.size, 0).save("mask.png")
+    (tmp_path / "out").mkdir()
+    done = isnet("inpaint", name, "mask.png", "-o", tmp_path / "out", "--model", "classical:mean")
+    assert done.status == 0, done.err
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [written]
+
+
+def test_a_link_to_itself_is_a_sentence(isnet, tmp_path):
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    Image.new("L", (9, 9), 255).save("mask.png")
+    refused = isnet("inpaint", "loop.png", "mask.png", "-o", "out.png", "--model", "classical:mean")
+    assert refused.status == 2
+    assert "loop.png cannot be read" in refused.err
