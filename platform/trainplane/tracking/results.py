@@ -1,0 +1,108 @@
+"""Result of a search or an evaluation on its way to MLflow, through the spool of its run.
+
+A result concerns several runs and registered versions, and it is complete at once. It is written to the local disk
+before the first request, so an unreachable server loses nothing: `isnet runs sync` sends it later. Sending it twice
+changes nothing, because its points have one time and its files one name.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from trainplane.tracking.client import TrackingServer, reason
+from trainplane.tracking.history import Heard, write_heard
+from trainplane.tracking.spool.spool import Spool
+from trainplane.tracking.spool.upload import OnVersion, drain
+
+# Another process may be writing the result of the same run: that takes as long as copying its files.
+_PATIENCE_S = 30.0
+
+
+@dataclass(frozen=True)
+class VersionAttachment:
+    """Tags and files to attach to one version of a registered model.
+
+    Attributes:
+        name: Registered model.
+        version: Its version.
+        tags: Set after the files and in this order, so that the last tag vouches for everything before it.
+        files: Contents by artifact path, in the run that made the version.
+    """
+
+    name: str
+    version: str
+    tags: Mapping[str, str]
+    files: Mapping[str, bytes]
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """Everything that MLflow stores of one run when it has finished.
+
+    Attributes:
+        run_id: MLflow's id.
+        folder: Its files become the run's artifacts; they are copied, so the folder may go afterwards.
+        metrics: Values at step 0.
+        tags: Tags of the run.
+        run_tags: Tags of other runs, such as the trials of a search, by run id (reserved ones too).
+        attachments: Additions to registered versions.
+        time_ms: Time of the metrics and of the run's end, Unix milliseconds.
+    """
+
+    run_id: str
+    folder: Path
+    metrics: Mapping[str, float]
+    tags: Mapping[str, str]
+    run_tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    attachments: Sequence[VersionAttachment] = ()
+    time_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
+
+
+def send_result(
+    server: TrackingServer, spools: Path, result: RunResult, *, on_version: OnVersion | None = None
+) -> str | None:
+    """Stores a result in its spool and sends it; returns a message if it has to wait.
+
+    Args:
+        server: Where it goes. An unreachable server raises nothing.
+        spools: Parent folder of all spools.
+        result: What to send.
+        on_version: Called after each attachment was sent, before it is acknowledged.
+    """
+    folder = write_result(server, spools, result)
+    try:
+        server.knock()
+        error = drain(folder, server.client, on_version=on_version).error
+    # A server or a database may raise anything: the result stays in its spool.
+    except Exception as failure:
+        error = reason(failure)
+    return error and (
+        f"MLflow does not take the result of run {result.run_id} ({error}); all of it is kept in {folder}; "
+        "`isnet runs sync` sends it"
+    )
+
+
+def write_result(server: TrackingServer, spools: Path, result: RunResult) -> Path:
+    """Writes a result as records of its run's spool, with copies of all files; returns the spool's folder."""
+    folder = spools / result.run_id
+    spool = Spool(folder, run_id=result.run_id, tracking=server.public_address, patience_s=_PATIENCE_S)
+    with closing(spool):
+        # A repeated evaluation replaces the points of the one before: none of them are left out.
+        write_heard(folder, Heard())
+        spool.append({"k": "metrics", "step": 0, "ts": result.time_ms, "v": dict(result.metrics)})
+        for path in sorted(path for path in result.folder.rglob("*") if path.is_file()):
+            attached = spool.attach(path.name, path.read_bytes())
+            spool.append({"k": "file", "files": [[attached, str(path.relative_to(result.folder))]]})
+        spool.append({"k": "run_tags", "v": {run_id: dict(tags) for run_id, tags in result.run_tags.items()}})
+        for attachment in result.attachments:
+            files = [[spool.attach(Path(name).name, data), name] for name, data in attachment.files.items()]
+            version = {"name": attachment.name, "version": attachment.version, "v": dict(attachment.tags)}
+            spool.append({"k": "version", **version, "files": files})
+        spool.append({"k": "tags", "v": dict(result.tags)})
+        # The end comes last: a run that is FINISHED has all of its result.
+        spool.append({"k": "status", "v": "FINISHED", "ts": result.time_ms})
+    return folder
