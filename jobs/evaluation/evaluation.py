@@ -1,8 +1,8 @@
-"""Evaluations: means by hole ratio with their intervals, what a model costs, and how two models differ.
+"""Evaluations: means by hole ratio, intervals, costs, comparisons.
 
-Every model of a comparison is measured on the same list of pairs (pairing.py), so differences are taken pair by pair.
-An evaluation is the JSON object that gates judge and versions carry. Not here: measuring (scoring.py), showing
-(report.py and its pages).
+Every model of a comparison is measured on the same list of pairs, so differences are computed pair by pair. An
+evaluation is a JSON object: gates read it, and model versions keep it. Scores are measured in `jobs.evaluation.scores`
+and shown in `jobs.evaluation.report`.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import locate_masks
 from jobs.evaluation.models import Model
 from jobs.evaluation.pairs import pair_up
-from jobs.evaluation.scores import ALL_BINS, Bench, Score, scores_here, scores_on_ray
+from jobs.evaluation.scores import ALL_BINS, EvalSet, Score, score_here, score_on_ray
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
@@ -32,27 +32,34 @@ BETTER = {"psnr": "higher", "ssim": "higher", "l1_percent": "lower", "l1_hole": 
 
 @dataclass(frozen=True)
 class Protocol:
-    """What every model of a comparison is measured with. name, masks: as the user called dataset and masks."""
+    """Data and settings shared by all models of a comparison.
+
+    Attributes:
+        name: dataset, as typed.
+        masks: generator or mask dataset, as typed.
+        eval_set: data and definition of the metrics.
+    """
 
     name: str
     masks: str
-    bench: Bench
+    eval_set: EvalSet
 
     @property
     def dataset(self) -> Dataset:
-        return self.bench.dataset
+        """Dataset of the pictures."""
+        return self.eval_set.dataset
 
 
 @dataclass(frozen=True)
-class Measured:
-    """A model's evaluation and the scores it was made of."""
+class Measurement:
+    """A model, its evaluation and its scores."""
 
     model: Model
     evaluation: dict[str, Any]
     scores: list[Score]
 
 
-def protocol(
+def make_protocol(
     context: Context,
     dataset: str,
     *,
@@ -63,57 +70,87 @@ def protocol(
     loading: Loading = "nearest",
     pictures: int | None = None,
 ) -> Protocol:
-    """The protocol for a dataset and masks by name or address; its list is put into the store. `size` in pixels."""
+    """Pairs a dataset with masks and stores the list.
+
+    Args:
+        context: resolves names of datasets; its artifact store keeps the list.
+        dataset: name or address of the held-out pictures.
+        masks: generator, or name or address of a mask dataset.
+        size: side of the evaluated square, at least 16 pixels.
+        seed: of the pairing, 0 or more.
+        definition: of the metrics, see `isnet.metrics`.
+        loading: how mask files are resized.
+        pictures: number of pictures, taken evenly over the dataset; None takes all.
+
+    Raises:
+        UserError: a number is out of range, or a dataset is missing, empty or of the other kind.
+    """
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; need 0 or more")
+    # The pictures.
     ensure_demo_datasets([dataset], context)
-    found = Dataset.open(context.dataset(dataset))
-    if found.manifest.packed.get("kind") == "masks":
+    picture_set = Dataset.open(context.dataset(dataset))
+    if picture_set.manifest.packed.get("kind") == "masks":
         raise UserError(f"{dataset!r} holds masks, not pictures; name the pictures first and these with --masks")
-    if not found.num_samples:
+    if not picture_set.num_samples:
         raise UserError(f"{dataset!r} holds no picture; pack some and evaluate on those")
+    # The masks.
     address, _ = locate_masks(masks, context)
     mask_set = None if masks in GENERATORS else Dataset.open(address)
     if mask_set is not None and not mask_set.num_samples:
         raise UserError(f"masks {masks!r} hold no mask; pack some with `isnet data pack … --kind masks`")
-    pairing = pair_up(found, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures)
-    pairing.keep(open_store(context.artifacts))
-    return Protocol(dataset, masks, Bench(found, mask_set, pairing, cast("Definition", definition)))
+    # The list.
+    pairing = pair_up(
+        picture_set, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures
+    )
+    pairing.save(open_store(context.artifacts))
+    return Protocol(dataset, masks, EvalSet(picture_set, mask_set, pairing, cast("Definition", definition)))
 
 
-def evaluate_model(model: Model, rules: Protocol) -> dict[str, Any]:
-    """Means by ratio bin and over all: {model, dataset_digest, masks_digest, definition, bins: {"10-20": {…, n}}}."""
-    return measure_model(model, rules).evaluation
+def evaluate_model(model: Model, protocol: Protocol) -> dict[str, Any]:
+    """Returns a model's evaluation, measured in this process."""
+    return measure_model(model, protocol).evaluation
 
 
-def measure_model(model: Model, rules: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measured:
-    """Evaluation and scores, in this process or (`tasks` above 0) as Ray tasks that open the model in `context`."""
+def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
+    """Scores a model and summarises the scores.
+
+    Args:
+        model: model to measure.
+        protocol: data and settings.
+        context: opens the model in Ray tasks.
+        tasks: number of Ray tasks at once; 0 for this process.
+    """
     if tasks:
         assert context is not None, "tasks open the model by its address"
-        scores = scores_on_ray(model, rules.bench, context, tasks=tasks)
+        scores = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
     else:
-        scores = scores_here(model, rules.bench)
-    return Measured(model, summary(model, rules, scores), scores)
+        scores = score_here(model, protocol.eval_set)
+    return Measurement(model, summarize(model, protocol, scores), scores)
 
 
-def summary(model: Model, rules: Protocol, scores: Sequence[Score]) -> dict[str, Any]:
-    """The evaluation that these scores make."""
-    pairing, mask_set = rules.bench.pairing, rules.bench.mask_set
-    groups = by_bin(scores)
+def summarize(model: Model, protocol: Protocol, scores: Sequence[Score]) -> dict[str, Any]:
+    """Summarises scores as an evaluation.
+
+    Returns:
+        {model, dataset_digest, masks_digest, definition, bins: {"10-20": {psnr, …, n}}, intervals, cost, …}.
+    """
+    pairing, mask_set = protocol.eval_set.pairing, protocol.eval_set.mask_set
+    groups = group_by_bin(scores)
     return {
         "model": model.address,
         "version": model.pinned,
-        "dataset": rules.name,
+        "dataset": protocol.name,
         "dataset_digest": pairing.dataset_digest,
         "masks_digest": pairing.digest,
-        "definition": rules.bench.definition,
+        "definition": protocol.eval_set.definition,
         "masks": mask_set.address if mask_set else pairing.masks,
         "loading": pairing.loading,
         "size": pairing.size,
         "seed": pairing.seed,
-        "pictures": len({one.picture for one in scores}),
+        "pictures": len({score.picture for score in scores}),
         "bins": {name: _means(group) for name, group in groups.items()},
         "intervals": {name: _intervals(group) for name, group in groups.items()},
         "cost": _cost(model, scores, pairing.size),
@@ -122,61 +159,80 @@ def summary(model: Model, rules: Protocol, scores: Sequence[Score]) -> dict[str,
     }
 
 
-def by_bin(scores: Sequence[Score]) -> dict[str, list[Score]]:
-    """All scores, and those of each bin that has any."""
-    groups = {name: [one for one in scores if one.bin == name] for name in ALL_BINS}
+def group_by_bin(scores: Sequence[Score]) -> dict[str, list[Score]]:
+    """Groups scores: all, and each bin with scores."""
+    groups = {name: [score for score in scores if score.bin == name] for name in ALL_BINS}
     return {"all": list(scores)} | {name: group for name, group in groups.items() if group}
 
 
 def _means(scores: Sequence[Score]) -> dict[str, float]:
-    means = {name: statistics.fmean(getattr(one, name) for one in scores) for name in METRICS}
-    return {**means, "ratio": statistics.fmean(one.ratio for one in scores), "n": len(scores)}
+    means = {name: statistics.fmean(getattr(score, name) for score in scores) for name in METRICS}
+    return {**means, "ratio": statistics.fmean(score.ratio for score in scores), "n": len(scores)}
 
 
 def _intervals(scores: Sequence[Score]) -> dict[str, list[float] | None]:
-    pictures = [one.picture for one in scores]
-    found = {name: significance.interval([getattr(one, name) for one in scores], pictures) for name in METRICS}
-    return {name: None if one is None else [one.low, one.high] for name, one in found.items()}
+    pictures = [score.picture for score in scores]
+    intervals = {name: significance.interval([getattr(score, name) for score in scores], pictures) for name in METRICS}
+    return {name: None if ends is None else [ends.low, ends.high] for name, ends in intervals.items()}
 
 
 def _cost(model: Model, scores: Sequence[Score], size: int) -> dict[str, float | int | None]:
-    """parameters; memory_bytes: weights and computed values at most, reckoned; latency_ms: median of a picture here."""
-    # The first prediction of a process prepares itself.
-    taken = [one.seconds for one in scores][1:] or [one.seconds for one in scores]
+    """Costs of a model.
+
+    Returns:
+        parameters; memory_bytes: estimated maximum of weights and activations; latency_ms: median of a picture on this
+        machine; package_bytes.
+    """
+    # Without the first prediction of the process, which includes initialisation.
+    seconds = [score.seconds for score in scores][1:] or [score.seconds for score in scores]
     return {
         "parameters": model.parameters,
         "memory_bytes": inference_bytes(model.architecture, size=size) if model.architecture else None,
-        "latency_ms": 1000 * statistics.median(taken),
+        "latency_ms": 1000 * statistics.median(seconds),
         "package_bytes": model.package_bytes,
     }
 
 
 def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[str, dict[str, Any]]]:
-    """{bin: {metric: paired comparison}} of two models' scores on one list of pairs; the bins are those of `ours`.
+    """Compares two models pair by pair.
 
-    Raises `RunFailed` where the scores are of different holes: the list or its masks changed in between.
+    Args:
+        ours: scores of the first model; its bins group the pairs.
+        theirs: scores of the second model on the same list of pairs.
+
+    Returns:
+        {bin: {metric: comparison}}, the first model minus the second.
+
+    Raises:
+        RunFailed: the holes differ, because the dataset or its masks were changed between the measurements.
     """
-    if [(one.pair, one.hole_crc32) for one in ours] != [(one.pair, one.hole_crc32) for one in theirs]:
+    if [(score.pair, score.hole_crc32) for score in ours] != [(score.pair, score.hole_crc32) for score in theirs]:
         raise RunFailed("the two were measured on different pictures or holes; evaluate both again on the same set")
-    other = {one.pair: one for one in theirs}
+    theirs_by_pair = {score.pair: score for score in theirs}
     return {
-        name: {metric: _compared(group, [other[one.pair] for one in group], metric) for metric in METRICS}
-        for name, group in by_bin(ours).items()
+        name: {
+            metric: _compare_metric(group, [theirs_by_pair[score.pair] for score in group], metric)
+            for metric in METRICS
+        }
+        for name, group in group_by_bin(ours).items()
     }
 
 
-def _compared(ours: Sequence[Score], theirs: Sequence[Score], metric: str) -> dict[str, Any]:
-    """Ours minus theirs; p_better: the chance of a gain at least so large if there were none."""
-    found = significance.compare(
-        [getattr(one, metric) for one in ours],
-        [getattr(one, metric) for one in theirs],
-        [one.picture for one in ours],
+def _compare_metric(ours: Sequence[Score], theirs: Sequence[Score], metric: str) -> dict[str, Any]:
+    """Compares one metric, ours minus theirs.
+
+    `p_better` is the probability of an improvement of at least this size if the models were equally good.
+    """
+    comparison = significance.compare(
+        [getattr(score, metric) for score in ours],
+        [getattr(score, metric) for score in theirs],
+        [score.picture for score in ours],
     )
-    fields = {name: value for name, value in asdict(found).items() if name != "interval"}
-    is_higher = BETTER[metric] == "higher"
+    numbers = {name: value for name, value in asdict(comparison).items() if name != "interval"}
+    ends, is_higher = comparison.interval, BETTER[metric] == "higher"
     return {
-        **fields,
-        "interval": None if found.interval is None else [found.interval.low, found.interval.high],
-        "p_better": found.p_greater if is_higher else found.p_less,
-        "p_value": found.p_value,
+        **numbers,
+        "interval": None if ends is None else [ends.low, ends.high],
+        "p_better": comparison.p_greater if is_higher else comparison.p_less,
+        "p_value": comparison.p_value,
     }

@@ -1,7 +1,7 @@
-"""What the way masks are loaded is worth: one model on the same pictures and masks, loaded in three ways.
+"""Compares three ways of loading masks with one model.
 
-Pairs are put into the bin of the hole as it was drawn, so that a row compares like with like: how large the hole is
-after loading, and by how much the figures rise with that alone (ISNet.md §8, row 18).
+The pictures and masks are the same each time. A pair is in the bin of the hole as drawn, so that a row compares like
+with like: the size of the hole after loading, and the change of the metrics that follows (ISNet.md §8, row 18).
 """
 
 from __future__ import annotations
@@ -18,25 +18,34 @@ from trainplane.errors import UserError
 from trainplane.registry import significance
 
 
-def study(rules: Protocol, scored: Callable[[Protocol], list[Score]], *, nearest: list[Score]) -> list[dict[str, Any]]:
-    """A row a bin: {bin, n, ratio: {way: …}, psnr: {way: …}, gain: {way: {difference, interval}}}.
+def study(
+    protocol: Protocol, measure: Callable[[Protocol], list[Score]], *, nearest: list[Score]
+) -> list[dict[str, Any]]:
+    """Measures the model with each way of loading.
 
-    `scored` measures the model by a protocol; `nearest` are its scores on this one, which loads masks our way.
+    Args:
+        protocol: loads masks by `nearest`.
+        measure: scores the model by a protocol.
+        nearest: scores of the model by `protocol`.
+
+    Returns:
+        A row for each bin: {bin, n, ratio: {way: …}, psnr: {way: …}, gain: {way: {difference, interval}}}.
     """
-    if rules.bench.mask_set is None:
+    if protocol.eval_set.mask_set is None:
         raise UserError(
-            f"masks {rules.masks!r} are drawn at the picture's size, so nothing is loaded; "
+            f"masks {protocol.masks!r} are drawn at the picture's size, so nothing is loaded; "
             "name a packed mask dataset with --masks to study how masks are loaded"
         )
     scores: dict[Loading, list[Score]] = {"nearest": nearest}
     for way in LOADINGS[1:]:
-        bench = replace(rules.bench, pairing=replace(rules.bench.pairing, loading=way))
-        scores[way] = scored(replace(rules, bench=bench))
+        eval_set = replace(protocol.eval_set, pairing=replace(protocol.eval_set.pairing, loading=way))
+        scores[way] = measure(replace(protocol, eval_set=eval_set))
     rows = []
     for name in ALL_BINS:
-        places = [place for place, one in enumerate(nearest) if one.bin == name]
-        if places:
-            rows.append(_row(name, {way: [found[place] for place in places] for way, found in scores.items()}))
+        # Bins of `nearest` for every way: they are nearest to the hole as drawn.
+        indices = [index for index, score in enumerate(nearest) if score.bin == name]
+        if indices:
+            rows.append(_row(name, {way: [scored[index] for index in indices] for way, scored in scores.items()}))
     return rows
 
 
@@ -44,15 +53,20 @@ def _row(name: str, scores: dict[Loading, list[Score]]) -> dict[str, Any]:
     nearest = scores["nearest"]
     gains = {}
     for way in LOADINGS[1:]:
-        found = significance.compare(
-            [one.psnr for one in scores[way]], [one.psnr for one in nearest], [one.picture for one in nearest]
+        comparison = significance.compare(
+            [score.psnr for score in scores[way]],
+            [score.psnr for score in nearest],
+            [score.picture for score in nearest],
         )
-        interval = None if found.interval is None else [found.interval.low, found.interval.high]
-        gains[way] = {"difference": found.difference, "interval": interval}
+        ends = comparison.interval
+        gains[way] = {
+            "difference": comparison.difference,
+            "interval": None if ends is None else [ends.low, ends.high],
+        }
     return {
         "bin": name,
         "n": len(nearest),
-        "ratio": {way: statistics.fmean(one.ratio for one in found) for way, found in scores.items()},
-        "psnr": {way: statistics.fmean(one.psnr for one in found) for way, found in scores.items()},
+        "ratio": {way: statistics.fmean(score.ratio for score in scored) for way, scored in scores.items()},
+        "psnr": {way: statistics.fmean(score.psnr for score in scored) for way, scored in scores.items()},
         "gain": gains,
     }

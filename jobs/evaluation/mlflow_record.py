@@ -1,7 +1,7 @@
-"""An evaluation in MLflow: one run for one measurement, with its metrics, tables, pictures, page and scores.
+"""Records an evaluation as a run in MLflow.
 
-The same models on the same list of pairs are the same run, however often they are measured. A registered version keeps
-its evaluation as well (`registry.versions`). Not here: what is measured.
+The run has metrics, tables, pictures, page and scores. The same models on the same list of pairs are always the same
+run. A registered version keeps its evaluation too (`registry.versions`).
 """
 
 from __future__ import annotations
@@ -28,22 +28,26 @@ from trainplane.tracking.runs import end_run, find_or_create_run
 EXPERIMENT = "isnet-evaluations"
 
 
-def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str:
-    """The run of this measurement, now RUNNING; a `UserError` where MLflow does not answer."""
-    pairing = rules.bench.pairing
+def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol) -> str:
+    """Starts or reopens the evaluation's run; returns its id.
+
+    Raises:
+        UserError: MLflow does not answer.
+    """
+    pairing = protocol.eval_set.pairing
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
-    identity = canonical_json([addresses, pairing.digest, rules.bench.definition])
+    identity = canonical_json([addresses, pairing.digest, protocol.eval_set.definition])
     labels = ", ".join(models)
     run = find_or_create_run(
         context.tracking_server,
         EXPERIMENT,
         run_key=hashlib.sha256(identity).hexdigest(),
-        run_name=f"{labels} on {rules.name}"[:200],
+        run_name=f"{labels} on {protocol.name}"[:200],
         tags={
             **lineage.code_tags(),
             "isnet.masks_digest": pairing.digest,
-            "isnet.definition": rules.bench.definition,
+            "isnet.definition": protocol.eval_set.definition,
             **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},
         },
         artifact_root=context.artifacts,
@@ -51,23 +55,33 @@ def begin(context: Context, models: Mapping[str, Model], rules: Protocol) -> str
     lineage.log_dataset(
         context.tracking_server,
         run.run_id,
-        name=rules.name,
+        name=protocol.name,
         digest=pairing.dataset_digest,
-        address=rules.dataset.address,
+        address=protocol.dataset.address,
         context="evaluation",
     )
     return run.run_id
 
 
-def record_of(run_id: str, report: Report, folder: Path, attachments: Sequence[VersionAttachment]) -> RunResult:
-    """Figures of the report, every file of `folder`, and attachments to registered versions."""
-    # The page's first screen in MLflow is the run's description.
+def run_result(run_id: str, report: Report, folder: Path, attachments: Sequence[VersionAttachment]) -> RunResult:
+    """Collects the run's metrics, files and attachments to versions.
+
+    Args:
+        run_id: run in MLflow.
+        report: gives the metrics and the description.
+        folder: its files become artifacts.
+        attachments: evaluations of registered versions.
+    """
+    # MLflow's page of a run begins with its description.
     tags = {"mlflow.note.content": _note(report)}
     return RunResult(run_id, folder, _metrics(report), tags, attachments=attachments)
 
 
-def fail(context: Context, run_id: str) -> None:
-    """Close the run of a measurement that did not come to an end; a dead server changes nothing about that."""
+def fail_run(context: Context, run_id: str) -> None:
+    """Closes the run of an evaluation that was interrupted.
+
+    An unreachable server is ignored: the evaluation's own error is raised.
+    """
     try:
         end_run(context.tracking_server, run_id, "FAILED")
     except UserError:
@@ -75,23 +89,26 @@ def fail(context: Context, run_id: str) -> None:
 
 
 def _metrics(report: Report) -> dict[str, float]:
-    """`LABEL/psnr`, `LABEL/psnr_10-20`, …, and what the model costs."""
-    found: dict[str, float] = {}
+    """Metrics of the run: `LABEL/psnr`, `LABEL/psnr_10-20`, …, costs."""
+    metrics: dict[str, float] = {}
     keys = _keys(report.evaluations)
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
             for metric in METRICS:
-                found[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
+                metrics[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
         costs: dict[str, Any] = evaluation["cost"]
-        found |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}
-    return found
+        metrics |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}
+    return metrics
 
 
 def _keys(labels: Iterable[str]) -> dict[str, str]:
-    """Labels as MLflow's names may be, no two of them alike: one model's figures would replace another's."""
+    """Makes a unique metric prefix of each label.
+
+    MLflow restricts names of metrics. With one prefix for two labels one model's metrics would replace the other's.
+    """
     keys = {label: re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100] for label in labels}
     shared = {key for key, times in Counter(keys.values()).items() if times > 1}
-    # Two steps of one run in a deep folder, say, which differ only beyond what is kept of an address.
+    # Labels may differ only beyond the first 100 characters, such as two steps of a run in a deep folder.
     return {
         label: f"{key[:91]}-{hashlib.sha256(label.encode()).hexdigest()[:8]}" if key in shared else key
         for label, key in keys.items()
@@ -99,7 +116,8 @@ def _keys(labels: Iterable[str]) -> dict[str, str]:
 
 
 def _note(report: Report) -> str:
-    shown = tables(report)[: len(METRICS)]
+    # The first tables are the metrics.
     return "\n\n".join(
-        f"**{escaped(table['title'])}**\n\n{markdown_table(table['columns'], table['rows'])}" for table in shown
+        f"**{escaped(table['title'])}**\n\n{markdown_table(table['columns'], table['rows'])}"
+        for table in tables(report)[: len(METRICS)]
     )[:5000]

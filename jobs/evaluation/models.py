@@ -1,9 +1,10 @@
-"""MODEL, as people type it: a registered version, a run, a checkpoint, the author's file, or a method without weights.
+"""Opens models by their address.
 
     models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · untrained:PRESET ·
     classical:mean|telea|ns|biharmonic
 
-Whatever it is, it comes back as something that fills holes, with what is known of it.
+An address names a registered version, a run, a checkpoint, the author's file, or a method without weights. Each is
+opened as a `Model`, which fills holes.
 """
 
 from __future__ import annotations
@@ -38,11 +39,17 @@ from trainplane.train.checkpoint.state import restore
 
 @dataclass(frozen=True)
 class Model:
-    """A model that was found.
+    """A model that fills holes.
 
-    address -- as it was typed; pinned -- the same with an alias replaced by the version it pointed at
-    size    -- side of the square it is evaluated on; None where it has none of its own
-    architecture, parameters, steps -- None where there is no network, or nobody knows; package_bytes -- as registered
+    Attributes:
+        address: as typed.
+        filler: fills holes.
+        size: side of the square to evaluate on, pixels; None if the model does not define it.
+        pinned: address of the same version or checkpoint for ever, without an alias.
+        architecture: None for a method without a network.
+        parameters: number of parameters; None for a method without a network.
+        steps: trained steps; None if unknown.
+        package_bytes: size of the registered package; None if it is not registered.
     """
 
     address: str
@@ -59,47 +66,51 @@ class Model:
             object.__setattr__(self, "pinned", self.address)
 
 
-def of_network(address: str, network: Generator, **facts: Any) -> Model:
-    """A network as a model, on a GPU where there is one."""
+def network_model(address: str, network: Generator, **attributes: Any) -> Model:
+    """Wraps a network as a model, on a GPU if possible."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Model(
         address,
         Predictor(network, device=device),
         architecture=network.architecture,
         parameters=network.num_parameters(),
-        **facts,
+        **attributes,
     )
 
 
 def open_model(address: str, context: Context) -> Model:
-    """The model behind an address; a `UserError` says what an address may be."""
+    """Opens the model of an address.
+
+    Raises:
+        UserError: this is not the address of a model.
+    """
     if address.startswith("classical:"):
         return Model(address, classical(address.removeprefix("classical:")))
     if address.startswith("author:"):
         network = load_author_checkpoint(Path(address.removeprefix("author:")).expanduser())
-        return of_network(address, cast("Generator", network), size=256)
+        return network_model(address, cast("Generator", network), size=256)
     if address.startswith("untrained:"):
-        return untrained(load_run_config(address.removeprefix("untrained:"), []), address)
+        return untrained_model(load_run_config(address.removeprefix("untrained:"), []), address)
     if address.startswith("models:/"):
         return _registered(address, context)
     if address.startswith("runs:/"):
-        return _checkpoint(address, checkpoint_of_run(address.removeprefix("runs:/"), context))
+        return _checkpoint(address, checkpoints_of_run(address.removeprefix("runs:/"), context))
     if "step-" in address or address.startswith(("s3://", "/", ".")):
         return _checkpoint(address, address)
     raise UserError(
-        f"{address!r} is no model; need models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, "
+        f"{address!r} is not a model; need models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, "
         "author:PATH, untrained:PRESET or classical:mean|telea|ns|biharmonic"
     )
 
 
 def _registered(address: str, context: Context) -> Model:
     version = find_version(context.tracking, address)
-    # From here on the version, not the alias: it may move while we work.
+    # From here on the version: the alias may move meanwhile.
     pinned = f"models:/{version.name}/{version.version}"
     folder = download(context.tracking, pinned, context.home / "cache" / "models")
     exported = data_of(folder)
     trained = json.loads((exported / TRAINED).read_text(encoding="utf-8"))
-    return of_network(
+    return network_model(
         address,
         load_model(exported),
         size=trained["evaluation_size"],
@@ -109,62 +120,76 @@ def _registered(address: str, context: Context) -> Model:
     )
 
 
-def checkpoint_of_run(run_id: str, context: Context) -> str:
-    """Where the checkpoints of an MLflow run lie."""
+def checkpoints_of_run(run_id: str, context: Context) -> str:
+    """Address of the checkpoints of an MLflow run."""
     record = RunRecord(context.tracking_server, run_id)
     if (folder := record.tags.get("trainplane.checkpoints")) is None:
-        raise UserError(f"run {run_id!r} has no checkpoints of ours; give one that `isnet train` made")
+        raise UserError(f"run {run_id!r} has no checkpoints; need a run of `isnet train`")
     return str(folder)
 
 
-def _checkpoint(address: str, place: str) -> Model:
-    store, checkpoint = checkpoints.open_address(place)
-    # From here on this checkpoint: a run that is still training stores others.
+def _checkpoint(address: str, checkpoint_address: str) -> Model:
+    store, checkpoint = checkpoints.open_address(checkpoint_address)
+    # From here on this checkpoint: a run that is still training stores newer ones.
     pinned = f"{store.address}/{checkpoint.key}"
-    task, loaded = task_of_checkpoint(pinned)
-    return of_network(
-        address, generator_of(task), size=task.config.data.evaluation_size, pinned=pinned, steps=loaded.state.step
+    task, loaded = load_task(pinned)
+    return network_model(
+        address, eval_generator(task), size=task.config.data.evaluation_size, pinned=pinned, steps=loaded.state.step
     )
 
 
-def generator_of(task: ISNetTask) -> Generator:
-    """The network of a task that is evaluated and registered."""
+def eval_generator(task: ISNetTask) -> Generator:
+    """Returns the network that is evaluated and registered."""
     return cast("Generator", task.gan.eval_generator())
 
 
-def task_of_checkpoint(place: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
-    """The task as a checkpoint left it, on the CPU; `place` is a run's folder or one step of it."""
-    store, checkpoint = checkpoints.open_address(place)
+def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
+    """Restores a task from its checkpoint, on the CPU.
+
+    Args:
+        address: a run's folder, for its newest checkpoint, or one step in it.
+    """
+    store, checkpoint = checkpoints.open_address(address)
     loaded = checkpoints.read(store, checkpoint)
-    task = ISNetTask(_only_used(build(ISNetTask.Config, loaded.meta["config"])), torch.device("cpu"))
+    task = ISNetTask(_without_vgg(build(ISNetTask.Config, loaded.meta["config"])), torch.device("cpu"))
     restore(task, loaded.state, source=f"{store.address}/{checkpoint.key}")
     return task, loaded
 
 
-def _only_used(config: Any) -> Any:
-    """The configuration without the losses that need VGG, whose weights are no part of a checkpoint: whoever fills
-    holes with a network need not have them."""
+def _without_vgg(config: Any) -> Any:
+    """Removes the losses that need VGG.
+
+    VGG's weights are not in the checkpoint, and filling holes does not need them.
+    """
     return config.model_copy(update={"loss": config.loss.model_copy(update={"perceptual": 0.0, "style": 0.0})})
 
 
-def untrained(config: Any, address: str = "untrained") -> Model:
-    """The network of a configuration as it was before its first step."""
+def untrained_model(config: Any, address: str = "untrained") -> Model:
+    """Makes the network of a configuration before its first step."""
     torch.manual_seed(config.train.seed)
-    task = ISNetTask(_only_used(config), torch.device("cpu"))
-    return of_network(address, generator_of(task), size=config.data.evaluation_size, steps=0)
+    task = ISNetTask(_without_vgg(config), torch.device("cpu"))
+    return network_model(address, eval_generator(task), size=config.data.evaluation_size, steps=0)
 
 
-_OPENED: dict[str, Model] = {}
+# Model of this worker process, by address.
+_open_models: dict[str, Model] = {}
 
 
 @contextmanager
-def worker_model(address: str, place: tuple[Context, dict[str, str]]) -> Iterator[Model]:
-    """The model in a worker process: opened at the first share, one at a time."""
-    context, environment = place
+def worker_model(address: str, portable_context: tuple[Context, dict[str, str]]) -> Iterator[Model]:
+    """Opens a model in a worker process.
+
+    The process keeps it for its next shares; another model replaces it.
+
+    Args:
+        address: pinned address of the model.
+        portable_context: context and environment from `worker_pool.portable`.
+    """
+    context, environment = portable_context
     os.environ.update(environment)
-    if address not in _OPENED:
-        _OPENED.clear()
+    if address not in _open_models:
+        _open_models.clear()
         # A task has one processor.
         torch.set_num_threads(1)
-        _OPENED[address] = open_model(address, context)
-    yield _OPENED[address]
+        _open_models[address] = open_model(address, context)
+    yield _open_models[address]

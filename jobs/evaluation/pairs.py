@@ -1,8 +1,9 @@
-"""Which held-out picture is measured with which hole: a fixed list, the same for every model, known by its digest.
+"""Pairs of held-out pictures and holes for an evaluation.
 
-A picture of a mask dataset gets one mask, drawn without replacement from a seeded permutation of all masks (a fresh
-one each time round); with a generator every picture gets one hole of each ratio bin. The list is kept in the store
-under its digest, written once. Not here: reading pictures and holes (scoring.py).
+The list is the same for every model and is identified by its digest. With a mask dataset each picture gets one mask,
+drawn without replacement from a seeded permutation of all masks (another permutation for each round). With a generator
+each picture gets one hole of each ratio bin. The list is stored under its digest. Pictures and holes are read in
+`jobs.evaluation.scores`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,16 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Pairing:
-    """The list. `masks`: a generator's name or the digest of a mask dataset; `pairs`: (picture, hole) numbers."""
+    """List of pairs.
+
+    Attributes:
+        dataset_digest: of the pictures.
+        masks: name of a generator, or digest of a mask dataset.
+        size: side of pictures and holes, pixels.
+        seed: of the permutations, or of the generator.
+        loading: how mask files are resized.
+        pairs: numbers of picture and hole.
+    """
 
     dataset_digest: str
     masks: str
@@ -33,7 +43,7 @@ class Pairing:
     pairs: tuple[tuple[int, int], ...]
 
     def to_json(self) -> bytes:
-        """Canonical JSON, of which the digest is taken."""
+        """Returns canonical JSON, the digest's input."""
         return canonical_json(
             {
                 "format": FORMAT,
@@ -48,11 +58,11 @@ class Pairing:
 
     @property
     def digest(self) -> str:
-        """sha256 that tells one list of pictures and holes from another."""
+        """Sha256 of the list."""
         return hashlib.sha256(self.to_json()).hexdigest()
 
-    def keep(self, store: Store) -> str:
-        """Put the list into the store, once; returns its key."""
+    def save(self, store: Store) -> str:
+        """Stores the list, once, and returns its key."""
         key = f"pairings/{self.digest}.json"
         store.create(key, self.to_json())
         return key
@@ -68,25 +78,40 @@ def pair_up(
     loading: Loading = "nearest",
     pictures: int | None = None,
 ) -> Pairing:
-    """The list for a dataset. `pictures`: measure this many only, drawn evenly over the dataset; None takes all."""
-    chosen = _spread(dataset.num_samples, pictures)
+    """Pairs the pictures of a dataset with holes.
+
+    Args:
+        dataset: held-out pictures.
+        masks: name of a generator; ignored with a mask dataset.
+        mask_set: mask dataset; None for a generator.
+        size: side of pictures and holes, pixels.
+        seed: of the permutations, or of the generator.
+        loading: how mask files are resized.
+        pictures: number of pictures, taken evenly over the dataset; None takes all.
+    """
+    indices = _spread(dataset.num_samples, pictures)
     if mask_set is None:
-        per_picture = len(RATIO_BINS)
-        pairs = [(index, index * per_picture + number) for index in chosen for number in range(per_picture)]
+        num_bins = len(RATIO_BINS)
+        pairs = [(index, index * num_bins + bin) for index in indices for bin in range(num_bins)]
         return Pairing(dataset.digest, masks, size, seed, loading, tuple(pairs))
+    # Over all pictures, so that a picture gets the same mask when only some of them are measured.
     order = _without_replacement(dataset.num_samples, mask_set.num_samples, seed)
-    pairs = [(index, order[index]) for index in chosen]
+    pairs = [(index, order[index]) for index in indices]
     return Pairing(dataset.digest, mask_set.digest, size, seed, loading, tuple(pairs))
 
 
-def _spread(count: int, wanted: int | None) -> list[int]:
-    if wanted is None or wanted >= count:
+def _spread(count: int, limit: int | None) -> list[int]:
+    """Takes `limit` numbers below `count` at equal distances."""
+    if limit is None or limit >= count:
         return list(range(count))
-    return [number * count // wanted for number in range(wanted)]
+    return [number * count // limit for number in range(limit)]
 
 
 def _without_replacement(pictures: int, masks: int, seed: int) -> list[int]:
-    """A mask for each picture: permutation after permutation, so that no mask is used once more than another."""
+    """Draws a mask for each picture, permutation by permutation.
+
+    The numbers of times that two masks are used differ by one at most.
+    """
     rounds = -(-pictures // masks)
     permutations = [
         np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(masks) for turn in range(rounds)

@@ -1,14 +1,18 @@
-"""The paper's Tables 1 to 4 beside what was measured here, each marked with what differs.
+"""Tables 1 to 4 of the paper beside our evaluations.
 
-Li et al., ICIP 2020. Its rows for ISNet stand on the author's definitions (`isnet.metrics`, definition `isnet`); those
-of Table 3 and 4 for other methods were copied from EdgeConnect, whose PSNR, SSIM and L1 are defined otherwise, and the
-author's test masks are loaded with smaller holes (`isnet.mask_loading`). None of them is a target by itself.
+Notes list the differences between both. Li et al., ICIP 2020. The rows for ISNet use the author's definitions
+(`isnet.metrics`, definition `isnet`). Rows of Tables 3 and 4 for other methods were copied from EdgeConnect, which
+defines PSNR, SSIM and L1 differently. The author's loader makes the holes of test masks smaller (`isnet.mask_files`).
+So none of these numbers is a target by itself.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
+
+from isnet.metrics import METRICS
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS
 
 # (row, parameters in units of 2^20, PSNR dB, L1 %, SSIM): means over the Places2 test set.
 TABLE_1 = (
@@ -44,16 +48,21 @@ _FAMILY = {"base": "BaseModel", "base_ff": "BaseModel+FF", "unet_like": "UNet-li
 
 _OTHER_SCALE = (
     "the paper's columns other than ISNet were copied from EdgeConnect: PSNR and SSIM on gray, SSIM window 51, "
-    "L1 as a quotient of sums; they do not stand on one scale with the others"
+    "L1 as a quotient of sums; they are not on one scale with the others"
 )
 
+# Name of the paper's row for an architecture.
 RowOf = Callable[[Mapping[str, Any]], str | None]
+# {title, columns, rows, notes}: rows are lists of cells, numbers or text; None is an empty cell.
 Table = dict[str, Any]
-"""{title, columns, rows, notes}: rows are lists of cells, numbers or text; None is an empty cell."""
 
 
 def paper_tables(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """All four, with every evaluation (by its label) that belongs into a row or column beside the paper's figures."""
+    """Returns the four tables with our evaluations added.
+
+    Args:
+        evaluations: evaluations by label; each appears in the rows or columns where it fits.
+    """
     return [
         _ablation("Table 1: models with different components (Places2)", TABLE_1, evaluations, _row_of_table_1),
         _ablation("Table 2: residual blocks in each stage (Places2)", TABLE_2, evaluations, _row_of_table_2),
@@ -76,7 +85,7 @@ def _row_of_table_2(architecture: Mapping[str, Any]) -> str | None:
 
 
 def _ablation(title: str, paper: Sequence[Any], evaluations: Mapping[str, Any], row_of: RowOf) -> Table:
-    """Each row of the paper, and below it what was measured here of that architecture."""
+    """Table of architectures: ours below each row of the paper."""
     rows: list[list[Any]] = []
     notes: dict[str, None] = {}
     for name, millions, psnr, l1, ssim in paper:
@@ -103,14 +112,15 @@ def _digits(value: float | None, digits: int) -> str | None:
 
 
 def _by_ratio(title: str, paper: Mapping[str, Any], evaluations: Mapping[str, Any], dataset: str) -> Table:
-    """One row a bin and metric, a column a method, ours behind the paper's."""
+    """Table of methods: a column for each, ours last."""
     rows: list[list[Any]] = []
-    for number, name in enumerate(PAPER_BINS):
-        for place, (metric, shown) in enumerate((("psnr", "PSNR dB"), ("ssim", "SSIM"), ("l1_percent", "L1 %"))):
+    for bin_index, name in enumerate(PAPER_BINS):
+        for metric_index, metric in enumerate(KEY_METRICS):
             ours = [evaluation["bins"].get(name, {}).get(metric) for evaluation in evaluations.values()]
-            theirs = [bins[number][place] for bins in paper.values()]
+            theirs = [bins[bin_index][metric_index] for bins in paper.values()]
             digits = 3 if metric == "ssim" else 2
-            rows.append([f"{name} %", shown, *(_digits(value, digits) for value in (*theirs, *ours))])
+            cells = [_digits(value, digits) for value in (*theirs, *ours)]
+            rows.append([f"{name} %", METRIC_COLUMNS[metric][0], *cells])
     notes = [
         _OTHER_SCALE,
         "the author's loader makes holes smaller than their file says, 10-20 % from JPEG to 8.9 % on average",
@@ -122,39 +132,44 @@ def _by_ratio(title: str, paper: Mapping[str, Any], evaluations: Mapping[str, An
 
 
 def paper_view(evaluation: Mapping[str, Any]) -> dict[str, float] | None:
-    """Means over the pairs of the paper's four bins alone; None without any."""
+    """Means over the paper's four bins, if they have pairs."""
     rows = [evaluation["bins"][name] for name in PAPER_BINS if name in evaluation["bins"]]
     if not rows:
         return None
     count = sum(row["n"] for row in rows)
-    means = {key: sum(row[key] * row["n"] for row in rows) / count for key in ("psnr", "ssim", "l1_percent", "l1_hole")}
+    means = {metric: sum(row[metric] * row["n"] for row in rows) / count for metric in METRICS}
     return {**means, "n": count}
 
 
 def differences(evaluation: Mapping[str, Any], dataset: str) -> list[str]:
-    """Why a figure of ours and one of the paper's do not compare, in sentences."""
-    found = []
+    """Reasons why our numbers and the paper's are not comparable.
+
+    Args:
+        evaluation: ours.
+        dataset: dataset of the paper's table, places2 or celeba.
+    """
+    reasons = []
     if dataset not in str(evaluation["dataset"]).lower().replace("_", ""):
-        shown = {"places2": "Places2's 328,500 test pictures", "celeba": "CelebA's"}[dataset]
-        found.append(f"measured on {evaluation['dataset']} ({evaluation['pictures']} pictures), not on {shown}")
+        theirs = {"places2": "Places2's 328,500 test pictures", "celeba": "CelebA's"}[dataset]
+        reasons.append(f"measured on {evaluation['dataset']} ({evaluation['pictures']} pictures), not on {theirs}")
     if evaluation["size"] != 256:
-        found.append(f"pictures of {evaluation['size']} pixels, the paper's have 256")
+        reasons.append(f"pictures of {evaluation['size']} pixels, the paper's have 256")
     if evaluation["definition"] != "isnet":
-        found.append(f"definition {evaluation['definition']}, the paper's ISNet rows stand on `isnet`")
+        reasons.append(f"definition {evaluation['definition']}, the paper's ISNet rows use `isnet`")
     if evaluation.get("loading", "nearest") == "nearest":
-        found.append("masks keep their size when they are loaded, the author's do not")
-    found += _of_network(evaluation.get("architecture"), evaluation.get("steps"))
-    return found
+        reasons.append("holes keep their size when masks are loaded, the author's do not")
+    reasons += _network_differences(evaluation.get("architecture"), evaluation.get("steps"))
+    return reasons
 
 
-def _of_network(architecture: Mapping[str, Any] | None, steps: int | None) -> list[str]:
+def _network_differences(architecture: Mapping[str, Any] | None, steps: int | None) -> list[str]:
     if architecture is None:
         return []
-    found = [
+    reasons = [
         f"{what} {architecture[option]}, the paper's {paper}"
         for option, what, paper in (("width", "width", 32), ("in_channels", "input channels", 3))
         if architecture[option] != paper
     ]
     if steps is not None and steps < PAPER_STEPS:
-        found.append(f"trained for {steps:,} steps, the author's example for {PAPER_STEPS:,}")
-    return found
+        reasons.append(f"trained for {steps:,} steps, the author's example for {PAPER_STEPS:,}")
+    return reasons

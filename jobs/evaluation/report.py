@@ -1,7 +1,7 @@
-"""An evaluation report as text: tables of means with intervals, differences, costs, the paper's figures; Markdown, CSV.
+"""Formats an evaluation report as Markdown, CSV and terminal text.
 
-Pure: values in, text out. The first model of a report is the one it is about ("ours"); the others are what it is
-compared with. Not here: pictures (report_pictures.py), the page (report_page.py), measuring (evaluating.py).
+The report has tables of means with intervals, differences, costs and the paper's results. Its first model ("ours") is
+compared with the others. Pure: no I/O. The HTML page is in `report_html`, its pictures in `figures`.
 """
 
 from __future__ import annotations
@@ -17,27 +17,31 @@ from jobs.evaluation.paper_tables import Table, paper_tables, paper_view
 from jobs.evaluation.scores import ALL_BINS
 from trainplane.markdown import escaped, markdown_table
 
+# Column of the means over the paper's four bins.
 PAPER_VIEW = "10-50"
 _COST_NOTE = (
-    "memory: weights and computed values at the most, reckoned; latency: median on this machine, as busy as it was"
+    "memory: estimated maximum of weights and activations; latency: median on this machine, which may have been busy"
 )
 _DIFFERENCE_NOTE = (
-    "mean difference, its 95 % interval, and p (two-sided, by flipping the signs of whole pictures); "
-    "no correction for the number of tests"
+    "mean difference, its 95 % interval, and p (two-sided sign-flip test over pictures); "
+    "not corrected for the number of tests"
 )
 _STUDY_NOTE = (
     "the same model, pictures and masks; `>0`: the author's loader, whose bilinear resize shrinks the hole, "
-    "and more so from JPEG"
+    "more with JPEG files"
 )
 
 
 @dataclass(frozen=True)
 class Report:
-    """What was found out.
+    """Content of a report.
 
-    evaluations -- by label, ours first; comparisons -- ours minus each other label: {label: {bin: {metric: …}}}
-    study       -- rows of the mask-loading study; worst -- pairs that ours fills worst, the worst first
-    facts       -- name and value pairs for the head of the report
+    Attributes:
+        evaluations: by label, ours first.
+        comparisons: ours minus each other model: {label: {bin: {metric: …}}}.
+        study: rows of the study of mask loading.
+        worst: pairs of ours with the lowest PSNR, the worst first.
+        facts: name and value of each line of the report's head.
     """
 
     evaluations: Mapping[str, Mapping[str, Any]]
@@ -48,10 +52,14 @@ class Report:
 
     @property
     def ours(self) -> str:
+        """Label of the first model."""
         return next(iter(self.evaluations))
 
     def to_json(self) -> dict[str, Any]:
-        """Ours at the top level, as `isnet evaluate --json` has it, with everything else beside it."""
+        """Returns the output of `isnet evaluate --json`.
+
+        The evaluation of ours is at the top level, everything else beside it.
+        """
         return {
             **self.evaluations[self.ours],
             "label": self.ours,
@@ -65,21 +73,26 @@ class Report:
 
 
 def tables(report: Report) -> list[Table]:
-    """Every table of the report, in reading order."""
-    found = [_metric_table(report, metric) for metric in METRICS]
-    found.append(_cost_table(report))
-    found += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
+    """Returns every table of the report in reading order."""
+    ordered = [_metric_table(report, metric) for metric in METRICS]
+    ordered.append(_cost_table(report))
+    ordered += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
     if report.study:
-        found.append(_study_table(report.study))
-    return [*found, *paper_tables(report.evaluations)]
+        ordered.append(_study_table(report.study))
+    return [*ordered, *paper_tables(report.evaluations)]
 
 
 def _metric_table(report: Report, metric: str) -> Table:
-    """A row a model, a column a bin, each mean with its interval; the best of each column is marked."""
+    """Table of one metric by model and bin.
+
+    Each mean has its interval, and the best of each column is bold.
+    """
     bins = [name for name in ALL_BINS if any(name in e["bins"] for e in report.evaluations.values())]
     columns = ["all", PAPER_VIEW, *bins]
+    # Find the best value of each column.
     values = {label: [_value(e, name, metric) for name in columns] for label, e in report.evaluations.items()}
-    best = [_best([row[place] for row in values.values()], metric) for place in range(len(columns))]
+    best = [_best(column, metric) for column in zip(*values.values(), strict=True)]
+    # Format the rows, and mark those values where there are models to compare.
     rows = []
     for label, evaluation in report.evaluations.items():
         cells = [_cell(evaluation, name, metric) for name in columns]
@@ -106,10 +119,8 @@ def _value(evaluation: Mapping[str, Any], name: str, metric: str) -> float | Non
 
 
 def _best(values: Sequence[float | None], metric: str) -> float | None:
-    known = [value for value in values if value is not None]
-    if not known:
-        return None
-    return max(known) if BETTER[metric] == "higher" else min(known)
+    present = [value for value in values if value is not None]
+    return max(present, default=None) if BETTER[metric] == "higher" else min(present, default=None)
 
 
 def _cell(evaluation: Mapping[str, Any], name: str, metric: str) -> str:
@@ -170,30 +181,33 @@ def _gain(metric: str, comparison: Mapping[str, Any]) -> str:
 
 
 def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    shown = []
-    for row in rows:
-        gains = [row["gain"][way] for way in ("legacy-png", "legacy-jpeg")]
-        shown.append(
-            [
-                f"{row['bin']} %",
-                str(row["n"]),
-                *(f"{100 * row['ratio'][way]:.1f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
-                *(f"{row['psnr'][way]:.2f}" for way in ("nearest", "legacy-png", "legacy-jpeg")),
-                *(_gain("psnr", gain) for gain in gains),
-            ]
-        )
-    ways = ("nearest", ">0, PNG", ">0, JPEG")
-    columns = ["drawn hole", "pairs", *(f"hole %, {way}" for way in ways), *(f"PSNR, {way}" for way in ways)]
+    ways = {"nearest": "nearest", "legacy-png": ">0, PNG", "legacy-jpeg": ">0, JPEG"}
+    cells = [
+        [
+            f"{row['bin']} %",
+            str(row["n"]),
+            *(f"{100 * row['ratio'][way]:.1f}" for way in ways),
+            *(mean_text("psnr", row["psnr"][way]) for way in ways),
+            *(_gain("psnr", row["gain"][way]) for way in ("legacy-png", "legacy-jpeg")),
+        ]
+        for row in rows
+    ]
+    titles = [*(f"hole %, {way}" for way in ways.values()), *(f"PSNR, {way}" for way in ways.values())]
     return {
-        "title": "What the way masks are loaded is worth",
-        "columns": [*columns, "PNG gains dB", "JPEG gains dB"],
-        "rows": shown,
+        "title": "Effect of the way masks are loaded",
+        "columns": ["drawn hole", "pairs", *titles, "PNG gains dB", "JPEG gains dB"],
+        "rows": cells,
         "notes": [_STUDY_NOTE],
     }
 
 
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
-    """The report in Markdown; `pictures`: caption to the file that lies beside it."""
+    """Formats the report as Markdown.
+
+    Args:
+        report: the report.
+        pictures: files beside the report, by caption.
+    """
     lines = [f"# Evaluation of {escaped(report.ours)}", ""]
     lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
     for table in tables(report):
@@ -205,7 +219,10 @@ def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> st
 
 
 def csv(report: Report) -> str:
-    """A line for each model, bin and metric, numbers at full precision: what a spreadsheet wants."""
+    """Formats the means for a spreadsheet, at full precision.
+
+    There is a line for each model, bin and metric.
+    """
     lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
@@ -219,17 +236,18 @@ def csv(report: Report) -> str:
 def _quoted(cell: Any) -> str:
     text = repr(cell) if isinstance(cell, float) else str(cell)
     if text[:1] in ("=", "+", "-", "@") and not isinstance(cell, float):
-        # A spreadsheet would take it for a formula.
+        # A spreadsheet would run it as a formula.
         text = f"'{text}"
     return '"' + text.replace('"', '""') + '"' if any(c in text for c in ',"\n') else text
 
 
-def plain(report: Report) -> str:
-    """For a terminal: means by bin, one block a model, and how ours differs from each other one."""
+def terminal_text(report: Report) -> str:
+    """Formats means by bin and differences for a terminal."""
     lines = []
     for label, evaluation in report.evaluations.items():
         lines.append(f"{label} ({evaluation['definition']} definition, {evaluation['size']} px)")
         lines.append(f"  {'hole %':<8}{'n':>6}{'PSNR dB':>24}{'SSIM':>26}{'L1 %':>8}{'L1 hole':>10}")
+        # A line has no space for the intervals of L1.
         intervals = {
             name: {metric: ends[metric] for metric in ("psnr", "ssim")}
             for name, ends in evaluation.get("intervals", {}).items()

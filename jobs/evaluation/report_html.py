@@ -1,4 +1,7 @@
-"""The report as one HTML page that needs nothing else: tables and pictures are inside, no script, no network."""
+"""Formats the report as one self-contained HTML page.
+
+Tables and pictures are in the page. It has no script and needs no network.
+"""
 
 from __future__ import annotations
 
@@ -36,12 +39,18 @@ figure { margin: 1rem 0; } figcaption { color: #444; font-size: .85rem; } img { 
 
 
 def page(report: Report, *, figure: Titled, worst: Titled) -> str:
-    """The whole page. figure: representative strips; worst: strips of the pairs that ours fills worst."""
+    """Formats the page.
+
+    Args:
+        report: the report.
+        figure: titled strips of the representative pairs.
+        worst: titled strips of the worst pairs.
+    """
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.facts.items())
     parts = [
         "<!doctype html>",
         f'<html lang="en"><head><meta charset="utf-8"><title>Evaluation of {_text(report.ours)}</title>',
-        # A page that was saved somewhere must not be able to fetch or run anything.
+        # The page may be opened from any site: it must not load or run anything.
         f'<meta http-equiv="Content-Security-Policy" content="{_POLICY}">',
         f"<style>{_STYLE}</style></head><body>",
         f"<h1>Evaluation of {_text(report.ours)}</h1><dl>{facts}</dl>",
@@ -49,7 +58,7 @@ def page(report: Report, *, figure: Titled, worst: Titled) -> str:
         "<h2>Pictures: damaged, the others, ours, truth</h2>",
         '<p class="note">for each bin of the paper the pair whose PSNR is the median of ours</p>',
         *(_figure(title, pixels) for title, pixels in figure),
-        "<h2>What it fills worst</h2>",
+        "<h2>Worst pairs</h2>",
         *(_figure(title, pixels) for title, pixels in worst),
         "</body></html>",
     ]
@@ -67,11 +76,11 @@ def _table(table: Table) -> str:
 
 
 def _cell(cell: object) -> str:
-    """A cell; the best is bold, and an interval stands below its mean."""
+    """Formats a cell; an interval is below its mean."""
     text = cell_text(cell)
     is_best = text.startswith("**") and text.endswith("**") and len(text) > 4
-    mean, bracket, rest = (text[2:-2] if is_best else text).partition(" [")
-    small = f"<small>[{_text(rest)}</small>" if bracket else ""
+    mean, bracket, interval = (text[2:-2] if is_best else text).partition(" [")
+    small = f"<small>[{_text(interval)}</small>" if bracket else ""
     inner = f"<b>{_text(mean)}</b>" if is_best else _text(mean)
     return f"<td>{inner}{small}</td>"
 
@@ -85,5 +94,5 @@ def _figure(title: str, pixels: NDArray[np.uint8]) -> str:
 
 
 def _text(value: object) -> str:
-    """Escaped; backquotes are Markdown's."""
+    """Escapes HTML and removes Markdown's backquotes."""
     return html.escape(str(value).replace("`", ""))

@@ -1,4 +1,4 @@
-"""Runs an evaluation: measures every model and writes the report."""
+"""Runs an evaluation: measures models, writes and records the report."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jobs.evaluation import figures, mask_study, mlflow_record, pending_results
-from jobs.evaluation.evaluation import Measured, Protocol, compare, measure_model
+from jobs.evaluation.evaluation import Measurement, Protocol, compare, measure_model
 from jobs.evaluation.models import Model, open_model
 from jobs.evaluation.report import Report, csv, markdown
 from jobs.evaluation.report_html import page
@@ -18,17 +18,23 @@ from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.registry.versions import evaluation_attachment
 from trainplane.tracking import lineage
+from trainplane.tracking.images import contact_sheet
 from trainplane.tracking.results import VersionAttachment
 
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+ -]{0,39})=(?P<address>.+)")
-
-
 PAGE, FIGURE, WORST = "report.html", "figure.png", "worst.png"
 
 
 @dataclass(frozen=True)
-class Recorded:
-    """A report, its MLflow run and its folder; why MLflow does not have it yet, where it does not answer."""
+class RecordedEvaluation:
+    """A report and its record.
+
+    Attributes:
+        report: the report.
+        run_id: run in MLflow.
+        folder: folder of the report's files.
+        unsent: message if the result waits on this disk, because MLflow does not answer.
+    """
 
     report: Report
     run_id: str
@@ -36,8 +42,8 @@ class Recorded:
     unsent: str | None
 
 
-def _folder(output: str) -> Path:
-    """The folder for the report, made; a `UserError` where that cannot be, before anything is measured."""
+def report_folder(output: str) -> Path:
+    """Makes the report's folder, before anything is measured."""
     folder = Path(output).expanduser()
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,111 +52,145 @@ def _folder(output: str) -> Path:
     return folder
 
 
-def recorded(
+def open_models(args: list[str], context: Context) -> dict[str, Model]:
+    """Opens models by label.
+
+    Args:
+        args: `LABEL=MODEL`, or an address, which is its own label.
+        context: resolves the addresses.
+
+    Raises:
+        UserError: two models have one label.
+    """
+    models: dict[str, Model] = {}
+    for arg in args:
+        match = _LABELLED.fullmatch(arg)
+        label, address = (match["label"], match["address"]) if match else (arg, arg)
+        if label in models:
+            raise UserError(f"two models are called {label!r}; call one of them otherwise: NAME={address}")
+        models[label] = open_model(address, context)
+    return models
+
+
+def evaluate_and_record(
     context: Context,
     models: Mapping[str, Model],
-    rules: Protocol,
+    protocol: Protocol,
     *,
     folder: Path | None = None,
     tasks: int = 0,
     with_study: bool = False,
-) -> Recorded:
-    """Measure and record; registered versions among the models have it attached, now or when MLflow answers."""
-    run_id = mlflow_record.begin(context, models, rules)
+) -> RecordedEvaluation:
+    """Evaluates models and records the report in MLflow.
+
+    The evaluation of a registered version is attached to it. If MLflow does not answer when the measuring is done, the
+    result is sent later.
+
+    Args:
+        context: tracking server, cluster and home folder.
+        models: models by label, ours first.
+        protocol: data and settings.
+        folder: for the report's files; a folder of the run below the home folder by default.
+        tasks: number of Ray tasks at once; 0 for this process.
+        with_study: also compare the ways of loading masks.
+    """
+    run_id = mlflow_record.start_run(context, models, protocol)
     try:
         folder = folder or context.home / "evaluations" / run_id
-        report = run(context, models, rules, folder=folder, tasks=tasks, with_study=with_study)
-        result = mlflow_record.record_of(run_id, report, folder, _attachments(models, report, folder))
-        return Recorded(report, run_id, folder, pending_results.send(context, result))
+        report = evaluate(context, models, protocol, folder=folder, tasks=tasks, with_study=with_study)
+        result = mlflow_record.run_result(run_id, report, folder, _attachments(models, report, folder))
+        return RecordedEvaluation(report, run_id, folder, pending_results.send(context, result))
     except BaseException:
-        # Whatever ended it, Ctrl-C too: no run may stay RUNNING.
-        mlflow_record.fail(context, run_id)
+        # Also after Ctrl-C: no run may stay RUNNING.
+        mlflow_record.fail_run(context, run_id)
         raise
 
 
-def open_models(words: list[str], context: Context) -> dict[str, Model]:
-    """The models by label: `LABEL=MODEL`, or the address itself."""
-    found: dict[str, Model] = {}
-    for word in words:
-        match = _LABELLED.fullmatch(word)
-        label, address = (match["label"], match["address"]) if match else (word, word)
-        if label in found:
-            raise UserError(f"two models are called {label!r}; call one of them otherwise: NAME={address}")
-        found[label] = open_model(address, context)
-    return found
-
-
-def run(
+def evaluate(
     context: Context,
     models: Mapping[str, Model],
-    rules: Protocol,
+    protocol: Protocol,
     *,
     folder: Path,
     tasks: int = 0,
     with_study: bool = False,
 ) -> Report:
-    """Measure every model, compare the others with the first, and write all files of the report into `folder`."""
-    measured = {label: measure_model(model, rules, context=context, tasks=tasks) for label, model in models.items()}
-    ours, *others = measured.values()
+    """Measures models and writes the report into a folder.
+
+    Args:
+        context: opens the models in Ray tasks.
+        models: models by label; the first is compared with each other one.
+        protocol: data and settings.
+        folder: for the report's files.
+        tasks: number of Ray tasks at once; 0 for this process.
+        with_study: also compare the ways of loading masks.
+    """
+    measurements = {
+        label: measure_model(model, protocol, context=context, tasks=tasks) for label, model in models.items()
+    }
+    (_, ours), *others = measurements.items()
     study = []
     if with_study:
 
-        def scored(changed: Protocol) -> list[Score]:
+        def measure_ours(changed: Protocol) -> list[Score]:
             return measure_model(ours.model, changed, context=context, tasks=tasks).scores
 
-        study = mask_study.study(rules, scored, nearest=ours.scores)
-    labels = list(measured)
-    worst = figures.worst(ours.scores)
+        study = mask_study.study(protocol, measure_ours, nearest=ours.scores)
+    worst = figures.worst_pairs(ours.scores)
     report = Report(
-        evaluations={label: found.evaluation for label, found in measured.items()},
-        comparisons={
-            label: compare(ours.scores, found.scores) for label, found in zip(labels[1:], others, strict=True)
-        },
+        evaluations={label: measurement.evaluation for label, measurement in measurements.items()},
+        comparisons={label: compare(ours.scores, measurement.scores) for label, measurement in others},
         study=study,
-        worst=figures.facts_of(worst),
-        facts=facts(models, rules),
+        worst=figures.pair_rows(worst),
+        facts=_facts(models, protocol),
     )
-    _write(folder, report, measured, rules, worst)
+    _write(folder, report, measurements, protocol, worst)
     return report
 
 
-def facts(models: Mapping[str, Model], rules: Protocol) -> dict[str, str]:
-    """The head of a report: what exactly was measured."""
-    pairing = rules.bench.pairing
+def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
+    """Identifies what was measured, for the report's head."""
+    pairing = protocol.eval_set.pairing
     code = lineage.code_tags()
     dirty = " with changes" if code["trainplane.dirty"] == "true" else ""
     return {
         **{f"model {label}": model.pinned for label, model in models.items()},
-        "pictures": f"{rules.name}, digest {pairing.dataset_digest}",
-        "masks": f"{rules.masks}, loaded {pairing.loading}",
+        "pictures": f"{protocol.name}, digest {pairing.dataset_digest}",
+        "masks": f"{protocol.masks}, loaded {pairing.loading}",
         "list": f"{len(pairing.pairs)} pairs of picture and hole, digest {pairing.digest}",
-        "measure": f"definition {rules.bench.definition} on composites, {pairing.size}x{pairing.size}",
+        "measure": f"definition {protocol.eval_set.definition} on composites, {pairing.size}x{pairing.size}",
         "code": f"{code['trainplane.commit']}{dirty}",
     }
 
 
-def _write(folder: Path, report: Report, measured: Mapping[str, Measured], rules: Protocol, worst: list[Score]) -> None:
+def _write(
+    folder: Path, report: Report, measurements: Mapping[str, Measurement], protocol: Protocol, worst: list[Score]
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    models = {label: found.model for label, found in measured.items()}
-    psnr = {label: {one.pair: one.psnr for one in found.scores} for label, found in measured.items()}
-    chosen = figures.representative(measured[report.ours].scores)
-    figure, bad = (figures.strips(pairs, rules.bench, models, psnr=psnr) for pairs in (chosen, worst))
-    for name, strips in ((FIGURE, figure), (WORST, bad)):
-        (folder / name).write_bytes(figures.png(figures.sheet(strips)))
+    # Pictures.
+    models = {label: measurement.model for label, measurement in measurements.items()}
+    psnr = {label: {score.pair: score.psnr for score in m.scores} for label, m in measurements.items()}
+    representative = figures.representative_pairs(measurements[report.ours].scores)
+    figure_strips, worst_strips = (
+        figures.strips(pairs, protocol.eval_set, models, psnr=psnr) for pairs in (representative, worst)
+    )
+    for name, strips in ((FIGURE, figure_strips), (WORST, worst_strips)):
+        (folder / name).write_bytes(figures.png(contact_sheet(strips)))
+    # Texts.
     texts = {
         "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1),
         "report.csv": csv(report),
-        "report.md": markdown(report, pictures={"Pictures": FIGURE, "What it fills worst": WORST}),
-        PAGE: page(report, figure=figure, worst=bad),
-        "pairs.json": rules.bench.pairing.to_json().decode(),
-        **{f"scores-{number}.csv": to_csv(found.scores) for number, found in enumerate(measured.values())},
+        "report.md": markdown(report, pictures={"Pictures": FIGURE, "Worst pairs": WORST}),
+        PAGE: page(report, figure=figure_strips, worst=worst_strips),
+        "pairs.json": protocol.eval_set.pairing.to_json().decode(),
+        **{f"scores-{number}.csv": to_csv(m.scores) for number, m in enumerate(measurements.values())},
     }
     for name, text in texts.items():
         (folder / name).write_text(text, encoding="utf-8")
 
 
 def _attachments(models: Mapping[str, Model], report: Report, folder: Path) -> list[VersionAttachment]:
-    """Evaluations of the registered versions among the models, with the files that are stored with each."""
+    """Evaluations of the registered versions among the models, with files."""
     attachments = []
     for number, (label, model) in enumerate(models.items()):
         if model.pinned.startswith("models:/"):

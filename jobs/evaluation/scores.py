@@ -1,7 +1,7 @@
-"""Measuring one model on a list of pairs: a score for each, here or as tasks of a Ray cluster.
+"""Scores a model on a list of pairs.
 
-A score depends on picture, hole, model and definition alone, so it does not matter who measures which pair. Means,
-intervals and comparisons are made of scores (evaluating.py). Not here: which pair is measured (pairing.py).
+A score depends on picture, hole, model and definition alone, so this process or any Ray task can compute it. Means,
+intervals and comparisons are in `jobs.evaluation.evaluation`, the list of pairs in `jobs.evaluation.pairs`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from isnet.mask_files import loaded, read_mask
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, measure
 from jobs.cli.progress import bar
-from jobs.cluster.worker_pool import portable, shares_done
+from jobs.cluster.worker_pool import portable_context, run_shares
 from jobs.data.mask_datasets import mask_bytes
 from jobs.evaluation.models import Model, worker_model
 from jobs.evaluation.pairs import Pairing
@@ -34,17 +34,28 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 
 Pixels = NDArray[np.uint8]
+# Bin of holes above the paper's bins.
 BEYOND = "60-100"
 ALL_BINS = (*RATIO_BINS, BEYOND)
-# Pairs handed to a task at once: a task must cost more than its message, and a lost worker not much.
+# Pairs of one task: enough that computing costs more than sending, few enough that a lost worker costs little.
 PAIRS_PER_TASK = 64
 
 
 @dataclass(frozen=True)
 class Score:
-    """One measurement. ratio: share of the hole; hole_crc32: of its bits, so that equal holes can be told.
+    """Metrics of one pair.
 
-    seconds -- what the prediction took, on this machine as it was; psnr in dB, l1_percent in %, l1_hole 0 to 1
+    Attributes:
+        pair: number of the pair.
+        picture: number of the picture in its dataset.
+        key: key of the picture's sample.
+        ratio: share of the hole, 0 to 1.
+        hole_crc32: checksum of the hole's bits, to compare holes.
+        seconds: duration of the prediction on this machine.
+        psnr: dB.
+        ssim: up to 1.
+        l1_percent: percent.
+        l1_hole: 0 to 1.
     """
 
     pair: int
@@ -60,12 +71,21 @@ class Score:
 
     @property
     def bin(self) -> str:
+        """Ratio bin of the hole."""
         return ratio_bin(self.ratio) or BEYOND
 
 
 @dataclass(frozen=True)
 class View:
-    """What a pair looks like: picture uint8 (size, size, 3), hole bool (size, size), True in the hole."""
+    """Picture and hole of a pair.
+
+    Attributes:
+        pair: number of the pair.
+        picture: number of the picture in its dataset.
+        key: key of the picture's sample.
+        pixels: uint8 (size, size, 3).
+        hole: bool (size, size), True in the hole.
+    """
 
     pair: int
     picture: int
@@ -75,8 +95,11 @@ class View:
 
 
 @dataclass(frozen=True)
-class Bench:
-    """Where the pairs' bytes are. Pickles as addresses; tasks read their own share."""
+class EvalSet:
+    """Data of an evaluation: datasets, pairs, definition of metrics.
+
+    Pickles as addresses; each task reads its own share.
+    """
 
     dataset: Dataset
     mask_set: Dataset | None
@@ -84,26 +107,31 @@ class Bench:
     definition: Definition
 
     def views(self, numbers: Sequence[int]) -> Iterator[View]:
-        """The pairs with these numbers, the bytes of a few dozen in memory at a time."""
-        for start in range(0, len(numbers), PAIRS_PER_TASK):
-            yield from self._block(numbers[start : start + PAIRS_PER_TASK])
+        """Yields the pairs with these numbers.
 
-    def _block(self, numbers: Sequence[int]) -> Iterator[View]:
+        Only the files of `PAIRS_PER_TASK` pairs are in memory at a time.
+        """
+        for start in range(0, len(numbers), PAIRS_PER_TASK):
+            yield from self._views_of_block(numbers[start : start + PAIRS_PER_TASK])
+
+    def _views_of_block(self, numbers: Sequence[int]) -> Iterator[View]:
+        # Read each picture and mask once.
         pairs = [(number, *self.pairing.pairs[number]) for number in numbers]
         samples = _read(self.dataset, {picture for _, picture, _ in pairs})
         masks = {} if self.mask_set is None else _read(self.mask_set, {hole for _, _, hole in pairs})
         size, decoded = self.pairing.size, (-1, np.empty(0, np.uint8))
         for number, picture, hole in pairs:
+            # With a generator, pairs of one picture follow each other: decode it once.
             if decoded[0] != picture:
                 with self.dataset.decoding(picture):
                     rgb = decode_rgb(picture_bytes(samples[picture]), shortest=size)
                 decoded = picture, center_square(rgb, size)
             key = samples[picture]["__key__"].decode("utf-8", "replace")
-            drawn = self._drawn(hole) if self.mask_set is None else _packed(self.mask_set, masks, hole)
-            # Reading at the size it has already is the identity for `nearest` alone.
+            drawn = self._generated(hole) if self.mask_set is None else _packed(self.mask_set, masks, hole)
+            # Generated holes have this size already; loading changes them too, except with `nearest`.
             yield View(number, picture, key, decoded[1], loaded(drawn, size, size, way=self.pairing.loading))
 
-    def _drawn(self, number: int) -> Hole:
+    def _generated(self, number: int) -> Hole:
         size = self.pairing.size
         rng = np.random.Generator(np.random.Philox(key=[self.pairing.seed, number]))
         if self.pairing.masks == "irregular":
@@ -117,18 +145,18 @@ def _packed(mask_set: Dataset, masks: dict[int, dict[str, bytes]], number: int) 
 
 
 def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
-    wanted = sorted(numbers)
-    return dict(zip(wanted, read_samples(dataset, wanted), strict=True))
+    ordered = sorted(numbers)
+    return dict(zip(ordered, read_samples(dataset, ordered), strict=True))
 
 
 def score(model: Model, view: View, definition: Definition) -> Score:
-    """Fill the pair's hole and measure the composite against the picture."""
+    """Fills a hole and measures the composite against the picture."""
     truth = view.pixels.astype(np.float32) / np.float32(255)
-    began = time.perf_counter()
+    started = time.perf_counter()
     predicted = model.filler.predict(truth, view.hole)
-    seconds = time.perf_counter() - began
+    seconds = time.perf_counter() - started
     mask_B1HW = torch.from_numpy(~view.hole)[None, None].float()
-    found = measure(_batch(predicted), _batch(truth), mask_B1HW, definition=definition)
+    metrics = measure(_batch(predicted), _batch(truth), mask_B1HW, definition=definition)
     return Score(
         pair=view.pair,
         picture=view.picture,
@@ -136,45 +164,51 @@ def score(model: Model, view: View, definition: Definition) -> Score:
         ratio=hole_ratio(view.hole),
         hole_crc32=zlib.crc32(np.packbits(view.hole).tobytes()),
         seconds=seconds,
-        **{name: float(found[name][0]) for name in METRICS},
+        **{name: float(metrics[name][0]) for name in METRICS},
     )
 
 
-def scores_here(model: Model, bench: Bench, numbers: Sequence[int] | None = None) -> list[Score]:
-    """All pairs, or these, in this process."""
-    wanted = range(len(bench.pairing.pairs)) if numbers is None else numbers
-    return [score(model, view, bench.definition) for view in bar(bench.views(wanted), "evaluate", total=len(wanted))]
+def score_here(model: Model, eval_set: EvalSet) -> list[Score]:
+    """Scores all pairs in this process."""
+    numbers = range(len(eval_set.pairing.pairs))
+    views = bar(eval_set.views(numbers), "evaluate", total=len(numbers))
+    return [score(model, view, eval_set.definition) for view in views]
 
 
-def scores_on_ray(model: Model, bench: Bench, context: Context, *, tasks: int) -> list[Score]:
-    """All pairs as Ray tasks, `tasks` at once."""
-    numbers = range(len(bench.pairing.pairs))
+def score_on_ray(model: Model, eval_set: EvalSet, context: Context, *, tasks: int) -> list[Score]:
+    """Scores all pairs in `tasks` Ray tasks at once."""
+    numbers = range(len(eval_set.pairing.pairs))
     shares = [list(numbers[start : start + PAIRS_PER_TASK]) for start in range(0, len(numbers), PAIRS_PER_TASK)]
-    held = (model.pinned, bench, portable(context))
-    found: list[Score] = []
-    for scores in bar(shares_done(_scores_of_share, held, shares, tasks=tasks), "evaluate", total=len(shares)):
-        found += scores
-    return sorted(found, key=lambda one: one.pair)
+    shared = (model.pinned, eval_set, portable_context(context))
+    scores: list[Score] = []
+    for share in bar(run_shares(_score_share, shared, shares, tasks=tasks), "evaluate", total=len(shares)):
+        scores += share
+    # Shares come in the order in which tasks finish.
+    return sorted(scores, key=lambda score: score.pair)
 
 
-def _scores_of_share(held: tuple[str, Bench, tuple[Context, dict[str, str]]], numbers: list[int]) -> list[Score]:
-    address, bench, place = held
-    with worker_model(address, place) as model:
-        return [score(model, view, bench.definition) for view in bench.views(numbers)]
+def _score_share(shared: tuple[str, EvalSet, tuple[Context, dict[str, str]]], numbers: list[int]) -> list[Score]:
+    address, eval_set, context = shared
+    with worker_model(address, context) as model:
+        return [score(model, view, eval_set.definition) for view in eval_set.views(numbers)]
 
 
 def to_csv(scores: Sequence[Score]) -> str:
-    """One line a pair, below the fields' names; floats as they are."""
+    """Formats scores as CSV at full precision."""
     text = io.StringIO()
-    # Keys of datasets that others packed may hold commas and line breaks.
+    # A CSV writer, because keys of other people's datasets may contain commas and line breaks.
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow([*(field.name for field in fields(Score)), "bin"])
-    writer.writerows([*map(_cell, astuple(one)), one.bin] for one in scores)
+    writer.writerows([*map(_cell, astuple(score)), score.bin] for score in scores)
     return text.getvalue()
 
 
 def from_csv(text: str) -> list[Score]:
-    """Scores as `to_csv` wrote them; a `ValueError` where it did not."""
+    """Parses scores that `to_csv` wrote.
+
+    Raises:
+        ValueError: the text was not written by `to_csv`.
+    """
     names, *lines = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
     if names[:-1] != [field.name for field in fields(Score)]:
         raise ValueError("columns are not those of scores")
@@ -187,5 +221,5 @@ def _cell(value: object) -> str:
 
 
 def _batch(rgb_HW3: NDArray[np.float32]) -> torch.Tensor:
-    """(H, W, 3) to (1, 3, H, W)."""
+    """Converts (H, W, 3) to (1, 3, H, W)."""
     return torch.from_numpy(np.ascontiguousarray(rgb_HW3.transpose(2, 0, 1)))[None]

@@ -1,12 +1,13 @@
-"""Filling a whole prefix of pictures, here or as Ray tasks: resumable, every picture once, the manifest last.
+"""Fills all pictures below a prefix, resumably.
 
     isnet inpaint s3://bucket/in s3://bucket/masks -o s3://bucket/out --model models:/isnet@production
 
-The job is cut into parts of a few pictures. A part is stored picture by picture, then its record is created (once,
-whoever else is at it); a killed job is run again and goes on with the parts that have no record. `OUT/manifest.json`
-names every picture with its digest and stands when all is done. An alias is replaced by the version it points at when
-the job begins, and stays that version however often it is resumed.
-Not covered: pictures replaced under the same name and size while the job is stopped.
+The job is divided into parts of a few pictures. A worker stores the results of a part, then creates the part's record;
+only one process can create it. A killed job is run again and does the parts without a record. `OUT/manifest.json`
+lists every picture with its digest and is written when all parts are done. The alias of a model is resolved when the
+job starts, and every later run of the job uses that version.
+
+Not covered: a picture that is replaced under the same name and size while the job is stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from isnet.images.save import encode_photo
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.progress import bar
-from jobs.cluster.worker_pool import portable, shares_done
+from jobs.cluster.worker_pool import portable_context, run_shares
 from jobs.evaluation.models import Model, open_model, worker_model
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
@@ -34,15 +35,25 @@ from trainplane.storage import NotFound, Store, open_store
 from trainplane.storage.store import checked_key
 
 MANIFEST = "manifest.json"
-NOTES = ".inpaint"
+# Prefix below OUT for the state of an unfinished job.
+STATE_PREFIX = ".inpaint"
 PICTURES_PER_PART = 16
-# A picture of another format is written losslessly, as PNG.
+# Formats that are written as they are read; a picture of another format is written losslessly, as PNG.
 KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
 
+# Field names of the next three classes are part of a job's identity, which OUT keeps.
 @dataclass(frozen=True)
-class Item:
-    """One picture: keys in the three stores, and the size of what is read, bytes."""
+class InpaintItem:
+    """One picture of a job.
+
+    Attributes:
+        image: key of the picture in its store.
+        mask: key of the mask in its store.
+        output: key of the result.
+        bytes: size of the picture's file.
+        mask_bytes: size of the mask's file.
+    """
 
     image: str
     mask: str
@@ -53,7 +64,7 @@ class Item:
 
 @dataclass(frozen=True)
 class Options:
-    """How pictures are filled, as typed."""
+    """Options of `isnet inpaint` that change the result."""
 
     raw: bool = False
     black_is_hole: bool = False
@@ -61,59 +72,88 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Job:
-    """Everything that decides what comes out. `model`: as typed; `left_out`: pictures that cannot be begun, and why."""
+class InpaintJob:
+    """Everything that decides the results of a job.
+
+    Attributes:
+        images: address of the pictures.
+        masks: address of the masks.
+        output: address of the results.
+        model: address as typed, perhaps with an alias.
+        options: how pictures are filled.
+        items: pictures to fill, sorted by key.
+        left_out: pictures that cannot be filled: {image, reason}.
+    """
 
     images: str
     masks: str
     output: str
     model: str
     options: Options
-    items: tuple[Item, ...]
+    items: tuple[InpaintItem, ...]
     left_out: tuple[dict[str, str], ...] = field(default=())
 
     @property
     def identity(self) -> str:
-        """sha256 that the same command over the same listing has again."""
+        """Sha256 of the command and the listing."""
         return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
 
-    def parts(self) -> list[tuple[Item, ...]]:
+    def parts(self) -> list[tuple[InpaintItem, ...]]:
+        """Divides the pictures into parts."""
         return [self.items[at : at + PICTURES_PER_PART] for at in range(0, len(self.items), PICTURES_PER_PART)]
 
 
-def plan(images: str, masks: str, output: str, *, model: str, options: Options) -> Job:
-    """The job over what the stores list now; a `UserError` where there is nothing to do, or OUT is an input."""
+def plan(images: str, masks: str, output: str, *, model: str, options: Options) -> InpaintJob:
+    """Lists the stores and pairs pictures with masks by name.
+
+    Args:
+        images: address or folder of the pictures.
+        masks: address or folder of the masks.
+        output: address or folder for the results.
+        model: address of the model.
+        options: how pictures are filled.
+
+    Raises:
+        UserError: there are no pictures or no masks, or `output` is an input.
+    """
     stores = {"IMAGE": open_store(images), "MASK": open_store(masks), "OUT": open_store(output)}
     addresses = {name: store.address for name, store in stores.items()}
     for name in ("IMAGE", "MASK"):
         if addresses["OUT"] == addresses[name] or addresses["OUT"].startswith(f"{addresses[name]}/"):
-            raise UserError(f"{output} is {name} or lies in it, and results would become inputs; give another")
-    pictures = {e.key: e.size for e in stores["IMAGE"].list() if PurePosixPath(e.key).suffix.lower() in SUFFIXES}
+            raise UserError(
+                f"{output} is the same as {name} or below it, and results would become inputs; give another"
+            )
+    pictures = _list_pictures(stores["IMAGE"])
     if not pictures:
         raise UserError(f"{images}: no pictures there; need a prefix or folder with JPEG, PNG or WebP files below it")
-    mask_sizes = {e.key: e.size for e in stores["MASK"].list() if PurePosixPath(e.key).suffix.lower() in SUFFIXES}
-    by_name = {str(PurePosixPath(key).with_suffix("")): key for key in mask_sizes}
+    mask_sizes = _list_pictures(stores["MASK"])
+    mask_by_name = {str(PurePosixPath(key).with_suffix("")): key for key in mask_sizes}
+    # Pair each picture with the mask of its name, and choose a free name for the result.
     items, left_out = [], []
-    taken: set[str] = set()
+    targets: set[str] = set()
     for key, size in pictures.items():
-        mask = by_name.get(str(PurePosixPath(key).with_suffix("")))
-        reason = _unusable(key) or (
-            mask is None and f"no mask called {PurePosixPath(key).with_suffix('')}.* in {masks}"
-        )
+        name = str(PurePosixPath(key).with_suffix(""))
+        mask = mask_by_name.get(name)
+        reason = _reason_to_skip(key) or (mask is None and f"no mask called {name}.* in {masks}")
         if mask is None or reason:
             left_out.append({"image": key, "reason": str(reason)})
             continue
-        target = _target(key, pictures, taken)
-        taken.add(target)
-        items.append(Item(key, mask, target, size, mask_sizes[mask]))
+        target = _target(key, pictures, targets)
+        targets.add(target)
+        items.append(InpaintItem(key, mask, target, size, mask_sizes[mask]))
     if not items:
         raise UserError(f"{masks}: no mask fits any of {len(pictures)} pictures by name; name them alike")
-    places = (addresses["IMAGE"], addresses["MASK"], addresses["OUT"])
-    return Job(*places, model, options, tuple(items), tuple(left_out))
+    return InpaintJob(
+        addresses["IMAGE"], addresses["MASK"], addresses["OUT"], model, options, tuple(items), tuple(left_out)
+    )
 
 
-def _unusable(key: str) -> str | None:
-    """Why an object of this name cannot be read and written; None where it can."""
+def _list_pictures(store: Store) -> dict[str, int]:
+    return {entry.key: entry.size for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES}
+
+
+def _reason_to_skip(key: str) -> str | None:
+    """Reason why a key cannot be read or written."""
     try:
         checked_key(key)
     except UserError as error:
@@ -121,41 +161,61 @@ def _unusable(key: str) -> str | None:
     return None
 
 
-def _target(key: str, pictures: dict[str, int], taken: set[str]) -> str:
-    """Where the result goes: under the picture's own name, as PNG where its format is not written or not exact."""
+def _target(key: str, pictures: dict[str, int], targets: set[str]) -> str:
+    """Key of a picture's result.
+
+    It is the picture's own key, or that of a PNG where its format is not written or not lossless.
+    """
     path = PurePosixPath(key)
     if path.suffix.lower() in KEPT_SUFFIXES:
         return key
-    # b.gif beside b.png, and b.gif.png: no result may overwrite another.
+    # With b.gif beside b.png, or b.gif.png, no result may overwrite another.
     target = str(path.with_suffix(".png"))
-    if target in pictures or target in taken:
+    if target in pictures or target in targets:
         target = f"{key}.png"
-    while target in pictures or target in taken:
+    while target in pictures or target in targets:
         target += ".png"
     return target
 
 
-def run(job: Job, context: Context, *, tasks: int) -> dict[str, Any]:
-    """Do what is left of the job and write its manifest, which is returned."""
+def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
+    """Does the remaining parts and writes the manifest.
+
+    Args:
+        job: as planned.
+        context: opens the model.
+        tasks: number of Ray tasks at once; 0 for this process.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: `job.output` belongs to another job.
+    """
+    # A finished job only needs its manifest.
     store = open_store(job.output)
-    known = _manifest(store)
-    if known is not None and not known.get("pictures"):
-        # It filled nothing, masks of another size perhaps: another try has nothing to be kept apart from.
+    finished = _read_manifest(store)
+    if finished is not None and not finished.get("pictures"):
+        # That job filled nothing, perhaps because its masks had another size: nothing to protect from this one.
         store.delete(MANIFEST)
-    elif known is not None:
-        if known.get("identity") != job.identity:
+    elif finished is not None:
+        if finished.get("identity") != job.identity:
             raise UserError(
-                f"{job.output} holds the results of another job (model {known.get('requested')}, or other options or "
-                "inputs); give another OUT, or remove it"
+                f"{job.output} holds the results of another job (model {finished.get('requested')}, or other options "
+                "or inputs); give another OUT, or remove it"
             )
-        _clear(store)
-        return known
-    pinned = _claim(store, job, context)
-    records = _records(store, job)
+        _delete_state(store)
+        return finished
+    pinned = _register(store, job, context)
+    # Do the parts that have no valid record.
+    records = _valid_records(store, job)
     parts = [(number, part) for number, part in enumerate(job.parts()) if number not in records]
-    for number, record in _done(job, pinned, parts, context, tasks=tasks):
+    for number, record in _run_parts(job, pinned, parts, context, tasks=tasks):
         records[number] = record
+    # The manifest is the last object written: it stands for a complete job.
     rows = [row for number in sorted(records) for row in records[number]["pictures"]]
+    if len(rows) != len(job.items):
+        raise RunFailed(f"only {len(rows)} of {len(job.items)} pictures have a record; run the same command again")
     failed = [row for row in rows if "reason" in row]
     manifest = {
         "format": 1,
@@ -168,76 +228,102 @@ def run(job: Job, context: Context, *, tasks: int) -> dict[str, Any]:
         "pictures": [row for row in rows if "reason" not in row],
         "failed": [*failed, *job.left_out],
     }
-    if len(rows) != len(job.items):
-        raise RunFailed(f"{len(rows)} of {len(job.items)} pictures are accounted for; run the same command again")
     store.write(MANIFEST, canonical_json(manifest))
-    _clear(store)
+    _delete_state(store)
     return manifest
 
 
-def _claim(store: Store, job: Job, context: Context) -> str:
-    """The model as pinned when this job began first; a `UserError` where another job is at work in OUT."""
-    key = f"{NOTES}/job.json"
-    mine = {"identity": job.identity, "requested": job.model, "model": open_model(job.model, context).pinned}
-    if store.create(key, canonical_json(mine)):
-        return str(mine["model"])
-    found = json.loads(store.read(key))
-    if found["identity"] != job.identity:
+def _register(store: Store, job: InpaintJob, context: Context) -> str:
+    """Registers the job in OUT and returns its pinned model.
+
+    A resumed job keeps the version of its first run.
+
+    Raises:
+        UserError: another job is registered.
+    """
+    key = f"{STATE_PREFIX}/job.json"
+    ours = {"identity": job.identity, "requested": job.model, "model": open_model(job.model, context).pinned}
+    if store.create(key, canonical_json(ours)):
+        return str(ours["model"])
+    registered = json.loads(store.read(key))
+    if registered["identity"] != job.identity:
         raise UserError(
-            f"{job.output} belongs to another job that is not finished (model {found['requested']}, or other options "
-            f"or inputs); give another OUT, or remove {job.output}/{NOTES} to give that one up"
+            f"{job.output} belongs to another job that is not finished (model {registered['requested']}, or other "
+            f"options or inputs); give another OUT, or remove {job.output}/{STATE_PREFIX} to abandon that job"
         )
-    return str(found["model"])
+    return str(registered["model"])
 
 
-def _records(store: Store, job: Job) -> dict[int, dict[str, Any]]:
-    """Parts that are done, and whose results are there as they were recorded."""
+def _valid_records(store: Store, job: InpaintJob) -> dict[int, dict[str, Any]]:
+    """Records of finished parts by number.
+
+    Deletes the record of a part with a missing result, or one of another size.
+    """
     sizes = {entry.key: entry.size for entry in store.list()}
-    found = {}
+    records = {}
     for number in range(len(job.parts())):
-        key = _key(number)
+        key = _record_key(number)
         if key not in sizes:
             continue
         record = json.loads(store.read(key))
         if all(sizes.get(row["output"]) == row["bytes"] for row in record["pictures"] if "reason" not in row):
-            found[number] = record
+            records[number] = record
         else:
             store.delete(key)
-    return found
+    return records
 
 
-def _done(
-    job: Job, pinned: str, parts: Sequence[tuple[int, tuple[Item, ...]]], context: Context, *, tasks: int
+def _run_parts(
+    job: InpaintJob,
+    pinned: str,
+    parts: Sequence[tuple[int, tuple[InpaintItem, ...]]],
+    context: Context,
+    *,
+    tasks: int,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Yields number and record of each part when done."""
     total = len(parts)
     if tasks and parts:
-        held = (job, pinned, portable(context))
-        yield from bar(shares_done(_part_on_ray, held, parts, tasks=tasks), "inpaint", total=total)
+        shared = (job, pinned, portable_context(context))
+        yield from bar(run_shares(_run_part_on_ray, shared, parts, tasks=tasks), "inpaint", total=total)
         return
     model = open_model(pinned, context) if parts else None
     for number, part in bar(parts, "inpaint", total=total):
         assert model is not None
-        yield number, _part(job, number, part, model)
+        yield number, _run_part(job, number, part, model)
 
 
-def _part_on_ray(held: tuple[Job, str, Any], share: tuple[int, tuple[Item, ...]]) -> tuple[int, dict[str, Any]]:
-    job, pinned, place = held
+def _run_part_on_ray(
+    shared: tuple[InpaintJob, str, Any], share: tuple[int, tuple[InpaintItem, ...]]
+) -> tuple[int, dict[str, Any]]:
+    job, pinned, context = shared
     number, part = share
-    with worker_model(pinned, place) as model:
-        return number, _part(job, number, part, model)
+    with worker_model(pinned, context) as model:
+        return number, _run_part(job, number, part, model)
 
 
-def _part(job: Job, number: int, part: Sequence[Item], model: Model) -> dict[str, Any]:
-    """Fill a part's pictures and record it; where another process recorded it first, that record stands."""
+def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: Model) -> dict[str, Any]:
+    """Fills the pictures of a part and creates its record.
+
+    If another process has created the record, that record is returned.
+    """
     images, masks, out = open_store(job.images), open_store(job.masks), open_store(job.output)
-    record = {"pictures": [_fill(item, images, masks, out, model, job.options) for item in part]}
-    if not out.create(_key(number), canonical_json(record)):
-        stored: dict[str, Any] = json.loads(out.read(_key(number)))
+    record = {"pictures": [fill_item(item, images, masks, out, model, job.options) for item in part]}
+    # `create` fails where the key exists, so one process alone records the part.
+    if not out.create(_record_key(number), canonical_json(record)):
+        stored: dict[str, Any] = json.loads(out.read(_record_key(number)))
         return stored
     return record
 
 
-def _fill(item: Item, images: Store, masks: Store, out: Store, model: Model, options: Options) -> dict[str, Any]:
+def fill_item(
+    item: InpaintItem, images: Store, masks: Store, out: Store, model: Model, options: Options
+) -> dict[str, Any]:
+    """Fills one picture and writes the result.
+
+    Returns:
+        The picture's row in the record; for a picture that cannot be filled its reason.
+    """
     try:
         if max(item.bytes, item.mask_bytes) > MAX_FILE_BYTES:
             raise InputError(f"too large: more than {MAX_FILE_BYTES} bytes")
@@ -264,20 +350,21 @@ def _fill(item: Item, images: Store, masks: Store, out: Store, model: Model, opt
     }
 
 
-def _manifest(store: Store) -> dict[str, Any] | None:
+def _read_manifest(store: Store) -> dict[str, Any] | None:
+    """Reads the manifest; a damaged one is empty."""
     try:
-        found = json.loads(store.read(MANIFEST))
+        manifest = json.loads(store.read(MANIFEST))
     except NotFound:
         return None
     except ValueError:
-        found = {}
-    return found if isinstance(found, dict) else {}
+        return {}
+    return manifest if isinstance(manifest, dict) else {}
 
 
-def _clear(store: Store) -> None:
-    for entry in list(store.list(f"{NOTES}/")):
+def _delete_state(store: Store) -> None:
+    for entry in list(store.list(f"{STATE_PREFIX}/")):
         store.delete(entry.key)
 
 
-def _key(number: int) -> str:
-    return f"{NOTES}/part-{number:06d}.json"
+def _record_key(number: int) -> str:
+    return f"{STATE_PREFIX}/part-{number:06d}.json"
