@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Sequence
 
-from trainplane.cluster.health import complaint
+from trainplane.cluster.health import health_error
 
 _TRIES, _PAUSE_S = 3, 2.0
 
@@ -22,7 +22,7 @@ def main(argv: Sequence[str]) -> int:
 
     Returns its exit status, or 2 if a server does not answer.
     """
-    from jobs.cluster.portable_args import addresses
+    from jobs.cluster.portable_args import required_addresses
     from trainplane.cluster.context import resolve
     from trainplane.errors import UserError
 
@@ -31,7 +31,7 @@ def main(argv: Sequence[str]) -> int:
     except UserError as error:
         print(f"isnet: {error}", file=sys.stderr)
         return 2
-    for address in addresses(context):
+    for address in required_addresses(context):
         if reason := _unreachable(address):
             print(
                 f"isnet: {reason}: it does not answer from {socket.gethostname()}, a node of the cluster, although it "
@@ -51,7 +51,7 @@ def _unreachable(address: str) -> str | None:
     There are a few attempts, as a server may be restarting.
     """
     for attempt in range(_TRIES):
-        reason = complaint(address, timeout_s=10.0)
+        reason = health_error(address, timeout_s=10.0)
         if reason is None or attempt == _TRIES - 1:
             return reason
         time.sleep(_PAUSE_S)

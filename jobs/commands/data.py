@@ -1,4 +1,4 @@
-"""`isnet data pack|verify|show`: photos to shards, re-checking them, describing them."""
+"""`isnet data pack|verify|show`: packs, checks and describes datasets."""
 
 from __future__ import annotations
 
@@ -16,22 +16,25 @@ from jobs.cli.main import emit
 from jobs.cli.progress import bar
 from jobs.data.layouts import LAYOUTS
 from jobs.data.packing import Recode, pack_pictures
-from jobs.data.sources import Skip, Source, pictures_of
-from jobs.data.split import Side, described, read_shares, side_of
+from jobs.data.sources import PictureSource, Skip, open_pictures
+from jobs.data.split import Side, parse_shares, shares_text, side_of
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ray_session import in_ray_job, ray_session
 from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack.executor import Alone, Crew
-from trainplane.data.pack.ray_executor import Tasks
+from trainplane.data.pack.executor import LocalExecutor, PackExecutor
+from trainplane.data.pack.ray_executor import RayExecutor
 from trainplane.data.verify import repair
 from trainplane.data.verify import verify as verify_dataset
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 
+# Files named in a text for each reason of skipping.
+_SHOWN_FILES = 5
+
 
 def pack(args: argparse.Namespace) -> int:
-    """`isnet data pack SRC DEST`"""
+    """Packs pictures into a dataset."""
     context = resolve(args.context)
     context.activate()
     if not args.source:
@@ -40,9 +43,9 @@ def pack(args: argparse.Namespace) -> int:
     side, shares = _side(args)
     recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")
     destination = context.dataset(args.destination)
-    with pictures_of(source) as found, _crew(args.parallel) as crew:
+    with open_pictures(source) as pictures, _executor(args.parallel) as executor:
         dataset = pack_pictures(
-            _shown(_laid_out(found, source, args)),
+            bar(_in_layout(pictures, source, args), "pack"),
             destination,
             name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
             split=args.split,
@@ -51,7 +54,7 @@ def pack(args: argparse.Namespace) -> int:
             side=side,
             how={"layout": args.layout, **shares},
             replace=args.replace,
-            crew=crew,
+            executor=executor,
         )
     payload = describe(dataset)
     emit(args, payload, _text(payload))
@@ -63,60 +66,65 @@ def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
         return None, {}
     if args.layout != "folder":
         raise UserError(f"--layout {args.layout} has splits of its own; leave --shares out")
-    shares = read_shares(args.shares)
-    return side_of(shares, args.split), {"shares": described(shares)}
+    shares = parse_shares(args.shares)
+    return side_of(shares, args.split), {"shares": shares_text(shares)}
 
 
-def _laid_out(found: Iterable[Source | Skip], source: str | Path, args: argparse.Namespace) -> Iterable[Source | Skip]:
+def _in_layout(
+    pictures: Iterable[PictureSource | Skip], source: str | Path, args: argparse.Namespace
+) -> Iterable[PictureSource | Skip]:
+    """Selects the split of a dataset layout."""
     if args.layout == "folder":
         if args.lists is not None:
             raise UserError("--lists belongs to --layout places2 or celeba; leave it out, or give the layout")
-        return found
+        return pictures
     lists = Path(args.lists).expanduser() if args.lists is not None else None
     if lists is None and isinstance(source, str):
         raise UserError(
-            f"the lists of --layout {args.layout} are not looked for on S3; give a folder here: --lists DIR"
+            f"--layout {args.layout} does not search for its lists on S3; give their folder here: --lists DIR"
         )
-    return LAYOUTS[args.layout](found, args.split, place=Path(source), lists=lists)
+    return LAYOUTS[args.layout](pictures, args.split, source=Path(source), lists=lists)
 
 
 @contextmanager
-def _crew(parallel: int | None) -> Iterator[Crew]:
-    """This process, or `parallel` Ray tasks; in a job of a cluster as many as it has processors, unless told."""
+def _executor(parallel: int | None) -> Iterator[PackExecutor]:
+    """Opens the executor of packing: this process or Ray tasks.
+
+    In a job of a cluster the default is a task for each processor.
+    """
     if not (parallel or (parallel is None and in_ray_job())):
-        yield Alone()
+        yield LocalExecutor()
         return
     with ray_session(num_cpus=parallel) as ray:
-        yield Tasks(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
-
-
-def _shown(found: Iterable[Source | Skip]) -> Iterator[Source | Skip]:
-    yield from bar(found, "pack")
+        yield RayExecutor(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
 
 
 def verify(args: argparse.Namespace) -> int:
-    """`isnet data verify DATASET [--repair FROM]`: exit 1 where damage is found, or is left after the repair."""
+    """Checks a dataset, and repairs it from a copy.
+
+    Returns 1 if there is damage, or if damage is left after the repair.
+    """
     context = resolve(args.context)
     context.activate()
     dataset = Dataset.open(context.dataset(args.dataset))
+    repaired: list[Damage] = []
     if args.repair is None:
-        found = verify_dataset(dataset)
-        mended: list[Damage] = []
+        damages = verify_dataset(dataset)
     else:
-        before, found = repair(dataset, open_store(context.dataset(args.repair)))
-        left = {damage.shard for damage in found}
-        mended = [damage for damage in before if damage.shard not in left]
-    payload = {"dataset": args.dataset, "sound": not found, "damage": _plain(found)}
+        before, damages = repair(dataset, open_store(context.dataset(args.repair)))
+        damaged_shards = {damage.shard for damage in damages}
+        repaired = [damage for damage in before if damage.shard not in damaged_shards]
+    payload = {"dataset": args.dataset, "sound": not damages, "damage": _rows(damages)}
     if args.repair is not None:
-        payload |= {"repaired": _plain(mended), "from": args.repair}
-    lines = [f"{_line(damage)}  repaired" for damage in mended] + [_line(damage) for damage in found]
-    lines.append(f"{len(found)} place{'s' * (len(found) > 1)} damaged" if found else "sound")
+        payload |= {"repaired": _rows(repaired), "from": args.repair}
+    lines = [f"{_line(damage)}  repaired" for damage in repaired] + [_line(damage) for damage in damages]
+    lines.append(f"{len(damages)} place{'s' * (len(damages) > 1)} damaged" if damages else "sound")
     emit(args, payload, "\n".join(lines))
-    return 1 if found else 0
+    return 1 if damages else 0
 
 
-def _plain(damage: Iterable[Damage]) -> list[dict[str, str]]:
-    return [{"shard": one.shard, "key": one.key, "kind": one.kind} for one in damage]
+def _rows(damages: Iterable[Damage]) -> list[dict[str, str]]:
+    return [{"shard": damage.shard, "key": damage.key, "kind": damage.kind} for damage in damages]
 
 
 def _line(damage: Damage) -> str:
@@ -124,7 +132,7 @@ def _line(damage: Damage) -> str:
 
 
 def show(args: argparse.Namespace) -> int:
-    """`isnet data show DATASET`"""
+    """Describes a dataset."""
     context = resolve(args.context)
     context.activate()
     payload = describe(Dataset.open(context.dataset(args.dataset)))
@@ -133,7 +141,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
-    """What `--json` prints of a dataset."""
+    """Returns the output of `--json`."""
     return {
         "dataset": dataset.address,
         "name": dataset.name,
@@ -149,7 +157,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
 
 
 def _kind(reason: str) -> str:
-    """What reasons of one kind begin with: `damaged` of `damaged: …`."""
+    """Returns the kind of a reason: `damaged` of `damaged: …`."""
     return reason.partition(":")[0]
 
 
@@ -164,11 +172,8 @@ def _text(payload: dict[str, Any]) -> str:
     for kind, count in payload["reasons"].items():
         files = [entry for entry in payload["skipped"] if _kind(entry["reason"]) == kind]
         lines.append(f"    {count} {shown(kind)}")
-        # A manifest may be anybody's: nothing in it may steer the terminal.
-        lines += [shown(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN]]
-        if count > _SHOWN:
-            lines.append(f"      and {count - _SHOWN} more: --json lists all")
+        # A manifest may come from anywhere, so control characters in it must not reach the terminal.
+        lines += [shown(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN_FILES]]
+        if count > _SHOWN_FILES:
+            lines.append(f"      and {count - _SHOWN_FILES} more: --json lists all")
     return "\n".join(lines)
-
-
-_SHOWN = 5

@@ -1,8 +1,8 @@
-"""`isnet demo`: from photos to a picture repaired by a promoted model, on this machine, in a few minutes.
+"""`isnet demo`: trains, promotes and uses a small model.
 
-Nothing here is special to the demo but its size: each stage calls what the commands call. The object store is a local
-server whose objects live in memory; checkpoints, MLflow's database and its artifacts stay in the home folder, so that
-a second demo goes on from where the first one ended.
+It takes a few minutes on this machine. Each stage calls the functions that the commands call. The object store is a
+local server with its objects in memory. Checkpoints, MLflow's database and its artifacts stay in the home folder, so
+that a second demo resumes the first one.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from jobs.cli.main import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
 from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
 from jobs.evaluation import model_card
-from jobs.evaluation.evaluation import Protocol, evaluate_model, protocol
-from jobs.evaluation.models import open_model, untrained
-from jobs.evaluation.report import Report, plain
+from jobs.evaluation.evaluation import Protocol, evaluate_model, make_protocol
+from jobs.evaluation.models import open_model, untrained_model
+from jobs.evaluation.report import Report, terminal_text
 from jobs.isnet_task import picture_bytes
 from jobs.registry.evaluate_gates import update_page
 from jobs.registry.register import register_checkpoint
@@ -56,12 +56,12 @@ NEED_DISK_BYTES = 1 * 2**30
 
 
 def demo(args: argparse.Namespace) -> int:
-    """The command."""
+    """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
     context = resolve(args.context)
     config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
     with exclusive(context.home, "demo", doing="running the demo"):
-        _check_room(context.home)
+        _check_resources(context.home)
         sides = folder_photos(Path(args.photos).expanduser()) if args.photos else packaged_photos()
         _stage(1, f"photos: {len(sides.train)} to train on, {len(sides.val)} held out, {len(sides.skipped)} left out")
         with local_s3(port=args.port, log=_log_file(context.home)) as environment:
@@ -86,7 +86,7 @@ def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Datas
     _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
 
     version = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run_id)
-    rules = protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
+    rules = make_protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
     evaluations = _evaluations(config, context, version, rules)
     verdicts, is_promoted = _promote(context, version, evaluations)
     _stage(5, f"version {version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
@@ -102,18 +102,21 @@ def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Datas
         "home": str(context.home),
     }
     if is_promoted:
-        report["picture"] = str(_repair_in_a_fresh_process(context, val_data))
+        report["picture"] = str(_repair_in_new_process(context, val_data))
         _stage(6, f"a fresh process repaired a held-out photo with models:/{MODEL}@production: {report['picture']}")
     return report
 
 
 def _evaluations(config: ISNetConfig, context: Context, version: str, rules: Protocol) -> list[dict[str, Any]]:
-    """Every row of the table, all on the same pictures and holes; ours comes last and is kept with the version."""
+    """Evaluates simple methods and our version on the same pairs.
+
+    Our version comes last, and its evaluation is stored with it.
+    """
     models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
-    models += [untrained(config), open_model(f"models:/{MODEL}/{version}", context)]
-    found = [evaluate_model(model, rules) for model in models]
-    versions.attach_evaluation(context.tracking, MODEL, version, found[-1])
-    return found
+    models += [untrained_model(config), open_model(f"models:/{MODEL}/{version}", context)]
+    evaluations = [evaluate_model(model, rules) for model in models]
+    versions.attach_evaluation(context.tracking, MODEL, version, evaluations[-1])
+    return evaluations
 
 
 def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) -> tuple[list[Verdict], bool]:
@@ -152,8 +155,11 @@ def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) 
     return verdicts, True
 
 
-def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
-    """Damage a held-out photo at its full size, fill it by `isnet inpaint` in a process of its own, and compare."""
+def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
+    """Damages a held-out photo, and repairs it with `isnet inpaint`.
+
+    The photo has its full size. Pixels outside the hole must come back unchanged.
+    """
     photo = _odd_photo(val_data)
     height, width = photo.shape[:2]
     hole = irregular(height, width, np.random.default_rng(7), ratio=(0.15, 0.25))
@@ -165,11 +171,11 @@ def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
     command = [sys.executable, "-m", "jobs.cli", "inpaint", str(folder / "damaged.png"), str(folder / "mask.png")]
     command += ["-o", str(folder / "repaired.png"), "--model", f"models:/{MODEL}@production", "--json"]
     command += ["--context", context.name]
-    done = subprocess.run(
+    finished = subprocess.run(
         command, env={**os.environ, "ISNET_HOME": str(context.home)}, capture_output=True, text=True, check=False
     )
-    if done.returncode:
-        raise RunFailed(f"`isnet inpaint` failed in a fresh process: {done.stderr.strip()}")
+    if finished.returncode:
+        raise RunFailed(f"`isnet inpaint` failed in a fresh process: {finished.stderr.strip()}")
     repaired = np.asarray(Image.open(folder / "repaired.png"))
     if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
         raise RunFailed("the repaired picture differs from the photo outside the hole")
@@ -179,14 +185,17 @@ def _repair_in_a_fresh_process(context: Context, val_data: Dataset) -> Path:
 
 
 def _odd_photo(val_data: Dataset) -> np.ndarray:
-    """A held-out photo whose sides no network likes, if there is one; at most 1 megapixel."""
+    """Picks a held-out photo of at most 1 megapixel.
+
+    If possible its sides are no multiples of 16, which networks must handle, too.
+    """
     photos = [decode_rgb(picture_bytes(sample)) for sample in read_samples(val_data, range(val_data.num_samples))]
     small = [photo for photo in photos if photo.shape[0] * photo.shape[1] <= 2**20] or photos[:1]
     return max(small, key=lambda photo: (photo.shape[0] % 16 > 0) + (photo.shape[1] % 16 > 0))
 
 
-def _check_room(home: Path) -> None:
-    """Refuse before anything starts what would fail half-way."""
+def _check_resources(home: Path) -> None:
+    """Checks memory and disk before anything starts."""
     home.mkdir(parents=True, exist_ok=True)
     memory = psutil.virtual_memory().available
     if memory < NEED_MEMORY_BYTES:
@@ -194,11 +203,12 @@ def _check_room(home: Path) -> None:
             f"{memory / 2**30:.1f} GiB of memory are free and the demo needs {NEED_MEMORY_BYTES / 2**30:.0f} "
             "(Ray alone takes two); close something and try again"
         )
-    for place in (home, Path("/tmp")):
-        free = shutil.disk_usage(place).free
+    # Ray puts its session into /tmp.
+    for folder in (home, Path("/tmp")):
+        free = shutil.disk_usage(folder).free
         if free < NEED_DISK_BYTES:
             raise UserError(
-                f"{free / 2**30:.1f} GiB are free at {place} and the demo needs {NEED_DISK_BYTES / 2**30:.0f}; "
+                f"{free / 2**30:.1f} GiB are free at {folder} and the demo needs {NEED_DISK_BYTES / 2**30:.0f}; "
                 "free some, or set ISNET_HOME to another disk"
             )
 
@@ -213,7 +223,7 @@ def _stage(number: int, text: str) -> None:
 
 
 def _farewell(report: dict[str, Any]) -> str:
-    """The table, and where to look."""
+    """Formats the table of results and the next commands."""
     ours = report["evaluations"][-1]
     rows = [f"{'hole filled with':<28}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]
     names = {
@@ -231,7 +241,7 @@ def _farewell(report: dict[str, Any]) -> str:
         *rows,
         f"({first} pairs of held-out photo and hole, composite pictures)",
         "",
-        plain(Report({ours["model"]: ours})),
+        terminal_text(Report({ours["model"]: ours})),
     ]
     if "picture" in report:
         lines += ["", f"before and after:  {report['picture']}"]

@@ -1,4 +1,4 @@
-"""`isnet doctor`: is everything that a context names reachable and allowed, and what to do where it is not."""
+"""`isnet doctor`: checks access to everything that a context names."""
 
 from __future__ import annotations
 
@@ -18,31 +18,41 @@ from jobs.cli.findings import Finding
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.jobs import client, status
-from trainplane.cluster.jobs.queue import head_words
+from trainplane.cluster.jobs.queue import head_args
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
 
+# Packages whose versions are printed.
+_SHOWN = ("torch", "ray", "mlflow", "timm")
+
 
 def doctor(args: argparse.Namespace) -> int:
-    """The command."""
+    """Runs all checks on the context."""
     context = resolve(args.context)
     context.activate()
     findings = [finding for check in CHECKS for finding in check(context)]
     is_fine = all(finding.level != "error" for finding in findings)
-    lines = [f"{f.level:<6} {f.what}" + (f"; {f.remedy}" if f.remedy else "") for f in findings]
+    lines = [f"{finding.level:<6} {finding}" for finding in findings]
     emit(args, {"ok": is_fine, "findings": [asdict(finding) for finding in findings]}, "\n".join(lines))
     return 0 if is_fine else 1
 
 
 def _from_error(where: str, error: Exception, remedy: str) -> Finding:
-    """A sentence of ours has the remedy in its second half; for any other error it is `remedy`."""
-    what, _, told = str(error).partition("; ") if isinstance(error, UserError | RunFailed) else (str(error), "", "")
-    return Finding("error", f"{where}: {what}", told or remedy)
+    """Turns an error into a finding.
+
+    Our own messages have a remedy behind the semicolon; `remedy` serves all others.
+    """
+    what, _, own_remedy = (
+        str(error).partition("; ") if isinstance(error, UserError | RunFailed) else (str(error), "", "")
+    )
+    return Finding("error", f"{where}: {what}", own_remedy or remedy)
 
 
 def stores(context: Context) -> Iterator[Finding]:
-    """List and get at every place; put, create if absent and delete at all but the audit, where nothing is tried that
-    could not be taken back."""
+    """Checks all stores: list, get, put, create if absent, delete.
+
+    In the audit store only list and get are tried, as a record there cannot be deleted.
+    """
     for name in ("datasets", "checkpoints", "artifacts", "audit"):
         where, key = f"{name} at {getattr(context, name)}", f"doctor-{uuid.uuid4().hex}"
         try:
@@ -54,56 +64,59 @@ def stores(context: Context) -> Iterator[Finding]:
             yield _from_error(where, error, "correct the context or the store's permissions")
             continue
         if name == "audit":
-            yield Finding("ok", f"{where}: list, get; a record could not be taken back, so none was put")
+            yield Finding("ok", f"{where}: list, get; a record cannot be deleted, so none was put")
             continue
         try:
-            yield _written(where, store, key)
+            yield _check_writing(where, store, key)
         except (UserError, RunFailed, OSError) as error:
-            found = _from_error(where, error, "correct the context or the store's permissions")
-            # As the policies of infra/s3 have it for whoever trains or promotes.
+            finding = _from_error(where, error, "correct the context or the store's permissions")
+            # The policies of infra/s3 let roles that train or promote only read datasets.
             only_read = "list and get work, which is enough to train; packing needs other keys"
-            yield replace(found, level="warning", remedy=only_read) if name == "datasets" else found
+            yield replace(finding, level="warning", remedy=only_read) if name == "datasets" else finding
 
 
-def _written(where: str, store: Store, key: str) -> Finding:
-    """What came of putting an object and taking it away again; raises what the store raises."""
-    store.write(key, b"well?")
+def _check_writing(where: str, store: Store, key: str) -> Finding:
+    """Puts an object, and deletes it.
+
+    Errors of the store are raised.
+    """
+    store.write(key, b"probe")
     try:
-        read, listed = store.read(key), [entry.key for entry in store.list(key)]
-        is_kept = not store.create(key, b"another")
+        data, keys = store.read(key), [entry.key for entry in store.list(key)]
+        is_protected = not store.create(key, b"another")
     finally:
         store.delete(key)
-    if read != b"well?" or listed != [key]:
-        return Finding("error", f"{where}: what was written is not what is read", "use another store")
-    if not is_kept:
-        remedy = "use a store that knows `If-None-Match: *`: promotions and searches need it"
-        return Finding("error", f"{where}: what is there already was created once more", remedy)
+    if data != b"probe" or keys != [key]:
+        return Finding("error", f"{where}: an object reads back other than it was written", "use another store")
+    if not is_protected:
+        remedy = "use a store that supports `If-None-Match: *`: promotions and searches need it"
+        return Finding("error", f"{where}: an existing object was created a second time", remedy)
     return Finding("ok", f"{where}: put, get, list, create if absent, delete")
 
 
 def tracking(context: Context) -> Iterator[Finding]:
-    """MLflow answers."""
+    """Checks that MLflow answers."""
     from mlflow.exceptions import MlflowException
 
     server = context.tracking_server
     try:
-        found = server.client.search_experiments()
+        experiments = server.client.search_experiments()
     except MlflowException as error:
         yield _from_error("MLflow", server.unreachable(error), "start the server, or correct the address")
         return
-    yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {len(found)} experiments")
+    yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {len(experiments)} experiments")
 
 
 def cluster(context: Context) -> Iterator[Finding]:
-    """The Ray head answers, is of our version, and has nodes to work on, if the context names one."""
+    """Checks the Ray head: its version, its nodes, its queue."""
     if context.ray is None:
         yield Finding("note", "no Ray cluster in this context: runs use a private one on this machine")
         return
     try:
-        connection = client.client(context)
-        version, room = status.ray_version(connection), status.room(connection)
+        connection = client.connect(context)
+        version, room = status.ray_version(connection), status.cluster_capacity(connection)
     except (UserError, RuntimeError, OSError, KeyError) as error:
-        # What is no sentence of ours is an answer that no Ray head gives.
+        # RuntimeError and KeyError come from answers that no Ray head gives.
         yield _from_error(f"Ray at {context.ray}", error, "correct `ray` of the context: the address of a dashboard")
         return
     ours = metadata.version("ray")
@@ -117,14 +130,14 @@ def cluster(context: Context) -> Iterator[Finding]:
     else:
         yield Finding("warning", what, "start workers, or wait until the autoscaler has them when a job asks")
     if room.drivers >= 1:
-        yield Finding("ok", f"its head takes {room.drivers:g} drivers at once; further jobs wait in line")
+        yield Finding("ok", f"its head takes {room.drivers:g} drivers at once; further jobs wait in its queue")
     else:
-        remedy = f"start the head with {shlex.join(head_words(4))} to have them wait in line"
+        remedy = f"start the head with {shlex.join(head_args(4))} to have them wait in a queue"
         yield Finding("note", "its head takes any number of drivers at once, each of some hundred megabytes", remedy)
 
 
 def exposure(context: Context) -> Iterator[Finding]:
-    """A cluster or a server that others reach and that asks for nothing."""
+    """Finds servers that other machines reach without authentication or TLS."""
     if context.ray and not client.is_loopback(context.ray) and "RAY_AUTH_TOKEN" not in context.environment:
         remedy = "start it with RAY_AUTH_MODE=token, and give RAY_AUTH_TOKEN among the context's secrets"
         yield Finding("warning", f"Ray at {context.ray} is not on loopback, and this context has no token", remedy)
@@ -135,7 +148,7 @@ def exposure(context: Context) -> Iterator[Finding]:
 
 
 def machine(context: Context) -> Iterator[Finding]:
-    """Disk, memory, GPU and versions here."""
+    """Checks disk, memory, GPU and versions of this machine."""
     import psutil
     import torch
 
@@ -151,7 +164,7 @@ def machine(context: Context) -> Iterator[Finding]:
     if available >= 2:
         yield Finding("ok", what)
     else:
-        yield Finding("warning", what, "end other programs: a private Ray cluster alone takes about one")
+        yield Finding("warning", what, "end other programs: a private Ray cluster takes about one")
     yield from _gpus(torch)
     yield from _versions()
 
@@ -168,7 +181,7 @@ def _gpus(torch: Any) -> Iterator[Finding]:
 
 
 def _versions() -> Iterator[Finding]:
-    """What is installed, and what is not what this project was tried with."""
+    """Compares installed versions with the tested ones."""
     yield Finding("ok", f"versions: {', '.join(f'{name} {metadata.version(name)}' for name in _SHOWN)}")
     try:
         required = metadata.requires("isnet-platform") or []
@@ -177,10 +190,8 @@ def _versions() -> Iterator[Finding]:
     for line in required:
         requirement = Requirement(line)
         if requirement.marker is None and not requirement.specifier.contains(metadata.version(requirement.name)):
-            what = f"{requirement.name} is {metadata.version(requirement.name)}, tried with {requirement.specifier}"
+            what = f"{requirement.name} is {metadata.version(requirement.name)}, tested with {requirement.specifier}"
             yield Finding("warning", what, "pip install -c constraints.txt -e .")
 
-
-_SHOWN = ("torch", "ray", "mlflow", "timm")
 
 CHECKS: tuple[Callable[[Context], Iterator[Finding]], ...] = (stores, tracking, cluster, exposure, machine)

@@ -1,4 +1,4 @@
-"""`isnet models …`: the registry, from a run's checkpoint to `@production` and back."""
+"""`isnet models …`: registers, promotes and describes model versions."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from jobs.cli.format import mean_texts
 from jobs.cli.main import emit
 from jobs.config import PRESETS
 from jobs.evaluation import model_card
-from jobs.evaluation.models import checkpoint_of_run
+from jobs.evaluation.models import checkpoints_of_run
 from jobs.registry.evaluate_gates import judge_version, update_page
 from jobs.registry.register import register_checkpoint
 from trainplane.cluster.context import Context, resolve
@@ -34,21 +35,21 @@ def _context(args: argparse.Namespace) -> Context:
 
 
 def list_models(args: argparse.Namespace) -> int:
-    """`isnet models list`"""
-    found = versions.list_models(_context(args).tracking)
+    """Lists the registered models."""
+    models = versions.list_models(_context(args).tracking)
     lines = [
         f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
         + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
-        for model in found
+        for model in models
     ]
-    emit(args, {"models": found}, "\n".join(lines) or "no registered models; `isnet models register` makes one")
+    emit(args, {"models": models}, "\n".join(lines) or "no registered models; `isnet models register` makes one")
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
-    """`isnet models show NAME`"""
-    found = versions.show(_context(args).tracking, args.name)
-    emit(args, found, "\n".join([found["name"], *(_version_text(version) for version in found["versions"])]))
+    """Shows the versions of a model."""
+    model = versions.show(_context(args).tracking, args.name)
+    emit(args, model, "\n".join([model["name"], *(_version_text(version) for version in model["versions"])]))
     return 0
 
 
@@ -59,9 +60,9 @@ def _version_text(version: dict[str, Any]) -> str:
     evaluation = (version["evaluation"] or {}).get("bins", {}).get("all")
     if evaluation:
         on = version["evaluation"]["dataset_digest"][:12]
+        psnr, ssim, l1 = mean_texts(evaluation)
         lines.append(
-            f"    {'evaluation':<15} psnr {evaluation['psnr']:.2f} dB, ssim {evaluation['ssim']:.4f}, "
-            f"l1 {evaluation['l1_percent']:.2f} % over {evaluation['n']} pairs of {on} "
+            f"    {'evaluation':<15} psnr {psnr} dB, ssim {ssim}, l1 {l1} % over {evaluation['n']} pairs of {on} "
             f"(evaluation {version['evaluation_digest'][:12]})"
         )
     for verdict in version["gates"]:
@@ -70,53 +71,58 @@ def _version_text(version: dict[str, Any]) -> str:
 
 
 def register(args: argparse.Namespace) -> int:
-    """`isnet models register RUN --name NAME`: RUN is runs:/ID or a checkpoint's address of a recorded run.
+    """Registers a run's last checkpoint as a model version.
 
-    `--from-search SEARCH` stands for the best trial of a search, trained on or with more seeds where that is asked for.
+    The run is runs:/ID or the address of a checkpoint. `--from-search SEARCH` stands for the best trial of a search,
+    continued to more steps or trained with more seeds if asked.
     """
-    # Before a search's best is trained on, or a checkpoint pinned, for a name that nothing can have.
+    # An invalid name is refused before a trial is trained, or a checkpoint pinned.
     check_name(args.name)
     context = _context(args)
     if args.from_search is not None:
         from jobs.search.best_trial import best_of_search
 
         overrides = [word for word in (args.source, *args.overrides) if word is not None]
-        found = best_of_search(context, args.from_search, overrides, steps=args.steps, seeds=args.seeds)
-        run_id, place = found.run_id, found.checkpoint
+        best = best_of_search(context, args.from_search, overrides, steps=args.steps, seeds=args.seeds)
+        run_id, checkpoint = best.run_id, best.checkpoint
     elif args.source is None or args.overrides:
         raise UserError("name one run: isnet models register runs:/ID, a checkpoint's address, or --from-search SEARCH")
     elif args.source.startswith("runs:/"):
         run_id = args.source.removeprefix("runs:/")
-        place = checkpoint_of_run(run_id, context)
+        checkpoint = checkpoints_of_run(run_id, context)
     else:
-        place = args.source
-        run_id = run_of_checkpoint(place, context)
+        checkpoint = args.source
+        run_id = run_of_checkpoint(checkpoint, context)
     licence = Path(args.licence).expanduser() if args.licence else None
-    version = register_checkpoint(context, place, name=args.name, run_id=run_id, licence=licence)
+    version = register_checkpoint(context, checkpoint, name=args.name, run_id=run_id, licence=licence)
     update_page(context, args.name)
     emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
     return 0
 
 
-def run_of_checkpoint(place: str, context: Context) -> str:
-    """The MLflow run that wrote a checkpoint."""
-    store, _ = checkpoints.open_address(place)
+def run_of_checkpoint(checkpoint: str, context: Context) -> str:
+    """Returns the MLflow run that wrote a checkpoint."""
+    store, _ = checkpoints.open_address(checkpoint)
     client = client_for(context.tracking)
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`trainplane.checkpoints` = '{store.address}'"
-    found = client.search_runs(experiments, filter_string=query) if experiments else []
-    if not found:
-        raise UserError(f"{place}: no run recorded here wrote it; give runs:/ID of the run that did")
-    return str(found[0].info.run_id)
+    runs = client.search_runs(experiments, filter_string=query) if experiments else []
+    if not runs:
+        raise UserError(f"{checkpoint}: no run recorded here wrote it; give runs:/ID of the run that did")
+    return str(runs[0].info.run_id)
 
 
 def rules_file(named: str | None) -> Path:
-    """The rules of `--gates`: a shipped name, or a file; the default ones where it is not given."""
+    """Returns the file of rules that `--gates` names.
+
+    Args:
+        named: a shipped name or a file; None for the default rules.
+    """
     return PRESETS / "gates" / f"{named or 'default'}.yaml" if named in (None, "default", "small") else Path(named)
 
 
 def promote(args: argparse.Namespace) -> int:
-    """`isnet models promote NAME VERSION`: evaluate what the gates need, judge, and move the alias if all open."""
+    """Moves an alias to a version that passes its gates."""
     check_alias(args.to)
     context = _context(args)
     rules = build(Rules, read_yaml(rules_file(args.gates)))
@@ -155,13 +161,13 @@ def promote(args: argparse.Namespace) -> int:
 
 
 def approve(args: argparse.Namespace) -> int:
-    """`isnet models approve NAME VERSION`: a second person's word, kept in the audit trail."""
+    """Records a second person's approval in the audit trail."""
     check_alias(args.to)
     context = _context(args)
     entry = versions.show_version(context.tracking, args.name, args.version)
     if entry["evaluation"] is None:
         raise UserError(
-            f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve of; "
+            f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve; "
             f"run isnet evaluate models:/{args.name}/{args.version} DATASET"
         )
     record = promotions.approve(
@@ -173,13 +179,13 @@ def approve(args: argparse.Namespace) -> int:
         alias=args.to,
         note=args.note,
     )
-    text = f"{record.who} approves of {args.name} version {args.version} for @{args.to} (audit record {record.number})"
+    text = f"{record.who} approves {args.name} version {args.version} for @{args.to} (audit record {record.number})"
     emit(args, {"name": args.name, "audit": asdict(record)}, text)
     return 0
 
 
 def card(args: argparse.Namespace) -> int:
-    """`isnet models card NAME VERSION`: write the model card from the record, and print it."""
+    """Writes a version's model card, and prints it."""
     context = _context(args)
     text = model_card.write(context, args.name, args.version)
     emit(args, {"name": args.name, "version": args.version, "card": text}, text.rstrip())
@@ -187,7 +193,7 @@ def card(args: argparse.Namespace) -> int:
 
 
 def rollback(args: argparse.Namespace) -> int:
-    """`isnet models rollback NAME`"""
+    """Returns an alias to its previous version."""
     context = _context(args)
     started = time.monotonic()
     entry = promotions.rollback(
@@ -201,7 +207,10 @@ def rollback(args: argparse.Namespace) -> int:
 
 
 def audit(args: argparse.Namespace) -> int:
-    """`isnet models audit NAME [--verify]`: exit 1 where the trail and the registry do not agree."""
+    """Prints a model's audit trail, or verifies it.
+
+    `--verify` returns 1 if the trail and the registry disagree.
+    """
     context = _context(args)
     store = open_store(context.audit)
     if args.verify:

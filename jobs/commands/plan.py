@@ -1,4 +1,4 @@
-"""`isnet plan train` and `isnet plan tune`: resources and refusals, in advance.
+"""`isnet plan train|tune`: resources and refusals, in advance.
 
 Nothing is started or created; datasets, stores, the tracking server and the cluster are only read. `plan train` reports
 every reason for a refusal, not only the first one. Not covered: whether the stores can be written (`isnet doctor`), and

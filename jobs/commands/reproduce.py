@@ -1,8 +1,8 @@
-"""`isnet runs reproduce RUN`: how to run it again, and whether everything that it takes is still there.
+"""`isnet runs reproduce RUN`: writes and checks a recipe.
 
-Writes a folder with the resolved configuration, the changes that the code had since its commit, and the commands.
+The recipe is a folder with the resolved configuration, the changes of the code since its commit, and the commands.
 Checked are the datasets by their digests, the commit, the changes, the packages and the checkpoint at the end. Not
-covered: running it, and that another processor or number of ranks adds up in the same order.
+covered: running it, and the order of sums on another processor or with another number of ranks.
 """
 
 from __future__ import annotations
@@ -26,37 +26,45 @@ from trainplane.tracking import lineage
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint.store import open_address
 
+# Purpose of a dataset in MLflow -> its setting in section `data`.
 PURPOSES = {"training": "train", "validation": "val"}
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """What a run was made from, as it was recorded."""
+    """Inputs of a run, as recorded in MLflow.
+
+    Attributes:
+        run_id: MLflow run.
+        config: resolved configuration.
+        lineage: versions of packages and other facts.
+        diff: changes of the code since its commit; None if there were none.
+        tags: tags of the run.
+        datasets: address by purpose.
+    """
 
     run_id: str
     config: dict[str, Any]
-    facts: dict[str, Any]
+    lineage: dict[str, Any]
     diff: str | None
     tags: dict[str, str]
     datasets: dict[str, str]
-    """Address by purpose."""
 
 
 def reproduce(args: argparse.Namespace) -> int:
-    """The command."""
+    """Writes the recipe of a run."""
     context = resolve(args.context)
     context.activate()
-    recipe = _recorded(context, args.run)
+    recipe = _recipe(context, args.run)
     folder = Path(args.output or f"reproduce-{recipe.run_id[:8]}")
     commands = _write(folder, recipe)
     missing = list(_missing(recipe))
     text = "\n".join([f"written to {folder}/:", *(f"  {line}" for line in commands)])
     if missing:
-        text += "\n" + "\n".join(["not as it was:", *(f"  {line}" for line in missing)])
+        text += "\n" + "\n".join(["missing or changed since then:", *(f"  {line}" for line in missing)])
     else:
-        text += (
-            f"\nall that it takes is there; it ended on state {recipe.tags.get('trainplane.state_digest', 'unknown')}"
-        )
+        digest = recipe.tags.get("trainplane.state_digest", "unknown")
+        text += f"\nall inputs are there and unchanged; the run ended with state {digest}"
     payload = {
         "run_id": recipe.run_id,
         "folder": str(folder),
@@ -68,23 +76,26 @@ def reproduce(args: argparse.Namespace) -> int:
     return 1 if missing else 0
 
 
-def _recorded(context: Context, run_id: str) -> Recipe:
+def _recipe(context: Context, run_id: str) -> Recipe:
     record = RunRecord(context.tracking_server, run_id)
     config = record.read_text("config.json")
     if config is None:
         raise UserError(f"run {run_id} has no config.json, so it is no training run; `isnet runs list` shows those")
-    facts, diff = record.read_text("lineage.json"), record.read_text("code.diff")
+    facts, diff = json.loads(record.read_text("lineage.json") or "{}"), record.read_text("code.diff")
     datasets = {purpose: str(json.loads(dataset.source)["uri"]) for purpose, dataset in record.datasets if purpose}
-    return Recipe(record.run_id, json.loads(config), json.loads(facts or "{}"), diff, record.tags, datasets)
+    return Recipe(record.run_id, json.loads(config), facts, diff, record.tags, datasets)
 
 
 def _write(folder: Path, recipe: Recipe) -> list[str]:
-    """The files, and the commands that use them; datasets are named where the run read them."""
+    """Writes the files, and returns the commands that use them.
+
+    Datasets are named by the addresses where the run read them.
+    """
     config = {**recipe.config, "data": dict(recipe.config["data"])}
     for purpose, address in recipe.datasets.items():
         config["data"][PURPOSES[purpose]] = address
     if "trainplane.threads" in recipe.tags:
-        # Not of the run's identity, but of its bits: another number adds up in another order.
+        # Not part of the run's identity, but it decides the order of sums, hence the bits.
         config["train"] = {**config["train"], "threads": int(recipe.tags["trainplane.threads"])}
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -104,7 +115,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
 
 
 def _missing(recipe: Recipe) -> Iterator[str]:
-    """A sentence for everything that is not as it was."""
+    """Yields a message for each missing or changed input."""
     for purpose, address in recipe.datasets.items():
         yield from _changed_dataset(purpose, address, recipe.tags.get(f"trainplane.dataset.{purpose}"))
     commit = recipe.tags.get("trainplane.commit", "unknown")
@@ -113,11 +124,11 @@ def _missing(recipe: Recipe) -> Iterator[str]:
     elif not lineage.has_commit(commit):
         yield f"code: commit {commit} is not in this repository; fetch it"
     if recipe.tags.get("trainplane.dirty") == "true" and not recipe.diff:
-        yield "code: it had changes since the commit, and they were not recorded"
+        yield "code: it had changes since the commit that were not recorded"
     if recipe.diff and lineage.is_cut(recipe.diff):
-        yield "code: the changes since the commit were too many to be recorded whole"
+        yield "code: the changes since the commit were too large to be recorded completely"
     now = lineage.environment()
-    for package, version in sorted(recipe.facts.get("environment", {}).items()):
+    for package, version in sorted(recipe.lineage.get("environment", {}).items()):
         if package != "system" and now.get(package) != version:
             yield f"package: {package} was {version} and is {now.get(package, 'not installed')}"
     checkpoint = recipe.tags.get("trainplane.checkpoint")

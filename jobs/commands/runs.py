@@ -1,4 +1,4 @@
-"""`isnet runs …` and `isnet ui`: what was run, and MLflow's pages to look at it."""
+"""`isnet runs list|show|sync|reap`, `isnet ui`: recorded runs and their pages."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from trainplane.errors import RunFailed
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.runs import reap
 
-LOOK_EVERY_S = 30.0
+REAP_EVERY_S = 30.0
 
 
 def list_runs(args: argparse.Namespace) -> int:
-    """`isnet runs list`: newest first, over all experiments."""
+    """Lists the runs of all experiments, newest first."""
     context = resolve(args.context)
     context.activate()
     reap(context.tracking_server, context.home)
     client = context.tracking_server.client
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
-    found = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
-    runs = [_row(run, experiments[run.info.experiment_id]) for run in found]
+    newest = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
+    runs = [_row(run, experiments[run.info.experiment_id]) for run in newest]
     lines = [
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
@@ -59,7 +59,7 @@ def _psnr(metrics: dict[str, float]) -> str:
 
 
 def show(args: argparse.Namespace) -> int:
-    """`isnet runs show RUN`: what it was made of and how it ended."""
+    """Shows the settings, metrics and status of a run."""
     context = resolve(args.context)
     context.activate()
     run = RunRecord(context.tracking_server, args.run).run
@@ -83,7 +83,7 @@ def show(args: argparse.Namespace) -> int:
 
 
 def sync(args: argparse.Namespace) -> int:
-    """`isnet runs sync`: send what earlier processes left in their spools."""
+    """Sends the records that are still spooled here."""
     context = resolve(args.context)
     context.activate()
     outcomes = pending_results.sync_all(context, also=args.of)
@@ -91,45 +91,49 @@ def sync(args: argparse.Namespace) -> int:
         run_id: {"sent": outcome.sent, "left": outcome.unsent, "error": outcome.error}
         for run_id, outcome in outcomes.items()
     }
-    sent, left = (sum(getattr(outcome, name) for outcome in outcomes.values()) for name in ("sent", "unsent"))
-    lines = [f"{sent} records sent, {left} left"]
+    num_sent = sum(outcome.sent for outcome in outcomes.values())
+    num_unsent = sum(outcome.unsent for outcome in outcomes.values())
+    lines = [f"{num_sent} records sent, {num_unsent} left"]
     lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
-    others = Counter(spool.tracking for spool in pending_results.waiting(context) if spool.run_id not in outcomes)
-    lines += [f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in others.items()]
-    payload = {"runs": runs, "sent": sent, "left": left, "elsewhere": dict(others)}
+    # Records for other servers wait until `--of` names their address.
+    elsewhere = Counter(spool.tracking for spool in pending_results.waiting(context) if spool.run_id not in outcomes)
+    lines += [
+        f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in elsewhere.items()
+    ]
+    payload = {"runs": runs, "sent": num_sent, "left": num_unsent, "elsewhere": dict(elsewhere)}
     emit(args, payload, "\n".join(lines))
-    return 1 if left or any(outcome.error for outcome in outcomes.values()) else 0
+    return 1 if num_unsent or any(outcome.error for outcome in outcomes.values()) else 0
 
 
 def reap_runs(args: argparse.Namespace) -> int:
-    """`isnet runs reap`: close the runs whose process is gone, on whatever host it was."""
+    """Closes the runs whose process has died, on any host."""
     context = resolve(args.context)
     context.activate()
     deadline = time.monotonic() + args.wait
     reaped = reap(context.tracking_server, context.home)
     while time.monotonic() < deadline:
-        time.sleep(min(LOOK_EVERY_S, max(0.0, deadline - time.monotonic())))
+        time.sleep(min(REAP_EVERY_S, max(0.0, deadline - time.monotonic())))
         reaped += reap(context.tracking_server, context.home)
     emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed as FAILED" for run_id in reaped) or "nothing to close")
     return 0
 
 
 def ui(args: argparse.Namespace) -> int:
-    """`isnet ui`: MLflow's pages on loopback until interrupted."""
+    """Serves MLflow's pages on loopback until interrupted."""
     context = resolve(args.context)
     context.activate()
     if context.tracking.startswith("http"):
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
         return 0
-    # Known before it is told: of --port 0 a free one.
+    # With --port 0 a free port is chosen here, so that the address can be printed.
     port = check_port(args.port)
     address = f"http://127.0.0.1:{port}"
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
     command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]
-    # MLflow 3 opens on language models otherwise.
+    # By default MLflow 3 opens its pages for language models.
     pages = f"{address}/#/experiments?workflowType=machine_learning"
     emit(args, {"address": address, "pages": pages}, f"{pages} (Ctrl-C ends it)")
-    # The server's job runners serve judges of language models, at a gigabyte of memory.
+    # The server's job runners are for language models, and take a gigabyte of memory.
     server = subprocess.Popen(
         command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, preexec_fn=die_with_parent
     )

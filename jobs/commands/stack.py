@@ -1,32 +1,33 @@
-"""`isnet stack up·status·down`: a local stack of real parts, and the context `stack` that leads to it."""
+"""`isnet stack up|status|down`: a local stack and its context `stack`."""
 
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
 
-from jobs.cli.main import emit
+from jobs.cli.main import emit, notify
 from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
-from trainplane.cluster.stack.stack import PartStatus, Stack
+from trainplane.cluster.stack.stack import ComponentStatus, Stack
 
 
 def up(args: argparse.Namespace) -> int:
-    """`isnet stack up`"""
+    """Starts the stack, and writes its context."""
     file, stack = context_file.config_file(Path.cwd()), _stack()
     context_file.check(file)
-    begun = time.monotonic()
-    stack.up(store=args.store, timeout_s=args.timeout, say=_say)
+    started = time.monotonic()
+    stack.up(store=args.store, timeout_s=args.timeout, emit=notify)
     values, secrets = stack.context()
     context_file.write(file, values, secrets)
-    took_s = time.monotonic() - begun
+    took_s = time.monotonic() - started
     parts = stack.status()
-    lines, store = [_line(part) for part in parts], stack.site.load().store
+    lines, store = [_line(part) for part in parts], stack.layout.load().store
     if store == "moto":
-        lines.append("store      is a MOCK: its objects are in memory and go with `down`; for a real one install Ceph")
+        lines.append(
+            "store      is a MOCK: its objects are in memory and are lost at `down`; for a real one install Ceph"
+        )
     password = secrets["MLFLOW_TRACKING_PASSWORD"]
     lines += [
         f"up after {took_s:.0f} s; every command runs on it with --context {context_file.NAME} ({file})",
@@ -43,7 +44,7 @@ def up(args: argparse.Namespace) -> int:
 
 
 def status(args: argparse.Namespace) -> int:
-    """`isnet stack status`"""
+    """Shows the state of each part."""
     parts = _stack().status()
     is_up = bool(parts) and all(part.state == "up" for part in parts)
     text = "\n".join(_line(part) for part in parts) or "there is no stack here; `isnet stack up` starts one"
@@ -52,30 +53,29 @@ def status(args: argparse.Namespace) -> int:
 
 
 def down(args: argparse.Namespace) -> int:
-    """`isnet stack down`"""
-    begun, stack = time.monotonic(), _stack()
-    count = stack.down(wipe=args.wipe, say=_say)
+    """Stops the stack."""
+    started, stack = time.monotonic(), _stack()
+    count = stack.down(wipe=args.wipe, emit=notify)
     if args.wipe:
         context_file.remove(context_file.config_file(Path.cwd()))
-    text = f"down: {count} processes ended in {time.monotonic() - begun:.0f} s" if count else "nothing was running"
-    text += "; nothing of it is left" if args.wipe else ""
-    emit(args, {"ended": count, "wiped": args.wipe, "seconds": round(time.monotonic() - begun, 1)}, text)
+    text = f"down: {count} processes ended in {time.monotonic() - started:.0f} s" if count else "nothing was running"
+    text += "; its data, logs, secrets and context are removed" if args.wipe else ""
+    emit(args, {"ended": count, "wiped": args.wipe, "seconds": round(time.monotonic() - started, 1)}, text)
     return 0
 
 
 def _stack() -> Stack:
-    """One for each `.isnet/`; the local context's home, whichever context is chosen."""
+    """Returns the stack of this `.isnet/`.
+
+    It is in the home of the local context, even if another context is chosen.
+    """
     return Stack(resolve("local").home / "stack")
 
 
-def _say(text: str) -> None:
-    print(f"isnet: {text}", file=sys.stderr, flush=True)
-
-
-def _line(part: PartStatus) -> str:
+def _line(part: ComponentStatus) -> str:
     text = f"{part.name:<10} {part.state:<7} {part.address:<28} {part.rss_bytes / 2**20:6.0f} MiB"
     return text if part.state == "up" else f"{text}  {part.what}; log: {part.log}"
 
 
-def _payload(part: PartStatus) -> dict[str, object]:
+def _payload(part: ComponentStatus) -> dict[str, object]:
     return {**asdict(part), "pids": list(part.pids)}

@@ -1,9 +1,8 @@
-"""`isnet submit COMMAND …` and `isnet jobs …`: the same commands on the context's Ray cluster."""
+"""`isnet submit`, `isnet jobs`: commands on a Ray cluster."""
 
 from __future__ import annotations
 
 import argparse
-import json
 import shlex
 import shutil
 import sys
@@ -16,8 +15,9 @@ from typing import Any
 import isnet as isnet_package
 import jobs as jobs_package
 import trainplane as trainplane_package
-from jobs.cli.main import build_parser, emit
-from jobs.cluster.portable_args import check_context, check_settings, is_remote, sendable
+from jobs.cli.main import build_parser, emit, notify
+from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
+from trainplane.cluster import context_file
 from trainplane.cluster.context import CONFIG_FILE, Context, resolve
 from trainplane.cluster.jobs import client, status, upload
 from trainplane.cluster.jobs import logs as following
@@ -26,21 +26,23 @@ from trainplane.config import yaml
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
-# Commands that make sense only where the user sits.
+# Commands for the user's own machine.
 NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench")
+# Packages that travel with a job.
+_PACKAGES = (isnet_package, jobs_package, trainplane_package)
 
 
 def submit(args: argparse.Namespace) -> int:
-    """The command `isnet submit`."""
+    """Submits a command as a job and follows it."""
     context = resolve(args.context)
     context.activate()
     check_context(context)
-    words = _checked(list(args.words), context)
-    with _working_dir(context, words, args.files) as (folder, sent):
+    command = job_command(list(args.words), context)
+    with job_folder(context, command, args.files) as (folder, job_args):
         job, is_new = hand_over(
             context,
-            words,
-            entrypoint=shlex.join([_python(context), "-m", "jobs.cli.cluster_main", *sent]),
+            command,
+            entrypoint=shlex.join([_python(context), "-m", "jobs.cli.cluster_main", *job_args]),
             packages=[Path(str(package.__file__)).parent for package in _PACKAGES],
             working_dir=folder,
             environment=_environment(context),
@@ -48,10 +50,10 @@ def submit(args: argparse.Namespace) -> int:
             cpus=args.cpus,
             facts=lineage.travelling(),
         )
-    _say(f"{'submitted' if is_new else 'following the earlier'} job {job}")
-    connection = client.client(context)
+    notify(f"{'submitted' if is_new else 'following the earlier'} job {job}")
+    connection = client.connect(context)
     if args.no_follow:
-        state = status.state_of(connection, job)
+        state = status.job_state(connection, job)
         emit(args, _payload(state), f"{job} is {state.status}; isnet jobs logs {job}")
         return 0
     output = sys.stderr if args.json else sys.stdout
@@ -60,38 +62,45 @@ def submit(args: argparse.Namespace) -> int:
         print(text, end="", file=output, flush=True)
 
     try:
-        following.await_start(connection, job, timeout_s=args.wait, say=_say)
+        following.wait_for_start(connection, job, timeout_s=args.wait, emit=notify)
         state = following.follow(connection, job, write)
     except KeyboardInterrupt:
-        _say(f"the job goes on; isnet jobs logs {job}, or isnet jobs stop {job}")
+        notify(f"the job continues; see isnet jobs logs {job}, or stop it with isnet jobs stop {job}")
         raise
-    # The message repeats the log, which was passed on already.
+    # The message ends with the log, which is printed already.
     reason = f" ({state.message.partition(', last available logs')[0]})" if state.exit_status else ""
     emit(args, _payload(state), f"job {job}: {state.status}{reason}")
     return state.exit_status
 
 
-def _say(text: str) -> None:
-    print(f"isnet: {text}", file=sys.stderr, flush=True)
-
-
 def _python(context: Context) -> str:
-    """The interpreter of the job: that of the cluster's image, or on this machine the one that runs now."""
+    """Returns the job's interpreter.
+
+    It is that of the cluster's image, or the running one if the cluster is on this machine.
+    """
     return "python" if is_remote(context) else sys.executable
 
 
-_PACKAGES = (isnet_package, jobs_package, trainplane_package)
+def job_command(words: list[str], context: Context) -> list[str]:
+    """Checks a command and makes its arguments portable.
 
+    Args:
+        words: command and arguments as typed.
+        context: context of the cluster.
 
-def _checked(words: list[str], context: Context) -> list[str]:
-    """The words to send; refuses here what the job would refuse there, before anything is uploaded."""
+    Raises:
+        UserError: The job would refuse the command.
+    """
     if not words:
         raise UserError("nothing to submit; need a command, for example: isnet submit train demo")
     if words[0] in NOT_REMOTE:
-        raise UserError(f"`isnet {words[0]}` runs where you sit; submit train, tune, evaluate, inpaint or data instead")
-    parsed, rest = build_parser().parse_known_args(words)
+        raise UserError(
+            f"`isnet {words[0]}` runs on your machine; submit train, tune, evaluate, inpaint or data instead"
+        )
+    parsed, extra = build_parser().parse_known_args(words)
+    # Settings that follow an option are left over by argparse.
     if unknown := [
-        word for word in rest if "=" not in word or word.startswith("-") or not hasattr(parsed, "overrides")
+        word for word in extra if "=" not in word or word.startswith("-") or not hasattr(parsed, "overrides")
     ]:
         raise UserError(
             f"`isnet {words[0]}` does not take {' '.join(unknown)}; `isnet {words[0]} --help` says what it does"
@@ -99,21 +108,35 @@ def _checked(words: list[str], context: Context) -> list[str]:
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
-        overrides = [*parsed.overrides, *(word for word in rest if "=" in word)]
+        overrides = [*parsed.overrides, *(word for word in extra if "=" in word)]
         check_settings(load_run_config(parsed.preset, overrides), context)
-    return sendable(words, parsed, context)
+    return portable_args(words, parsed, context)
 
 
 def _environment(context: Context) -> dict[str, str]:
-    """Variables of the job, none of them secret. A cluster on this machine shares our folder; another one cannot."""
+    """Returns the job's environment variables, none of them secret.
+
+    A cluster on this machine shares our home folder.
+    """
     shared = {} if is_remote(context) else {"ISNET_HOME": str(context.home)}
     return {"PYTHONUNBUFFERED": "1", **shared}
 
 
 @contextmanager
-def _working_dir(context: Context, words: list[str], files: str | None) -> Iterator[tuple[Path, list[str]]]:
-    """A folder with what the job needs beside the code: the context without its secrets, YAML files that are named, and
-    what is in the folder `files`."""
+def job_folder(context: Context, command: list[str], files: str | None) -> Iterator[tuple[Path, list[str]]]:
+    """Builds the job's current folder.
+
+    It holds the context without its secrets, the YAML files that the command names with their bases, and a copy of the
+    folder `files`.
+
+    Args:
+        context: context of the cluster.
+        command: command and arguments.
+        files: folder to copy; None for none.
+
+    Yields:
+        The folder, and the command with the paths in it.
+    """
     with tempfile.TemporaryDirectory(prefix="isnet-job-") as name:
         folder = Path(name)
         if files is not None:
@@ -124,40 +147,44 @@ def _working_dir(context: Context, words: list[str], files: str | None) -> Itera
             if (source / CONFIG_FILE).is_dir():
                 raise UserError(f"{source / CONFIG_FILE}: the job's context is written there; rename that folder")
             shutil.copytree(source, folder, dirs_exist_ok=True)
-        sent = list(words)
-        for position, word in enumerate(words):
+        job_args = list(command)
+        for position, word in enumerate(command):
             # `mine.yaml+laptop` is a file with a layer on top.
             name, plus, layers = word.partition("+")
             if name.endswith((".yaml", ".yml")) and (file := Path(name).expanduser()).is_file():
-                _take_along(file, folder / file.name)
-                sent[position] = f"./{file.name}{plus}{layers}"
-                _take_bases(file, folder, is_remote=is_remote(context))
-        (folder / CONFIG_FILE).write_text(_context_file(context), encoding="utf-8")
-        yield folder, sent
+                _copy_file(file, folder / file.name)
+                job_args[position] = f"./{file.name}{plus}{layers}"
+                _copy_bases(file, folder, is_remote=is_remote(context))
+        (folder / CONFIG_FILE).write_text(context_file.text_for_job(context), encoding="utf-8")
+        yield folder, job_args
 
 
-def _take_along(file: Path, target: Path) -> None:
+def _copy_file(file: Path, target: Path) -> None:
     if target.exists() and (not target.is_file() or target.read_bytes() != file.read_bytes()):
         raise UserError(f"{file}: another file of the name {target.name} travels with this job; rename one of them")
     target.parent.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(file, target)
 
 
-def _take_bases(file: Path, folder: Path, *, is_remote: bool) -> None:
-    """The YAML files that stand underneath, under the paths by which `base:` names them."""
-    seen = {file.resolve()}
-    while (base := _base_of(file)) is not None and base.resolve() not in seen:
+def _copy_bases(file: Path, folder: Path, *, is_remote: bool) -> None:
+    """Copies a YAML file's bases under their paths."""
+    visited = {file.resolve()}
+    while (base := _base_of(file)) is not None and base.resolve() not in visited:
+        # A cluster on this machine can read it in its place.
         if base.is_absolute() and not is_remote:
             return
         if base.is_absolute() or ".." in base.parts:
             raise UserError(f"{file}: base: {base} does not travel with the job; name a file in or below this folder")
-        _take_along(base, folder / base)
-        seen.add(base.resolve())
+        _copy_file(base, folder / base)
+        visited.add(base.resolve())
         file = base
 
 
 def _base_of(file: Path) -> Path | None:
-    """The file that `base:` names, or None: what is wrong with it is said by whoever reads it as a preset."""
+    """Returns the file that `base:` names, if there is one.
+
+    A file that cannot be read is refused later, when it is loaded as a preset.
+    """
     try:
         tree = yaml.load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -167,53 +194,42 @@ def _base_of(file: Path) -> Path | None:
     return Path(name) if name.endswith((".yaml", ".yml")) and Path(name).is_file() else None
 
 
-def _context_file(context: Context) -> str:
-    """The context as the job sees it: no `ray` (it is there already), secrets from the cluster's own environment."""
-    places = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
-    lines = [f"default = {json.dumps(context.name)}", "", f"[context.{json.dumps(context.name)}]"]
-    lines += [f"{name} = {json.dumps(value)}" for name, value in places.items()]
-    for key, variable in (("s3_endpoint", "AWS_ENDPOINT_URL"), ("s3_region", "AWS_DEFAULT_REGION")):
-        if variable in context.environment:
-            lines.append(f"{key} = {json.dumps(context.environment[variable])}")
-    return "\n".join(lines) + "\n"
-
-
 def list_jobs(args: argparse.Namespace) -> int:
-    """`isnet jobs list`"""
-    found = status.states(_connect(args))[::-1]
-    text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in found) or "no jobs"
-    emit(args, {"jobs": [_payload(state) for state in found]}, text)
+    """Lists the jobs, newest first."""
+    states = status.job_states(_connect(args))[::-1]
+    text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in states) or "no jobs"
+    emit(args, {"jobs": [_payload(state) for state in states]}, text)
     return 0
 
 
 def show(args: argparse.Namespace) -> int:
-    """`isnet jobs show JOB`"""
-    state = status.state_of(_connect(args), args.job)
+    """Shows the state of a job."""
+    state = status.job_state(_connect(args), args.job)
     emit(args, _payload(state), "\n".join(f"{key:<11} {value}" for key, value in _payload(state).items()))
     return 0
 
 
 def logs(args: argparse.Namespace) -> int:
-    """`isnet jobs logs JOB`"""
+    """Prints the output of a job."""
     connection = _connect(args)
-    status.state_of(connection, args.job)
-    text = following.whole_log(connection, args.job)
+    status.job_state(connection, args.job)
+    text = following.full_log(connection, args.job)
     emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
     return 0
 
 
 def stop(args: argparse.Namespace) -> int:
-    """`isnet jobs stop JOB`"""
+    """Stops a job."""
     connection = _connect(args)
-    status.state_of(connection, args.job)
-    was_waiting = status.state_of(connection, args.job).status == "PENDING"
+    status.job_state(connection, args.job)
+    was_waiting = status.job_state(connection, args.job).status == "PENDING"
     connection.stop_job(args.job)
     if was_waiting:
-        # Ray ends a job that waits when its turn would come, or when its patience ends.
-        state = status.state_of(connection, args.job)
-        emit(args, _payload(state), f"{args.job} was told to stop; it waits, and ends when its turn would come")
+        # Ray ends a waiting job only when its turn comes, or after its time limit for starting.
+        state = status.job_state(connection, args.job)
+        emit(args, _payload(state), f"{args.job} will stop: it is still waiting, and ends when its turn comes")
         return 0
-    state = status.wait(connection, args.job, timeout_s=60.0)
+    state = status.wait_until_over(connection, args.job, timeout_s=60.0)
     emit(args, _payload(state), f"{args.job} is {state.status}")
     return 0
 
@@ -221,7 +237,7 @@ def stop(args: argparse.Namespace) -> int:
 def _connect(args: argparse.Namespace) -> Any:
     context = resolve(args.context)
     context.activate()
-    return client.client(context)
+    return client.connect(context)
 
 
 def _payload(state: status.JobState) -> dict[str, object]:

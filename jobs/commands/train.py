@@ -1,4 +1,7 @@
-"""`isnet train PRESET [a.b=c …]`: one run, here or on several workers; goes on with the run it finds."""
+"""`isnet train PRESET [a.b=c …]`: trains one run.
+
+It trains here or on several workers, and resumes the run if it exists.
+"""
 
 from __future__ import annotations
 
@@ -7,34 +10,37 @@ from collections.abc import Sequence
 
 from jobs.cli.main import emit
 from jobs.config import load_run_config
-from jobs.data.demo_photos import ensure_sample_datasets
+from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
 from jobs.registry.register import register_if_heard
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
 from trainplane.cluster.context import resolve
-from trainplane.train.run_config import decides
+from trainplane.train.run_config import is_identity_setting
 
 
 def train(args: argparse.Namespace) -> int:
-    """The command."""
+    """Trains a run, and registers its model if asked."""
     context = resolve(args.context)
     context.activate()
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
-    ensure_sample_datasets([config.data.train, config.data.val], context)
+    ensure_demo_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
     payload, text = report(prepared, outcome), summary(prepared, outcome)
     is_done = outcome.status == "finished"
     if config.tracking.register_as is not None and is_done:
         name = config.tracking.register_as
-        version, told = register_if_heard(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
+        version, message = register_if_heard(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
         payload["registered"] = {"name": name, "version": version}
-        text += f"\n  registered       {told}"
+        text += f"\n  registered       {message}"
         is_done = version is not None
     emit(args, payload, text)
     return 0 if is_done else 1
 
 
 def _label(overrides: Sequence[str]) -> str:
-    """What people will tell this run from its neighbours by: what was set by hand and decides what is learnt."""
-    return " ".join(word for word in overrides if decides(word.partition("=")[0]))[:80]
+    """Returns the overrides that tell this run from similar ones.
+
+    These are the settings that decide the result of training.
+    """
+    return " ".join(word for word in overrides if is_identity_setting(word.partition("=")[0]))[:80]

@@ -1,6 +1,7 @@
-"""`isnet tune SEARCH [a.b=c …]`: one search, many runs of the same loop under one parent run.
+"""`isnet tune SEARCH [a.b=c …]`: runs one search.
 
-`isnet tune show SEARCH` reads its journal, while it runs or later. A search that was killed is typed again and goes on.
+A search has many runs of the same loop under one parent run. The same command resumes a search that was killed.
+`isnet tune show SEARCH` reads its journal, while it runs or later.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import sys
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from jobs.cli.main import emit
+from jobs.cli.main import emit, notify
 from jobs.search.live_table import LiveTable
 from jobs.search.mlflow_record import cost_text, search_record
 from jobs.search.spec import LoadedSearch, build_search, check_resources, estimate_trial_seconds, load_search
@@ -37,7 +38,7 @@ from trainplane.train.run_key import exclusive
 
 
 def tune(args: argparse.Namespace) -> int:
-    """The command."""
+    """Runs a search, and registers its best trial if asked."""
     if args.preset == "show":
         return show(args)
     context = resolve(args.context)
@@ -45,11 +46,12 @@ def tune(args: argparse.Namespace) -> int:
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
     check_resources(search, trial_seconds=estimate_trial_seconds(loaded, search, context))
+    # Results of an earlier search guide the sampler from the start.
     prior = (
         load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
     )
     reap(context.tracking_server, context.home)
-    # Held before MLflow hears of it, as for a run.
+    # The lock is taken before anything is recorded, as for a run.
     with (
         exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
         ExitStack() as leases,
@@ -58,14 +60,14 @@ def tune(args: argparse.Namespace) -> int:
         parent = _parent(loaded, search, context)
         leases.enter_context(held(context.tracking_server, parent, home=context.home))
         print(_announcement(search), file=sys.stderr)
-        watch = LiveTable(search.name)
+        live_table = LiveTable(search.name)
         try:
-            driver = run_search(search, context, parent_run_id=parent, on_change=watch, prior_results=prior)
-            watch.close(driver)
-            found = summary.leaderboard(driver.state)
-            if found.best is None:
-                raise RunFailed(_nobody(driver.state))
-            pin_best(driver.state, found, by=f"search {parent}")
+            driver = run_search(search, context, parent_run_id=parent, on_change=live_table, prior_results=prior)
+            live_table.close(driver)
+            leaderboard = summary.leaderboard(driver.state)
+            if leaderboard.best is None:
+                raise RunFailed(_no_result(driver.state))
+            _pin_best(driver.state, leaderboard, by=f"search {parent}")
             _reap(context)
             unsent = send_result(
                 context.tracking_server,
@@ -74,27 +76,30 @@ def tune(args: argparse.Namespace) -> int:
             )
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            # Its trials died with the cluster; nobody else closes them.
+            # The trials died with the private cluster and left their runs open.
             _reap(context)
-            # What stopped the search is what is said, not that MLflow is away as well.
+            # The error that stopped the search matters more than an unreachable MLflow.
             with suppress(UserError):
                 end_run(context.tracking_server, parent, status, {"trainplane.error": str(error)[:500]})
             raise
     if unsent is not None:
-        print(f"isnet: {unsent}", file=sys.stderr)
-    registered, told = _register(loaded, context, found.best)
-    emit(args, {**payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, told))
+        notify(unsent)
+    registered, message = _register(loaded, context, leaderboard.best)
+    emit(args, {**_payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, message))
     return 0 if registered is not None or loaded.file.search.register_as is None else 1
 
 
 def _reap(context: Context) -> None:
-    """Close what its processes left open; where MLflow is away, whoever looks next does."""
+    """Closes the runs that dead processes left open.
+
+    If MLflow is unreachable, the next command closes them.
+    """
     with suppress(UserError):
         reap(context.tracking_server, context.home)
 
 
 def show(args: argparse.Namespace) -> int:
-    """`isnet tune show SEARCH [a.b=c …]`: how it stands, by its journal."""
+    """Shows the progress of a search from its journal."""
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("isnet tune show needs a search: isnet tune show SEARCH, with the settings it was started with")
     context = resolve(args.context)
@@ -109,10 +114,10 @@ def show(args: argparse.Namespace) -> int:
         )
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     driver = Driver.read_only(plan, state)
-    text = f"{summary.leaderboard_table(state)}\n{cost_text(ledger(driver))}\n" + (
+    text = f"{summary.leaderboard_table(state)}\n{cost_text(_costs(driver))}\n" + (
         f"ended: {state.end_reason}" if state.end_reason else "not ended"
     )
-    emit(args, payload(search, driver, None, None), text)
+    emit(args, _payload(search, driver, None, None), text)
     return 0
 
 
@@ -140,57 +145,63 @@ def _parent(loaded: LoadedSearch, search: Search, context: Context) -> str:
     return handle.run_id
 
 
-def _nobody(state: SearchState) -> str:
+def _no_result(state: SearchState) -> str:
     goals = " and ".join(goal.metric for goal in state.goals)
     errors = sorted({trial.error for trial in state.trials.values() if trial.error})
     why = f"; the first failure: {errors[0]}" if errors else ""
     return f"no trial has a finite {goals} ({len(state.trials)} tried: {state.end_reason}){why}"
 
 
-def pin_best(state: SearchState, found: summary.Leaderboard, *, by: str) -> None:
-    """Retention leaves the checkpoints of the best trials alone, whatever their runs do next; others are let go."""
-    best = {trial.checkpoint for trial in (*found.front, found.best) if trial is not None and trial.checkpoint}
+def _pin_best(state: SearchState, leaderboard: summary.Leaderboard, *, by: str) -> None:
+    """Protects the best trials' checkpoints from retention, and no others."""
+    best = {
+        trial.checkpoint for trial in (*leaderboard.front, leaderboard.best) if trial is not None and trial.checkpoint
+    }
     for trial in state.trials.values():
         if trial.checkpoint:
             folder, _, key = trial.checkpoint.rpartition("/")
             (pin if trial.checkpoint in best else unpin)(open_store(folder), key, by=by)
 
 
-def payload(search: Search, driver: Driver, parent: str | None, registered: dict[str, str] | None) -> dict[str, Any]:
-    """What `--json` prints."""
-    state, found = driver.state, summary.leaderboard(driver.state)
-    best = found.best
+def _payload(search: Search, driver: Driver, parent: str | None, registered: dict[str, str] | None) -> dict[str, Any]:
+    """Returns the output of `--json`."""
+    state, leaderboard = driver.state, summary.leaderboard(driver.state)
+    best = leaderboard.best
     return {
         "search_run_id": parent,
         "ended": state.end_reason,
         "trials": [summary.trial_row(state.trials[number]) for number in sorted(state.trials)],
         "best": best and {"trial": best.number, "run_id": best.run_id, "config": best.settings, "metrics": best.values},
-        "front": [trial.number for trial in found.front],
+        "front": [trial.number for trial in leaderboard.front],
         "rungs": {str(step): {str(t): s for t, s in rung.items()} for step, rung in sorted(state.rungs.items())},
         "at_once": state.width,
-        "spent": ledger(driver),
+        "spent": _costs(driver),
         "journal": search.folder,
         "registered": registered,
     }
 
 
-def ledger(driver: Driver) -> dict[str, Any]:
-    """What was spent, and what for nothing."""
-    standing = {number: trial.status for number, trial in driver.state.trials.items()}
-    return budget.cost_report(driver.state.usage, standing, driver.plan.costs)
+def _costs(driver: Driver) -> dict[str, Any]:
+    """Returns the resources used, and those wasted."""
+    status = {number: trial.status for number, trial in driver.state.trials.items()}
+    return budget.cost_report(driver.state.usage, status, driver.plan.costs)
 
 
 def _text(driver: Driver, registered: str | None) -> str:
-    said = f"\nbest trial registered as {registered}" if registered else ""
-    return f"{summary.leaderboard_table(driver.state)}\n{cost_text(ledger(driver))}{said}"
+    registration = f"\nbest trial registered as {registered}" if registered else ""
+    return f"{summary.leaderboard_table(driver.state)}\n{cost_text(_costs(driver))}{registration}"
 
 
 def _register(loaded: LoadedSearch, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:
-    """The new version of the best trial, where one is asked for, and what is said of it."""
+    """Registers the best trial if the search asks for it.
+
+    Returns:
+        The version and a message; None if nothing was asked for or MLflow is unreachable.
+    """
     name = loaded.file.search.register_as
     if name is None:
         return None, None
     from jobs.registry.register import register_if_heard
 
-    version, told = register_if_heard(context, best.checkpoint, name=name, run_id=best.run_id)
-    return None if version is None else {"name": name, "version": version}, told
+    version, message = register_if_heard(context, best.checkpoint, name=name, run_id=best.run_id)
+    return None if version is None else {"name": name, "version": version}, message

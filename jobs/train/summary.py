@@ -14,6 +14,8 @@ from trainplane.train.timing import advice, shares
 
 # A smaller share of the time rounds to 0 % and is left out.
 MIN_SHARE = 0.005
+# Settings that make a step faster, the most effective first.
+FASTER_STEP = "train.precision=bf16, train.compile=true, train.channels_last=true"
 
 
 def plan_line(prepared: PreparedRun) -> str:
@@ -104,4 +106,4 @@ def _time(outcome: Outcome) -> Iterator[str]:
             if part.startswith(f"{name}/") and part_share >= MIN_SHARE
         ]
         yield f"    {name:<12}{100 * share:>4.0f} %" + (f"   of it {', '.join(parts)}" if parts else "")
-    yield f"  to be faster, change first: {advice(outcome.seconds)}"
+    yield f"  to be faster, change first: {advice(outcome.seconds, faster_step=FASTER_STEP)}"

@@ -27,7 +27,7 @@ import pytest
         (["runs", "show", "abc"], "no run 'abc'"),
         (["submit", "train", "demo"], "names no cluster"),
         (["submit"], "nothing to submit"),
-        (["submit", "demo"], "runs where you sit"),
+        (["submit", "demo"], "runs on your machine"),
         (["jobs", "list"], "names no cluster"),
         (["demo", "--photos", "nowhere"], "nowhere"),
     ],

@@ -7,8 +7,8 @@ import pytest
 
 from jobs.cli import cluster_main
 from jobs.cli.main import build_parser
-from jobs.cluster.portable_args import addresses, check_context, check_settings, sendable
-from jobs.commands.submit import _checked, _working_dir
+from jobs.cluster.portable_args import check_context, check_settings, portable_args, required_addresses
+from jobs.commands.submit import job_command, job_folder
 from jobs.config import load_run_config
 from trainplane.cluster.context import local
 from trainplane.cluster.jobs.upload import check_upload
@@ -30,7 +30,7 @@ def there(tmp_path):
 
 def sent(context, *words):
     parsed, _ = build_parser().parse_known_args(words)
-    return sendable(list(words), parsed, context)
+    return portable_args(list(words), parsed, context)
 
 
 def test_relative_places_become_whole_on_a_cluster_of_this_machine(here, tmp_path, monkeypatch):
@@ -121,8 +121,8 @@ def test_a_folder_of_two_gigabytes_is_refused_with_its_largest_files(tmp_path):
 
 def test_what_the_job_must_reach(there):
     context = there.at(environment={"AWS_ENDPOINT_URL": "http://store:9000"}, tracking="https://user:word@mlflow")
-    assert addresses(context) == ["tcp://store:9000", "tcp://mlflow:443"]
-    assert addresses(local(there.home)) == []
+    assert required_addresses(context) == ["tcp://store:9000", "tcp://mlflow:443"]
+    assert required_addresses(local(there.home)) == []
 
 
 def test_a_job_whose_store_does_not_answer_says_so_before_it_begins(tmp_path, monkeypatch, capsys):
@@ -152,7 +152,7 @@ def test_the_parser_gives_every_argument_that_is_a_path():
     """Whoever adds an argument that is a file must add it to `sending`, or a remote job will look for it in vain."""
     from jobs.cluster import portable_args
 
-    known = set(portable_args._PATHS) | set(portable_args._PLACES)
+    known = set(portable_args._PATHS) | set(portable_args._PATHS_OR_NAMES)
     named = set()
 
     def walk(parser):
@@ -184,7 +184,7 @@ def test_links_without_end_and_what_is_no_file_are_refused_before_they_are_copie
         folder = tmp_path / str(number)
         folder.mkdir()
         make(folder)
-        with pytest.raises(UserError, match=words), _working_dir(here, ["train", "demo"], str(folder)):
+        with pytest.raises(UserError, match=words), job_folder(here, ["train", "demo"], str(folder)):
             pass
 
 
@@ -193,20 +193,20 @@ def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monk
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "base.yaml").write_text("base: demo\n")
     (tmp_path / "mine.yaml").write_text("base: sub/base.yaml+laptop\n")
-    with _working_dir(here, ["train", "mine.yaml+laptop"], None) as (folder, words):
+    with job_folder(here, ["train", "mine.yaml+laptop"], None) as (folder, words):
         assert words == ["train", "./mine.yaml+laptop"]
         assert sent(there, "train", "./mine.yaml+laptop")[-1] == "./mine.yaml+laptop"
         assert (folder / "sub" / "base.yaml").read_text() == "base: demo\n"
     (tmp_path / "mine.yaml").write_text(f"base: {tmp_path}/sub/base.yaml\n")
     with (
         pytest.raises(UserError, match="does not travel with the job"),
-        _working_dir(there, ["train", "mine.yaml"], None),
+        job_folder(there, ["train", "mine.yaml"], None),
     ):
         pass
     (tmp_path / "sub" / "mine.yaml").write_text("base: mine.yaml\n")
     with (
         pytest.raises(UserError, match="another file of the name mine"),
-        _working_dir(here, ["train", "sub/mine.yaml"], None),
+        job_folder(here, ["train", "sub/mine.yaml"], None),
     ):
         pass
 
@@ -214,5 +214,5 @@ def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monk
 @pytest.mark.parametrize("words", [("train", "demo", "--nope"), ("data", "show", "mine", "more"), ("tune", "x", "-q")])
 def test_words_that_the_command_does_not_take_are_refused_here(here, words):
     with pytest.raises(UserError, match=f"`isnet {words[0]}` does not take {words[-1]}"):
-        _checked(list(words), here)
-    assert _checked(["train", "demo", "--fresh", "train.steps=3"], here)[-1] == "train.steps=3"
+        job_command(list(words), here)
+    assert job_command(["train", "demo", "--fresh", "train.steps=3"], here)[-1] == "train.steps=3"

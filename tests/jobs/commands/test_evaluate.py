@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from isnet.mask_files import LOADINGS, loaded
-from jobs.evaluation.mlflow_record import record_of
+from jobs.evaluation.mlflow_record import run_result
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.paper_tables import TABLE_3, differences, paper_tables
 from jobs.evaluation.report import Report, markdown
@@ -133,7 +133,7 @@ def test_models_whose_names_look_alike_to_mlflow_keep_their_own_figures(sets, tm
         label: {**found, "bins": {"all": {**found["bins"]["all"], "psnr": float(number)}}}
         for number, label in enumerate(labels)
     }
-    metrics = record_of("run", Report(rows), tmp_path, []).metrics
+    metrics = run_result("run", Report(rows), tmp_path, []).metrics
     told = {name: value for name, value in metrics.items() if name.endswith("/psnr")}
     assert sorted(told.values()) == [0, 1, 2, 3, 4]
     assert told["plain/psnr"] == 4

@@ -224,7 +224,7 @@ def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
         (["models", "audit", ".."], "model name '..': need letters"),
         (["models", "show", ""], "model name '': need letters"),
         (["models", "register", "runs:/0", "--name", "M" * 300], "has 300 characters, need at most 100"),
-        (["models", "approve", "lone", "1"], "nothing to approve of"),
+        (["models", "approve", "lone", "1"], "nothing to approve"),
         (["models", "rollback", "lone"], "no version to go back to"),
         (["models", "card", "lone", "7"], "has no version 7"),
         (["evaluate", "models:/lone@production", "held"], "alias 'production' points at nothing"),

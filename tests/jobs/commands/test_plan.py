@@ -97,7 +97,7 @@ def test_a_run_beyond_the_steps_asked_for_and_one_that_is_being_trained_are_refu
     with exclusive(project.folder / "home", folder, doing="training it"):
         refused = isnet_there("plan", "train", "demo", *SMALL, "train.steps=2")
     assert refused.status == 2
-    assert "stands at step 4 already" in refused.err
+    assert "has done 4 steps already" in refused.err
     assert f"is training {folder}" in refused.err
     assert isnet_there("plan", "train", "demo", *SMALL, "--fresh", "--json").json()["run"].endswith(".2")
 

@@ -27,7 +27,7 @@ MISTAKES = {
     ("mdel.width=8",): "unknown setting 'mdel'; did you mean 'model'?",
     ("train.global_batch=5", "train.workers=2"): "set train.global_batch=4 or 6",
     ("train.micro_batch=3",): "does not divide each rank's share of 4",
-    ("train.global_batch=64",): "has 8 pictures, fewer than one global batch of 64; pack more pictures",
+    ("train.global_batch=64",): "has 8 samples, fewer than one global batch of 64; pack more samples",
     ("data.train=nothere",): "nothere: there is no dataset (no manifest.json)",
     ("data.val=nothere",): "nothere: there is no dataset (no manifest.json)",
     ("data.masks=nothere",): "nothere",
@@ -49,7 +49,7 @@ MISTAKES = {
     ("train.steps=1.5",): "valid integer",
     ("train.steps=true",): "steps=true is neither a number nor text",
     ("train.steps=null",): "train.steps",
-    ("train.steps=2",): "stands at step 4 already, beyond train.steps=2",
+    ("train.steps=2",): "has done 4 steps already, more than train.steps=2",
     ("train.threads=100000",): "less than or equal to 1024",
     ("data.loader_workers=-1",): "greater than or equal to 0",
     ("data.loader_workers=100000",): "less than or equal to 256",
@@ -158,7 +158,7 @@ def test_a_checkpoint_of_another_order_of_samples_is_refused_by_train_and_plan(i
             ran = isnet_there(*command, "demo", *SMALL, "train.steps=6")
             assert ran.status == 2, ran.err
             assert "made by another version of this program" in ran.err
-            assert "start anew with --fresh" in ran.err
+            assert "start a new run with --fresh" in ran.err
         assert traces(home) == before
     finally:
         shutil.rmtree(run)
