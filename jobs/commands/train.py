@@ -12,7 +12,7 @@ from jobs.cli.main import emit
 from jobs.config import load_run_config
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
-from jobs.registry.register import register_if_heard
+from jobs.registry.register import try_register
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
 from trainplane.cluster.context import resolve
@@ -30,7 +30,7 @@ def train(args: argparse.Namespace) -> int:
     is_done = outcome.status == "finished"
     if config.tracking.register_as is not None and is_done:
         name = config.tracking.register_as
-        version, message = register_if_heard(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
+        version, message = try_register(context, outcome.checkpoint, name=name, run_id=prepared.run_id)
         payload["registered"] = {"name": name, "version": version}
         text += f"\n  registered       {message}"
         is_done = version is not None

@@ -201,7 +201,7 @@ def _register(loaded: LoadedSearch, context: Context, best: TrialState) -> tuple
     name = loaded.file.search.register_as
     if name is None:
         return None, None
-    from jobs.registry.register import register_if_heard
+    from jobs.registry.register import try_register
 
-    version, message = register_if_heard(context, best.checkpoint, name=name, run_id=best.run_id)
+    version, message = try_register(context, best.checkpoint, name=name, run_id=best.run_id)
     return None if version is None else {"name": name, "version": version}, message

@@ -34,7 +34,7 @@ class Side:
         return self.low <= int.from_bytes(hashlib.sha256(data).digest()[:8], "big") < self.high
 
 
-def read_shares(text: str) -> dict[str, Fraction]:
+def parse_shares(text: str) -> dict[str, Fraction]:
     """Parses `train=90,val=5,test=5` into percent by name.
 
     Raises:

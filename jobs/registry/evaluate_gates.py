@@ -14,9 +14,9 @@ from typing import Any
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_texts
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.evaluation import model_card
-from jobs.evaluation.evaluation import Protocol, compare, measure_model, protocol
+from jobs.evaluation.evaluation import Protocol, compare, make_protocol, measure_model
 from jobs.evaluation.models import open_model
-from jobs.evaluation.run import recorded
+from jobs.evaluation.run import evaluate_and_record
 from jobs.evaluation.scores import Score, from_csv
 from jobs.registry import golden
 from jobs.registry.register import LICENCE
@@ -107,8 +107,8 @@ def evaluate_version(context: Context, name: str, version: str, dataset: str) ->
     """As `isnet evaluate models:/NAME/VERSION DATASET` does it."""
     address = f"models:/{name}/{version}"
     models = {address: open_model(address, context)}
-    rules = protocol(context, dataset, masks="irregular", size=models[address].size or 256)
-    found = recorded(context, models, rules)
+    rules = make_protocol(context, dataset, masks="irregular", size=models[address].size or 256)
+    found = evaluate_and_record(context, models, rules)
     if found.unsent is not None:
         raise RunFailed(f"{found.unsent}, and then the version can be judged")
 
@@ -195,7 +195,7 @@ def _wants_evaluation(context: Context, entry: Mapping[str, Any], dataset: str |
 
 def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
     """The protocol an evaluation was made with; refused where dataset or masks have changed since."""
-    found = protocol(
+    found = make_protocol(
         context,
         evaluation["dataset"],
         masks=evaluation["masks"],
@@ -205,7 +205,7 @@ def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
         loading=evaluation.get("loading", "nearest"),
         pictures=evaluation.get("pictures"),
     )
-    pairing = found.bench.pairing
+    pairing = found.eval_set.pairing
     for what, now in (("dataset", pairing.dataset_digest), ("masks", pairing.digest)):
         if now != evaluation[f"{what}_digest"]:
             shown = evaluation[what]
@@ -231,7 +231,7 @@ def _scores(
             scores = from_csv(kept.decode())
         except ValueError:
             scores = []
-        if len(scores) == len(rules.bench.pairing.pairs):
+        if len(scores) == len(rules.eval_set.pairing.pairs):
             return scores
     return measure_model(open_model(f"models:/{name}/{version}", context), rules).scores
 

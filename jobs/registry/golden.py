@@ -1,7 +1,8 @@
-"""Golden pictures: a few small inputs, packed with a version together with what the trained network made of them.
+"""Golden pictures: small inputs with the trained network's answers.
 
-Made before the network is exported, by the network as training left it; a packaged model that answers otherwise has
-lost something on the way, or runs where arithmetic differs. Requests and answers are those of the served model.
+They are packaged with a model version. The answers are computed before the export, by the network as training left it.
+A packaged model with other answers was damaged by the export, or runs on hardware with other arithmetic. Requests and
+answers have the format of the served model.
 """
 
 from __future__ import annotations
@@ -25,7 +26,10 @@ FILE = "golden.json"
 
 
 def requests() -> list[dict[str, str]]:
-    """Three pictures with holes: a gradient, odd-sized waves with a hole at the edge, and gray stripes."""
+    """Makes three small pictures with holes.
+
+    They are a gradient, waves of odd size with a hole at the edge, and gray stripes.
+    """
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
     y, x = np.mgrid[0:61, 0:93]
@@ -51,33 +55,49 @@ def _png(pixels: NDArray[np.uint8]) -> str:
 
 
 def write(network: Any, folder: Path) -> None:
-    """Put the requests and this network's answers into the folder of an exported model."""
+    """Writes requests and answers into an exported model's folder.
+
+    Args:
+        network: the trained network.
+        folder: folder of the exported model.
+    """
     rows = requests()
     answers: Sequence[Mapping[str, str]] = ServedModel(network).predict(rows)
-    kept = [{**row, "answer": answer["image"]} for row, answer in zip(rows, answers, strict=True)]
-    (folder / FILE).write_text(json.dumps(kept, indent=1) + "\n", encoding="utf-8")
+    pictures = [{**row, "answer": answer["image"]} for row, answer in zip(rows, answers, strict=True)]
+    (folder / FILE).write_text(json.dumps(pictures, indent=1) + "\n", encoding="utf-8")
 
 
 def read(folder: Path) -> list[dict[str, str]]:
-    """What `write` put there: {image, mask, answer}; empty where there is nothing of that kind."""
+    """Reads golden pictures: {image, mask, answer}.
+
+    Returns an empty list for a missing or damaged file.
+    """
     try:
-        kept = json.loads((folder / FILE).read_text(encoding="utf-8"))
-        return [{name: str(row[name]) for name in ("image", "mask", "answer")} for row in kept]
+        pictures = json.loads((folder / FILE).read_text(encoding="utf-8"))
+        return [{name: str(row[name]) for name in ("image", "mask", "answer")} for row in pictures]
     except (OSError, ValueError, KeyError, TypeError):
         return []
 
 
-def largest_difference(kept: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> float | None:
-    """Of all samples, in steps of 255; None where an answer is missing, no picture, or of another size."""
-    if len(kept) != len(answers) or not kept:
+def largest_difference(pictures: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> float | None:
+    """Largest difference between golden and new answers, 0 to 255.
+
+    Args:
+        pictures: golden pictures.
+        answers: new answers of the served model, in the same order.
+
+    Returns:
+        None if an answer is missing, cannot be decoded, or has another size.
+    """
+    if len(pictures) != len(answers) or not pictures:
         return None
     worst = 0
-    for row, answer in zip(kept, answers, strict=True):
+    for row, answer in zip(pictures, answers, strict=True):
         try:
-            was, now = (decode_rgb(base64.b64decode(text)) for text in (row["answer"], answer["image"]))
+            golden, new = (decode_rgb(base64.b64decode(text)) for text in (row["answer"], answer["image"]))
         except (InputError, ValueError, KeyError):
             return None
-        if was.shape != now.shape:
+        if golden.shape != new.shape:
             return None
-        worst = max(worst, int(np.abs(was.astype(int) - now).max()))
+        worst = max(worst, int(np.abs(golden.astype(int) - new).max()))
     return float(worst)

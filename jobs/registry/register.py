@@ -1,7 +1,8 @@
-"""From a checkpoint to a model version: export, package, register. The same checkpoint is the same version.
+"""Registers a checkpoint as a model version.
 
-A version holds everything needed to use it: folded weights, configuration, the package `isnet`, pinned requirements, a
-licence, and golden pictures. What it earned (evaluation, verdicts, card) is kept beside it and may change.
+The checkpoint is exported, packaged and registered. The same checkpoint always gives the same version. A version
+contains everything needed to use it: folded weights, configuration, the package `isnet`, pinned requirements, a licence
+and golden pictures. Evaluation, verdicts and card are stored beside it and may change.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from importlib import metadata
 from pathlib import Path
 
 from jobs.evaluation import model_card
-from jobs.evaluation.models import generator_of, task_of_checkpoint
+from jobs.evaluation.models import eval_generator, load_task
 from jobs.isnet_task import TRAINED
 from jobs.registry import golden
 from trainplane.cluster.context import Context
@@ -27,50 +28,74 @@ LICENCE = "LICENSE"
 PARAMS: dict[str, str | bool | int] = {"hole": "white", "threshold": 128, "composite": True, "resize_mask": False}
 
 
-def register_checkpoint(context: Context, place: str, *, name: str, run_id: str, licence: Path | None = None) -> str:
-    """Register the checkpoint at `place`, made by MLflow run `run_id`; returns the version's number.
+def register_checkpoint(context: Context, address: str, *, name: str, run_id: str, licence: Path | None = None) -> str:
+    """Registers a checkpoint and writes the version's card.
 
-    It is pinned first: a run that is still training would take it away. `licence`: a file; the project's own otherwise.
+    The checkpoint is pinned meanwhile, because a run that is still training would delete it.
+
+    Args:
+        context: tracking server and stores.
+        address: a run's folder, for its newest checkpoint, or one step in it.
+        name: registered model.
+        run_id: MLflow run that wrote the checkpoint.
+        licence: file of the licence; the project's own by default.
+
+    Returns:
+        Number of the version.
     """
     text = licence_text(licence)
-    store, found = open_address(place)
-    with pinned(store, found.key, by=f"models:/{name}"):
-        version = _register(context, f"{store.address}/{found.key}", name=name, run_id=run_id, licence=text)
+    store, checkpoint = open_address(address)
+    with pinned(store, checkpoint.key, by=f"models:/{name}"):
+        version = _register(context, f"{store.address}/{checkpoint.key}", name=name, run_id=run_id, licence=text)
     model_card.write(context, name, version)
     return version
 
 
-def register_if_heard(context: Context, place: str, *, name: str, run_id: str) -> tuple[str | None, str]:
-    """The new version, if MLflow answers; and what is said. A server that is away now takes nothing from the run."""
+def try_register(context: Context, address: str, *, name: str, run_id: str) -> tuple[str | None, str]:
+    """Registers a checkpoint if MLflow answers.
+
+    An unreachable server never fails the run.
+
+    Args:
+        context: tracking server and stores.
+        address: a run's folder, or one step in it.
+        name: registered model.
+        run_id: MLflow run that wrote the checkpoint.
+
+    Returns:
+        Number of the version, or None, and a message.
+    """
     from mlflow.exceptions import MlflowException
 
     try:
-        version = register_checkpoint(context, place, name=name, run_id=run_id)
+        version = register_checkpoint(context, address, name=name, run_id=run_id)
     except (UserError, MlflowException) as error:
         command = f"isnet models register runs:/{run_id} --name {name}"
         return None, f"not yet ({reason(error)}); `isnet runs sync`, then `{command}`"
     return version, f"{name} version {version}"
 
 
-def _register(context: Context, place: str, *, name: str, run_id: str, licence: str | None) -> str:
-    task, loaded = task_of_checkpoint(place)
-    # By its id of the time when MLflow was away, too.
+def _register(context: Context, address: str, *, name: str, run_id: str, licence: str | None) -> str:
+    task, loaded = load_task(address)
+    # `find_run` also knows the id that a run had while MLflow was unreachable.
     run = find_run(context.tracking, run_id)
     facts = {
         "dataset_digest": str(loaded.meta["dataset_digest"]),
         "config_digest": str(loaded.meta["config_digest"]),
         "commit": run.data.tags.get("trainplane.commit", "unknown"),
         "state_digest": loaded.checkpoint.state_digest,
-        "checkpoint": place,
+        "checkpoint": address,
     }
     with tempfile.TemporaryDirectory(prefix="isnet-export-") as folder:
+        # Export the network; before that, it answers the golden requests.
         data = Path(folder) / "exported"
         data.mkdir()
-        golden.write(generator_of(task).eval(), data)
+        golden.write(eval_generator(task).eval(), data)
         exported = task.export(data)
         if licence is not None:
             (data / LICENCE).write_text(licence, encoding="utf-8")
-        _note_steps(data / TRAINED, loaded.state.step)
+        _add_steps(data / TRAINED, loaded.state.step)
+        # Package it with code, requirements and licence, and register the package.
         model = package(
             exported,
             data=data,
@@ -85,22 +110,28 @@ def _register(context: Context, place: str, *, name: str, run_id: str, licence: 
         return register(context.tracking, name, model, run_id=run.info.run_id, facts=facts, step=loaded.state.step)
 
 
-def _note_steps(file: Path, steps: int) -> None:
-    """Beside what the network was trained for, how long it was."""
+def _add_steps(file: Path, steps: int) -> None:
+    """Adds the number of trained steps to the exported settings."""
     trained = json.loads(file.read_text(encoding="utf-8"))
     file.write_text(json.dumps({**trained, "steps": steps}, indent=2, sort_keys=True) + "\n", encoding="utf-8")
 
 
 def licence_text(file: Path | None) -> str | None:
-    """The licence of a version: a file's text, or the project's as it was installed; None where it was not, and then
-    the gate on it will say so."""
+    """Reads the licence of a version.
+
+    Args:
+        file: text file; None for the licence of the installed project.
+
+    Returns:
+        The text, or None if the project was installed without its licence. The licence gate then fails.
+    """
     if file is not None:
         try:
             text = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
             raise UserError(f"licence {file} cannot be read ({error}); name a text file") from error
         if not text.strip():
-            raise UserError(f"licence {file} is empty; name a file that says what may be done with the weights")
+            raise UserError(f"licence {file} is empty; name a file with the terms of use of the weights")
         return text
     try:
         files = metadata.files("isnet-platform") or []
