@@ -42,9 +42,9 @@ def mean_text(
     return f"{mean:{form}}" + ("" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]")
 
 
-def mean_texts(means: Mapping[str, Any], metrics: Sequence[str] = KEY_METRICS, *, missing: str = "") -> list[str]:
+def mean_texts(means: Mapping[str, Any], metrics: Sequence[str] = KEY_METRICS) -> list[str]:
     """Formats the means of some metrics."""
-    return [mean_text(metric, means.get(metric), missing=missing) for metric in metrics]
+    return [mean_text(metric, means.get(metric)) for metric in metrics]
 
 
 def ratio_rows(

@@ -1,4 +1,4 @@
-"""Datasets that are sound by their digests and yet hold what the task cannot use: named, and nobody else blamed."""
+"""Intact datasets with samples that the task cannot use: the sample or the mask is named, and nothing else."""
 
 import io
 
@@ -31,8 +31,8 @@ def stored(name, files, extension="png", kind="pictures"):
 
 
 @pytest.fixture
-def sound(home):
-    return stored("sound", [png(seed) for seed in range(8)])
+def intact(home):
+    return stored("intact", [png(seed) for seed in range(8)])
 
 
 def transform(masks="box"):
@@ -55,18 +55,18 @@ def test_a_sample_without_a_picture_is_damage_like_any_other(home, policy):
 
 
 @pytest.mark.parametrize("policy", ["fail", "quarantine"])
-def test_a_broken_mask_is_not_blamed_on_the_picture(sound, policy):
+def test_a_broken_mask_is_not_blamed_on_the_picture(intact, policy):
 
     masks = stored("torn", [b"junk"], kind="masks")
     options = {"transform": transform(masks), "seed": 1, "global_batch": 2, "on_damage": policy}
     with (
-        Loader(Dataset.open(sound), **options) as loader,
+        Loader(Dataset.open(intact), **options) as loader,
         pytest.raises(RunFailed, match=r"mask 0 of .*torn cannot be read: not a picture"),
     ):
         list(loader.batches(start=0, stop=4))
 
 
-def test_masks_of_another_format_are_refused_by_name(sound):
+def test_masks_of_another_format_are_refused_by_name(intact):
     masks = stored("jpegs", [png(1)], extension="jpg", kind="masks")
     with pytest.raises(UserError, match=r"masks .*jpegs: sample \S+ has no KEY.png \(jpg, json\)"):
         MaskSet(masks).hole(0, 8, 8)
@@ -86,16 +86,16 @@ def test_evaluation_names_the_picture_that_it_cannot_read(isnet, home, files, ex
     assert reason in ran.err
 
 
-def test_evaluation_names_the_mask_that_it_cannot_read(isnet, sound):
+def test_evaluation_names_the_mask_that_it_cannot_read(isnet, intact):
     masks = stored("torn", [b"junk"], kind="masks")
-    ran = isnet("evaluate", "classical:mean", "sound", "--size", "32", "--masks", "torn")
+    ran = isnet("evaluate", "classical:mean", "intact", "--size", "32", "--masks", "torn")
     assert ran.status == 1
     assert f"dataset {masks} is damaged" in ran.err
 
 
-def test_a_held_out_picture_that_cannot_be_read_ends_the_run_by_its_name(isnet, sound):
+def test_a_held_out_picture_that_cannot_be_read_ends_the_run_by_its_name(isnet, intact):
     stored("held", [png(0), b"junk"])
-    ran = isnet("train", "demo", *SMALL, "data.train=sound", "data.val=held")
+    ran = isnet("train", "demo", *SMALL, "data.train=intact", "data.val=held")
     assert ran.status == 1
     assert "held-out picture" in ran.err
     assert "(number 1) cannot be read: not a picture" in ran.err

@@ -25,7 +25,7 @@ def put(folder: Path, *names: str) -> None:
     for number, name in enumerate(names):
         path = folder / name.lstrip("/")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Of the name, so that every picture is another.
+        # A colour from the name, so that every picture differs.
         Image.new("RGB", (8, 8), tuple(name.encode()[-7:-4])).save(path, "JPEG", comment=f"{name} {number}")
 
 
@@ -123,9 +123,9 @@ def test_places_in_easy_format(pack, places: Path, tmp_path: Path) -> None:
     assert pack(easy, "places2", "val", "--lists", lists)[0]["samples"] == 2
 
 
-def test_what_a_list_names_and_nobody_has_is_reported(pack, places: Path) -> None:
+def test_listed_pictures_that_are_missing_are_reported(pack, places: Path) -> None:
     (places / "data_256/a/airfield/00000002.jpg").unlink()
-    put(places / "data_256", "a/airfield/99999999.jpg")  # and what no list names is none of the dataset's
+    put(places / "data_256", "a/airfield/99999999.jpg")  # not in any list, so not in the dataset
     report, samples = pack(places, "places2", "train")
     assert report["samples"] == len(samples) == 3
     assert report["skipped"] == [

@@ -92,7 +92,7 @@ def _drawn_elsewhere(transform, results):
 def test_decoding_processes_look_at_the_memory_of_the_one_that_started_them(masks):
     transform = TrainTransform(64, None, True, masks)
     assert float(hole_generator(masks).hole(0, 64, 64).mean()) in SHARES
-    # From here on nobody can read the set: whoever draws from it has the memory.
+    # From here on the set cannot be read any more, only its memory can be shared.
     dataset = Dataset.open(masks)
     for shard in dataset.shards:
         dataset.store.delete(shard.name)

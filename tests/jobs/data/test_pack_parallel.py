@@ -1,4 +1,4 @@
-"""What needs Ray: the tasks of a cluster pack the bytes that one process packs, and may be killed with it."""
+"""Ray tasks pack the same bytes as one process, and packing resumes after a kill."""
 
 from __future__ import annotations
 
@@ -64,14 +64,14 @@ def test_any_number_of_tasks_packs_the_same_bytes(ray, pictures: Path, tmp_path:
         assert files_of(tmp_path / str(count)) == files_of(tmp_path / "alone")
 
 
-def test_a_mistake_met_in_a_task_is_told_as_in_this_process(ray, pictures: Path, tmp_path: Path) -> None:
+def test_a_mistake_in_a_task_gives_the_same_error_as_in_this_process(ray, pictures: Path, tmp_path: Path) -> None:
     packed(pictures, tmp_path / "set")
     before = files_of(tmp_path / "set")
     (pictures / "0003.png").unlink()
-    with pytest.raises(UserError, match="another dataset is there") as told:
+    with pytest.raises(UserError, match="another dataset is there") as error:
         packed(pictures, tmp_path / "set", executor=RayExecutor(ray, 2))
-    assert type(told.value) is UserError
-    assert "\n" not in str(told.value)
+    assert type(error.value) is UserError
+    assert "\n" not in str(error.value)
     assert files_of(tmp_path / "set") == before
 
 

@@ -1,4 +1,4 @@
-"""Which side a picture is on follows from its bytes, for ever."""
+"""The bytes of a picture decide its side of a split."""
 
 from __future__ import annotations
 
@@ -65,12 +65,12 @@ def test_the_side_of_one_known_picture_never_changes() -> None:
 
 @pytest.mark.parametrize("text", ["", "train", "train=", "train=90", "train=50,val=60", "train=100,val=0", "a=50,a=50",
                                   "train=1e2", "tr ain=50,val=50", "a=-1,b=101", "a=100,", "a=nan,b=1"])  # fmt: skip
-def test_shares_that_are_none_are_refused_in_a_sentence(text: str) -> None:
+def test_invalid_shares_are_refused(text: str) -> None:
     with pytest.raises(UserError, match="shares"):
         parse_shares(text)
 
 
-def test_a_sum_that_is_nearly_right_is_told_exactly() -> None:
+def test_a_sum_near_100_is_reported_exactly() -> None:
     with pytest.raises(UserError, match=r"sum up to 100\.000001 percent; need 100"):
         parse_shares("a=50,b=50.000001")
 

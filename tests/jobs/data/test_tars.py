@@ -1,4 +1,4 @@
-"""A tar whose headers lie about sizes is answered as a damaged one: without end, traceback or a gigabyte of memory."""
+"""A tar with false sizes in its headers is reported as damaged: no endless loop, no traceback, little memory."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def test_a_header_that_lies_about_a_size_ends_the_reading(isnet, tmp_path: Path,
         assert (ran.status, "the tar is damaged or cut short" in ran.err, ran.out) == (2, True, "")
 
 
-def test_what_is_no_tar_is_told_from_a_damaged_one(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_tar_is_not_a_damaged_tar(tmp_path: Path) -> None:
     for data in (b"", b"text" * 400, bytes([0x89]) * 5000):
         (tmp_path / "a.bin").write_bytes(data)
         assert not is_tar(tmp_path / "a.bin")

@@ -1,4 +1,4 @@
-"""Many pictures from prefix to prefix: each once, resumable after a kill anywhere, the manifest last."""
+"""Batch inpainting fills each picture once, resumes after a kill, and writes the manifest last."""
 
 import hashlib
 import json
@@ -79,7 +79,7 @@ def test_a_job_that_was_stopped_goes_on_and_fills_nothing_twice(
     assert not (tmp_path / "out" / "manifest.json").exists()
     monkeypatch.setattr(batch, "fill_item", lambda item, *rest: filled.append(item.image) or original(item, *rest))
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
-    # The part that was under way is done anew, the recorded one is not.
+    # The interrupted part is done again, the recorded one is not.
     assert sorted(filled) == sorted([*(f"photo-{n}.{'jpg' if n % 2 else 'png'}" for n in range(8)), "photo-3.jpg"])
     assert len(manifest_of(tmp_path / "out")["pictures"]) == 8
 
