@@ -1,14 +1,14 @@
-"""What of a command can be sent to a cluster: which of its words are places on this machine, and what becomes of them.
+"""Makes a command's paths portable before it is submitted.
 
-A cluster on this machine shares its files: relative paths are made whole, because a job has another current folder.
-Another cluster does not: such a word is refused here, before the job fails there. YAML files that are named as preset
+A cluster on this machine shares its files: relative paths become absolute, because a job has another current folder.
+Another cluster does not: such an argument is refused here, before the job fails there. YAML files given as preset
 travel with the job.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -17,19 +17,19 @@ from trainplane.cluster.context import Context
 from trainplane.cluster.jobs.client import is_loopback
 from trainplane.errors import UserError
 
-# Arguments that are files or folders in any case, and those that may be a name or an address as well.
+# Arguments that are always files or folders, and those that may also be a name or an address.
 _PATHS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence")
-_PLACES = ("destination", "dataset", "masks")
+_PATHS_OR_NAMES = ("destination", "dataset", "masks")
 _YAML = (".yaml", ".yml")
 
 
 def is_remote(context: Context) -> bool:
-    """Whether the cluster is another machine, which sees none of our files."""
+    """True if the cluster is another machine, without our files."""
     return context.ray is not None and not is_loopback(context.ray)
 
 
 def check_context(context: Context) -> None:
-    """Refuse a context whose places a remote cluster cannot reach."""
+    """Refuses addresses that a remote cluster cannot reach."""
     if not is_remote(context):
         return
     if context.is_local or not context.tracking.startswith("http"):
@@ -42,27 +42,36 @@ def check_context(context: Context) -> None:
     for name, address in (("s3_endpoint", endpoint), ("tracking", context.tracking)):
         if address and is_loopback(address):
             raise UserError(
-                f"context {context.name!r}: {name} = {_bare(address)} is this machine's loopback, which the cluster at "
-                f"{context.ray} cannot reach; give the address that both of them reach"
+                f"context {context.name!r}: {name} = {_without_password(address)} is this machine's loopback, which "
+                f"the cluster at {context.ray} cannot reach; give the address that both of them reach"
             )
 
 
-def sendable(words: list[str], parsed: argparse.Namespace, context: Context) -> list[str]:
-    """The words as the job will get them; `UserError` names a place that the cluster cannot see."""
-    sent = list(words)
-    for position, value in _local_places(words, parsed):
+def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Context) -> list[str]:
+    """Rewrites the arguments for the job.
+
+    Args:
+        args: the command and its arguments, as typed.
+        parsed: the same, parsed.
+        context: names the cluster.
+
+    Raises:
+        UserError: A path is on this machine, which the cluster cannot see.
+    """
+    portable = list(args)
+    for position, path in _local_paths(args, parsed):
         if is_remote(context):
             raise UserError(
-                f"{value!r} is a place on this machine, which the cluster at {context.ray} cannot see; put it into the "
+                f"{path!r} is a place on this machine, which the cluster at {context.ray} cannot see; put it into the "
                 "store (isnet data pack SRC s3://…) and give that address"
             )
-        word = words[position]
-        sent[position] = word[: len(word) - len(value)] + str(Path(value).expanduser().absolute())
-    return sent
+        arg = args[position]
+        portable[position] = arg[: len(arg) - len(path)] + str(Path(path).expanduser().absolute())
+    return portable
 
 
 def check_settings(config: Any, context: Context) -> None:
-    """Refuse settings of a run, whichever file they come from, that name places on this machine."""
+    """Refuses settings of a run that are paths here."""
     if not is_remote(context):
         return
     for name, value in (
@@ -78,36 +87,39 @@ def check_settings(config: Any, context: Context) -> None:
             )
 
 
-def addresses(context: Context) -> list[str]:
-    """What the job must reach, as addresses of `trainplane.cluster.health`."""
-    found = []
+def required_addresses(context: Context) -> list[str]:
+    """Servers that a job must reach, as addresses of `trainplane.cluster.health`."""
+    addresses = []
     for address in (context.environment.get("AWS_ENDPOINT_URL"), context.tracking):
         parts = urlsplit(address or "")
         if parts.scheme in ("http", "https") and parts.hostname:
-            found.append(f"tcp://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
-    return found
+            addresses.append(f"tcp://{parts.hostname}:{parts.port or (443 if parts.scheme == 'https' else 80)}")
+    return addresses
 
 
-def _local_places(words: list[str], parsed: argparse.Namespace) -> Iterator[tuple[int, str]]:
-    """(position, path) of the words that are places here; the path is the word's end (`--lists=DIR`, `a.b=DIR`)."""
-    surely = {value for name in _PATHS if isinstance(value := getattr(parsed, name, None), str)}
-    maybe = {value for name in _PLACES if isinstance(value := getattr(parsed, name, None), str)}
-    for position, word in enumerate(words):
-        value = word.partition("=")[2] if "=" in word and not Path(word).exists() else word
+def _local_paths(args: Sequence[str], parsed: argparse.Namespace) -> Iterator[tuple[int, str]]:
+    """Yields position and path of arguments that are paths here.
+
+    The path is the end of its argument (`--lists=DIR`, `a.b=DIR`).
+    """
+    paths = {value for name in _PATHS if isinstance(value := getattr(parsed, name, None), str)}
+    maybe = {value for name in _PATHS_OR_NAMES if isinstance(value := getattr(parsed, name, None), str)}
+    for position, arg in enumerate(args):
+        # A file may have `=` in its name.
+        value = arg.partition("=")[2] if "=" in arg and not Path(arg).exists() else arg
         if not value or "://" in value or value.partition("+")[0].endswith(_YAML):
             continue
-        if value in surely or _looks_like_path(value) or (value in maybe and Path(value).exists()):
+        if value in paths or _looks_like_path(value) or (value in maybe and Path(value).exists()):
             yield position, value
 
 
 def _looks_like_path(value: str) -> bool:
-    """`/…`, `~…`, `./…`, `../…`, or something with a slash that is there."""
+    """True for `/…`, `~…`, `./…`, `../…`, and existing `a/b`."""
     if "://" in value or ":" in value.partition("/")[0]:
         return False
     return value.startswith(("/", "~", "./", "../")) or ("/" in value and Path(value).exists())
 
 
-def _bare(address: str) -> str:
-    """Without a password, if somebody wrote one into it."""
+def _without_password(address: str) -> str:
     parts = urlsplit(address)
     return f"{parts.scheme}://{parts.hostname}" + (f":{parts.port}" if parts.port else "")

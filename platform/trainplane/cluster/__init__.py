@@ -1,0 +1,1 @@
+"""Clusters: contexts, sessions of Ray, jobs, and a local stack."""

@@ -1,8 +1,8 @@
-"""Where things are: the one setting that tells a laptop from a cluster.
+"""Context: addresses of Ray, tracking server and stores.
 
-A *context* names the Ray head, the tracking server and the stores. It is chosen by `--context NAME`, by
-`ISNET_CONTEXT`, or by `default` in `isnet.toml` (looked for here and in the folders above). Without one everything is
-local, under `.isnet/` or `ISNET_HOME`. Secrets stand in `isnet.toml` only by reference, never by value::
+It is the one setting in which a laptop and a cluster differ. It is chosen by `--context NAME`, by `ISNET_CONTEXT`, or
+by `default` in `isnet.toml` (searched here and in the folders above). Without one everything is local, under `.isnet/`
+or `ISNET_HOME`. `isnet.toml` has references to secrets, never their values::
 
     default = "lab"
 
@@ -51,11 +51,16 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 class Context:
     """Addresses of everything outside this process.
 
-    home        -- local folder for spool, cache and locks
-    ray         -- `http://HEAD:8265` to submit jobs to; none runs here
-    tracking    -- MLflow's address, `sqlite:///…` or `http(s)://…`
-    datasets, checkpoints, artifacts, audit -- `s3://…` or absolute folders
-    environment -- variables that reach the object store; their values are never printed
+    Attributes:
+        name: name of the context.
+        home: local folder for spool, cache and locks.
+        ray: `http://HEAD:8265` to submit jobs to; None runs commands here.
+        tracking: MLflow's address, `sqlite:///…` or `http(s)://…`.
+        datasets: `s3://…` or an absolute folder, as for the next three.
+        checkpoints: store of checkpoints.
+        artifacts: store of MLflow's artifacts.
+        audit: store of the registry's audit log.
+        environment: variables for the object store and secrets; their values are never printed.
     """
 
     name: str
@@ -70,36 +75,50 @@ class Context:
 
     @cached_property
     def tracking_server(self) -> TrackingServer:
-        """The MLflow server of this context; a pickled context carries its address, not its client."""
+        """MLflow server of this context.
+
+        A pickled context has its address, not its client.
+        """
         return TrackingServer(self.tracking)
 
     def dataset(self, name: str) -> str:
-        """A dataset's full address: `s3://…` and paths as they are, a bare name inside the dataset store."""
+        """Full address of a dataset.
+
+        `s3://…` and paths stay as they are; a bare name is in the dataset store.
+        """
         if not name.strip():
-            # A variable that was not set would otherwise mean the whole store.
+            # Otherwise an unset shell variable would mean the whole store.
             raise UserError("the name of a dataset is empty; need s3://bucket/prefix, a folder, or a name in the store")
         if "://" in name or name.startswith(("/", ".", "~")):
             return name if "://" in name else str(Path(name).expanduser().resolve())
         return f"{self.datasets}/{name}"
 
     def activate(self) -> None:
-        """Put the context's variables into this process's environment, where boto3, pyarrow and MLflow look."""
+        """Exports the variables, for boto3, pyarrow and MLflow."""
         os.environ.update(self.environment)
         # pyarrow sends trailing checksums by default, which older S3 servers refuse.
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 
-    def at(self, **places: str) -> Context:
-        """The same context with other places."""
-        return replace(self, **places)  # type: ignore[arg-type]
+    def at(self, **addresses: str) -> Context:
+        """Copies the context with other addresses."""
+        return replace(self, **addresses)  # type: ignore[arg-type]
 
     @property
     def is_local(self) -> bool:
-        """Whether any part of it can be reached from this machine alone."""
-        return not all(place.startswith("s3://") for place in (self.datasets, self.checkpoints, self.artifacts))
+        """True if a store is reachable from this machine alone."""
+        return not all(address.startswith("s3://") for address in (self.datasets, self.checkpoints, self.artifacts))
 
 
 def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
-    """The context called `name`, or the one that the environment or `isnet.toml` names, or the local one."""
+    """Reads a context from `isnet.toml` and the environment.
+
+    Args:
+        name: name of the context; None for `ISNET_CONTEXT`, else the default of `isnet.toml`, else the local context.
+        start: folder in which the search for `isnet.toml` starts; None for the current folder.
+
+    Raises:
+        UserError: The context is unknown, or a value of it is invalid.
+    """
     start = start or Path.cwd()
     home = Path(os.environ.get("ISNET_HOME") or start / ".isnet").expanduser().resolve()
     if home.exists() and not home.is_dir():
@@ -109,14 +128,14 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     if chosen is None or (chosen == "local" and chosen not in tables):
         return local(home)
     if chosen not in tables:
-        known = ", ".join(sorted(tables)) or "none"
-        where = f"{file} has {known}" if file else f"there is no {CONFIG_FILE} here or above"
+        names = ", ".join(sorted(tables)) or "none"
+        where = f"{file} has {names}" if file else f"there is no {CONFIG_FILE} here or above"
         raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
     return _from_table(chosen, tables[chosen], home, file)
 
 
 def local(home: Path, name: str = "local") -> Context:
-    """Everything below the folder `home`, on this machine."""
+    """Local context: all stores are below `home`."""
     return Context(
         name=name,
         home=home,
@@ -140,7 +159,7 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
             except OSError as error:
                 raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from error
             for key in tree:
-                # A misspelt `default` would otherwise mean that everything is local.
+                # With a misspelt `default` everything would be local, without a warning.
                 if key not in ("context", "default"):
                     raise UserError(f"{file}: has an unknown key {key!r}{nearest(key, ('context', 'default'))}")
             tables, default = tree.get("context", {}), tree.get("default")
@@ -161,25 +180,25 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
     if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
-        # Not shown: it may carry a password.
+        # The address is not shown: it may hold a password.
         raise UserError(f"{file}: tracking of context {name!r} is no address; need http://…, https://… or sqlite:///…")
     for key in ("ray", "tracking", "s3_endpoint"):
         if "://" in table.get(key, ""):
             _check_address(name, key, table[key], file)
     base = local(home, name)
     store = str(table["store"]).rstrip("/") if "store" in table else None
-    places = {}
-    for place in ("datasets", "checkpoints", "artifacts", "audit"):
-        default = f"{store}/{place}" if store else getattr(base, place)
-        places[place] = str(table.get(place, default)).rstrip("/")
-    return base.at(**places, tracking=str(table.get("tracking", base.tracking))).at(
+    addresses = {}
+    for key in ("datasets", "checkpoints", "artifacts", "audit"):
+        default = f"{store}/{key}" if store else getattr(base, key)
+        addresses[key] = str(table.get(key, default)).rstrip("/")
+    return base.at(**addresses, tracking=str(table.get("tracking", base.tracking))).at(
         **({"ray": _ray_address(str(table["ray"]), name)} if "ray" in table else {}),
         environment=_environment(name, table),  # type: ignore[arg-type]
     )
 
 
 def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
-    """Refuse what is no text: a number would become a folder of that name."""
+    """Refuses all but text: a number would become a folder."""
     if not isinstance(value, str) or not value.strip():
         raise UserError(f'{file}: {key} of context {name!r} is no text, or an empty one; write {key} = "…"')
     if value.startswith("s3://") and not value.removeprefix("s3://").strip("/"):
@@ -187,7 +206,10 @@ def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
 
 
 def _check_address(name: str, key: str, address: str, file: Path | None) -> None:
-    """Refuse an address that leads nowhere or carries a password; it is not shown, because it may."""
+    """Refuses an incomplete address, or one with a password.
+
+    Messages do not show the address, because it may hold one.
+    """
     if not address.startswith(("http://", "https://")):
         return
     parts = urlsplit(address)
@@ -214,17 +236,17 @@ def _ray_address(address: str, name: str) -> str:
 
 
 def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
-    found: dict[str, str] = {}
+    variables: dict[str, str] = {}
     if "s3_endpoint" in table:
         # boto3 and MLflow look for the same thing under two names.
-        found["AWS_ENDPOINT_URL"] = found["MLFLOW_S3_ENDPOINT_URL"] = str(table["s3_endpoint"])
+        variables["AWS_ENDPOINT_URL"] = variables["MLFLOW_S3_ENDPOINT_URL"] = str(table["s3_endpoint"])
     if "s3_region" in table:
-        found["AWS_DEFAULT_REGION"] = str(table["s3_region"])
+        variables["AWS_DEFAULT_REGION"] = str(table["s3_region"])
     for variable, reference in table.get("secrets", {}).items():
         if not _VARIABLE.fullmatch(variable):
             raise UserError(f"context {name!r}: secret {variable!r} is no name of a variable; need letters, digits, _")
-        found[variable] = _secret(name, variable, str(reference))
-    return found
+        variables[variable] = _secret(name, variable, str(reference))
+    return variables
 
 
 def _secret(name: str, variable: str, reference: str) -> str:

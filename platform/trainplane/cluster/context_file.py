@@ -1,4 +1,8 @@
-"""The context `stack` in isnet.toml: written, replaced and taken out again, and nothing else of the file touched."""
+"""Writes contexts into isnet.toml.
+
+The context `stack` is written, replaced and removed between two marker lines; the rest of the file stays as it is. A
+job on a cluster gets a file of its own.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainplane.cluster.context import CONFIG_FILE
+from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.errors import UserError
 
 NAME = "stack"
@@ -16,7 +20,7 @@ _LAST = "# <<< isnet stack"
 
 
 def config_file(start: Path) -> Path:
-    """The isnet.toml that counts here: the nearest one above, or a new one in `start`."""
+    """Nearest isnet.toml in `start` or above, else `start`'s."""
     for folder in (start, *start.parents):
         if (folder / CONFIG_FILE).is_file():
             return folder / CONFIG_FILE
@@ -24,7 +28,11 @@ def config_file(start: Path) -> Path:
 
 
 def check(file: Path) -> None:
-    """Raise where the file cannot take our block: it is no TOML, or has a context of this name that is not ours."""
+    """Checks that our block can be written.
+
+    Raises:
+        UserError: The file is not valid TOML, or has a context `stack` that the stack did not write.
+    """
     text = _without_block(_read(file))
     try:
         tree = tomllib.loads(text)
@@ -36,25 +44,40 @@ def check(file: Path) -> None:
 
 
 def write(file: Path, values: Mapping[str, str], secrets: Mapping[str, Path]) -> None:
-    """Put the block in, or a new one in its place; secrets by reference to files."""
-    lines = [_FIRST, f"[context.{NAME}]"]
-    lines += [f"{key} = {json.dumps(value)}" for key, value in values.items()]
-    lines += ["", f"[context.{NAME}.secrets]"]
-    lines += [f"{name} = {json.dumps(f'file:{path}')}" for name, path in secrets.items()]
+    """Writes or replaces our block; secrets are file references."""
+    references = {name: f"file:{path}" for name, path in secrets.items()}
+    lines = [_FIRST, *_table(f"context.{NAME}", values), "", *_table(f"context.{NAME}.secrets", references), _LAST]
     before = _without_block(_read(file)).rstrip("\n")
-    _replace(file, (before + "\n\n" if before else "") + "\n".join([*lines, _LAST]) + "\n")
+    _replace(file, (before + "\n\n" if before else "") + "\n".join(lines) + "\n")
 
 
 def remove(file: Path) -> None:
-    """Take the block out, and the file with it if nothing else stands there."""
+    """Removes our block, and a file that becomes empty."""
     text = _read(file)
     if _FIRST not in text:
         return
-    rest = _without_block(text).rstrip("\n")
-    if rest:
-        _replace(file, rest + "\n")
+    remainder = _without_block(text).rstrip("\n")
+    if remainder:
+        _replace(file, remainder + "\n")
     else:
         file.unlink()
+
+
+def text_for_job(context: Context) -> str:
+    """Text of the isnet.toml that travels with a job.
+
+    It has no `ray`, because the job is on the cluster already, and no secrets: the cluster's nodes have their own.
+    """
+    values = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
+    for key, variable in (("s3_endpoint", "AWS_ENDPOINT_URL"), ("s3_region", "AWS_DEFAULT_REGION")):
+        if variable in context.environment:
+            values[key] = context.environment[variable]
+    name = json.dumps(context.name)
+    return "\n".join([f"default = {name}", "", *_table(f"context.{name}", values)]) + "\n"
+
+
+def _table(name: str, values: Mapping[str, str]) -> list[str]:
+    return [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
 
 
 def _read(file: Path) -> str:
@@ -74,6 +97,7 @@ def _without_block(text: str) -> str:
 
 
 def _replace(file: Path, text: str) -> None:
+    # Renaming is atomic: an interruption leaves the old file or the new one, never half of it.
     draft = file.with_name(f".{file.name}.new")
     try:
         draft.write_text(text, encoding="utf-8")

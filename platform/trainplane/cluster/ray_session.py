@@ -1,4 +1,4 @@
-"""A Ray cluster to run on: the one we are a job of, or a private one on this machine that ends with the command."""
+"""Connects to the job's Ray cluster, or a private one."""
 
 from __future__ import annotations
 
@@ -13,118 +13,124 @@ from functools import cache
 from typing import Any
 
 from trainplane.environ import with_variables
-from trainplane.errors import RunFailed
+from trainplane.errors import RunFailed, error_line
 
 STARTS = 3
 
 
-# Ray takes 127.0.0.1 for a mistake and listens on all addresses instead, unless it is told that there is no cluster of
-# several machines; the variable's name is that of the systems where this is so by default.
-ON_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+# Ray takes 127.0.0.1 for a mistake and listens on all addresses instead, unless it is told that a cluster of several
+# machines is impossible. The variable is named after the systems where this is the default.
+LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def in_ray_job() -> bool:
-    """Whether this process was started as a job of a Ray cluster."""
+    """True if this process is a job of Ray."""
     return bool(os.environ.get("RAY_ADDRESS") or os.environ.get("RAY_JOB_ID"))
 
 
 @cache
 def own_token() -> str:
-    """One token for all clusters that this process starts: Ray reads it once and keeps it."""
+    """Token of this process's private clusters: Ray reads it once."""
     return secrets.token_hex(32)
 
 
 @contextmanager
 def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
-    """The connected `ray` module; a private cluster is shut down at the end, whatever happened.
+    """Yields the connected `ray` module.
 
-    The private cluster listens on loopback only and asks for a token made for this one process. Its dashboard stays
-    on, because without it Ray never releases the resources of an ended trial or trainer.
+    A private cluster is shut down after the block in any case. It listens on loopback only and asks for a token of this
+    process. Its dashboard stays on, because without it Ray never releases the resources of an ended trial or trainer.
+
+    Args:
+        num_cpus: processors of a private cluster; None for all of the machine.
     """
-    outside = in_ray_job()
+    in_job = in_ray_job()
     # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
-    with with_variables(_settings(outside=outside)):
+    with with_variables(ray_variables(in_job=in_job)):
         import ray
 
         if ray.is_initialized():
             yield ray
             return
         try:
-            with _own_sigterm():
-                if outside:
+            with keep_sigterm_handler():
+                if in_job:
                     ray.init(log_to_driver=False, logging_level="ERROR")
                 else:
-                    with _spared_hangups():
+                    with _block_hangups():
                         _start_private(ray, num_cpus)
             yield ray
         finally:
             ray.shutdown()
 
 
-def _settings(*, outside: bool) -> dict[str, str]:
-    """Environment for Ray; what the user has set himself stays, but for what keeps a private cluster private."""
-    wanted = {
+def ray_variables(*, in_job: bool) -> dict[str, str]:
+    """Environment variables for Ray.
+
+    Values that the user has set stay, except those that keep a private cluster private.
+    """
+    variables = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-        # A minute is short for workers that import torch on a busy node, or for a node that is still on its way.
+        # A minute is short for workers that import torch on a busy node, or for a node that is still starting.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
     }
-    if not outside:
-        wanted["RAY_USAGE_STATS_ENABLED"] = "0"
-        # A minute after its cluster is gone Ray aborts the process, though another cluster may be starting by then;
-        # that one is gone is noticed by `ended_parts`. Not for ever: on a very busy machine `ray.shutdown` was seen to
-        # wait for a gcs_server that is gone.
-        wanted["RAY_gcs_rpc_server_reconnect_timeout_s"] = "180"
-    wanted |= {name: os.environ[name] for name in wanted if name in os.environ}
-    if outside:
-        return wanted
-    return {**wanted, **ON_LOOPBACK, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own_token()}
+    if not in_job:
+        variables["RAY_USAGE_STATS_ENABLED"] = "0"
+        # A minute after its cluster is gone Ray aborts the process, though another cluster may be starting by then; a
+        # lost cluster is noticed by `dead_processes`. Not without limit: on a very busy machine `ray.shutdown` was seen
+        # to wait for a gcs_server that is gone.
+        variables["RAY_gcs_rpc_server_reconnect_timeout_s"] = "180"
+    variables |= {name: os.environ[name] for name in variables if name in os.environ}
+    if in_job:
+        return variables
+    return {**variables, **LOOPBACK_VARIABLES, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": own_token()}
 
 
 @contextmanager
-def _own_sigterm() -> Iterator[None]:
-    """Who called keeps his answer to SIGTERM: Ray's, set as it connects, ends the process wherever it is.
+def keep_sigterm_handler() -> Iterator[None]:
+    """Restores the SIGTERM handler, which `ray.init` replaces.
 
-    Raises `KeyboardInterrupt` where SIGTERM came while Ray still connected.
+    Ray's handler exits immediately, without saving. A SIGTERM while Ray connects raises `KeyboardInterrupt`.
     """
     if threading.current_thread() is not threading.main_thread():
-        # Ray sets its own in the main thread only.
+        # Ray sets its handler in the main thread only.
         yield
         return
-    before = signal.getsignal(signal.SIGTERM)
+    handler = signal.getsignal(signal.SIGTERM)
     try:
         yield
-    except SystemExit as end:
-        raise KeyboardInterrupt from end
+    except SystemExit as exit_of_ray:
+        raise KeyboardInterrupt from exit_of_ray
     finally:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, handler)
 
 
 @contextmanager
-def _spared_hangups() -> Iterator[None]:
-    """What is started meanwhile never hears SIGHUP; it reaches this process afterwards.
+def _block_hangups() -> Iterator[None]:
+    """Blocks SIGHUP during the block, for child processes for ever.
 
-    A terminal that closes sends it to all processes of the command at once, and Ray's would be gone before the ranks
-    could save. Ray does the same for Ctrl-C.
+    A terminal that closes sends it to all processes of the command at once, and Ray's would end before the ranks could
+    save. Ray does the same for Ctrl-C. This process gets the signal after the block.
     """
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
 
-def ended_parts() -> list[str]:
-    """Processes that a private cluster of ours cannot be without and that have ended; empty where all is well."""
+def dead_processes() -> list[str]:
+    """Essential processes of our private cluster that have ended."""
     from ray._private import worker
 
     node = worker._global_node
-    gone = {kind for kind, _ in node.dead_processes()} if node is not None else set()
-    return sorted(gone & {"gcs_server", "raylet"})
+    dead = {kind for kind, _ in node.dead_processes()} if node is not None else set()
+    return sorted(dead & {"gcs_server", "raylet"})
 
 
 def _start_private(ray: Any, num_cpus: int | None) -> None:
-    """A cluster of our own on this machine. Raises `RunFailed` where it does not come up."""
+    """Starts a cluster on this machine; `RunFailed` after three attempts."""
     for attempt in range(STARTS):
         try:
             ray.init(
@@ -137,19 +143,21 @@ def _start_private(ray: Any, num_cpus: int | None) -> None:
                 logging_level="ERROR",
             )
             return
-        # Ray raises a bare Exception where its node is not up within half a minute, which a busy machine can take.
+        # Ray raises a bare Exception if its node is not up within half a minute, which can happen on a busy machine.
         except Exception as error:
             ray.shutdown()
             if attempt == STARTS - 1:
-                reason = str(error).strip().splitlines()
                 raise RunFailed(
-                    f"Ray did not start on this machine in {STARTS} attempts ({reason[-1] if reason else error!r}); "
+                    f"Ray did not start on this machine in {STARTS} attempts ({error_line(error, last=True)}); "
                     "see what keeps it busy and run the same command again, or set train.workers=1"
                 ) from error
 
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """Where Ray Train and Tune may keep their own notes; ours are elsewhere, so these go with the command."""
+    """Temporary folder for files of Ray Train and Tune.
+
+    Only Ray reads them, so they are removed with the command.
+    """
     with tempfile.TemporaryDirectory(prefix="isnet-ray-") as folder:
         yield folder

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from jobs.cluster.worker_pool import needs_of_each, tasks_for, waits_for
+from jobs.cluster.worker_pool import capacity_message, resources_per_task, tasks_for
 
 
 @pytest.mark.parametrize(
@@ -27,21 +27,21 @@ def test_a_cluster_is_filled_by_its_gpus_and_else_by_its_processors(cluster, tas
     [(1, 1, 1.0), (2, 1, 0.5), (3, 2, 0.5), (2, 4, 1.0), (7, 2, 0.25), (16, 8, 0.5)],
 )
 def test_tasks_share_gpus_and_none_spans_two(tasks, gpus, each):
-    needs = needs_of_each(tasks, {"CPU": 32.0, "GPU": float(gpus)})
+    needs = resources_per_task(tasks, {"CPU": 32.0, "GPU": float(gpus)})
     assert needs == {"CPU": 1.0, "GPU": each}
     # All of them have room at once, each on one GPU.
     assert tasks <= gpus * int(1 / each)
 
 
 def test_where_there_is_no_gpu_none_is_asked_for():
-    assert needs_of_each(3, {"CPU": 4.0}) == {"CPU": 1.0}
+    assert resources_per_task(3, {"CPU": 4.0}) == {"CPU": 1.0}
 
 
 def test_a_busy_cluster_is_said_so():
     needs = {"CPU": 1.0, "GPU": 0.5}
-    assert waits_for(needs, {"CPU": 1.0, "GPU": 0.5}) is None
-    assert waits_for(needs, {"CPU": 8.0}) == "waits until the cluster has 0.5 GPU (0 free) for a task"
-    assert waits_for(needs, {"CPU": 0.0, "GPU": 0.25}) == (
+    assert capacity_message(needs, {"CPU": 1.0, "GPU": 0.5}) is None
+    assert capacity_message(needs, {"CPU": 8.0}) == "waits until the cluster has 0.5 GPU (0 free) for a task"
+    assert capacity_message(needs, {"CPU": 0.0, "GPU": 0.25}) == (
         "waits until the cluster has 1 CPU (0 free) and 0.5 GPU (0.25 free) for a task"
     )
 
@@ -50,8 +50,9 @@ def test_a_busy_cluster_is_said_so():
 _PROGRAM = """
 import json, os, signal, sys, time
 from pathlib import Path
-from jobs.on_ray import shares_done
-from trainplane.cluster import session
+from jobs.cluster.worker_pool import run_shares
+from trainplane.cluster.ray_session import ray_variables
+from trainplane.environ import with_variables
 from trainplane.errors import RunFailed
 
 def work(held, share):
@@ -67,12 +68,12 @@ def work(held, share):
 def told(folder, losses):
     folder.mkdir()
     try:
-        found = list(shares_done(work, (str(folder), losses), list(range(6)), tasks=2))
+        found = list(run_shares(work, (str(folder), losses), list(range(6)), tasks=2))
     except RunFailed as error:
         found = str(error)
     (folder / "told").write_text(json.dumps(found))
 
-with session.with_variables(session._settings(outside=False)):
+with with_variables(ray_variables(in_job=False)):
     import ray
     ray.init(address="local", num_cpus=4, num_gpus=1, dashboard_host="127.0.0.1", _node_ip_address="127.0.0.1",
              log_to_driver=False, logging_level="ERROR")

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import psutil
 
-from trainplane.cluster.session import ray_session
+from trainplane.cluster.ray_session import ray_session
 
 before = dict(os.environ)
 with ray_session(num_cpus=1) as ray:

@@ -8,11 +8,11 @@ import sys
 
 import pytest
 
-from trainplane.cluster.ray_session import _own_sigterm
+from trainplane.cluster.ray_session import keep_sigterm_handler
 
 LOSES_RAY = """
 import json, os, re, signal, time
-from trainplane.cluster.session import ended_parts, ray_session
+from trainplane.cluster.ray_session import dead_processes, ray_session
 def mask_of(part):
     (kept,) = worker._global_node.all_processes[part]
     return int(re.search(r"SigBlk:\\s*(\\w+)", open(f"/proc/{kept.process.pid}/status").read())[1], 16)
@@ -20,11 +20,11 @@ with ray_session(num_cpus=1) as ray:
     from ray._private import worker
     deaf = [bool(mask_of(part) & 1 << signal.SIGHUP - 1) for part in ("gcs_server", "raylet")]
     here = signal.pthread_sigmask(signal.SIG_BLOCK, [])
-    before = ended_parts()
+    before = dead_processes()
     worker._global_node.all_processes["gcs_server"][0].process.kill()
     time.sleep(0.5)
-    after = ended_parts()
-print(json.dumps([deaf, signal.SIGHUP in here, before, after, ended_parts()]))
+    after = dead_processes()
+print(json.dumps([deaf, signal.SIGHUP in here, before, after, dead_processes()]))
 """
 
 
@@ -44,13 +44,13 @@ def ours():
 
 def test_the_answer_to_sigterm_stays_that_of_the_command(ours):
     """Ray's would end the process at once: a run of two workers was stopped by SIGTERM without being saved."""
-    with _own_sigterm():
+    with keep_sigterm_handler():
         as_ray_does()
     assert signal.getsignal(signal.SIGTERM) is ours
 
 
 def test_sigterm_while_ray_connects_is_an_interruption(ours):
-    with pytest.raises(KeyboardInterrupt), _own_sigterm():
+    with pytest.raises(KeyboardInterrupt), keep_sigterm_handler():
         as_ray_does(told=True)
     assert signal.getsignal(signal.SIGTERM) is ours
 

@@ -1,4 +1,4 @@
-"""The way to a cluster: a connection to the dashboard of its head."""
+"""Connection to a cluster, through the dashboard of its head."""
 
 from __future__ import annotations
 
@@ -8,16 +8,23 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainplane.cluster.context import Context
-from trainplane.cluster.health import complaint
+from trainplane.cluster.health import health_error
 from trainplane.errors import UserError
 
 ROUTE_TIMEOUT_S = 10.0
-# Ray's own client waits for an answer for ever; a busy head takes seconds.
+# Ray's own client waits for an answer without limit; a busy head takes seconds.
 ANSWER_TIMEOUT_S = 30.0
 
 
-def client(context: Context) -> Any:
-    """A connection to the context's cluster; a `UserError` says what to do where there is none."""
+def connect(context: Context) -> Any:
+    """Connects to the context's cluster.
+
+    Returns:
+        Ray's `JobSubmissionClient`.
+
+    Raises:
+        UserError: No cluster is named, none answers, or it refuses our token; the message has the remedy.
+    """
     if context.ray is None:
         raise UserError(
             f'context {context.name!r} names no cluster; add ray = "http://HEAD:8265" to it in isnet.toml '
@@ -25,33 +32,41 @@ def client(context: Context) -> Any:
         )
     has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
     os.environ.setdefault("RAY_AUTH_MODE", "token" if has_token else "disabled")
-    if text := _no_route(context.ray):
-        raise UserError(text)
+    if message := _route_error(context.ray):
+        raise UserError(message)
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
-    # It reports every closed connection, which is no news.
+    # They log every closed connection.
     for noisy in ("modules.job.sdk", "modules.dashboard_sdk"):
         logging.getLogger(f"ray.dashboard.{noisy}").setLevel(logging.WARNING)
     logging.getLogger("ray._private.runtime_env.packaging").setLevel(logging.WARNING)
     try:
         connection = JobSubmissionClient(context.ray)
-        # The first call that the token is asked for.
+        # The first call that checks the token.
         connection.list_jobs()
-    # The last three: what answers is no head of Ray's (errors of its HTTP library are among OSError).
+    # The last three: another program than Ray's head answers. Errors of its HTTP library are among OSError.
     except (RuntimeError, AuthenticationError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(_no_connection(context.ray, error)) from error
+        raise UserError(_connection_error(context.ray, error)) from error
     return connection
 
 
-def _no_route(address: str) -> str | None:
-    """Why nothing listens at the address, or None: Ray's own client waits two minutes for a host that drops packets."""
+def is_loopback(address: str) -> bool:
+    """True for an address of this machine alone."""
+    return urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
+
+
+def _route_error(address: str) -> str | None:
+    """Message if no HTTP server answers at the address.
+
+    Ray's own client waits two minutes for a host that drops packets.
+    """
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
-    if complaint(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is not None:
-        return _no_connection(address, ConnectionError("no connection"))
-    # Any answer is one here, a refusal too.
-    if (text := complaint(f"{address}/api/version", ANSWER_TIMEOUT_S)) and text.endswith("timed out"):
+    if health_error(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is not None:
+        return _connection_error(address, ConnectionError("no connection"))
+    # Any answer will do here, a refusal too.
+    if (text := health_error(f"{address}/api/version", ANSWER_TIMEOUT_S)) and text.endswith("timed out"):
         return (
             f"something listens at {address} and says nothing within {ANSWER_TIMEOUT_S:.0f} s, as no Ray cluster does; "
             "look at its head, or correct `ray` of the context in isnet.toml"
@@ -59,7 +74,7 @@ def _no_route(address: str) -> str | None:
     return None
 
 
-def _no_connection(address: str, error: Exception) -> str:
+def _connection_error(address: str, error: Exception) -> str:
     # Without the address, whose port may be 40312.
     text = str(error).replace(address, "")
     if "401" in text or "403" in text or "auth" in text.lower():
@@ -71,14 +86,3 @@ def _no_connection(address: str, error: Exception) -> str:
         f"no Ray cluster answers at {address}; start its head (ray start --head), open the route, "
         "or correct `ray` of the context in isnet.toml"
     )
-
-
-def is_loopback(address: str) -> bool:
-    """Whether an address leads to this machine alone."""
-    return urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1")
-
-
-def last_line(error: Exception) -> str:
-    """The last line of what Ray says, which tells more than those before it."""
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1].strip() if lines else type(error).__name__

@@ -1,4 +1,4 @@
-"""A job from its submission to its end: what it waits for, and its output, each character once."""
+"""Follows a job: queue, output, final state."""
 
 from __future__ import annotations
 
@@ -7,88 +7,97 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from trainplane.cluster.jobs.client import last_line
-from trainplane.cluster.jobs.status import JobState, state_of, states, waits_for
-from trainplane.errors import RunFailed, UserError
+from trainplane.cluster.jobs.status import JobState, job_state, job_states, queue_message
+from trainplane.errors import RunFailed, UserError, error_line
 
 _POLL_S = 0.5
+# Normal time of a start; before that, waiting is not reported.
 _START_S = 5.0
-# A line may be long, and all who wait in it ask.
-_LINE_POLL_S = 3.0
-# A head that is restarted is back within a minute; its jobs are gone, and that is said.
+# A queue may be long, and every waiting client polls.
+_QUEUE_POLL_S = 3.0
+# A restarted head is back within a minute; its jobs are gone, and the user gets a message.
 _LOST_AFTER_S = 60.0
 
 
-def await_start(connection: Any, job: str, *, timeout_s: float, say: Callable[[str], None]) -> JobState:
-    """Wait until the job runs or is over, saying what it waits for; tell it to stop and raise after the deadline.
+def wait_for_start(connection: Any, job: str, *, timeout_s: float, emit: Callable[[str], None]) -> JobState:
+    """Waits until the job runs or is over.
 
-    Ray cannot take back a job that waits: it ends it when its turn comes, or when its patience ends (`line.PATIENCE`).
+    Ray cannot remove a job that waits: it stops it when its turn comes, or when it has waited for
+    `queue.QUEUE_VARIABLES`.
+
+    Args:
+        connection: Ray's client.
+        job: submission id.
+        timeout_s: seconds after which the job is stopped.
+        emit: receives a message whenever what the job waits for changes.
+
+    Raises:
+        RunFailed: The job did not start in time, the cluster is unreachable, or it has lost the job.
     """
-    begun, told = time.monotonic(), ""
-    silence = _Silence(job)
+    started_s, last_message = time.monotonic(), ""
+    outage = _Outage(job)
     while True:
-        waited_s = time.monotonic() - begun
-        # A start takes a few seconds, which are no news.
-        is_news = waited_s > _START_S
-        reason = None
+        waited_s = time.monotonic() - started_s
+        is_queued, is_late = waited_s > _START_S, waited_s > timeout_s
+        message = None
         try:
-            state = state_of(connection, job)
+            state = job_state(connection, job)
             if state.status != "PENDING":
                 return state
-            if is_news or waited_s > timeout_s:
-                reason = waits_for(state, states(connection))
-                if waited_s > timeout_s:
-                    connection.stop_job(job)
+            if is_queued or is_late:
+                message = queue_message(state, job_states(connection))
+            if is_late:
+                connection.stop_job(job)
         except UserError as error:
-            raise _forgotten(job) from error
-        # A line is waited in for hours: a connection that is lost meanwhile is looked for again.
+            raise _lost_job(job) from error
+        # A job may be queued for hours: a lost connection is tried again.
         except (OSError, RuntimeError) as error:
-            silence.goes_on(error)
+            outage.record(error)
             time.sleep(_POLL_S)
             continue
-        silence.is_over()
-        if reason is not None:
-            if waited_s > timeout_s:
+        outage.end()
+        if message is not None:
+            if is_late:
                 raise RunFailed(
                     f"job {job} did not start within {timeout_s:.0f} s and was told to stop, which Ray does when its "
-                    f"turn would come; what it waited for: {reason}. "
+                    f"turn would come; what it waited for: {message}. "
                     "Free or add nodes (`isnet jobs list`), ask for less with --cpus, or wait longer with --wait"
                 )
-            if reason != told:
-                told = reason
-                say(f"job {job} waits: {told}")
-        time.sleep(_LINE_POLL_S if is_news else _POLL_S)
+            if message != last_message:
+                last_message = message
+                emit(f"job {job} waits: {message}")
+        time.sleep(_QUEUE_POLL_S if is_queued else _POLL_S)
 
 
 def follow(connection: Any, job: str, write: Callable[[str], None]) -> JobState:
-    """Pass the job's output on until it is over; returns its final state.
+    """Writes the job's output until it ends; returns its state.
 
-    A stream that breaks is taken up where it stood; a cluster that stays away for a minute raises `RunFailed`.
+    A broken stream is resumed where it stopped; a cluster that is unreachable for a minute raises `RunFailed`.
     """
     from aiohttp import ClientError
 
-    tail = _Tail(connection, job, write)
-    silence = _Silence(job)
+    output = _Output(connection, job, write)
+    outage = _Outage(job)
     while True:
         try:
-            asyncio.run(tail.stream())
-            state = state_of(connection, job)
+            asyncio.run(output.stream())
+            state = job_state(connection, job)
             if state.is_over:
-                tail.finish()
+                output.finish()
                 return state
-            silence.is_over()
+            outage.end()
         except UserError as error:
-            raise _forgotten(job) from error
+            raise _lost_job(job) from error
         except (TimeoutError, OSError, RuntimeError, ClientError) as error:
-            silence.goes_on(error)
+            outage.record(error)
             time.sleep(_POLL_S)
             continue
-        # The stream may end before the state is settled, or be cut in the middle of a run.
+        # The stream may end before the state is final, or be cut in the middle of a run.
         time.sleep(_POLL_S)
 
 
-def whole_log(connection: Any, job: str) -> str:
-    """All that the job has written so far; `RunFailed` where Ray cannot read it."""
+def full_log(connection: Any, job: str) -> str:
+    """Reads all output so far; `RunFailed` if Ray cannot."""
     try:
         return str(connection.get_job_logs(job))
     except RuntimeError as error:
@@ -101,55 +110,62 @@ def whole_log(connection: Any, job: str) -> str:
         ) from error
 
 
-def _forgotten(job: str) -> RunFailed:
+def _lost_job(job: str) -> RunFailed:
     return RunFailed(
         f"the cluster's head was restarted and does not know job {job} any more; submit it again, "
         "a run goes on from its last checkpoint"
     )
 
 
-class _Silence:
-    """How long a cluster has not answered; `RunFailed` after a minute."""
+class _Outage:
+    """Time since the cluster last answered; `RunFailed` after a minute."""
 
     def __init__(self, job: str) -> None:
         self._job = job
         self._since: float | None = None
 
-    def is_over(self) -> None:
+    def end(self) -> None:
         self._since = None
 
-    def goes_on(self, error: Exception) -> None:
+    def record(self, error: Exception) -> None:
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since > _LOST_AFTER_S:
             raise RunFailed(
                 f"the cluster does not answer any more, and job {self._job} may be running; look with `isnet jobs show "
-                f"{self._job}` when it is back ({last_line(error)})"
+                f"{self._job}` when it is back ({error_line(error, last=True)})"
             ) from error
 
 
-class _Tail:
-    """The output of a job, each character once: every stream begins anew with the first one."""
+class _Output:
+    """Output of a job, each character once.
+
+    Ray begins every stream with the first character, so those that are written already are skipped.
+    """
 
     def __init__(self, connection: Any, job: str, write: Callable[[str], None]) -> None:
         self._connection, self._job, self._write = connection, job, write
         self._written = 0
 
     async def stream(self) -> None:
-        """Until it ends or breaks."""
-        seen = 0
+        """Writes what the stream adds, until it ends or breaks."""
+        position = 0
         async for chunk in self._connection.tail_job_logs(self._job):
-            self._pass_on(seen, chunk)
-            seen += len(chunk)
+            self._write_new(position, chunk)
+            position += len(chunk)
 
     def finish(self) -> None:
-        """What came after the last stream had ended, or why it is not shown: the job's end is known all the same."""
+        """Writes what came after the end of the last stream.
+
+        If Ray cannot read it, the reason is written instead: the job's state is known all the same.
+        """
         try:
-            self._pass_on(0, whole_log(self._connection, self._job))
+            self._write_new(0, full_log(self._connection, self._job))
         except RunFailed as error:
             self._write(f"\nisnet: {error}\n")
 
-    def _pass_on(self, start: int, text: str) -> None:
-        fresh = text[max(0, self._written - start) :]
-        if fresh:
-            self._write(fresh)
+    def _write_new(self, start: int, text: str) -> None:
+        """Writes the new part of `text`, which begins at `start`."""
+        new_text = text[max(0, self._written - start) :]
+        if new_text:
+            self._write(new_text)
             self._written = start + len(text)

@@ -1,4 +1,4 @@
-"""What a cluster knows of its jobs and of its nodes, asked through Ray's dashboard."""
+"""Jobs and capacity of a cluster, read from Ray's dashboard."""
 
 from __future__ import annotations
 
@@ -15,7 +15,18 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as the cluster sees it. `takes` is what it told that its driver takes: `line.DRIVER`, or nothing."""
+    """A job as the cluster sees it.
+
+    Attributes:
+        job: its submission id.
+        status: Ray's `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `STOPPED`.
+        message: Ray's explanation of the status.
+        entrypoint: its command line.
+        exit_code: of the driver; negative for a signal, None before the end.
+        started_ms: moment of submission, in milliseconds since the epoch.
+        ended_ms: moment of its end.
+        takes: custom resource of its driver: `queue.DRIVER`, or empty.
+    """
 
     job: str
     status: str
@@ -28,12 +39,16 @@ class JobState:
 
     @property
     def is_over(self) -> bool:
+        """True once it cannot run any more."""
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
     @property
     def exit_status(self) -> int:
-        """What `isnet submit` exits with: the job's own status, 128 and the signal where one killed it (as shells
-        have it), 1 where it was stopped or never started."""
+        """Exit status of `isnet submit`.
+
+        It is the job's own, 128 plus the signal if one killed it (as in shells), and 1 if it was stopped or never
+        started.
+        """
         if self.status == "SUCCEEDED":
             return 0
         if self.exit_code is not None and self.exit_code < 0:
@@ -41,14 +56,14 @@ class JobState:
         return self.exit_code or 1
 
 
-def states(connection: Any) -> list[JobState]:
-    """All submitted jobs, oldest first."""
-    found = [_state(info) for info in connection.list_jobs() if info.submission_id]
-    return sorted(found, key=lambda state: (state.started_ms or 0, state.job))
+def job_states(connection: Any) -> list[JobState]:
+    """Lists all submitted jobs, oldest first."""
+    states = [_state(info) for info in connection.list_jobs() if info.submission_id]
+    return sorted(states, key=lambda state: (state.started_ms or 0, state.job))
 
 
-def state_of(connection: Any, job: str) -> JobState:
-    """One job; `UserError` where the cluster does not know it."""
+def job_state(connection: Any, job: str) -> JobState:
+    """Reads one job; `UserError` if it does not exist."""
     try:
         return _state(connection.get_job_info(job))
     except RuntimeError as error:
@@ -57,11 +72,11 @@ def state_of(connection: Any, job: str) -> JobState:
         raise
 
 
-def wait(connection: Any, job: str, *, timeout_s: float) -> JobState:
-    """Poll until the job is over."""
+def wait_until_over(connection: Any, job: str, *, timeout_s: float) -> JobState:
+    """Polls until the job is over."""
     deadline = time.monotonic() + timeout_s
     while True:
-        state = state_of(connection, job)
+        state = job_state(connection, job)
         if state.is_over:
             return state
         if time.monotonic() > deadline:
@@ -76,7 +91,6 @@ def _state(info: Any) -> JobState:
         message=info.message or "",
         entrypoint=info.entrypoint,
         exit_code=info.driver_exit_code,
-        # Ray's start is the moment of submission.
         started_ms=info.start_time,
         ended_ms=info.end_time,
         takes=(info.metadata or {}).get("takes", ""),
@@ -84,13 +98,23 @@ def _state(info: Any) -> JobState:
 
 
 def ray_version(connection: Any) -> str:
-    """The version of Ray that the cluster runs (its client's `get_version` is that of the jobs' protocol)."""
+    """Version of Ray on the cluster.
+
+    The client's own `get_version` returns that of the jobs' protocol.
+    """
     return str(connection._do_request("GET", "/api/version").json()["ray_version"])
 
 
 @dataclass(frozen=True)
-class Room:
-    """What the cluster's nodes have together, how many there are, and how many drivers its line lets in at once."""
+class ClusterCapacity:
+    """Resources of all living nodes together.
+
+    Attributes:
+        nodes: number of nodes.
+        cpus: processors.
+        gpus: GPUs.
+        drivers: places for drivers; 0 if the cluster has no queue.
+    """
 
     nodes: int
     cpus: float
@@ -98,23 +122,28 @@ class Room:
     drivers: float
 
 
-def room(connection: Any) -> Room:
-    """Of the nodes that are alive."""
+def cluster_capacity(connection: Any) -> ClusterCapacity:
+    """Reads the resources of all living nodes."""
     answer = connection._do_request("GET", "/api/v0/nodes?limit=10000&detail=true").json()
     nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
     totals = [node.get("resources_total") or {} for node in nodes]
     cpus, gpus, drivers = (sum(total.get(name, 0.0) for total in totals) for name in ("CPU", "GPU", DRIVER))
-    return Room(len(nodes), cpus, gpus, drivers)
+    return ClusterCapacity(len(nodes), cpus, gpus, drivers)
 
 
-def waits_for(job: JobState, states: Sequence[JobState]) -> str:
-    """What a job that has not started waits for, in words; `states` are all jobs."""
+def queue_message(job: JobState, states: Sequence[JobState]) -> str:
+    """Explains what a pending job waits for.
+
+    Args:
+        job: the pending job.
+        states: all jobs of the cluster.
+    """
     if job.takes != DRIVER:
         return job.message
-    mine = [state for state in states if state.takes == DRIVER]
-    own = (job.started_ms or 0, job.job)
-    before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < own for state in mine)
-    run = sum(state.status == "RUNNING" for state in mine)
+    queued = [state for state in states if state.takes == DRIVER]
+    position = (job.started_ms or 0, job.job)
+    before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < position for state in queued)
+    run = sum(state.status == "RUNNING" for state in queued)
     if not before:
         return f"it is the next in the cluster's line, {run} run"
     return f"{before} {'jobs stand' if before > 1 else 'job stands'} before it in the cluster's line, {run} run"

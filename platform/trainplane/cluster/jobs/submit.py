@@ -1,7 +1,8 @@
-"""Ray Jobs: the same commands on a cluster. The project's code travels with the job; secrets never do.
+"""Submits a command to a cluster as a Ray job.
 
-A job is known by its content: the same words, code and context are the same job, so that a retry after a lost
-connection follows the job that is there instead of paying for a second one.
+The project's code travels with the job, secrets never do. A job is identified by its content: the same arguments, code
+and context are the same job, so that a retry after a lost connection follows the existing job instead of paying for a
+second one.
 """
 
 from __future__ import annotations
@@ -13,20 +14,20 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.cluster.context import Context
-from trainplane.cluster.jobs.client import client, last_line
+from trainplane.cluster.jobs.client import connect
 from trainplane.cluster.jobs.queue import DRIVER
-from trainplane.cluster.jobs.status import room, states
+from trainplane.cluster.jobs.status import cluster_capacity, job_states
 from trainplane.cluster.jobs.upload import check_upload, folder_digest
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import RunFailed
+from trainplane.errors import RunFailed, error_line
 
 # A head answers a moment before it counts itself among its nodes.
-_COUNTED_WITHIN_S = 10.0
+_HEAD_COUNTED_S = 10.0
 
 
 def submit(
     context: Context,
-    words: Sequence[str],
+    args: Sequence[str],
     *,
     entrypoint: str,
     packages: Sequence[Path],
@@ -36,28 +37,37 @@ def submit(
     cpus: float = 0,
     facts: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
-    """Hand a job over; returns its id and whether it is new.
+    """Submits a job, unless the same job exists.
 
-    packages    -- folders of Python packages that travel with the job
-    working_dir -- folder of small files that the job finds in its current folder
-    environment -- variables without secrets
-    facts       -- more variables, which do not decide whether it is the same job
-    cpus        -- processors that the command itself takes, on any node; it waits until they are free, in no order.
-                   With 0 it takes a place on the head, in the order of submission, where it has such (line.py)
+    Args:
+        context: names the cluster.
+        args: the command and its arguments, as people read it.
+        entrypoint: command line of the job.
+        packages: folders of Python packages that travel with the job.
+        working_dir: folder of small files that the job gets in its current folder.
+        environment: variables without secrets.
+        again: submit a new job even if the same one exists.
+        cpus: processors that the command itself needs, on any node; the job waits until they are free, in no order.
+            With 0 it takes a place on the head, in the order of submission, if the head has places (queue.py).
+        facts: more variables, which are no part of the job's identity.
+
+    Returns:
+        Its submission id, and whether it is new.
     """
     uploads = [*packages, working_dir]
     for folder in uploads:
         check_upload(folder)
-    connection = client(context)
-    content = [list(words), entrypoint, dict(environment), cpus, [folder_digest(folder) for folder in uploads]]
+    connection = connect(context)
+    # The id is derived from the content, so a repeated call finds its job.
+    content = [list(args), entrypoint, dict(environment), cpus, [folder_digest(folder) for folder in uploads]]
     stem = f"isnet-{hashlib.sha256(canonical_json(content)).hexdigest()[:16]}"
-    known = {state.job: state for state in states(connection)}
-    mine = [job for job in known if job == stem or job.startswith(f"{stem}-")]
-    reusable = [job for job in mine if known[job].status in ("PENDING", "RUNNING", "SUCCEEDED")]
+    states = {state.job: state for state in job_states(connection)}
+    same = [job for job in states if job == stem or job.startswith(f"{stem}-")]
+    reusable = [job for job in same if states[job].status in ("PENDING", "RUNNING", "SUCCEEDED")]
     if reusable and not again:
         return reusable[-1], False
-    job = stem if not mine else f"{stem}-{len(mine) + 1}"
-    in_line = not cpus and _has_line(connection)
+    job = stem if not same else f"{stem}-{len(same) + 1}"
+    is_queued = not cpus and _has_queue(connection)
     runtime_env = {
         "working_dir": str(working_dir),
         # Ray takes an empty list for none at all, and then for a mistake.
@@ -69,20 +79,21 @@ def submit(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env=runtime_env,
-            metadata={"words": " ".join(words), **({"takes": DRIVER} if in_line else {})},
+            metadata={"words": " ".join(args), **({"takes": DRIVER} if is_queued else {})},
             entrypoint_num_cpus=cpus or None,
-            entrypoint_resources={DRIVER: 1} if in_line else None,
+            entrypoint_resources={DRIVER: 1} if is_queued else None,
         )
     except RuntimeError as error:
-        # Another `submit` of the same words was a moment faster: there is one job, and both follow it.
+        # Another `submit` of the same command was a moment faster: there is one job, and both follow it.
         if "already" not in str(error):
-            raise RunFailed(f"the cluster at {context.ray} did not take the job: {last_line(error)}") from error
+            reason = error_line(error, last=True)
+            raise RunFailed(f"the cluster at {context.ray} did not take the job: {reason}") from error
         return job, False
     return job, True
 
 
-def _has_line(connection: Any) -> bool:
-    deadline = time.monotonic() + _COUNTED_WITHIN_S
-    while (found := room(connection)).nodes == 0 and time.monotonic() < deadline:
+def _has_queue(connection: Any) -> bool:
+    deadline = time.monotonic() + _HEAD_COUNTED_S
+    while (capacity := cluster_capacity(connection)).nodes == 0 and time.monotonic() < deadline:
         time.sleep(0.2)
-    return found.drivers >= 1
+    return capacity.drivers >= 1

@@ -1,1 +1,1 @@
-"""The parts of the local stack, one file each, and the processes that they are made of (site.py, process.py)."""
+"""Local stack: its components, one file each, and their processes."""

@@ -1,7 +1,8 @@
-"""A real object store on one machine: Ceph's monitor, one storage daemon on a sparse file, and the S3 gateway.
+"""Ceph as a real object store on one machine.
 
-One copy of everything, on loopback, each daemon with a key of its own: a store to try things on that keeps them over
-`down`, not one to trust with the only copy. Written against Ceph 16.2 of Debian 12.
+It has a monitor, one storage daemon on a sparse file, and the S3 gateway, all on loopback, each with its own key.
+Objects survive `down`, but there is one copy of each: do not keep the only copy of anything here. Written against Ceph
+16.2 of Debian 12.
 """
 
 from __future__ import annotations
@@ -13,8 +14,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from trainplane.cluster.stack.layout import HOST
-from trainplane.cluster.stack.object_store import Store
+from trainplane.cluster.ports import HOST
+from trainplane.cluster.stack.object_store import ObjectStore
 from trainplane.cluster.stack.supervisor import Launch
 from trainplane.errors import RunFailed
 
@@ -54,7 +55,7 @@ paxos min wait = 0.01
 
 [mon.a]
 mon data = {root}/mon
-# How full the disk of a laptop is, is not its affair.
+# A laptop's disk may be nearly full.
 mon data avail warn = 2
 mon data avail crit = 1
 
@@ -72,43 +73,51 @@ rgw data = {root}/rgw
 rgw thread pool size = 64
 rgw run sync thread = false
 rgw enable usage log = false
-# What was deleted or overwritten gives its room back soon.
+# Space of deleted and overwritten objects is free again soon.
 rgw gc obj min wait = 60
 rgw gc processor period = 60
 """
 
 
-class Ceph(Store):
-    """Ceph's S3, with a key pair that its gateway made up."""
+class Ceph(ObjectStore):
+    """Ceph's S3, with a key pair that its gateway generates."""
 
     ports = ("store", "monitor")
     processes = ("ceph-mon", "ceph-osd", "radosgw")
 
     @classmethod
-    def missing(cls) -> str | None:
+    def install_command(cls) -> str | None:
+        """Names Debian's packages, unless all programs are on the path."""
         if all(shutil.which(program) for program in PROGRAMS):
             return None
         return "apt-get install -y --no-install-recommends ceph-mon ceph-osd radosgw ceph-common"
 
     @property
     def folder(self) -> Path:
-        return self.site.data("ceph")
+        """Data folder of all three daemons."""
+        return self.layout.data("ceph")
 
     @property
     def configuration(self) -> Path:
+        """Configuration file of daemons and tools."""
         return self.folder / "ceph.conf"
 
     def start(self, launch: Callable[[Launch], None]) -> None:
+        """Starts monitor, storage and gateway, in this order.
+
+        Each needs the one before it. The first start creates their databases in between, through the daemons that
+        already run.
+        """
         ready = self.folder / "ready"
         if not ready.exists():
-            # Half of a first start is worth nothing: there is no object in it yet.
+            # An interrupted first start is discarded: it holds no object yet.
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir()
             (self.folder / "fsid").write_text(str(uuid.uuid4()), encoding="utf-8")
         self._configure()
         if not ready.exists():
             self._make_monitor()
-        self._place_monitor()
+        self._move_monitor()
         self._launch(launch, "ceph-mon", "a")
         if not ready.exists():
             self._make_storage()
@@ -125,17 +134,17 @@ class Ceph(Store):
             port=self.port["monitor"],
             s3_port=self.port["store"],
             root=self.folder,
-            run=self.site.run,
+            run=self.layout.run,
             size=STORE_BYTES,
         )
         self.configuration.write_text(text, encoding="utf-8")
 
-    def _launch(self, launch: Callable[[Launch], None], program: str, who: str, *, flag: str = "-i") -> None:
-        command = [shutil.which(program) or program, "-f", "-c", str(self.configuration), flag, who]
+    def _launch(self, launch: Callable[[Launch], None], program: str, member: str, *, flag: str = "-i") -> None:
+        command = [shutil.which(program) or program, "-f", "-c", str(self.configuration), flag, member]
         launch(Launch(program, command, {"CEPH_ARGS": ""}, self.folder))
 
     def _make_monitor(self) -> None:
-        """Keys of the monitor and of whoever administers it, and its database of one member."""
+        """Creates the monitor's and administrator's keys, and its database."""
         keys, admin = self.folder / "mon.keyring", self.folder / "client.admin.keyring"
         self._run("ceph-authtool", str(keys), "--create-keyring", "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
         rights = [word for service in ("mon", "osd", "mgr") for word in ("--cap", service, "allow *")]
@@ -150,61 +159,60 @@ class Ceph(Store):
         self._run("ceph-mon", "--mkfs", "-i", "a", "--monmap", str(self.folder / "monmap"), "--keyring", str(keys))
         keys.rename(self.folder / "mon.a.keyring")
 
-    def _place_monitor(self) -> None:
-        """Tell a monitor whose port was taken meanwhile where it is now: its database has its own address in it."""
-        noted, port = self.folder / "monitor-port", str(self.port["monitor"])
-        if noted.exists() and noted.read_text(encoding="utf-8") != port:
-            plan = str(self.folder / "monmap")
-            self._run("ceph-mon", "-i", "a", "--extract-monmap", plan)
-            self._run("monmaptool", "--rm", "a", plan)
-            self._run("monmaptool", "--addv", "a", f"[v2:{HOST}:{port}]", plan)
-            self._run("ceph-mon", "-i", "a", "--inject-monmap", plan)
-        noted.write_text(port, encoding="utf-8")
+    def _move_monitor(self) -> None:
+        """Updates the monitor's address after its port has changed.
+
+        Its database holds its own address, and another program may have taken the port since the last start.
+        """
+        recorded, port = self.folder / "monitor-port", str(self.port["monitor"])
+        if recorded.exists() and recorded.read_text(encoding="utf-8") != port:
+            monmap = str(self.folder / "monmap")
+            self._run("ceph-mon", "-i", "a", "--extract-monmap", monmap)
+            self._run("monmaptool", "--rm", "a", monmap)
+            self._run("monmaptool", "--addv", "a", f"[v2:{HOST}:{port}]", monmap)
+            self._run("ceph-mon", "-i", "a", "--inject-monmap", monmap)
+        recorded.write_text(port, encoding="utf-8")
 
     def _make_storage(self) -> None:
-        """The storage daemon's and the gateway's keys, and the sparse file."""
+        """Creates the sparse file, and keys of storage and gateway."""
         (self.folder / "osd").mkdir()
         (self.folder / "rgw").mkdir()
         self._run("ceph", "osd", "new", str(uuid.uuid4()), "0")
         grants = {"osd.0": ("mon", "allow profile osd", "osd", "allow *")}
         grants["client.rgw"] = ("mon", "allow rw", "osd", "allow rwx")
-        for who, rights in grants.items():
-            keyring = self.folder / f"{who}.keyring"
-            self._run("ceph", "auth", "get-or-create", who, *rights, "-o", str(keyring))
+        for member, rights in grants.items():
+            keyring = self.folder / f"{member}.keyring"
+            self._run("ceph", "auth", "get-or-create", member, *rights, "-o", str(keyring))
             keyring.chmod(0o600)
         osd_uuid = json.loads(self._run("ceph", "osd", "dump", "-f", "json"))["osds"][0]["uuid"]
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid)
 
     def _make_user(self) -> None:
-        """One user of S3. The gateway makes its keys up and tells them on its output, so none stands in a command."""
-        told = self._run(
-            "radosgw-admin",
-            "-n",
-            "client.rgw",
-            "user",
-            "create",
-            "--uid=isnet",
-            "--display-name=isnet",
-            "--format=json",
-        )
-        keys = json.loads(told[told.index("{") :])["keys"][0]
-        self.site.write_secret("AWS_ACCESS_KEY_ID", keys["access_key"])
-        self.site.write_secret("AWS_SECRET_ACCESS_KEY", keys["secret_key"])
+        """Creates one user of S3.
 
-    def _run(self, program: str, *words: str) -> str:
-        """One step of the set-up; its standard output."""
-        command = [program, "-c", str(self.configuration), *words]
+        The gateway generates its keys and prints them, so that no command line has them.
+        """
+        args = ["-n", "client.rgw", "user", "create", "--uid=isnet", "--display-name=isnet", "--format=json"]
+        output = self._run("radosgw-admin", *args)
+        keys = json.loads(output[output.index("{") :])["keys"][0]
+        self.layout.write_secret("AWS_ACCESS_KEY_ID", keys["access_key"])
+        self.layout.write_secret("AWS_SECRET_ACCESS_KEY", keys["secret_key"])
+
+    def _run(self, program: str, *args: str) -> str:
+        """Runs one step of the set-up; returns its standard output."""
+        command = [program, "-c", str(self.configuration), *args]
         if program in ("ceph-authtool", "monmaptool"):
-            command = [program, *words]
+            command = [program, *args]
         try:
             done = subprocess.run(
                 command, cwd=self.folder, capture_output=True, text=True, check=False, timeout=_STEP_TIMEOUT_S
             )
         except subprocess.TimeoutExpired as error:
-            raise RunFailed(f"store: {program} {words[0]} did not end within {_STEP_TIMEOUT_S} s") from error
+            raise RunFailed(f"store: {program} {args[0]} did not end within {_STEP_TIMEOUT_S} s") from error
         if done.returncode != 0:
-            raise RunFailed(f"store: {program} {' '.join(words[:2])} failed: {done.stderr.strip()[-400:]}")
+            raise RunFailed(f"store: {program} {' '.join(args[:2])} failed: {done.stderr.strip()[-400:]}")
         return done.stdout
 
-    def checks(self) -> Sequence[str]:
+    def health_addresses(self) -> Sequence[str]:
+        """Address of the gateway."""
         return (f"{self.address()}/",)

@@ -1,7 +1,8 @@
-"""An S3 server on loopback for demos and tests: moto's, in a process of its own that dies with this one.
+"""S3 server for demos and tests: moto on loopback.
 
-Its objects live in memory and it asks for no password: a stand-in for people who have no bucket at hand, not a place
-to keep anything. Real stores are reached through the context's `s3_endpoint`.
+Objects live in memory and it asks for no password: a substitute for people without a bucket, not a place to keep
+anything. Real stores are reached through the context's `s3_endpoint`. The server is a child process and ends with this
+one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,14 @@ from __future__ import annotations
 import ctypes
 import http.client
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from trainplane.cluster.ports import HOST, check_port
+from trainplane.cluster.stack.object_store import REGION, moto_command
 from trainplane.errors import RunFailed, UserError
 
 _PR_SET_PDEATHSIG = 1
@@ -24,15 +25,22 @@ _PR_SET_PDEATHSIG = 1
 
 @contextmanager
 def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0) -> Iterator[dict[str, str]]:
-    """Run the server on 127.0.0.1 and yield the environment variables that lead to it.
+    """Runs the server during the block; yields clients' environment variables.
 
-    `port` 0 takes a free one. Raises `UserError` where the port is taken or the server is not installed.
+    Args:
+        port: port of loopback; 0 chooses a free one.
+        log: file for the server's output; None discards it.
+        timeout_s: seconds within which it must answer.
+
+    Raises:
+        UserError: The port is taken or the server is not installed.
+        RunFailed: It did not answer in time.
     """
-    port = claim_port(port)
+    port = check_port(port)
     output = open(log, "ab") if log else subprocess.DEVNULL  # noqa: SIM115 - closed below, after the child has it
     try:
         process = subprocess.Popen(
-            [sys.executable, "-c", "from moto.server import main; main()", "-H", "127.0.0.1", "-p", str(port)],
+            moto_command(port),
             stdin=subprocess.DEVNULL,
             stdout=output,
             stderr=output,
@@ -46,10 +54,10 @@ def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0)
     try:
         _wait_until_up(process, port, timeout_s)
         yield {
-            "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",
+            "AWS_ENDPOINT_URL": f"http://{HOST}:{port}",
             "AWS_ACCESS_KEY_ID": "local",
             "AWS_SECRET_ACCESS_KEY": "local",
-            "AWS_DEFAULT_REGION": "us-east-1",
+            "AWS_DEFAULT_REGION": REGION,
         }
     finally:
         process.terminate()
@@ -60,20 +68,11 @@ def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0)
             process.wait()
 
 
-def claim_port(port: int) -> int:
-    """A port nobody listens on: the wished one, or a free one."""
-    with socket.socket() as probe:
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError as error:
-            raise UserError(
-                f"port {port} on 127.0.0.1 cannot be used ({error.strerror}); choose another with --port"
-            ) from error
-        return int(probe.getsockname()[1])
-
-
 def die_with_parent() -> None:
-    """For `preexec_fn`: have the kernel end the child when this process dies, however it dies (Linux)."""
+    """Asks the kernel to end this process with its parent.
+
+    For `preexec_fn`; works however the parent dies (Linux).
+    """
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0)
 
 
@@ -84,7 +83,7 @@ def _wait_until_up(process: subprocess.Popen[bytes], port: int, timeout_s: float
             raise UserError(
                 "the local S3 server did not start; install the demo's packages: pip install 'isnet-platform[demo]'"
             )
-        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=2)
+        connection = http.client.HTTPConnection(HOST, port, timeout=2)
         try:
             connection.request("GET", "/")
             if connection.getresponse().status < 500:

@@ -1,4 +1,7 @@
-"""PostgreSQL for MLflow's tables: on loopback, with passwords, no Unix socket, never as root."""
+"""PostgreSQL for MLflow's tables.
+
+It listens on loopback with passwords, has no Unix socket and never runs as root.
+"""
 
 from __future__ import annotations
 
@@ -13,89 +16,90 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from trainplane.cluster.stack.layout import HOST, Part
-from trainplane.cluster.stack.supervisor import Launch
+from trainplane.cluster.ports import HOST
+from trainplane.cluster.stack.layout import Component
+from trainplane.cluster.stack.supervisor import Launch, as_user
 from trainplane.errors import RunFailed
 
-# Made by Debian's package; PostgreSQL refuses to run as root.
-ROOTS_USER = "postgres"
+# Created by Debian's package; PostgreSQL refuses to run as root.
+_ROOTS_USER = "postgres"
 
 
-class Postgres(Part):
+class Postgres(Component):
     """The database `mlflow`, owned by the role `mlflow`."""
 
     name = "postgres"
     ports = ("postgres",)
     processes = ("postgres",)
-    # Fast shutdown: sessions are ended, the files are left in order.
+    # Fast shutdown: sessions are ended, the files stay consistent.
     stop_signal = signal.SIGINT
 
     @classmethod
-    def missing(cls) -> str | None:
-        if _binaries() is None:
+    def install_command(cls) -> str | None:
+        """Names what is missing first: server, client library, user."""
+        if find_programs() is None:
             return "apt-get install -y --no-install-recommends postgresql"
         if find_spec("psycopg2") is None:
             return "pip install psycopg2-binary"
-        if os.getuid() == 0 and not _has_user(ROOTS_USER):
-            return f"useradd --system {ROOTS_USER}    (PostgreSQL does not run as root)"
+        if os.getuid() == 0 and not _has_user(_ROOTS_USER):
+            return f"useradd --system {_ROOTS_USER}    (PostgreSQL does not run as root)"
         return None
 
     @property
     def folder(self) -> Path:
-        """Its data; where its own user could not reach ours, a folder of the machine."""
-        inside = self.site.data("postgres")
+        """Data folder; in /var/lib if its user cannot reach ours."""
+        inside = self.layout.data("postgres")
         if os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in inside.parents if parent.exists()):
             return inside
-        return Path("/var/lib") / f"isnet-stack-{self.site.mark[:8]}"
+        return Path("/var/lib") / f"isnet-stack-{self.layout.mark[:8]}"
 
     def start(self, launch: Callable[[Launch], None]) -> None:
-        folder, user = self.folder, _user()
+        """Starts the server, and creates its databases if missing."""
+        folder, user = self.folder, server_user()
         if not (folder / "PG_VERSION").exists():
             self._init(folder, user)
-        # What a killed server left; only the record tells whether it still runs, and that was asked.
+        # Left by a killed server. The stack starts this one only if the recorded process does not run.
         (folder / "postmaster.pid").unlink(missing_ok=True)
-        command = [str(_tool("postgres")), "-D", str(folder), "-p", str(self.port["postgres"])]
+        command = [str(_program("postgres")), "-D", str(folder), "-p", str(self.port["postgres"])]
         for setting in (f"listen_addresses={HOST}", "unix_socket_directories=", "max_connections=50"):
             command += ["-c", setting]
         launch(Launch("postgres", command, {}, folder, user))
 
     def _init(self, folder: Path, user: str | None) -> None:
-        """A cluster in `folder`, whole or not at all: PG_VERSION is among the first files that initdb writes."""
+        """Creates databases in `folder`, completely or not at all.
+
+        It is made beside the folder and renamed, because PG_VERSION is among the first files that initdb writes.
+        """
         draft = folder.with_name(f"{folder.name}.making")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
         draft.mkdir(mode=0o700, parents=True)
-        word = draft / "password"
-        word.touch(mode=0o600)
-        word.write_text(self.site.secret("POSTGRES_PASSWORD") + "\n", encoding="utf-8")
+        # A file, because a command line is readable by all users.
+        password = draft / "password"
+        password.touch(mode=0o600)
+        password.write_text(self.layout.secret("POSTGRES_PASSWORD") + "\n", encoding="utf-8")
         if user:
             shutil.chown(draft, user)
-            shutil.chown(word, user)
-        command = [str(_tool("initdb")), "-D", str(draft / "cluster"), "-U", "postgres", "--pwfile", str(word)]
+            shutil.chown(password, user)
+        command = [str(_program("initdb")), "-D", str(draft / "cluster"), "-U", "postgres", "--pwfile", str(password)]
         command += ["--auth-local=reject", "--auth-host=scram-sha-256", "--encoding=UTF8", "--no-locale", "--no-sync"]
-        done = subprocess.run(
-            command,
-            cwd=draft,
-            capture_output=True,
-            text=True,
-            check=False,
-            **({"user": user, "extra_groups": []} if user else {}),  # type: ignore[call-overload]
-        )
-        word.unlink()
+        done = subprocess.run(command, cwd=draft, capture_output=True, text=True, check=False, **as_user(user))
+        password.unlink()
         if done.returncode != 0:
             shutil.rmtree(draft, ignore_errors=True)
             raise RunFailed(f"postgres: initdb failed: {(done.stderr or done.stdout).strip()[-500:]}")
         (draft / "cluster").rename(folder)
         draft.rmdir()
 
-    def checks(self) -> Sequence[str]:
+    def health_addresses(self) -> Sequence[str]:
+        """A connection is an answer."""
         return (f"tcp://{HOST}:{self.port['postgres']}",)
 
-    def settle(self) -> None:
-        """The role and the database, made once; their password reaches the server as a hash."""
+    def initialize(self) -> None:
+        """Creates role and database; the password reaches the server hashed."""
         from psycopg2.extensions import encrypt_password
 
-        password, connection = self.site.secret("PGPASSWORD"), self._connect()
+        password, connection = self.layout.secret("PGPASSWORD"), self._connect()
         connection.autocommit = True
         try:
             with connection.cursor() as cursor:
@@ -109,7 +113,10 @@ class Postgres(Part):
             connection.close()
 
     def _connect(self, timeout_s: float = 60.0) -> Any:
-        """As its superuser; it takes connections a moment before it answers them, longer after a crash."""
+        """Connects as superuser.
+
+        The server accepts connections a moment before it answers them, and longer before after a crash.
+        """
         import psycopg2
 
         deadline = time.monotonic() + timeout_s
@@ -120,7 +127,7 @@ class Postgres(Part):
                     port=self.port["postgres"],
                     user="postgres",
                     dbname="postgres",
-                    password=self.site.secret("POSTGRES_PASSWORD"),
+                    password=self.layout.secret("POSTGRES_PASSWORD"),
                     connect_timeout=20,
                 )
             except psycopg2.OperationalError as error:
@@ -129,8 +136,22 @@ class Postgres(Part):
                 time.sleep(0.1)
 
 
-def _user() -> str | None:
-    return ROOTS_USER if os.getuid() == 0 else None
+def server_user() -> str | None:
+    """User that PostgreSQL runs as; None for ours."""
+    return _ROOTS_USER if os.getuid() == 0 else None
+
+
+def find_programs() -> Path | None:
+    """Finds the folder with postgres and initdb, newest version first.
+
+    Debian keeps them off the path.
+    """
+    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name or 0))
+    on_path = [Path(program).resolve().parent for name in ("initdb", "postgres") if (program := shutil.which(name))]
+    for folder in (*reversed(versions), *on_path):
+        if (folder / "postgres").exists() and (folder / "initdb").exists():
+            return folder
+    return None
 
 
 def _has_user(name: str) -> bool:
@@ -141,17 +162,7 @@ def _has_user(name: str) -> bool:
     return True
 
 
-def _binaries() -> Path | None:
-    """The folder with postgres and initdb: Debian keeps them off the path, newest version last."""
-    versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name or 0))
-    on_path = [Path(found).resolve().parent for name in ("initdb", "postgres") if (found := shutil.which(name))]
-    for folder in (*reversed(versions), *on_path):
-        if (folder / "postgres").exists() and (folder / "initdb").exists():
-            return folder
-    return None
-
-
-def _tool(name: str) -> Path:
-    folder = _binaries()
+def _program(name: str) -> Path:
+    folder = find_programs()
     assert folder is not None
     return folder / name

@@ -1,8 +1,10 @@
-"""`ray start …` that stays on loopback: `python -m trainplane.cluster.stack.ray_start start …`.
+"""Runs `ray start` so that the node stays on loopback.
 
-Ray replaces a node's address 127.0.0.1 by one that other machines reach, and listens on all of them then. It leaves the
-address alone where it thinks that there can be no cluster of several machines, and in that case refuses to add a node.
-So the command itself is told that there can, and what it starts that there cannot.
+    python -m trainplane.cluster.stack.ray_start start …
+
+Ray replaces a node's address 127.0.0.1 by one that other machines reach, and then listens on all interfaces. It keeps
+the address where it assumes that a cluster of several machines is impossible, and there it refuses to add a node. So
+the command itself is told that it is possible, and its child processes that it is not.
 """
 
 from __future__ import annotations
@@ -12,15 +14,15 @@ import sys
 
 
 def main() -> None:
-    """Ray's own command, with the address as it was given."""
+    """Runs Ray's own command line without replacing the address."""
     from ray._private import services
     from ray.scripts import scripts
 
-    from trainplane.cluster.ray_session import ON_LOOPBACK
+    from trainplane.cluster.ray_session import LOOPBACK_VARIABLES
 
     services.resolve_ip_for_localhost = lambda host: host
     # Its children read this when they import Ray; this process has imported it.
-    os.environ.update(ON_LOOPBACK)
+    os.environ.update(LOOPBACK_VARIABLES)
     sys.argv[0] = "ray"
     scripts.main()
 

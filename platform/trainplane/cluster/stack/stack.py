@@ -1,15 +1,14 @@
-"""A local stack of real parts: PostgreSQL, an S3 store, the MLflow server, a Ray head and two workers.
+"""Local stack of real servers: PostgreSQL, S3, MLflow, Ray.
 
     stack = Stack(home / "stack"); stack.up(); stack.status(); stack.down(wipe=False)
 
-Everything listens on loopback and asks for a password, a key or a token that was made for this stack. `up` may be
-repeated: what is up stays, what is not is started, whatever a killed command left. Only processes that this stack
-started are ever ended. Not covered: machines (infra/), data that must outlive this one.
+All servers listen on loopback and need a password, key or token of this stack. `up` may be repeated: components that
+run stay, the others are started, in any state that a killed command left. Only processes that this stack started are
+ever stopped. Not covered: several machines (infra/), and data that must outlive this one.
 """
 
 from __future__ import annotations
 
-import fcntl
 import shutil
 import threading
 import time
@@ -18,18 +17,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from trainplane.cluster.health import complaint
+from trainplane.cluster.health import health_error
+from trainplane.cluster.ports import free_port, is_free
 from trainplane.cluster.stack import supervisor
 from trainplane.cluster.stack.ceph import Ceph
-from trainplane.cluster.stack.layout import Part, Site, State, free_port, is_free
+from trainplane.cluster.stack.layout import Component, StackLayout, StackState
 from trainplane.cluster.stack.mlflow import MLflow, mlflow_environment
-from trainplane.cluster.stack.moto import Moto
-from trainplane.cluster.stack.object_store import BUCKET, REGION
+from trainplane.cluster.stack.object_store import BUCKET, REGION, Moto
 from trainplane.cluster.stack.postgres import Postgres
 from trainplane.cluster.stack.ray import Head, Worker1, Worker2
 from trainplane.errors import RunFailed, UserError
+from trainplane.locks import FileLock
 
-STORES: Mapping[str, type[Part]] = {"ceph": Ceph, "moto": Moto}
+STORES: Mapping[str, type[Component]] = {"ceph": Ceph, "moto": Moto}
 SECRETS = (
     "RAY_AUTH_TOKEN",
     "AWS_ACCESS_KEY_ID",
@@ -38,11 +38,22 @@ SECRETS = (
     "MLFLOW_TRACKING_PASSWORD",
 )
 _LOG_TAIL_BYTES = 2000
+_STOP_WAIT_S = 15.0
 
 
 @dataclass(frozen=True)
-class PartStatus:
-    """What one part is doing: `up`, `silent` (it runs and does not answer), `broken` (a process is gone), `down`."""
+class ComponentStatus:
+    """Status of one component.
+
+    Attributes:
+        name: name of the component.
+        state: `up`, `silent` (it runs and does not answer), `broken` (a process has ended) or `down`.
+        what: the reason, for people.
+        address: its address.
+        pids: numbers of its living processes.
+        rss_bytes: memory of all its processes and their children.
+        log: its log files.
+    """
 
     name: str
     state: str
@@ -57,62 +68,76 @@ class Stack:
     """The stack below the folder `root`."""
 
     def __init__(self, root: Path) -> None:
-        self.site = Site(root)
+        self.layout = StackLayout(root)
 
-    def up(self, *, store: str | None = None, timeout_s: float = 180.0, say: Callable[[str], None] = print) -> None:
-        """Bring everything up; `UserError` where something is not installed, `RunFailed` with the log where it fails.
+    def up(self, *, store: str | None = None, timeout_s: float = 180.0, emit: Callable[[str], None] = print) -> None:
+        """Starts all components that do not run.
 
-        store -- `ceph`, `moto`, or None: the one that this stack has, else Ceph where it is installed
-        A failure or an interruption ends what this call started and leaves what was up before.
+        A failure or an interruption stops what this call started and leaves what was up before.
+
+        Args:
+            store: `ceph` or `moto`; None for the one that this stack has, else Ceph where it is installed.
+            timeout_s: seconds until all must answer.
+            emit: receives one message per component.
+
+        Raises:
+            UserError: Something is not installed.
+            RunFailed: A component failed; the message has the end of its log.
         """
-        with self._alone():
-            state = self._state()
-            kinds = self._kinds(store or state.store or ("moto" if Ceph.missing() else "ceph"))
-            self._refuse_missing(kinds)
-            self._refuse_other_store(state, kinds)
-            self.site.make()
-            state.store = next(name for name, kind in STORES.items() if kind in kinds)
-            self._sweep(state)
-            choose_ports(state, kinds, say)
-            self.site.save(state)
-            _Rise(self.site, state, kinds, time.monotonic() + timeout_s, say).run()
+        with self.exclusive():
+            state = self._load_state()
+            types = component_types(store or state.store or ("moto" if Ceph.install_command() else "ceph"))
+            self._check_installed(types)
+            self._check_same_store(state, types)
+            self.layout.make()
+            state.store = next(name for name, kind in STORES.items() if kind in types)
+            self._stop_leftovers(state)
+            assign_ports(state, types, emit)
+            self.layout.save(state)
+            _Startup(self.layout, state, types, time.monotonic() + timeout_s, emit).run()
 
-    def status(self) -> list[PartStatus]:
-        """Every part in the order of starting; none where there is no stack."""
-        state = self._state()
+    def status(self) -> list[ComponentStatus]:
+        """Status of each component, in starting order."""
+        state = self._load_state()
         if state.store is None:
             return []
-        kinds = self._kinds(state.store)
-        if any(port not in state.ports for kind in kinds for port in kind.ports):
-            # A file that lost them: nothing is known of any part, and `up` gives it others.
+        types = component_types(state.store)
+        if any(port not in state.ports for kind in types for port in kind.ports):
+            # The file lost its ports, so no component can be asked; `up` assigns others.
             return []
-        return [self._part_status(kind(self.site, state.ports), state) for kind in kinds]
+        return [self._component_status(kind(self.layout, state.ports), state) for kind in types]
 
-    def down(self, *, wipe: bool, say: Callable[[str], None] = print) -> int:
-        """End everything; with `wipe` nothing remains of it. Returns how many processes were ended."""
-        if not self.site.root.exists() and not supervisor.marked(self.site.mark):
+    def down(self, *, wipe: bool, emit: Callable[[str], None] = print) -> int:
+        """Stops all processes; returns their number.
+
+        Args:
+            wipe: remove all files of the stack too.
+            emit: receives one message per component.
+        """
+        if not self.layout.root.exists() and not supervisor.find_marked(self.layout.mark):
             return 0
-        with self._alone():
-            state = self._state()
-            ended = 0
+        with self.exclusive():
+            state = self._load_state()
+            count = 0
             if state.store is not None:
-                for kind in reversed(self._kinds(state.store)):
-                    count = end_part(kind(self.site, state.ports), state)
-                    ended += count
-                    if count:
-                        say(f"{kind.name} is down")
-            ended += self._sweep(state, everything=True)
+                for kind in reversed(component_types(state.store)):
+                    stopped = stop_component(kind(self.layout, state.ports), state)
+                    count += stopped
+                    if stopped:
+                        emit(f"{kind.name} is down")
+            count += self._stop_leftovers(state, everything=True)
             if wipe:
-                self._wipe(state)
+                shutil.rmtree(Postgres(self.layout, state.ports).folder, ignore_errors=True)
+                shutil.rmtree(self.layout.run, ignore_errors=True)
             else:
-                self.site.save(state)
+                self.layout.save(state)
         if wipe:
-            shutil.rmtree(self.site.root, ignore_errors=True)
-        return ended
+            shutil.rmtree(self.layout.root, ignore_errors=True)
+        return count
 
     def context(self) -> tuple[dict[str, str], dict[str, Path]]:
-        """Values and references to secrets of the context that leads here."""
-        port = self.site.load().ports
+        """Values and secret files of a context for this stack."""
+        port = self.layout.load().ports
         values = {
             "ray": f"http://127.0.0.1:{port['dashboard']}",
             "tracking": f"http://127.0.0.1:{port['mlflow']}",
@@ -120,165 +145,169 @@ class Stack:
             "s3_endpoint": f"http://127.0.0.1:{port['store']}",
             "s3_region": REGION,
         }
-        mlflow_environment(self.site)
-        return values, {name: self.site.root / "secrets" / name for name in SECRETS}
+        mlflow_environment(self.layout)
+        return values, {name: self.layout.root / "secrets" / name for name in SECRETS}
 
-    def _state(self) -> State:
-        """What an earlier command noted; one that names a store which nobody knows counts as none."""
-        state = self.site.load()
-        return state if state.store is None or state.store in STORES else State()
+    @contextmanager
+    def exclusive(self) -> Iterator[None]:
+        """Allows one `up` or `down` at a time."""
+        try:
+            self.layout.root.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(
+                f"{self.layout.root}: is no folder and cannot be made one ({error.strerror}); move away what is there, "
+                "or set ISNET_HOME to a folder of yours"
+            ) from error
+        with FileLock(self.layout.root / "lock").attempt() as acquired:
+            if not acquired:
+                raise UserError("another `isnet stack up` or `down` is at work here; wait for it")
+            yield
+
+    def _load_state(self) -> StackState:
+        """Reads the state; an unknown store makes it empty."""
+        state = self.layout.load()
+        return state if state.store is None or state.store in STORES else StackState()
 
     @staticmethod
-    def _kinds(store: str) -> tuple[type[Part], ...]:
-        if store not in STORES:
-            raise UserError(f"store {store!r} is not known; need {' or '.join(STORES)}")
-        return (Postgres, STORES[store], Head, MLflow, Worker1, Worker2)
-
-    @staticmethod
-    def _refuse_missing(kinds: Sequence[type[Part]]) -> None:
-        lacking = {kind.name: command for kind in kinds if (command := kind.missing())}
-        if lacking:
-            lines = "".join(f"\n  {name:<10} {command}" for name, command in lacking.items())
+    def _check_installed(types: Sequence[type[Component]]) -> None:
+        commands = {kind.name: command for kind in types if (command := kind.install_command())}
+        if commands:
+            lines = "".join(f"\n  {name:<10} {command}" for name, command in commands.items())
             raise UserError(f"not everything is installed; nothing was started. Install with:{lines}")
 
     @staticmethod
-    def _refuse_other_store(state: State, kinds: Sequence[type[Part]]) -> None:
-        if state.store is not None and STORES[state.store] not in kinds:
+    def _check_same_store(state: StackState, types: Sequence[type[Component]]) -> None:
+        if state.store is not None and STORES[state.store] not in types:
             raise UserError(
                 f"this stack keeps its objects in {state.store}; start it with that, or begin anew after "
                 "`isnet stack down --wipe`"
             )
 
-    def _part_status(self, part: Part, state: State) -> PartStatus:
-        found = [supervisor.find(state.processes.get(name)) for name in part.processes]
-        living = [one for one in found if one is not None]
-        complaints = [text for address in part.checks() if (text := complaint(address))] if living else []
-        if not living:
-            condition, what = "down", "not running"
-        elif len(living) < len(found):
-            gone = [name for name, one in zip(part.processes, found, strict=True) if one is None]
-            condition, what = "broken", f"{', '.join(gone)} is gone; `isnet stack up` starts it again"
-        elif complaints:
-            condition, what = "silent", "; ".join(complaints)
+    def _component_status(self, component: Component, state: StackState) -> ComponentStatus:
+        processes = {name: supervisor.find(state.processes.get(name)) for name in component.processes}
+        alive = [process for process in processes.values() if process is not None]
+        ended = [name for name, process in processes.items() if process is None]
+        # Without a process, whatever answers at these addresses is another program.
+        errors = [text for address in component.health_addresses() if (text := health_error(address))] if alive else []
+        if not alive:
+            condition, reason = "down", "not running"
+        elif ended:
+            condition, reason = "broken", f"{', '.join(ended)} is gone; `isnet stack up` starts it again"
+        elif errors:
+            condition, reason = "silent", "; ".join(errors)
         else:
-            condition, what = "up", "answers"
-        family = supervisor.family([state.processes[name] for name in part.processes if name in state.processes])
-        return PartStatus(
-            name=part.name,
+            condition, reason = "up", "answers"
+        recorded = [state.processes[name] for name in component.processes if name in state.processes]
+        return ComponentStatus(
+            name=component.name,
             state=condition,
-            what=what,
-            address=part.address(),
-            pids=tuple(one.pid for one in living),
-            rss_bytes=supervisor.resident_bytes(family.values()),
-            log=", ".join(str(self.site.log(name)) for name in part.processes),
+            what=reason,
+            address=component.address(),
+            pids=tuple(process.pid for process in alive),
+            rss_bytes=supervisor.resident_bytes(supervisor.find_family(recorded).values()),
+            log=", ".join(str(self.layout.log(name)) for name in component.processes),
         )
 
-    def _sweep(self, state: State, *, everything: bool = False) -> int:
-        """End what carries our mark and belongs to no recorded process: leftovers of a killed command or leader."""
-        kept = {} if everything else supervisor.family(list(state.processes.values()))
-        leftovers = [one for pid, one in supervisor.marked(self.site.mark).items() if pid not in kept]
-        supervisor.end(None, leftovers, how=9, patience_s=0)
+    def _stop_leftovers(self, state: StackState, *, everything: bool = False) -> int:
+        """Kills marked processes of no recorded family; returns their number.
+
+        A killed command or leader leaves them. With `everything` recorded families are killed too.
+        """
+        family = {} if everything else supervisor.find_family(list(state.processes.values()))
+        marked = supervisor.find_marked(self.layout.mark)
+        leftovers = [process for pid, process in marked.items() if pid not in family]
+        supervisor.stop(None, leftovers, how=9, patience_s=0)
         return len(leftovers)
 
-    def _wipe(self, state: State) -> None:
-        shutil.rmtree(Postgres(self.site, state.ports).folder, ignore_errors=True)
-        shutil.rmtree(self.site.run, ignore_errors=True)
 
-    @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """One `up` or `down` at a time; the lock goes with its process."""
-        try:
-            self.site.root.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(
-                f"{self.site.root}: is no folder and cannot be made one ({error.strerror}); move away what is there, "
-                "or set ISNET_HOME to a folder of yours"
-            ) from error
-        with open(self.site.root / "lock", "w") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as error:
-                raise UserError("another `isnet stack up` or `down` is at work here; wait for it") from error
-            yield
+class _Startup:
+    """One `up`, with a thread per component.
 
-
-class _Rise:
-    """One `up`: parts that need nothing start at once, the others when what they need answers."""
+    A component starts once those that it needs answer.
+    """
 
     def __init__(
-        self, site: Site, state: State, kinds: Sequence[type[Part]], deadline: float, say: Callable[[str], None]
+        self,
+        layout: StackLayout,
+        state: StackState,
+        types: Sequence[type[Component]],
+        deadline: float,
+        emit: Callable[[str], None],
     ) -> None:
-        self.site, self.state, self.deadline, self.say = site, state, deadline, say
-        self.parts = [kind(site, state.ports) for kind in kinds]
-        self.ready = {part.name: threading.Event() for part in self.parts}
+        self.layout, self.state, self.deadline, self.emit = layout, state, deadline, emit
+        self.components = [kind(layout, state.ports) for kind in types]
+        self.ready = {component.name: threading.Event() for component in self.components}
         self.failure: BaseException | None = None
-        self.started: list[Part] = []
+        self.started: list[Component] = []
         self._lock = threading.Lock()
 
     def run(self) -> None:
-        # Secrets that several parts share are made here, once, before anybody reads them.
+        # Secrets that several components share are created before their threads start.
         for name in ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"):
-            self.site.secret(name)
-        mlflow_environment(self.site)
-        threads = [threading.Thread(target=self._bring_up, args=(part,), daemon=True) for part in self.parts]
+            self.layout.secret(name)
+        mlflow_environment(self.layout)
+        threads = [threading.Thread(target=self._bring_up, args=(each,), daemon=True) for each in self.components]
         try:
             for thread in threads:
                 thread.start()
             for thread in threads:
+                # In short steps, so that Ctrl-C is noticed.
                 while thread.is_alive():
                     thread.join(0.1)
             if self.failure is not None:
                 raise self.failure
         except BaseException as error:
-            # Also Ctrl-C: nothing that this call started may outlive it.
+            # After Ctrl-C too, nothing that this call started may stay.
             self.failure = error
             for thread in threads:
                 thread.join(10.0)
-            for part in reversed(self.started):
-                end_part(part, self.state)
-            self.site.save(self.state)
+            for component in reversed(self.started):
+                stop_component(component, self.state)
+            self.layout.save(self.state)
             raise
 
-    def _bring_up(self, part: Part) -> None:
+    def _bring_up(self, component: Component) -> None:
         try:
-            for need in part.needs:
+            for need in component.needs:
                 while not self.ready[need].wait(0.1):
-                    self._check_time(part, f"{need} to come up")
-            if not self._is_up(part):
-                self._start(part)
-            part.settle()
-            self.ready[part.name].set()
+                    self._check_time(component, f"{need} to come up")
+            if not self._is_up(component):
+                self._start(component)
+            component.initialize()
+            self.ready[component.name].set()
         except BaseException as error:
             with self._lock:
+                # The first failure is the cause of the others.
                 self.failure = self.failure or error
 
-    def _is_up(self, part: Part) -> bool:
-        return all(supervisor.find(self.state.processes.get(name)) for name in part.processes) and not any(
-            complaint(address) for address in part.checks()
+    def _is_up(self, component: Component) -> bool:
+        return all(supervisor.find(self.state.processes.get(name)) for name in component.processes) and not any(
+            health_error(address) for address in component.health_addresses()
         )
 
-    def _start(self, part: Part) -> None:
-        begun = time.monotonic()
+    def _start(self, component: Component) -> None:
+        started_s = time.monotonic()
         with self._lock:
-            self.started.append(part)
-        for attempt in range(1, part.attempts + 1):
-            end_part(part, self.state)
-            part.start(self._launch)
-            gone = self._await_answers(part)
-            if gone is None:
-                self.say(f"{part.name} is up at {part.address()} after {time.monotonic() - begun:.0f} s")
+            self.started.append(component)
+        for attempt in range(1, component.attempts + 1):
+            stop_component(component, self.state)
+            component.start(self._launch)
+            ended = self._wait_for_answers(component)
+            if ended is None:
+                elapsed_s = time.monotonic() - started_s
+                self.emit(f"{component.name} is up at {component.address()} after {elapsed_s:.0f} s")
                 return
-            if attempt < part.attempts:
-                self.say(f"{part.name}: {gone} gave up while starting; it is started again")
-        raise RunFailed(f"{part.name}: {gone} ended while starting; {self._tail(gone or part.processes[-1])}")
+            if attempt < component.attempts:
+                self.emit(f"{component.name}: {ended} gave up while starting; it is started again")
+        raise RunFailed(f"{component.name}: {ended} ended while starting; {self._log_tail(ended or '')}")
 
-    def _await_answers(self, part: Part) -> str | None:
-        """Wait until all of it answers; returns the process that ended instead, or None."""
-        while complaints := [text for address in part.checks() if (text := complaint(address, 2.0))]:
-            for name in part.processes:
+    def _wait_for_answers(self, component: Component) -> str | None:
+        """Waits until all answer; returns a process that ended instead."""
+        while errors := [text for address in component.health_addresses() if (text := health_error(address, 2.0))]:
+            for name in component.processes:
                 if supervisor.find(self.state.processes.get(name)) is None:
                     return name
-            self._check_time(part, f"an answer ({complaints[0]}); {self._tail(part.processes[-1])}")
+            self._check_time(component, f"an answer ({errors[0]}); {self._log_tail(component.processes[-1])}")
             time.sleep(0.1)
         return None
 
@@ -286,51 +315,61 @@ class _Rise:
         with self._lock:
             if self.failure is not None:
                 raise RunFailed(f"{launch.name}: not started, because another part failed")
-            self.state.processes[launch.name] = supervisor.start(
-                launch, log=self.site.log(launch.name), mark=self.site.mark
-            )
-            self.site.save(self.state)
+            process = supervisor.start(launch, log=self.layout.log(launch.name), mark=self.layout.mark)
+            self.state.processes[launch.name] = process
+            # Recorded at once: a killed `up` must leave no process that `down` does not know.
+            self.layout.save(self.state)
 
-    def _check_time(self, part: Part, awaited: str) -> None:
+    def _check_time(self, component: Component, awaited: str) -> None:
         if self.failure is not None:
-            raise RunFailed(f"{part.name}: given up, because another part failed")
+            raise RunFailed(f"{component.name}: given up, because another part failed")
         if time.monotonic() > self.deadline:
-            raise RunFailed(f"{part.name}: waited too long for {awaited}")
+            raise RunFailed(f"{component.name}: waited too long for {awaited}")
 
-    def _tail(self, name: str) -> str:
-        log = self.site.log(name)
+    def _log_tail(self, name: str) -> str:
+        log = self.layout.log(name)
         try:
             raw = log.read_bytes()[-_LOG_TAIL_BYTES:]
         except OSError:
             return f"it wrote nothing to {log}"
         text = raw.decode(errors="replace")
-        for secret in (self.site.root / "secrets").iterdir():
+        for secret in (self.layout.root / "secrets").iterdir():
             text = text.replace(secret.read_text(encoding="utf-8").strip() or "\0", "…")
         return f"the end of {log}:\n{text.strip()}"
 
 
-def end_part(part: Part, state: State) -> int:
-    """End a part's processes, last started first; returns how many there were."""
+def component_types(store: str) -> tuple[type[Component], ...]:
+    """Components in starting order; `UserError` for an unknown store."""
+    if store not in STORES:
+        raise UserError(f"store {store!r} is not known; need {' or '.join(STORES)}")
+    return (Postgres, STORES[store], Head, MLflow, Worker1, Worker2)
+
+
+def stop_component(component: Component, state: StackState) -> int:
+    """Stops a component's processes, last started first; returns their number."""
     count = 0
-    for name in reversed(part.processes):
-        recorded = state.processes.pop(name, None)
-        if recorded is None:
+    for name in reversed(component.processes):
+        identity = state.processes.pop(name, None)
+        if identity is None:
             continue
-        family = supervisor.family([recorded])
-        leader = family.pop(recorded.pid, None)
-        supervisor.end(leader, family.values(), how=part.stop_signal, patience_s=15.0)
+        family = supervisor.find_family([identity])
+        leader = family.pop(identity.pid, None)
+        supervisor.stop(leader, family.values(), how=component.stop_signal, patience_s=_STOP_WAIT_S)
         count += len(family) + (leader is not None)
     return count
 
 
-def choose_ports(state: State, kinds: Sequence[type[Part]], say: Callable[[str], None]) -> None:
-    """Give every part its ports: those it had, if they are its own or free, else others, and say so."""
-    for kind in kinds:
-        is_ours = any(supervisor.find(state.processes.get(name)) for name in kind.processes)
+def assign_ports(state: StackState, types: Sequence[type[Component]], emit: Callable[[str], None]) -> None:
+    """Gives each component its ports.
+
+    It keeps those it had, if they are free or its own process has them; a change is emitted.
+    """
+    for kind in types:
+        is_running = any(supervisor.find(state.processes.get(name)) for name in kind.processes)
         for name in kind.ports:
             port = state.ports.get(name)
-            if port is not None and (is_ours or is_free(port)):
+            if port is not None and (is_running or is_free(port)):
                 continue
-            state.ports[name] = free_port(state.ports.values(), f"{kind.name} {name} {time.time_ns()}")
+            state.ports[name] = free_port(state.ports.values())
             if port is not None:
-                say(f"port {port} of {name} is taken by another program; it is {state.ports[name]} now")
+                emit(f"port {port} of {name} is taken by another program; it is {state.ports[name]} now")

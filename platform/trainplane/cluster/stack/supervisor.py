@@ -1,8 +1,7 @@
-"""Processes that outlive the command which started them: started, recognised, ended. Never by name.
+"""Starts, finds and stops processes that outlive their command.
 
-A process is known by its number and its time of birth, because numbers are given out again. What it started in turn
-carries a mark in its environment, so that nothing is left over even where a leader was killed and its children were
-not (uvicorn's, Ray's).
+A process is identified by its number and start (`ProcessId`), never by name. Its children carry a mark in their
+environment, so that none remains even if their parent was killed and they were not (uvicorn's, Ray's).
 """
 
 from __future__ import annotations
@@ -15,19 +14,27 @@ import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import psutil
 
+from trainplane.locks import ProcessId
+
 MARK = "ISNET_STACK_MARK"
-# A clock of ticks: two readings of one birth differ by less.
-_SAME_BIRTH_S = 0.5
+# After SIGKILL a process ends as soon as the kernel schedules it.
+_KILL_WAIT_S = 5.0
 
 
 @dataclass(frozen=True)
 class Launch:
     """A process to be started.
 
-    environment -- added to ours; user -- to run as, where we are root and it refuses to be
+    Attributes:
+        name: name of the process, and of its log.
+        command: program and arguments.
+        environment: variables added to ours.
+        folder: its current folder.
+        user: user to run as, where we are root and the program refuses to be.
     """
 
     name: str
@@ -37,16 +44,8 @@ class Launch:
     user: str | None = None
 
 
-@dataclass(frozen=True)
-class Recorded:
-    """A process that was started, as it stands in the state file."""
-
-    pid: int
-    born: float
-
-
-def start(launch: Launch, *, log: Path, mark: str) -> Recorded:
-    """Start it in a session of its own, with its output appended to `log`."""
+def start(launch: Launch, *, log: Path, mark: str) -> ProcessId:
+    """Starts a process in its own session, logging to `log`."""
     environment = {**os.environ, **launch.environment, MARK: mark}
     with open(log, "ab") as output:
         process = subprocess.Popen(
@@ -57,64 +56,87 @@ def start(launch: Launch, *, log: Path, mark: str) -> Recorded:
             stdout=output,
             stderr=output,
             start_new_session=True,
-            **({"user": launch.user, "extra_groups": []} if launch.user else {}),  # type: ignore[call-overload]
+            **as_user(launch.user),
         )
-    return Recorded(process.pid, psutil.Process(process.pid).create_time())
+    # Not `ProcessId.of`: a process that has ended already is a zombie, and its caller finds out.
+    return ProcessId.born_at(process.pid, psutil.Process(process.pid).create_time())
 
 
-def find(recorded: Recorded | None) -> psutil.Process | None:
-    """The process, if it is still that one and not a dead one that nobody has buried."""
-    if recorded is None:
+def as_user(user: str | None) -> dict[str, Any]:
+    """Arguments of `subprocess` for a program's user; None is ours."""
+    return {"user": user, "extra_groups": []} if user else {}
+
+
+def find(identity: ProcessId | None) -> psutil.Process | None:
+    """Finds the process; None if it has ended."""
+    if identity is None or not identity.is_alive():
         return None
     try:
-        process = psutil.Process(recorded.pid)
-        same = abs(process.create_time() - recorded.born) < _SAME_BIRTH_S
-        return process if same and process.status() != psutil.STATUS_ZOMBIE else None
+        return psutil.Process(identity.pid)
     except psutil.Error:
         return None
 
 
-def family(recorded: Iterable[Recorded]) -> dict[int, psutil.Process]:
-    """The processes that are still there, with all that descends from them or shares their session."""
-    leaders = {one.pid: process for one in recorded if (process := find(one))}
-    found = dict(leaders)
+def find_family(identities: Iterable[ProcessId]) -> dict[int, psutil.Process]:
+    """Finds processes with their descendants and sessions, by number."""
+    leaders = {identity.pid: process for identity in identities if (process := find(identity))}
+    family = dict(leaders)
     for process in leaders.values():
         try:
-            found.update({child.pid: child for child in process.children(recursive=True)})
+            family.update({child.pid: child for child in process.children(recursive=True)})
         except psutil.Error:
             continue
+    # A grandchild whose parent has ended is nobody's descendant any more, but still in the session.
     for process in psutil.process_iter():
-        if process.pid not in found and _session(process.pid) in leaders:
-            found[process.pid] = process
-    return found
+        if process.pid not in family and _session(process.pid) in leaders:
+            family[process.pid] = process
+    return family
 
 
-def marked(mark: str) -> dict[int, psutil.Process]:
-    """All processes that carry the mark and what descends from them, but for us and those that started us."""
-    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
-    found: dict[int, psutil.Process] = {}
+def find_marked(mark: str) -> dict[int, psutil.Process]:
+    """Finds processes with this mark and their descendants, by number.
+
+    This process and its parents are left out: a command started by a marked process inherits the mark.
+    """
+    own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    marked: dict[int, psutil.Process] = {}
     for process in psutil.process_iter():
         try:
-            if process.pid not in ours and process.environ().get(MARK) == mark:
-                found[process.pid] = process
-                found.update({child.pid: child for child in process.children(recursive=True) if child.pid not in ours})
+            if process.pid not in own and process.environ().get(MARK) == mark:
+                marked[process.pid] = process
+                marked.update({child.pid: child for child in process.children(recursive=True) if child.pid not in own})
         except (psutil.Error, OSError):
-            # Gone meanwhile, or another user's.
+            # It has ended meanwhile, or is another user's.
             continue
-    return found
+    return marked
 
 
-def end(leader: psutil.Process | None, rest: Iterable[psutil.Process], *, how: int, patience_s: float) -> None:
-    """Ask the leader to end with the signal `how`, wait, and kill whatever of it is left."""
-    everybody = [*([leader] if leader else []), *rest]
+def stop(leader: psutil.Process | None, others: Iterable[psutil.Process], *, how: int, patience_s: float) -> None:
+    """Signals the leader, waits, then kills all that still run.
+
+    Args:
+        leader: process that is asked to end; None kills the others at once.
+        others: its family. They end with the leader, or are of no use without it.
+        how: signal for the leader.
+        patience_s: seconds that the leader has to end.
+    """
+    processes = [*([leader] if leader else []), *others]
     if leader is not None:
         _signal(leader, how)
-        # Its own children end with it, or are of no use without it.
         _wait([leader], patience_s)
-    left = [process for process in everybody if _is_there(process)]
-    for process in left:
+    survivors = [process for process in processes if _is_running(process)]
+    for process in survivors:
         _signal(process, signal.SIGKILL)
-    _wait(left, 5.0)
+    _wait(survivors, _KILL_WAIT_S)
+
+
+def resident_bytes(processes: Iterable[psutil.Process]) -> int:
+    """Memory of processes in bytes; shared memory counts for each."""
+    total = 0
+    for process in processes:
+        with contextlib.suppress(psutil.Error):
+            total += int(process.memory_info().rss)
+    return total
 
 
 def _session(pid: int) -> int | None:
@@ -124,7 +146,7 @@ def _session(pid: int) -> int | None:
         return None
 
 
-def _is_there(process: psutil.Process) -> bool:
+def _is_running(process: psutil.Process) -> bool:
     try:
         return bool(process.is_running()) and process.status() != psutil.STATUS_ZOMBIE
     except psutil.Error:
@@ -138,22 +160,9 @@ def _signal(process: psutil.Process, number: int) -> None:
 
 def _wait(processes: Sequence[psutil.Process], timeout_s: float) -> None:
     deadline = time.monotonic() + timeout_s
-    while any(_is_there(process) for process in processes) and time.monotonic() < deadline:
+    while any(_is_running(process) for process in processes) and time.monotonic() < deadline:
         for process in processes:
-            _bury(process.pid)
+            # Our own child stays a zombie until its exit status is taken.
+            with contextlib.suppress(ChildProcessError):
+                os.waitpid(process.pid, os.WNOHANG)
         time.sleep(0.02)
-
-
-def _bury(pid: int) -> None:
-    """Where it is our own child, take its exit status, without which it would stay as a zombie."""
-    with contextlib.suppress(ChildProcessError):
-        os.waitpid(pid, os.WNOHANG)
-
-
-def resident_bytes(processes: Iterable[psutil.Process]) -> int:
-    """The memory that they hold; what several of them share counts for each."""
-    total = 0
-    for process in processes:
-        with contextlib.suppress(psutil.Error):
-            total += int(process.memory_info().rss)
-    return total

@@ -10,10 +10,10 @@ import pytest
 from trainplane.cluster.context import local
 from trainplane.cluster.jobs import client as dashboard
 from trainplane.cluster.jobs import logs
-from trainplane.cluster.jobs.client import client
-from trainplane.cluster.jobs.logs import await_start, follow
+from trainplane.cluster.jobs.client import connect
+from trainplane.cluster.jobs.logs import follow, wait_for_start
 from trainplane.cluster.jobs.queue import DRIVER
-from trainplane.cluster.jobs.status import JobState, waits_for
+from trainplane.cluster.jobs.status import JobState, queue_message
 from trainplane.errors import RunFailed, UserError
 
 
@@ -115,7 +115,7 @@ def test_the_exit_status_is_the_jobs_own(status, code, expected):
 def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
     cluster = Cluster([("PENDING", None, "Waiting for resources: 64 CPU.")])
     with pytest.raises(RunFailed) as raised:
-        await_start(cluster, "job", timeout_s=0.05, say=pytest.fail)
+        wait_for_start(cluster, "job", timeout_s=0.05, emit=pytest.fail)
     assert "did not start within 0 s and was told to stop" in str(raised.value)
     assert "Waiting for resources: 64 CPU." in str(raised.value)
     assert cluster.stopped == ["job"]
@@ -133,7 +133,7 @@ def test_a_job_in_the_line_knows_its_place():
         one("second", "PENDING", 5),
         one("third", "PENDING", 6),
     ]
-    said = {job.job: waits_for(job, jobs) for job in jobs if job.status == "PENDING"}
+    said = {job.job: queue_message(job, jobs) for job in jobs if job.status == "PENDING"}
     assert said == {
         "beside": "Ray says this.",
         "first": "it is the next in the cluster's line, 1 run",
@@ -144,12 +144,12 @@ def test_a_job_in_the_line_knows_its_place():
 
 def test_a_job_that_the_list_has_lost_is_no_mistake():
     gone = JobState("gone", "PENDING", "", "", None, 7, None, DRIVER)
-    assert waits_for(gone, []) == "it is the next in the cluster's line, 0 run"
+    assert queue_message(gone, []) == "it is the next in the cluster's line, 0 run"
 
 
 def test_a_job_that_starts_is_no_longer_waited_for():
     assert (
-        await_start(Cluster(["PENDING", "PENDING", "RUNNING"]), "job", timeout_s=10, say=pytest.fail).status
+        wait_for_start(Cluster(["PENDING", "PENDING", "RUNNING"]), "job", timeout_s=10, emit=pytest.fail).status
         == "RUNNING"
     )
 
@@ -158,19 +158,21 @@ def test_an_address_that_drops_packets_is_given_up_in_seconds(tmp_path, monkeypa
     monkeypatch.setattr(dashboard, "ROUTE_TIMEOUT_S", 0.2)
     # A block for documentation (RFC 5737): nobody is there.
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://198\.51\.100\.7:8265"):
-        client(local(tmp_path).at(ray="http://198.51.100.7:8265"))
+        connect(local(tmp_path).at(ray="http://198.51.100.7:8265"))
 
 
 def test_a_cluster_that_is_away_while_a_job_waits_is_looked_for_again(monkeypatch):
     from requests.exceptions import ConnectionError as Refused
 
     cluster = Cluster(["PENDING", Refused("no route"), "PENDING", "RUNNING"])
-    assert await_start(cluster, "job", timeout_s=10, say=pytest.fail).status == "RUNNING"
+    assert wait_for_start(cluster, "job", timeout_s=10, emit=pytest.fail).status == "RUNNING"
     monkeypatch.setattr(logs, "_LOST_AFTER_S", 0.05)
     with pytest.raises(RunFailed, match="does not answer any more, and job job may be running"):
-        await_start(Cluster([Refused("no route")]), "job", timeout_s=10, say=pytest.fail)
+        wait_for_start(Cluster([Refused("no route")]), "job", timeout_s=10, emit=pytest.fail)
     with pytest.raises(RunFailed, match="does not know job job any more"):
-        await_start(Cluster([RuntimeError("status code 404: it does not exist")]), "job", timeout_s=10, say=pytest.fail)
+        wait_for_start(
+            Cluster([RuntimeError("status code 404: it does not exist")]), "job", timeout_s=10, emit=pytest.fail
+        )
 
 
 class Unreadable(Cluster):
@@ -186,7 +188,7 @@ def test_a_log_that_ray_cannot_read_does_not_hide_how_the_job_ended():
     assert text.startswith("one\n")
     assert "not all UTF-8" in text
     with pytest.raises(RunFailed, match="not all UTF-8; read it on the cluster's head"):
-        logs.whole_log(Unreadable(["RUNNING"]), "job")
+        logs.full_log(Unreadable(["RUNNING"]), "job")
 
 
 def test_a_connection_that_is_cut_before_the_last_lines_is_taken_up():
@@ -244,16 +246,16 @@ FAULT = b"HTTP/1.1 500 Oops\r\nContent-Length: 0\r\nConnection: close\r\n\r\n"
 def test_what_answers_and_is_no_head_of_ray_is_said_in_a_sentence(tmp_path, answering, monkeypatch, answer):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://127\.0\.0\.1"):
-        client(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(answer)}"))
+        connect(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(answer)}"))
 
 
 def test_what_listens_and_says_nothing_is_given_up(tmp_path, answering, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(dashboard, "ANSWER_TIMEOUT_S", 0.3)
     with pytest.raises(UserError, match="says nothing within 0 s"):
-        client(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(None)}"))
+        connect(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(None)}"))
 
 
 def test_a_port_is_not_taken_for_a_refused_token():
-    text = dashboard._no_connection("http://h:40312", ConnectionError("Failed to connect to Ray at http://h:40312."))
+    text = dashboard._connection_error("http://h:40312", ConnectionError("Failed to connect to Ray at http://h:40312."))
     assert "no Ray cluster answers" in text

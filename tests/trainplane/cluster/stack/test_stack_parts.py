@@ -17,12 +17,14 @@ import pytest
 
 from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
-from trainplane.cluster.health import complaint, main
+from trainplane.cluster.health import health_error, main
+from trainplane.cluster.ports import HOST, free_port, is_free
 from trainplane.cluster.stack import supervisor
-from trainplane.cluster.stack.layout import HOST, Site, State, free_port, is_free
-from trainplane.cluster.stack.stack import Stack, choose_ports
-from trainplane.cluster.stack.supervisor import Launch, Recorded
+from trainplane.cluster.stack.layout import StackLayout, StackState
+from trainplane.cluster.stack.stack import Stack, assign_ports, component_types
+from trainplane.cluster.stack.supervisor import Launch
 from trainplane.errors import UserError
+from trainplane.locks import ProcessId
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
 # Ignores a polite request, and has a child that would survive it.
@@ -37,10 +39,10 @@ STUBBORN = (
 @pytest.fixture
 def site(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = Site(tmp_path / "stack")
+    made = StackLayout(tmp_path / "stack")
     made.make()
     yield made
-    for one in supervisor.marked(made.mark).values():
+    for one in supervisor.find_marked(made.mark).values():
         one.kill()
 
 
@@ -59,18 +61,18 @@ def test_a_process_is_known_by_its_birth_not_by_its_number(site):
     recorded = launch(site, SLEEP)
     assert supervisor.find(recorded).pid == recorded.pid
     # A number that was given out again belongs to somebody else.
-    assert supervisor.find(Recorded(recorded.pid, recorded.born - 60)) is None
-    assert supervisor.find(Recorded(os.getpid(), 1.0)) is None
+    assert supervisor.find(ProcessId.born_at(recorded.pid, recorded.born - 60)) is None
+    assert supervisor.find(ProcessId.born_at(os.getpid(), 1.0)) is None
     assert supervisor.find(None) is None
 
 
 def test_what_ignores_the_request_is_killed_with_its_children(site):
     recorded = launch(site, [sys.executable, "-c", STUBBORN])
     wait_until(lambda: b"ready" in site.log("part").read_bytes())
-    family = supervisor.family([recorded])
+    family = supervisor.find_family([recorded])
     assert len(family) == 2
-    supervisor.end(family.pop(recorded.pid), family.values(), how=signal.SIGTERM, patience_s=0.2)
-    wait_until(lambda: not supervisor.marked(site.mark))
+    supervisor.stop(family.pop(recorded.pid), family.values(), how=signal.SIGTERM, patience_s=0.2)
+    wait_until(lambda: not supervisor.find_marked(site.mark))
 
 
 def test_children_of_a_killed_leader_are_found_by_their_mark(site):
@@ -79,18 +81,18 @@ def test_children_of_a_killed_leader_are_found_by_their_mark(site):
     os.kill(recorded.pid, signal.SIGKILL)
     os.waitpid(recorded.pid, 0)
     assert supervisor.find(recorded) is None
-    (orphan,) = supervisor.marked(site.mark).values()
+    (orphan,) = supervisor.find_marked(site.mark).values()
     stack = Stack(site.root)
-    assert stack.down(wipe=False, say=lambda text: None) == 1
+    assert stack.down(wipe=False, emit=lambda text: None) == 1
     assert not psutil.pid_exists(orphan.pid) or psutil.Process(orphan.pid).status() == "zombie"
 
 
 def test_processes_of_others_are_left_alone(site, tmp_path):
     other = subprocess.Popen(SLEEP, env={**os.environ, supervisor.MARK: "of another stack"})
     try:
-        state = State(store="moto", processes={"postgres": Recorded(other.pid, 12345.0)})
+        state = StackState(store="moto", processes={"postgres": ProcessId.born_at(other.pid, 12345.0)})
         site.save(state)
-        Stack(site.root).down(wipe=True, say=lambda text: None)
+        Stack(site.root).down(wipe=True, emit=lambda text: None)
         assert other.poll() is None
         assert not site.root.exists()
     finally:
@@ -111,7 +113,7 @@ def test_secrets_are_made_once_for_the_owners_eyes(site):
 
 def test_a_folder_that_somebody_else_put_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    site = Site(tmp_path / "stack")
+    site = StackLayout(tmp_path / "stack")
     (tmp_path / "elsewhere").mkdir()
     site.run.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="belongs to another user"):
@@ -121,54 +123,54 @@ def test_a_folder_that_somebody_else_put_there_is_refused(tmp_path, monkeypatch)
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"ports": 3}', '{"ports": {}, "processes": {"a": 5}}'])
 def test_a_state_file_that_was_cut_counts_as_none(site, text):
     (site.root / "state.json").write_text(text)
-    assert site.load() == State()
+    assert site.load() == StackState()
     assert Stack(site.root).status() == []
 
 
 def test_ports_stay_unless_somebody_else_has_them(site):
-    kinds = Stack._kinds("moto")
-    state, said = State(store="moto"), []
-    choose_ports(state, kinds, said.append)
+    kinds = component_types("moto")
+    state, said = StackState(store="moto"), []
+    assign_ports(state, kinds, said.append)
     first = dict(state.ports)
     assert len(set(first.values())) == len(first) == 9
     assert all(20_000 <= port < 32_000 for port in first.values())
-    choose_ports(state, kinds, said.append)
+    assign_ports(state, kinds, said.append)
     assert (state.ports, said) == (first, [])
     with socket.socket() as taker:
         taker.bind((HOST, first["mlflow"]))
         taker.listen()
         assert not is_free(first["mlflow"])
-        choose_ports(state, kinds, said.append)
+        assign_ports(state, kinds, said.append)
     assert state.ports["mlflow"] != first["mlflow"]
     assert {**state.ports, "mlflow": 0} == {**first, "mlflow": 0}
     assert said == [f"port {first['mlflow']} of mlflow is taken by another program; it is {state.ports['mlflow']} now"]
 
 
 def test_ports_of_a_part_that_runs_are_its_own(site):
-    state = State(store="moto")
-    kinds = Stack._kinds("moto")
-    choose_ports(state, kinds, pytest.fail)
+    state = StackState(store="moto")
+    kinds = component_types("moto")
+    assign_ports(state, kinds, pytest.fail)
     first = dict(state.ports)
     state.processes["mlflow"] = launch(site, SLEEP)
     with socket.socket() as itself:
         itself.bind((HOST, first["mlflow"]))
         itself.listen()
-        choose_ports(state, kinds, pytest.fail)
+        assign_ports(state, kinds, pytest.fail)
     assert state.ports == first
 
 
 def test_given_ports_are_not_given_twice():
     taken = []
     for _ in range(50):
-        taken.append(free_port(taken, "same seed"))
+        taken.append(free_port(taken))
     assert len(set(taken)) == 50
 
 
 def test_parts_that_are_not_installed_are_named_with_the_command(tmp_path, monkeypatch):
-    monkeypatch.setattr("trainplane.cluster.stack.postgres._binaries", lambda: None)
+    monkeypatch.setattr("trainplane.cluster.stack.postgres.find_programs", lambda: None)
     monkeypatch.setattr("trainplane.cluster.stack.ceph.PROGRAMS", ("no-such-program",))
     with pytest.raises(UserError) as refused:
-        Stack(tmp_path / "stack").up(store="ceph", say=pytest.fail)
+        Stack(tmp_path / "stack").up(store="ceph", emit=pytest.fail)
     assert "nothing was started" in str(refused.value)
     assert "apt-get install -y --no-install-recommends postgresql" in str(refused.value)
     assert "ceph-mon ceph-osd radosgw ceph-common" in str(refused.value)
@@ -177,13 +179,13 @@ def test_parts_that_are_not_installed_are_named_with_the_command(tmp_path, monke
 
 def test_two_commands_at_once_are_not_let_in(site):
     stack = Stack(site.root)
-    with stack._alone(), pytest.raises(UserError, match="another `isnet stack up` or `down` is at work"):
+    with stack.exclusive(), pytest.raises(UserError, match="another `isnet stack up` or `down` is at work"):
         stack.up(store="moto")
 
 
 def test_another_store_than_it_has_is_refused(site, monkeypatch):
-    site.save(State(store="moto"))
-    monkeypatch.setattr(Stack, "_refuse_missing", lambda *_: None)
+    site.save(StackState(store="moto"))
+    monkeypatch.setattr(Stack, "_check_installed", lambda *_: None)
     with pytest.raises(UserError, match="keeps its objects in moto"):
         Stack(site.root).up(store="ceph")
 
@@ -254,11 +256,11 @@ def server():
 
 
 def test_health_is_any_answer_that_is_no_error(server):
-    assert complaint(f"{server}/ok") is None
-    assert complaint(f"{server}/moved") is None
-    assert complaint(f"{server}/broken") == f"{server}/broken: HTTP 500"
-    assert complaint(server.replace("http", "tcp")) is None
-    assert "no address to ask" in complaint("ftp://x")
+    assert health_error(f"{server}/ok") is None
+    assert health_error(f"{server}/moved") is None
+    assert health_error(f"{server}/broken") == f"{server}/broken: HTTP 500"
+    assert health_error(server.replace("http", "tcp")) is None
+    assert "no address to ask" in health_error("ftp://x")
     assert main([f"{server}/ok", f"{server}/moved"]) == 0
     assert main([f"{server}/ok", f"{server}/broken"]) == 1
 
@@ -275,10 +277,10 @@ def test_health_of_what_does_not_speak_http_or_is_not_there():
             connection.close()
 
         threading.Thread(target=babble, daemon=True).start()
-        assert "127.0.0.1" in complaint(f"http://{HOST}:{strange.getsockname()[1]}/")
-    nobody = free_port([], "nobody")
-    assert complaint(f"tcp://{HOST}:{nobody}").endswith("Connection refused")
-    assert complaint(f"http://{HOST}:{nobody}/") is not None
+        assert "127.0.0.1" in health_error(f"http://{HOST}:{strange.getsockname()[1]}/")
+    nobody = free_port()
+    assert health_error(f"tcp://{HOST}:{nobody}").endswith("Connection refused")
+    assert health_error(f"http://{HOST}:{nobody}/") is not None
 
 
 def test_health_addresses_come_from_the_environment_and_a_driver_has_none(monkeypatch, server):
@@ -292,11 +294,11 @@ def test_health_addresses_come_from_the_environment_and_a_driver_has_none(monkey
 def test_a_state_that_is_not_whole_counts_as_none(tmp_path, monkeypatch, noted):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     stack = Stack(tmp_path / "stack")
-    stack.site.make()
-    (stack.site.root / "state.json").write_text(json.dumps({**noted, "processes": {}}))
+    stack.layout.make()
+    (stack.layout.root / "state.json").write_text(json.dumps({**noted, "processes": {}}))
     assert stack.status() == []
-    assert stack.down(wipe=True, say=print) == 0
-    assert not stack.site.root.exists()
+    assert stack.down(wipe=True, emit=print) == 0
+    assert not stack.layout.root.exists()
 
 
 def test_a_file_in_the_place_of_the_folder_is_said(tmp_path):

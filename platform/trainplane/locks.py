@@ -1,0 +1,175 @@
+"""File locks and process identity on one machine.
+
+A lock is an `flock` of a file: the kernel releases it when its holder dies, so no lock is ever stale. A process is
+recognised by its number and its start, because numbers are reused. Both need Linux (`/proc`), neither sees another
+machine.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import psutil
+
+_POLL_S = 0.02
+_TICKS_PER_S = os.sysconf("SC_CLK_TCK")
+# The kernel's boot time, in whole seconds, moves by one when the clock is adjusted; a stored start moves with it.
+_START_TOLERANCE_S = 1.0
+
+
+def try_lock(handle: int) -> bool:
+    """Locks an open file; False if another handle has it."""
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class FileLock:
+    """Exclusive lock of one file.
+
+    The file stays when the lock is released: removing it would let two holders lock two files of one name.
+    """
+
+    def __init__(self, path: Path, *, mode: int = 0o600) -> None:
+        """Opens nothing yet; `mode` is that of a new file."""
+        self._path = path
+        self._mode = mode
+        self._handle: int | None = None
+
+    def acquire(self, *, wait_s: float = 0.0) -> bool:
+        """Takes the lock; False if another holder has it.
+
+        Args:
+            wait_s: seconds to wait for the other holder.
+
+        Raises:
+            OSError: The file cannot be opened, or its file system has no locks.
+        """
+        # A link planted in a shared folder is not followed: it could truncate or create a file elsewhere.
+        handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)
+        deadline = time.monotonic() + wait_s
+        try:
+            while not try_lock(handle):
+                if time.monotonic() >= deadline:
+                    os.close(handle)
+                    return False
+                time.sleep(_POLL_S)
+        except BaseException:
+            os.close(handle)
+            raise
+        self._handle = handle
+        return True
+
+    def release(self) -> None:
+        """Releases the lock, if it is held."""
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    @contextmanager
+    def attempt(self, *, wait_s: float = 0.0) -> Iterator[bool]:
+        """Holds the lock during the block; yields `acquire`'s result."""
+        acquired = self.acquire(wait_s=wait_s)
+        try:
+            yield acquired
+        finally:
+            self.release()
+
+    def write_pid(self) -> None:
+        """Writes our process number into the file, for others' messages.
+
+        A full disk is no reason to stop: `holder` reads "unknown" then.
+        """
+        assert self._handle is not None
+        with suppress(OSError):
+            os.ftruncate(self._handle, 0)
+            os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
+
+    def holder(self) -> str | None:
+        """Holder's process number; None if the lock is free.
+
+        It is "unknown" if the holder did not call `write_pid`. A missing file is not created.
+        """
+        try:
+            handle = os.open(self._path, os.O_RDWR)
+        except OSError:
+            return None
+        try:
+            if try_lock(handle):
+                return None
+            return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"
+        finally:
+            os.close(handle)
+
+
+@dataclass(frozen=True)
+class ProcessId:
+    """A process of this machine, recognised although numbers are reused.
+
+    Attributes:
+        pid: its number.
+        start_ticks: its start, in clock ticks since boot; adjusting the clock does not change it.
+    """
+
+    pid: int
+    start_ticks: int
+
+    @classmethod
+    def here(cls) -> ProcessId:
+        """This process."""
+        process = cls.of(os.getpid())
+        assert process is not None
+        return process
+
+    @classmethod
+    def of(cls, pid: int) -> ProcessId | None:
+        """Process with this number now; a zombie is None."""
+        try:
+            # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
+            state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+        except (FileNotFoundError, ProcessLookupError):
+            return None
+        return None if state in "ZX" else cls(pid, int(fields[18]))
+
+    @classmethod
+    def born_at(cls, pid: int, born: float) -> ProcessId:
+        """Process whose start is stored in seconds since the epoch."""
+        return cls(pid, round((born - psutil.boot_time()) * _TICKS_PER_S))
+
+    @property
+    def born(self) -> float:
+        """Start in seconds since the epoch, as psutil's `create_time`."""
+        return float(psutil.boot_time() + self.start_ticks / _TICKS_PER_S)
+
+    def is_alive(self) -> bool:
+        """True while this very process runs."""
+        current = self.of(self.pid)
+        return current is not None and abs(current.start_ticks - self.start_ticks) <= _START_TOLERANCE_S * _TICKS_PER_S
+
+
+def boot_id() -> str:
+    """Identifier of this boot; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+    except OSError:
+        return ""
+
+
+def machine_id() -> str:
+    """This boot and its process namespace; empty where unreadable.
+
+    Only processes with the same machine id can be looked up by number: containers have numbers of their own.
+    """
+    boot = boot_id()
+    try:
+        return f"{boot} {os.readlink('/proc/self/ns/pid')}" if boot else ""
+    except OSError:
+        return ""
