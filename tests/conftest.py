@@ -11,7 +11,8 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, settings
 
-from trainplane.testing.mlflow_server import free_port, tracking_server
+from trainplane.cluster.ports import free_port
+from trainplane.testing.mlflow_server import tracking_server
 
 # Fixtures of tests/support: an S3 server, and a project with datasets and a run.
 pytest_plugins = ["s3_fixtures", "project_fixtures"]
@@ -54,10 +55,10 @@ def one_thread() -> None:
 @pytest.fixture(scope="session")
 def empty_tracking_db(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """An SQLite tracking store with MLflow's tables and nothing in it; making one takes seconds, copying it none."""
-    from trainplane.tracking.client import client_for
+    from trainplane.tracking.client import TrackingServer
 
     path = tmp_path_factory.mktemp("tracking") / "mlflow.db"
-    client_for(f"sqlite:///{path}").search_experiments()
+    TrackingServer(f"sqlite:///{path}").client.search_experiments()
     return path
 
 

@@ -53,14 +53,14 @@ def cluster(args: argparse.Namespace) -> int:
             seconds = _timed(lambda: _up(stack, args.store))
             figures.append(_figure("stack up, first time", seconds, "s", most=_UP_TARGET_S))
             figures += _memory(stack)
-            figures.append(_figure("stack down", _timed(lambda: stack.down(wipe=False, say=_say)), "s"))
+            figures.append(_figure("stack down", _timed(lambda: stack.down(wipe=False, emit=_say)), "s"))
             seconds = _timed(lambda: _up(stack, args.store))
             figures.append(_figure("stack up again", seconds, "s", most=_UP_TARGET_S))
             figures.append(_figure("submit to the first training step", _first_step(Path(name)), "s"))
             (empty := Path(name) / "empty").mkdir()
             figures += _queue(stack, args.jobs, empty)
         finally:
-            seconds = _timed(lambda: stack.down(wipe=True, say=_say))
+            seconds = _timed(lambda: stack.down(wipe=True, emit=_say))
         figures.append(_figure("stack down and wiped", seconds, "s"))
     report = {"machine": machine(), "store": args.store or "default", "jobs": args.jobs, "figures": figures}
     emit(args, report, "\n".join(f"{one['name']:<44} {one['value']} {one['unit']}" for one in figures))
@@ -95,7 +95,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 
 def _up(stack: Stack, store: str | None) -> None:
-    stack.up(store=store, timeout_s=600.0, say=_say)
+    stack.up(store=store, timeout_s=600.0, emit=_say)
     context_file.write(context_file.config_file(Path.cwd()), *stack.context())
 
 
@@ -133,8 +133,8 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     """`count` jobs in the line: lost ones, order of their beginnings, and what the head holds."""
     context = resolve("stack")
     context.activate()
-    connection = client.client(context)
-    places = int(status.room(connection).drivers)
+    connection = client.connect(context)
+    places = int(status.cluster_capacity(connection).drivers)
     entrypoint = f"{sys.executable} -c 'import time; print(\"began\", time.time())'"
     before = _head_mib(stack)
     begun = time.monotonic()
@@ -149,7 +149,7 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     names = [submit(context, ["bench", f"{number:04d}"], **taken)[0] for number in range(count)]
     submitted_s = time.monotonic() - begun
     held = [before]
-    while any(not state.is_over for state in status.states(connection) if state.job in names):
+    while any(not state.is_over for state in status.job_states(connection) if state.job in names):
         if time.monotonic() - begun > 60 + 60 * count:
             break
         held.append(_head_mib(stack))
@@ -158,7 +158,7 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     # The last drivers' processes end a moment after their jobs.
     time.sleep(10)
     after = _head_mib(stack)
-    ended = {state.job: state.status for state in status.states(connection)}
+    ended = {state.job: state.status for state in status.job_states(connection)}
     lost = [name for name in names if ended.get(name) != "SUCCEEDED"]
     moments = [_began(connection.get_job_logs(name)) for name in names if name not in lost]
     yield _figure("jobs in the line", count, "jobs")

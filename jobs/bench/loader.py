@@ -40,7 +40,7 @@ from jobs.cli.main import emit
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.order import Order
 from trainplane.environ import with_variables
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import ensure_bucket, open_store
 
 LOCAL_BUCKET = "s3://bench"
@@ -97,7 +97,7 @@ class Reader:
         line = self._process.stdout.readline()
         if not line:
             text = self._log.read_text(errors="replace").strip()
-            raise RunFailed(f"a reader ended: {text.splitlines()[-1] if text else 'it said nothing'}")
+            raise RunFailed(f"a reader ended: {error_line(text, last=True)}")
         return dict(json.loads(line))
 
 

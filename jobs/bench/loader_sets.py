@@ -25,7 +25,7 @@ from isnet.images.decode import decode_rgb
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack.pack import pack
 from trainplane.data.shards import PackItem
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import open_store
 
 SIZE = 256  # of the crop
@@ -132,7 +132,7 @@ def pack_for_peer(program: str, python: str, pictures: PictureSet, bucket: str, 
     command = [python, "-m", f"jobs.bench.readers.{program}", "pack", json.dumps(spec)]
     done = subprocess.run(command, env=environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     if done.returncode:
-        raise RunFailed(f"{program} cannot pack: {last_line(done.stderr)}")
+        raise RunFailed(f"{program} cannot pack: {error_line(done.stderr, last=True)}")
     store = open_store(f"{bucket}/{program}/{pictures.name}")
     for file in sorted(local.rglob("*")):
         if file.is_file():
@@ -145,8 +145,3 @@ def environment() -> dict[str, str]:
     root = Path(str(jobs.__file__)).parents[1]
     paths: Sequence[str] = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}
-
-
-def last_line(text: str) -> str:
-    lines = [line for line in text.splitlines() if line.strip()]
-    return lines[-1] if lines else "it said nothing"

@@ -1,4 +1,7 @@
-"""Environment variables for a while: what a later command of this process starts shall not inherit them."""
+"""Environment variables for the length of a block.
+
+Processes that a later command starts must not inherit them.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +11,8 @@ from contextlib import contextmanager
 
 
 @contextmanager
-def given_back(*names: str) -> Iterator[None]:
-    """Whatever the block makes of these variables, they are afterwards what they were."""
+def preserved_variables(*names: str) -> Iterator[None]:
+    """Restores these variables after the block."""
     before = {name: os.environ.get(name) for name in names}
     try:
         yield
@@ -23,7 +26,7 @@ def given_back(*names: str) -> Iterator[None]:
 
 @contextmanager
 def with_variables(values: Mapping[str, str]) -> Iterator[None]:
-    """`values` stand in the environment while the block runs."""
-    with given_back(*values):
+    """Sets variables during the block."""
+    with preserved_variables(*values):
         os.environ.update(values)
         yield

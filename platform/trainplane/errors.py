@@ -1,23 +1,51 @@
-"""Mistakes a user can make, and failures of a run, as sentences.
+"""Errors for users, with messages of three parts.
 
-A message has three parts: what we got, what we need, what to do. The command line prints `UserError` and
-`RunFailed` without a traceback; anything else that escapes is a fault of ours and shows one.
+A message says what we got, what we need, and what to do. The command line prints `UserError` and `RunFailed` without a
+traceback; any other exception is a bug of ours and is shown with one.
 """
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Collection
+
+_PREAMBLE = "(raised as a result of"
 
 
 class UserError(ValueError):
-    """The user's mistake: nothing was started and nothing was lost. The command exits with status 2."""
+    """The user's mistake; the command exits with status 2.
+
+    Nothing was started and nothing was lost.
+    """
 
 
 class RunFailed(RuntimeError):
-    """It ran and failed: damage found, a gate refused, a worker died. The command exits with status 1."""
+    """A failure of a run; the command exits with status 1.
+
+    For example damaged data, a failed gate, or a worker that died.
+    """
 
 
-def nearest(name: str, known: "list[str] | tuple[str, ...]") -> str:
-    """A hint for a misspelt name: `"; did you mean 'steps'?"`, or the known names when none is near."""
-    import difflib
+def nearest(name: str, names: Collection[str]) -> str:
+    """Hint for a misspelt name: `"; did you mean 'steps'?"`.
 
-    close = difflib.get_close_matches(name, known, n=1, cutoff=0.6)
+    It lists all `names` if none is similar.
+    """
+    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
-    return f"; known: {', '.join(sorted(known))}"
+    return f"; known: {', '.join(sorted(names))}"
+
+
+def error_line(error: BaseException | str, *, last: bool = False) -> str:
+    """First line of an error's message.
+
+    Args:
+        error: the error, or its text. An error without a message gives the name of its type.
+        last: return the last line instead, which says most in Ray's long messages.
+    """
+    # SQLAlchemy begins with what it was about to do, and then says what went wrong.
+    lines = [line for line in map(str.strip, str(error).splitlines()) if line and not line.startswith(_PREAMBLE)]
+    if not lines:
+        return "no message" if isinstance(error, str) else type(error).__name__
+    return lines[-1 if last else 0]

@@ -32,12 +32,12 @@ def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
 @pytest.fixture
 def postgres(tmp_path_factory):
     """The address of an empty database of a PostgreSQL server of the test's own, on loopback."""
-    from trainplane.cluster.stack.postgres import Postgres, _binaries, _user
+    from trainplane.cluster.stack.postgres import Postgres, find_programs, server_user
 
     missing = Postgres.missing()
     if missing is not None:
         pytest.skip(f"PostgreSQL is not installed; {missing}")
-    user, binaries = _user(), _binaries()
+    user, binaries = server_user(), find_programs()
     # Its own user must be able to reach the folder.
     folder = subprocess.run(["mktemp", "-d", "/tmp/isnet-test-pg-XXXXXX"], capture_output=True, text=True, check=True)
     place = folder.stdout.strip()

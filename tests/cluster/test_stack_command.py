@@ -57,10 +57,10 @@ class Place:
         return {part["name"]: part for part in json.loads(self.isnet("stack", "status", "--json").stdout)["parts"]}
 
     def secrets(self):
-        return {file.name: file.read_text().strip() for file in (self.stack.site.root / "secrets").iterdir()}
+        return {file.name: file.read_text().strip() for file in (self.stack.layout.root / "secrets").iterdir()}
 
     def processes(self):
-        return supervisor.marked(self.stack.site.mark)
+        return supervisor.find_marked(self.stack.layout.mark)
 
 
 @pytest.fixture(scope="module")
@@ -131,7 +131,7 @@ def test_nobody_gets_in_without_the_word(place):
     if os.getuid() == 0:
         (pid,) = parts["postgres"]["pids"]
         assert psutil.Process(pid).username() != "root"
-    if place.stack.site.load().store == "ceph":
+    if place.stack.layout.load().store == "ceph":
         assert answer(f"{parts['store']['address']}/isnet") == 403
 
 
@@ -153,9 +153,9 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
     assert [finding for finding in findings if finding["level"] == "error"] == []
     words = set(place.secrets().values()) - {"admin"}
     said = ran.stdout + ran.stderr + listed.stdout + shown.stdout
-    nodes = [place.stack.site.run / name for name in ("head", "worker-1", "worker-2")]
+    nodes = [place.stack.layout.run / name for name in ("head", "worker-1", "worker-2")]
     assert all(any(node.rglob("*.log")) for node in nodes)
-    logs = [place.stack.site.root / "logs", *nodes, place.stack.site.root / "data" / "ceph"]
+    logs = [place.stack.layout.root / "logs", *nodes, place.stack.layout.root / "data" / "ceph"]
     files = [
         file
         for folder in logs
@@ -163,7 +163,7 @@ def test_a_job_trains_on_it_and_no_secret_is_written_anywhere(place, photos):
         if file.is_file() and file.suffix in (".log", ".out", ".err")
     ]
     assert files
-    files += [place.folder / "isnet.toml", place.stack.site.root / "state.json"]
+    files += [place.folder / "isnet.toml", place.stack.layout.root / "state.json"]
     commands = {pid: one.cmdline() for pid, one in place.processes().items() if one.is_running()}
     for word in words:
         assert word not in said
@@ -224,9 +224,9 @@ def granted(call):
 
 
 def test_a_real_store_lets_each_role_do_what_its_policy_says(place):
-    if place.stack.site.load().store != "ceph":
+    if place.stack.layout.load().store != "ceph":
         pytest.skip("moto asks for no keys; this needs Ceph")
-    secrets, ceph = place.secrets(), place.stack.site.data("ceph")
+    secrets, ceph = place.secrets(), place.stack.layout.data("ceph")
     owner = s3_client(place, secrets["AWS_ACCESS_KEY_ID"], secrets["AWS_SECRET_ACCESS_KEY"])
     owner.create_bucket(Bucket="policies")
     clients, statements = {}, []
@@ -294,15 +294,15 @@ def test_killed_parts_are_told_and_come_back_and_the_rest_is_left_alone(place):
 
 
 def test_files_with_secrets_are_the_owners_alone(place):
-    folder = place.stack.site.root / "secrets"
+    folder = place.stack.layout.root / "secrets"
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     assert {stat.S_IMODE(file.stat().st_mode) for file in folder.iterdir()} == {0o600}
     assert set(GENERATED) <= place.secrets().keys()
 
 
 def test_down_leaves_nothing_running_and_wipe_nothing_at_all(place):
-    ports = list(place.stack.site.load().ports.values())
-    run, root = place.stack.site.run, place.stack.site.root
+    ports = list(place.stack.layout.load().ports.values())
+    run, root = place.stack.layout.run, place.stack.layout.root
     down = place.isnet("stack", "down", "--json")
     assert down.returncode == 0, down.stderr
     assert json.loads(down.stdout)["ended"] > 10

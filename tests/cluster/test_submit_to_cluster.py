@@ -15,7 +15,7 @@ import psutil
 import pytest
 from small_run import SMALL
 
-from trainplane.cluster.jobs.queue import head_words
+from trainplane.cluster.jobs.queue import head_args
 from trainplane.cluster.ports import free_port
 from trainplane.cluster.ray_session import own_token
 
@@ -167,7 +167,7 @@ def ray_head(project, tmp_path):
     command = [os.path.join(os.path.dirname(sys.executable), "ray"), "start", "--head", "--block"]
     command += ["--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", "--num-cpus=2", "--disable-usage-stats"]
     command += [f"--port={ports[0]}", f"--dashboard-port={ports[1]}", f"--dashboard-agent-listen-port={ports[2]}"]
-    command += [f"--ray-client-server-port={ports[3]}", *head_words(2)]
+    command += [f"--ray-client-server-port={ports[3]}", *head_args(2)]
     environment = {**os.environ, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": token}
     with open(tmp_path / "head.log", "wb") as log:
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -348,12 +348,12 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
         places = {"packages": [], "working_dir": tmp_path / "files", "environment": {}}
         return submit(context, [entrypoint], entrypoint=entrypoint, again=False, **places, **options)
 
-    connection = dashboard.client(context)
+    connection = dashboard.connect(context)
     deadline = time.monotonic() + 60
     # The head answers a moment before it counts itself.
-    while job_state.room(connection).nodes == 0 and time.monotonic() < deadline:
+    while job_state.cluster_capacity(connection).nodes == 0 and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert job_state.room(connection) == job_state.Room(1, 2.0, 0.0, drivers=2.0)
+    assert job_state.cluster_capacity(connection) == job_state.ClusterCapacity(1, 2.0, 0.0, drivers=2.0)
     for entrypoint, status in (("cat note.txt; exit 3", 3), ("echo before; kill -9 $$", 137)):
         written = []
         job, is_new = hand_over(entrypoint)
@@ -370,11 +370,11 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     # Two drivers at once, the others in their order, and each knows its place.
     line = [hand_over(f"echo {number}; date +%s.%N; sleep 3")[0] for number in range(8)]
     said = []
-    following.await_start(connection, line[-1], timeout_s=120, say=said.append)
+    following.wait_for_start(connection, line[-1], timeout_s=120, emit=said.append)
     assert any(re.search(r"waits: [2-6] jobs stand before it in the cluster's line, 2 run", text) for text in said), (
         said
     )
-    assert [job_state.wait(connection, job, timeout_s=60).status for job in line] == ["SUCCEEDED"] * 8
+    assert [job_state.wait_until_over(connection, job, timeout_s=60).status for job in line] == ["SUCCEEDED"] * 8
     # Ray writes into the same log, anywhere.
     moments = [float(re.search(r"^\d{10}\.\d+", connection.get_job_logs(job), re.M)[0]) for job in line]
     assert all(earlier < later for earlier, later in zip(moments, moments[2:], strict=False)), moments
@@ -382,7 +382,7 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     said = []
     job, _ = hand_over("true", cpus=64)
     with pytest.raises(RunFailed, match=f"job {job} did not start within 8 s and was told to stop"):
-        following.await_start(connection, job, timeout_s=8, say=said.append)
+        following.wait_for_start(connection, job, timeout_s=8, emit=said.append)
     assert any("waits: " in text for text in said)
     # It never ran: nobody has 64 processors.
-    assert job_state.state_of(connection, job).status in ("PENDING", "STOPPED", "FAILED")
+    assert job_state.job_state(connection, job).status in ("PENDING", "STOPPED", "FAILED")

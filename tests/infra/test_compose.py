@@ -10,7 +10,7 @@ import pytest
 import yaml
 from manifests import INFRA, compose_schema
 
-from trainplane.cluster.jobs.queue import PATIENCE, head_words
+from trainplane.cluster.jobs.queue import QUEUE_VARIABLES, head_args
 
 SECRET_NAME = re.compile(r"PASSWORD|SECRET|TOKEN|ACCESS_KEY")
 
@@ -51,8 +51,8 @@ def test_secrets_are_files_that_the_script_makes(compose, tmp_path):
 
 def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting(compose):
     head = compose["services"]["head"]
-    assert head_words(4)[0] in head["command"]
-    assert PATIENCE.items() <= head["environment"].items()
+    assert head_args(4)[0] in head["command"]
+    assert QUEUE_VARIABLES.items() <= head["environment"].items()
 
 
 def test_every_service_has_limits_a_check_and_drops_its_rights(compose):

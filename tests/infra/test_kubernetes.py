@@ -163,7 +163,7 @@ def test_gpu_workers_come_and_go_on_spot_nodes_and_the_head_only_directs():
 def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting():
     from ray.autoscaler._private.kuberay.autoscaling_config import _get_custom_resources as offered
 
-    from trainplane.cluster.jobs.queue import DRIVER, PATIENCE
+    from trainplane.cluster.jobs.queue import DRIVER, QUEUE_VARIABLES
 
     for overlay, places in (("dev", 2), ("prod", 6)):
         head = next(d for d in render(f"overlays/{overlay}") if d["kind"] == "RayCluster")["spec"]["headGroupSpec"]
@@ -172,7 +172,7 @@ def test_jobs_wait_in_the_line_of_the_head_and_are_not_failed_for_waiting():
         assert offered({}, head["rayStartParams"], "head") == {DRIVER: places}
     (container,) = head["template"]["spec"]["containers"]
     given = {one["name"]: one.get("value") for one in container["env"]}
-    assert PATIENCE.items() <= given.items()
+    assert QUEUE_VARIABLES.items() <= given.items()
     for job in render("jobs"):
         assert json.loads(job["spec"]["entrypointResources"]) == {DRIVER: 1}
 

@@ -18,7 +18,8 @@ import psutil
 from kill_task import KillConfig
 from moments import Moments
 
-from trainplane.cluster.stack.moto_server import claim_port, die_with_parent
+from trainplane.cluster.ports import free_port
+from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.config.load import build
 
 SUPPORT = Path(__file__).parent
@@ -53,7 +54,7 @@ class Stage:
         self.moments.folder.mkdir()
         self.kills = self.runs = self.equal = 0
         self._folder, self._datasets, self._endpoint, self._bucket = folder, datasets, endpoint, bucket
-        self._port = claim_port(0)
+        self._port = free_port()
         self._proxy = self._start_proxy()
         self._driver = self._start_driver()
         self.straight = self._finish(self._begin("straight"))["digest"]

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 
-from trainplane.testing.mlflow_server import free_port
+from trainplane.cluster.ports import free_port
 
 USER = "postgres"
 

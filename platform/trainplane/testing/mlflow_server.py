@@ -8,7 +8,6 @@ from __future__ import annotations
 import http.client
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Literal
 
+from trainplane.cluster.ports import free_port
 from trainplane.errors import RunFailed
 
 State = Literal["healthy", "slow", "failing", "down"]
@@ -35,13 +35,6 @@ def mlflow_server(folder: Path) -> Iterator[int]:
     port = free_port()
     with tracking_server(f"sqlite:///{folder}/mlflow.db", port=port, artifacts=str(folder / "art")):
         yield port
-
-
-def free_port() -> int:
-    """A port of loopback that nobody has right now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextmanager

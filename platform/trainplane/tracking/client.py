@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from trainplane.environ import given_back
+from trainplane.environ import preserved_variables
 from trainplane.errors import UserError, error_line
 from trainplane.locks import FileLock
 
@@ -107,7 +107,7 @@ class TrackingServer:
 
         tracking_before, registry_before = mlflow.get_tracking_uri(), os.environ.get("MLFLOW_REGISTRY_URI", "")
         # MLflow sets both variables for child processes, which would then use a registry that no user named.
-        with given_back("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
+        with preserved_variables("MLFLOW_TRACKING_URI", "MLFLOW_REGISTRY_URI"):
             mlflow.set_tracking_uri(self.address)
             mlflow.set_registry_uri(self.address)
             try:
