@@ -30,7 +30,7 @@ from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack.pack import PackItem, pack
-from trainplane.data.read.cache_dir import CachePlace
+from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.data.types import Batch
 from trainplane.storage import ensure_bucket
 from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
@@ -61,7 +61,7 @@ def faults(args: argparse.Namespace) -> int:
     with bench_store() as proxy, tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
         packed = pack_samples(count, args.sample_bytes, seed=args.seed)
         epochs = {rate: read_epoch(proxy, packed, rate, seed=args.seed) for rate in RATES}
-        place = CachePlace(folder, 1 << 40)
+        place = CacheConfig(folder, 1 << 40)
         cached = [read_epoch(proxy, packed, 0.1, seed=args.seed, cache=place, number=number) for number in (0, 1)]
     figures = [figure for rate, epoch in epochs.items() for figure in _figures(rate, epoch, epochs[0.0], count)]
     figures += [
@@ -128,7 +128,7 @@ def read_epoch(
     rate: float,
     *,
     seed: int,
-    cache: CachePlace | None = None,
+    cache: CacheConfig | None = None,
     number: int = 0,
 ) -> Epoch:
     """Read epoch `number` as each of the ranks would, while a share `rate` of the requests is spoilt."""

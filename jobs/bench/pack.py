@@ -22,25 +22,28 @@ from typing import Any
 from jobs.bench.common import in_turns, machine, median, median_ratio
 from jobs.cli.main import emit
 from jobs.data.packing import Recode, pack_pictures
-from jobs.data.sources import Skip, Source, pictures_of
+from jobs.data.sources import PictureSource, Skip, open_pictures
 from trainplane.cluster.ray_session import ray_session
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack.executor import Alone, Crew
-from trainplane.data.pack.ray_executor import Tasks
+from trainplane.data.pack.executor import LocalExecutor, PackExecutor
+from trainplane.data.pack.ray_executor import RayExecutor
 from trainplane.errors import UserError
 
 
 def pack(args: argparse.Namespace) -> int:
     """`isnet bench pack PHOTOS`."""
     tasks = _tasks(args.tasks)
-    with pictures_of(Path(args.photos).expanduser()) as found:
+    with open_pictures(Path(args.photos).expanduser()) as found:
         photos = _repeated(found, args.repeat)
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
         bench = _Bench(photos, Recode(max_side=args.max_side), args.shard_bytes, Path(name))
         with ray_session(num_cpus=max(tasks)) as ray:
-            crews: dict[str, Crew] = {str(number): Tasks(ray, number) if number else Alone() for number in tasks}
+            executors: dict[str, PackExecutor] = {
+                str(number): RayExecutor(ray, number) if number else LocalExecutor() for number in tasks
+            }
             taken = in_turns(
-                {way: functools.partial(bench.whole, crew) for way, crew in crews.items()}, rounds=args.rounds
+                {way: functools.partial(bench.whole, executor) for way, executor in executors.items()},
+                rounds=args.rounds,
             )
         resumed = bench.resumed()
     first = taken[str(tasks[0])]
@@ -64,9 +67,9 @@ def _tasks(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _repeated(found: Iterable[Source | Skip], times: int) -> list[Source]:
+def _repeated(found: Iterable[PictureSource | Skip], times: int) -> list[PictureSource]:
     """Every picture `times` times under names of its own."""
-    sources = [entry for entry in found if isinstance(entry, Source) and not entry.is_here]
+    sources = [entry for entry in found if isinstance(entry, PictureSource) and not entry.only_here]
     if not sources:
         raise UserError("there is no picture to pack; give a folder, a list or a plain tar of pictures")
     return [replace(source, name=f"{number}/{source.name}") for number in range(times) for source in sources]
@@ -75,16 +78,16 @@ def _repeated(found: Iterable[Source | Skip], times: int) -> list[Source]:
 class _Bench:
     """Packs the same photos again and again, each time to a fresh folder."""
 
-    def __init__(self, photos: list[Source], recode: Recode, shard_bytes: int, folder: Path) -> None:
+    def __init__(self, photos: list[PictureSource], recode: Recode, shard_bytes: int, folder: Path) -> None:
         self._photos = photos
         self._recode = recode
         self._shard_bytes = shard_bytes
         self._fresh = (folder / str(number) for number in count())
         self.digest = ""
 
-    def whole(self, crew: Crew) -> None:
+    def whole(self, executor: PackExecutor) -> None:
         """One packing from start to end; a `RuntimeError` when its digest is another than before."""
-        dataset = self._pack(self._photos, next(self._fresh), crew)
+        dataset = self._pack(self._photos, next(self._fresh), executor)
         if self.digest not in ("", dataset.digest):
             raise RuntimeError(f"packed {dataset.digest}, before it was {self.digest}")
         self.digest = dataset.digest
@@ -93,27 +96,27 @@ class _Bench:
         """Interrupted at half of the listing and run again: pictures read, seconds, as shares of a whole packing."""
         folder = next(self._fresh)
 
-        def half() -> Iterator[Source]:
+        def half() -> Iterator[PictureSource]:
             yield from self._photos[: len(self._photos) // 2]
             raise KeyboardInterrupt
 
         try:
-            self._pack(half(), folder, Alone())
+            self._pack(half(), folder, LocalExecutor())
         except KeyboardInterrupt:
             kept = len(list(folder.glob("shard-*.tar")))
         read = 0
 
-        def counted(source: Source) -> bytes:
+        def counted(source: PictureSource) -> bytes:
             nonlocal read
             read += 1
             return source.read()
 
         watched = [replace(source, read=functools.partial(counted, source)) for source in self._photos]
         start = time.perf_counter()
-        dataset = self._pack(watched, folder, Alone())
+        dataset = self._pack(watched, folder, LocalExecutor())
         again = time.perf_counter() - start
         start = time.perf_counter()
-        self.whole(Alone())
+        self.whole(LocalExecutor())
         whole = time.perf_counter() - start
         if dataset.digest != self.digest:
             raise RuntimeError(f"resumed to {dataset.digest}, whole it is {self.digest}")
@@ -124,7 +127,7 @@ class _Bench:
             "seconds": again / whole,
         }
 
-    def _pack(self, photos: Iterable[Source], folder: Path, crew: Crew) -> Dataset:
+    def _pack(self, photos: Iterable[PictureSource], folder: Path, executor: PackExecutor) -> Dataset:
         return pack_pictures(
             photos,
             str(folder),
@@ -132,7 +135,7 @@ class _Bench:
             split="all",
             shard_bytes=self._shard_bytes,
             recode=self._recode,
-            crew=crew,
+            executor=executor,
         )
 
 

@@ -1,5 +1,5 @@
-"""Datasets: packed into shards, ordered for any number of ranks, read with every byte checked, made into batches.
+"""Datasets: packed into shards, ordered, read, and made into batches.
 
-manifest.py says what a dataset is, pack.py makes one, verify.py checks all of it again. order.py (pure) says which
-sample is met when, fetch.py reads bytes, parts.py and loader.py make batches of them.
+manifest.py describes a dataset, pack/ makes one, verify.py checks all of its bytes again. order.py (pure) decides which
+sample comes at which step for any number of ranks, read/ reads and checks bytes, load/ makes batches.
 """

@@ -1,6 +1,7 @@
-"""What can be wrong with stored samples, under names that stay the same, and how one member of a shard is judged.
+"""Kinds of damage, and the check of one member.
 
-Not covered: finding damage in a whole dataset (verify.py) and doing without damaged samples (loader.py).
+The names of the kinds are stored in reports and do not change.
+Not covered: the check of a whole dataset (verify.py), and substitutes for damaged samples (load/batch_maker.py).
 """
 
 from __future__ import annotations
@@ -14,25 +15,32 @@ from trainplane.errors import RunFailed
 MISSING_SHARD = "missing-shard"  # the store has no such object
 CUT_SHARD = "cut-shard"  # it ends early
 LONG_SHARD = "long-shard"  # bytes follow its end
-SWAPPED_SHARD = "swapped-shard"  # another shard of the same dataset stands in its place
-STALE_SHARD = "stale-shard"  # none of its samples is in it: a shard of another packing
+SWAPPED_SHARD = "swapped-shard"  # another shard of the same dataset has its name
+STALE_SHARD = "stale-shard"  # it has none of its samples: a shard of another packing
 ZEROS = "zeros"  # a hole of zero bytes
 DAMAGED_HEADER = "damaged-header"
 DAMAGED_PAYLOAD = "damaged-payload"
-WRONG_MEMBER = "wrong-member"  # a sound header, but of another member
+WRONG_MEMBER = "wrong-member"  # a valid header, but of another member
 MISSING_MEMBER = "missing-member"
-MOVED_MEMBER = "moved-member"  # whole, but not where the index has it
+MOVED_MEMBER = "moved-member"  # complete, but not at the offset of the index
 DAMAGED_PADDING = "damaged-padding"  # bytes that belong to no member
 MISSING_INDEX = "missing-index"
 DAMAGED_INDEX = "damaged-index"
-UNDECODABLE = "undecodable"  # as packed, but the task cannot read it
+UNDECODABLE = "undecodable"  # as packed, but the task cannot decode it
 
-BLOCK_BYTES = 512  # of a tar: headers take one, payloads are padded to a multiple
+BLOCK_BYTES = 512  # of a tar: headers take one block, payloads are padded to a multiple
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One finding. `key` is empty when the shard as a whole, or the index, is meant; `detail` is for people."""
+    """One damaged sample, shard or index.
+
+    Attributes:
+        shard: name of the shard, or of the index.
+        key: key of the sample; empty for the shard as a whole, or the index.
+        kind: one of the kinds above.
+        detail: text for people.
+    """
 
     shard: str
     key: str
@@ -46,31 +54,35 @@ class Damage:
 
 
 class DamageError(RunFailed):
-    """Damaged samples were met and may not be done without."""
+    """Damaged samples that may not be replaced."""
 
     def __init__(self, dataset: str, damage: Sequence[Damage], remedy: str) -> None:
         self.dataset = dataset
         self.damage = tuple(damage)
         self.remedy = remedy
-        shown = "; ".join(str(one) for one in self.damage[:3])
+        listed = "; ".join(map(str, self.damage[:3]))
         more = f"; and {len(self.damage) - 3} more" if len(self.damage) > 3 else ""
-        super().__init__(f"dataset {dataset} is damaged: {shown}{more}; {remedy}")
+        super().__init__(f"dataset {dataset} is damaged: {listed}{more}; {remedy}")
 
     def __reduce__(self) -> tuple[type[DamageError], tuple[str, tuple[Damage, ...], str]]:
+        # It crosses processes; by default an exception is rebuilt from its message alone.
         return type(self), (self.dataset, self.damage, self.remedy)
 
 
 def padded(size: int) -> int:
-    """Bytes that a payload of `size` bytes takes in a tar."""
+    """Returns the bytes that a payload takes in a tar."""
     return -(-size // BLOCK_BYTES) * BLOCK_BYTES
 
 
 def member_name(header: bytes) -> str | None:
-    """The name in a ustar header of 512 bytes whose checksum holds; None when it does not."""
+    """Returns the name in a ustar header of 512 bytes.
+
+    None where the header's checksum fails.
+    """
     if len(header) != BLOCK_BYTES:
         return None
-    # The sum is taken with the eight bytes of the checksum itself read as spaces (POSIX ustar). As text: with a byte
-    # spoilt it may still be read as the same number, and every writer of today pads it alike.
+    # The sum counts the eight bytes of the checksum itself as spaces (POSIX ustar). Compared as text: with a changed
+    # byte it may still parse as the same number, and all of today's writers pad it alike.
     total = sum(header) - sum(header[148:156]) + 8 * ord(" ")
     if header[148:156] != b"%06o\0 " % total:
         return None
@@ -80,19 +92,24 @@ def member_name(header: bytes) -> str | None:
         return None
 
 
-def judge_member(header: bytes, payload: bytes | memoryview, *, name: str, size: int, crc32: int) -> str | None:
-    """The kind of damage in one member, None when it is sound.
+def check_member(header: bytes, payload: bytes | memoryview, *, name: str, size: int, crc32: int) -> str | None:
+    """Returns the kind of damage of a member, or None.
 
-    `header` and `payload` are what stands where 512 and `size` bytes should, shorter where the shard ended. `name`
-    is `KEY.EXT`, or `.EXT` where the key is not known.
+    Args:
+        header: bytes at the position of its header, fewer than 512 where the shard ended.
+        payload: bytes behind them, fewer than `size` where the shard ended.
+        name: `KEY.EXT`, or `.EXT` where the key is not known.
+        size: bytes of the payload according to the index.
+        crc32: checksum of the payload according to the index.
     """
     if len(header) < BLOCK_BYTES or len(payload) < size:
         return CUT_SHARD
-    found = member_name(header)
-    if found is None:
+    stored_name = member_name(header)
+    if stored_name is None:
         return DAMAGED_HEADER if any(header) else ZEROS
-    if found != name and not (name.startswith(".") and found.endswith(name)):
+    if stored_name != name and not (name.startswith(".") and stored_name.endswith(name)):
         return WRONG_MEMBER
     if zlib.crc32(payload) != crc32:
+        # 512 zero bytes in a row show a hole.
         return ZEROS if bytes(BLOCK_BYTES) in bytes(payload) else DAMAGED_PAYLOAD
     return None

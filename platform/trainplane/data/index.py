@@ -1,10 +1,12 @@
-"""`samples.parquet`: where in its shard every sample's members lie. One row a sample, one row group a shard.
+"""Index of a dataset, `samples.parquet`: positions of all members.
 
-Columns: `shard` and `key` (text), `members` (a list of {extension, offset, size, crc32}; offset and size of the
-payload in bytes, its header being the 512 bytes before). Same rows, same bytes, under one release of pyarrow: the
-file carries no time, no statistics, and the name of that release. Read, only the numbers stay in memory, about 42
-bytes a sample with two members; keys are fetched when one is asked for. Rows and members stand in the order in which
-they lie in the shard: what readers ask a store for are spans from one row's first byte to another's last.
+One row per sample, one row group per shard. Columns: `shard` and `key` (text), `members` (a list of {extension, offset,
+size, crc32}; offset and size of the payload in bytes; its header is the 512 bytes before). The same rows give the same
+bytes under one release of pyarrow: the file has no time and no statistics, but the name of that release.
+
+In memory only the numbers stay, about 42 bytes per sample with two members. Keys are read from the file when one is
+asked for. Rows and members stand in the order of the shard, because readers request ranges from the first byte of one
+row to the last byte of another.
 """
 
 from __future__ import annotations
@@ -29,12 +31,19 @@ _MEMBER = pa.struct(
 )
 _SCHEMA = pa.schema([("shard", pa.string()), ("key", pa.string()), ("members", pa.list_(_MEMBER))])
 
-_MOST_EXTENSIONS = 256  # in one dataset: each member's is held as a number of one byte
+_MAX_EXTENSIONS = 256  # in one dataset: a member's extension is held as a number of one byte
 
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample: `offset` and `size` in bytes, of its payload within the shard."""
+    """One file of a sample.
+
+    Attributes:
+        extension: of its name in the tar.
+        offset: byte of the shard where its payload begins.
+        size: bytes of the payload.
+        crc32: checksum of the payload.
+    """
 
     extension: str
     offset: int
@@ -44,20 +53,24 @@ class Member:
 
 @dataclass(frozen=True)
 class Row:
-    """One sample: its key and its members in the order in which they lie in the shard."""
+    """Key and members of one sample, in the shard's order."""
 
     key: str
     members: tuple[Member, ...]
 
 
 class IndexWriter:
-    """Gathers the rows of shard after shard; holds the compressed file, not the rows."""
+    """Writes the index, one shard after the other.
+
+    It holds the compressed file in memory, not the rows.
+    """
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
         self._writer = pq.ParquetWriter(
             self._file,
             _SCHEMA,
+            # All that could differ for equal rows is fixed or left out.
             version="2.6",
             data_page_version="1.0",
             compression="zstd",
@@ -68,7 +81,8 @@ class IndexWriter:
         )
 
     def add(self, shard: str, rows: Sequence[Row]) -> None:
-        """The rows of the next shard."""
+        """Adds the rows of the next shard."""
+        # Arrow wants one flat array per column, and where each row's list ends.
         flat = [member for row in rows for member in row.members]
         structs = pa.StructArray.from_arrays(
             [
@@ -84,16 +98,22 @@ class IndexWriter:
         self._writer.write_table(pa.table(columns, schema=_SCHEMA), row_group_size=len(rows))
 
     def finish(self) -> bytes:
-        """The file's bytes."""
+        """Closes the file and returns its bytes."""
         self._writer.close()
         return self._file.getvalue()
 
 
 class Index:
-    """The rows of a dataset, by sample number: samples are numbered through all shards in order.
+    """Rows of a dataset by sample number.
 
-    data   -- the bytes of `samples.parquet`, checked against the manifest by the caller
-    shards -- those of the manifest; a `ValueError` says where the file cannot be read or is no index of them
+    Samples are numbered through all shards in order.
+
+    Args:
+        data: bytes of `samples.parquet`; the caller has checked their digest.
+        shards: shards of the manifest.
+
+    Raises:
+        ValueError: the file cannot be read, or is no index of these shards.
     """
 
     def __init__(self, data: bytes, *, shards: Sequence[Shard]) -> None:
@@ -106,18 +126,19 @@ class Index:
 
     def _load(self, data: bytes, shards: Sequence[Shard]) -> None:
         self._parquet = pq.ParquetFile(pa.BufferReader(data))
-        # Not the names alone: what follows takes columns as arrays of numbers.
+        # Types too, not the names alone: the code below reads columns as arrays of numbers.
         if not self._parquet.schema_arrow.equals(_SCHEMA):
             raise ValueError(f"its columns are {', '.join(self._parquet.schema_arrow.names)[:200]}, not an index's")
+        # One row group per shard, with as many rows as the manifest has samples.
         metadata = self._parquet.metadata
-        found = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
-        if found != [shard.samples for shard in shards]:
-            raise ValueError(f"{INDEX_NAME} describes {len(found)} shards of {sum(found)} samples, not the manifest's")
-        self._first_sample = np.concatenate([[0], np.cumsum(found, dtype=np.int64)])
+        rows = [metadata.row_group(number).num_rows for number in range(metadata.num_row_groups)]
+        if rows != [shard.samples for shard in shards]:
+            raise ValueError(f"{INDEX_NAME} describes {len(rows)} shards of {sum(rows)} samples, not the manifest's")
+        self._first_sample = np.concatenate([[0], np.cumsum(rows, dtype=np.int64)])
         for number, shard in enumerate(shards):
             _check_names(self._rows(number, "shard", "key"), shard)
-        # Without threads, here and in `_rows`: where pages cannot be decoded, Arrow's pool now and then ends the whole
-        # process with SIGABRT when it exits (pyarrow 25.0.1). They save less than 0.1 s of a million samples.
+        # Without threads, here and in `_rows`: where pages cannot be decoded, Arrow's pool sometimes ends the whole
+        # process with SIGABRT at its exit (pyarrow 25.0.1). Threads save less than 0.1 s on a million samples.
         lists = self._parquet.read(columns=["members"], use_threads=False).column("members").combine_chunks()
         if len(lists) != self._first_sample[-1] or lists.null_count:
             raise ValueError("a row of it has no members")
@@ -126,17 +147,19 @@ class Index:
         if not lengths.all():
             raise ValueError(f"sample {int(np.argmin(lengths))} has no members")
         self._first_member = np.concatenate([[0], np.cumsum(lengths)])
+        # Flat arrays of all members: extension (as a number), offset, size, crc32.
         members = lists.flatten()
         if any(column.null_count for column in (members, *members.flatten())):
             raise ValueError("a member lacks its extension, offset, size or crc32")
         extensions = members.field("extension").dictionary_encode()
         self._extensions: list[str] = extensions.dictionary.to_pylist()
-        if len(self._extensions) > _MOST_EXTENSIONS:
-            raise ValueError(f"members have {len(self._extensions)} extensions, at most {_MOST_EXTENSIONS} can be read")
+        if len(self._extensions) > _MAX_EXTENSIONS:
+            raise ValueError(f"members have {len(self._extensions)} extensions, at most {_MAX_EXTENSIONS} can be read")
         self._extension = _array(extensions.indices, np.uint8)
         self._offset = _array(members.field("offset"), np.int64)
         self._size = _array(members.field("size"), np.int64)
         self._crc32 = _array(members.field("crc32"), np.uint32)
+        # Readers compute ranges from these numbers, so none may lead out of its shard or into another member.
         misplaced = _misplaced(self._offset, self._size, self._first_member[self._first_sample], shards)
         if misplaced is not None:
             sample = int(np.searchsorted(self._first_member, misplaced, side="right")) - 1
@@ -146,14 +169,18 @@ class Index:
             )
 
     def shard_of(self, sample: int) -> int:
-        """Number of the shard that holds the sample."""
+        """Returns the number of a sample's shard."""
         return int(np.searchsorted(self._first_sample, sample, side="right")) - 1
 
     def samples_of(self, shard: int) -> range:
-        """Numbers of the samples in a shard."""
+        """Returns the numbers of the samples in a shard."""
         return range(int(self._first_sample[shard]), int(self._first_sample[shard + 1]))
 
     def key_of(self, sample: int) -> str:
+        """Returns the key of a sample.
+
+        The keys of the shard asked for last stay in memory.
+        """
         shard = self.shard_of(sample)
         with self._lock:
             if self._keys[0] != shard:
@@ -161,7 +188,7 @@ class Index:
             return self._keys[1][sample - int(self._first_sample[shard])]
 
     def members_of(self, sample: int) -> tuple[Member, ...]:
-        """The sample's members in the order in which they lie in the shard."""
+        """Returns a sample's members in the shard's order."""
         return tuple(
             Member(
                 self._extensions[self._extension[at]], int(self._offset[at]), int(self._size[at]), int(self._crc32[at])
@@ -170,7 +197,10 @@ class Index:
         )
 
     def span(self, first: int, end: int) -> tuple[int, int]:
-        """Bytes [start, stop) of their shard that hold samples first … end - 1, headers included."""
+        """Returns the bytes of samples first … end - 1.
+
+        The range is [start, stop) of the one shard that they lie in, and includes their headers.
+        """
         last_member = int(self._first_member[end]) - 1
         start = int(self._offset[self._first_member[first]]) - BLOCK_BYTES
         return start, int(self._offset[last_member] + self._size[last_member])
@@ -180,25 +210,32 @@ class Index:
 
 
 def _check_names(rows: pa.Table, shard: Shard) -> None:
-    """A `ValueError` where these are not a shard's rows with a key each."""
+    """Raises `ValueError` unless each row names shard and key."""
     if len(rows) != shard.samples or rows.column("shard").unique().to_pylist() != [shard.name]:
         raise ValueError(f"the rows that should be those of {shard.name} name another shard")
     keys = rows.column("key")
-    # Here for the sake of `key_of`, which is called where nobody expects a damaged index any more.
+    # Checked here for `key_of`: its callers are not prepared for a damaged index.
     keys.validate(full=True)
     if keys.null_count:
         raise ValueError(f"a row of {shard.name} has no key")
 
 
 def _misplaced(offset: Any, size: Any, first: Any, shards: Sequence[Shard]) -> int | None:
-    """The first member that lies outside its shard, or begins within the one before it; None when none does.
+    """Returns the first misplaced member, or None.
 
-    `first` are the numbers of the first member of each shard, and behind them how many members there are.
+    A member may not lie outside its shard, or begin within the member before it.
+
+    Args:
+        offset: int64 (members,), bytes.
+        size: int64 (members,), bytes.
+        first: int64 (shards + 1,), number of the first member of each shard, and the number of all members.
+        shards: shards of the manifest.
     """
     wrong = (offset < BLOCK_BYTES) | (size < 0)
     if not wrong.any():
-        # Without signs the sum of any two of these fits into 64 bits.
+        # As unsigned numbers the sum of any two of these fits into 64 bits.
         ends = offset.view(np.uint64) + size.view(np.uint64)
+        # A header may not begin before the member before it ends; the first of a shard has none before it.
         wrong[1:] = ends[:-1] > (offset[1:] - BLOCK_BYTES).view(np.uint64)
         wrong[first[:-1]] = False
         last = first[1:] - 1

@@ -1,11 +1,13 @@
-"""What a dataset is: `manifest.json` beside its shards, and the `Dataset` that readers open.
+"""Manifest of a dataset, and `Dataset`, which readers open.
 
     dataset = Dataset.open("s3://bucket/datasets/places2-train")
     dataset.digest, dataset.num_samples, dataset.shards
 
-The manifest is canonical JSON and written last: a dataset without one does not exist. Its digest is the sha256 of the
-manifest without that field, so it stands for every byte of the dataset. Not covered: making one (pack.py), checking
-all of its bytes again (verify.py), reading samples (fetch.py), in which order samples are met (order.py).
+The manifest, `manifest.json` beside the shards, is canonical JSON and written last: a dataset without one does not
+exist. Its digest is the sha256 of the manifest without that field, so it stands for every byte of the dataset.
+
+Not covered: making a dataset (pack/), checking all of its bytes again (verify.py), reading samples (read/fetch.py),
+and the order of the samples (order.py).
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from trainplane.config.canonical import canonical_json
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, UNDECODABLE, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.order import Order
-from trainplane.data.read.cache_dir import CachePlace
+from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.data.shard import Shard, is_shard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
@@ -32,19 +34,24 @@ MANIFEST_NAME = "manifest.json"
 FORMAT = 1
 
 Members: TypeAlias = dict[str, bytes]
-"""The files of one sample by extension; `__key__` holds the sample's key as bytes."""
+"""Files of one sample by extension; `__key__` holds the sample's key as bytes."""
 
 T = TypeVar("T")
 
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
-_MOST = 2**63  # bytes or samples: what counts them further on has as many bits
+_LIMIT = 2**63  # bytes or samples: numpy and Arrow count them with as many bits
 
 
 @dataclass(frozen=True)
-class Skipped:
-    """A file that was not packed; `file` is its percent-encoded path."""
+class SkippedFile:
+    """File that was not packed.
+
+    Attributes:
+        file: its path, percent-encoded.
+        reason: text for people.
+    """
 
     file: str
     reason: str
@@ -52,31 +59,43 @@ class Skipped:
 
 @dataclass(frozen=True)
 class Manifest:
-    """The content of `manifest.json`. `packed` says how, in words and numbers of whoever packed."""
+    """Content of `manifest.json`.
+
+    Attributes:
+        name: name of the dataset.
+        split: such as "train".
+        shards: its shards, in order.
+        index_bytes: size of the index.
+        index_sha256: digest of the index, hexadecimal.
+        skipped: files that were not packed.
+        packed: options of the packing, JSON values chosen by the packer.
+    """
 
     name: str
     split: str
     shards: tuple[Shard, ...]
     index_bytes: int
     index_sha256: str
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
     packed: Mapping[str, Any]
 
     def __post_init__(self) -> None:
         for field, value in (("name", self.name), ("split", self.split)):
             if not _NAME.fullmatch(value):
-                raise UserError(f"{field} {value!r} is none; need letters, digits, '.', '_' or '-', at most 100")
+                raise UserError(f"{field} {value!r} cannot be used; need letters, digits, '.', '_' or '-', at most 100")
 
     @property
     def num_samples(self) -> int:
+        """Number of samples in all shards."""
         return sum(shard.samples for shard in self.shards)
 
     @property
     def digest(self) -> str:
-        """sha256 over the canonical JSON of everything but the digest itself."""
+        """Sha256 of the canonical JSON without the digest itself."""
         return hashlib.sha256(canonical_json(self._content())).hexdigest()
 
     def to_json(self) -> bytes:
+        """Returns the bytes of `manifest.json`."""
         return canonical_json(self._content() | {"digest": self.digest})
 
     def _content(self) -> dict[str, Any]:
@@ -88,13 +107,17 @@ class Manifest:
             "num_shards": len(self.shards),
             "shards": [asdict(shard) for shard in self.shards],
             "index": {"name": INDEX_NAME, "bytes": self.index_bytes, "sha256": self.index_sha256},
-            "skipped": [asdict(one) for one in self.skipped],
+            "skipped": [asdict(file) for file in self.skipped],
             "packed": self.packed,
         }
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """The manifest in these bytes; a `ValueError` says what is wrong with them."""
+        """Parses the bytes of `manifest.json`.
+
+        Raises:
+            ValueError: they are no valid manifest.
+        """
         try:
             content = json.loads(data)
         except RecursionError:
@@ -110,16 +133,16 @@ class Manifest:
                 shards=tuple(_shard(entry) for entry in content["shards"]),
                 index_bytes=int(content["index"]["bytes"]),
                 index_sha256=_sha256(content["index"]["sha256"]),
-                skipped=tuple(Skipped(str(entry["file"]), str(entry["reason"])) for entry in content["skipped"]),
+                skipped=tuple(SkippedFile(str(entry["file"]), str(entry["reason"])) for entry in content["skipped"]),
                 packed=dict(content["packed"]),
             )
         except (KeyError, TypeError, AttributeError, OverflowError) as error:
             raise ValueError(f"a field is missing or of another type ({error!r})") from error
         if len({shard.name for shard in manifest.shards}) < max(1, len(manifest.shards)):
             raise ValueError("it names a shard twice, or none at all")
-        if manifest.num_samples >= _MOST or sum(shard.bytes for shard in manifest.shards) >= _MOST:
+        if manifest.num_samples >= _LIMIT or sum(shard.bytes for shard in manifest.shards) >= _LIMIT:
             raise ValueError("its shards sum up to 2**63 bytes or samples, or more")
-        # Bytes, not values, are compared: what the digest stands for is the file.
+        # Bytes, not values, are compared: the digest stands for the file.
         if manifest.to_json() != data:
             raise ValueError("its content does not have its digest")
         return manifest
@@ -127,7 +150,7 @@ class Manifest:
 
 def _shard(entry: Mapping[str, Any]) -> Shard:
     shard = Shard(str(entry["name"]), int(entry["bytes"]), int(entry["samples"]), _sha256(entry["sha256"]))
-    # A digest proves nothing of who wrote it: names lead to objects, and numbers to memory.
+    # A valid digest does not prove that a manifest is honest: names lead to objects, and numbers to memory.
     if not is_shard(shard.name) or shard.bytes <= 0 or shard.samples <= 0:
         raise ValueError(f"it names a shard {shard.name!r} of {shard.bytes} bytes and {shard.samples} samples")
     return shard
@@ -140,13 +163,18 @@ def _sha256(text: str) -> str:
 
 
 class Dataset:
-    """A packed dataset at its address. Opening reads the manifest alone; the index is loaded at first use.
+    """Packed dataset at its address.
 
-    Pickles small: the address and the manifest travel, the index is read again where it is used. `cache` is a place on
-    a host's disk where readers keep what they have read of the shards.
+    Opening reads the manifest alone; the index is loaded at first use. A pickle is small: it has the address and the
+    manifest, and the index is read again where it is used.
+
+    Args:
+        store: store of its objects.
+        manifest: its manifest.
+        cache: folder on the host's disk where readers cache the shards; None for no cache.
     """
 
-    def __init__(self, store: Store, manifest: Manifest, *, cache: CachePlace | None = None) -> None:
+    def __init__(self, store: Store, manifest: Manifest, *, cache: CacheConfig | None = None) -> None:
         self.store = store
         self.manifest = manifest
         self.cache = cache
@@ -155,17 +183,25 @@ class Dataset:
 
     @classmethod
     def open(
-        cls, where: str | Store, *, cache: CachePlace | None = None, expected_digest: str | None = None
+        cls, where: str | Store, *, cache: CacheConfig | None = None, expected_digest: str | None = None
     ) -> Dataset:
-        """The dataset at an address or in a store; a `UserError` when there is none or its manifest is damaged, or
-        where it is not the one of `expected_digest`."""
+        """Opens the dataset at an address or in a store.
+
+        Args:
+            where: the address or store.
+            cache: folder for cached shards.
+            expected_digest: digest that the dataset must have; None for any.
+
+        Raises:
+            UserError: there is no dataset, its manifest is damaged, or it has another digest.
+        """
         store = open_store(where) if isinstance(where, str) else where
         try:
-            dataset = cls(store, _read_alike(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
+            dataset = cls(store, _read_parsed(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
         except NotFound:
             raise UserError(
                 f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
-                "check the address, or pack one there; packing that was interrupted is run again"
+                "check the address, or pack one there; if a packing was interrupted, run it again"
             ) from None
         except NoBucket as error:
             raise UserError(str(error)) from error
@@ -182,26 +218,31 @@ class Dataset:
         return f"Dataset({self.address!r}, {self.num_samples} samples, digest {self.digest[:12]})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}
+        return self.__dict__ | {"_index": None}  # keeps the pickle small
 
     @property
     def address(self) -> str:
+        """Address of its store."""
         return self.store.address
 
     @property
     def name(self) -> str:
+        """Name in the manifest."""
         return self.manifest.name
 
     @property
     def split(self) -> str:
+        """Split in the manifest, such as "train"."""
         return self.manifest.split
 
     @property
     def num_samples(self) -> int:
+        """Number of samples in all shards."""
         return self.manifest.num_samples
 
     @property
     def num_shards(self) -> int:
+        """Number of shards."""
         return len(self.manifest.shards)
 
     @property
@@ -215,7 +256,7 @@ class Dataset:
         return self.bytes // max(1, self.num_samples)
 
     def order(self, *, seed: int, global_batch: int) -> Order:
-        """The order in which a run of that seed and batch meets this dataset."""
+        """Returns the sample order of a run."""
         return Order(
             digest=self.digest,
             shard_sizes=self.shard_sizes,
@@ -226,6 +267,7 @@ class Dataset:
 
     @property
     def shards(self) -> tuple[Shard, ...]:
+        """Shards in the manifest, in order."""
         return self.manifest.shards
 
     @property
@@ -234,15 +276,20 @@ class Dataset:
         return tuple(shard.samples for shard in self.manifest.shards)
 
     @property
-    def skipped(self) -> tuple[Skipped, ...]:
+    def skipped(self) -> tuple[SkippedFile, ...]:
+        """Files that were not packed."""
         return self.manifest.skipped
 
     @property
     def index(self) -> Index:
-        """Where every sample lies; loaded and checked at first use, `DamageError` when it is not as packed."""
+        """Index of all samples, loaded and checked at first use.
+
+        Raises:
+            DamageError: it is missing, or not as packed.
+        """
         if self._index is None:
             try:
-                self._index = _read_alike(self.store, INDEX_NAME, partial(index_of, self.manifest))
+                self._index = _read_parsed(self.store, INDEX_NAME, partial(parse_index, self.manifest))
             except NotFound:
                 raise self._index_damage(MISSING_INDEX) from None
             except ValueError as error:
@@ -250,29 +297,61 @@ class Dataset:
         return self._index
 
     def remedy(self, usual: str) -> str:
-        """What to do about damage met in this dataset: `usual`, unless another one stands in its place by now."""
+        """Returns advice for damage of this dataset.
+
+        It is `usual`, unless the dataset was replaced or deleted after it was opened.
+        """
         try:
-            now = _read_alike(self.store, MANIFEST_NAME, Manifest.from_json).digest
+            current = _read_parsed(self.store, MANIFEST_NAME, Manifest.from_json).digest
         except NotFound:
             return "its manifest is gone: the dataset was deleted, or is being replaced; put it back"
         except (ValueError, StorageError):
             return usual
-        return usual if now == self.digest else _replaced(self.digest, now)
+        return usual if current == self.digest else _replaced(self.digest, current)
+
+    def undecodable(self, sample: int, error: ValueError) -> Damage:
+        """Describes an intact sample that the task cannot decode.
+
+        Args:
+            sample: number of the sample.
+            error: error of the decoder.
+        """
+        shard = self.shards[self.index.shard_of(sample)].name
+        return Damage(shard, self.index.key_of(sample), UNDECODABLE, str(error))
+
+    @contextmanager
+    def decoding(self, sample: int) -> Iterator[None]:
+        """Reports an intact sample that cannot be decoded as damage.
+
+        For the decoding of a sample that no other sample may replace. A `ValueError` of the block becomes a
+        `DamageError` that names dataset, shard and key. A `UserError` has another cause and passes through.
+        """
+        try:
+            yield
+        except UserError:
+            raise
+        except ValueError as error:
+            remedy = self.remedy("repair the sample and pack again, or pack without it")
+            raise DamageError(self.address, [self.undecodable(sample, error)], remedy) from error
 
     def _index_damage(self, kind: str, detail: str = "") -> DamageError:
         remedy = self.remedy("restore it from a copy, or pack again")
         return DamageError(self.address, [Damage(INDEX_NAME, "", kind, detail)], remedy)
 
 
-def _replaced(began_with: str, now: str) -> str:
+def _replaced(opened: str, current: str) -> str:
     return (
-        f"another dataset stands there by now (digest {now[:12]}, this run began with {began_with[:12]}); "
+        f"another dataset stands there by now (digest {current[:12]}, this run began with {opened[:12]}); "
         "put the former one back, or start a new run with the new one"
     )
 
 
-def index_of(manifest: Manifest, data: bytes) -> Index:
-    """The index in these bytes; a `ValueError` says why they are not the one that the manifest means."""
+def parse_index(manifest: Manifest, data: bytes) -> Index:
+    """Parses the bytes of the index that a manifest describes.
+
+    Raises:
+        ValueError: they are not that index.
+    """
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise ValueError("its sha256 is not the manifest's")
     if len(data) != manifest.index_bytes:
@@ -280,38 +359,19 @@ def index_of(manifest: Manifest, data: bytes) -> Index:
     return Index(data, shards=manifest.shards)
 
 
-def _read_alike(store: Store, key: str, made_of: Callable[[bytes], T]) -> T:
-    """What an object's bytes make; where that is a `ValueError`, they may have been spoilt on the way: two readings
-    that give the same bytes are needed for it to count."""
-    seen: bytes | None = None
+def _read_parsed(store: Store, key: str, parse: Callable[[bytes], T]) -> T:
+    """Reads and parses an object.
+
+    Bytes that do not parse may have been corrupted on the way. The parser's `ValueError` counts only when two
+    readings give the same bytes.
+    """
+    rejected: bytes | None = None
     for _ in range(_READINGS):
         data = store.read(key)
         try:
-            return made_of(data)
+            return parse(data)
         except ValueError:
-            if data == seen:
+            if data == rejected:
                 raise
-            seen = data
-    return made_of(store.read(key))
-
-
-def undecodable(dataset: Dataset, sample: int, error: ValueError) -> Damage:
-    """Sample number `sample` as damage, because decoding it raised `error`."""
-    shard = dataset.shards[dataset.index.shard_of(sample)].name
-    return Damage(shard, dataset.index.key_of(sample), UNDECODABLE, str(error))
-
-
-@contextmanager
-def decoding(dataset: Dataset, sample: int) -> Iterator[None]:
-    """Around the decoding of one sample that nothing may stand in for.
-
-    A `ValueError` becomes a `DamageError` that names dataset, shard and key; a `UserError` is about something else, and
-    stays.
-    """
-    try:
-        yield
-    except UserError:
-        raise
-    except ValueError as error:
-        remedy = dataset.remedy("repair the picture and pack again, or pack without it")
-        raise DamageError(dataset.address, [undecodable(dataset, sample, error)], remedy) from error
+            rejected = data
+    return parse(store.read(key))

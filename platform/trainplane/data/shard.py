@@ -1,4 +1,7 @@
-"""What a tar of a dataset is called, and what the manifest says of it. Not covered: making one (shards.py)."""
+"""Name and description of a dataset's shard, one tar.
+
+Not covered: building one (shards.py).
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,14 @@ _NAME = re.compile(r"shard-[0-9]{6,}\.tar")
 
 @dataclass(frozen=True)
 class Shard:
-    """One tar: `bytes` in all, `samples` in it."""
+    """Entry of a shard in the manifest.
+
+    Attributes:
+        name: key in the store.
+        bytes: size of the tar.
+        samples: number of samples in it.
+        sha256: digest of the tar, hexadecimal.
+    """
 
     name: str
     bytes: int
@@ -19,9 +29,10 @@ class Shard:
 
 
 def shard_name(number: int) -> str:
+    """Returns the name of a dataset's shard of this number."""
     return f"shard-{number:06d}.tar"
 
 
 def is_shard(key: str) -> bool:
-    """PURE: whether a shard may be stored under this key."""
+    """Tells if a shard may be stored under this key."""
     return bool(_NAME.fullmatch(key))

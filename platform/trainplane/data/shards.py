@@ -1,6 +1,7 @@
-"""PURE: from pictures' bytes to the bytes of one shard, an ordinary tar, and its rows of the index.
+"""Builds a shard and its rows of the index.
 
-Same items, same bytes. Not covered: which items share a shard (cut.py), where shards are stored (destination.py).
+A shard is an ordinary tar. Pure: the same items give the same bytes.
+Not covered: the choice of items for a shard (pack/sharding.py), and storing it (pack/destination.py).
 """
 
 from __future__ import annotations
@@ -24,15 +25,21 @@ from trainplane.data.shard import Shard, shard_name
 from trainplane.errors import UserError
 
 _EXTENSION = re.compile(r"[a-z0-9]{1,8}")
-_KEY_TEXT = 40  # characters of the path that a key keeps for people
-KEY_HASH = 16  # hexadecimal digits that make it unique
+_KEY_TEXT = 40  # characters of the path that stay readable in a key
+KEY_HASH = 16  # hexadecimal digits that make a key unique
 
 
 @dataclass(frozen=True)
 class PackItem:
-    """One picture as it shall be stored. `extra` goes into its JSON beside the path: numbers, texts, lists.
+    """A sample ready to be stored.
 
-    It is a `Packable` (pack.py), the one that has nothing left to do.
+    It is also a `Packable` (pack/executor.py), one without work left to do.
+
+    Attributes:
+        source: original path; bytes that are no UTF-8 as surrogates.
+        data: content of the file.
+        extension: of the tar member, such as "jpg".
+        extra: more fields for the sample's JSON, beside the path: numbers, texts, lists.
     """
 
     source: str
@@ -42,22 +49,26 @@ class PackItem:
 
     @property
     def identity(self) -> str:
+        """Text that stands for path, content and fields."""
         return f"{self.source}\n{hashlib.sha256(self.data).hexdigest()}\n{self.extension}\n{dict(self.extra)}"
 
     @property
     def size(self) -> int:
+        """Bytes of the content."""
         return len(self.data)
 
     def item(self) -> PackItem:
+        """Returns itself."""
         return self
 
     def portable(self) -> PackItem:
+        """Returns itself."""
         return self
 
 
 @dataclass(frozen=True)
 class BuiltShard:
-    """A shard, what the manifest says of it, and its rows of the index."""
+    """A shard's bytes, manifest entry and rows of the index."""
 
     shard: Shard
     rows: tuple[Row, ...]
@@ -65,16 +76,20 @@ class BuiltShard:
 
 
 def build_shard(number: int, items: Sequence[PackItem]) -> BuiltShard:
-    """The shard of these items. Tar members are `KEY.EXT` and `KEY.json`, alphabetically."""
+    """Builds the shard of these items.
+
+    Tar members are `KEY.EXT` and `KEY.json`, alphabetically.
+    """
     file = io.BytesIO()
     rows = []
-    # webdataset's writer makes the ustar headers (no pax, whose extra headers cost 2 KiB a sample) and takes what
-    # would differ between runs and machines as arguments: time, user, group.
+    # webdataset's writer makes ustar headers (no pax, whose extra headers cost 2 KiB a sample). Its arguments fix
+    # everything that would differ between runs and machines: time, user, group.
     writer = webdataset.TarWriter(file, user="", group="", mtime=0, encoder=False, compress=False)
     at = 0
     for item in items:
-        members = sample_of(item)
+        members = sample_members(item)
         key = members.pop("__key__")
+        # The writer sorts the members too, so offsets can be computed without reading the tar again.
         located = []
         for extension, data in sorted(members.items()):
             located.append(Member(extension, at + BLOCK_BYTES, len(data), zlib.crc32(data)))
@@ -87,32 +102,38 @@ def build_shard(number: int, items: Sequence[PackItem]) -> BuiltShard:
     return BuiltShard(shard, tuple(rows), data)
 
 
-def sample_of(item: PackItem) -> dict[str, Any]:
-    """The members of one sample by extension, and `__key__`."""
+def sample_members(item: PackItem) -> dict[str, Any]:
+    """Returns the members of a sample by extension, and `__key__`."""
     if not _EXTENSION.fullmatch(item.extension) or item.extension == "json":
-        raise UserError(f"{item.source!r}: {item.extension!r} is no picture's extension; need one such as 'jpg'")
+        raise UserError(f"{item.source!r}: {item.extension!r} is no extension of a sample; need one such as 'jpg'")
     if "path" in item.extra:
-        raise ValueError("extra['path'] is taken by the original path")
+        raise ValueError("extra['path'] is reserved for the original path")
     described = canonical_json({**item.extra, "path": percent_encoded(item.source)})
     return {"__key__": key_of(item.source), item.extension: item.data, "json": described}
 
 
-def footprint(item: PackItem) -> int:
-    """Bytes that the sample takes in its shard."""
-    return sum(BLOCK_BYTES + padded(len(data)) for name, data in sample_of(item).items() if name != "__key__")
+def tar_bytes(item: PackItem) -> int:
+    """Returns the bytes that a sample takes in its shard."""
+    return sum(BLOCK_BYTES + padded(len(data)) for name, data in sample_members(item).items() if name != "__key__")
 
 
 def key_of(source: str) -> str:
-    """The sample key of an original path: its end, made safe for tars and shells, and a hash of all of it."""
+    """Returns the sample key of an original path.
+
+    It is the end of the path, made safe for tars and shells, and a hash of all of it.
+    """
     text = re.sub(r"[^A-Za-z0-9]+", "_", os.path.splitext(source)[0])[-_KEY_TEXT:].strip("_")
     return f"{text or 'sample'}-{hashlib.sha256(_bytes_of(source)).hexdigest()[:KEY_HASH]}"
 
 
 def percent_encoded(path: str) -> str:
-    """A path as it is written into JSON: the bytes of any file name survive, whatever their encoding."""
+    """Encodes a path for JSON.
+
+    The bytes of any file name survive, in any encoding.
+    """
     return quote_from_bytes(_bytes_of(path), safe="/")
 
 
 def _bytes_of(path: str) -> bytes:
-    # What Python makes of a file name that is no UTF-8 turns back into the bytes on disk, in any locale.
+    # Turns Python's text for a file name that is no UTF-8 back into the bytes on disk, in any locale.
     return path.encode("utf-8", "surrogateescape")

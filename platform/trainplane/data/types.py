@@ -9,12 +9,23 @@ import numpy as np
 from torch import Tensor
 
 Batch = dict[str, Tensor]
-
+"""Tensors by name, each of shape (samples, …)."""
 
 Sample = Mapping[str, bytes]
+"""Files of one sample by extension; `__key__` holds its key."""
 
 
 class Transform(Protocol):
-    """Bytes of a sample to tensors. All randomness comes from `rng`, which depends on (seed, epoch, sample)."""
+    """Decodes the bytes of one sample to tensors."""
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch: ...
+    def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
+        """Decodes a sample.
+
+        Args:
+            sample: files of the sample by extension.
+            rng: source of all randomness; it depends on (seed, epoch, sample) alone.
+
+        Returns:
+            Tensors of the sample, without the batch axis.
+        """
+        ...

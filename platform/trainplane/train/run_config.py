@@ -15,7 +15,7 @@ from pydantic import Field, field_validator
 
 from trainplane.config.canonical import canonical_json
 from trainplane.config.section import ModelName, Section
-from trainplane.data.read.cache_dir import CachePlace
+from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.train.config import TrainConfig
 from trainplane.train.guard.policy import GuardConfig
 
@@ -50,9 +50,9 @@ class DataConfig(Section):
         return folder
 
     @property
-    def cache(self) -> CachePlace | None:
+    def cache(self) -> CacheConfig | None:
         """Where a host keeps what it has read."""
-        return CachePlace(self.cache_dir, self.cache_bytes) if self.cache_dir else None
+        return CacheConfig(self.cache_dir, self.cache_bytes) if self.cache_dir else None
 
 
 class TrackingConfig(Section):

@@ -375,7 +375,7 @@ def test_mistakes_of_packing_are_answered_in_a_sentence(isnet, photos: Path, hom
 def test_a_folder_without_a_usable_picture_says_why(isnet, tmp_path: Path) -> None:
     (tmp_path / "none").mkdir()
     ran = isnet("data", "pack", tmp_path / "none", "mine")
-    assert (ran.status, "no picture was found" in ran.err) == (2, True)
+    assert (ran.status, "no sample was found" in ran.err) == (2, True)
     (tmp_path / "none" / "a.jpg").write_text("text")
     ran = isnet("data", "pack", tmp_path / "none", "mine")
     assert (ran.status, "1 file was left out, the first: a.jpg: not a picture" in ran.err) == (2, True)
@@ -385,12 +385,12 @@ def test_a_place_where_another_command_packs_is_refused(isnet, photos: Path, hom
     from trainplane.data.pack.lease import PackLease
     from trainplane.storage import open_store
 
-    claim = PackLease(open_store(str(home / "datasets" / "mine")))
-    claim.acquire()
+    lease = PackLease(open_store(str(home / "datasets" / "mine")))
+    lease.acquire()
     ran = isnet("data", "pack", photos, "mine")
-    claim.release(finished=True)
+    lease.release(finished=True)
     assert ran.status == 2
-    assert f"another packing is at work there (process {os.getpid()} on" in ran.err
+    assert f"another packing is running there (process {os.getpid()} on" in ran.err
 
 
 def test_the_dataset_that_was_packed_opens_with_its_labels_of_how(isnet, photos: Path, home: Path) -> None:

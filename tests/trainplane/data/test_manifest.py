@@ -18,7 +18,7 @@ import pytest
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.index import Index, IndexWriter, Member, Row
-from trainplane.data.manifest import Dataset, Manifest, Skipped
+from trainplane.data.manifest import Dataset, Manifest, SkippedFile
 from trainplane.data.pack.pack import PackItem, pack
 from trainplane.data.shard import Shard
 from trainplane.data.verify import verify
@@ -31,7 +31,7 @@ MANIFEST = Manifest(
     shards=(Shard("shard-000000.tar", 1024, 2, "0" * 64), Shard("shard-000001.tar", 512, 1, "1" * 64)),
     index_bytes=99,
     index_sha256="2" * 64,
-    skipped=(Skipped("a%20b.jpg", "truncated"),),
+    skipped=(SkippedFile("a%20b.jpg", "truncated"),),
     packed={"layout": "folder", "quality": 90, "crop": [1, 2]},
 )
 

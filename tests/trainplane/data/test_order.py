@@ -183,7 +183,7 @@ def test_visits_name_neighbours_of_one_shard_that_the_slot_visits_in_the_same_wi
         assert visit.sample == met[step - visit.since]
         assert visit.first <= visit.sample < visit.end <= visit.first + order.block
         assert set(range(visit.first, visit.end)) <= set(met)
-        assert order.met_before(step, range(slot, slot + 1)) == set(met[: step - visit.since])
+        assert order.visited_before(step, range(slot, slot + 1)) == set(met[: step - visit.since])
 
 
 def test_readers_are_asked_for_as_much_at_one_time_as_at_another() -> None:

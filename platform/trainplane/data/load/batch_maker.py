@@ -1,7 +1,10 @@
-"""How some slots' part of a batch is made: visits, bytes, the task's transform, tensors laid into their rows.
+"""Makes one part of a batch.
 
-Runs alike in the loader's thread and in its worker processes. A failure that has a sentence is handed on as a value,
-because it must cross processes whole. Not covered: who makes which slots, and what damage costs (loader.py).
+A part belongs to some slots. The maker reads the visited samples, applies the task's transform and copies the tensors
+into the rows of a batch. It runs alike in the loader's thread and in its worker processes. Failures with a message are
+passed on as values, because they must cross processes as a whole.
+
+Not covered: which process makes which slots (workers.py), and the budget for damage (loader.py).
 """
 
 from __future__ import annotations
@@ -11,8 +14,8 @@ from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from trainplane.data.damage import Damage, DamageError
-from trainplane.data.load.buffers import Layout, Shelf, lay
-from trainplane.data.manifest import Dataset, Members, undecodable
+from trainplane.data.load.buffers import BufferPool, Layout, copy_to_row
+from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Order, sample_rng
 from trainplane.data.read.fetch import Fetcher
 from trainplane.data.types import Batch, Transform
@@ -20,15 +23,21 @@ from trainplane.errors import RunFailed, UserError
 
 OnDamage: TypeAlias = Literal["fail", "quarantine"]
 
-Room: TypeAlias = Callable[[Layout], Batch]
-"""Gives memory for the next part of this layout."""
+Allocate: TypeAlias = Callable[[Layout], Batch]
+"""Returns memory for the next part of this layout."""
 
-_SUBSTITUTES = 32  # tried for one place before the dataset is given up
+_MAX_SUBSTITUTES = 32  # tried for one slot before the dataset is given up
 
 
 @dataclass(frozen=True)
-class Part:
-    """Some slots' part of one step's batch, the damage met while making it, or why it could not be made."""
+class BatchPart:
+    """Part of one step's batch.
+
+    Attributes:
+        batch: tensors of shape (slots, …); empty after a failure.
+        damage: damaged samples that were replaced.
+        failure: the error that ended the parts; this part is the last.
+    """
 
     batch: Batch
     damage: Sequence[Damage] = ()
@@ -36,8 +45,19 @@ class Part:
 
 
 @dataclass(frozen=True)
-class Feed:
-    """Everything that parts are made from. Pickles, so that worker processes can be given it."""
+class BatchMaker:
+    """Everything that is needed to make batch parts.
+
+    It pickles, so that worker processes can receive it.
+
+    Attributes:
+        dataset: dataset to read.
+        order: order of its samples.
+        seed: seed of the samples' randomness.
+        transform: decodes a sample.
+        on_damage: "fail" or "quarantine".
+        cache_bytes: memory for samples read ahead.
+    """
 
     dataset: Dataset
     order: Order
@@ -46,51 +66,69 @@ class Feed:
     on_damage: OnDamage
     cache_bytes: int
 
-    def parts(self, start: int, stop: int, slots: range, *, room: Room | None = None) -> Generator[Part, None, None]:
-        """One part for each global step start … stop - 1, in its own memory or that of `room`; a failure is the last.
+    def parts(
+        self, start: int, stop: int, slots: range, *, allocate: Allocate | None = None
+    ) -> Generator[BatchPart, None, None]:
+        """Yields one part for each global step.
 
-        The next part is begun when it is asked for, not before.
+        The next part is started when it is requested, not before. A failure is the last part.
+
+        Args:
+            start: first global step.
+            stop: step behind the last.
+            slots: slots of the parts.
+            allocate: returns memory for a part; None for memory of a pool.
         """
-        shelf = Shelf()
+        pool = BufferPool()
         try:
             with Fetcher(self.dataset, cache_bytes=self.cache_bytes) as fetcher:
                 steps = ((step, self.order.visits(step, slots)) for step in range(start, stop))
-                walk = fetcher.walk(steps, met=self.order.met_before(start, slots))
-                for step, visited in enumerate(walk, start):
+                walk = fetcher.walk(steps, visited=self.order.visited_before(start, slots))
+                for step, visits in enumerate(walk, start):
                     damage: list[Damage] = []
                     layout, batch = None, {}
-                    for row, (slot, (visit, found)) in enumerate(zip(slots, visited, strict=True)):
-                        sample = self._tensors(step, slot, visit.sample, found, damage, fetcher)
+                    for row, (slot, (visit, read)) in enumerate(zip(slots, visits, strict=True)):
+                        sample = self._tensors(step, slot, visit.sample, read, damage, fetcher)
+                        # The first sample of a part decides the layout of all.
                         if layout is None:
                             layout = Layout.of(sample)
-                            batch = room(layout) if room else shelf.room(layout, len(slots))
-                        lay(sample, layout, batch, row)
-                    yield Part(batch, damage)
+                            batch = allocate(layout) if allocate else pool.allocate(layout, len(slots))
+                        copy_to_row(sample, layout, batch, row)
+                    yield BatchPart(batch, damage)
         except (RunFailed, UserError) as failure:
-            yield Part({}, failure=failure)
+            yield BatchPart({}, failure=failure)
 
     def _tensors(
-        self, step: int, slot: int, sample: int, found: Members | Damage, damage: list[Damage], fetcher: Fetcher
+        self, step: int, slot: int, sample: int, read: Members | Damage, damage: list[Damage], fetcher: Fetcher
     ) -> Batch:
-        """The sample's tensors, or those of the first sound substitute; what was not sound is added to `damage`."""
+        """Returns the tensors of a sample or of its substitute.
+
+        Args:
+            step: global step.
+            slot: slot of the sample.
+            sample: number of the sample.
+            read: its files, or why they cannot be read.
+            damage: list that damaged samples are added to.
+            fetcher: reads substitutes.
+        """
         epoch, _ = self.order.position(step)
-        for attempt in range(_SUBSTITUTES):
-            made = found if isinstance(found, Damage) else self._decoded(sample, epoch, found)
-            if not isinstance(made, Damage):
-                return made
-            damage.append(made)
+        for attempt in range(_MAX_SUBSTITUTES):
+            tensors = read if isinstance(read, Damage) else self._decode(sample, epoch, read)
+            if not isinstance(tensors, Damage):
+                return tensors
+            damage.append(tensors)
             if self.on_damage == "fail":
                 usual = "verify it, then repair it or pack again, or set data.on_damage=quarantine"
                 raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
             sample = self.order.substitute(step, slot, attempt=attempt)
-            found = fetcher.read(sample)
-        usual = f"{_SUBSTITUTES} samples in a row cannot be used; pack again"
+            read = fetcher.read(sample)
+        usual = f"{_MAX_SUBSTITUTES} samples in a row cannot be used; pack again"
         raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
 
-    def _decoded(self, sample: int, epoch: int, members: Members) -> Batch | Damage:
+    def _decode(self, sample: int, epoch: int, members: Members) -> Batch | Damage:
         try:
             return self.transform(members, sample_rng(seed=self.seed, epoch=epoch, sample=sample))
         except UserError:
-            raise  # about something else: another mask dataset stands there by now, for one
+            raise  # another cause than the sample: say, a second dataset was replaced
         except ValueError as error:
-            return undecodable(self.dataset, sample, error)
+            return self.dataset.undecodable(sample, error)

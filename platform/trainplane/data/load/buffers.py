@@ -1,9 +1,10 @@
-"""Memory that the tensors of a batch are laid into, sample by sample.
+"""Memory for the tensors of batches.
 
-Every sample of a batch has the same tensors (a `Layout`). Whoever trains gets memory of its own (`Shelf`), page-locked
-where CUDA is; a decoding process lays its part into a `Ring` that it shares with this one, so that no pixel goes
-through a pipe.
-Not covered: what is laid there (parts.py) and the processes (workers.py).
+Every sample of a batch has the same tensors (a `Layout`). A training process gets memory of its own from a
+`BufferPool`, page-locked where CUDA is available. A decoding process copies its part into a `RingBuffer` that both
+processes share, so that no tensor goes through a pipe.
+
+Not covered: the content (batch_maker.py) and the processes (workers.py).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ _ALIGNMENT = 64  # bytes
 
 @dataclass(frozen=True)
 class Field:
-    """One tensor of a sample."""
+    """Name, type and shape of one tensor of a sample."""
 
     name: str
     dtype: torch.dtype
@@ -32,6 +33,7 @@ class Field:
 
     @property
     def bytes(self) -> int:
+        """Bytes of the tensor."""
         return math.prod(self.shape) * self.dtype.itemsize
 
     def __str__(self) -> str:
@@ -40,28 +42,37 @@ class Field:
 
 @dataclass(frozen=True)
 class Layout:
-    """The tensors that every sample of a batch has."""
+    """Tensors that every sample of a batch has."""
 
     fields: tuple[Field, ...]
 
     @classmethod
     def of(cls, sample: Batch) -> Layout:
+        """Returns the layout of a sample."""
         return cls(tuple(Field(name, tensor.dtype, tuple(tensor.shape)) for name, tensor in sample.items()))
 
     def __str__(self) -> str:
         return ", ".join(map(str, self.fields))
 
     def stride(self, num_samples: int) -> int:
-        """Bytes of so many samples' tensors, each tensor beginning at a multiple of 64; at least 1."""
+        """Returns the bytes of a part of so many samples.
+
+        Each tensor begins at a multiple of 64 bytes; the result is at least 1.
+        """
         return max(1, sum(self._padded(field, num_samples) for field in self.fields))
 
-    def seen(self, memory: torch.Tensor, num_samples: int) -> Batch:
-        """The tensors of shape (num_samples, …) in `stride(num_samples)` bytes."""
+    def view(self, memory: torch.Tensor, num_samples: int) -> Batch:
+        """Returns tensors of shape (num_samples, …) in given memory.
+
+        Args:
+            memory: uint8 of `stride(num_samples)` bytes.
+            num_samples: size of the tensors' first axis.
+        """
         batch: Batch = {}
         start = 0
         for field in self.fields:
             part = memory[start : start + num_samples * field.bytes]
-            batch[field.name] = _seen_as(part, field, num_samples)
+            batch[field.name] = _view_as(part, field, num_samples)
             start += self._padded(field, num_samples)
         return batch
 
@@ -69,6 +80,7 @@ class Layout:
         return -(-num_samples * field.bytes // _ALIGNMENT) * _ALIGNMENT
 
     def fits(self, sample: Batch) -> bool:
+        """Tells if a sample has exactly these tensors."""
         return len(sample) == len(self.fields) and all(
             (tensor := sample.get(field.name)) is not None
             and tensor.shape == field.shape
@@ -77,73 +89,89 @@ class Layout:
         )
 
 
-class Shelf:
-    """Memory for batches, which serves again when the last tensor that looks at it is gone.
+class BufferPool:
+    """Memory of batches, reused when no tensor references it.
 
-    New memory costs more than what is laid into it: the kernel clears every page first. Of each size `most` pieces wait
-    at a time, and only the sizes of the last batch.
+    New memory costs more than the copy into it, because the kernel clears every page first. Only the sizes of the
+    latest batch are kept.
+
+    Args:
+        max_free: unused buffers of one size that are kept for each tensor of a layout.
     """
 
-    def __init__(self, *, most: int = 4) -> None:
-        self._most = most
+    def __init__(self, *, max_free: int = 4) -> None:
+        self._max_free = max_free
         self._layout: tuple[Layout, int] | None = None
-        self._waiting: dict[int, deque[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
+        self._free: dict[int, deque[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
 
-    def room(self, layout: Layout, num_samples: int) -> Batch:
-        """Tensors of shape (num_samples, …) in memory that nobody else uses, page-locked where CUDA is."""
+    def allocate(self, layout: Layout, num_samples: int) -> Batch:
+        """Returns tensors of shape (num_samples, …) in unshared memory.
+
+        The memory is page-locked where CUDA is available.
+        """
         if torch.cuda.is_available():
-            # torch keeps page-locked memory for the next one itself.
+            # torch itself reuses page-locked memory.
             return {
                 field.name: torch.empty((num_samples, *field.shape), dtype=field.dtype, pin_memory=True)
                 for field in layout.fields
             }
+        # Another layout: forget the buffers of the sizes before.
         if self._layout != (layout, num_samples):
             self._layout = (layout, num_samples)
             sizes = {num_samples * field.bytes for field in layout.fields}
-            self._waiting = {size: deque(maxlen=self._most * len(layout.fields)) for size in sizes}
+            self._free = {size: deque(maxlen=self._max_free * len(layout.fields)) for size in sizes}
         return {
-            field.name: _seen_as(self._memory(num_samples * field.bytes), field, num_samples) for field in layout.fields
+            field.name: _view_as(self._memory(num_samples * field.bytes), field, num_samples) for field in layout.fields
         }
 
     def _memory(self, size: int) -> torch.Tensor:
-        waiting = self._waiting[size]
+        free = self._free[size]
         # numpy asks the kernel for huge pages, torch does not.
-        base = waiting.pop() if waiting else np.empty(size, np.uint8)
-        # The tensors' storage holds this view, and nothing else does.
+        base = free.pop() if free else np.empty(size, np.uint8)
+        # The tensors' storage holds this view, and nothing else does: when it dies, the buffer is free.
         view = base[:]
-        weakref.finalize(view, waiting.append, base).atexit = False
+        weakref.finalize(view, free.append, base).atexit = False
         return torch.from_numpy(view)
 
 
-def lay(sample: Batch, layout: Layout, into: Batch, row: int) -> None:
-    """Copy a sample's tensors to row `row` of `into`; a `ValueError` where they are not of the layout."""
+def copy_to_row(sample: Batch, layout: Layout, batch: Batch, row: int) -> None:
+    """Copies a sample's tensors to one row of a batch.
+
+    Raises:
+        ValueError: the sample does not have the layout of the batch.
+    """
     if not layout.fits(sample):
         raise ValueError(f"samples of one batch differ: [{layout}] and [{Layout.of(sample)}]; make them alike")
-    for name, place in into.items():
-        place[row].copy_(sample[name])
+    for name, tensor in batch.items():
+        tensor[row].copy_(sample[name])
 
 
-class Ring:
-    """Places for parts of `num_samples` samples, in memory that other processes see.
+class RingBuffer:
+    """Ring of buffers for batch parts, in shared memory.
 
-    Pickled (by torch's own pickler) it is a handle of the same memory. Whoever fills it uses its places in turn, and
-    must not come round to a place before it was read: workers.py says why it never does.
+    Pickled by torch's own pickler, it is a handle of the same memory. The writer uses the buffers in turn. It must
+    not reach a buffer again before that was read; workers.py explains why it never does.
+
+    Args:
+        layout: layout of the samples.
+        num_samples: samples in one part.
+        num_buffers: length of the ring.
     """
 
-    def __init__(self, layout: Layout, num_samples: int, *, num_places: int) -> None:
+    def __init__(self, layout: Layout, num_samples: int, *, num_buffers: int) -> None:
         self.layout = layout
-        self.num_places = num_places
+        self.num_buffers = num_buffers
         self._num_samples = num_samples
         self._stride = layout.stride(num_samples)
-        self._memory = torch.empty(num_places * self._stride, dtype=torch.uint8)
+        self._memory = torch.empty(num_buffers * self._stride, dtype=torch.uint8)
         self._memory.share_memory_()  # type: ignore[no-untyped-call]
 
-    def place(self, number: int) -> Batch:
-        """The tensors at a place, of shape (num_samples, …)."""
+    def buffer(self, number: int) -> Batch:
+        """Returns the tensors of a buffer, of shape (num_samples, …)."""
         start = number * self._stride
-        return self.layout.seen(self._memory[start : start + self._stride], self._num_samples)
+        return self.layout.view(self._memory[start : start + self._stride], self._num_samples)
 
 
-def _seen_as(memory: torch.Tensor, field: Field, num_samples: int) -> torch.Tensor:
+def _view_as(memory: torch.Tensor, field: Field, num_samples: int) -> torch.Tensor:
     shape = (num_samples, *field.shape)
     return memory.view(field.dtype).view(shape) if memory.numel() else torch.empty(shape, dtype=field.dtype)

@@ -1,14 +1,17 @@
-"""Batches for one rank: the order's samples, fetched, decoded by the task's transform, stacked, and made ahead.
+"""Loads the batches of one rank, ahead of use.
 
     with Loader(dataset, transform=transform, seed=10, global_batch=64, rank=rank, world=world, workers=4) as loader:
         for step, batch in loader.batches(start=1200, stop=5000):
             ...
 
-Steps are global and run through all epochs, so every rank makes equally many and resuming is naming a step. With
-`workers=0` a thread of this process decodes; otherwise that many processes share out the rank's slots, each reading
-only its own. Neither their number nor chance changes a batch: a sample's randomness is a function of (seed, epoch,
-sample). Damaged samples end the run, or are replaced by the order's pure rule and counted. Not covered: what is
-inside a sample; moving batches to a device.
+Samples come in the dataset's order, are fetched, decoded by the task's transform, and stacked. Steps are global and
+count through all epochs, so every rank makes equally many batches and a run resumes at any step.
+
+With `workers=0` a thread of this process decodes. Else so many processes share the rank's slots, each reading only its
+own. Neither their number nor chance changes a batch: a sample's randomness is a function of (seed, epoch, sample).
+Damaged samples end the run, or are replaced by the order's pure rule and counted.
+
+Not covered: the content of a sample; moving batches to a device.
 """
 
 from __future__ import annotations
@@ -21,8 +24,8 @@ from contextlib import closing
 from types import TracebackType
 
 from trainplane.data.damage import Damage, DamageError
-from trainplane.data.load.batch_maker import Feed, OnDamage, Part
-from trainplane.data.load.workers import parts_of_workers
+from trainplane.data.load.batch_maker import BatchMaker, BatchPart, OnDamage
+from trainplane.data.load.workers import worker_parts
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import DEFAULT_CACHE_BYTES
 from trainplane.data.types import Batch, Transform
@@ -30,16 +33,24 @@ from trainplane.errors import UserError
 
 
 class Loader:
-    """This rank's share of every global batch.
+    """One rank's share of every global batch.
 
-    global_batch, rank, world -- the share is `global_batch // world` samples; others than divisors are refused
-    workers       -- decoding processes, at most one per sample of the share; 0 decodes in a thread
-    prefetch      -- batches made ahead, per worker
-    on_damage     -- "fail": the first damaged sample raises `DamageError`; "quarantine": another takes its place
-    damage_budget -- distinct samples that this rank may do without before it raises all the same. It is each rank's
-                     own and begins anew with each loader: a bound on how bad a place may be, not a count of the run,
-                     which would take a message between all ranks for every batch
-    cache_bytes   -- memory for bytes read ahead, over all workers of this rank
+    The share has `global_batch // world` samples.
+
+    Args:
+        dataset: dataset to load.
+        transform: decodes a sample.
+        seed: seed of the order and of the samples' randomness.
+        global_batch: samples per global step, over all ranks.
+        rank: this rank, from 0.
+        world: number of ranks; it must divide `global_batch`.
+        workers: decoding processes, at most one per sample of the share; 0 decodes in a thread.
+        prefetch: batches made ahead, per worker.
+        on_damage: "fail" raises `DamageError` at the first damaged sample; "quarantine" replaces it by another.
+        damage_budget: distinct samples that may be replaced before `DamageError` is raised after all. Each rank and
+            each loader counts from zero: it bounds how bad the data may be, and is no count of the run, which would
+            take a message between all ranks for every batch.
+        cache_bytes: memory for bytes read ahead, over all workers of this rank.
     """
 
     def __init__(
@@ -65,7 +76,7 @@ class Loader:
         self._workers = min(workers, len(self._slots))
         self._prefetch = prefetch
         self._damage_budget = damage_budget
-        self._feed = Feed(
+        self._maker = BatchMaker(
             dataset=dataset,
             order=self._order,
             seed=seed,
@@ -86,22 +97,31 @@ class Loader:
 
     @property
     def order_hash(self) -> str:
-        """Two loaders with equal hashes make equal batches; checkpoints carry it."""
+        """Hash of the order; equal hashes mean equal batches.
+
+        Checkpoints record it.
+        """
         return self._order.hash
 
     @property
     def steps_per_epoch(self) -> int:
+        """Global steps in one epoch."""
         return self._order.steps_per_epoch
 
     @property
     def damage(self) -> list[Damage]:
-        """The distinct damaged samples that this rank has met in batches it handed out, in order of meeting."""
+        """Distinct damaged samples in this rank's batches so far."""
         return list(self._damage.values())
 
     def batches(self, *, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """(step, batch) for the global steps start … stop - 1; tensors of shape (share, …), pinned where CUDA is.
+        """Yields (step, batch) for each global step.
 
-        Threads and processes that make them end with the iterator: when it is exhausted, closed, dropped, or fails.
+        Tensors have the shape (share, …) and are page-locked where CUDA is available. The threads and processes of
+        the iterator end with it: when it is exhausted, closed, dropped, or fails.
+
+        Args:
+            start: first global step.
+            stop: step behind the last.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"steps {start} to {stop}")
@@ -110,12 +130,12 @@ class Loader:
         return stream
 
     def close(self) -> None:
-        """End every iterator that is still open, with its threads and processes."""
+        """Ends open iterators with their threads and processes."""
         for stream in list(self._open):
             stream.close()
 
     def _stream(self, start: int, stop: int) -> Generator[tuple[int, Batch], None, None]:
-        # One thread draws from the generator, so parts come in order, and its errors arrive where they are awaited.
+        # One thread runs the generator, so parts come in order, and its errors are raised where they are awaited.
         with closing(self._whole_parts(start, stop)) as parts, ThreadPoolExecutor(1, "loader") as thread:
             ahead = deque(thread.submit(next, parts) for _ in range(min(self._prefetch, stop - start)))
             try:
@@ -123,30 +143,29 @@ class Loader:
                     part = ahead.popleft().result()
                     if step + 1 + len(ahead) < stop:
                         ahead.append(thread.submit(next, parts))
-                    self._account(part)
+                    self._check_damage(part)
                     yield step, part.batch
             finally:
                 thread.shutdown(wait=True, cancel_futures=True)
 
-    def _whole_parts(self, start: int, stop: int) -> Generator[Part, None, None]:
-        """The parts of all of this rank's slots, up to a failure."""
+    def _whole_parts(self, start: int, stop: int) -> Generator[BatchPart, None, None]:
+        """Yields parts with all slots, up to a failure."""
         if self._workers == 0:
-            made = self._feed.parts(start, stop, self._slots)
+            parts = self._maker.parts(start, stop, self._slots)
         else:
-            made = parts_of_workers(
-                self._feed, start, stop, self._slots, workers=self._workers, prefetch=self._prefetch
-            )
-        with closing(made):
-            for part in made:
+            parts = worker_parts(self._maker, start, stop, self._slots, workers=self._workers, prefetch=self._prefetch)
+        with closing(parts):
+            for part in parts:
                 yield part
                 if part.failure is not None:
                     return
 
-    def _account(self, part: Part) -> None:
-        """Count the part's damage; raise its failure, or that the budget is spent."""
-        met = part.failure.damage if isinstance(part.failure, DamageError) else part.damage
-        for one in met:
-            self._damage.setdefault((one.shard, one.key), one)
+    def _check_damage(self, part: BatchPart) -> None:
+        """Counts damage; raises a failure or a spent budget."""
+        # A failure by damage names the samples itself.
+        damage = part.failure.damage if isinstance(part.failure, DamageError) else part.damage
+        for sample in damage:
+            self._damage.setdefault((sample.shard, sample.key), sample)
         if part.failure is not None:
             raise part.failure
         if len(self._damage) > self._damage_budget:

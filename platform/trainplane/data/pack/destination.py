@@ -1,9 +1,8 @@
-"""Where a dataset is packed to: what stands there already, the shards that an unfinished packing left, the end.
+"""Destination of a packing: existing dataset, stored shards, final manifest.
 
-A packing leaves beside each shard it stores a note, `packing.shard-000000.json`: which entries of the listing the
-shard came of, and what the manifest and the index will say of it. The packing that comes after a killed one believes
-a note whose listing, up to and with that shard, is the same as its own. The manifest is written last; then the notes
-go.
+Beside each shard a packing stores a note, `packing.shard-000000.json`: the entries of the listing that the shard was
+made of, and its entries of the manifest and the index. A packing that follows a killed one trusts a note if the
+listing up to the end of that shard is the same as its own. The manifest is written last; then the notes are removed.
 """
 
 from __future__ import annotations
@@ -21,9 +20,9 @@ from typing import Any
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.index import INDEX_NAME, Member, Row
-from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, Skipped
-from trainplane.data.pack.lease import PREFIX, Claim, is_note
-from trainplane.data.pack.sharding import Cut
+from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, SkippedFile
+from trainplane.data.pack.lease import PREFIX, PackLease, is_note
+from trainplane.data.pack.sharding import ShardPlan
 from trainplane.data.shard import Shard, is_shard
 from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
@@ -37,139 +36,170 @@ _NOTE_KEY = re.compile(rf"{re.escape(_NOTE)}([0-9]{{6,}})\.json")
 
 
 @dataclass(frozen=True)
-class Range:
-    """Entries `start` … `stop` - 1 of a listing; `before` and `after` are digests of it up to the two."""
+class ListingRange:
+    """Range of entries of a listing.
+
+    Attributes:
+        start: first entry.
+        stop: number behind the last entry.
+        before: digest of the listing up to `start`.
+        after: digest of the listing up to `stop`.
+    """
 
     start: int
     stop: int
     before: str
     after: str
 
-    def starts_at(self, at: int, digest: str) -> bool:
-        return (self.start, self.before) == (at, digest)
+    def starts_at(self, position: int, digest: str) -> bool:
+        """Tells if the range starts at this position."""
+        return (self.start, self.before) == (position, digest)
 
 
 @dataclass(frozen=True)
-class Finished:
-    """A shard that is stored: what the manifest and the index say of it, and what was left out of its range.
+class PackedRange:
+    """Result of a range of entries.
 
-    Without a shard: a range in which everything was left out.
+    Attributes:
+        shard: the stored shard; None where every entry was skipped.
+        rows: its rows of the index.
+        skipped: files of the range that were skipped.
     """
 
     shard: Shard | None
     rows: tuple[Row, ...]
-    skipped: tuple[Skipped, ...]
+    skipped: tuple[SkippedFile, ...]
 
 
 @dataclass(frozen=True)
-class Place:
-    """A destination as the processes that make shards see it: picklable, and alike in all of them.
+class ShardWriter:
+    """Writes shards to a destination.
 
-    recipe -- digest of every option that decides the bytes of shards
+    It pickles, so that any process can write shards.
+
+    Attributes:
+        store: store of the destination.
+        existing: manifest of the dataset that is already there.
+        may_replace: another dataset there may be replaced.
+        options_digest: digest of every option that decides the bytes of shards.
     """
 
     store: Store
-    standing: Manifest | None
-    replace: bool
-    recipe: str
+    existing: Manifest | None
+    may_replace: bool
+    options_digest: str
 
-    def put(self, cut: Cut, where: Range, built: BuiltShard) -> Finished:
-        """Store a shard, unless the standing dataset has the same one, and the note about it."""
+    def write(self, plan: ShardPlan, entries: ListingRange, built: BuiltShard) -> PackedRange:
+        """Stores a shard and the note about it.
+
+        Nothing is written where the existing dataset has the same shard.
+        """
         shard = built.shard
-        finished = Finished(shard, built.rows, cut.skipped)
-        was = self._standing_shards().get(shard.name)
-        if self.standing is not None and was != shard:
-            self.make_room(f"{shard.name} would differ")
-        if was != shard or self.store.size(shard.name) != shard.bytes:
-            # Another packing's note must not stand beside this one's shard, not even for a moment.
-            self.store.delete(_note_key(cut.number))
+        packed = PackedRange(shard, built.rows, plan.skipped)
+        existing = self._existing_shards().get(shard.name)
+        if self.existing is not None and existing != shard:
+            self.remove_existing(f"{shard.name} would differ")
+        if existing != shard or self.store.size(shard.name) != shard.bytes:
+            # The note of another packing may not stand beside this shard, not even for a moment.
+            self.store.delete(_note_key(plan.number))
             self.store.write(shard.name, built.data)
-            self.store.write(_note_key(cut.number), _note(self.recipe, where, shard, finished))
-        return finished
+            self.store.write(_note_key(plan.number), _note(self.options_digest, entries, shard, packed))
+        return packed
 
-    def make_room(self, difference: str) -> None:
-        """Take away the standing dataset, if that is allowed: the manifest first, so that no reader sees a mixture."""
-        assert self.standing is not None
-        if not self.replace:
+    def remove_existing(self, difference: str) -> None:
+        """Removes the existing dataset if that is allowed.
+
+        The manifest goes first, so that no reader sees a mixture of two datasets.
+        """
+        assert self.existing is not None
+        if not self.may_replace:
             raise UserError(
-                f"{self.store.address}: another dataset is there ({self.standing.num_samples} samples, digest "
-                f"{self.standing.digest[:12]}; {difference}); choose another destination, or allow replacing it "
+                f"{self.store.address}: another dataset is there ({self.existing.num_samples} samples, digest "
+                f"{self.existing.digest[:12]}; {difference}); choose another destination, or allow replacing it "
                 "(--replace)"
             )
         self.store.delete(MANIFEST_NAME)
 
-    def _standing_shards(self) -> dict[str, Shard]:
-        return {} if self.standing is None else {shard.name: shard for shard in self.standing.shards}
+    def _existing_shards(self) -> dict[str, Shard]:
+        return {} if self.existing is None else {shard.name: shard for shard in self.existing.shards}
 
 
 class Destination:
-    """The same as the one process sees it that leads the packing and ends the dataset."""
+    """Destination in the process that leads the packing."""
 
     def __init__(self, store: Store, *, replace: bool, options: Mapping[str, Any]) -> None:
         _refuse_a_file(store)
         self._store = store
         self._options = options
-        self._claim = Claim(store)
-        self._is_claimed = False
-        self._found = self._manifest_bytes()
-        recipe = hashlib.sha256(canonical_json(options)).hexdigest()
-        self.place = Place(store, self._standing(replace), replace, recipe)
+        self._lease = PackLease(store)
+        self._is_acquired = False
+        self._first_manifest = self._manifest_bytes()
+        options_digest = hashlib.sha256(canonical_json(options)).hexdigest()
+        self.writer = ShardWriter(store, self._existing(replace), replace, options_digest)
 
     def __enter__(self) -> Destination:
         return self
 
     def __exit__(self, kind: object, error: object, trace: object) -> None:
-        # A packing that may not replace the dataset that stands there leaves nothing to go on with.
-        refused = self.place.standing is not None and not self.place.replace
-        self._claim.give_back(finished=kind is None or refused)
+        # A packing that may not replace the existing dataset leaves nothing to resume.
+        is_refused = self.writer.existing is not None and not self.writer.may_replace
+        self._lease.release(finished=kind is None or is_refused)
 
-    def claim(self) -> None:
-        """Before anything is stored: make sure that no other process packs here, and clear what a dead one left."""
-        self._claim.check()
-        if self._is_claimed:
+    def acquire(self) -> None:
+        """Makes sure that no other process packs here.
+
+        Call it before anything is stored. It also removes what a killed packing left.
+        """
+        self._lease.check()
+        if self._is_acquired:
             return
-        self._claim.take()
-        self._is_claimed = True
-        if self._manifest_bytes() != self._found:
+        self._lease.acquire()
+        self._is_acquired = True
+        # Another process may have packed between the first look and the lease.
+        if self._manifest_bytes() != self._first_manifest:
             raise _packed_meanwhile(self._store)
-        if self._found is not None and self.place.standing is None:
+        # A damaged manifest that may be replaced.
+        if self._first_manifest is not None and self.writer.existing is None:
             self._store.delete(MANIFEST_NAME)
-        if self._claim.follows_unfinished:
+        if self._lease.follows_unfinished:
             self._clear_unfinished()
 
     def _clear_unfinished(self) -> None:
         try:
             self._store.clear_unfinished(_is_ours)
         except StorageError as error:
-            # Storing goes on without it: to see uploads is a right of its own.
-            log.warning("%s; what a killed packing left of its uploads stays there", error)
+            # Packing works without it: listing uploads needs a permission of its own.
+            log.warning("%s; unfinished uploads of a killed packing remain there", error)
 
-    def notes(self) -> dict[int, Range]:
-        """Ranges of the shards that an unfinished packing with the same options stored, by number of shard."""
-        found = {}
+    def stored_ranges(self) -> dict[int, ListingRange]:
+        """Returns the ranges of shards that an unfinished packing stored.
+
+        By number of shard; only those of a packing with the same options.
+        """
+        ranges = {}
         for entry in self._store.list(_NOTE):
-            if (named := _NOTE_KEY.fullmatch(entry.key)) and (note := self._read_note(int(named[1]))) is not None:
-                found[int(named[1])] = note[0]
-        return found
+            if (match := _NOTE_KEY.fullmatch(entry.key)) and (note := self._read_note(int(match[1]))) is not None:
+                ranges[int(match[1])] = note[0]
+        return ranges
 
-    def finished(self, number: int) -> Finished | None:
-        """What the note about a shard says, if the shard is there."""
+    def packed_range(self, number: int) -> PackedRange | None:
+        """Returns the note about a shard that is there."""
         note = self._read_note(number)
         if note is None or note[1].shard is None or self._store.size(note[1].shard.name) != note[1].shard.bytes:
             return None
         return note[1]
 
-    def _read_note(self, number: int) -> tuple[Range, Finished] | None:
+    def _read_note(self, number: int) -> tuple[ListingRange, PackedRange] | None:
         try:
             content = json.loads(self._store.read(_note_key(number)))
-            return _from_note(content) if content["recipe"] == self.place.recipe else None
+            return _from_note(content) if content["recipe"] == self.writer.options_digest else None
         except (NotFound, ValueError, KeyError, TypeError):
             return None
 
-    def seal(
-        self, *, name: str, split: str, shards: Sequence[Shard], index: bytes, skipped: Sequence[Skipped]
+    def commit(
+        self, *, name: str, split: str, shards: Sequence[Shard], index: bytes, skipped: Sequence[SkippedFile]
     ) -> Dataset:
-        """Store the index and then the manifest; from here on there is a dataset."""
+        """Stores index and manifest, which makes the dataset exist."""
         # Through JSON and back, so that tuples in the options compare equal to the lists they become.
         manifest = Manifest(
             name=name,
@@ -180,20 +210,21 @@ class Destination:
             skipped=tuple(skipped),
             packed=json.loads(canonical_json(self._options)),
         )
-        standing = self.place.standing
-        if standing is not None:
-            if _same_but_for_the_index(manifest, standing):
+        existing = self.writer.existing
+        if existing is not None:
+            if _is_same_dataset(manifest, existing):
                 log.info("%s: the same dataset is already there", self._store.address)
-                # Killed between its manifest and the end.
+                # Notes beside a manifest: a packing was killed after its manifest. Taking the lease removes them.
                 if any(is_note(entry.key) for entry in self._store.list(PREFIX)):
-                    self.claim()
-                return Dataset(self._store, standing)
-            self.place.make_room("name, split, options, skipped files or the number of shards would differ")
-        self.claim()
-        for left in self._left_over({shard.name for shard in shards}):
-            self._store.delete(left)
+                    self.acquire()
+                return Dataset(self._store, existing)
+            self.writer.remove_existing("name, split, options, skipped files or the number of shards would differ")
+        self.acquire()
+        for key in self._obsolete_shards({shard.name for shard in shards}):
+            self._store.delete(key)
         self._store.write(INDEX_NAME, index)
         data = manifest.to_json()
+        # Only one process can create the manifest; the same bytes of another process are as good.
         if not self._store.create(MANIFEST_NAME, data) and self._store.read(MANIFEST_NAME) != data:
             raise _packed_meanwhile(self._store)
         return Dataset(self._store, manifest)
@@ -206,8 +237,8 @@ class Destination:
         except NoBucket as error:
             raise UserError(str(error)) from error
 
-    def _standing(self, replace: bool) -> Manifest | None:
-        if self._found is None:
+    def _existing(self, replace: bool) -> Manifest | None:
+        if self._first_manifest is None:
             return None
         try:
             return Dataset.open(self._store).manifest
@@ -216,57 +247,64 @@ class Destination:
                 raise
             return None
 
-    def _left_over(self, wanted: set[str]) -> list[str]:
-        """Shards of the dataset that is replaced, or of an unfinished packing, that the new dataset has not."""
-        if self._claim.follows_unfinished:
-            found = {entry.key for entry in self._store.list("shard-") if is_shard(entry.key)}
+    def _obsolete_shards(self, names: set[str]) -> list[str]:
+        """Returns shards that the new dataset does not have.
+
+        They come from the replaced dataset or from an unfinished packing.
+
+        Args:
+            names: shards of the new dataset.
+        """
+        if self._lease.follows_unfinished:
+            stored = {entry.key for entry in self._store.list("shard-") if is_shard(entry.key)}
         else:
-            found = {shard.name for shard in self.place.standing.shards} if self.place.standing else set()
-        return sorted(found - wanted)
+            stored = {shard.name for shard in self.writer.existing.shards} if self.writer.existing else set()
+        return sorted(stored - names)
 
 
 def _refuse_a_file(store: Store) -> None:
-    """A `UserError` where a file stands in place of the folder, or of one above it."""
+    """Raises `UserError` where folder or parent is a file."""
     if not isinstance(store, FolderStore):
         return
     folder = Path(store.address)
-    nearest = next((place for place in (folder, *folder.parents) if os.path.lexists(place)), folder)
+    nearest = next((path for path in (folder, *folder.parents) if os.path.lexists(path)), folder)
     if os.path.exists(nearest) and not os.path.isdir(nearest):
         raise UserError(f"{folder}: nothing can be packed there, {nearest} is a file; give a folder")
 
 
 def _is_ours(key: str) -> bool:
-    """PURE: whether a packing writes under this key."""
+    """Tells if a packing writes under this key."""
     return is_shard(key) or key in (INDEX_NAME, MANIFEST_NAME) or is_note(key)
 
 
 def _packed_meanwhile(store: Store) -> UserError:
-    return UserError(f"{store.address}: another process packed to this place meanwhile; give each its own destination")
+    return UserError(f"{store.address}: another process packed there at the same time; give each its own destination")
 
 
-def _same_but_for_the_index(one: Manifest, other: Manifest) -> bool:
-    # The index's bytes differ between releases of pyarrow; what it says follows from the shards.
-    return with_fields(one, index_bytes=0, index_sha256="") == with_fields(other, index_bytes=0, index_sha256="")
+def _is_same_dataset(manifest: Manifest, existing: Manifest) -> bool:
+    # Not the index: its bytes differ between releases of pyarrow, and its content follows from the shards.
+    without_index = with_fields(existing, index_bytes=0, index_sha256="")
+    return with_fields(manifest, index_bytes=0, index_sha256="") == without_index
 
 
 def _note_key(number: int) -> str:
     return f"{_NOTE}{number:06d}.json"
 
 
-def _note(recipe: str, where: Range, shard: Shard, finished: Finished) -> bytes:
-    rows = [[row.key, [[m.extension, m.offset, m.size, m.crc32] for m in row.members]] for row in finished.rows]
+def _note(options_digest: str, entries: ListingRange, shard: Shard, packed: PackedRange) -> bytes:
+    rows = [[row.key, [[m.extension, m.offset, m.size, m.crc32] for m in row.members]] for row in packed.rows]
     return canonical_json(
         {
-            "recipe": recipe,
-            "range": asdict(where),
+            "recipe": options_digest,
+            "range": asdict(entries),
             "shard": asdict(shard),
-            "skipped": [asdict(one) for one in finished.skipped],
+            "skipped": [asdict(file) for file in packed.skipped],
             "rows": rows,
         }
     )
 
 
-def _from_note(content: Mapping[str, Any]) -> tuple[Range, Finished]:
+def _from_note(content: Mapping[str, Any]) -> tuple[ListingRange, PackedRange]:
     rows = tuple(Row(key, tuple(Member(*member) for member in members)) for key, members in content["rows"])
-    skipped = tuple(Skipped(**one) for one in content["skipped"])
-    return Range(**content["range"]), Finished(Shard(**content["shard"]), rows, skipped)
+    skipped = tuple(SkippedFile(**file) for file in content["skipped"])
+    return ListingRange(**content["range"]), PackedRange(Shard(**content["shard"]), rows, skipped)

@@ -1,8 +1,8 @@
-"""Who does the work of a packing: this process, one thing after the other. (crew_on_ray.py: the tasks of a cluster.)
+"""Interface of packing executors, and the local one.
 
-Work comes in two kinds. A *unit* is a run of entries of the listing; preparing it reads and checks its pictures and
-tells what each came to. A shard is built of prepared pictures and stored. Whoever leads sees outcomes and findings,
-never a picture.
+There are two kinds of work. A *unit* is a run of entries of the listing: preparing it reads and checks its samples and
+returns an outcome for each. A *shard* is built from prepared samples and stored. The leading process (pack.py) gets
+outcomes and descriptions, never the bytes of a sample. See ray_executor.py for Ray tasks.
 """
 
 from __future__ import annotations
@@ -11,100 +11,135 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, TypeAlias
 
-from trainplane.data.manifest import Skipped
-from trainplane.data.pack.destination import Finished, Place, Range
-from trainplane.data.pack.sharding import Cut, Outcome
-from trainplane.data.shards import PackItem, build_shard, footprint
+from trainplane.data.manifest import SkippedFile
+from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWriter
+from trainplane.data.pack.sharding import Outcome, ShardPlan
+from trainplane.data.shards import PackItem, build_shard, tar_bytes
 
 
 class Packable(Protocol):
-    """An entry of a listing: a picture that is yet to be read.
-
-    identity -- a text that is another when the picture is another; a resumed packing goes by it
-    size     -- bytes to read, about
-    """
+    """Entry of a listing: a sample not read yet."""
 
     @property
-    def identity(self) -> str: ...
+    def identity(self) -> str:
+        """Text that differs for another sample.
+
+        A resumed packing uses it to recognise its entries.
+        """
+        ...
 
     @property
-    def size(self) -> int: ...
+    def size(self) -> int:
+        """Approximate bytes to read."""
+        ...
 
-    def item(self) -> PackItem | Skipped | None:
-        """The picture as it shall be stored, why it is left out, or None where it was not asked for."""
+    def item(self) -> PackItem | SkippedFile | None:
+        """Reads the sample.
+
+        Returns the reason where it is skipped, None where it belongs to another split.
+        """
 
     def portable(self) -> Packable:
-        """The same for another process: it pickles, and needs nothing of this one."""
+        """Returns the same entry for another process.
+
+        It pickles, and needs nothing of this process.
+        """
 
 
-Entry: TypeAlias = Packable | Skipped
+Entry: TypeAlias = Packable | SkippedFile
 Prepared: TypeAlias = tuple[list[Outcome], list[PackItem | None]]
 
 
-class Crew(ABC):
-    """Does units and shards, some at once; a handle stands for work under way.
+class PackExecutor(ABC):
+    """Prepares units and stores shards, some of them concurrently.
 
-    units, shards -- how many may be under way, so that memory stays bounded
+    A handle stands for work in progress.
+
+    Attributes:
+        max_units: units that may be in progress, which bounds memory.
+        max_shards: shards that may be in progress.
     """
 
-    units: int
-    shards: int
+    max_units: int
+    max_shards: int
 
     @abstractmethod
-    def begin_unit(self, entries: Sequence[Entry]) -> Any:
-        """Begin to prepare a run of entries."""
+    def start_unit(self, entries: Sequence[Entry]) -> Any:
+        """Starts to prepare a run of entries; returns a handle."""
 
     @abstractmethod
     def outcomes(self, unit: Any) -> Sequence[Outcome]:
-        """What each entry of the unit came to; waits for it."""
+        """Waits for a unit and returns its entries' outcomes."""
 
     @abstractmethod
-    def begin_shard(self, place: Place, cut: Cut, where: Range, units: Mapping[int, Any]) -> Any:
-        """Begin to build and store a shard of samples of these units."""
+    def start_shard(self, writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, Any]) -> Any:
+        """Starts to build and store a shard; returns a handle.
+
+        Args:
+            writer: writer of the destination.
+            plan: content of the shard.
+            entries: its entries in the listing.
+            units: handles of the units that it takes samples from, by number.
+        """
 
     @abstractmethod
-    def finished(self, shard: Any) -> Finished:
-        """What is to be known of the stored shard; waits for it."""
+    def stored(self, shard: Any) -> PackedRange:
+        """Waits until a shard is stored and describes it."""
 
     @abstractmethod
     def stop(self) -> None:
-        """The packing is over or given up: nothing that is under way may be stored after this."""
+        """Ends all work in progress; nothing is stored after this."""
 
 
-class Alone(Crew):
-    """This process; nothing is ever under way."""
+class LocalExecutor(PackExecutor):
+    """Works in this process; nothing is ever in progress."""
 
-    units = 1
-    shards = 1
+    max_units = 1
+    max_shards = 1
 
-    def begin_unit(self, entries: Sequence[Entry]) -> Prepared:
+    def start_unit(self, entries: Sequence[Entry]) -> Prepared:
+        """Prepares the entries."""
         return prepare(entries)
 
     def outcomes(self, unit: Prepared) -> Sequence[Outcome]:
+        """Returns the outcomes of a prepared unit."""
         return unit[0]
 
-    def begin_shard(self, place: Place, cut: Cut, where: Range, units: Mapping[int, Prepared]) -> Finished:
-        return store_shard(place, cut, where, {number: items for number, (_, items) in units.items()})
+    def start_shard(
+        self, writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, Prepared]
+    ) -> PackedRange:
+        """Builds and stores the shard."""
+        return store_shard(writer, plan, entries, {number: items for number, (_, items) in units.items()})
 
-    def finished(self, shard: Finished) -> Finished:
+    def stored(self, shard: PackedRange) -> PackedRange:
+        """Returns the description of the shard."""
         return shard
 
     def stop(self) -> None:
-        return None
+        """Does nothing."""
 
 
 def prepare(entries: Sequence[Entry]) -> Prepared:
-    """Outcomes, and the items where there are any; a `UserError` where a picture cannot be stored as it is."""
+    """Reads the entries of a unit.
+
+    Returns:
+        The outcome of each entry, and its item, None where it has none.
+
+    Raises:
+        UserError: a sample cannot be stored as it is.
+    """
     outcomes: list[Outcome] = []
     items: list[PackItem | None] = []
     for entry in entries:
-        made = entry if isinstance(entry, Skipped) else entry.item()
-        items.append(made if isinstance(made, PackItem) else None)
-        outcomes.append(footprint(made) if isinstance(made, PackItem) else made)
+        result = entry if isinstance(entry, SkippedFile) else entry.item()
+        items.append(result if isinstance(result, PackItem) else None)
+        outcomes.append(tar_bytes(result) if isinstance(result, PackItem) else result)
     return outcomes, items
 
 
-def store_shard(place: Place, cut: Cut, where: Range, units: Mapping[int, list[PackItem | None]]) -> Finished:
-    """Build the shard and put it into its place."""
-    items = [item for unit, at in cut.picks if (item := units[unit][at]) is not None]
-    return place.put(cut, where, build_shard(cut.number, items))
+def store_shard(
+    writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, list[PackItem | None]]
+) -> PackedRange:
+    """Builds a shard of prepared items and stores it."""
+    items = [item for unit, position in plan.samples if (item := units[unit][position]) is not None]
+    return writer.write(plan, entries, build_shard(plan.number, items))

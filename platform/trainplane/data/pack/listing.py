@@ -1,7 +1,7 @@
-"""A listing of entries read once, in order: where it has come to, and a digest of what went by.
+"""Listing of entries, read once, with digests of its beginning.
 
-What a packing makes of a listing depends on all of it up to the place in question, so one chain of digests tells
-whether two packings have seen the same.
+A packing depends on all entries up to a position. The digests are a chain over them, so one comparison shows that two
+packings have read the same entries up to there.
 """
 
 from __future__ import annotations
@@ -10,64 +10,76 @@ import hashlib
 from collections import deque
 from collections.abc import Collection, Iterable
 
-from trainplane.data.manifest import Skipped
+from trainplane.data.manifest import SkippedFile
 from trainplane.data.pack.executor import Entry
 
 _UNIT_ENTRIES = 64
 
 
 class Listing:
-    """`at` entries have been taken. `digest_at` says what went by, of places that were not forgotten."""
+    """Entries of a packing, read up to `position`.
+
+    Digests are available for every position passed, until `drop_digests_before`.
+    """
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._source = iter(entries)
         self._ahead: deque[Entry] = deque()
         self._digests = {0: b""}
-        self.at = 0
+        self.position = 0
 
-    def digest_at(self, at: int) -> str:
-        """Digest of the entries before place `at`."""
-        return self._digests[at].hex()
+    def digest_at(self, position: int) -> str:
+        """Returns the digest of the entries before a position."""
+        return self._digests[position].hex()
 
-    def forget(self, before: int) -> None:
-        """Digests of places before this one are not asked for any more."""
-        for at in [at for at in self._digests if at < before]:
-            del self._digests[at]
+    def drop_digests_before(self, position: int) -> None:
+        """Frees the digests of earlier positions."""
+        for earlier in [key for key in self._digests if key < position]:
+            del self._digests[earlier]
 
-    def unit(self, *, most_bytes: int, stops: Collection[int]) -> list[Entry]:
-        """The next entries, about `most_bytes` together, not beyond the next place in `stops`; empty at the end."""
-        taken: list[Entry] = []
+    def next_unit(self, *, max_bytes: int, stops: Collection[int]) -> list[Entry]:
+        """Returns the next entries; empty at the end.
+
+        Args:
+            max_bytes: approximate size of a unit.
+            stops: positions that a unit may not go beyond.
+        """
+        entries: list[Entry] = []
         size = 0
-        while len(taken) < _UNIT_ENTRIES and size < most_bytes and (not taken or self.at not in stops):
+        while len(entries) < _UNIT_ENTRIES and size < max_bytes and (not entries or self.position not in stops):
             entry = self._next()
             if entry is None:
                 break
-            if isinstance(entry, Skipped):
-                taken.append(entry)
+            if isinstance(entry, SkippedFile):
+                entries.append(entry)
             else:
-                # Now, while a stream that can only be read forwards stands at it.
-                taken.append(entry.portable())
+                # Make it portable now: a stream that can only be read forwards is at this entry.
+                entries.append(entry.portable())
                 size += entry.size
-        return taken
+        return entries
 
-    def pass_over(self, stop: int, digest: str) -> bool:
-        """Go on to place `stop` if the digest is `digest` there; else stay."""
-        start = self.at
-        passed: list[Entry] = []
-        while self.at < stop and (entry := self._next()) is not None:
-            passed.append(entry)
-        if self.at == stop and self.digest_at(stop) == digest:
-            self.forget(stop)
+    def skip_to(self, position: int, digest: str) -> bool:
+        """Advances to a position if the digest there matches.
+
+        Else it stays where it is and returns False.
+        """
+        start = self.position
+        skipped: list[Entry] = []
+        while self.position < position and (entry := self._next()) is not None:
+            skipped.append(entry)
+        if self.position == position and self.digest_at(position) == digest:
+            self.drop_digests_before(position)
             return True
-        self._ahead.extendleft(reversed(passed))
-        self.at = start
+        # Put the entries back, in their order.
+        self._ahead.extendleft(reversed(skipped))
+        self.position = start
         return False
 
     def _next(self) -> Entry | None:
         entry = self._ahead.popleft() if self._ahead else next(self._source, None)
         if entry is not None:
-            text = f"{entry.file}\n{entry.reason}" if isinstance(entry, Skipped) else entry.identity
-            before = self._digests[self.at]
-            self.at += 1
-            self._digests[self.at] = hashlib.sha256(before + text.encode("utf-8", "surrogateescape")).digest()
+            text = f"{entry.file}\n{entry.reason}" if isinstance(entry, SkippedFile) else entry.identity
+            before = self._digests[self.position]
+            self.position += 1
+            self._digests[self.position] = hashlib.sha256(before + text.encode("utf-8", "surrogateescape")).digest()
         return entry

@@ -1,12 +1,13 @@
-"""Pictures to shards: plain WebDataset tars, the index, and last of all the manifest.
+"""Packs samples into shards: WebDataset tars, the index, the manifest.
 
-    pack(pictures, "s3://bucket/datasets/mine", name="mine", split="train", how={"layout": "folder"})
+    pack(entries, "s3://bucket/datasets/mine", name="mine", split="train", how={"layout": "folder"})
 
-Same pictures in the same order and same options give the same bytes, whoever does the work and however often it was
-killed and run again: what is decided is decided in cut.py, from the outcomes of pictures in the order of the listing.
-The packing is led from here; crew.py does the work, destination.py knows what is there already. Nothing is trusted
-before the manifest is there. Not covered: finding, decoding, checking or re-encoding pictures: the caller's entries
-do that.
+The same samples in the same order with the same options give the same bytes, with any executor and after any number of
+killed attempts. All decisions are made in sharding.py, from the outcomes of the entries in the order of the listing.
+This module leads the packing; executor.py does the work, destination.py knows what is stored already. There is no
+dataset before the manifest is stored, which comes last.
+
+Not covered: finding, decoding, checking or re-encoding samples; the caller's entries do that.
 """
 
 from __future__ import annotations
@@ -22,11 +23,11 @@ import numpy as np
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.index import IndexWriter
-from trainplane.data.manifest import Dataset, Manifest, Skipped
-from trainplane.data.pack.destination import Destination, Finished, Range
-from trainplane.data.pack.executor import Alone, Crew, Entry
+from trainplane.data.manifest import Dataset, Manifest, SkippedFile
+from trainplane.data.pack.destination import Destination, ListingRange, PackedRange
+from trainplane.data.pack.executor import Entry, LocalExecutor, PackExecutor
 from trainplane.data.pack.listing import Listing
-from trainplane.data.pack.sharding import Cut, Cutter
+from trainplane.data.pack.sharding import Sharder, ShardPlan
 from trainplane.data.shard import Shard
 from trainplane.data.shards import KEY_HASH, PackItem
 from trainplane.errors import UserError
@@ -37,12 +38,12 @@ __all__ = ["DEFAULT_SHARD_BYTES", "PackItem", "pack"]
 log = logging.getLogger(__name__)
 
 DEFAULT_SHARD_BYTES = 64 * 1024 * 1024
-_ALONE = Alone()
-_UNIT_BYTES = 8 * 1024 * 1024  # read by one task; small beside a shard, large beside the cost of a task
+_LOCAL = LocalExecutor()
+_UNIT_BYTES = 8 * 1024 * 1024  # read by one task: small against a shard, large against the cost of a task
 
 
 def pack(
-    pictures: Iterable[Entry],
+    entries: Iterable[Entry],
     dest: str | Store,
     *,
     name: str,
@@ -50,114 +51,145 @@ def pack(
     shard_bytes: int = DEFAULT_SHARD_BYTES,
     how: Mapping[str, Any],
     replace: bool = False,
-    crew: Crew = _ALONE,
+    executor: PackExecutor = _LOCAL,
 ) -> Dataset:
-    """Pack `pictures` in the order given into a dataset at `dest`.
+    """Packs samples in the given order into a dataset.
 
-    pictures    -- entries that become items, or that are skipped; what was skipped is told in the manifest
-    shard_bytes -- a shard is closed before the sample that would make it larger
-    how         -- the caller's options, JSON values; they are part of the digest
-    replace     -- another dataset at `dest` may be replaced; without it that is refused
-    crew        -- who does the work; it changes nothing of the result
+    Where the same dataset exists, only missing shards are written. Where a packing of the same listing was killed, its
+    shards are kept.
 
-    Where the same dataset stands already nothing is written, shards that are missing apart; where a packing of the
-    same listing was killed, its shards are kept. A picture that comes twice, none at all, another dataset at `dest`,
-    or another process packing there is a `UserError`.
+    Args:
+        entries: samples to read, and files that are skipped; the manifest lists the latter.
+        dest: address or store of the dataset.
+        name: name of the dataset.
+        split: such as "train".
+        shard_bytes: a shard is closed before the sample that would make it larger.
+        how: options of the caller, JSON values; they are part of the digest.
+        replace: replace another dataset at `dest`; without it that is refused.
+        executor: does the work; it does not change the result.
+
+    Raises:
+        UserError: a sample comes twice, there is none at all, another dataset is at `dest`, or another process packs
+            there.
     """
     store = open_store(dest) if isinstance(dest, str) else dest
     options = {"shard_bytes": shard_bytes, **how}
-    _refuse_what_no_manifest_can_hold(name, split, options)
+    _check_options(name, split, options)
     index = IndexWriter()
     shards: list[Shard] = []
-    skipped: list[Skipped] = []
+    skipped: list[SkippedFile] = []
+    # Key hashes alone, 8 bytes per sample, are enough to find duplicates.
     hashes = array("Q")
     with ExitStack() as stack:
-        place = stack.enter_context(Destination(store, replace=replace, options=options))
-        stack.callback(crew.stop)
-        for done in _finished_shards(Listing(pictures), place, crew, shard_bytes):
-            skipped += done.skipped
-            if done.shard is not None:
-                index.add(done.shard.name, done.rows)
-                shards.append(done.shard)
-                hashes.extend(int(row.key[-KEY_HASH:], 16) for row in done.rows)
+        destination = stack.enter_context(Destination(store, replace=replace, options=options))
+        # Called before the destination's exit: no task may write after the lease is released.
+        stack.callback(executor.stop)
+        for packed in _all_ranges(Listing(entries), destination, executor, shard_bytes):
+            skipped += packed.skipped
+            if packed.shard is not None:
+                index.add(packed.shard.name, packed.rows)
+                shards.append(packed.shard)
+                hashes.extend(int(row.key[-KEY_HASH:], 16) for row in packed.rows)
         if not shards:
-            raise UserError(f"{store.address}: nothing to pack, {_why(skipped)}; give pictures")
-        _refuse_twins(hashes)
-        return place.seal(name=name, split=split, shards=shards, index=index.finish(), skipped=skipped)
+            raise UserError(f"{store.address}: nothing to pack, {_reason(skipped)}; give samples")
+        _refuse_duplicates(hashes)
+        return destination.commit(name=name, split=split, shards=shards, index=index.finish(), skipped=skipped)
 
 
-def _finished_shards(listing: Listing, place: Destination, crew: Crew, shard_bytes: int) -> Iterator[Finished]:
-    """All shards of the listing in order: those that an earlier packing stored, and between them new ones."""
-    notes = place.notes()
-    number = kept = 0
+def _all_ranges(
+    listing: Listing, destination: Destination, executor: PackExecutor, shard_bytes: int
+) -> Iterator[PackedRange]:
+    """Yields all shards in order, stored earlier or now."""
+    stored = destination.stored_ranges()
+    number = reused = 0
     while True:
-        note, at = notes.get(number), listing.at
-        done = place.finished(number) if note and note.starts_at(at, listing.digest_at(at)) else None
-        if note and done and listing.pass_over(note.stop, note.after):
-            yield done
-            number, kept = number + 1, kept + 1
+        # Reuse a stored shard if the listing up to its end is unchanged.
+        entries, start = stored.get(number), listing.position
+        matches = entries is not None and entries.starts_at(start, listing.digest_at(start))
+        packed = destination.packed_range(number) if matches else None
+        if entries and packed and listing.skip_to(entries.stop, entries.after):
+            yield packed
+            number, reused = number + 1, reused + 1
             continue
-        # Behind a gap a shard begins where it began before: the same entries are cut at the same places.
-        stops = {later.start: later.before for other, later in notes.items() if other > number}
-        cutter = Cutter(number=number, start=at, shard_bytes=shard_bytes)
-        yield from _new_shards(listing, place, crew, cutter, stops)
-        number = cutter.number
-        if listing.at == at:
+        # Else pack up to the next stored shard. Behind a gap it begins where it began before: the same entries are
+        # divided at the same positions.
+        stops = {later.start: later.before for shard, later in stored.items() if shard > number}
+        sharder = Sharder(number=number, start=start, shard_bytes=shard_bytes)
+        yield from _new_ranges(listing, destination, executor, sharder, stops)
+        number = sharder.number
+        # The listing has ended.
+        if listing.position == start:
             break
-    if kept:
-        log.warning("%d of %d shards had been stored by an earlier packing and were kept", kept, number)
+    if reused:
+        log.warning("%d of %d shards had been stored by an earlier packing and were kept", reused, number)
 
 
-def _new_shards(
-    listing: Listing, place: Destination, crew: Crew, cutter: Cutter, stops: Mapping[int, str]
-) -> Iterator[Finished]:
-    """Shards of the entries from here to the next of `stops`, or to the end."""
-    units: dict[int, Any] = {}  # under way or prepared, until no shard needs them any more
-    waiting: deque[int] = deque()  # those whose outcomes have not been looked at
-    under_way: deque[Any] = deque()
+def _new_ranges(
+    listing: Listing,
+    destination: Destination,
+    executor: PackExecutor,
+    sharder: Sharder,
+    stops: Mapping[int, str],
+) -> Iterator[PackedRange]:
+    """Packs entries up to the next of `stops`.
+
+    Args:
+        listing: entries, at the first to pack.
+        destination: destination of the shards.
+        executor: does the work.
+        sharder: decides where shards end.
+        stops: digests of the listing by position; packing stops at one that matches, or at the end.
+    """
+    units: dict[int, Any] = {}  # handles of units that an open or later shard needs
+    unread: deque[int] = deque()  # units whose outcomes were not read yet
+    in_progress: deque[Any] = deque()  # handles of shards
     count, is_over = 0, False
 
-    def begin(cut: Cut) -> Iterator[Finished]:
-        if not cut.picks:
-            yield Finished(None, (), cut.skipped)
+    def start(plan: ShardPlan) -> Iterator[PackedRange]:
+        if not plan.samples:
+            yield PackedRange(None, (), plan.skipped)
             return
-        while len(under_way) >= crew.shards:
-            yield crew.finished(under_way.popleft())
-        place.claim()
-        where = Range(cut.start, cut.stop, listing.digest_at(cut.start), listing.digest_at(cut.stop))
-        under_way.append(crew.begin_shard(place.place, cut, where, {unit: units[unit] for unit, _ in cut.picks}))
-        listing.forget(cut.stop)
+        # Shards are yielded in order, so wait for the oldest.
+        while len(in_progress) >= executor.max_shards:
+            yield executor.stored(in_progress.popleft())
+        destination.acquire()
+        entries = ListingRange(plan.start, plan.stop, listing.digest_at(plan.start), listing.digest_at(plan.stop))
+        shard_units = {unit: units[unit] for unit, _ in plan.samples}
+        in_progress.append(executor.start_shard(destination.writer, plan, entries, shard_units))
+        listing.drop_digests_before(plan.stop)
 
     while True:
-        while not is_over and len(waiting) < crew.units:
-            entries = listing.unit(most_bytes=_UNIT_BYTES, stops=stops)
+        # Keep the executor busy with units ahead of the one that is read next.
+        while not is_over and len(unread) < executor.max_units:
+            entries = listing.next_unit(max_bytes=_UNIT_BYTES, stops=stops)
             if entries:
-                units[count] = crew.begin_unit(entries)
-                waiting.append(count)
+                units[count] = executor.start_unit(entries)
+                unread.append(count)
                 count += 1
-            is_over = not entries or stops.get(listing.at) == listing.digest_at(listing.at)
-        if not waiting:
+            is_over = not entries or stops.get(listing.position) == listing.digest_at(listing.position)
+        if not unread:
             break
-        unit = waiting.popleft()
-        for cut in cutter.feed(unit, crew.outcomes(units[unit])):
-            yield from begin(cut)
-        for gone in range(min(units), min(cutter.first_unit, unit + 1)):
-            del units[gone]
-    for cut in cutter.finish():
-        yield from begin(cut)
-    while under_way:
-        yield crew.finished(under_way.popleft())
+        unit = unread.popleft()
+        for plan in sharder.feed(unit, executor.outcomes(units[unit])):
+            yield from start(plan)
+        # Free units whose samples are all in closed shards.
+        for used in range(min(units), min(sharder.first_unit, unit + 1)):
+            del units[used]
+    for plan in sharder.finish():
+        yield from start(plan)
+    while in_progress:
+        yield executor.stored(in_progress.popleft())
 
 
-def _why(skipped: Sequence[Skipped]) -> str:
+def _reason(skipped: Sequence[SkippedFile]) -> str:
     if not skipped:
-        return "no picture was found"
+        return "no sample was found"
     count = "1 file was" if len(skipped) == 1 else f"{len(skipped)} files were"
     return f"{count} left out, the first: {skipped[0].file}: {skipped[0].reason}"
 
 
-def _refuse_what_no_manifest_can_hold(name: str, split: str, options: Mapping[str, Any]) -> None:
-    # Before hours of packing rather than after.
+def _check_options(name: str, split: str, options: Mapping[str, Any]) -> None:
+    # Refuse what no manifest can hold before hours of packing rather than after.
     Manifest(name, split, (), 0, "", (), options)
     if options["shard_bytes"] <= 0:
         raise UserError(f"shard_bytes={options['shard_bytes']}: need a positive number of bytes")
@@ -167,10 +199,10 @@ def _refuse_what_no_manifest_can_hold(name: str, split: str, options: Mapping[st
         raise UserError(f"how the dataset is packed cannot be recorded as JSON ({error}); give plain values") from error
 
 
-def _refuse_twins(hashes: array[int]) -> None:
+def _refuse_duplicates(hashes: array[int]) -> None:
     values, counts = np.unique(np.frombuffer(hashes, dtype=np.uint64), return_counts=True)
-    if (twins := values[counts > 1]).size:
+    if (duplicates := values[counts > 1]).size:
         raise UserError(
-            f"{twins.size} pictures were given twice (the first has a key ending in -{int(twins[0]):0{KEY_HASH}x}); "
-            "give each path once"
+            f"{duplicates.size} samples were given twice (the first has a key ending in "
+            f"-{int(duplicates[0]):0{KEY_HASH}x}); give each path once"
         )

@@ -1,7 +1,7 @@
-"""The work of a packing as Ray tasks: pictures go from the tasks that prepare them to those that store them.
+"""Executor that runs a packing as Ray tasks.
 
-The leading process sees outcomes and findings; prepared pictures stay in Ray's object store until their shard is
-stored. Tasks that a lost worker takes with it are done again by Ray: the same bytes come of them.
+Prepared samples stay in Ray's object store, from the task that prepares them to the task that stores their shard. The
+leading process gets outcomes and descriptions only. Ray repeats the tasks of a lost worker; they give the same bytes.
 """
 
 from __future__ import annotations
@@ -10,69 +10,63 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from trainplane.data.pack.destination import Finished, Place, Range
-from trainplane.data.pack.executor import Crew, Entry, prepare, store_shard
-from trainplane.data.pack.sharding import Cut, Outcome
+from trainplane.cluster.ray_tasks import portable_environment, task_result
+from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWriter
+from trainplane.data.pack.executor import Entry, PackExecutor, prepare, store_shard
+from trainplane.data.pack.sharding import Outcome, ShardPlan
 from trainplane.data.shards import PackItem
 
-# What tasks need to reach the same store, apart from secrets: those are the cluster's own matter.
-_ENVIRONMENT = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
-    "AWS_REQUEST_CHECKSUM_CALCULATION",
-)
 
-
-class Tasks(Crew):
-    """`count` tasks at once on the connected cluster."""
+class RayExecutor(PackExecutor):
+    """Runs up to `count` tasks on the connected cluster."""
 
     def __init__(self, ray: Any, count: int) -> None:
-        # As many units again wait for their turn, so that no processor waits for the leader.
-        self.units = 2 * count
-        self.shards = count
+        # Twice as many units as tasks, so that no processor waits for the leading process.
+        self.max_units = 2 * count
+        self.max_shards = count
         self._ray = ray
-        self._environment = {name: os.environ[name] for name in _ENVIRONMENT if name in os.environ}
+        self._environment = portable_environment()
         self._prepare = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(_prepare)
         self._store = ray.remote(num_cpus=1, max_retries=3)(_store)
-        self._under_way: dict[Any, None] = {}
+        self._in_progress: dict[Any, None] = {}
 
-    def begin_unit(self, entries: Sequence[Entry]) -> Any:
+    def start_unit(self, entries: Sequence[Entry]) -> Any:
+        """Starts a task that prepares the entries."""
         outcomes, items = self._prepare.remote(list(entries))
-        self._under_way[outcomes] = None
+        self._in_progress[outcomes] = None
         return outcomes, items
 
     def outcomes(self, unit: Any) -> Sequence[Outcome]:
-        found: Sequence[Outcome] = self._result(unit[0])
-        return found
+        """Waits for the task of a unit."""
+        outcomes: Sequence[Outcome] = self._result(unit[0])
+        return outcomes
 
-    def begin_shard(self, place: Place, cut: Cut, where: Range, units: Mapping[int, Any]) -> Any:
+    def start_shard(self, writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, Any]) -> Any:
+        """Starts a task that builds and stores the shard."""
+        # As arguments of their own, so that Ray hands the items over and they never come here.
         items = [items for _, items in units.values()]
-        shard = self._store.remote(self._environment, place, cut, where, list(units), *items)
-        self._under_way[shard] = None
+        shard = self._store.remote(self._environment, writer, plan, entries, list(units), *items)
+        self._in_progress[shard] = None
         return shard
 
-    def finished(self, shard: Any) -> Finished:
-        found: Finished = self._result(shard)
-        return found
+    def stored(self, shard: Any) -> PackedRange:
+        """Waits for the task of a shard."""
+        packed: PackedRange = self._result(shard)
+        return packed
 
     def stop(self) -> None:
-        for reference in self._under_way:
+        """Cancels all tasks and waits until they end."""
+        for reference in self._in_progress:
             self._ray.cancel(reference, force=True)
-        if self._under_way:
-            self._ray.wait(list(self._under_way), num_returns=len(self._under_way), timeout=30)
-        self._under_way.clear()
+        if self._in_progress:
+            self._ray.wait(list(self._in_progress), num_returns=len(self._in_progress), timeout=30)
+        self._in_progress.clear()
 
     def _result(self, reference: Any) -> Any:
         try:
-            found = self._ray.get(reference)
-        except self._ray.exceptions.RayTaskError as error:
-            # Our sentences come back as themselves, without Ray's account of where they were said.
-            raise error.cause from None
+            return task_result(self._ray, reference)
         finally:
-            self._under_way.pop(reference, None)
-        return found
+            self._in_progress.pop(reference, None)
 
 
 def _prepare(entries: Sequence[Entry]) -> tuple[list[Outcome], list[PackItem | None]]:
@@ -81,11 +75,11 @@ def _prepare(entries: Sequence[Entry]) -> tuple[list[Outcome], list[PackItem | N
 
 def _store(
     environment: Mapping[str, str],
-    place: Place,
-    cut: Cut,
-    where: Range,
+    writer: ShardWriter,
+    plan: ShardPlan,
+    entries: ListingRange,
     numbers: Sequence[int],
     *items: list[PackItem | None],
-) -> Finished:
+) -> PackedRange:
     os.environ.update(environment)
-    return store_shard(place, cut, where, dict(zip(numbers, items, strict=True)))
+    return store_shard(writer, plan, entries, dict(zip(numbers, items, strict=True)))

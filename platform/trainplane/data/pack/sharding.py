@@ -1,7 +1,8 @@
-"""PURE: where one shard ends and the next begins, decided from what each picture came to, in the order of the listing.
+"""Decides which entries of a listing go into which shard.
 
-A shard is closed before the sample that would make it larger than asked for. What is left out belongs to the shard
-that is open when it is met, so every entry of the listing lies in exactly one shard's range.
+Pure: depends on the outcome of each entry, in the order of the listing. A shard is closed before the sample that would
+make it larger than requested. A skipped entry belongs to the shard that is open at that entry, so every entry of the
+listing lies in the range of exactly one shard.
 """
 
 from __future__ import annotations
@@ -11,60 +12,72 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
-from trainplane.data.manifest import Skipped
+from trainplane.data.manifest import SkippedFile
 
-Outcome: TypeAlias = "int | Skipped | None"
-"""What came of one entry: the bytes it takes in a shard, why it was left out, or None where it is not asked for."""
+Outcome: TypeAlias = "int | SkippedFile | None"
+"""Result of one entry: bytes that it takes in a shard, why it is skipped, or None for an entry of another split."""
 
 
 @dataclass(frozen=True)
-class Cut:
-    """One shard to be: `picks` are (unit, place in it) of its samples, `stop` is the first entry behind its range."""
+class ShardPlan:
+    """Content of one shard.
+
+    Attributes:
+        number: number of the shard.
+        start: its first entry in the listing.
+        stop: the first entry behind its range.
+        samples: (unit, position in the unit) of each sample.
+        skipped: skipped files of its range.
+    """
 
     number: int
     start: int
     stop: int
-    picks: tuple[tuple[int, int], ...]
-    skipped: tuple[Skipped, ...]
+    samples: tuple[tuple[int, int], ...]
+    skipped: tuple[SkippedFile, ...]
 
 
-class Cutter:
-    """Fed with the outcomes of unit after unit, it yields shards as they close."""
+class Sharder:
+    """Turns the outcomes of units into shards."""
 
     def __init__(self, *, number: int, start: int, shard_bytes: int) -> None:
         self.number = number
         self._shard_bytes = shard_bytes
         self._start = self._at = start
-        self._picks: list[tuple[int, int]] = []
-        self._skipped: list[Skipped] = []
+        self._samples: list[tuple[int, int]] = []
+        self._skipped: list[SkippedFile] = []
         self._bytes = 0
 
-    def feed(self, unit: int, outcomes: Sequence[Outcome]) -> Iterator[Cut]:
-        """Take the outcomes of the unit called `unit`."""
-        for place, outcome in enumerate(outcomes):
-            if isinstance(outcome, Skipped):
+    def feed(self, unit: int, outcomes: Sequence[Outcome]) -> Iterator[ShardPlan]:
+        """Adds a unit's outcomes; yields shards as they close."""
+        for position, outcome in enumerate(outcomes):
+            if isinstance(outcome, SkippedFile):
                 self._skipped.append(outcome)
             elif outcome is not None:
-                if self._picks and self._bytes + outcome > self._shard_bytes:
+                if self._samples and self._bytes + outcome > self._shard_bytes:
                     yield self._close()
-                self._picks.append((unit, place))
+                self._samples.append((unit, position))
                 self._bytes += outcome
             self._at += 1
 
     @property
     def first_unit(self) -> int:
-        """The first unit that the open shard needs; far away when there is none."""
-        return self._picks[0][0] if self._picks else sys.maxsize
+        """First unit with a sample of the open shard.
 
-    def finish(self) -> Iterator[Cut]:
-        """The shard that is still open; one without a sample, too, where something was left out."""
+        `sys.maxsize` where it has no sample.
+        """
+        return self._samples[0][0] if self._samples else sys.maxsize
+
+    def finish(self) -> Iterator[ShardPlan]:
+        """Yields the last shard; without samples if all were skipped."""
         if self._at > self._start:
             yield self._close()
 
-    def _close(self) -> Cut:
-        cut = Cut(self.number, self._start, self._at, tuple(self._picks), tuple(self._skipped))
+    def _close(self) -> ShardPlan:
+        plan = ShardPlan(self.number, self._start, self._at, tuple(self._samples), tuple(self._skipped))
         self._start = self._at
-        self._picks, self._skipped, self._bytes = [], [], 0
-        if cut.picks:
+        self._samples, self._skipped, self._bytes = [], [], 0
+        # A range without samples makes no shard, so its number is free for the next.
+        if plan.samples:
             self.number += 1
-        return cut
+        return plan

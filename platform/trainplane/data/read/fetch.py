@@ -1,13 +1,17 @@
-"""Bytes of samples, read in ranges and checked before anyone sees them.
+"""Reads samples ahead of use and checks every byte.
 
-A walk over steps reads ahead: the runs of neighbours that later steps need (order.py) are requested, several at once,
-while earlier steps are used, as far ahead as memory reaches. What has come is checked and cut into samples by the
-thread that read it, and a sample is let go of when it is taken, so half of the windows is held on average. Runs that
-do not fit into `cache_bytes` are read sample by sample instead: memory is bounded and no byte is read twice. A dataset
-that fits as a whole stays. Every member's length, header and crc32 are checked. Bytes may be spoilt on the way, too:
-only what two readings give alike is called damage. What is sound is kept on the host's disk where there is a cache
-(cache.py), and read from there the next time. Not covered: trying again after a failed request (storage) and what
-happens to damaged samples (loader.py).
+A walk over steps reads ahead. The neighbours that later steps need (order.py) are requested as one range, several
+ranges at once, while earlier steps are used, as far ahead as memory allows. The thread that read a range also checks
+it and splits it into samples. A sample is released when it is used, so on average half of the windows is in memory.
+
+Ranges that do not fit into `cache_bytes` are read sample by sample instead: memory stays bounded and no byte is read
+twice. A dataset that fits into memory as a whole stays there.
+
+The length, header and crc32 of every member are checked. Bytes may also be corrupted on the way, so only what two
+readings agree on is called damage. Valid bytes are also cached on the host's disk where a cache is set (cache.py), and
+read from there the next time.
+
+Not covered: retries of failed requests (storage), and the treatment of damaged samples (load/loader.py).
 """
 
 from __future__ import annotations
@@ -19,56 +23,68 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import TypeAlias
 
-from trainplane.data.damage import BLOCK_BYTES, MISSING_SHARD, Damage, DamageError, judge_member
+from trainplane.data.damage import BLOCK_BYTES, MISSING_SHARD, Damage, DamageError, check_member
 from trainplane.data.manifest import Dataset, Members
 from trainplane.data.order import Visit
-from trainplane.data.read.shard_reader import Run, Source
+from trainplane.data.read.shard_reader import Chunk, ShardReader
 from trainplane.errors import UserError
 from trainplane.storage import NotFound
 
 DEFAULT_CACHE_BYTES = 256 * 1024 * 1024
 
 _CONNECTIONS = 8
-_STEPS_AHEAD = 4  # at least
-_MOST_STEPS_AHEAD = 64
+_MIN_STEPS_AHEAD = 4
+_MAX_STEPS_AHEAD = 64
 _READINGS = 8  # of a sample whose bytes differ from reading to reading
-_RUN_BYTES = 4 * 1024 * 1024  # of samples read in bulk, per request
+_RANGE_BYTES = 4 * 1024 * 1024  # of samples read in bulk, per request
 
 Step: TypeAlias = tuple[int, Sequence[Visit]]
-"""A step's number, and what is visited there."""
+"""Number of a step, and its visits."""
 
-Found: TypeAlias = Members | Damage
+SampleOrDamage: TypeAlias = Members | Damage
 
 
 @dataclass
-class _Awaited:
-    """Samples of one run, on their way or here: `left` of them wait to be taken, and take `bytes` of memory."""
+class _Pending:
+    """Samples of one range, requested and not used yet.
 
-    samples: Future[dict[int, Found]]
-    left: int
+    Attributes:
+        samples: the samples of the range when they have arrived.
+        remaining: number of samples not used yet.
+        bytes: memory that those take, at least 0.
+    """
+
+    samples: Future[dict[int, SampleOrDamage]]
+    remaining: int
     bytes: int
 
-    def let_go(self) -> int:
-        """One sample was taken: the bytes that are free again."""
-        freed = self.bytes // self.left
-        self.left -= 1
+    def release_sample(self) -> int:
+        """Releases one sample; returns the bytes freed."""
+        freed = self.bytes // self.remaining
+        self.remaining -= 1
         self.bytes -= freed
         return freed
 
 
 class Fetcher:
-    """Reads one dataset. Use it from one thread, and close it: its reading threads end then.
+    """Reads the samples of one dataset ahead of use.
 
-    `cache_bytes` is memory for what is read ahead; the host's disk is used where the dataset names a cache.
+    Use it from one thread, and close it: this ends its reading threads. The host's disk is used where the dataset
+    names a cache.
+
+    Args:
+        dataset: dataset to read.
+        cache_bytes: memory for samples read ahead.
     """
 
     def __init__(self, dataset: Dataset, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
         self._dataset = dataset
         self._cache_bytes = cache_bytes
         self._keeps_all = dataset.bytes <= cache_bytes
-        self._source = Source(dataset)
-        self._awaited: dict[tuple[int, int], _Awaited] = {}
-        self._alone: dict[tuple[int, int, int], int] = {}
+        self._shards = ShardReader(dataset)
+        self._pending: dict[tuple[int, int], _Pending] = {}
+        # Ranges that are read sample by sample, and how many of their samples are still to be requested.
+        self._split: dict[tuple[int, int, int], int] = {}
         self._held_bytes = 0
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
 
@@ -80,127 +96,164 @@ class Fetcher:
     ) -> None:
         self.close()
 
+    @property
+    def held_bytes(self) -> int:
+        """Bytes of samples requested and not used yet."""
+        return self._held_bytes
+
+    @property
+    def held_samples(self) -> list[tuple[int, int]]:
+        """Samples held, each with the last step of its window.
+
+        The step is -1 where the whole dataset is kept in memory.
+        """
+        return list(self._pending)
+
     def close(self) -> None:
-        """Wait for the reads under way and let go of everything."""
+        """Waits for the reads under way and frees the memory."""
         self._threads.shutdown(wait=True, cancel_futures=True)
-        self._source.close()
-        self._awaited.clear()
+        self._shards.close()
+        self._pending.clear()
 
-    def walk(self, steps: Iterable[Step], *, met: Collection[int] = ()) -> Iterator[list[tuple[Visit, Found]]]:
-        """For each step, its visits with their samples; in the place of a damaged one, the damage.
+    def walk(
+        self, steps: Iterable[Step], *, visited: Collection[int] = ()
+    ) -> Iterator[list[tuple[Visit, SampleOrDamage]]]:
+        """Yields for each step its visits with their samples.
 
-        `met` are samples that the windows of the first step visited before it: they are not kept.
+        A damaged sample is replaced by its `Damage`.
+
+        Args:
+            steps: steps in the order of use.
+            visited: samples that the windows of the first step visited before it; they are not kept.
         """
         source = iter(steps)
         ahead: deque[Step] = deque()
-        begun: int | None = None
+        first_step: int | None = None
         while True:
-            while self._reaches_on(len(ahead)) and (step := next(source, None)) is not None:
-                begun = step[0] if begun is None else begun
-                self._request(step, met, begun)
+            # Request as many steps as memory allows, then hand out the oldest.
+            while self._may_request(len(ahead)) and (step := next(source, None)) is not None:
+                first_step = step[0] if first_step is None else first_step
+                self._request(step, visited, first_step)
                 ahead.append(step)
             if not ahead:
                 return
             yield [(visit, self._take(visit)) for visit in ahead.popleft()[1]]
 
-    def read(self, sample: int, *, seen: bytes | memoryview | None = None) -> Found:
-        """One sample by itself, read from the store now. `seen` is what it gave before that was not sound."""
+    def read(self, sample: int, *, rejected: bytes | memoryview | None = None) -> SampleOrDamage:
+        """Reads one sample from the store now.
+
+        Args:
+            sample: number of the sample.
+            rejected: bytes of an earlier reading that failed the check. The same bytes again are damage.
+        """
         kind = MISSING_SHARD
         for _ in range(_READINGS):
             try:
-                run = self._source.read_stored(sample)
+                chunk = self._shards.read_from_store(sample)
             except NotFound:
                 break
-            members, found = self._check(sample, run.data, run.start)
-            if found is None:
-                self._source.keep(sample, run)
+            members, problem = self._check(sample, chunk.data, chunk.start)
+            if problem is None:
+                self._shards.cache_sample(sample, chunk)
                 return members
-            kind = found
-            if run.data == seen:
+            kind = problem
+            # The same wrong bytes twice: they are stored like that.
+            if chunk.data == rejected:
                 break
-            seen = run.data
+            rejected = chunk.data
         return self._damage(sample, kind)
 
-    def _reaches_on(self, steps_ahead: int) -> bool:
-        """Whether another step's bytes shall be requested now."""
-        if steps_ahead < _STEPS_AHEAD:
+    def _may_request(self, steps_ahead: int) -> bool:
+        """Tells if another step may be requested now."""
+        if steps_ahead < _MIN_STEPS_AHEAD:
             return True
-        return steps_ahead < _MOST_STEPS_AHEAD and self._held_bytes < self._cache_bytes * 3 // 4
+        return steps_ahead < _MAX_STEPS_AHEAD and self._held_bytes < self._cache_bytes * 3 // 4
 
-    def _request(self, step: Step, met: Collection[int], begun: int) -> None:
-        """Begin to read whatever the step needs and is not here."""
+    def _request(self, step: Step, visited: Collection[int], first_step: int) -> None:
+        """Starts the reads that a step still needs."""
         for visit in step[1]:
-            if self._key(visit.sample, visit) in self._awaited:
+            if self._key(visit.sample, visit) in self._pending:
                 continue
-            run = (visit.first, visit.end, visit.until)
+            window = (visit.first, visit.end, visit.until)
             first, end = visit.first, visit.end
             size = self._size(first, end)
-            if run in self._alone or (self._held_bytes + size > self._cache_bytes and not self._keeps_all):
-                # Once some of a run was read by itself, all of it is: nothing is read twice.
-                self._alone[run] = self._alone.get(run, visit.end - visit.first) - 1
-                if not self._alone[run]:
-                    del self._alone[run]
+            # Too little memory for the whole range: read this sample alone. Once some of a range was read by itself,
+            # all of it is, so that nothing is read twice.
+            if window in self._split or (self._held_bytes + size > self._cache_bytes and not self._keeps_all):
+                self._split[window] = self._split.get(window, visit.end - visit.first) - 1
+                if not self._split[window]:
+                    del self._split[window]
                 first, end = visit.sample, visit.sample + 1
                 size = self._size(first, end)
-            passed = met if visit.since < begun else ()
+            # Windows that began before the walk were visited in part; those samples will not be asked for.
+            passed = visited if visit.since < first_step else ()
             keys = [
                 (sample, key)
                 for sample in range(first, end)
-                if sample not in passed and (key := self._key(sample, visit)) not in self._awaited
+                if sample not in passed and (key := self._key(sample, visit)) not in self._pending
             ]
-            wanted = [sample for sample, _ in keys]
-            awaited = _Awaited(self._threads.submit(self._read, first, end, wanted), len(wanted), size)
-            self._awaited.update((key, awaited) for _, key in keys)
+            samples = [sample for sample, _ in keys]
+            pending = _Pending(self._threads.submit(self._read_range, first, end, samples), len(samples), size)
+            self._pending.update((key, pending) for _, key in keys)
             self._held_bytes += size
 
     def _key(self, sample: int, visit: Visit) -> tuple[int, int]:
-        # The next epoch may ask for a sample before this one is done with it.
+        # The window is part of the key: the next epoch may ask for a sample before this epoch has used it.
         return sample, -1 if self._keeps_all else visit.until
 
     def _size(self, first: int, end: int) -> int:
         start, stop = self._dataset.index.span(first, end)
         return stop - start
 
-    def _take(self, visit: Visit) -> Found:
+    def _take(self, visit: Visit) -> SampleOrDamage:
+        """Waits for a sample and releases its memory."""
         key = self._key(visit.sample, visit)
-        awaited = self._awaited[key]
-        samples = awaited.samples.result()
+        pending = self._pending[key]
+        samples = pending.samples.result()
         if self._keeps_all:
             return samples[visit.sample]
-        del self._awaited[key]
-        self._held_bytes -= awaited.let_go()
+        del self._pending[key]
+        self._held_bytes -= pending.release_sample()
         return samples.pop(visit.sample)
 
-    def _read(self, first: int, end: int, wanted: Sequence[int]) -> dict[int, Found]:
-        """The wanted ones of samples first … end - 1, read together."""
+    def _read_range(self, first: int, end: int, samples: Sequence[int]) -> dict[int, SampleOrDamage]:
+        """Reads a range at once; returns `samples` of it."""
         try:
-            run = self._source.read(first, end)
+            chunk = self._shards.read(first, end)
         except NotFound:
-            return {sample: self.read(sample) for sample in wanted}
-        return {sample: self._sample_of(run, sample) for sample in wanted}
+            return {sample: self.read(sample) for sample in samples}
+        return {sample: self._sample_in(chunk, sample) for sample in samples}
 
-    def _sample_of(self, run: Run, sample: int) -> Found:
-        members, kind = self._check(sample, run.data, run.start)
-        if kind is None:
-            self._source.keep(sample, run)
+    def _sample_in(self, chunk: Chunk, sample: int) -> SampleOrDamage:
+        """Returns a sample of a chunk, read again if invalid."""
+        members, problem = self._check(sample, chunk.data, chunk.start)
+        if problem is None:
+            self._shards.cache_sample(sample, chunk)
             return members
-        if sample not in run.fetched:
+        # Wrong bytes of the cache prove nothing about the store.
+        if sample not in chunk.fetched:
             return self.read(sample)
         start, stop = self._dataset.index.span(sample, sample + 1)
-        return self.read(sample, seen=run.data[start - run.start : stop - run.start])
+        return self.read(sample, rejected=chunk.data[start - chunk.start : stop - chunk.start])
 
     def _check(self, sample: int, data: bytes | memoryview, start: int) -> tuple[Members, str | None]:
-        """The sample's members within `data`, which begins at byte `start` of the shard; and what is wrong, if so."""
+        """Returns a sample's members, or the kind of its damage.
+
+        Args:
+            sample: number of the sample.
+            data: bytes of its shard.
+            start: byte of the shard where `data` begins.
+        """
         members: Members = {}
         key = ""
         for member in self._dataset.index.members_of(sample):
             at = member.offset - start
             header, payload = bytes(data[at - BLOCK_BYTES : at]), bytes(data[at : at + member.size])
             name = f"{key}.{member.extension}"
-            kind = judge_member(header, payload, name=name, size=member.size, crc32=member.crc32)
+            kind = check_member(header, payload, name=name, size=member.size, crc32=member.crc32)
             if kind is not None:
                 return {}, kind
-            # The header that was just checked tells the key, so that no table of keys need be held.
+            # Take the key from the checked header, so that no table of all keys is needed in memory.
             key = key or header[:100].rstrip(b"\0").decode().removesuffix(name)
             members[member.extension] = payload
         members["__key__"] = key.encode()
@@ -212,35 +265,47 @@ class Fetcher:
 
 
 def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
-    """The samples with these numbers, in that order; neighbours are read together. Raises `DamageError`."""
-    wanted = sorted(set(indices))
-    if wanted and not (wanted[0] >= 0 and wanted[-1] < dataset.num_samples):
+    """Reads the samples with these numbers, in the given order.
+
+    Neighbours are read together.
+
+    Raises:
+        UserError: the dataset has no sample of that number.
+        DamageError: a sample is damaged.
+    """
+    numbers = sorted(set(indices))
+    if numbers and not (numbers[0] >= 0 and numbers[-1] < dataset.num_samples):
         raise UserError(
-            f"samples {wanted[0]} to {wanted[-1]} were asked for, {dataset.address} has 0 to {dataset.num_samples - 1}"
+            f"samples {numbers[0]} to {numbers[-1]} were requested; "
+            f"{dataset.address} has 0 to {dataset.num_samples - 1}"
         )
-    runs = enumerate(_runs_of(dataset, wanted))
-    steps = ((number, [Visit(sample, first, end) for sample in range(first, end)]) for number, (first, end) in runs)
-    found: dict[int, Members] = {}
+    # One step per range, so that the memory of a range is released before the next.
+    ranges = enumerate(_ranges(dataset, numbers))
+    steps = ((step, [Visit(sample, first, end) for sample in range(first, end)]) for step, (first, end) in ranges)
+    samples: dict[int, Members] = {}
     with Fetcher(dataset) as fetcher:
-        for visited in fetcher.walk(steps):
-            for visit, sample in visited:
+        for visits in fetcher.walk(steps):
+            for visit, sample in visits:
                 if isinstance(sample, Damage):
                     raise DamageError(
                         dataset.address, [sample], dataset.remedy("verify it, then repair it or pack again")
                     )
-                found[visit.sample] = sample
-    return [found[index] for index in indices]
+                samples[visit.sample] = sample
+    return [samples[index] for index in indices]
 
 
-def _runs_of(dataset: Dataset, wanted: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Runs (first, end) of consecutive samples of one shard, each of a few MiB at most."""
+def _ranges(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Yields (first, end) of consecutive samples of one shard.
+
+    A range has a few MiB at most, unless it is a single sample.
+    """
     at = 0
-    while at < len(wanted):
-        first = end = wanted[at]
+    while at < len(numbers):
+        first = end = numbers[at]
         end_of_shard = dataset.index.samples_of(dataset.index.shard_of(first)).stop
-        while at < len(wanted) and wanted[at] == end < end_of_shard:
+        while at < len(numbers) and numbers[at] == end < end_of_shard:
             start, stop = dataset.index.span(first, end + 1)
-            if end > first and stop - start > _RUN_BYTES:
+            if end > first and stop - start > _RANGE_BYTES:
                 break
             end += 1
             at += 1

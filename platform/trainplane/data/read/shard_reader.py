@@ -1,6 +1,6 @@
-"""Where the bytes of samples come from: this host's cache where it has them, else the store.
+"""Reads bytes of shards from the cache or the store.
 
-Not covered: whether they are sound (fetch.py says so, and only then `keep` is called), and when they are needed.
+Not covered: the check of these bytes (fetch.py), which is made before any of them are cached.
 """
 
 from __future__ import annotations
@@ -13,57 +13,74 @@ from trainplane.data.shard import Shard
 
 
 @dataclass(frozen=True)
-class Run:
-    """Bytes of neighbouring samples; `start` is where in the shard they begin, `fetched` which the store gave."""
+class Chunk:
+    """Bytes of neighbouring samples.
+
+    Attributes:
+        data: the bytes.
+        start: byte of the shard where they begin.
+        fetched: samples whose bytes came from the store.
+    """
 
     data: bytes | memoryview
     start: int
     fetched: range
 
 
-class Source:
-    """Bytes of one dataset's samples. `reads` and `keep` may be called from several threads; close it."""
+class ShardReader:
+    """Reads bytes of one dataset's samples.
+
+    Several threads may call the `read…` methods and `cache_sample`. Close it.
+    """
 
     def __init__(self, dataset: Dataset) -> None:
         self._dataset = dataset
         self._cache = ShardCache(dataset.cache, dataset.digest) if dataset.cache else None
 
     def close(self) -> None:
+        """Writes the rest to the cache and closes it."""
         if self._cache is not None:
             self._cache.close()
 
-    def read(self, first: int, end: int) -> Run:
-        """Samples first … end - 1, neighbours in one shard; raises `NotFound` for a shard that is not there."""
+    def read(self, first: int, end: int) -> Chunk:
+        """Reads samples first … end - 1 of one shard.
+
+        Raises:
+            NotFound: the store has no such shard.
+        """
         shard = self._shard(first)
         start, stop = self._dataset.index.span(first, end)
-        kept = self._cache.read(shard, start, stop - start) if self._cache else None
-        if kept is None:
-            return Run(self._from_store(shard, start, stop), start, range(first, end))
-        holes = [sample for sample in range(first, end) if self._is_hole(kept, start, sample)]
+        cached = self._cache.read(shard, start, stop - start) if self._cache else None
+        if cached is None:
+            return Chunk(self._from_store(shard, start, stop), start, range(first, end))
+        holes = [sample for sample in range(first, end) if self._is_hole(cached, start, sample)]
         if not holes:
-            return Run(kept, start, range(first, first))
-        # One request, although it may bring a sample again that is here.
+            return Chunk(cached, start, range(first, first))
+        # Fetch from the first hole to the last in one request, although cached samples may lie between.
         low, high = self._dataset.index.span(holes[0], holes[-1] + 1)
-        data = b"".join((kept[: low - start], self._from_store(shard, low, high), kept[high - start :]))
-        return Run(data, start, range(holes[0], holes[-1] + 1))
+        data = b"".join((cached[: low - start], self._from_store(shard, low, high), cached[high - start :]))
+        return Chunk(data, start, range(holes[0], holes[-1] + 1))
 
-    def read_stored(self, sample: int) -> Run:
-        """One sample from the store, whatever the cache has."""
+    def read_from_store(self, sample: int) -> Chunk:
+        """Reads one sample from the store, not from the cache."""
         start, stop = self._dataset.index.span(sample, sample + 1)
-        return Run(self._from_store(self._shard(sample), start, stop), start, range(sample, sample + 1))
+        return Chunk(self._from_store(self._shard(sample), start, stop), start, range(sample, sample + 1))
 
-    def keep(self, sample: int, run: Run) -> None:
-        """A sound sample, for the cache."""
-        if self._cache is not None and sample in run.fetched:
+    def cache_sample(self, sample: int, chunk: Chunk) -> None:
+        """Caches a valid sample of a chunk.
+
+        A sample that came from the cache is not written again.
+        """
+        if self._cache is not None and sample in chunk.fetched:
             start, stop = self._dataset.index.span(sample, sample + 1)
-            self._cache.keep(self._shard(sample), start, bytes(run.data[start - run.start : stop - run.start]))
+            self._cache.write(self._shard(sample), start, bytes(chunk.data[start - chunk.start : stop - chunk.start]))
 
     def _from_store(self, shard: Shard, start: int, stop: int) -> memoryview:
         return self._dataset.store.view(shard.name, start=start, length=stop - start)
 
-    def _is_hole(self, kept: bytes, start: int, sample: int) -> bool:
-        # A sample begins with a tar header, which begins with a name.
-        return not kept[self._dataset.index.span(sample, sample + 1)[0] - start]
+    def _is_hole(self, cached: bytes, start: int, sample: int) -> bool:
+        # A sample begins with a tar header, which begins with a name: never with a zero byte.
+        return not cached[self._dataset.index.span(sample, sample + 1)[0] - start]
 
     def _shard(self, sample: int) -> Shard:
         return self._dataset.shards[self._dataset.index.shard_of(sample)]

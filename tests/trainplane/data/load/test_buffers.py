@@ -13,7 +13,7 @@ import pytest
 import small_datasets as small
 import torch
 
-from trainplane.data.load.buffers import Field, Layout, Ring, Shelf, lay
+from trainplane.data.load.buffers import BufferPool, Field, Layout, RingBuffer, copy_to_row
 from trainplane.data.load.loader import Loader
 
 SAMPLE = {
@@ -27,10 +27,10 @@ SAMPLE = {
 
 def test_fresh_memory_and_a_ring_give_back_what_was_laid_there() -> None:
     layout = Layout.of(SAMPLE)
-    ring = Ring(layout, 3, num_places=2)
-    for batch in (Shelf().room(layout, 3), ring.place(0), ring.place(1)):
+    ring = RingBuffer(layout, 3, num_buffers=2)
+    for batch in (BufferPool().allocate(layout, 3), ring.buffer(0), ring.buffer(1)):
         for row in range(3):
-            lay(SAMPLE | {"label": torch.tensor(7 + row)}, layout, batch, row)
+            copy_to_row(SAMPLE | {"label": torch.tensor(7 + row)}, layout, batch, row)
         for name, tensor in SAMPLE.items():
             assert batch[name].dtype == tensor.dtype
             assert batch[name].shape == (3, *tensor.shape)
@@ -38,12 +38,12 @@ def test_fresh_memory_and_a_ring_give_back_what_was_laid_there() -> None:
 
 
 def test_places_of_a_ring_do_not_touch_one_another() -> None:
-    ring = Ring(Layout.of(SAMPLE), 3, num_places=3)
+    ring = RingBuffer(Layout.of(SAMPLE), 3, num_buffers=3)
     for number in range(3):
-        for tensor in ring.place(number).values():
+        for tensor in ring.buffer(number).values():
             tensor.fill_(number)
     for number in range(3):
-        assert all((tensor == torch.full_like(tensor, number)).all() for tensor in ring.place(number).values())
+        assert all((tensor == torch.full_like(tensor, number)).all() for tensor in ring.buffer(number).values())
 
 
 @pytest.mark.parametrize(
@@ -58,18 +58,18 @@ def test_places_of_a_ring_do_not_touch_one_another() -> None:
 def test_samples_that_differ_are_refused_with_both_layouts(other: dict[str, torch.Tensor]) -> None:
     layout = Layout.of(SAMPLE)
     with pytest.raises(ValueError, match=r"differ: \[image uint8\[3, 2, 4\], label int64\[\].* and \[image"):
-        lay(other, layout, Shelf().room(layout, 2), 1)
+        copy_to_row(other, layout, BufferPool().allocate(layout, 2), 1)
 
 
 def test_memory_serves_again_only_when_no_tensor_looks_at_it_any_more() -> None:
     layout = Layout((Field("image", torch.uint8, (3, 4)), Field("again", torch.uint8, (12,))))
-    shelf = Shelf()
-    first = shelf.room(layout, 2)
+    pool = BufferPool()
+    first = pool.allocate(layout, 2)
     places = {tensor.data_ptr() for tensor in first.values()}
     row = first["image"][1].numpy()  # not even a tensor any more
     row[:] = 7
     del first
-    second = shelf.room(layout, 2)
+    second = pool.allocate(layout, 2)
     taken = {tensor.data_ptr() for tensor in second.values()}
     assert len(places & taken) == 1
     for tensor in second.values():
@@ -77,7 +77,7 @@ def test_memory_serves_again_only_when_no_tensor_looks_at_it_any_more() -> None:
     assert (row == 7).all()
     del row, second, tensor
     gc.collect()
-    third = [shelf.room(layout, 2) for _ in range(3)]
+    third = [pool.allocate(layout, 2) for _ in range(3)]
     assert places <= {tensor.data_ptr() for batch in third for tensor in batch.values()}
     assert len({tensor.data_ptr() for batch in third for tensor in batch.values()}) == 6
 

@@ -1,4 +1,4 @@
-"""A packing that is killed anywhere and run again, by any crew, ends on the same bytes and pays for nothing twice."""
+"""A packing killed anywhere and run again, by any executor, ends on the same bytes and does no work twice."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from trainplane.data.manifest import Dataset, Skipped
-from trainplane.data.pack.destination import Finished, Place, Range
-from trainplane.data.pack.executor import Alone, Crew, Entry, prepare, store_shard
-from trainplane.data.pack.lease import Claim
+from trainplane.data.manifest import Dataset, SkippedFile
+from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWriter
+from trainplane.data.pack.executor import Entry, LocalExecutor, PackExecutor, prepare, store_shard
+from trainplane.data.pack.lease import PackLease
 from trainplane.data.pack.pack import pack
-from trainplane.data.pack.sharding import Cut, Outcome
+from trainplane.data.pack.sharding import Outcome, ShardPlan
 from trainplane.data.shards import PackItem
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
@@ -35,7 +35,7 @@ SHARD_BYTES = 30_000
 
 @dataclass(frozen=True)
 class Photo:
-    """A picture that counts how often it is read; every seventh is damaged, every ninth belongs to another side."""
+    """A sample that counts how often it is read; every seventh is damaged, every ninth belongs to another split."""
 
     number: int
     bytes: int
@@ -51,10 +51,10 @@ class Photo:
     def size(self) -> int:
         return self.bytes
 
-    def item(self) -> PackItem | Skipped | None:
+    def item(self) -> PackItem | SkippedFile | None:
         Photo.read += 1
         if self.number % 7 == 3:
-            return Skipped(f"{self.number}.jpg", "damaged: it is what it is")
+            return SkippedFile(f"{self.number}.jpg", "damaged: it is what it is")
         if self.number % 9 == 5:
             return None
         data = np.random.default_rng([self.number, self.version]).bytes(self.bytes)
@@ -67,7 +67,7 @@ class Photo:
 def photos(count: int = 60) -> list[Entry]:
     chance = random.Random(5)
     listed: list[Entry] = [Photo(number, chance.randrange(500, 9000)) for number in range(count)]
-    return [Skipped("link", "link to nothing"), *listed]
+    return [SkippedFile("link", "link to nothing"), *listed]
 
 
 def pack_to(dest: Store | Path | str, listed: Sequence[Entry] | None = None, **changed: Any) -> Dataset:
@@ -90,11 +90,11 @@ def whole(tmp_path_factory: pytest.TempPathFactory) -> dict[str, bytes]:
     return content(folder)
 
 
-class Tardy(Crew):
+class Tardy(PackExecutor):
     """Does the work as late as it can, and what is under way in any order."""
 
     def __init__(self, units: int, shards: int, seed: int) -> None:
-        self.units, self.shards = units, shards
+        self.max_units, self.max_shards = units, shards
         self._chance = random.Random(seed)
         self._done: dict[int, Any] = {}
         self._work: dict[int, Any] = {}
@@ -111,22 +111,24 @@ class Tardy(Crew):
             self._done[chosen] = self._work.pop(chosen)()
         return self._done[handle]
 
-    def begin_unit(self, entries: Sequence[Entry]) -> int:
+    def start_unit(self, entries: Sequence[Entry]) -> int:
         return self._begin(lambda: prepare(entries))
 
     def outcomes(self, unit: int) -> Sequence[Outcome]:
-        found: Sequence[Outcome] = self._result(unit)[0]
-        return found
+        outcomes: Sequence[Outcome] = self._result(unit)[0]
+        return outcomes
 
-    def begin_shard(self, place: Place, cut: Cut, where: Range, units: Mapping[int, int]) -> int:
+    def start_shard(self, writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, int]) -> int:
         handles = dict(units)
         return self._begin(
-            lambda: store_shard(place, cut, where, {number: self._result(unit)[1] for number, unit in handles.items()})
+            lambda: store_shard(
+                writer, plan, entries, {number: self._result(unit)[1] for number, unit in handles.items()}
+            )
         )
 
-    def finished(self, shard: int) -> Finished:
-        found: Finished = self._result(shard)
-        return found
+    def stored(self, shard: int) -> PackedRange:
+        packed: PackedRange = self._result(shard)
+        return packed
 
     def stop(self) -> None:
         self._work.clear()
@@ -134,9 +136,9 @@ class Tardy(Crew):
 
 @given(units=st.integers(1, 6), shards=st.integers(1, 5), seed=st.integers(0, 99))
 @settings(max_examples=12, deadline=None)
-def test_any_crew_makes_the_same_bytes(tmp_path_factory, whole, units: int, shards: int, seed: int) -> None:
+def test_any_executor_makes_the_same_bytes(tmp_path_factory, whole, units: int, shards: int, seed: int) -> None:
     folder = tmp_path_factory.mktemp("set")
-    pack_to(folder, crew=Tardy(units, shards, seed))
+    pack_to(folder, executor=Tardy(units, shards, seed))
     assert content(folder) == whole
 
 
@@ -176,30 +178,32 @@ def killed(work: Any) -> int | None:
     return process.exitcode
 
 
-def crew_named(name: str) -> Crew:
-    return Alone() if name == "alone" else Tardy(3, 3, 1)
+def executor_named(name: str) -> PackExecutor:
+    return LocalExecutor() if name == "local" else Tardy(3, 3, 1)
 
 
 @pytest.mark.parametrize(
-    ("where", "crew", "every"),
+    ("where", "executor", "every"),
     [
-        ("inside", "alone", 1),
-        ("before", "alone", 3),
-        ("after", "alone", 3),
+        ("inside", "local", 1),
+        ("before", "local", 3),
+        ("after", "local", 3),
         ("inside", "tardy", 3),
         ("after", "tardy", 4),
     ],
 )
-def test_killed_at_any_write_it_goes_on_to_the_same_bytes(tmp_path: Path, whole, where, crew, every) -> None:
+def test_killed_at_any_write_it_goes_on_to_the_same_bytes(tmp_path: Path, whole, where, executor, every) -> None:
     moments = 0
     for at in range(1, 28, every):
         folder = tmp_path / str(at)
-        ended = killed(lambda at=at, folder=folder: pack_to(Mortal(folder, at, where), crew=crew_named(crew)))
+        ended = killed(
+            lambda at=at, folder=folder: pack_to(Mortal(folder, at, where), executor=executor_named(executor))
+        )
         assert ended in (0, -signal.SIGKILL)
         moments += ended != 0
         stored = [name for name in content(folder) if name.startswith("packing.shard-")]
         Photo.read = 0
-        pack_to(folder, crew=crew_named(crew))
+        pack_to(folder, executor=executor_named(executor))
         assert content(folder) == whole, at
         # Each shard with a note is worth five photos or so that are not read again.
         assert Photo.read <= 60 - 3 * len(stored), at
@@ -210,7 +214,7 @@ def test_killed_time_and_again_it_still_ends_on_the_same_bytes(tmp_path: Path, w
     chance = random.Random(3)
     for _ in range(12):
         work = Mortal(tmp_path, chance.randrange(2, 7), chance.choice(["before", "inside", "after"]))
-        if killed(lambda work=work: pack_to(work, crew=Tardy(2, 3, 1))) == 0:
+        if killed(lambda work=work: pack_to(work, executor=Tardy(2, 3, 1))) == 0:
             break
     pack_to(tmp_path)
     assert content(tmp_path) == whole
@@ -267,13 +271,13 @@ def test_shards_of_an_unfinished_packing_that_are_too_many_go(tmp_path: Path) ->
 
 
 def test_one_process_at_a_time_packs_to_a_place(tmp_path: Path) -> None:
-    claim = Claim(open_store(str(tmp_path)))
-    claim.take()
+    lease = PackLease(open_store(str(tmp_path)))
+    lease.acquire()
     before = content(tmp_path)
-    with pytest.raises(UserError, match=f"is at work there .process {os.getpid()} on"):
+    with pytest.raises(UserError, match=f"is running there .process {os.getpid()} on"):
         pack_to(tmp_path)
     assert content(tmp_path) == before
-    claim.give_back(finished=False)
+    lease.release(finished=False)
     pack_to(tmp_path)
 
 
@@ -291,8 +295,8 @@ def test_files_that_only_look_like_notes_stop_nothing_and_stay(tmp_path: Path) -
 
 def uploads_in(address: str) -> set[str]:
     bucket = address.removeprefix("s3://").partition("/")[0]
-    found = boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", [])
-    return {upload["Key"] for upload in found}
+    uploads = boto3.client("s3").list_multipart_uploads(Bucket=bucket).get("Uploads", [])
+    return {upload["Key"] for upload in uploads}
 
 
 def test_uploads_of_a_killed_packing_are_aborted_and_nobody_elses(s3_address: str, faulty_s3: FaultProxy) -> None:

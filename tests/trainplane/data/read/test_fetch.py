@@ -1,4 +1,4 @@
-"""Promise 2, at the reader: a byte that is not as packed is noticed before anyone sees it."""
+"""Promise 2, at the reader: a byte that is not as packed is noticed before use."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import small_datasets as small
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from trainplane.data.damage import Damage, DamageError, judge_member
+from trainplane.data.damage import Damage, DamageError, check_member
 from trainplane.data.manifest import Dataset
 from trainplane.data.order import Visit
 from trainplane.data.read.fetch import Fetcher, read_samples
@@ -25,10 +25,10 @@ def dataset(tmp_path: Path) -> Dataset:
 
 
 def walk_epoch(dataset: Dataset, *, world: int, cache_bytes: int, epoch: int = 0) -> list[bytes]:
-    """The pictures of one epoch, rank after rank, each with a fetcher of its own."""
+    """Samples of one epoch, rank after rank, each with a fetcher of its own."""
     order = dataset.order(seed=1, global_batch=8)
     first = epoch * order.steps_per_epoch
-    pictures = []
+    samples = []
     for rank in range(world):
         slots = order.slots(rank=rank, world=world)
         steps = range(first, first + order.steps_per_epoch)
@@ -37,8 +37,8 @@ def walk_epoch(dataset: Dataset, *, world: int, cache_bytes: int, epoch: int = 0
             for visited in fetcher.walk(walk):
                 for _, members in visited:
                     assert not isinstance(members, Damage)
-                    pictures.append(members["png"])
-    return pictures
+                    samples.append(members["png"])
+    return samples
 
 
 @given(indices=st.lists(st.integers(0, 99), max_size=30))
@@ -73,14 +73,14 @@ def test_an_epoch_reads_each_byte_once_whatever_the_ranks_and_the_memory(
     tmp_path: Path, world: int, cache_bytes: int
 ) -> None:
     dataset, store = small.counting(small.make(tmp_path, 2500, shard_bytes=400_000))
-    pictures = walk_epoch(dataset, world=world, cache_bytes=cache_bytes)
+    samples = walk_epoch(dataset, world=world, cache_bytes=cache_bytes)
     originals = {item.data for item in small.items(2500)}
-    assert len(pictures) == len(set(pictures)) == 2500 // 8 * 8
-    assert set(pictures) <= originals
+    assert len(samples) == len(set(samples)) == 2500 // 8 * 8
+    assert set(samples) <= originals
     assert store.bytes_read <= 1.0 * dataset.bytes
     if cache_bytes == 10**9:
         # Blocks of 39 at this size.
-        assert len(store.reads) < 0.05 * len(pictures)
+        assert len(store.reads) < 0.05 * len(samples)
 
 
 @pytest.mark.parametrize("count", [2049, 2500, 3000])
@@ -95,7 +95,7 @@ def test_with_little_memory_one_epoch_goes_over_into_the_next(tmp_path: Path, co
             for visit, members in visited:
                 assert not isinstance(members, Damage)
                 assert members["png"] == originals[visit.sample]
-        assert fetcher._held_bytes <= 200_000
+        assert fetcher.held_bytes <= 200_000
 
 
 def test_a_dataset_that_fits_into_memory_is_read_once_for_all_epochs(dataset: Dataset) -> None:
@@ -114,15 +114,13 @@ def test_memory_held_stays_within_its_bound(tmp_path: Path) -> None:
     with Fetcher(dataset, cache_bytes=bound) as fetcher:
         steps = range(2 * order.steps_per_epoch)
         for _ in fetcher.walk((step, order.visits(step, range(8))) for step in steps):
-            runs = {id(awaited): awaited for awaited in fetcher._awaited.values()}
-            assert sum(awaited.bytes for awaited in runs.values()) == fetcher._held_bytes
             # Samples read by themselves wait, for the steps ahead, beside what is kept.
-            assert fetcher._held_bytes <= bound + 8 * 5 * largest
-        assert fetcher._held_bytes == len(fetcher._awaited) == len(fetcher._alone) == 0
+            assert fetcher.held_bytes <= bound + 8 * 5 * largest
+        assert fetcher.held_bytes == len(fetcher.held_samples) == 0
 
 
 @pytest.mark.parametrize("start", [0, 1, 77, 150, 300, 311])
-def test_whoever_begins_in_the_middle_keeps_nothing_of_what_was_met_before(tmp_path: Path, start: int) -> None:
+def test_a_walk_from_the_middle_keeps_no_sample_visited_before(tmp_path: Path, start: int) -> None:
     dataset = small.make(tmp_path, 2500, shard_bytes=400_000)
     order = dataset.order(seed=1, global_batch=8)
     slots = order.slots(rank=1, world=2)
@@ -130,12 +128,13 @@ def test_whoever_begins_in_the_middle_keeps_nothing_of_what_was_met_before(tmp_p
     originals = [item.data for item in small.items(2500)]
     with Fetcher(dataset, cache_bytes=10**6) as fetcher:
         walk = ((step, order.visits(step, slots)) for step in steps)
-        for step, visited in zip(steps, fetcher.walk(walk, met=order.met_before(start, slots)), strict=True):
-            assert [visit.sample for visit, _ in visited] == order.share(step, rank=1, world=2).tolist()
-            assert all(originals[visit.sample] == found["png"] for visit, found in visited)
-        left = list(fetcher._awaited)
-    # What is left are samples whose windows go on behind the last step.
-    assert all(until >= steps.stop for _, until in left)
+        for step, visits in zip(steps, fetcher.walk(walk, visited=order.visited_before(start, slots)), strict=True):
+            assert [visit.sample for visit, _ in visits] == order.share(step, rank=1, world=2).tolist()
+            assert all(originals[visit.sample] == members["png"] for visit, members in visits)
+        held = fetcher.held_samples
+    # Only samples whose windows reach beyond the last step are still held.
+    assert bool(held) is (start > 0)
+    assert all(until >= steps.stop for _, until in held)
 
 
 def test_reading_threads_end_with_the_fetcher(dataset: Dataset) -> None:
@@ -150,10 +149,10 @@ def cut(dataset: Dataset, shard: str, at: int) -> None:
     dataset.store.write(shard, dataset.store.read(shard)[:at])
 
 
-def swap(dataset: Dataset, one: str, other: str) -> None:
-    first, second = dataset.store.read(one), dataset.store.read(other)
-    dataset.store.write(one, second)
-    dataset.store.write(other, first)
+def swap(dataset: Dataset, first: str, second: str) -> None:
+    content = dataset.store.read(first)
+    dataset.store.write(first, dataset.store.read(second))
+    dataset.store.write(second, content)
 
 
 SPOILS: dict[str, Callable[[Dataset, int, str], None]] = {
@@ -172,17 +171,13 @@ def test_each_kind_of_damage_is_named_with_its_sample(dataset: Dataset, kind: st
     sample = 30
     shard = dataset.shards[dataset.index.shard_of(sample)].name
     key = dataset.index.key_of(sample)
-    untouched = next(
-        one.start
-        for number in range(dataset.num_shards)
-        if shard != dataset.shards[number].name
-        for one in [dataset.index.samples_of(number)]
-    )
+    intact = next(number for number in range(dataset.num_shards) if shard != dataset.shards[number].name)
+    untouched = dataset.index.samples_of(intact).start
     SPOILS[kind](dataset, dataset.index.members_of(sample)[1].offset, shard)
-    with pytest.raises(DamageError) as found:
+    with pytest.raises(DamageError) as raised:
         read_samples(dataset, [sample])
-    assert found.value.damage == (Damage(shard, key, kind),)
-    assert all(word in str(found.value) for word in (dataset.address, shard, key, kind, "verify it"))
+    assert raised.value.damage == (Damage(shard, key, kind),)
+    assert all(word in str(raised.value) for word in (dataset.address, shard, key, kind, "verify it"))
     assert read_samples(dataset, [untouched])[0]["png"] == small.items(100)[untouched].data
 
 
@@ -205,12 +200,12 @@ def test_every_flip_in_a_header_is_noticed(dataset: Dataset) -> None:
     (member, *_) = dataset.index.members_of(0)
     shard = dataset.store.read("shard-000000.tar")
     header, payload = shard[member.offset - 512 : member.offset], shard[member.offset : member.offset + member.size]
-    facts = {"name": f".{member.extension}", "size": member.size, "crc32": member.crc32}
-    assert judge_member(header, payload, **facts) is None
+    expected = {"name": f".{member.extension}", "size": member.size, "crc32": member.crc32}
+    assert check_member(header, payload, **expected) is None
     for at in range(512):
         for flip in range(1, 256):
             spoilt = header[:at] + bytes([header[at] ^ flip]) + header[at + 1 :]
-            assert judge_member(spoilt, payload, **facts) is not None, (at, flip)
+            assert check_member(spoilt, payload, **expected) is not None, (at, flip)
 
 
 @given(position=st.integers(0, 10**9), flip=st.integers(1, 255))
