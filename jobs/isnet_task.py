@@ -48,7 +48,9 @@ D_LOSS_BOUNDS = {"hinge": (0.01, 1.33), "nsgan": (0.007, 0.92), "lsgan": (0.0025
 # Metrics over all held-out pictures, and metrics by hole ratio.
 OVERALL = ("psnr", "ssim", "l1_percent", "l1_hole")
 BINNED = ("psnr", "ssim", "l1_percent")
+# Suffixes of the picture among a sample's members, in order of preference.
 PICTURE_MEMBERS = ("jpg", "png", "webp")
+# Packages that a served model needs, pinned to the installed versions.
 REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv-python-headless")
 
 
@@ -82,6 +84,7 @@ def fixed_hole(kind: str, size: int, index: int) -> Hole:
     draw = hole_generator(kind)
     if isinstance(draw, MaskSet):
         return draw.hole(index, size, size)
+    # One random stream for each picture, so that its hole does not depend on the others.
     rng = np.random.Generator(np.random.Philox(key=[_VALIDATION_STREAM, index]))
     if kind == "irregular":
         return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[index % len(RATIO_BINS)]))
@@ -112,6 +115,7 @@ class TrainTransform:
 
         The image is uint8 (3, size, size); the mask is bool (1, size, size), True on valid pixels.
         """
+        # A large picture is reduced while it is decoded.
         rgb = decode_rgb(picture_bytes(sample), shortest=self.resize or self.size)
         if self.resize is None:
             rgb = center_square(rgb, self.size)
@@ -181,6 +185,7 @@ class ISNetTask(Task):
     def __init__(self, config: Any, device: torch.device) -> None:
         """Builds the networks; weights come from torch's global generator."""
         super().__init__(config, device)
+        # Mask datasets must have the digests of the configuration.
         pin_mask_sets(config)
         self.gan = build_gan(config, device)
 
@@ -258,6 +263,7 @@ class ISNetTask(Task):
 
     def export(self, folder: Path) -> Exported:
         """Writes the generator, or its moving average, for `isnet.served`."""
+        # The exported weights have spectral norm folded in, and no optimiser.
         save_model(cast("Generator", self.gan.eval_generator()), folder)
         trained = {"evaluation_size": self.config.data.evaluation_size, "masks": self.config.data.evaluation_masks}
         (folder / TRAINED).write_text(json.dumps(trained, indent=2, sort_keys=True) + "\n", encoding="utf-8")
@@ -332,6 +338,7 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
         spectral=model.spectral_norm != "none",
     )
     settings = gan_settings(config)
+    # VGG19 is built only for losses that need its features.
     perceptual = None
     if settings.loss.needs_vgg:
         assert loss.perceptual_weights is not None, "refused by LossConfig"
@@ -346,6 +353,7 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
 
 def gan_settings(config: ISNetConfig) -> GanSettings:
     """Collects the step's settings from sections `loss` and `train`."""
+    # Fields of the dataclasses and of the sections have the same names.
     weights, settings = ({field.name for field in fields(kind)} for kind in (LossWeights, GanSettings))
     return GanSettings(
         loss=LossWeights(**config.loss.model_dump(include=weights)),

@@ -29,7 +29,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args, extra = parser.parse_known_args(argv)
     if extra:
         _add_overrides(parser, args, extra)
-    # `isnet` alone.
+    # `isnet` alone: print the help and exit.
     if not hasattr(args, "target"):
         parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
     _quiet_third_parties()
@@ -37,6 +37,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
+    # Imported late, like the command itself, so that --help stays fast.
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError

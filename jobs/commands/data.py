@@ -47,6 +47,7 @@ def pack(args: argparse.Namespace) -> int:
         dataset = pack_pictures(
             bar(_in_layout(pictures, source, args), "pack"),
             destination,
+            # The default name is the last part of the address, without characters that a name cannot have.
             name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
             split=args.split,
             shard_bytes=args.shard_bytes,
@@ -112,6 +113,7 @@ def verify(args: argparse.Namespace) -> int:
         damages = verify_dataset(dataset)
     else:
         before, damages = repair(dataset, open_store(context.dataset(args.repair)))
+        # Shards are repaired as a whole.
         damaged_shards = {damage.shard for damage in damages}
         repaired = [damage for damage in before if damage.shard not in damaged_shards]
     payload = {"dataset": args.dataset, "sound": not damages, "damage": _rows(damages)}

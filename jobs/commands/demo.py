@@ -25,12 +25,11 @@ from isnet.masks import irregular
 from jobs.cli.main import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
 from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
-from jobs.evaluation import model_card
 from jobs.evaluation.evaluation import Protocol, evaluate_model, make_protocol
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
 from jobs.isnet_task import picture_bytes
-from jobs.registry.evaluate_gates import update_page
+from jobs.registry.evaluate_gates import audited_model, promote_version
 from jobs.registry.register import register_checkpoint
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context, resolve
@@ -39,11 +38,10 @@ from trainplane.config.load import build, read_yaml
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.errors import RunFailed, UserError
-from trainplane.registry import promote as promotions
-from trainplane.registry import versions
-from trainplane.registry.gates import Verdict, judge
-from trainplane.registry.rules import Rules
-from trainplane.storage import ensure_bucket, open_store
+from trainplane.registry.gates import GateVerdict, evaluate_gates
+from trainplane.registry.rules import GateRules
+from trainplane.registry.versions import ModelVersion
+from trainplane.storage import ensure_bucket
 from trainplane.tracking.images import strip
 from trainplane.train.run_key import exclusive
 
@@ -61,9 +59,11 @@ def demo(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
     with exclusive(context.home, "demo", doing="running the demo"):
+        # 1: photos, before anything is started.
         _check_resources(context.home)
         sides = folder_photos(Path(args.photos).expanduser()) if args.photos else packaged_photos()
         _stage(1, f"photos: {len(sides.train)} to train on, {len(sides.val)} held out, {len(sides.skipped)} left out")
+        # 2: an object store, and the datasets on it.
         with local_s3(port=args.port, log=_log_file(context.home)) as environment:
             os.environ.update(environment)
             context = context.at(datasets=f"{BUCKET}/datasets")
@@ -85,17 +85,19 @@ def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Datas
     prepared, outcome = run_training(config, context, fresh=fresh)
     _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
 
-    version = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run_id)
+    # 5: the registry, the gates and the promotion.
+    number = register_checkpoint(context, outcome.checkpoint, name=MODEL, run_id=prepared.run_id)
+    version = ModelVersion(context.tracking_server, MODEL, number)
     rules = make_protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
     evaluations = _evaluations(config, context, version, rules)
     verdicts, is_promoted = _promote(context, version, evaluations)
-    _stage(5, f"version {version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
+    _stage(5, f"version {version.version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
     report: dict[str, Any] = {
         "run_id": prepared.run_id,
         "checkpoint": outcome.checkpoint,
         "state_digest": outcome.state_digest,
         "dataset_digest": prepared.dataset_digest,
-        "version": version,
+        "version": version.version,
         "promoted": is_promoted,
         "refusals": [f"{v.gate}: {v.evidence}" for v in verdicts if not v.passed],
         "evaluations": evaluations,
@@ -107,51 +109,41 @@ def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Datas
     return report
 
 
-def _evaluations(config: ISNetConfig, context: Context, version: str, rules: Protocol) -> list[dict[str, Any]]:
+def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, rules: Protocol) -> list[dict[str, Any]]:
     """Evaluates simple methods and our version on the same pairs.
 
     Our version comes last, and its evaluation is stored with it.
     """
     models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
-    models += [untrained_model(config), open_model(f"models:/{MODEL}/{version}", context)]
+    models += [untrained_model(config), open_model(version.address, context)]
     evaluations = [evaluate_model(model, rules) for model in models]
-    versions.attach_evaluation(context.tracking, MODEL, version, evaluations[-1])
+    version.attach_evaluation(evaluations[-1])
     return evaluations
 
 
-def _promote(context: Context, version: str, evaluations: list[dict[str, Any]]) -> tuple[list[Verdict], bool]:
-    store = open_store(context.audit)
-    current = promotions.current_version(MODEL, store=store, tracking_uri=context.tracking)
-    ours, others = evaluations[-1], {e["model"]: e for e in evaluations[:-1]}
-    entry = versions.show_version(context.tracking, MODEL, version)
+def _promote(
+    context: Context, version: ModelVersion, evaluations: list[dict[str, Any]]
+) -> tuple[list[GateVerdict], bool]:
+    """Promotes the version if it passes the gates of the demo."""
+    audited = audited_model(context, MODEL)
+    current = audited.current_version()
     production = None
-    if current not in (None, version):
-        production = versions.show_version(context.tracking, MODEL, str(current))["evaluation"]
-        if production is not None and production["dataset_digest"] != ours["dataset_digest"]:
-            # Other photos than last time: the two were never measured on the same thing.
+    if current not in (None, version.version):
+        production = audited.model.version(str(current)).evaluation
+        # Other photos than last time: the two were never measured on the same data.
+        if production is not None and production["dataset_digest"] != evaluations[-1]["dataset_digest"]:
             production = None
-    verdicts = judge(
-        build(Rules, read_yaml(PRESETS / "gates" / "demo.yaml")),
-        ours,
-        baselines=others,
+    verdicts = evaluate_gates(
+        build(GateRules, read_yaml(PRESETS / "gates" / "demo.yaml")),
+        evaluations[-1],
+        baselines={evaluation["model"]: evaluation for evaluation in evaluations[:-1]},
         production=production,
-        lineage={fact: entry[fact] for fact in ("run_id", *versions.FACTS)},
+        lineage=version.lineage,
     )
     try:
-        promotions.promote(
-            MODEL,
-            version,
-            verdicts=verdicts,
-            store=store,
-            tracking_uri=context.tracking,
-            expected_current=current,
-            reason="isnet demo",
-        )
+        promote_version(audited, version, verdicts, expected=current, reason="isnet demo")
     except RunFailed:
         return verdicts, False
-    finally:
-        model_card.write(context, MODEL, version)
-        update_page(context, MODEL)
     return verdicts, True
 
 
@@ -171,11 +163,13 @@ def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
     command = [sys.executable, "-m", "jobs.cli", "inpaint", str(folder / "damaged.png"), str(folder / "mask.png")]
     command += ["-o", str(folder / "repaired.png"), "--model", f"models:/{MODEL}@production", "--json"]
     command += ["--context", context.name]
+    # The new process has nothing but the registry to find the model.
     finished = subprocess.run(
         command, env={**os.environ, "ISNET_HOME": str(context.home)}, capture_output=True, text=True, check=False
     )
     if finished.returncode:
         raise RunFailed(f"`isnet inpaint` failed in a fresh process: {finished.stderr.strip()}")
+    # Check the result, and draw it beside the truth.
     repaired = np.asarray(Image.open(folder / "repaired.png"))
     if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
         raise RunFailed("the repaired picture differs from the photo outside the hole")

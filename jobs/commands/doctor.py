@@ -55,6 +55,7 @@ def stores(context: Context) -> Iterator[Finding]:
     """
     for name in ("datasets", "checkpoints", "artifacts", "audit"):
         where, key = f"{name} at {getattr(context, name)}", f"doctor-{uuid.uuid4().hex}"
+        # Reading: listing and getting an object that does not exist.
         try:
             store = open_store(getattr(context, name))
             next(iter(store.list(key)), None)
@@ -66,6 +67,7 @@ def stores(context: Context) -> Iterator[Finding]:
         if name == "audit":
             yield Finding("ok", f"{where}: list, get; a record cannot be deleted, so none was put")
             continue
+        # Writing.
         try:
             yield _check_writing(where, store, key)
         except (UserError, RunFailed, OSError) as error:
@@ -114,11 +116,12 @@ def cluster(context: Context) -> Iterator[Finding]:
         return
     try:
         connection = client.connect(context)
-        version, room = status.ray_version(connection), status.cluster_capacity(connection)
+        version, room = status.ray_version(connection), status.cluster_resources(connection)
     except (UserError, RuntimeError, OSError, KeyError) as error:
         # RuntimeError and KeyError come from answers that no Ray head gives.
         yield _from_error(f"Ray at {context.ray}", error, "correct `ray` of the context: the address of a dashboard")
         return
+    # Ray does not talk to another version of itself.
     ours = metadata.version("ray")
     if version != ours:
         yield Finding("error", f"Ray at {context.ray} is {version}, here it is {ours}", "install the same version")
@@ -129,6 +132,7 @@ def cluster(context: Context) -> Iterator[Finding]:
         yield Finding("ok", what)
     else:
         yield Finding("warning", what, "start workers, or wait until the autoscaler has them when a job asks")
+    # A resource of the head limits the number of drivers (`trainplane.cluster.jobs.queue`).
     if room.drivers >= 1:
         yield Finding("ok", f"its head takes {room.drivers:g} drivers at once; further jobs wait in its queue")
     else:

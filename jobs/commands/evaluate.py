@@ -20,6 +20,7 @@ from trainplane.errors import UserError
 
 def evaluate(args: argparse.Namespace) -> int:
     """Evaluates models on the same pictures and holes."""
+    # The last word is the dataset; argparse cannot tell it from the models.
     *words, dataset = args.words
     if not words:
         raise UserError(f"{dataset!r} alone is not enough; need MODEL… and then DATASET")
@@ -37,6 +38,7 @@ def evaluate(args: argparse.Namespace) -> int:
         loading=args.mask_loading,
         pictures=args.pictures,
     )
+    # The study loads the masks of a dataset in every way, so it starts from files and the plain way.
     if args.mask_study and (rules.eval_set.mask_set is None or args.mask_loading != "nearest"):
         raise UserError("--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading")
     recording = evaluate_and_record(

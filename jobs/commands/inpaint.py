@@ -98,6 +98,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
     Raises:
         UserError: Nothing can be filled, or an input would be overwritten.
     """
+    # A single picture: the output is a file, or a folder that exists.
     if not image.is_dir():
         target = output / _written_name(image) if output.is_dir() else output
         check_suffix(target.suffix)
@@ -106,6 +107,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
         if not target.parent.is_dir():
             raise UserError(f"{target.parent}: there is no such folder to write to; make it")
         return [PictureFiles(image, mask, target)], []
+    # A folder: the output is another folder, with the same paths below it.
     if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
         raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
     paths, skipped = find_pictures(image)

@@ -13,18 +13,16 @@ from jobs.cli.main import emit
 from jobs.config import PRESETS
 from jobs.evaluation import model_card
 from jobs.evaluation.models import checkpoints_of_run
-from jobs.registry.evaluate_gates import judge_version, update_page
+from jobs.registry.evaluate_gates import audited_model, gate_verdicts, promote_version, update_page
 from jobs.registry.register import register_checkpoint
 from trainplane.cluster.context import Context, resolve
 from trainplane.config.load import build, read_yaml
 from trainplane.errors import UserError
-from trainplane.registry import audit as trails
-from trainplane.registry import promote as promotions
-from trainplane.registry import versions
+from trainplane.registry.gates import verdicts_as_json
 from trainplane.registry.names import check_alias, check_name
-from trainplane.registry.rules import Rules
-from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
+from trainplane.registry.rules import GateRules
+from trainplane.registry.versions import FACTS, ModelVersion, RegisteredModel
+from trainplane.registry.versions import list_models as registered_models
 from trainplane.train.checkpoint import store as checkpoints
 
 
@@ -36,7 +34,7 @@ def _context(args: argparse.Namespace) -> Context:
 
 def list_models(args: argparse.Namespace) -> int:
     """Lists the registered models."""
-    models = versions.list_models(_context(args).tracking)
+    models = registered_models(_context(args).tracking_server)
     lines = [
         f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
         + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
@@ -48,7 +46,7 @@ def list_models(args: argparse.Namespace) -> int:
 
 def show(args: argparse.Namespace) -> int:
     """Shows the versions of a model."""
-    model = versions.show(_context(args).tracking, args.name)
+    model = RegisteredModel(_context(args).tracking_server, args.name).as_json()
     emit(args, model, "\n".join([model["name"], *(_version_text(version) for version in model["versions"])]))
     return 0
 
@@ -56,7 +54,7 @@ def show(args: argparse.Namespace) -> int:
 def _version_text(version: dict[str, Any]) -> str:
     aliases = "".join(f" @{alias}" for alias in version["aliases"])
     lines = [f"  version {version['version']}{aliases}"]
-    lines += [f"    {name:<15} {version[name] or '-'}" for name in ("run_id", *versions.FACTS)]
+    lines += [f"    {name:<15} {version[name] or '-'}" for name in ("run_id", *FACTS)]
     evaluation = (version["evaluation"] or {}).get("bins", {}).get("all")
     if evaluation:
         on = version["evaluation"]["dataset_digest"][:12]
@@ -95,7 +93,7 @@ def register(args: argparse.Namespace) -> int:
         run_id = run_of_checkpoint(checkpoint, context)
     licence = Path(args.licence).expanduser() if args.licence else None
     version = register_checkpoint(context, checkpoint, name=args.name, run_id=run_id, licence=licence)
-    update_page(context, args.name)
+    update_page(audited_model(context, args.name))
     emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
     return 0
 
@@ -103,7 +101,7 @@ def register(args: argparse.Namespace) -> int:
 def run_of_checkpoint(checkpoint: str, context: Context) -> str:
     """Returns the MLflow run that wrote a checkpoint."""
     store, _ = checkpoints.open_address(checkpoint)
-    client = client_for(context.tracking)
+    client = context.tracking_server.client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     query = f"tags.`trainplane.checkpoints` = '{store.address}'"
     runs = client.search_runs(experiments, filter_string=query) if experiments else []
@@ -125,37 +123,22 @@ def promote(args: argparse.Namespace) -> int:
     """Moves an alias to a version that passes its gates."""
     check_alias(args.to)
     context = _context(args)
-    rules = build(Rules, read_yaml(rules_file(args.gates)))
+    rules = build(GateRules, read_yaml(rules_file(args.gates)))
     if args.force is not None and not args.force.strip():
         raise UserError("--force needs a reason; say in a sentence why the gates may be passed over")
-    versions.show_version(context.tracking, args.name, args.version)
-    store = open_store(context.audit)
-    current = promotions.current_version(args.name, store=store, tracking_uri=context.tracking, alias=args.to)
+    version = ModelVersion(context.tracking_server, args.name, args.version).checked()
+    audited = audited_model(context, args.name)
+    current = audited.current_version(args.to)
     expected = current if args.expect is None else None if args.expect == "none" else args.expect
     # Before anything is measured: that may take an hour.
-    promotions.check_expected(args.name, args.version, current, expected, store=store, alias=args.to)
-    verdicts = judge_version(
-        context, args.name, args.version, rules, current=current, dataset=args.dataset, alias=args.to
+    audited.check_expected(args.version, current, expected, alias=args.to)
+    verdicts = gate_verdicts(context, audited, version, rules, current=current, dataset=args.dataset, alias=args.to)
+    entry = promote_version(
+        audited, version, verdicts, alias=args.to, expected=expected, reason=args.reason, force_reason=args.force
     )
-    try:
-        entry = promotions.promote(
-            args.name,
-            args.version,
-            verdicts=verdicts,
-            store=store,
-            tracking_uri=context.tracking,
-            alias=args.to,
-            expected_current=expected,
-            reason=args.reason,
-            force_reason=args.force,
-        )
-    finally:
-        # Verdicts stand on the pages whether they let the version pass or not.
-        model_card.write(context, args.name, args.version)
-        update_page(context, args.name)
     lines = [f"{'passed' if v.passed else 'FAILED'}  {v.gate}: {v.evidence}" for v in verdicts]
     lines.append(f"{args.name}@{args.to} is version {entry.to_version} (audit record {entry.number})")
-    verdict_rows = versions.verdicts_as_json(verdicts)
+    verdict_rows = verdicts_as_json(verdicts)
     emit(args, {"name": args.name, "verdicts": verdict_rows, "audit": asdict(entry)}, "\n".join(lines))
     return 0
 
@@ -164,21 +147,13 @@ def approve(args: argparse.Namespace) -> int:
     """Records a second person's approval in the audit trail."""
     check_alias(args.to)
     context = _context(args)
-    entry = versions.show_version(context.tracking, args.name, args.version)
-    if entry["evaluation"] is None:
+    version = ModelVersion(context.tracking_server, args.name, args.version)
+    if version.evaluation is None:
         raise UserError(
             f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve; "
             f"run isnet evaluate models:/{args.name}/{args.version} DATASET"
         )
-    record = promotions.approve(
-        args.name,
-        args.version,
-        subject=promotions.subject(entry["model_digest"], entry["evaluation_digest"]),
-        store=open_store(context.audit),
-        tracking_uri=context.tracking,
-        alias=args.to,
-        note=args.note,
-    )
+    record = audited_model(context, args.name).approve(version, alias=args.to, note=args.note)
     text = f"{record.who} approves {args.name} version {args.version} for @{args.to} (audit record {record.number})"
     emit(args, {"name": args.name, "audit": asdict(record)}, text)
     return 0
@@ -187,7 +162,7 @@ def approve(args: argparse.Namespace) -> int:
 def card(args: argparse.Namespace) -> int:
     """Writes a version's model card, and prints it."""
     context = _context(args)
-    text = model_card.write(context, args.name, args.version)
+    text = model_card.write(ModelVersion(context.tracking_server, args.name, args.version))
     emit(args, {"name": args.name, "version": args.version, "card": text}, text.rstrip())
     return 0
 
@@ -195,12 +170,11 @@ def card(args: argparse.Namespace) -> int:
 def rollback(args: argparse.Namespace) -> int:
     """Returns an alias to its previous version."""
     context = _context(args)
+    audited = audited_model(context, args.name)
     started = time.monotonic()
-    entry = promotions.rollback(
-        args.name, store=open_store(context.audit), tracking_uri=context.tracking, reason=args.reason, alias=args.to
-    )
+    entry = audited.rollback(reason=args.reason, alias=args.to)
     seconds = time.monotonic() - started
-    update_page(context, args.name)
+    update_page(audited)
     text = f"{args.name}@{args.to} is version {entry.to_version} again, was {entry.from_version} ({seconds:.1f} s)"
     emit(args, {"name": args.name, "audit": asdict(entry), "seconds": seconds}, text)
     return 0
@@ -212,19 +186,19 @@ def audit(args: argparse.Namespace) -> int:
     `--verify` returns 1 if the trail and the registry disagree.
     """
     context = _context(args)
-    store = open_store(context.audit)
+    audited = audited_model(context, args.name)
     if args.verify:
-        faults = promotions.verify_audit(args.name, store=store, tracking_uri=context.tracking)
+        faults = audited.verify()
         emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
         return 1 if faults else 0
-    repaired = promotions.reconcile(args.name, store=store, tracking_uri=context.tracking)
-    entries = trails.read_trail(store, args.name).entries
+    repaired = audited.reconcile()
+    records = audited.records().records
     lines = [
         f"{e.number:>4}  {e.time}  {_loud(e.action):<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
         f"  {e.who}  {e.reason}"
-        for e in entries
+        for e in records
     ]
-    payload = {"name": args.name, "records": [asdict(entry) for entry in entries], "repaired": repaired}
+    payload = {"name": args.name, "records": [asdict(record) for record in records], "repaired": repaired}
     emit(args, payload, "\n".join([*lines, *repaired]) or "never promoted")
     return 0
 

@@ -118,6 +118,7 @@ def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) 
     # A cadence in minutes gives a number of checkpoints only if the speed is known.
     count = "as many as fit into the time" if estimate.checkpoints is None else f"{estimate.checkpoints:,}"
     total = ""
+    # The kept ones are fewer: retention deletes the others.
     if estimate.bytes_written is not None:
         total = f" = {size(estimate.bytes_written)}, {estimate.checkpoints_kept} kept"
     yield f"  checkpoints  {count} × {size(estimate.checkpoint_bytes)}{total}"
@@ -142,6 +143,7 @@ def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
     resources = trial_resources(search.train, gpus=0.0)
     plan = search.plan(cost_rates(resources, search.train))
     trials = trial_limit(plan)
+    # Trials at once are known only for a private cluster on this machine without GPUs.
     at_once = None
     if not in_ray_job() and search.train.use_gpu is not True:
         nodes = [(float(os.cpu_count() or 1), 0.0)]
@@ -164,6 +166,7 @@ def _most_steps(search: Search, rungs: list[int], trials: int) -> int:
 
     With ASHA, one trial in `eta` continues after each rung, and at least one.
     """
+    # Each rung adds its steps for all trials that are still active.
     total, active, before = 0, trials, 0
     asha = search.settings.asha
     for rung in rungs:

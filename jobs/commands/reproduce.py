@@ -100,6 +100,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
     try:
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        # The commands restore the code, then train a new run.
         commands = []
         commit = recipe.tags.get("trainplane.commit", "unknown")
         if commit != "unknown":
@@ -116,8 +117,10 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
 
 def _missing(recipe: Recipe) -> Iterator[str]:
     """Yields a message for each missing or changed input."""
+    # The digest shows whether a dataset was packed again from other pictures.
     for purpose, address in recipe.datasets.items():
         yield from _changed_dataset(purpose, address, recipe.tags.get(f"trainplane.dataset.{purpose}"))
+    # Code: the commit, and the changes that were not committed.
     commit = recipe.tags.get("trainplane.commit", "unknown")
     if commit == "unknown":
         yield f"code: its commit was not recorded; set {lineage.COMMIT_VARIABLE} where code runs without its repository"
@@ -127,10 +130,12 @@ def _missing(recipe: Recipe) -> Iterator[str]:
         yield "code: it had changes since the commit that were not recorded"
     if recipe.diff and lineage.is_cut(recipe.diff):
         yield "code: the changes since the commit were too large to be recorded completely"
+    # Packages; the operating system may differ.
     now = lineage.environment()
     for package, version in sorted(recipe.lineage.get("environment", {}).items()):
         if package != "system" and now.get(package) != version:
             yield f"package: {package} was {version} and is {now.get(package, 'not installed')}"
+    # The checkpoint at the end, which the result can be compared with.
     checkpoint = recipe.tags.get("trainplane.checkpoint")
     if checkpoint:
         try:

@@ -21,6 +21,7 @@ from trainplane.errors import RunFailed
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.runs import reap
 
+# Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
 
 
@@ -37,6 +38,7 @@ def list_runs(args: argparse.Namespace) -> int:
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
     ]
+    # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking']}" for spool in waiting]
     emit(args, {"runs": runs, "waiting": waiting}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
@@ -63,6 +65,7 @@ def show(args: argparse.Namespace) -> int:
     context = resolve(args.context)
     context.activate()
     run = RunRecord(context.tracking_server, args.run).run
+    # MLflow's own tags about its artifacts are long and of no interest.
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
     payload = {
         "run_id": run.info.run_id,
@@ -122,6 +125,7 @@ def ui(args: argparse.Namespace) -> int:
     """Serves MLflow's pages on loopback until interrupted."""
     context = resolve(args.context)
     context.activate()
+    # A server has its own pages.
     if context.tracking.startswith("http"):
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
         return 0

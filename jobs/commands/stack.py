@@ -16,6 +16,7 @@ from trainplane.cluster.stack.stack import ComponentStatus, Stack
 def up(args: argparse.Namespace) -> int:
     """Starts the stack, and writes its context."""
     file, stack = context_file.config_file(Path.cwd()), _stack()
+    # A file that cannot be changed is refused before anything starts.
     context_file.check(file)
     started = time.monotonic()
     stack.up(store=args.store, timeout_s=args.timeout, emit=notify)

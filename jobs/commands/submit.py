@@ -50,17 +50,20 @@ def submit(args: argparse.Namespace) -> int:
             cpus=args.cpus,
             facts=lineage.travelling(),
         )
+    # The same job is submitted once: its id is a digest of the code, the command and the files.
     notify(f"{'submitted' if is_new else 'following the earlier'} job {job}")
     connection = client.connect(context)
     if args.no_follow:
         state = status.job_state(connection, job)
         emit(args, _payload(state), f"{job} is {state.status}; isnet jobs logs {job}")
         return 0
+    # With --json, standard output is for the report alone.
     output = sys.stderr if args.json else sys.stdout
 
     def write(text: str) -> None:
         print(text, end="", file=output, flush=True)
 
+    # Ctrl-C ends the following, not the job.
     try:
         following.wait_for_start(connection, job, timeout_s=args.wait, emit=notify)
         state = following.follow(connection, job, write)
@@ -102,9 +105,8 @@ def job_command(words: list[str], context: Context) -> list[str]:
     if unknown := [
         word for word in extra if "=" not in word or word.startswith("-") or not hasattr(parsed, "overrides")
     ]:
-        raise UserError(
-            f"`isnet {words[0]}` does not take {' '.join(unknown)}; `isnet {words[0]} --help` says what it does"
-        )
+        raise UserError(f"`isnet {words[0]}` does not take {' '.join(unknown)}; see `isnet {words[0]} --help`")
+    # Of a training the settings are checked here, too.
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
@@ -139,6 +141,7 @@ def job_folder(context: Context, command: list[str], files: str | None) -> Itera
     """
     with tempfile.TemporaryDirectory(prefix="isnet-job-") as name:
         folder = Path(name)
+        # The user's files first, so that a name clash with the context or a YAML file is found.
         if files is not None:
             source = Path(files).expanduser()
             if not source.is_dir():
@@ -147,6 +150,7 @@ def job_folder(context: Context, command: list[str], files: str | None) -> Itera
             if (source / CONFIG_FILE).is_dir():
                 raise UserError(f"{source / CONFIG_FILE}: the job's context is written there; rename that folder")
             shutil.copytree(source, folder, dirs_exist_ok=True)
+        # YAML files travel with their bases, and the command names the copies.
         job_args = list(command)
         for position, word in enumerate(command):
             # `mine.yaml+laptop` is a file with a layer on top.
@@ -212,6 +216,7 @@ def show(args: argparse.Namespace) -> int:
 def logs(args: argparse.Namespace) -> int:
     """Prints the output of a job."""
     connection = _connect(args)
+    # Refuses an unknown job.
     status.job_state(connection, args.job)
     text = following.full_log(connection, args.job)
     emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
@@ -221,7 +226,6 @@ def logs(args: argparse.Namespace) -> int:
 def stop(args: argparse.Namespace) -> int:
     """Stops a job."""
     connection = _connect(args)
-    status.job_state(connection, args.job)
     was_waiting = status.job_state(connection, args.job).status == "PENDING"
     connection.stop_job(args.job)
     if was_waiting:

@@ -28,6 +28,7 @@ def train(args: argparse.Namespace) -> int:
     prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
     payload, text = report(prepared, outcome), summary(prepared, outcome)
     is_done = outcome.status == "finished"
+    # A registration that fails does not lose the run; the message says how to register it later.
     if config.tracking.register_as is not None and is_done:
         name = config.tracking.register_as
         version, message = try_register(context, outcome.checkpoint, name=name, run_id=prepared.run_id)

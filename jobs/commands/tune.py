@@ -46,7 +46,7 @@ def tune(args: argparse.Namespace) -> int:
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
     check_resources(search, trial_seconds=estimate_trial_seconds(loaded, search, context))
-    # Results of an earlier search guide the sampler from the start.
+    # A warm start: results of an earlier search guide the sampler from the beginning.
     prior = (
         load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
     )
@@ -56,6 +56,7 @@ def tune(args: argparse.Namespace) -> int:
         exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
         ExitStack() as leases,
     ):
+        # A store that cannot be written is found here, before any trial starts.
         register_search_dir(search, context)
         parent = _parent(loaded, search, context)
         leases.enter_context(held(context.tracking_server, parent, home=context.home))
@@ -67,8 +68,10 @@ def tune(args: argparse.Namespace) -> int:
             leaderboard = summary.leaderboard(driver.state)
             if leaderboard.best is None:
                 raise RunFailed(_no_result(driver.state))
+            # Later commands use the best trials, so retention must keep their checkpoints.
             _pin_best(driver.state, leaderboard, by=f"search {parent}")
             _reap(context)
+            # The record waits in the spool if MLflow is unreachable.
             unsent = send_result(
                 context.tracking_server,
                 context.home / "spool",

@@ -88,6 +88,7 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         measure: time a few steps here instead of asking MLflow for a similar run.
     """
     plan = TrainingPlan()
+    # Without a valid configuration nothing else can be checked.
     with plan.refusals():
         plan.config = load_run_config(preset, overrides)
     if plan.config is None:
@@ -99,10 +100,12 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     _vgg_weights(plan, config)
     _run_dir(plan, config, context, fresh=fresh)
     plan.ranks = ranks_here(config)
+    # Too few CPUs or GPUs are a refusal, too.
     with plan.refusals():
         if plan.ranks.refusal is not None:
             raise UserError(plan.ranks.refusal)
     _memory(plan, config)
+    # The speed: measured here on request, else from the newest similar run.
     with plan.refusals():
         measurable = measure and plan.ranks.refusal is None
         plan.rate = measured_rate(config, plan.ranks) if measurable else last_rate(config, context, gpu=plan.ranks.gpu)
@@ -159,6 +162,7 @@ def _run_dir(plan: TrainingPlan, config: ISNetConfig, context: Context, *, fresh
     """Finds the run's folder, its progress, and its current holder."""
     if plan.train_data is None or (config.data.val is not None and plan.val_data is None):
         return
+    # The key needs the digests of the datasets.
     with plan.refusals():
         key = run_key(config, plan.train_data.digest, plan.val_data.digest if plan.val_data else None)
         plan.place = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
@@ -210,6 +214,7 @@ def estimate_run(
         state_bytes: size of one checkpoint.
         rate: speed of an earlier run, or measured; None if unknown.
     """
+    # Validation reads part of the held-out set.
     share = min(1.0, config.data.val_samples / val_data.num_samples) if val_data else 0.0
     inputs = EstimateInputs(
         done=done,

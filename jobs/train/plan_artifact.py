@@ -72,6 +72,7 @@ class PlanRecord:
     def _actual(self, outcome: Outcome) -> dict[str, Any]:
         train = self._prepared.config.train
         checkpoints = committed(open_store(self._prepared.run_dir.address))
+        # The newest checkpoint stands for all: their sizes are nearly equal.
         files = checkpoints[-1].manifest["files"].values() if checkpoints else None
         seconds = outcome.seconds.get("wall")
         return {
@@ -91,6 +92,7 @@ class PlanRecord:
             self._prepared.note({SPEED_TAG: self._speed}, {ARTIFACT: json.dumps(record, indent=2) + "\n"})
 
     def _attempt(self, act: Callable[[], None]) -> None:
+        # Imported late, as they take time.
         from botocore.exceptions import BotoCoreError, ClientError
         from mlflow.exceptions import MlflowException
 

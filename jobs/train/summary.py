@@ -77,6 +77,7 @@ def _metrics(metrics: Mapping[str, float]) -> Iterator[str]:
 
     Metrics that are not in the table follow by name.
     """
+    # Names of metrics: `val/psnr` over all pictures, `val/psnr_10-20` of one bin.
     keys = {"all": {metric: f"val/{metric}" for metric in KEY_METRICS}}
     keys |= {name: {metric: f"val/{metric}_{name}" for metric in KEY_METRICS} for name in RATIO_BINS}
     bins = {bin: {metric: metrics[key] for metric, key in row.items() if key in metrics} for bin, row in keys.items()}

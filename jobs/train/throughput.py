@@ -23,8 +23,10 @@ from trainplane.errors import UserError
 from trainplane.train.batch_size import split_batch
 from trainplane.train.world import World
 
+# Tag of the digest, and metric of the rate, in MLflow.
 SPEED_TAG = "isnet.speed_key"
 RATE_METRIC = "time/pictures_per_s"
+# Steps of `--measure`, after one to warm up.
 MEASURED_STEPS = 3
 
 
