@@ -134,7 +134,7 @@ def _queue(stack: Stack, count: int, empty: Path) -> Iterator[dict[str, Any]]:
     context = resolve("stack")
     context.activate()
     connection = client.connect(context)
-    places = int(status.cluster_capacity(connection).drivers)
+    places = int(status.cluster_resources(connection).drivers)
     entrypoint = f"{sys.executable} -c 'import time; print(\"began\", time.time())'"
     before = _head_mib(stack)
     begun = time.monotonic()

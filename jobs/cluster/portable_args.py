@@ -38,6 +38,7 @@ def check_context(context: Context) -> None:
             f"({context.checkpoints}, {context.tracking.partition('?')[0]}); "
             'give the context store = "s3://…" and tracking = "http://…"'
         )
+    # Stores are in S3 here; their server may still be on this machine.
     endpoint = context.environment.get("AWS_ENDPOINT_URL")
     for name, address in (("s3_endpoint", endpoint), ("tracking", context.tracking)):
         if address and is_loopback(address):
@@ -65,6 +66,7 @@ def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Cont
                 f"{path!r} is a place on this machine, which the cluster at {context.ray} cannot see; put it into the "
                 "store (isnet data pack SRC s3://…) and give that address"
             )
+        # Only the path is replaced, not the option or the setting before it.
         arg = args[position]
         portable[position] = arg[: len(arg) - len(path)] + str(Path(path).expanduser().absolute())
     return portable
@@ -109,6 +111,7 @@ def _local_paths(args: Sequence[str], parsed: argparse.Namespace) -> Iterator[tu
         value = arg.partition("=")[2] if "=" in arg and not Path(arg).exists() else arg
         if not value or "://" in value or value.partition("+")[0].endswith(_YAML):
             continue
+        # A name that is also a folder here, such as a dataset's, is a path only if it exists.
         if value in paths or _looks_like_path(value) or (value in maybe and Path(value).exists()):
             yield position, value
 

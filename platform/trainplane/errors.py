@@ -20,7 +20,7 @@ class UserError(ValueError):
 
 
 class RunFailed(RuntimeError):
-    """A failure of a run; the command exits with status 1.
+    """Failure of a run; the command exits with status 1.
 
     For example damaged data, a failed gate, or a worker that died.
     """

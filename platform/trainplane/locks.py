@@ -55,6 +55,7 @@ class FileLock:
         """
         # A link planted in a shared folder is not followed: it could truncate or create a file elsewhere.
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)
+        # Polled, because `flock` itself has no time limit.
         deadline = time.monotonic() + wait_s
         try:
             while not try_lock(handle):
@@ -103,6 +104,7 @@ class FileLock:
         except OSError:
             return None
         try:
+            # Closing the file releases the lock at once.
             if try_lock(handle):
                 return None
             return os.pread(handle, 32, 0).decode(errors="replace").strip() or "unknown"

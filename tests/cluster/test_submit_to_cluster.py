@@ -351,9 +351,9 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     connection = dashboard.connect(context)
     deadline = time.monotonic() + 60
     # The head answers a moment before it counts itself.
-    while job_state.cluster_capacity(connection).nodes == 0 and time.monotonic() < deadline:
+    while job_state.cluster_resources(connection).nodes == 0 and time.monotonic() < deadline:
         time.sleep(0.5)
-    assert job_state.cluster_capacity(connection) == job_state.ClusterCapacity(1, 2.0, 0.0, drivers=2.0)
+    assert job_state.cluster_resources(connection) == job_state.ClusterResources(1, 2.0, 0.0, drivers=2.0)
     for entrypoint, status in (("cat note.txt; exit 3", 3), ("echo before; kill -9 $$", 137)):
         written = []
         job, is_new = hand_over(entrypoint)

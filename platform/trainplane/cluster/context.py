@@ -124,6 +124,7 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     if home.exists() and not home.is_dir():
         raise UserError(f"ISNET_HOME is {home}, which is a file; name a folder")
     file, tables, default = _read(start)
+    # The command line wins over the environment, and that over the file.
     chosen = name or os.environ.get("ISNET_CONTEXT") or default
     if chosen is None or (chosen == "local" and chosen not in tables):
         return local(home)
@@ -149,6 +150,7 @@ def local(home: Path, name: str = "local") -> Context:
 
 
 def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
+    # The nearest file counts; contexts of several files are not merged.
     for folder in (start, *start.parents):
         file = folder / CONFIG_FILE
         if file.is_file():
@@ -185,6 +187,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
     for key in ("ray", "tracking", "s3_endpoint"):
         if "://" in table.get(key, ""):
             _check_address(name, key, table[key], file)
+    # Stores that the table does not name are below `store`, and without it they are local.
     base = local(home, name)
     store = str(table["store"]).rstrip("/") if "store" in table else None
     addresses = {}
@@ -250,6 +253,7 @@ def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
 
 
 def _secret(name: str, variable: str, reference: str) -> str:
+    # A value that is neither kind of reference is refused without being shown: it may be the secret itself.
     kind, _, target = reference.partition(":")
     if kind == "env":
         if target not in os.environ:

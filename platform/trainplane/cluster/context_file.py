@@ -33,6 +33,7 @@ def check(file: Path) -> None:
     Raises:
         UserError: The file is not valid TOML, or has a context `stack` that the stack did not write.
     """
+    # The block itself is left out, because it is replaced.
     text = _without_block(_read(file))
     try:
         tree = tomllib.loads(text)
@@ -47,6 +48,7 @@ def write(file: Path, values: Mapping[str, str], secrets: Mapping[str, Path]) ->
     """Writes or replaces our block; secrets are file references."""
     references = {name: f"file:{path}" for name, path in secrets.items()}
     lines = [_FIRST, *_table(f"context.{NAME}", values), "", *_table(f"context.{NAME}.secrets", references), _LAST]
+    # The block moves to the end: lines after a table header would belong to that table.
     before = _without_block(_read(file)).rstrip("\n")
     _replace(file, (before + "\n\n" if before else "") + "\n".join(lines) + "\n")
 
@@ -90,6 +92,7 @@ def _read(file: Path) -> str:
 
 
 def _without_block(text: str) -> str:
+    # A block without its last line was cut by hand: the text stays as it is.
     first, last = text.find(_FIRST), text.find(_LAST)
     if first < 0 or last < first:
         return text

@@ -35,6 +35,7 @@ class _NoRedirects(urllib.request.HTTPRedirectHandler):
 def health_error(address: str, timeout_s: float = TIMEOUT_S) -> str | None:
     """Explains why a server does not answer, else None."""
     parts = urlsplit(address)
+    # Servers without HTTP, such as PostgreSQL: a connection is all that can be asked of them.
     if parts.scheme == "tcp" and parts.hostname and parts.port:
         try:
             socket.create_connection((parts.hostname, parts.port), timeout_s).close()

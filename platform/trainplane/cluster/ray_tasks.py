@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from typing import Any
 
+# Names that boto3 and pyarrow read.
 _STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 

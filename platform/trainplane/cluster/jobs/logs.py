@@ -34,6 +34,7 @@ def wait_for_start(connection: Any, job: str, *, timeout_s: float, emit: Callabl
     Raises:
         RunFailed: The job did not start in time, the cluster is unreachable, or it has lost the job.
     """
+    # Each round reads the state, then reports what has changed; an error of the connection skips the report.
     started_s, last_message = time.monotonic(), ""
     outage = _Outage(job)
     while True:
@@ -80,6 +81,7 @@ def follow(connection: Any, job: str, write: Callable[[str], None]) -> JobState:
     outage = _Outage(job)
     while True:
         try:
+            # Blocks until Ray ends the stream.
             asyncio.run(output.stream())
             state = job_state(connection, job)
             if state.is_over:

@@ -51,6 +51,7 @@ class JobState:
         """
         if self.status == "SUCCEEDED":
             return 0
+        # Python reports a signal as its negative number.
         if self.exit_code is not None and self.exit_code < 0:
             return 128 - self.exit_code
         return self.exit_code or 1
@@ -58,6 +59,7 @@ class JobState:
 
 def job_states(connection: Any) -> list[JobState]:
     """Lists all submitted jobs, oldest first."""
+    # Drivers that connected by themselves have no submission id.
     states = [_state(info) for info in connection.list_jobs() if info.submission_id]
     return sorted(states, key=lambda state: (state.started_ms or 0, state.job))
 
@@ -67,6 +69,7 @@ def job_state(connection: Any, job: str) -> JobState:
     try:
         return _state(connection.get_job_info(job))
     except RuntimeError as error:
+        # Ray has no error of its own for this.
         if "404" in str(error) or "does not exist" in str(error):
             raise UserError(f"no job {job!r} on this cluster; `isnet jobs list` shows those it knows") from error
         raise
@@ -91,6 +94,7 @@ def _state(info: Any) -> JobState:
         message=info.message or "",
         entrypoint=info.entrypoint,
         exit_code=info.driver_exit_code,
+        # Ray's start is the moment of submission.
         started_ms=info.start_time,
         ended_ms=info.end_time,
         takes=(info.metadata or {}).get("takes", ""),
@@ -106,7 +110,7 @@ def ray_version(connection: Any) -> str:
 
 
 @dataclass(frozen=True)
-class ClusterCapacity:
+class ClusterResources:
     """Resources of all living nodes together.
 
     Attributes:
@@ -122,13 +126,14 @@ class ClusterCapacity:
     drivers: float
 
 
-def cluster_capacity(connection: Any) -> ClusterCapacity:
+def cluster_resources(connection: Any) -> ClusterResources:
     """Reads the resources of all living nodes."""
+    # The client has no method for nodes; their resources need `detail`.
     answer = connection._do_request("GET", "/api/v0/nodes?limit=10000&detail=true").json()
     nodes = [node for node in answer["data"]["result"]["result"] if node["state"] == "ALIVE"]
     totals = [node.get("resources_total") or {} for node in nodes]
     cpus, gpus, drivers = (sum(total.get(name, 0.0) for total in totals) for name in ("CPU", "GPU", DRIVER))
-    return ClusterCapacity(len(nodes), cpus, gpus, drivers)
+    return ClusterResources(len(nodes), cpus, gpus, drivers)
 
 
 def queue_message(job: JobState, states: Sequence[JobState]) -> str:
@@ -141,6 +146,7 @@ def queue_message(job: JobState, states: Sequence[JobState]) -> str:
     if job.takes != DRIVER:
         return job.message
     queued = [state for state in states if state.takes == DRIVER]
+    # Submission decides the order; the id decides between jobs of one millisecond.
     position = (job.started_ms or 0, job.job)
     before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < position for state in queued)
     run = sum(state.status == "RUNNING" for state in queued)

@@ -16,7 +16,7 @@ from typing import Any
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs.client import connect
 from trainplane.cluster.jobs.queue import DRIVER
-from trainplane.cluster.jobs.status import cluster_capacity, job_states
+from trainplane.cluster.jobs.status import cluster_resources, job_states
 from trainplane.cluster.jobs.upload import check_upload, folder_digest
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, error_line
@@ -54,6 +54,7 @@ def submit(
     Returns:
         Its submission id, and whether it is new.
     """
+    # Errors of the user's files come before any connection.
     uploads = [*packages, working_dir]
     for folder in uploads:
         check_upload(folder)
@@ -66,6 +67,7 @@ def submit(
     reusable = [job for job in same if states[job].status in ("PENDING", "RUNNING", "SUCCEEDED")]
     if reusable and not again:
         return reusable[-1], False
+    # A failed or stopped job keeps its id, so its successor gets a number.
     job = stem if not same else f"{stem}-{len(same) + 1}"
     is_queued = not cpus and _has_queue(connection)
     runtime_env = {
@@ -94,6 +96,6 @@ def submit(
 
 def _has_queue(connection: Any) -> bool:
     deadline = time.monotonic() + _HEAD_COUNTED_S
-    while (capacity := cluster_capacity(connection)).nodes == 0 and time.monotonic() < deadline:
+    while (capacity := cluster_resources(connection)).nodes == 0 and time.monotonic() < deadline:
         time.sleep(0.2)
     return capacity.drivers >= 1

@@ -36,12 +36,14 @@ def folder_digest(folder: Path) -> str:
     """Hashes names and contents of all files: 64 hexadecimal digits."""
     sha = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts):
+        # A zero byte ends the name, and the digest has a fixed length: no two folders give the same bytes.
         sha.update(str(path.relative_to(folder)).encode() + b"\0" + hashlib.sha256(path.read_bytes()).digest())
     return sha.hexdigest()
 
 
 def _files_to_send(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yields the files of a copy, following links."""
+    # Ray follows links when it copies, so a link to a parent folder would never end.
     real = folder.resolve()
     if real in parents:
         raise UserError(f"{folder}: is a link to a folder that it lies in, so a copy would have no end; take it out")

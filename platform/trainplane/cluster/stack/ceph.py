@@ -147,9 +147,11 @@ class Ceph(ObjectStore):
         """Creates the monitor's and administrator's keys, and its database."""
         keys, admin = self.folder / "mon.keyring", self.folder / "client.admin.keyring"
         self._run("ceph-authtool", str(keys), "--create-keyring", "--gen-key", "-n", "mon.", "--cap", "mon", "allow *")
+        # The monitor needs both keys: its own, and the administrator's to accept commands.
         rights = [word for service in ("mon", "osd", "mgr") for word in ("--cap", service, "allow *")]
         self._run("ceph-authtool", str(admin), "--create-keyring", "--gen-key", "-n", "client.admin", *rights)
         self._run("ceph-authtool", str(keys), "--import-keyring", str(admin))
+        # The map of monitors: one, at this address.
         fsid = (self.folder / "fsid").read_text(encoding="utf-8")
         where = f"[v2:{HOST}:{self.port['monitor']}]"
         self._run(
@@ -177,13 +179,16 @@ class Ceph(ObjectStore):
         """Creates the sparse file, and keys of storage and gateway."""
         (self.folder / "osd").mkdir()
         (self.folder / "rgw").mkdir()
+        # The daemon is announced to the monitor, which assigns it number 0.
         self._run("ceph", "osd", "new", str(uuid.uuid4()), "0")
+        # Each daemon has a key with the rights that it needs.
         grants = {"osd.0": ("mon", "allow profile osd", "osd", "allow *")}
         grants["client.rgw"] = ("mon", "allow rw", "osd", "allow rwx")
         for member, rights in grants.items():
             keyring = self.folder / f"{member}.keyring"
             self._run("ceph", "auth", "get-or-create", member, *rights, "-o", str(keyring))
             keyring.chmod(0o600)
+        # The file must carry the identity that the monitor has recorded.
         osd_uuid = json.loads(self._run("ceph", "osd", "dump", "-f", "json"))["osds"][0]["uuid"]
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid)
 
@@ -193,6 +198,7 @@ class Ceph(ObjectStore):
         The gateway generates its keys and prints them, so that no command line has them.
         """
         args = ["-n", "client.rgw", "user", "create", "--uid=isnet", "--display-name=isnet", "--format=json"]
+        # Ceph may write warnings before its JSON.
         output = self._run("radosgw-admin", *args)
         keys = json.loads(output[output.index("{") :])["keys"][0]
         self.layout.write_secret("AWS_ACCESS_KEY_ID", keys["access_key"])
@@ -200,6 +206,7 @@ class Ceph(ObjectStore):
 
     def _run(self, program: str, *args: str) -> str:
         """Runs one step of the set-up; returns its standard output."""
+        # These two work on files alone and accept no configuration.
         command = [program, "-c", str(self.configuration), *args]
         if program in ("ceph-authtool", "monmaptool"):
             command = [program, *args]

@@ -77,6 +77,7 @@ class StackLayout:
             make: creates its value; by default 48 random hexadecimal digits.
         """
         file = self.root / "secrets" / name
+        # An empty secret would protect nothing.
         if not file.exists() or not file.read_text(encoding="utf-8").strip():
             self.write_secret(name, make() if make else secrets.token_hex(24))
         return file.read_text(encoding="utf-8").strip()
@@ -93,6 +94,7 @@ class StackLayout:
     def load(self) -> StackState:
         """Reads the saved state; an unreadable file counts as empty."""
         try:
+            # A killed command or another version may have left any content.
             tree = json.loads((self.root / "state.json").read_text(encoding="utf-8"))
             processes = {name: ProcessId.born_at(**entry) for name, entry in tree["processes"].items()}
             return StackState(tree.get("store"), {k: int(v) for k, v in tree["ports"].items()}, processes)
@@ -103,6 +105,7 @@ class StackLayout:
         """Writes the state atomically."""
         processes = {name: {"pid": process.pid, "born": process.born} for name, process in state.processes.items()}
         tree = {"store": state.store, "ports": state.ports, "processes": processes}
+        # A rename is atomic: a kill leaves the old state or the new one.
         draft = self.root / f".state.{os.getpid()}"
         draft.write_text(json.dumps(tree, indent=2), encoding="utf-8")
         draft.replace(self.root / "state.json")

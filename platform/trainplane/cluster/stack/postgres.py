@@ -49,6 +49,7 @@ class Postgres(Component):
     def folder(self) -> Path:
         """Data folder; in /var/lib if its user cannot reach ours."""
         inside = self.layout.data("postgres")
+        # Another user needs the right to enter every folder above.
         if os.getuid() != 0 or all(parent.stat().st_mode & 0o001 for parent in inside.parents if parent.exists()):
             return inside
         return Path("/var/lib") / f"isnet-stack-{self.layout.mark[:8]}"
@@ -104,6 +105,7 @@ class Postgres(Component):
         try:
             with connection.cursor() as cursor:
                 hashed = encrypt_password(password, "mlflow", connection, "scram-sha-256")
+                # An existing role gets the present password: its file may have been replaced.
                 cursor.execute("SELECT 1 FROM pg_roles WHERE rolname = 'mlflow'")
                 cursor.execute(f"{'ALTER' if cursor.fetchone() else 'CREATE'} ROLE mlflow LOGIN PASSWORD %s", (hashed,))
                 cursor.execute("SELECT 1 FROM pg_database WHERE datname = 'mlflow'")

@@ -85,12 +85,14 @@ class Stack:
             RunFailed: A component failed; the message has the end of its log.
         """
         with self.exclusive():
+            # Refuse before anything is created.
             state = self._load_state()
             types = component_types(store or state.store or ("moto" if Ceph.install_command() else "ceph"))
             self._check_installed(types)
             self._check_same_store(state, types)
             self.layout.make()
             state.store = next(name for name, kind in STORES.items() if kind in types)
+            # Leftovers may hold ports that would then count as taken.
             self._stop_leftovers(state)
             assign_ports(state, types, emit)
             self.layout.save(state)
@@ -120,11 +122,13 @@ class Stack:
             state = self._load_state()
             count = 0
             if state.store is not None:
+                # Clients stop before the servers that they use.
                 for kind in reversed(component_types(state.store)):
                     stopped = stop_component(kind(self.layout, state.ports), state)
                     count += stopped
                     if stopped:
                         emit(f"{kind.name} is down")
+            # Children of killed leaders are in no record.
             count += self._stop_leftovers(state, everything=True)
             if wipe:
                 shutil.rmtree(Postgres(self.layout, state.ports).folder, ignore_errors=True)
@@ -271,6 +275,7 @@ class _Startup:
             for need in component.needs:
                 while not self.ready[need].wait(0.1):
                     self._check_time(component, f"{need} to come up")
+            # A component that an earlier `up` started stays.
             if not self._is_up(component):
                 self._start(component)
             component.initialize()
@@ -290,6 +295,7 @@ class _Startup:
         with self._lock:
             self.started.append(component)
         for attempt in range(1, component.attempts + 1):
+            # Part of it may still run, such as one of Ceph's daemons.
             stop_component(component, self.state)
             component.start(self._launch)
             ended = self._wait_for_answers(component)
@@ -333,6 +339,7 @@ class _Startup:
         except OSError:
             return f"it wrote nothing to {log}"
         text = raw.decode(errors="replace")
+        # The message may go into a terminal's history or a bug report.
         for secret in (self.layout.root / "secrets").iterdir():
             text = text.replace(secret.read_text(encoding="utf-8").strip() or "\0", "…")
         return f"the end of {log}:\n{text.strip()}"

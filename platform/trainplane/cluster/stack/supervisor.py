@@ -79,6 +79,7 @@ def find(identity: ProcessId | None) -> psutil.Process | None:
 
 def find_family(identities: Iterable[ProcessId]) -> dict[int, psutil.Process]:
     """Finds processes with their descendants and sessions, by number."""
+    # First the recorded processes and their descendants.
     leaders = {identity.pid: process for identity in identities if (process := find(identity))}
     family = dict(leaders)
     for process in leaders.values():
@@ -86,7 +87,7 @@ def find_family(identities: Iterable[ProcessId]) -> dict[int, psutil.Process]:
             family.update({child.pid: child for child in process.children(recursive=True)})
         except psutil.Error:
             continue
-    # A grandchild whose parent has ended is nobody's descendant any more, but still in the session.
+    # Then their sessions: a grandchild whose parent has ended is no descendant any more.
     for process in psutil.process_iter():
         if process.pid not in family and _session(process.pid) in leaders:
             family[process.pid] = process
@@ -124,6 +125,7 @@ def stop(leader: psutil.Process | None, others: Iterable[psutil.Process], *, how
     if leader is not None:
         _signal(leader, how)
         _wait([leader], patience_s)
+    # All of them at once: a child that outlives its parent is of no use.
     survivors = [process for process in processes if _is_running(process)]
     for process in survivors:
         _signal(process, signal.SIGKILL)
