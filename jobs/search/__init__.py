@@ -1,1 +1,1 @@
-"""Searches over ISNet settings."""
+"""Searches over ISNet settings: files, objectives, records."""

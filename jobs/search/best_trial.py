@@ -1,9 +1,9 @@
-"""The best trial of a search, and what to make of it before it becomes a model version.
+"""Finds the best trial of a search, for registration.
 
     isnet models register --from-search search_demo --name isnet-demo [--steps 2000] [--seeds 3]
 
-With more steps the trial's own run goes on from where the search left it; of several seeds the one that is best by the
-search's objective is taken. Not covered: registering itself (`registering`).
+With more steps, the trial's own run resumes where the search stopped it. With several seeds, the best one by the
+search's objective is taken. Not covered: registration itself (`registry/register.py`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainplane.search.run.launch import read_state
 
 @dataclass(frozen=True)
 class BestTrial:
-    """A checkpoint to register, and the MLflow run that made it."""
+    """Checkpoint to register, with its MLflow run and trial."""
 
     checkpoint: str
     run_id: str
@@ -34,7 +34,18 @@ class BestTrial:
 def best_of_search(
     context: Context, preset: str, overrides: Sequence[str] = (), *, steps: int | None = None, seeds: int = 1
 ) -> BestTrial:
-    """The best trial's checkpoint; trained anew where `steps` or `seeds` ask for more than the search did."""
+    """Returns the best trial's checkpoint, trained further on request.
+
+    Args:
+        context: Stores and servers.
+        preset: Name or file of the search.
+        overrides: Settings that the search was started with.
+        steps: Steps of the final training; None: those of the search.
+        seeds: Trainings with different seeds, of which the best one is taken.
+
+    Raises:
+        UserError: The search was not run here, or none of its trials has a finite value.
+    """
     search = build_search(load_search(preset, overrides), context)
     state = read_state(search, context)
     if state is None:
@@ -47,16 +58,17 @@ def best_of_search(
     config = search.configure(best.number, best.settings, best.segment)
     if not isinstance(config, ISNetConfig):
         raise UserError(f"search {search.name!r} is of another task; train its best trial with `isnet train`")
-    outcomes = []
+    candidates = []
     for number in range(seeds):
         train = config.train.model_copy(
             update={"steps": steps or config.train.steps, "seed": config.train.seed + number}
         )
-        # With its own seed it is the trial's own run, which goes on from where the search left it.
+        # With its own seed and name it is the trial's own run, which resumes where the search stopped it.
         name = config.name if number == 0 else f"{config.name[:50]}-seed{number}"
-        again = config.model_copy(update={"train": train, "name": name})
-        prepared, outcome = run_training(again, context, fresh=False)
-        found = score(outcome.metrics, search.settings.goals[0])
-        outcomes.append((found if found is not None else -math.inf, -number, outcome, prepared.run_id))
-    _, _, outcome, run_id = max(outcomes, key=lambda one: one[:2])
+        longer = config.model_copy(update={"train": train, "name": name})
+        prepared, outcome = run_training(longer, context, fresh=False)
+        result = score(outcome.metrics, search.settings.goals[0])
+        candidates.append((result if result is not None else -math.inf, -number, outcome, prepared.run_id))
+    # The best score; of equal ones the first seed.
+    _, _, outcome, run_id = max(candidates, key=lambda candidate: candidate[:2])
     return BestTrial(outcome.checkpoint, run_id, best.number)

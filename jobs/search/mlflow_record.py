@@ -1,6 +1,7 @@
-"""What MLflow keeps of a search: on its parent run the leaderboard, ledger and pictures; on each trial how it stood.
+"""Record of a finished search in MLflow.
 
-What cannot be drawn or fetched takes nothing from the search: it is said and left out. `tracking.results` sends it.
+The parent run gets the leaderboard, the costs and charts; each trial's run gets its status. A chart that cannot be
+drawn, or an image that cannot be fetched, is reported and left out. `tracking.results` sends the record.
 """
 
 from __future__ import annotations
@@ -30,28 +31,33 @@ from trainplane.tracking.client import reason
 from trainplane.tracking.images import Pixels, contact_sheet
 from trainplane.tracking.results import RunResult
 
+# Trials on the contact sheet, and in the table of the description.
 SHEET_TRIALS = 12
 BOARD_TRIALS = 20
-# Of a tag, which a description is.
+# MLflow stores a description as a tag; this is the limit of a tag.
 NOTE_CHARACTERS = 5000
 
 
 def search_record(context: Context, run_id: str, search: Search, state: SearchState) -> RunResult:
-    """The record of a search that ended; its files are written below HOME/searches."""
-    found = summary.leaderboard(state)
-    best = found.best
+    """Builds the record of a finished search.
+
+    Its files are written below HOME/searches.
+    """
+    board = summary.leaderboard(state)
+    best = board.best
     assert best is not None
-    standing = {number: trial.status for number, trial in state.trials.items()}
-    spent = budget.cost_report(state.usage, standing, cost_rates(trial_resources(search.train, gpus=0.0), search.train))
+    statuses = {number: trial.status for number, trial in state.trials.items()}
+    spent = budget.cost_report(state.usage, statuses, cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     shares = {
         goal.metric: importance(search.settings, search.space, state, goal=n) for n, goal in enumerate(state.goals)
     }
     folder = context.home / "searches" / run_id
     (folder / "search").mkdir(parents=True, exist_ok=True)
-    (folder / "leaderboard.csv").write_text(leaderboard_csv(found.ranked, state), encoding="utf-8")
+    (folder / "leaderboard.csv").write_text(leaderboard_csv(board.ranked, state), encoding="utf-8")
     for file, values in {"spent.json": spent, "importance.json": shares}.items():
         (folder / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
-    for name, draw in chart_drawers(search, state, found, shares, context).items():
+    # Charts come last: the record is complete without them.
+    for name, draw in chart_drawers(search, state, board, shares, context).items():
         if (pixels := _attempt(name, draw)) is not None:
             Image.fromarray(pixels).save(folder / "search" / f"{name}.png")
     return RunResult(
@@ -65,7 +71,7 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
         tags={
             "trainplane.best_run": best.run_id,
             "trainplane.best_trial": str(best.number),
-            "mlflow.note.content": description(state, found, spent),
+            "mlflow.note.content": description(state, board, spent),
         },
         run_tags={
             trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id
@@ -73,40 +79,41 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
     )
 
 
-def description(state: SearchState, found: summary.Leaderboard, spent: Mapping[str, Any]) -> str:
-    """What the parent run's page says of the search, in Markdown: what it cost, and the best trials, as many as fit."""
-    for shown in range(BOARD_TRIALS, -1, -5):
-        table = _board(state, found, shown)
-        board = markdown_table(table["columns"], table["rows"])
-        more = (
-            f" The best {shown} of {len(found.ranked)}, all in `leaderboard.csv`:" if len(found.ranked) > shown else ""
-        )
+def description(state: SearchState, board: summary.Leaderboard, spent: Mapping[str, Any]) -> str:
+    """Markdown description of the parent run: costs, best trials."""
+    # Fewer rows until the text fits a tag.
+    for count in range(BOARD_TRIALS, -1, -5):
+        table = _board(state, board, count)
+        total = len(board.ranked)
+        more = f" The best {count} of {total}, all in `leaderboard.csv`:" if total > count else ""
         text = (
-            f"{cost_text(spent)}; ended: {state.end_reason}.{more}\n\n{board}\n\nPictures: artifacts, below `search/`."
+            f"{cost_text(spent)}; ended: {state.end_reason}.{more}\n\n{table}\n\nPictures: artifacts, below `search/`."
         )
         if len(text) <= NOTE_CHARACTERS:
             break
     return text
 
 
-def _board(state: SearchState, found: summary.Leaderboard, count: int) -> dict[str, Any]:
-    names = list(dict.fromkeys(name for trial in found.ranked for name in trial.settings))
+def _board(state: SearchState, board: summary.Leaderboard, count: int) -> str:
+    """Markdown table of the best trials."""
+    names = list(dict.fromkeys(name for trial in board.ranked for name in trial.settings))
     goals = [goal.metric for goal in state.goals]
     rows = [
         [
-            f"**{trial.number}**" if trial is found.best else trial.number,
+            f"**{trial.number}**" if trial is board.best else trial.number,
             *(summary.format_value(trial.values.get(goal)) for goal in goals),
             trial.step,
             trial.status,
             *(summary.format_value(trial.settings.get(name)) for name in names),
         ]
-        for trial in found.ranked[:count]
+        for trial in board.ranked[:count]
     ]
-    return {"columns": ["trial", *goals, "steps", "standing", *names], "rows": rows}
+    return markdown_table(["trial", *goals, "steps", "standing", *names], rows)
 
 
 def cost_text(spent: Mapping[str, Any]) -> str:
-    """A ledger (`budget.cost_report`) in one line."""
+    """Formats a `budget.cost_report` in one line."""
+    # Only causes with any waste.
     waste = ", ".join(f"{cause} {part['steps']:,.0f}" for cause, part in spent["waste"].items() if part["steps"])
     money = f", {spent['money']:g} in money" if spent["money"] is not None else ""
     return (
@@ -119,77 +126,84 @@ def cost_text(spent: Mapping[str, Any]) -> str:
 def chart_drawers(
     search: Search,
     state: SearchState,
-    found: summary.Leaderboard,
+    board: summary.Leaderboard,
     shares: dict[str, dict[str, float]],
     context: Context | None,
 ) -> dict[str, Callable[[], Pixels]]:
-    """How to draw each picture of the parent run, by name."""
-    pictures: dict[str, Callable[[], Pixels]] = {
-        "learning_curves": lambda: charts.learning_curves(state, found),
-        "parallel_coordinates": lambda: charts.parallel_coordinates(state, found, search.space.dimensions),
+    """Functions that draw the charts, by name of chart."""
+    drawers: dict[str, Callable[[], Pixels]] = {
+        "learning_curves": lambda: charts.learning_curves(state, board),
+        "parallel_coordinates": lambda: charts.parallel_coordinates(state, board, search.space.dimensions),
     }
+    # A front needs two objectives.
     if len(state.goals) > 1:
-        pictures["pareto_front"] = lambda: charts.pareto_front(state, found)
+        drawers["pareto_front"] = lambda: charts.pareto_front(state, board)
     for metric, parts in shares.items():
         if parts:
             name = f"importance_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"
-            pictures[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric)  # type: ignore[misc]
-    painted = [trial for trial in found.ranked if trial.run_id][:SHEET_TRIALS]
-    if context is not None and painted:
-        pictures["contact_sheet"] = lambda: sheet(painted, state, context)
-    return pictures
+            drawers[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric)  # type: ignore[misc]
+    recorded = [trial for trial in board.ranked if trial.run_id][:SHEET_TRIALS]
+    if context is not None and recorded:
+        drawers["contact_sheet"] = lambda: sheet(recorded, state, context)
+    return drawers
 
 
 def _attempt(name: str, draw: Callable[[], Pixels]) -> Pixels | None:
+    """Draws a chart; prints why where that fails."""
     from botocore.exceptions import BotoCoreError, ClientError
     from mlflow.exceptions import MlflowException
 
     try:
         return draw()
     except (MlflowException, BotoCoreError, ClientError, UserError, RunFailed, OSError, LookupError) as error:
-        again = "the same command, typed again, draws it"
-        print(f"isnet: the picture {name} is left out ({reason(error)}); {again}", file=sys.stderr)
+        remedy = "run the same command again to draw it"
+        print(f"isnet: the picture {name} is left out ({reason(error)}); {remedy}", file=sys.stderr)
         return None
 
 
 def sheet(trials: Sequence[TrialState], state: SearchState, context: Context) -> Pixels:
-    """What each trial paints: its last gallery picture of the first held-out photo, the best trial first."""
+    """Contact sheet of the trials, the best one first.
+
+    Each trial shows its last gallery image of the first held-out picture.
+    """
     client, strips = context.tracking_server.client, []
     with tempfile.TemporaryDirectory(prefix="isnet-sheet-") as folder:
         for trial in trials:
-            newest = _newest_picture(client, trial.run_id)
-            if newest is None:
+            artifact = _newest_gallery_image(client, trial.run_id)
+            if artifact is None:
                 continue
-            place = client.download_artifacts(trial.run_id, newest, folder)
-            with Image.open(Path(place)) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
+            file = client.download_artifacts(trial.run_id, artifact, folder)
+            with Image.open(Path(file)) as image:
+                pixels = np.asarray(image.convert("RGB"))
             values = ", ".join(
                 f"{goal.metric.rpartition('/')[2]} {summary.format_value(trial.values.get(goal.metric))}"
                 for goal in state.goals
             )
             settings = ", ".join(f"{n.rpartition('.')[2]}={summary.format_value(v)}" for n, v in trial.settings.items())
-            # A line of its own for what tells the trials apart: the strip is narrow.
+            # The settings have a line of their own, because the strip is narrow.
             strips.append((f"trial {trial.number}, step {trial.step}: {values}\n{settings}", pixels))
     if not strips:
         raise LookupError("no trial recorded a picture")
     return contact_sheet(strips, columns=2 if len(strips) > 1 else 1)
 
 
-_PICTURE = re.compile(r"images/gallery~(\d+)\+step\+(\d+)\+timestamp\+(\d+)\+.*\.png")
+# MLflow's name of a logged image: index, step, time and a random id.
+_GALLERY_IMAGE = re.compile(r"images/gallery~(\d+)\+step\+(\d+)\+timestamp\+(\d+)\+.*\.png")
 
 
-def _newest_picture(client: Any, run_id: str) -> str | None:
-    """The artifact of the first gallery picture at its last step."""
-    found = [
-        (-int(match[1]), int(match[2]), int(match[3]), one.path)
-        for one in client.list_artifacts(run_id, "images")
-        if (match := _PICTURE.fullmatch(one.path))
+def _newest_gallery_image(client: Any, run_id: str) -> str | None:
+    """Artifact of the first gallery image at its last step."""
+    # Lowest index, then newest step and time.
+    images = [
+        (-int(match[1]), int(match[2]), int(match[3]), artifact.path)
+        for artifact in client.list_artifacts(run_id, "images")
+        if (match := _GALLERY_IMAGE.fullmatch(artifact.path))
     ]
-    return max(found)[3] if found else None
+    return max(images)[3] if images else None
 
 
 def leaderboard_csv(ranked: Sequence[Any], state: SearchState) -> str:
-    """The trials, the best first."""
+    """Leaderboard as CSV, the best trial first."""
     names = list(dict.fromkeys(name for trial in ranked for name in trial.settings))
     text = io.StringIO()
     writer = csv.writer(text)

@@ -1,4 +1,4 @@
-"""From what was typed to a search that may start: its file, its space, and everything that can be refused before."""
+"""Builds and checks a search from its file and overrides."""
 
 from __future__ import annotations
 
@@ -29,42 +29,50 @@ from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import check_fills_batch
 
 COST_FUNCTION = "jobs.search.model_cost:model_costs"
-# Random trials whose whole configuration is built before anything starts.
-TRIED = 32
+# Trials whose complete configuration is built before the search starts.
+CHECKED_TRIALS = 32
 SPACE = "search.space."
-_MEASURED_BY = ("data.train", "data.val", "data.val_samples")
-_RESERVED = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use_gpu")
+# Trials on other data could not be compared.
+_DATA_SETTINGS = ("data.train", "data.val", "data.val_samples")
+# Resources of a trial are counted once, before the start, so that no trial can wait for another.
+_RESOURCE_SETTINGS = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use_gpu")
 
 
 @dataclass(frozen=True)
 class LoadedSearch:
-    """A search file, and the resolved settings under every trial."""
+    """Search file, and the resolved base of every trial."""
 
     file: SearchFile
     base: dict[str, Any]
 
     def configure(self, number: int, settings: Settings, segment: int) -> RunConfig:
-        """The frozen configuration of a trial; after each take-over it is another run, and so has another name."""
+        """Configuration of a trial.
+
+        After each exploit the trial is another run, and has another name.
+        """
         tree = apply_overrides(self.base, [])
         for name, value in settings.items():
             set_dotted(tree, name, value)
-        # A name has 63 letters at most.
+        # A run's name has at most 63 characters.
         tree["name"] = f"{self.file.name[:48]}-{number:04d}" + (f"-g{segment}" if segment else "")
         return build(config_class(tree), tree)
 
 
 def config_class(tree: dict[str, Any]) -> type[RunConfig]:
-    """What can be set, which the task says."""
+    """Configuration class of the task in `tree`."""
     return load_task(str(tree.get("task", TASK))).Config
 
 
 def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
-    """The search behind a name or a file. Overrides go to the search or to its base."""
+    """Loads a search by name or file.
+
+    Overrides that start with `search.`, and `name=`, belong to the search, all others to its base.
+    """
     tree = preset_tree(preset)
     if "search" not in tree:
         searches = ", ".join(preset_names("search_"))
         raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
-    # A trial has its name from its search: one given here can only be meant for that.
+    # A trial's name follows from its search, so an override of the name is meant for the search.
     of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
     of_base = [override for override in overrides if override not in of_search]
@@ -72,7 +80,10 @@ def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
 
 
 def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Overrides of a search. Names in its space have dots of their own: `search.space.loss.style.uniform=[1, 9]`."""
+    """Applies overrides of a search.
+
+    Settings in its space have dots in their names: `search.space.loss.style.uniform=[1, 9]`.
+    """
     of_space = [override for override in overrides if override.startswith(SPACE)]
     tree = apply_overrides(tree, [override for override in overrides if override not in of_space])
     for override in of_space:
@@ -80,6 +91,7 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
         name, _, part = path.rpartition(".")
         value = apply_overrides({}, [f"value={text}"])["value"]
         space = tree["search"].setdefault("space", {})
+        # The last part is a kind of values, `when`, or belongs to the setting's name.
         if part in (*KINDS, "when"):
             space[name] = {part: value} if part != "when" else {**space.get(name, {}), part: value}
         elif value is None:
@@ -90,16 +102,22 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = True) -> Search:
-    """The search, checked; raises `UserError` for what would stop it later. Starts nothing.
+    """Builds and checks a search; starts nothing.
 
-    may_pack -- make the demo's datasets where they are asked for and not there
+    Args:
+        loaded: The search file.
+        context: Stores and servers.
+        may_pack: Packs the demo's datasets if they are used and missing.
+
+    Raises:
+        UserError: The search would stop later.
     """
     base = loaded.configure(0, {}, 0)
-    given = flatten(base.model_dump(mode="json"))
+    known_settings = flatten(base.model_dump(mode="json"))
     settings = loaded.file.search
     for name in settings.space:
-        _check_name(loaded, name, given)
-    space = Space.of(settings, given)
+        _check_name(name, known_settings)
+    space = Space.of(settings, known_settings)
     _check_objectives(loaded, base)
     if settings.algorithm == "pbt":
         _check_population(loaded, base)
@@ -117,8 +135,10 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     def check(settings: Settings) -> None:
         check_fills_batch(configure(0, settings, 0), train_data)
 
+    # A configuration refuses its own bad settings, so build some of them.
     _check_trials(settings, space, check)
-    is_ours = isinstance(base, ISNetConfig)
+    # Model costs are measured only where an objective needs them.
+    is_isnet = isinstance(base, ISNetConfig)
     return Search(
         loaded.file.name,
         search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets]),
@@ -127,25 +147,49 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
         base.train,
         configure,
         extra_metrics=COST_FUNCTION
-        if is_ours and any(goal.metric in COST_METRICS for goal in settings.goals)
+        if is_isnet and any(goal.metric in COST_METRICS for goal in settings.goals)
         else None,
     )
 
 
 def check_resources(search: Search, *, trial_seconds: float | None) -> None:
-    """`UserError` where this machine, or the budget, has no room for one trial. A cluster is asked when it is there."""
-    need = trial_resources(search.train, gpus=0.0)
-    rates = cost_rates(need, search.train)
-    trials = trial_limit(search.plan(rates))
-    budget.check(search.settings.budget, rates, steps=search.train.steps, trial_seconds=trial_seconds)
+    """Checks that the budget and this machine allow one trial.
+
+    A cluster is checked when the search runs on it.
+
+    Args:
+        search: The search.
+        trial_seconds: Seconds of one trial; None: unknown.
+
+    Raises:
+        UserError: Not one trial fits.
+    """
+    resources = trial_resources(search.train, gpus=0.0)
+    costs = cost_rates(resources, search.train)
+    trials = trial_limit(search.plan(costs))
+    budget.check(search.settings.budget, costs, steps=search.train.steps, trial_seconds=trial_seconds)
+    # Outside a Ray job the search starts its own cluster, on this machine.
     if not in_ray_job() and search.train.use_gpu is not True:
-        admit(need, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
+        admit(resources, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
 
 
 def estimate_trial_seconds(
     loaded: LoadedSearch, search: Search, context: Context, *, always: bool = False
 ) -> float | None:
-    """How long one trial takes, as the last run like its base did; None where no limit asks for it, or none was run."""
+    """Estimates the seconds of one trial.
+
+    The last run like its base is the measure.
+
+    Args:
+        loaded: The search file.
+        search: The search.
+        context: Stores and servers.
+        always: Estimates also without a limit of time or money.
+
+    Returns:
+        Seconds; None without such a run, or where no limit needs them.
+    """
+    # Steps need no time; other limits do.
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
     base = search.configure(0, {}, 0)
     if not (limits or always) or not isinstance(base, ISNetConfig):
@@ -154,32 +198,40 @@ def estimate_trial_seconds(
     return base.train.steps * base.train.global_batch / rate.pictures_per_s if rate else None
 
 
-def _check_name(loaded: LoadedSearch, name: str, given: dict[str, Any]) -> None:
-    """Each setting exists and takes the values at the edges of its dimension, on top of the base's."""
+def _check_name(name: str, known_settings: dict[str, Any]) -> None:
+    """Refuses an explored setting that is unknown or cannot vary."""
     parent, _, leaf = name.rpartition(".")
-    if name not in given:
-        siblings = [one.rpartition(".")[2] for one in given if one.rpartition(".")[0] == parent] or list(given)
-        hint = nearest(leaf if parent and siblings != list(given) else name, siblings)
+    if name not in known_settings:
+        # Suggest a setting of the same section; of an unknown section, any setting.
+        everything = list(known_settings)
+        siblings = [setting.rpartition(".")[2] for setting in everything if setting.rpartition(".")[0] == parent]
+        hint = nearest(leaf, siblings) if parent and siblings else nearest(name, siblings or everything)
         raise UserError(f"search.space names an unknown setting {name!r}{hint}")
-    if name in _MEASURED_BY:
+    if name in _DATA_SETTINGS:
         raise UserError(f"search.space.{name}: trials on other data cannot be compared; leave it out of the space")
-    if name in _RESERVED:
-        # What one trial occupies is reckoned once, before any is started: that is why none can wait for another.
+    if name in _RESOURCE_SETTINGS:
         raise UserError(f"search.space.{name}: it belongs to the budget of a trial; set it in the base instead")
     if name in ("name", "task") or parent == "tracking":
         raise UserError(f"search.space.{name} changes nothing that is trained; leave it out of the space")
 
 
 def _check_trials(search: SearchSettings, space: Space, check: Callable[[Settings], None]) -> None:
-    """Whole configurations of the first trials, and with each dimension at its edges; their masks are there, and
-    pictures for a batch."""
+    """Builds configurations of the first trials and of all edges.
+
+    Args:
+        search: Section `search`.
+        space: Explored settings.
+        check: Raises `UserError` for settings without their masks, or with fewer images than a batch.
+    """
     if search.algorithm == "grid":
         drawn = space.grid()
         if not drawn:
             raise UserError("search.constraints leave no combination of the grid; relax them")
-        drawn = drawn[:: max(1, len(drawn) // TRIED)]
+        # A large grid is checked at regular intervals.
+        drawn = drawn[:: max(1, len(drawn) // CHECKED_TRIALS)]
     else:
-        drawn = [space.random(number) for number in range(min(TRIED, search.trials))]
+        drawn = [space.random(number) for number in range(min(CHECKED_TRIALS, search.trials))]
+    # Each dimension at its ends, with the other settings of the first trial.
     edges = [
         {**drawn[0], name: end}
         for name, dimension in space.dimensions.items()
@@ -192,36 +244,38 @@ def _check_trials(search: SearchSettings, space: Space, check: Callable[[Setting
 
 
 def _check_objectives(loaded: LoadedSearch, base: RunConfig) -> None:
-    """Each objective is something that trials report."""
+    """Refuses an objective that no trial reports."""
     task = load_task(base.task)
-    measured = task.measured(base)
-    facts = COST_METRICS if isinstance(base, ISNetConfig) else ()
+    validation = task.measured(base)
+    costs = COST_METRICS if isinstance(base, ISNetConfig) else ()
     for goal in loaded.file.search.goals:
-        if goal.metric in facts:
+        if goal.metric in costs:
             continue
         if goal.metric.startswith("val/"):
             if base.data.val is None:
                 raise UserError(f"search {loaded.file.name!r}: {goal.metric} needs held-out pictures; set data.val=…")
-            if measured is None or goal.metric.removeprefix("val/") in measured:
+            # A task that does not list its metrics is checked by its first report.
+            if validation is None or goal.metric.removeprefix("val/") in validation:
                 continue
-        known = [f"val/{name}" for name in measured or ()] + list(facts)
+        choices = [f"val/{name}" for name in validation or ()] + list(costs)
         raise UserError(
-            f"no trial reports {goal.metric!r}, which search {loaded.file.name!r} judges by"
-            + (nearest(goal.metric, known) if known else "; name a metric of validation, such as val/NAME")
+            f"no trial reports {goal.metric!r}, an objective of search {loaded.file.name!r}"
+            + (nearest(goal.metric, choices) if choices else "; name a metric of validation, such as val/NAME")
         )
 
 
 def _check_rungs(settings: SearchSettings, base: RunConfig) -> None:
-    """Somebody is judged before the end."""
+    """Refuses a first rung at or behind the end."""
     first = settings.asha.first if settings.asha is not None else None
     if first is not None and first >= base.train.steps:
         raise UserError(
-            f"search.asha.first={first} and train.steps={base.train.steps}: nobody would ever be stopped early; "
+            f"search.asha.first={first} and train.steps={base.train.steps}: no trial would ever be stopped early; "
             f"set search.asha.first={max(1, base.train.steps // 9)}, or leave search.asha out"
         )
 
 
 def _check_population(loaded: LoadedSearch, base: RunConfig) -> None:
+    """Refuses settings that cannot change during a training."""
     settings = loaded.file.search
     for name in settings.space:
         if not name.startswith(pbt.MUTABLE_PREFIXES):
@@ -232,6 +286,6 @@ def _check_population(loaded: LoadedSearch, base: RunConfig) -> None:
     every = pbt.generation_steps(settings.pbt, base.train.steps)
     if every >= base.train.steps:
         raise UserError(
-            f"search.pbt.every={every} and train.steps={base.train.steps}: nobody would ever take over; "
+            f"search.pbt.every={every} and train.steps={base.train.steps}: there would be no second generation; "
             f"set search.pbt.every={max(1, base.train.steps // 10)}"
         )

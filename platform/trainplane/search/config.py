@@ -1,4 +1,4 @@
-"""Sections of a search file: what is explored, what makes a trial good, how, and what it may cost.
+"""Settings of a search file.
 
     name: my-search
     base: demo                                    # preset or YAML file of every trial
@@ -10,7 +10,7 @@
       constraints: [lr_d <= lr_g]
       space: {train.lr_g: {log_uniform: [1e-5, 1e-3]}, train.lr_d: {log_uniform: [1e-6, 1e-3]}}
 
-Not covered: drawing from the space (`space`), what the algorithms do with it (`asha`, `pbt`, `suggest`).
+Not covered: drawing from the space (`space`), the algorithms (`asha`, `pbt`, `samplers`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,10 @@ SEARCH_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 class Dimension(Section):
-    """One setting's values: exactly one of `choice`, `uniform`, `log_uniform`, `integers`; explored only `when`."""
+    """Values of one explored setting.
+
+    Exactly one of `choice`, `uniform`, `log_uniform` and `integers` is set.
+    """
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1)
     uniform: tuple[float, float] | None = None
@@ -37,30 +40,33 @@ class Dimension(Section):
 
     @model_validator(mode="after")
     def _one_kind(self) -> Dimension:
-        given = [name for name in KINDS if getattr(self, name) is not None]
-        if len(given) != 1:
+        kinds = [name for name in KINDS if getattr(self, name) is not None]
+        if len(kinds) != 1:
             raise ValueError(
-                f"a dimension has {' and '.join(given) or 'no values'}; give choice, uniform, log_uniform or integers"
+                f"a dimension has {' and '.join(kinds) or 'no values'}; give choice, uniform, log_uniform or integers"
             )
+        kind = kinds[0]
+        # A choice may be a list, which cannot be hashed.
         if self.choice is not None and any(value in self.choice[:n] for n, value in enumerate(self.choice)):
             raise ValueError(f"choice: {list(self.choice)} names a value twice; a grid would train it twice")
-        if given[0] != "choice":
-            low, high = getattr(self, given[0])
+        if kind != "choice":
+            # A range: not empty, not too wide to draw from, and positive for a logarithm.
+            low, high = getattr(self, kind)
             if not low < high:
-                raise ValueError(f"{given[0]}: [{low}, {high}] is empty; the lower end comes first")
-            if max(-low, high) > (most := _WIDEST[given[0]]):
-                raise ValueError(f"{given[0]}: [{low}, {high}] is too wide to draw from; need ends up to {most:g}")
-            if given[0] == "log_uniform" and low <= 0:
+                raise ValueError(f"{kind}: [{low}, {high}] is empty; the lower end comes first")
+            if max(-low, high) > (most := _WIDEST[kind]):
+                raise ValueError(f"{kind}: [{low}, {high}] is too wide to draw from; need ends up to {most:g}")
+            if kind == "log_uniform" and low <= 0:
                 raise ValueError(f"log_uniform: [{low}, {high}] must be above 0")
         return self
 
     @property
     def edges(self) -> tuple[Any, ...]:
-        """The values at its edges; every choice."""
+        """Ends of the range, or every choice."""
         return self.choice or self.integers or self.uniform or self.log_uniform or ()
 
     def contains(self, value: Any) -> bool:
-        """Whether `value` is one of its values."""
+        """Tests a value."""
         if self.choice is not None:
             return value in self.choice
         low, high = self.edges
@@ -68,36 +74,47 @@ class Dimension(Section):
 
 
 KINDS = ("choice", "uniform", "log_uniform", "integers")
-# Ends of a range: beyond these numpy cannot draw, or the numbers that Optuna reckons with are no whole ones any more.
+# Largest ends of a range. Beyond these numpy cannot draw, or Optuna's floats cannot hold every integer.
 _WIDEST = {"uniform": 1e300, "log_uniform": 1e300, "integers": 2**53}
 
 
 class Objective(Section):
-    """What makes one trial better than another."""
+    """Metric to maximise or minimise."""
 
     metric: str = Field("val/psnr", description="a recorded metric, such as val/psnr or model/parameters")
     mode: Literal["max", "min"] = Field(..., description="max or min; there is no default on purpose")
 
 
 class AshaSettings(Section):
-    """Successive halving without waiting: a trial goes on where it is among the best of all that came as far."""
+    """Asynchronous successive halving.
 
-    first: int | None = Field(None, ge=1, description="steps until a trial is judged first; default train.steps / eta²")
-    eta: int = Field(3, ge=2, description="one in so many goes on, for so many times the steps")
+    A trial is promoted if it is among the best of all that came as far.
+    """
+
+    first: int | None = Field(
+        None, ge=1, description="steps until trials are first compared; default train.steps / eta²"
+    )
+    eta: int = Field(3, ge=2, description="one in so many is promoted, to so many times the steps")
 
 
 class PbtSettings(Section):
-    """A population that trains side by side: every so often the worst take over from the best."""
+    """Population-based training.
+
+    Members train side by side. Every so often the worst copy weights and settings of the best.
+    """
 
     population: int = Field(4, ge=2, description="trials")
-    every: int | None = Field(None, ge=1, description="steps between take-overs; default a tenth of train.steps")
+    every: int | None = Field(None, ge=1, description="steps of a generation; default a tenth of train.steps")
     quantile: float = Field(0.25, gt=0, le=0.5, description="share of the population that is replaced each time")
-    factors: tuple[float, float] = Field((0.8, 1.25), description="numbers taken over are multiplied by one of these")
-    resample: float = Field(0.25, ge=0, le=1, description="probability that a setting is drawn anew instead")
+    factors: tuple[float, float] = Field((0.8, 1.25), description="copied numbers are multiplied by one of these")
+    resample: float = Field(0.25, ge=0, le=1, description="probability that a setting is drawn again instead")
 
 
 class Budget(Section):
-    """What the search may use; what is reached first ends it. Time while it does not run is not counted."""
+    """Limits of a search; the first one reached ends it.
+
+    Time while the search does not run is not counted.
+    """
 
     steps: int | None = Field(None, ge=1, description="training steps of all trials together")
     cpu_hours: float | None = Field(None, gt=0, description="reserved CPUs × hours")
@@ -114,7 +131,7 @@ class SearchSettings(Section):
     objective: Objective | None = Field(None, description="the one objective")
     objectives: tuple[Objective, ...] = Field((), description="or several: the result is a Pareto front")
     algorithm: Literal["random", "grid", "tpe", "pbt"] = "random"
-    asha: AshaSettings | None = Field(None, description="stop what lags behind early; none: every trial to its end")
+    asha: AshaSettings | None = Field(None, description="stops weak trials early; none: every trial to its end")
     pbt: PbtSettings = PbtSettings()
     trials: int = Field(4, ge=1, description="how many; a grid tries every combination of its choices instead")
     budget: Budget = Budget()
@@ -122,25 +139,26 @@ class SearchSettings(Section):
     concurrent: int | None = Field(None, ge=1, description="trials at once; default: as many as fit")
     order: Literal["fixed", "arrival"] = Field(
         "fixed",
-        description="in which decisions follow on results: the same whatever is slow or killed, or as results come",
+        description="in which results count: fixed, also after kills and on slow machines, or as they arrive",
     )
-    retries: int = Field(2, ge=0, description="times that a trial whose process was lost is started again")
+    retries: int = Field(2, ge=0, description="times that a trial is started again after its process was lost")
     warm_start: str | None = Field(
-        None, pattern=SEARCH_NAME, description="name of an earlier search whose results TPE begins with"
+        None, pattern=SEARCH_NAME, description="name of an earlier search whose results TPE starts with"
     )
     seed: Seed = 0
-    register_as: ModelName | None = Field(None, description="registered model that the best trial becomes a version of")
+    register_as: ModelName | None = Field(None, description="registered model; the best trial becomes a version of it")
 
     @property
     def goals(self) -> tuple[Objective, ...]:
-        """The objectives, one or several; the first one decides where only one can."""
+        """All objectives; the first one decides where only one can."""
         return self.objectives or ((self.objective,) if self.objective else ())
 
     @model_validator(mode="after")
-    def _one_way_to_say_it(self) -> SearchSettings:
+    def _has_objectives(self) -> SearchSettings:
         if (self.objective is None) == (not self.objectives):
             got = "both search.objective and search.objectives are" if self.objective else "no objective is"
             raise ValueError(f"{got} given; write search.objective: {{metric: val/psnr, mode: max}}, or a list of them")
+        # A metric cannot be maximised and minimised at once.
         names = [goal.metric for goal in self.goals]
         if len(set(names)) < len(names):
             raise ValueError(f"search.objectives names {max(names, key=names.count)} twice; name each metric once")
@@ -148,26 +166,28 @@ class SearchSettings(Section):
 
     @model_validator(mode="after")
     def _fits_the_algorithm(self) -> SearchSettings:
+        # Each algorithm's own requirements.
         if self.algorithm == "grid":
             loose = [name for name, dimension in self.space.items() if dimension.choice is None]
             if loose:
                 raise ValueError(f"a grid needs choices, and search.space.{loose[0]} is a range; use algorithm: random")
+        # Both rank trials by one number.
         if len(self.goals) > 1 and (self.asha is not None or self.algorithm == "pbt"):
-            what = "search.asha" if self.asha is not None else "algorithm: pbt"
-            raise ValueError(f"{what} judges by one objective and there are {len(self.goals)}; use tpe, random or grid")
+            user = "search.asha" if self.asha is not None else "algorithm: pbt"
+            raise ValueError(f"{user} needs one objective and there are {len(self.goals)}; use tpe, random or grid")
         if self.algorithm == "pbt" and self.asha is not None:
-            raise ValueError("algorithm: pbt replaces what lags behind by itself; leave search.asha out")
+            raise ValueError("algorithm: pbt replaces weak trials itself; leave search.asha out")
         if self.warm_start is not None and self.algorithm != "tpe":
             raise ValueError(f"search.warm_start is for algorithm: tpe, not {self.algorithm}, which does not learn")
         return self
 
 
-# Part of a search file, but not of which search it is: it goes on under other limits.
+# Fields that are no part of a search's identity: it resumes under other limits.
 LIMIT_FIELDS = ("trials", "budget", "concurrent", "retries", "register_as")
 
 
 class SearchFile(Section):
-    """A search: a base preset, settings on top of it, and what to explore."""
+    """Search file: a base, overrides and a `search` section."""
 
     name: str = Field(..., pattern=SEARCH_NAME)
     base: str = Field(..., description="preset or YAML file of every trial")

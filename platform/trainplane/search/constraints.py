@@ -1,9 +1,10 @@
-"""A condition on settings, as people write it: `train.lr_d <= train.lr_g`, `lr_d < 0.5 * lr_g and gan == "hinge"`.
+"""Conditions on settings, such as `train.lr_d <= train.lr_g`.
 
-    Condition.parse("lr_d <= lr_g", known=["train.lr_g", "train.lr_d"]).holds({"train.lr_g": 1e-4, "train.lr_d": 1e-5})
+    condition = Condition.parse('lr_d < 0.5 * lr_g and gan == "hinge"', names=["train.lr_g", "train.lr_d", "loss.gan"])
+    condition.holds({"train.lr_g": 1e-4, "train.lr_d": 1e-5, "loss.gan": "hinge"})
 
-Read into a tree of a few kinds of nodes and walked by hand; nothing is ever evaluated as Python. A name is a dotted
-setting, or the end of one where only one setting ends so. Raises `UserError` for what it cannot read.
+The text becomes a tree of a few kinds of nodes, and this module evaluates the tree. Nothing is ever run as Python. A
+name is a dotted setting, or the end of one if only one setting ends so.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from typing import Any
 
 from trainplane.errors import UserError, nearest
 
+# Allowed comparisons.
 _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.Lt: operator.lt,
     ast.LtE: operator.le,
@@ -23,73 +25,96 @@ _COMPARE: dict[type[ast.cmpop], Callable[[Any, Any], bool]] = {
     ast.GtE: operator.ge,
     ast.Eq: operator.eq,
     ast.NotEq: operator.ne,
-    ast.In: lambda one, many: one in many,
-    ast.NotIn: lambda one, many: one not in many,
+    ast.In: lambda value, values: value in values,
+    ast.NotIn: lambda value, values: value not in values,
 }
+# Allowed arithmetic. Powers are missing on purpose: their results may be huge.
 _COMPUTE: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
     ast.Div: operator.truediv,
 }
-_MOST_CHARACTERS = 500
+# Longer texts could exhaust the stack of the parser.
+_MAX_CHARACTERS = 500
 
 
 @dataclass(frozen=True)
 class Condition:
-    """One condition: its text, and the settings that it names, in full."""
+    """Parsed condition on settings.
+
+    Attributes:
+        text: The condition as written.
+        names: Full names of its settings.
+    """
 
     text: str
     names: frozenset[str]
     _tree: ast.expr
-    _full: Mapping[str, str]
+    _full_names: Mapping[str, str]
 
     @staticmethod
     def parse(text: str, *, names: Collection[str]) -> Condition:
-        """Read `text`; every name in it must be one of the `known` settings, or the unambiguous end of one."""
-        if len(text) > _MOST_CHARACTERS:
-            raise UserError(f"condition of {len(text)} characters; need at most {_MOST_CHARACTERS}, split it")
+        """Parses a condition.
+
+        Args:
+            text: The condition.
+            names: All settings. A name in `text` is one of them, or the unambiguous end of one.
+
+        Raises:
+            UserError: The text is no condition, or names an unknown setting.
+        """
+        if len(text) > _MAX_CHARACTERS:
+            raise UserError(f"condition of {len(text)} characters; need at most {_MAX_CHARACTERS}, split it")
         try:
+            # Python's parser reads the syntax; its tree is never compiled.
             tree = ast.parse(text.strip(), mode="eval").body
         except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
             raise UserError(f"{text!r} is no condition; write one such as 'train.lr_d <= train.lr_g'") from error
-        full: dict[str, str] = {}
-        _check(tree, text, names, full)
+        full_names: dict[str, str] = {}
+        _check(tree, text, names, full_names)
+        # A plain setting or number is no condition.
         if not isinstance(tree, (ast.Compare, ast.BoolOp)) and not (
             isinstance(tree, ast.UnaryOp) and isinstance(tree.op, ast.Not)
         ):
             raise UserError(f"{text!r} compares nothing; write a condition such as 'train.lr_d <= train.lr_g'")
-        return Condition(text, frozenset(full.values()), tree, full)
+        return Condition(text, frozenset(full_names.values()), tree, full_names)
 
     def holds(self, values: Mapping[str, Any]) -> bool:
-        """Whether it is true of these settings. One that is absent or of a kind that cannot be compared: it is not."""
+        """Tests the condition on settings.
+
+        It does not hold where a setting is absent, or of a kind that cannot be compared.
+        """
         try:
-            return bool(_value(self._tree, values, self._full))
+            return bool(_value(self._tree, values, self._full_names))
         except (TypeError, ZeroDivisionError, KeyError, OverflowError):
             return False
 
 
-def _check(node: ast.expr, text: str, known: Collection[str], full: dict[str, str]) -> None:
-    """Refuse every kind of node that is not listed here; find the names."""
+def _check(node: ast.expr, text: str, names: Collection[str], full_names: dict[str, str]) -> None:
+    """Refuses every kind of node that is not listed here.
+
+    Adds the settings in `node` to `full_names`.
+    """
     dotted = _dotted(node)
     if dotted is not None:
-        full[dotted] = _in_full(dotted, text, known)
+        full_names[dotted] = _full_name(dotted, text, names)
     elif isinstance(node, ast.Constant) and isinstance(node.value, (bool, int, float, str, type(None))):
         return
     elif isinstance(node, ast.Compare) and all(type(op) in _COMPARE for op in node.ops):
         for part in (node.left, *node.comparators):
-            _check(part, text, known, full)
+            _check(part, text, names, full_names)
     elif isinstance(node, ast.BoolOp):
         for part in node.values:
-            _check(part, text, known, full)
+            _check(part, text, names, full_names)
     elif isinstance(node, ast.UnaryOp) and isinstance(node.op, (ast.Not, ast.USub, ast.UAdd)):
-        _check(node.operand, text, known, full)
+        _check(node.operand, text, names, full_names)
     elif isinstance(node, ast.BinOp) and type(node.op) in _COMPUTE:
-        _check(node.left, text, known, full)
-        _check(node.right, text, known, full)
+        _check(node.left, text, names, full_names)
+        _check(node.right, text, names, full_names)
     elif isinstance(node, (ast.List, ast.Tuple)):
         for part in node.elts:
-            _check(part, text, known, full)
+            _check(part, text, names, full_names)
     else:
         part_text = ast.unparse(node)
         raise UserError(
@@ -99,7 +124,8 @@ def _check(node: ast.expr, text: str, known: Collection[str], full: dict[str, st
 
 
 def _dotted(node: ast.expr) -> str | None:
-    """`train.lr_g` as it was written; None where this is no name."""
+    """Name such as `train.lr_g`; None for any other node."""
+    # Attribute nodes hold a dotted name from right to left.
     parts: list[str] = []
     while isinstance(node, ast.Attribute):
         parts.append(node.attr)
@@ -107,53 +133,57 @@ def _dotted(node: ast.expr) -> str | None:
     return ".".join([node.id, *reversed(parts)]) if isinstance(node, ast.Name) else None
 
 
-def _in_full(name: str, text: str, known: Collection[str]) -> str:
-    if name in known:
+def _full_name(name: str, text: str, names: Collection[str]) -> str:
+    """Completes the end of a setting's name."""
+    if name in names:
         return name
-    ending = sorted(one for one in known if one.endswith(f".{name}"))
-    if len(ending) == 1:
-        return ending[0]
-    if ending:
-        raise UserError(f"condition {text!r}: {name!r} may be {' or '.join(ending)}; write it in full")
-    near = nearest(name, sorted({*known, *(one.rpartition(".")[2] for one in known)}))
+    matches = sorted(setting for setting in names if setting.endswith(f".{name}"))
+    if len(matches) == 1:
+        return matches[0]
+    if matches:
+        raise UserError(f"condition {text!r}: {name!r} may be {' or '.join(matches)}; write it in full")
+    # Suggest a full name or the last part of one.
+    near = nearest(name, sorted({*names, *(setting.rpartition(".")[2] for setting in names)}))
     hint = near if "did you mean" in near else "; write it as section.name"
     raise UserError(f"condition {text!r} names no setting {name!r}{hint}")
 
 
-def _value(node: ast.expr, values: Mapping[str, Any], full: Mapping[str, str]) -> Any:
+def _value(node: ast.expr, values: Mapping[str, Any], full_names: Mapping[str, str]) -> Any:
+    """Evaluates a node that `_check` has allowed."""
     dotted = _dotted(node)
     if dotted is not None:
-        return values[full[dotted]]
+        return values[full_names[dotted]]
     match node:
         case ast.Constant(value=value):
             return value
         case ast.Compare():
-            return _compared(node, values, full)
+            return _compare(node, values, full_names)
         case ast.BoolOp(op=ast.And()):
-            return all(_value(part, values, full) for part in node.values)
+            return all(_value(part, values, full_names) for part in node.values)
         case ast.BoolOp():
-            return any(_value(part, values, full) for part in node.values)
+            return any(_value(part, values, full_names) for part in node.values)
         case ast.UnaryOp(op=ast.Not()):
-            return not _value(node.operand, values, full)
+            return not _value(node.operand, values, full_names)
         case ast.UnaryOp(op=ast.USub()):
-            return -_value(node.operand, values, full)
+            return -_value(node.operand, values, full_names)
         case ast.UnaryOp():
-            return +_value(node.operand, values, full)
+            return +_value(node.operand, values, full_names)
         case ast.BinOp():
-            left, right = _value(node.left, values, full), _value(node.right, values, full)
+            left, right = _value(node.left, values, full_names), _value(node.right, values, full_names)
+            # Python would join texts, or repeat one a billion times.
             if isinstance(left, str) or isinstance(right, str):
                 raise TypeError("no arithmetic on text")
             return _COMPUTE[type(node.op)](left, right)
         case ast.List() | ast.Tuple():
-            return [_value(part, values, full) for part in node.elts]
-    raise AssertionError(f"{ast.dump(node)} was let through by _check")
+            return [_value(part, values, full_names) for part in node.elts]
+    raise AssertionError(f"_check allowed {ast.dump(node)}")
 
 
-def _compared(node: ast.Compare, values: Mapping[str, Any], full: Mapping[str, str]) -> bool:
-    """`a < b < c` as in mathematics."""
-    left = _value(node.left, values, full)
+def _compare(node: ast.Compare, values: Mapping[str, Any], full_names: Mapping[str, str]) -> bool:
+    """Evaluates `a < b < c` as in mathematics."""
+    left = _value(node.left, values, full_names)
     for op, right_node in zip(node.ops, node.comparators, strict=True):
-        right = _value(right_node, values, full)
+        right = _value(right_node, values, full_names)
         if not _COMPARE[type(op)](left, right):
             return False
         left = right

@@ -1,7 +1,8 @@
-"""Which settings trial number n has: pure functions of the search's seed, its space and n.
+"""Explored settings of a search, and random draws from them.
 
-Each setting has a random stream of its own, so that adding one does not move the others. Draws that break a constraint
-are drawn anew, from further streams. Not covered: settings that follow from results (`suggest`, `pbt`).
+Pure: no I/O. The settings of trial n follow from the search's seed, its space and n. Each setting has a random stream
+of its own, so that a new setting does not move the others. A draw that breaks a constraint is repeated with further
+streams. Not covered: settings that follow from results (`samplers`, `pbt`).
 """
 
 from __future__ import annotations
@@ -21,12 +22,21 @@ from trainplane.search.config import LIMIT_FIELDS, Dimension, SearchFile, Search
 from trainplane.search.constraints import Condition
 
 Settings = dict[str, Any]
+# Draws until the constraints count as contradictory.
 MAX_DRAWS = 4096
 
 
 @dataclass(frozen=True)
 class Space:
-    """The settings that a search explores. `given`: the base's settings, flat; conditions may name those, too."""
+    """Explored settings with their conditions.
+
+    Attributes:
+        dimensions: Values of each setting.
+        base: Flat settings of the base; conditions may name these, too.
+        when: Condition under which a setting is explored.
+        constraints: Conditions that every trial meets.
+        seed: Seed of the search.
+    """
 
     dimensions: Mapping[str, Dimension]
     base: Mapping[str, Any]
@@ -35,43 +45,50 @@ class Space:
     seed: int
 
     @staticmethod
-    def of(settings: SearchSettings, given: Mapping[str, Any]) -> Space:
-        """Raises `UserError` where a condition cannot be read, or no settings meet them all."""
-        names = sorted({*given, *settings.space})
+    def of(settings: SearchSettings, base: Mapping[str, Any]) -> Space:
+        """Builds the space of a search.
+
+        Raises:
+            UserError: A condition cannot be read, or no settings meet all of them.
+        """
+        names = sorted({*base, *settings.space})
         constraints = tuple(Condition.parse(text, names=names) for text in settings.constraints)
         when: dict[str, Condition] = {}
         for index, (name, dimension) in enumerate(settings.space.items()):
             if dimension.when is None:
                 continue
             when[name] = Condition.parse(dimension.when, names=names)
-            below = [other for other in list(settings.space)[index:] if other in when[name].names]
-            if below:
+            # Settings are drawn in the order of the file, so a condition can only name earlier ones.
+            later = [setting for setting in list(settings.space)[index:] if setting in when[name].names]
+            if later:
                 raise UserError(
-                    f"search.space.{name}.when names {below[0]}, which is explored below it; write that one first"
+                    f"search.space.{name}.when names {later[0]}, which is explored below it; write that one first"
                 )
-        space = Space(settings.space, given, when, constraints, settings.seed)
+        space = Space(settings.space, base, when, constraints, settings.seed)
         space._check_not_empty()
         return space
 
     def holds(self, drawn: Mapping[str, Any]) -> bool:
-        """Whether every constraint holds of these settings on top of the base's."""
+        """Tests all constraints on drawn settings and the base."""
         values = {**self.base, **drawn}
         return all(constraint.holds(values) for constraint in self.constraints)
 
     def is_active(self, name: str, above: Mapping[str, Any]) -> bool:
-        """Whether `name` is explored, given the settings above it."""
+        """Tests the condition of a setting on earlier ones."""
         return name not in self.when or self.when[name].holds({**self.base, **above})
 
     def prune(self, drawn: Mapping[str, Any]) -> Settings:
-        """Without the settings whose condition does not hold."""
-        kept: Settings = {}
+        """Removes settings whose condition does not hold."""
+        # A condition may depend on a setting that is itself inactive.
+        active: Settings = {}
         for name in self.dimensions:
-            if name in drawn and self.is_active(name, kept):
-                kept[name] = drawn[name]
-        return kept
+            if name in drawn and self.is_active(name, active):
+                active[name] = drawn[name]
+        return active
 
     def random(self, number: int) -> Settings:
-        """Trial `number` of a random search."""
+        """Random settings of trial `number`."""
+        # Rejection sampling: the first draw that meets the constraints.
         for attempt in range(MAX_DRAWS):
             drawn = self._draw(number, attempt)
             if self.holds(drawn):
@@ -81,6 +98,7 @@ class Space:
     def _draw(self, number: int, attempt: int) -> Settings:
         drawn: Settings = {}
         for name, dimension in self.dimensions.items():
+            # One stream for each (setting, trial, attempt). Inactive settings are drawn, too, and left out.
             stream = name_hash(name) ^ number ^ (attempt << 40)
             value = draw(dimension, generator_for(self.seed, stream))
             if self.is_active(name, drawn):
@@ -88,15 +106,16 @@ class Space:
         return drawn
 
     def grid(self) -> list[Settings]:
-        """Every combination of choices once that meets the conditions."""
-        found, seen = [], set()
+        """All distinct combinations of choices that meet the constraints."""
+        grid, keys = [], set()
         for combination in self._combinations():
             drawn = self.prune(combination)
+            # Combinations that differ in inactive settings only are one.
             key = canonical_json(list(drawn.items()))
-            if key not in seen and self.holds(drawn):
-                seen.add(key)
-                found.append(drawn)
-        return found
+            if key not in keys and self.holds(drawn):
+                keys.add(key)
+                grid.append(drawn)
+        return grid
 
     def _combinations(self) -> Iterator[Settings]:
         choices = [dimension.choice or () for dimension in self.dimensions.values()]
@@ -104,8 +123,10 @@ class Space:
             yield dict(zip(self.dimensions, values, strict=True))
 
     def _check_not_empty(self) -> None:
+        """Refuses constraints that no settings meet."""
         if not self.constraints:
             return
+        # A small space of choices is searched completely, others by many draws.
         sizes = [len(dimension.choice or ()) for dimension in self.dimensions.values()]
         if 0 < math.prod(sizes) <= MAX_DRAWS:
             if not self.grid():
@@ -116,45 +137,53 @@ class Space:
 
     def _refusal(self, tries: int, *, exactly: bool = False) -> str:
         texts = " and ".join(repr(constraint.text) for constraint in self.constraints)
-        what = f"all {tries} combinations break" if exactly else f"each of {tries} draws breaks"
+        failures = f"all {tries} combinations break" if exactly else f"each of {tries} draws breaks"
         return (
-            f"search.constraints: {what} {texts}: they contradict each other or leave next to nothing of the space; "
+            f"search.constraints: {failures} {texts}: they contradict each other or leave almost nothing of the space; "
             "relax them, or widen search.space"
         )
 
 
 def generator_for(seed: int, number: int) -> np.random.Generator:
-    """Random numbers that follow from two numbers of 64 bits."""
-    # Not a plain list: numpy makes floats of integers this large, and neighbours would be one.
+    """Random generator that follows from two 64-bit numbers."""
+    # An array of uint64: numpy turns a plain list of integers this large into floats, and neighbours become equal.
     return np.random.Generator(np.random.Philox(key=np.array([seed, number], dtype=np.uint64)))
 
 
 def name_hash(name: str) -> int:
-    """A number of 64 bits for a name."""
+    """64-bit number of a name."""
     return int.from_bytes(hashlib.sha256(name.encode()).digest()[:8])
 
 
 def draw(dimension: Dimension, rng: np.random.Generator) -> Any:
-    """One value."""
+    """Draws one value."""
     if dimension.choice is not None:
         return dimension.choice[int(rng.integers(len(dimension.choice)))]
     if dimension.integers is not None:
         return int(rng.integers(dimension.integers[0], dimension.integers[1], endpoint=True))
     if dimension.log_uniform is not None:
         low, high = dimension.log_uniform
+        # Uniform in the logarithm.
         return math.exp(rng.uniform(math.log(low), math.log(high)))
     assert dimension.uniform is not None
     return float(rng.uniform(*dimension.uniform))
 
 
 def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[str | None] = ()) -> str:
-    """sha256 that tells one search from another: its file without its limits, the resolved base, its data's digests."""
+    """Identity of a search, a sha256 in hex.
+
+    Args:
+        search: Its file. The limits do not count: a search resumes under other limits.
+        base: Resolved base of every trial.
+        digests: Digests of its data.
+    """
+    # The limits are left out.
     file = search.model_dump(mode="json", exclude={"search": set(LIMIT_FIELDS)})
     return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()
 
 
 def set_dotted(tree: dict[str, Any], dotted: str, value: Any) -> None:
-    """Set `a.b` in a nested mapping."""
+    """Sets `a.b` in a nested mapping."""
     *parents, leaf = dotted.split(".")
     for parent in parents:
         child = tree.setdefault(parent, {})

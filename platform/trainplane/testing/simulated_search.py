@@ -1,11 +1,12 @@
-"""A search whose trials are a function of settings and step: the real decisions and journal, without training.
+"""Simulates a search: real decisions and journal, without training.
 
     cluster = SimulatedCluster(value, steps_between_reports=1)
-    simulate(driver, cluster)                       # to the end, or until the journal has so many records
-    cluster.steps_trained                                    # steps that were "trained", those repeated after a kill included
+    simulate(driver, cluster)   # to the end, or until the journal has so many records
+    cluster.steps_trained       # "trained" steps, including those repeated after a kill
 
-What is behind a trial's last checkpoint is lost when the search is killed, as in life. Trials may be of different
-speed, so that results arrive in another order than they began. Used by tests and by `isnet bench search`.
+The result of a trial is a function of settings and step. A kill loses the work behind a trial's last checkpoint, as in
+a real search. Trials may differ in speed, so that results arrive in another order than trials started. Used by tests
+and by `isnet bench search`.
 """
 
 from __future__ import annotations
@@ -15,21 +16,28 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from trainplane.search.config import Objective
 from trainplane.search.policy.state import Values, WorkItem
 from trainplane.search.run.driver import Driver
 from trainplane.search.space import Settings
 
 Value = Callable[[Settings, int, int], Values]
-"""Settings, trial and step to the values that a validation there finds."""
+"""Metrics of a validation, from settings, trial and step."""
 
 
 @dataclass
 class SimulatedCluster:
-    """What outlives a kill: how far each trial's checkpoints are, and what was paid.
+    """Trials, checkpoints and time, which survive a kill.
 
-    seconds_per_step -- of a trial, by its number
-    diverges_at      -- the step in which training itself meets NaN, between two reports, by the trial's number
+    Attributes:
+        value: Metrics of a validation.
+        steps_between_reports: Steps between validations.
+        steps_between_checkpoints: Steps between checkpoints.
+        seconds_per_step: Seconds of a step, by the number of its trial.
+        diverges_at: Step at which the training of a trial meets NaN, between two reports; None: never.
+        checkpoint_steps: Step of the last checkpoint, by trial and segment.
+        steps_trained: Steps of all trials, repeated ones included.
+        steps_by_trial: The same for each trial.
+        now: Time in seconds.
     """
 
     value: Value
@@ -43,16 +51,23 @@ class SimulatedCluster:
     now: float = 0.0
 
     def clock(self) -> float:
-        """Seconds since the beginning; stands still while the search does not run."""
+        """Seconds that the search has run so far."""
         return self.now
+
+    def train(self, item: WorkItem, steps: int) -> None:
+        """Counts trained steps."""
+        self.steps_trained += steps
+        self.steps_by_trial[item.trial] = self.steps_by_trial.get(item.trial, 0) + steps
 
 
 class Killed(Exception):
-    """The search was killed."""
+    """Raised when the search is killed."""
 
 
 @dataclass(order=True)
-class _Running:
+class _Process:
+    """Running item and the time of its next report."""
+
     due: float
     item_number: int
     step: int = field(compare=False)
@@ -60,24 +75,34 @@ class _Running:
 
 
 def simulate(driver: Driver, cluster: SimulatedCluster, *, kill_at: int | None = None) -> None:
-    """Carry the search on. Raises `Killed` as soon as the journal has `kill_at` records."""
-    running: list[_Running] = []
+    """Runs a search to its end.
+
+    Args:
+        driver: The search.
+        cluster: Its trials.
+        kill_at: Number of records in the journal at which the search is killed.
+
+    Raises:
+        Killed: The journal has `kill_at` records.
+    """
+    processes: list[_Process] = []
     driver.clock = cluster.clock
     while True:
+        # Fill all slots, then let the process with the earliest report make it.
         while (item := driver.next_item()) is not None:
-            heapq.heappush(running, _start(driver, cluster, item))
-            _maybe_killed(driver, kill_at)
-        _maybe_killed(driver, kill_at)
+            heapq.heappush(processes, _start(driver, cluster, item))
+            _check_kill(driver, kill_at)
+        _check_kill(driver, kill_at)
         if driver.is_over:
             return
-        one = heapq.heappop(running)
-        cluster.now = one.due
-        if _report(driver, cluster, one):
-            heapq.heappush(running, one)
-        _maybe_killed(driver, kill_at)
+        process = heapq.heappop(processes)
+        cluster.now = process.due
+        if _report(driver, cluster, process):
+            heapq.heappush(processes, process)
+        _check_kill(driver, kill_at)
 
 
-def _maybe_killed(driver: Driver, kill_at: int | None) -> None:
+def _check_kill(driver: Driver, kill_at: int | None) -> None:
     if kill_at is not None and len(driver.journal.records) >= kill_at:
         raise Killed
 
@@ -87,51 +112,55 @@ def _key(driver: Driver, item: WorkItem) -> str:
     return f"{trial.number}.{trial.segment}"
 
 
-def _start(driver: Driver, cluster: SimulatedCluster, item: WorkItem) -> _Running:
-    """A process begins: from its checkpoint, from its donor's, or from nothing."""
+def _start(driver: Driver, cluster: SimulatedCluster, item: WorkItem) -> _Process:
+    """Starts a process, from the checkpoint of trial or donor."""
+    # A trial behind an exploit starts at least at the donor's step.
     donor = driver.state.trials[item.trial].donor
-    least = donor["step"] if donor else 0
-    step = max(cluster.checkpoint_steps.get(_key(driver, item), 0), least)
+    first = donor["step"] if donor else 0
+    step = max(cluster.checkpoint_steps.get(_key(driver, item), 0), first)
     driver.on_started(item.number, step=step, run_id=f"run-{item.trial}")
-    return _next(cluster, _Running(cluster.now, item.number, step, item))
+    process = _Process(cluster.now, item.number, step, item)
+    _schedule(cluster, process)
+    return process
 
 
-def _next(cluster: SimulatedCluster, one: _Running) -> _Running:
+def _next_step(cluster: SimulatedCluster, process: _Process) -> int:
+    """Step of the next report, a multiple of the interval."""
     every = cluster.steps_between_reports
-    step = min(one.item.last_step, one.step - one.step % every + every)
-    one.due = cluster.now + (step - one.step) * cluster.seconds_per_step(one.item.trial)
-    return one
+    return min(process.item.last_step, process.step - process.step % every + every)
 
 
-def _pay(cluster: SimulatedCluster, item: WorkItem, steps: int) -> None:
-    cluster.steps_trained += steps
-    cluster.steps_by_trial[item.trial] = cluster.steps_by_trial.get(item.trial, 0) + steps
+def _schedule(cluster: SimulatedCluster, process: _Process) -> None:
+    """Sets the time of the next report."""
+    steps = _next_step(cluster, process) - process.step
+    process.due = cluster.now + steps * cluster.seconds_per_step(process.item.trial)
 
 
-def _report(driver: Driver, cluster: SimulatedCluster, one: _Running) -> bool:
-    """One report's worth of training; whether the trial goes on."""
-    item, trial = one.item, driver.state.trials[one.item.trial]
+def _report(driver: Driver, cluster: SimulatedCluster, process: _Process) -> bool:
+    """Trains to the next report; returns False at the end."""
+    item, trial = process.item, driver.state.trials[process.item.trial]
+    # The guard ends a training that diverges between two reports.
     fatal = cluster.diverges_at(item.trial)
-    if fatal is not None and one.step < fatal <= one.step + cluster.steps_between_reports:
-        _pay(cluster, item, fatal - one.step)
+    if fatal is not None and process.step < fatal <= process.step + cluster.steps_between_reports:
+        cluster.train(item, fatal - process.step)
         driver.on_failed(item.number, cause="DIVERGED", error=f"the guard ended training at step {fatal}")
         return False
-    every = cluster.steps_between_reports
-    step = min(item.last_step, one.step - one.step % every + every)
-    _pay(cluster, item, step - one.step)
-    one.step = step
+    step = _next_step(cluster, process)
+    # Train and measure.
+    cluster.train(item, step - process.step)
+    process.step = step
     values = cluster.value(trial.settings, trial.number, step)
+    # Save a checkpoint at its interval and at the end of the item.
     if step % cluster.steps_between_checkpoints == 0 or step == item.last_step:
         cluster.checkpoint_steps[_key(driver, item)] = step
-    goals: tuple[Objective, ...] = driver.plan.settings.goals
     if not driver.on_report(item.number, step=step, values=values):
         return False
     if step < item.last_step:
-        _next(cluster, one)
+        _schedule(cluster, process)
         return True
-    finite = all(math.isfinite(values.get(goal.metric, math.nan)) for goal in goals)
-    place = f"memory/{_key(driver, item)}/step-{step:08d}"
-    driver.on_done(
-        item.number, status="finished" if finite else "nan", step=step, values=values, checkpoint=place, seconds=0.0
-    )
+    # The result of the item.
+    is_finite = all(math.isfinite(values.get(goal.metric, math.nan)) for goal in driver.plan.settings.goals)
+    status = "finished" if is_finite else "nan"
+    checkpoint = f"memory/{_key(driver, item)}/step-{step:08d}"
+    driver.on_done(item.number, status=status, step=step, values=values, checkpoint=checkpoint, seconds=0.0)
     return False

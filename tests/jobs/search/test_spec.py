@@ -34,16 +34,16 @@ def refused(isnet, *words):
         (["search.algorithm=tpe", "search.warm_start=never"], "no search of that name"),
         (["data.val=null"], "needs held-out pictures"),
         (["search.algorithm=annealing"], "search.algorithm"),
-        (["search.asha.first=4"], "nobody would ever be stopped early"),
+        (["search.asha.first=4"], "no trial would ever be stopped early"),
         (["search.register_as=a/b"], "search.register_as='a/b'"),
         (["search.space.model.blocks.choice=[1, 1]"], "names a value twice"),
-        # Reckoned once for all trials: one that needs more than the others could wait for ever.
+        # Resources are counted once for all trials: one that needs more than the others could wait forever.
         (["search.space.train.cpus_per_worker.choice=[1, 64]"], "belongs to the budget"),
         (["search.space.name.choice=[a, b]"], "changes nothing that is trained"),
         # Trials that could never start are no result of a search.
         (["search.space.train.global_batch.choice=[4, 4096]"], "fewer than one global batch of 4096"),
         (["name=../up"], "name='../up'"),
-        (["search.space.data.masks.choice=[irregular, nowhere]"], "no mask dataset"),
+        (["search.space.data.masks.choice=[irregular, nowhere]"], "neither a generator"),
     ],
 )
 def test_what_cannot_be_searched_is_refused_before_anything_starts(isnet_there, words, told):

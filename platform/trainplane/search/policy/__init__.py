@@ -1,1 +1,1 @@
-"""Pure decisions of a search."""
+"""Decisions of a search, as pure functions of its state."""

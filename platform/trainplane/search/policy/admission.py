@@ -1,8 +1,9 @@
-"""Pure arithmetic: how many trials of a search may run at once on a cluster, so that none waits for ever.
+"""Number of trials that may run at once.
 
-A trial of one worker is that worker. A trial of several holds a sliver of a CPU for its own process while its workers,
-which Ray Train starts, need theirs beside it; started without counting, trials take every CPU and no worker ever
-starts (ray#54305). Nodes are counted one by one, since a worker cannot be half here and half there.
+Pure arithmetic, so that no trial waits forever. A trial of one worker is that worker. A trial of several workers
+holds a small share of a CPU for its own process, and its workers, which Ray Train starts, need their CPUs beside it.
+Started without counting, trials take every CPU and no worker ever starts (ray#54305). Nodes are counted one by one,
+since a worker cannot be split between two nodes.
 """
 
 from __future__ import annotations
@@ -12,8 +13,9 @@ from dataclasses import dataclass
 
 from trainplane.errors import UserError
 
-# Ray rejects a trial that needs nothing at all; this much it may hold.
+# Share of a CPU for a trial's own process. Ray rejects a trial without any resources.
 TRIAL_CPUS = 0.01
+# Tolerance for fractions of CPUs and GPUs.
 _EPSILON = 1e-9
 
 Node = tuple[float, float]
@@ -22,7 +24,14 @@ Node = tuple[float, float]
 
 @dataclass(frozen=True)
 class TrialResources:
-    """What one trial occupies while it runs. An elastic one starts with `min_workers` where there is no more room."""
+    """Resources of one running trial.
+
+    Attributes:
+        workers: Workers of a trial.
+        cpus_per_worker: CPUs of each worker.
+        gpus_per_worker: GPUs of each worker.
+        min_workers: Workers that an elastic trial starts with on a full cluster; None: the trial is not elastic.
+    """
 
     workers: int
     cpus_per_worker: float
@@ -30,13 +39,13 @@ class TrialResources:
     min_workers: int | None = None
 
     @property
-    def least(self) -> int:
+    def required_workers(self) -> int:
         """Workers without which a trial does not start."""
         return min(self.min_workers or self.workers, self.workers)
 
     @property
     def is_group(self) -> bool:
-        """Whether its workers are processes beside the trial's own."""
+        """Workers are separate processes, beside the trial's own."""
         return self.workers > 1
 
     @property
@@ -46,63 +55,91 @@ class TrialResources:
 
     @property
     def cpus(self) -> float:
+        """CPUs of the whole trial."""
         return TRIAL_CPUS + self.workers * self.cpus_per_worker if self.is_group else self.cpus_per_worker
 
     @property
     def gpus(self) -> float:
+        """GPUs of the whole trial."""
         return self.workers * self.gpus_per_worker
 
 
-def admit(need: TrialResources, *, nodes: Sequence[Node], trials: int, requested: int | None) -> int:
-    """How many trials to run at once: as many as fit, at most `wanted` and `trials`.
+def admit(resources: TrialResources, *, nodes: Sequence[Node], trials: int, requested: int | None) -> int:
+    """Number of trials to run at once, at least 1.
 
-    Each gets all its workers where that is possible for one at least; elastic ones share where it is not. Raises
-    `UserError`, with the arithmetic and the smallest change that fits, where not even one has room.
+    Each trial gets all its workers if that is possible for at least one trial; else elastic trials get fewer.
+
+    Args:
+        resources: Resources of one trial.
+        nodes: Nodes of the cluster.
+        trials: Trials of the search, an upper bound.
+        requested: Trials at once by the user, an upper bound; None: as many as fit.
+
+    Raises:
+        UserError: Not one trial fits. The message shows the arithmetic and the smallest change that fits.
     """
-    fits = fitting(need, nodes, workers=need.workers) or fitting(need, nodes, workers=need.least)
+    fits = fitting_trials(resources, nodes, workers=resources.workers)
+    # Elastic trials get fewer workers only where no trial fits with all of them.
+    fits = fits or fitting_trials(resources, nodes, workers=resources.required_workers)
     if fits < 1:
-        raise UserError(_refusal(need, nodes))
+        raise UserError(_refusal(resources, nodes))
     return min(fits, trials, requested or fits)
 
 
-def fitting(need: TrialResources, nodes: Sequence[Node], *, workers: int) -> int:
-    """The largest number of trials, of so many workers each, that all find room whatever order they are placed in.
+def fitting_trials(resources: TrialResources, nodes: Sequence[Node], *, workers: int) -> int:
+    """Largest number of trials that fit in every placement order.
 
-    The trials' own slivers may all lie on the node where they hurt most.
+    The trials' own processes may all be placed on the nodes where they take the capacity of a worker.
+
+    Args:
+        resources: Resources of one trial.
+        nodes: Nodes of the cluster.
+        workers: Workers of each trial.
     """
-    most = sum(_slots(need, node, 0) for node in nodes) // workers
-    for count in range(most, 0, -1):
-        slivers = count if need.is_group else 0
-        room = sum(_slots(need, node, 0) for node in nodes)
-        # Each node that the slivers eat into may lose a worker, and there are no more such nodes than slivers.
-        losses = sorted((_slots(need, node, 0) - _slots(need, node, slivers) for node in nodes), reverse=True)
-        if room - sum(losses[:slivers]) >= count * workers:
+    capacity = sum(_worker_capacity(resources, node, 0) for node in nodes)
+    # From the number without any trial processes downwards.
+    for count in range(capacity // workers, 0, -1):
+        processes = count if resources.is_group else 0
+        # Each node with trial processes may lose a worker, and there are no more such nodes than processes.
+        losses = sorted(
+            (_worker_capacity(resources, node, 0) - _worker_capacity(resources, node, processes) for node in nodes),
+            reverse=True,
+        )
+        if capacity - sum(losses[:processes]) >= count * workers:
             return count
     return 0
 
 
-def _slots(need: TrialResources, node: Node, slivers: int) -> int:
-    """Workers that a node has room for beside so many trials' own processes."""
+def _worker_capacity(resources: TrialResources, node: Node, processes: int) -> int:
+    """Workers that fit on a node beside the trial processes."""
     cpus, gpus = node
-    by_cpu = int((cpus - slivers * TRIAL_CPUS + _EPSILON) // need.cpus_per_worker)
-    return max(0, min(by_cpu, int((gpus + _EPSILON) // need.gpus_per_worker)) if need.gpus_per_worker else by_cpu)
+    by_cpu = int((cpus - processes * TRIAL_CPUS + _EPSILON) // resources.cpus_per_worker)
+    if not resources.gpus_per_worker:
+        return by_cpu
+    return max(0, min(by_cpu, int((gpus + _EPSILON) // resources.gpus_per_worker)))
 
 
-def _refusal(need: TrialResources, nodes: Sequence[Node]) -> str:
+def _refusal(resources: TrialResources, nodes: Sequence[Node]) -> str:
+    """Explains why not one trial fits, and what would."""
     cpus, gpus = sum(node[0] for node in nodes), sum(node[1] for node in nodes)
-    if need.least * need.gpus_per_worker > gpus + _EPSILON:
-        fits = int(gpus // need.gpus_per_worker)
+    workers = resources.required_workers
+    # Too few GPUs.
+    if workers * resources.gpus_per_worker > gpus + _EPSILON:
+        fits = int(gpus // resources.gpus_per_worker)
         return (
-            f"one trial needs {need.least * need.gpus_per_worker:g} GPUs and the cluster has {gpus:g}; "
+            f"one trial needs {workers * resources.gpus_per_worker:g} GPUs and the cluster has {gpus:g}; "
             f"set train.workers={fits or 1}" + ("" if gpus else " and train.use_gpu=false")
         )
-    own = f" + {TRIAL_CPUS} for the trial itself" if need.is_group else ""
-    total = need.least * need.cpus_per_worker + (TRIAL_CPUS if need.is_group else 0)
-    got = f"one trial needs {need.least} workers × {need.cpus_per_worker:g} CPUs{own} = {total:g}"
-    has = f"the cluster has {cpus:g}" + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
-    for workers in range(need.least - 1, 0, -1):
-        smaller = TrialResources(workers, need.cpus_per_worker, need.gpus_per_worker)
-        if fitting(smaller, nodes, workers=workers):
-            return f"{got}, and {has}; set train.workers={workers}"
+    # Too few CPUs.
+    own = f" + {TRIAL_CPUS} for the trial itself" if resources.is_group else ""
+    total = workers * resources.cpus_per_worker + (TRIAL_CPUS if resources.is_group else 0)
+    required = f"one trial needs {workers} workers × {resources.cpus_per_worker:g} CPUs{own} = {total:g}"
+    available = f"the cluster has {cpus:g}" + (f" on {len(nodes)} nodes" if len(nodes) > 1 else "")
+    # The largest number of workers that fits.
+    for fewer in range(workers - 1, 0, -1):
+        smaller = TrialResources(fewer, resources.cpus_per_worker, resources.gpus_per_worker)
+        if fitting_trials(smaller, nodes, workers=fewer):
+            return f"{required}, and {available}; set train.workers={fewer}"
+    # Not even one worker fits: make the worker smaller.
     largest = max((node[0] for node in nodes), default=0.0)
-    return f"{got}, and {has}; set train.workers=1 and train.cpus_per_worker={largest:g}"
+    return f"{required}, and {available}; set train.workers=1 and train.cpus_per_worker={largest:g}"

@@ -1,9 +1,9 @@
-"""PURE: successive halving without waiting, in the form that promotes.
+"""Asynchronous successive halving (ASHA), in the form that promotes.
 
-A trial trains to a rung and rests. It goes on where it is among the best 1/eta of *all* that came as far, whenever that
-turns out: whoever came first has no advantage, and a late one may still overtake. Values that are not finite are the
-worst: such a trial counts as one that came, and never goes on. Where promotion has nothing left to do and nobody has
-reached the end, the best of the highest rung goes on alone, so that a search ends with a trained model.
+Pure: no I/O. A trial trains to a rung and rests. It is promoted as soon as it is among the best 1/eta of *all* trials
+that came as far. So the first arrivals have no advantage, and a late trial may still overtake them. Values that are not
+finite are the worst: such a trial counts as an arrival and is never promoted. Where no promotion is left and no trial
+has reached the end, the best of the highest rung continues alone, so that a search ends with a trained model.
 """
 
 from __future__ import annotations
@@ -15,22 +15,36 @@ Rung = Mapping[int, float | None]
 
 
 def rung_steps(*, steps: int, first: int | None, eta: int) -> list[int]:
-    """Steps at which trials are judged, ascending; the last one is the whole training."""
-    first = first or max(1, steps // eta**2)
-    found = [first]
-    while found[-1] * eta < steps:
-        found.append(found[-1] * eta)
-    return [*(rung for rung in found if rung < steps), steps]
+    """Steps at which trials are compared, ascending.
+
+    The last one is the whole training.
+    """
+    rungs = [first or max(1, steps // eta**2)]
+    # Each rung has eta times the steps of the one below it.
+    while rungs[-1] * eta < steps:
+        rungs.append(rungs[-1] * eta)
+    # The last rung is the end, also where no power of eta meets it.
+    return [*(rung for rung in rungs if rung < steps), steps]
 
 
 def next_promotion(
     rungs: list[int], results: Mapping[int, Rung], promoted: Mapping[int, Collection[int]], *, eta: int
 ) -> tuple[int, int] | None:
-    """(trial, index of the rung that it goes to), looked for from the highest rung down; None where nobody may."""
+    """Next trial to promote and index of its rung.
+
+    The highest rung is looked at first. None where no trial may be promoted.
+
+    Args:
+        rungs: Steps of all rungs, ascending.
+        results: Scores by rung.
+        promoted: Trials that were promoted from a rung.
+        eta: One in so many is promoted.
+    """
     for index in range(len(rungs) - 2, -1, -1):
-        rung, gone = results.get(rungs[index], {}), promoted.get(rungs[index], ())
+        rung, earlier = results.get(rungs[index], {}), promoted.get(rungs[index], ())
+        # The best 1/eta of all arrivals, promoted or not.
         for trial in ranking(rung)[: len(rung) // eta]:
-            if trial not in gone:
+            if trial not in earlier:
                 return trial, index + 1
     return None
 
@@ -38,19 +52,21 @@ def next_promotion(
 def final_promotion(
     rungs: list[int], results: Mapping[int, Rung], promoted: Mapping[int, Collection[int]]
 ) -> tuple[int, int] | None:
-    """Who goes on when nobody is next_promotion any more and nobody has a finite value at the end."""
+    """Best resting trial and index of its next rung.
+
+    Used when no trial is promotable any more. None where a trial has a finite value at the end.
+    """
+    # A complete training with a finite score exists.
     if ranking(results.get(rungs[-1], {})):
         return None
     for index in range(len(rungs) - 2, -1, -1):
-        waiting = [
-            trial for trial in ranking(results.get(rungs[index], {})) if trial not in promoted.get(rungs[index], ())
-        ]
-        if waiting:
-            return waiting[0], index + 1
+        for trial in ranking(results.get(rungs[index], {})):
+            if trial not in promoted.get(rungs[index], ()):
+                return trial, index + 1
     return None
 
 
 def ranking(rung: Rung) -> list[int]:
-    """Trials with a finite score, the best first; of equals the earlier one."""
+    """Trials with a finite score, best first; ties by number."""
     finite = [(score, trial) for trial, score in rung.items() if score is not None]
     return [trial for score, trial in sorted(finite, key=lambda pair: (-pair[0], pair[1]))]

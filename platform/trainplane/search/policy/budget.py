@@ -1,7 +1,7 @@
-"""PURE: what a search has used, what for, and whether there is something left.
+"""Used resources of a search, and its limits.
 
-Only time in which trials run is counted: a search that was killed on Friday and goes on on Monday has not used the
-weekend. Waste is told by cause. `CostRates` say what a second of a trial holds; `SearchUsage` is part of the folded state.
+Pure: no I/O. Only time in which trials run is counted: a search that was killed on Friday and resumes on Monday has
+not used the weekend. Waste is reported by cause.
 """
 
 from __future__ import annotations
@@ -16,22 +16,41 @@ from trainplane.search.config import Budget
 
 @dataclass(frozen=True)
 class CostRates:
-    """What one running trial occupies, and its price by the hour where there is one."""
+    """Resources that one running trial occupies.
+
+    Attributes:
+        cpus: CPUs.
+        gpus: GPUs.
+        price_per_hour: Price of an hour; None: no price is set.
+    """
 
     cpus: float
     gpus: float = 0.0
     price_per_hour: float | None = None
 
+    def of(self, trial_seconds: float) -> dict[str, float]:
+        """Cost of so many trial seconds, by field of `Budget`."""
+        hours = trial_seconds / 3600
+        return {
+            "cpu_hours": hours * self.cpus,
+            "gpu_hours": hours * self.gpus,
+            "money": hours * (self.price_per_hour or 0.0),
+        }
 
+
+# Keys of `waste` in the report.
 CAUSES = ("stopped early", "failed", "NaN", "repeated")
 
 
 @dataclass
 class SearchUsage:
-    """Seconds of trials by trial, wall seconds of the driver while trials ran, and training steps.
+    """Time and training steps used so far.
 
-    steps    -- of all trials as far as they came, each once
-    repeated -- steps run once more, because what was behind the last checkpoint was lost
+    Attributes:
+        wall_s: Wall time of the driver while trials ran, in seconds.
+        trial_s: Seconds of each trial.
+        steps: Highest step of each trial; repeated steps are not counted.
+        repeated: Steps trained again, because the work behind the last checkpoint was lost.
     """
 
     wall_s: float = 0.0
@@ -40,90 +59,102 @@ class SearchUsage:
     repeated: int = 0
 
     def tick(self, wall_s: float, running: Mapping[int, float]) -> None:
-        """So much time went by; `running`: how much of it each trial ran."""
+        """Adds a time span.
+
+        Args:
+            wall_s: Length of the span in seconds.
+            running: Seconds that each trial ran in it.
+        """
         self.wall_s += wall_s
         for trial, seconds in running.items():
             self.trial_s[trial] = self.trial_s.get(trial, 0.0) + seconds
 
     @property
     def total_steps(self) -> int:
+        """Steps of all trials."""
         return sum(self.steps.values())
 
     @property
     def total_s(self) -> float:
+        """Seconds of all trials."""
         return sum(self.trial_s.values())
 
 
-def reached_limit(budget: Budget, spent: SearchUsage, rates: CostRates) -> str | None:
-    """Which limit in time or money is reached, as a sentence; None while there is something left."""
-    hours = spent.total_s / 3600
-    used = {
-        "cpu_hours": hours * rates.cpus,
-        "gpu_hours": hours * rates.gpus,
-        "hours": spent.wall_s / 3600,
-        "money": hours * (rates.price_per_hour or 0.0),
-    }
-    for name, value in used.items():
+def reached_limit(budget: Budget, usage: SearchUsage, costs: CostRates) -> str | None:
+    """Names a reached limit in time or money, if any."""
+    used = {**costs.of(usage.total_s), "hours": usage.wall_s / 3600}
+    for name in ("cpu_hours", "gpu_hours", "hours", "money"):
         limit = getattr(budget, name)
-        if limit is not None and value >= limit:
-            return f"search.budget.{name}={limit:g} is used ({value:.3g})"
+        if limit is not None and used[name] >= limit:
+            return f"search.budget.{name}={limit:g} is used ({used[name]:.3g})"
     return None
 
 
-def check(budget: Budget, rates: CostRates, *, steps: int, trial_seconds: float | None) -> None:
-    """`UserError` for a budget that is too small for one trial, or that nothing would ever reach.
+def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float | None) -> None:
+    """Refuses a budget that is too small or cannot count.
 
-    steps          -- of one trial to its end
-    trial_seconds -- that it takes, where an earlier run like it tells
+    Args:
+        budget: Limits.
+        costs: Costs of a running trial.
+        steps: Steps of one trial to its end.
+        trial_seconds: Seconds of one trial, as an earlier run like it took; None: unknown.
+
+    Raises:
+        UserError: The budget is less than one trial, or has a limit that no trial adds to.
     """
     if budget.steps is not None and budget.steps < steps:
         raise UserError(
             f"search.budget.steps={budget.steps} is less than one trial of {steps} steps; "
             f"set search.budget.steps={steps} at least, or a smaller train.steps"
         )
-    if budget.money is not None and rates.price_per_hour is None:
+    if budget.money is not None and costs.price_per_hour is None:
         raise UserError(
             f"search.budget.money={budget.money:g} and no price is set; give train.price_per_hour=… of one worker"
         )
-    if budget.gpu_hours is not None and not rates.gpus:
+    if budget.gpu_hours is not None and not costs.gpus:
         raise UserError(
             f"search.budget.gpu_hours={budget.gpu_hours:g} and trials use no GPU; give search.budget.cpu_hours instead"
         )
+    # Without the time of a trial, only its steps can be compared.
     if trial_seconds is None:
         return
-    needs = {
-        "cpu_hours": trial_seconds / 3600 * rates.cpus,
-        "gpu_hours": trial_seconds / 3600 * rates.gpus,
-        "hours": trial_seconds / 3600,
-        "money": trial_seconds / 3600 * (rates.price_per_hour or 0.0),
-    }
-    for name, need in needs.items():
+    # Every limit must allow one complete trial.
+    required = {**costs.of(trial_seconds), "hours": trial_seconds / 3600}
+    for name in ("cpu_hours", "gpu_hours", "hours", "money"):
         limit = getattr(budget, name)
-        if limit is not None and limit < need:
+        if limit is not None and limit < required[name]:
             raise UserError(
-                f"search.budget.{name}={limit:g} is less than one trial, which takes about {need:.3g} at the rate of "
-                f"the last run like it; set search.budget.{name}={need:.2g} at least, or a smaller train.steps"
+                f"search.budget.{name}={limit:g} is less than one trial, which takes about {required[name]:.3g} at the "
+                f"rate of the last run like it; set search.budget.{name}={required[name]:.2g} at least, "
+                "or a smaller train.steps"
             )
 
 
-def cost_report(spent: SearchUsage, outcomes: Mapping[int, str], rates: CostRates) -> dict[str, Any]:
-    """The ledger: totals, and steps and seconds that led nowhere by cause. `outcomes`: how each trial stands."""
+def cost_report(usage: SearchUsage, outcomes: Mapping[int, str], costs: CostRates) -> dict[str, Any]:
+    """Totals of a search, and its waste by cause.
+
+    Args:
+        usage: Time and steps.
+        outcomes: Status of each trial.
+        costs: Costs of a running trial.
+    """
+    # Steps and seconds of trials that led to no trained model.
     causes = {"stopped": "stopped early", "failed": "failed", "nan": "NaN"}
     waste: dict[str, dict[str, float]] = {cause: {"steps": 0, "seconds": 0.0} for cause in CAUSES}
     for trial, outcome in outcomes.items():
         if outcome in causes:
             entry = waste[causes[outcome]]
-            entry["steps"] += spent.steps.get(trial, 0)
-            entry["seconds"] = round(entry["seconds"] + spent.trial_s.get(trial, 0.0), 1)
-    waste["repeated"]["steps"] = spent.repeated
-    rate = spent.total_s / (spent.total_steps + spent.repeated) if spent.total_steps + spent.repeated else 0.0
-    waste["repeated"]["seconds"] = round(spent.repeated * rate, 1)
-    hours = spent.total_s / 3600
+            entry["steps"] += usage.steps.get(trial, 0)
+            entry["seconds"] = round(entry["seconds"] + usage.trial_s.get(trial, 0.0), 1)
+    # Repeated steps are billed at the mean time of a step.
+    waste["repeated"]["steps"] = usage.repeated
+    trained = usage.total_steps + usage.repeated
+    waste["repeated"]["seconds"] = round(usage.repeated * (usage.total_s / trained if trained else 0.0), 1)
     return {
-        "steps": spent.total_steps,
-        "cpu_seconds": round(spent.total_s * rates.cpus, 1),
-        "gpu_seconds": round(spent.total_s * rates.gpus, 1),
-        "wall_seconds": round(spent.wall_s, 1),
-        "money": None if rates.price_per_hour is None else round(hours * rates.price_per_hour, 4),
+        "steps": usage.total_steps,
+        "cpu_seconds": round(usage.total_s * costs.cpus, 1),
+        "gpu_seconds": round(usage.total_s * costs.gpus, 1),
+        "wall_seconds": round(usage.wall_s, 1),
+        "money": None if costs.price_per_hour is None else round(costs.of(usage.total_s)["money"], 4),
         "waste": waste,
     }

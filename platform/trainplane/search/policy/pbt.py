@@ -1,8 +1,9 @@
-"""PURE: population-based training: who takes over from whom, and with which settings.
+"""Population-based training: which members exploit which, with which settings.
 
-A generation ends when every member has trained as far; then the worst ones take over weights and settings of the best,
-the settings varied a little. Judged at the same step, nobody is behind for being slow, and nothing depends on who was
-faster. Random numbers depend on (seed, generation, trial) alone. Not covered: copying the weights (`clone`).
+Pure: no I/O. A generation ends when every member has trained as far. Then the worst members copy weights and settings
+of the best ones, and the settings are varied a little. All members are compared at the same step, so a slow machine
+puts no member behind. Random numbers depend on (seed, generation, trial) alone. Not covered: copying the weights
+(`weights_transfer`).
 """
 
 from __future__ import annotations
@@ -18,13 +19,15 @@ from trainplane.search.config import Dimension, PbtSettings
 from trainplane.search.policy.asha import Rung, ranking
 from trainplane.search.space import Settings, Space, draw, generator_for
 
-# Beginnings of settings that may change under trained weights; others shape the network or the order of its data.
+# Prefixes of settings that may change under trained weights; others shape the network or the order of its data.
 MUTABLE_PREFIXES = ("loss.", "train.lr_", "train.betas")
+# Variations of a donor's settings that are tried against the constraints.
+MAX_VARIATIONS = 100
 
 
 @dataclass(frozen=True)
 class Exploit:
-    """Member `trial` goes on from `donor`'s weights, with these settings."""
+    """Copy of a donor's weights to a member, settings varied."""
 
     trial: int
     donor: int
@@ -39,25 +42,39 @@ def generation_steps(settings: PbtSettings, steps: int) -> int:
 def plan_exploits(
     scores: Rung, members: Mapping[int, Settings], *, settings: PbtSettings, space: Space, generation: int
 ) -> list[Exploit]:
-    """Who takes over after this generation. Members without a finite score take over whatever the quantile is."""
+    """Exploits at the end of a generation.
+
+    Members without a finite score always exploit, in addition to the quantile.
+
+    Args:
+        scores: Scores at the end of the generation.
+        members: Settings of all members.
+        settings: Section `search.pbt`.
+        space: Explored settings.
+        generation: Number of the generation, part of the random seed.
+    """
     order = ranking(scores)
     if not order:
         return []
     count = max(1, math.floor(settings.quantile * len(members)))
+    # The best ones are donors. Where there are few members, a donor is never a taker as well.
     best = order[: min(count, len(order))]
-    lost = [trial for trial in sorted(members) if scores.get(trial) is None]
-    last = order[max(len(order) - count, len(best)) :]
-    found = []
-    for trial in sorted({*lost, *last}):
+    worst = order[max(len(order) - count, len(best)) :]
+    unscored = [trial for trial in sorted(members) if scores.get(trial) is None]
+    exploits = []
+    for trial in sorted({*unscored, *worst}):
         rng = generator_for(space.seed, generation << 32 | trial)
         donor = best[int(rng.integers(len(best)))]
-        found.append(Exploit(trial, donor, explore(members[donor], space, settings, rng)))
-    return found
+        exploits.append(Exploit(trial, donor, explore(members[donor], space, settings, rng)))
+    return exploits
 
 
 def explore(donor: Settings, space: Space, settings: PbtSettings, rng: np.random.Generator) -> Settings:
-    """The donor's settings, varied; the donor's own where no variation of many meets the constraints."""
-    for _ in range(100):
+    """Varies the settings of a donor within the constraints.
+
+    Returns the donor's own settings where none of many variations meets the constraints.
+    """
+    for _ in range(MAX_VARIATIONS):
         varied = {name: _varied(value, space.dimensions[name], settings, rng) for name, value in donor.items()}
         if space.holds(varied):
             return varied
@@ -68,9 +85,9 @@ def _varied(value: Any, dimension: Dimension, settings: PbtSettings, rng: np.ran
     if rng.random() < settings.resample:
         return draw(dimension, rng)
     if dimension.choice is not None:
-        # The choice next to it; at an end it may stay.
-        at = dimension.choice.index(value) + (1 if rng.random() < 0.5 else -1)
-        return dimension.choice[min(max(at, 0), len(dimension.choice) - 1)]
+        # A neighbouring choice; at an end the value may stay.
+        index = dimension.choice.index(value) + (1 if rng.random() < 0.5 else -1)
+        return dimension.choice[min(max(index, 0), len(dimension.choice) - 1)]
     low, high = dimension.edges
     varied = min(max(value * settings.factors[int(rng.integers(2))], low), high)
     return round(varied) if dimension.integers is not None else varied

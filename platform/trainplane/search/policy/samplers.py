@@ -1,8 +1,13 @@
-"""Which settings the next trial gets: from its number alone (random, grid), or from what is known of others (TPE).
+"""Suggests settings of the next trial: random, grid or TPE.
 
-Optuna's sampler is fed anew with the trials as they were committed, seeded by the trial's number: the same journal
-gives the same suggest_settings, in whichever process. Early-stopped trials tell it how they stood, those that ran into NaN
-that this is the worst, those under way that somebody is there already. Not covered: take-overs (`pbt`).
+Random and grid follow from the trial's number alone. For TPE, a new Optuna sampler gets all committed trials and a seed
+from the trial's number, so the same journal gives the same settings in every process. It learns
+
+- of trials that were stopped early: their curves,
+- of trials that ran into NaN: that they are as bad as the worst,
+- of trials under way: that these settings are taken.
+
+Not covered: exploits (`pbt`).
 """
 
 from __future__ import annotations
@@ -16,30 +21,36 @@ from trainplane.search.config import SearchSettings
 from trainplane.search.policy.state import SearchState, TrialState, score
 from trainplane.search.space import Settings, Space
 
+# Attempts of TPE at settings that are new and meet the constraints.
 TPE_TRIES = 50
+# Attempts at random settings that are new, in a space that may be finite.
 DUPLICATE_TRIES = 200
 
 
 def suggest_settings(number: int, settings: SearchSettings, space: Space, state: SearchState) -> Settings | None:
-    """The settings of trial `number`; None where every combination has been tried."""
+    """Settings of trial `number`; None if every combination was tried."""
     if settings.algorithm == "grid":
         grid = space.grid()
         return grid[number] if number < len(grid) else None
-    taken = {_key(trial.settings) for trial in state.trials.values()}
+    earlier = {_key(trial.settings) for trial in state.trials.values()}
+    # Results of an earlier search stand for random trials at the start.
     if settings.algorithm == "tpe" and number >= settings.startup - len(state.prior_results):
         for attempt in range(TPE_TRIES):
-            found = _tpe(number, attempt, settings, space, state)
-            if space.holds(found) and _key(found) not in taken:
-                return found
-    return _untried(number, space, taken)
+            drawn = _tpe(number, attempt, settings, space, state)
+            if space.holds(drawn) and _key(drawn) not in earlier:
+                return drawn
+    return _random_untried(number, space, earlier)
 
 
-def _untried(number: int, space: Space, taken: set[bytes]) -> Settings | None:
-    """The random trial of this number; of numbers far beyond it, where those settings were tried already."""
+def _random_untried(number: int, space: Space, earlier: set[bytes]) -> Settings | None:
+    """Random settings of a trial that were not tried yet.
+
+    Duplicates are replaced by the settings of trials with far higher numbers.
+    """
     for attempt in range(DUPLICATE_TRIES):
-        found = space.random(number + (attempt << 20))
-        if _key(found) not in taken:
-            return found
+        drawn = space.random(number + (attempt << 20))
+        if _key(drawn) not in earlier:
+            return drawn
     return None
 
 
@@ -48,6 +59,7 @@ def _key(settings: Settings) -> bytes:
 
 
 def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, state: SearchState) -> Settings:
+    """Settings by Optuna's sampler, after all results so far."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -61,73 +73,78 @@ def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, stat
     study = optuna.create_study(sampler=sampler, directions=directions)
     for trial in optuna_trials(settings, space, state):
         study.add_trial(trial)
-    asked = study.ask()
-    return _drawn(space, lambda name: _ask(asked, name, space))
+    trial = study.ask()
+    return _drawn(space, lambda name: _suggest(trial, name, space))
 
 
 def _drawn(space: Space, value_of: Callable[[str], Any]) -> Settings:
-    found: Settings = {}
+    """Draws each setting whose condition holds."""
+    drawn: Settings = {}
     for name in space.dimensions:
-        if space.is_active(name, found):
-            found[name] = value_of(name)
-    return found
+        if space.is_active(name, drawn):
+            drawn[name] = value_of(name)
+    return drawn
 
 
-def _ask(asked: Any, name: str, space: Space) -> Any:
+def _suggest(trial: Any, name: str, space: Space) -> Any:
+    """Asks an Optuna trial for one setting."""
     dimension = space.dimensions[name]
     if dimension.choice is not None:
-        # By place: a choice may be a list, which Optuna cannot keep.
-        return dimension.choice[asked.suggest_categorical(name, list(range(len(dimension.choice))))]
+        # By index: a choice may be a list, and Optuna cannot store lists.
+        return dimension.choice[trial.suggest_categorical(name, list(range(len(dimension.choice))))]
     if dimension.integers is not None:
-        return asked.suggest_int(name, *dimension.integers)
+        return trial.suggest_int(name, *dimension.integers)
     low, high = dimension.edges
-    return asked.suggest_float(name, low, high, log=dimension.log_uniform is not None)
+    return trial.suggest_float(name, low, high, log=dimension.log_uniform is not None)
 
 
 def optuna_trials(settings: SearchSettings, space: Space, state: SearchState) -> list[Any]:
-    """Everything known, as Optuna's trials, in the order of commits; what is under way comes last."""
+    """All results as Optuna's trials, in the order of commits.
+
+    Results of an earlier search come first, trials under way last.
+    """
     import optuna
 
-    found = []
-    for prior in state.prior_results:
-        if all(
-            name in space.dimensions and space.dimensions[name].contains(v) for name, v in prior["settings"].items()
-        ):
-            found.append(completed_trial(space, prior["settings"], prior["values"]))
+    trials = [
+        completed_trial(space, prior["settings"], prior["values"])
+        for prior in state.prior_results
+        if all(name in space.dimensions and space.dimensions[name].contains(v) for name, v in prior["settings"].items())
+    ]
+    # A promoted trial stands at its last commit.
     committed: dict[int, None] = {}
     for number in state.commit_order:
-        # A trial that went on since stands where it was committed last.
         trial = state.items[number].trial
         committed.pop(trial, None)
         committed[trial] = None
     worst = _worst(settings, state)
     for number in committed:
-        one = _told(optuna, settings, space, state.trials[number], worst)
-        if one is not None:
-            found.append(one)
-    running = [one for number, one in sorted(state.trials.items()) if number not in committed]
-    for under_way in running:
-        params, distributions = _params(optuna, space, under_way.settings)
-        state_ = optuna.trial.TrialState.RUNNING
-        found.append(optuna.trial.create_trial(state=state_, params=params, distributions=distributions))
-    return found
+        result = _committed_trial(optuna, settings, space, state.trials[number], worst)
+        if result is not None:
+            trials.append(result)
+    # `constant_liar` keeps the sampler away from settings under way.
+    for number, running in sorted(state.trials.items()):
+        if number not in committed:
+            params, distributions = _params(optuna, space, running.settings)
+            running_state = optuna.trial.TrialState.RUNNING
+            trials.append(optuna.trial.create_trial(state=running_state, params=params, distributions=distributions))
+    return trials
 
 
-def _told(
+def _committed_trial(
     optuna: Any, settings: SearchSettings, space: Space, trial: TrialState, worst: list[float] | None
 ) -> Any | None:
-    scores = [score(trial.values, goal) for goal in settings.goals]
-    known = None not in scores and trial.status not in ("nan", "failed")
-    if settings.asha is None:
-        if known:
-            return completed_trial(space, trial.settings, [trial.values[goal.metric] for goal in settings.goals])
-        # Worth as little as the worst that is known.
-        return None if worst is None or trial.status == "failed" else completed_trial(space, trial.settings, worst)
+    """A committed trial as Optuna's; None if it teaches nothing."""
     if trial.status == "failed":
         return None
+    has_scores = trial.status != "nan" and all(score(trial.values, goal) is not None for goal in settings.goals)
+    if settings.asha is None:
+        # A trial without finite values counts as bad as the worst one.
+        values = [trial.values[goal.metric] for goal in settings.goals] if has_scores else worst
+        return None if values is None else completed_trial(space, trial.settings, values)
+    # With ASHA every trial counts as pruned at its last commit, with its curve up to there.
     params, distributions = _params(optuna, space, trial.settings)
     metric = settings.goals[0].metric
-    curve = {step: values[metric] for step, values in trial.curve.items() if metric in values} if known else {}
+    curve = {step: values[metric] for step, values in trial.curve.items() if metric in values} if has_scores else {}
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.PRUNED,
         params=params,
@@ -138,7 +155,7 @@ def _told(
 
 
 def _worst(settings: SearchSettings, state: SearchState) -> list[float] | None:
-    """The worst finite value of each objective so far."""
+    """Worst finite value of each objective so far."""
     rows = [
         [trial.values[goal.metric] for goal in settings.goals]
         for trial in state.trials.values()
@@ -153,7 +170,7 @@ def _worst(settings: SearchSettings, state: SearchState) -> list[float] | None:
 
 
 def completed_trial(space: Space, settings: Settings, values: list[float]) -> Any:
-    """A trial that was trained to its end, as Optuna's."""
+    """A complete trial, as Optuna's."""
     import optuna
 
     params, distributions = _params(optuna, space, settings)
@@ -161,6 +178,7 @@ def completed_trial(space: Space, settings: Settings, values: list[float]) -> An
 
 
 def _params(optuna: Any, space: Space, settings: Settings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Parameters and distributions of an Optuna trial."""
     params, distributions = {}, {}
     for name, value in settings.items():
         dimension = space.dimensions[name]
@@ -171,6 +189,7 @@ def _params(optuna: Any, space: Space, settings: Settings) -> tuple[dict[str, An
             params[name] = value
             distributions[name] = optuna.distributions.IntDistribution(*dimension.integers)
         else:
+            # Rounding may put a value just outside its range.
             low, high = dimension.edges
             params[name] = min(max(value, low), high)
             distributions[name] = optuna.distributions.FloatDistribution(

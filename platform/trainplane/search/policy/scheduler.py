@@ -1,11 +1,13 @@
-"""PURE: what a search does next, from what is known. The same facts lead to the same decisions, whoever is killed.
+"""Decides what a search trains next, from its state alone.
 
-    advance(plan, state) -> the records of all decisions that can be taken now; `state` has taken them in
+    advance(plan, state) -> records of all decisions that are possible now, already applied to `state`
 
-Trials run in slots, `width` of them. Each slot has a clock that counts training steps, and results count in the order
-of these clocks, not in the order in which they happen to arrive: so a search ends alike whatever machine was slow,
-whatever was killed and repeated. The price: a slot may have to wait until the others have come as far. Where decisions
-do not depend on results (random, grid, PBT within a generation), or with `order: arrival`, nobody waits.
+Pure: no I/O. The same facts lead to the same decisions, also after kills and restarts.
+
+Trials run in `width` slots. Each slot has a clock that counts training steps. Results count in the order of these
+clocks, not in the order of arrival. So a search ends alike on slow and fast machines, with or without kills. The
+price: a slot may have to wait until the others have come as far. No slot waits where decisions do not depend on results
+(random, grid, population-based training within a generation), or with `order: arrival`.
 """
 
 from __future__ import annotations
@@ -24,7 +26,14 @@ from trainplane.search.space import Space
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """What does not change: the search, its space, the steps of a whole training, what a trial occupies."""
+    """Constant input of the scheduler.
+
+    Attributes:
+        settings: Section `search` of the search's file.
+        space: Explored settings.
+        steps: Steps of a whole training.
+        costs: Costs of a running trial.
+    """
 
     settings: SearchSettings
     space: Space
@@ -33,44 +42,50 @@ class SearchPlan:
 
     @property
     def rungs(self) -> list[int]:
-        """Steps at which trials are judged."""
+        """Steps at which trials are compared."""
         if self.settings.asha is None:
             return [self.steps]
         return asha.rung_steps(steps=self.steps, first=self.settings.asha.first, eta=self.settings.asha.eta)
 
     @property
     def needs_fixed_order(self) -> bool:
-        """Whether results must be taken in a fixed order for decisions to be the same again."""
+        """Decisions depend on the order in which results count."""
         depends = self.settings.algorithm == "tpe" or self.settings.asha is not None
         return depends and self.settings.order == "fixed"
 
 
 def advance(plan: SearchPlan, state: SearchState) -> list[JournalRecord]:
-    """Take every decision that can be taken."""
-    taken: list[JournalRecord] = []
+    """Takes every decision that is possible now."""
+    decisions: list[JournalRecord] = []
 
     def decide(record: JournalRecord) -> None:
         state.apply(record)
-        taken.append(record)
+        decisions.append(record)
 
     if state.end_reason is not None:
-        return taken
+        return decisions
+    # A kill may have come between a report of NaN and the decision to stop its trial.
     for item in state.unfinished_items:
         if item.reported_step is not None and not item.is_finite:
             decide(mark_nan(item, state))
+    # A commit frees a slot, and work in a free slot may make the next commit possible.
     while True:
-        why_not = _fill(plan, state, decide)
-        next_one = _next_commit(plan, state)
-        if next_one is None:
+        idle_reason = _fill_slots(plan, state, decide)
+        committable = _next_commit(plan, state)
+        if committable is None:
             break
-        decide({"k": "commit", "item": next_one.number, "at": next_one.end_clock})
+        decide({"k": "commit", "item": committable.number, "at": committable.end_clock})
+    # Nothing runs and nothing could be started: the search is over.
     if not state.open_items:
-        decide({"k": "end", "why": why_not, "steps": plan.steps})
-    return taken
+        decide({"k": "end", "why": idle_reason, "steps": plan.steps})
+    return decisions
 
 
 def mark_nan(item: WorkItem, state: SearchState) -> JournalRecord:
-    """A trial whose objective is no number ends with that report, whatever its process does after it."""
+    """Ends a trial at a report that is not finite.
+
+    Later messages of its process change nothing.
+    """
     trial = state.trials[item.trial]
     values = encode_values(trial.curve[item.reported_step or 0])
     return {"k": "done", "item": item.number, "status": "nan", "step": item.reported_step, "values": values} | {
@@ -80,92 +95,101 @@ def mark_nan(item: WorkItem, state: SearchState) -> JournalRecord:
     }
 
 
-def _fill(plan: SearchPlan, state: SearchState, decide: Any) -> str:
-    """Give work to every free slot, as long as there is some; why there is none any more."""
-    why_not = ""
+def _fill_slots(plan: SearchPlan, state: SearchState, decide: Any) -> str:
+    """Assigns work to free slots; returns why one stays free."""
     for slot in range(state.width):
         if any(item.slot == slot for item in state.open_items.values()):
             continue
-        work = _work(plan, state)
+        work = _next_work(plan, state)
         if isinstance(work, str):
-            why_not = work
-            break
+            return work
+        # The next generation starts with a record of its own; its members have work afterwards.
         if "k" in work:
             decide(work)
-            work = _work(plan, state)
+            work = _next_work(plan, state)
             assert not isinstance(work, str), "the next generation has members"
         decide({"k": "go", "item": len(state.items), "slot": slot, "at": state.clock, **work})
-    return why_not
+    return ""
 
 
 def _next_commit(plan: SearchPlan, state: SearchState) -> WorkItem | None:
-    """The item whose result counts next; None while it is not certain which one that is."""
-    done = [item for item in state.open_items.values() if item.result is not None]
-    if not done:
+    """Item whose result counts next; None while that is uncertain."""
+    finished = [item for item in state.open_items.values() if item.result is not None]
+    if not finished:
         return None
     if not plan.needs_fixed_order:
-        return min(done, key=lambda item: item.arrival)
-    first = min(done, key=lambda item: (item.end_clock, item.slot))
-    running = state.unfinished_items
-    return first if all(_is_later(item, first) for item in running) else None
+        return min(finished, key=lambda item: item.arrival)
+    # The earliest by the slots' clocks, but only if no running item can still end before it.
+    earliest = min(finished, key=lambda item: (item.end_clock, item.slot))
+    return earliest if all(_ends_later(item, earliest) for item in state.unfinished_items) else None
 
 
-def _is_later(running: WorkItem, done: WorkItem) -> bool:
-    """Whether an item that still runs is certain to end after this one by the slots' clocks."""
-    if running.reported_clock != done.end_clock:
-        return running.reported_clock > done.end_clock
-    goes_on = running.is_finite and running.planned_end_clock > running.reported_clock
-    return goes_on or running.slot > done.slot
+def _ends_later(running: WorkItem, finished: WorkItem) -> bool:
+    """A running item certainly ends behind a finished one."""
+    if running.reported_clock != finished.end_clock:
+        return running.reported_clock > finished.end_clock
+    # Equal clocks: it ends later if it still has steps to train; else the slot's number decides.
+    has_steps_left = running.is_finite and running.planned_end_clock > running.reported_clock
+    return has_steps_left or running.slot > finished.slot
 
 
-def _work(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
-    """For a free slot: {trial, first, last, why} of an item; or a record to take first; or why there is nothing.
+def _next_work(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
+    """Chooses work for a free slot.
 
-    What is decided at once is one record: a kill cannot part it.
+    Returns:
+        {trial, first, last, why} of an item; or a whole record (with `k`) to apply first; or the reason why there is
+        no work. A decision about several trials is one record, so that a kill cannot split it.
     """
-    over = reached_limit(state.budget, state.usage, plan.costs)
-    if over is not None:
-        return over
+    limit = reached_limit(state.budget, state.usage, plan.costs)
+    if limit is not None:
+        return limit
     if plan.settings.algorithm == "pbt":
-        return _next_of_population(plan, state)
+        return _population_work(plan, state)
+    # Promote a trial before starting a new one, if the budget allows it.
     if plan.settings.asha is not None:
-        going = asha.next_promotion(plan.rungs, state.rungs, state.promoted, eta=plan.settings.asha.eta)
-        if going is not None and _affordable(plan, state, going):
-            return _going_on(plan, going, "promoted")
+        promotion = asha.next_promotion(plan.rungs, state.rungs, state.promoted, eta=plan.settings.asha.eta)
+        if promotion is not None:
+            reached = plan.rungs[promotion[1]]
+            if _fits_step_budget(plan, state, cost=reached - plan.rungs[promotion[1] - 1], reached=reached):
+                return _promotion_work(plan, promotion, "promoted")
     new = _new_trial(plan, state)
     if not isinstance(new, str) or plan.settings.asha is None or state.open_items:
         return new
-    # Nobody is under way and nothing is new: whoever is best so far becomes the trained model.
+    # Nothing runs and there is no new trial: train the best trial so far to the end, as the search's result.
     last = asha.final_promotion(plan.rungs, state.rungs, state.promoted)
-    return _going_on(plan, last, "finishing") if last is not None else new
+    return _promotion_work(plan, last, "finishing") if last is not None else new
 
 
-def _going_on(plan: SearchPlan, going: tuple[int, int], why: str) -> JournalRecord:
-    trial, rung = going
+def _promotion_work(plan: SearchPlan, promotion: tuple[int, int], why: str) -> JournalRecord:
+    """Work of a trial from one rung to the next."""
+    trial, rung = promotion
     return {"trial": trial, "first": plan.rungs[rung - 1], "last": plan.rungs[rung], "why": why}
 
 
-def _affordable(plan: SearchPlan, state: SearchState, going: tuple[int, int]) -> bool:
-    rung = going[1]
-    return _room(plan, state, cost=plan.rungs[rung] - plan.rungs[rung - 1], reached=plan.rungs[rung])
+def _fits_step_budget(plan: SearchPlan, state: SearchState, *, cost: int, reached: int) -> bool:
+    """The step budget allows this work and one complete training.
 
-
-def _room(plan: SearchPlan, state: SearchState, *, cost: int, reached: int) -> bool:
-    """Whether so many steps more leave enough of the budget to train one trial to its end."""
+    Args:
+        plan: The plan.
+        state: The state.
+        cost: Steps of the work.
+        reached: Step that the work ends at.
+    """
     limit = state.budget.steps
     if limit is None:
         return True
-    top = plan.rungs[-1]
+    # The complete training continues the trial that has come furthest with a finite score.
     finite = [step for step, rung in state.rungs.items() if any(score is not None for score in rung.values())]
     furthest = max([reached, *finite])
-    return state.planned_steps + cost + top - furthest <= limit
+    return state.planned_steps + cost + plan.rungs[-1] - furthest <= limit
 
 
 def _new_trial(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
+    """Work of a new trial, or why there is none."""
     number = len(state.trials)
     if number >= state.trial_limit:
         return f"all {number} trials are done"
-    if not _room(plan, state, cost=plan.rungs[0], reached=plan.rungs[0]):
+    if not _fits_step_budget(plan, state, cost=plan.rungs[0], reached=plan.rungs[0]):
         return f"search.budget.steps={state.budget.steps} is used ({state.usage.total_steps})"
     settings = suggest_settings(number, plan.settings, plan.space, state)
     if settings is None:
@@ -173,35 +197,40 @@ def _new_trial(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
     return {"trial": number, "first": 0, "last": plan.rungs[0], "why": "new", "settings": settings}
 
 
-def _next_of_population(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
-    """Members of a generation in turn; when all have come as far, the next one begins with its take-overs."""
+def _population_work(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
+    """Work of population-based training.
+
+    Members of a generation are trained in turn. When all have come as far, exploits start the next generation.
+    """
     size, every = plan.settings.pbt.population, pbt.generation_steps(plan.settings.pbt, plan.steps)
-    begin = state.generation * every
-    end = min(begin + every, plan.steps)
-    number = next((trial for trial in range(size) if trial not in state.assigned.get(end, ())), None)
+    first = state.generation * every
+    last = min(first + every, plan.steps)
+    # A member that was not yet sent to the end of this generation.
+    number = next((trial for trial in range(size) if trial not in state.assigned.get(last, ())), None)
     if number is not None:
-        item = {"trial": number, "first": begin, "last": end, "why": "generation" if begin else "new"}
-        return item if begin else {**item, "settings": plan.space.random(number)}
+        work = {"trial": number, "first": first, "last": last, "why": "generation" if first else "new"}
+        return work if first else {**work, "settings": plan.space.random(number)}
     if state.open_items:
         return "the generation is not complete"
-    if end >= plan.steps:
+    # The generation is complete: end here, or start the next one.
+    if last >= plan.steps:
         return f"all {size} members are trained"
-    if not any(score is not None for score in state.rungs[end].values()):
+    if not any(score is not None for score in state.rungs[last].values()):
         return "no member has a finite value"
-    if state.budget.steps is not None and state.planned_steps + size * (end - begin) > state.budget.steps:
+    if state.budget.steps is not None and state.planned_steps + size * (last - first) > state.budget.steps:
         return f"search.budget.steps={state.budget.steps} is used ({state.usage.total_steps})"
-    return _next_generation(plan, state, end)
+    return _next_generation(plan, state, last)
 
 
 def _next_generation(plan: SearchPlan, state: SearchState, step: int) -> JournalRecord:
-    """Who takes over from whom after `step`, all in one record."""
+    """All exploits after `step`, in one record."""
     members = {number: trial.settings for number, trial in state.trials.items()}
-    found = pbt.plan_exploits(
+    exploits = pbt.plan_exploits(
         state.rungs[step], members, settings=plan.settings.pbt, space=plan.space, generation=state.generation
     )
-    exploits = [
-        {"trial": one.trial, "donor": one.donor, "checkpoint": state.trials[one.donor].checkpoint}
-        | {"settings": one.settings, "segment": state.trials[one.trial].segment + 1, "step": step}
-        for one in found
+    entries = [
+        {"trial": exploit.trial, "donor": exploit.donor, "checkpoint": state.trials[exploit.donor].checkpoint}
+        | {"settings": exploit.settings, "segment": state.trials[exploit.trial].segment + 1, "step": step}
+        for exploit in exploits
     ]
-    return {"k": "exploit", "generation": state.generation + 1, "takeovers": exploits}
+    return {"k": "exploit", "generation": state.generation + 1, "takeovers": entries}

@@ -1,4 +1,4 @@
-"""State of a search: a fold over the records of its journal.
+"""State of a search, folded from its journal.
 
     fold(records, goals) -> SearchState
 
@@ -22,12 +22,13 @@ from trainplane.search.run.journal import JournalRecord
 
 Values = dict[str, float]
 TrialStatus = Literal["running", "resting", "finished", "stopped", "nan", "failed"]
+# Format of the journal's records; a journal of another format is refused.
 FORMAT_VERSION = 1
 
 
 @dataclass
 class WorkItem:
-    """One piece of training: a trial from one step to another.
+    """Training of one trial from one step to another.
 
     Attributes:
         number: Index in `SearchState.items`.
@@ -59,12 +60,12 @@ class WorkItem:
 
     @property
     def planned_end_clock(self) -> float:
-        """Slot clock at the end, if nothing stops the trial earlier."""
+        """Slot clock at the end of the complete item."""
         return self.start_clock + self.last_step - self.first_step
 
     @property
     def reported_clock(self) -> float:
-        """Slot clock at the last report, a lower bound of the end."""
+        """Slot clock at the last report."""
         if self.reported_step is None:
             return self.start_clock
         return self.start_clock + max(self.reported_step, self.first_step) - self.first_step
@@ -206,7 +207,7 @@ class SearchState:
         self.key, self.width = record["key"], record["width"]
 
     def _apply_driver(self, record: JournalRecord) -> None:
-        """Ignores the process id and host; they are for human readers."""
+        """Ignores process id and host, written for human readers."""
 
     def _apply_limits(self, record: JournalRecord) -> None:
         self.trial_limit, self.budget = record["trials"], Budget(**record["budget"])
@@ -217,15 +218,18 @@ class SearchState:
         self.prior_results = record["trials"]
 
     def _apply_go(self, record: JournalRecord) -> None:
-        """Starts an item, and its trial if the trial is new."""
+        """Starts an item, and its trial if new."""
         if "settings" in record:
             self.trials[record["trial"]] = TrialState(record["trial"], _sorted(record["settings"]))
         item = WorkItem(record["item"], record["trial"], record["slot"], record["at"], record["first"], record["last"])
+        # Numbers follow the order of `go` records.
         assert item.number == len(self.items)
         self.items.append(item)
         self.open_items[item.number] = item
         self.trials[item.trial].status = "running"
+        # Each member of a population is sent once to each step.
         self.assigned.setdefault(item.last_step, []).append(item.trial)
+        # An item that does not start at step 0 continues from that rung.
         if item.first_step:
             self.promoted.setdefault(item.first_step, []).append(item.trial)
 
@@ -237,6 +241,7 @@ class SearchState:
             trial.settings, trial.segment = _sorted(exploit["settings"]), exploit["segment"]
             trial.donor = {name: exploit[name] for name in ("donor", "checkpoint", "step")}
             trial.lineage.append({**trial.donor, "settings": trial.settings})
+            # A member that failed gets a new start from its donor.
             trial.error = None
             trial.position = exploit["step"]
 
@@ -266,7 +271,7 @@ class SearchState:
             item.is_finite = all(math.isfinite(values.get(goal.metric, 0.0)) for goal in self.goals)
 
     def _apply_done(self, record: JournalRecord) -> None:
-        """A result arrived; no decision depends on it before its commit."""
+        """A result that waits for its commit."""
         item = self.items[record["item"]]
         trial = self.trials[item.trial]
         self.arrivals += 1
@@ -280,13 +285,14 @@ class SearchState:
         self.items[record["item"]].failures += 1
 
     def _apply_commit(self, record: JournalRecord) -> None:
-        """Counts the result of an item: values, status and score of its trial."""
+        """Counts the result of an item."""
         item = self.open_items.pop(record["item"])
         trial, result = self.trials[item.trial], item.result
         assert result is not None
         self.commit_order.append(item.number)
         self.clock = record["at"]
         trial.error = result.get("error")
+        # A result without a checkpoint, such as a failure, leaves the last one.
         trial.checkpoint = result["checkpoint"] or trial.checkpoint
         trial.step = result["step"]
         if result["values"]:
@@ -301,18 +307,20 @@ class SearchState:
         self.rungs.setdefault(item.last_step, {})[item.trial] = trial_score
 
     def _apply_tick(self, record: JournalRecord) -> None:
+        # JSON keys are text.
         self.usage.tick(record["wall"], {int(trial): seconds for trial, seconds in record["trials"].items()})
 
     def _apply_end(self, record: JournalRecord) -> None:
-        """Ends the search; trials that still rest on a rung count as stopped."""
+        """Ends the search."""
         self.end_reason = record["why"]
+        # Trials that still rest on a rung were stopped early.
         for trial in self.trials.values():
             if trial.status == "resting":
                 trial.status = "finished" if trial.step >= record["steps"] else "stopped"
 
 
 def _sorted(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """Sorts keys so that live and replayed settings have the same order."""
+    """Sorts keys: live and replayed settings have the same order."""
     return dict(sorted(settings.items()))
 
 
@@ -325,15 +333,16 @@ def fold(records: Iterable[JournalRecord], goals: tuple[Objective, ...]) -> Sear
 
 
 def score(values: Mapping[str, float], goal: Objective) -> float | None:
-    """Objective as a number to maximise; None if missing or not finite."""
+    """Objective to maximise; None if missing or not finite."""
     value = values.get(goal.metric, math.nan)
     if not math.isfinite(value):
         return None
+    # The scheduler always maximises.
     return value if goal.mode == "max" else -value
 
 
 def encode_values(values: Mapping[str, float]) -> dict[str, float | str]:
-    """Encodes metrics for a record; values that are not finite become text."""
+    """Encodes metrics for a record, NaN and infinity as text."""
     return {name: float(value) if math.isfinite(value) else str(float(value)) for name, value in values.items()}
 
 

@@ -1,1 +1,1 @@
-"""Leaderboard, charts and importance of a search."""
+"""Leaderboard, charts and importance of settings."""

@@ -1,7 +1,9 @@
-"""Pictures of a search: learning curves, the Pareto front, parallel coordinates, importance of settings.
+"""Charts of a search, drawn by Matplotlib.
 
-Values in, arrays out: uint8 RGB (H, W, 3). The best trial is red, the front orange, others grey; lighter ones were
-stopped early. Drawn by Matplotlib, which MLflow brings along, without its windows and without its global state.
+Learning curves, the Pareto front, parallel coordinates, importance of settings. Each chart is a uint8 RGB array
+(H, W, 3). The best trial is red, the front orange, others grey; trials that were stopped early are lighter. MLflow
+brings Matplotlib along. Unlike Optuna's charts, these use no windows and no global state of `pyplot`
+(docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -19,15 +21,16 @@ from trainplane.search.report.summary import Leaderboard, format_value, trial_sc
 from trainplane.tracking.images import Pixels
 
 DPI = 110
-# Inches.
+# Sizes in inches.
 WIDTH, HEIGHT, COLUMN, BAR = 9.0, 5.2, 1.5, 0.34
+# Colors: text, grid, and trials by result.
 INK, GRID, BEST, FRONT, OTHER, STOPPED = "#282828", "#e1e1e1", "#c81e28", "#e68214", "#6e6e6e", "#bebebe"
-# Names beside more lines than that hide them.
-NAMED = 8
+# Labelled curves; more labels would hide them.
+MAX_LABELS = 8
 
 
-class _Picture:
-    """One set of axes on white."""
+class _Chart:
+    """Axes on white."""
 
     def __init__(self, title: str, *, width: float = WIDTH, height: float = HEIGHT) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -51,44 +54,47 @@ class _Picture:
         return np.asarray(self._canvas.buffer_rgba())[:, :, :3].copy()
 
 
-def color_of(trial: TrialState, found: Leaderboard) -> str:
-    """Red: the best; orange: on the front; grey: others, lighter where stopped early."""
-    if found.best is not None and trial.number == found.best.number:
+def trial_color(trial: TrialState, board: Leaderboard) -> str:
+    """Color of a trial, by its result."""
+    if board.best is not None and trial.number == board.best.number:
         return BEST
-    if len(found.front) > 1 and any(trial.number == one.number for one in found.front):
+    if len(board.front) > 1 and any(trial.number == member.number for member in board.front):
         return FRONT
     return OTHER if trial.status == "finished" else STOPPED
 
 
-def _line_of(trial: TrialState, found: Leaderboard) -> dict[str, Any]:
-    color = color_of(trial, found)
+def _line_style(trial: TrialState, board: Leaderboard) -> dict[str, Any]:
+    color = trial_color(trial, board)
     return {"color": color, "linewidth": 2.4 if color == BEST else 1.1, "zorder": 4 if color == BEST else 2}
 
 
-def learning_curves(state: SearchState, found: Leaderboard) -> Pixels:
-    """The first objective of every trial over its steps."""
+def learning_curves(state: SearchState, board: Leaderboard) -> Pixels:
+    """Draws the first objective of every trial over its steps."""
     metric = state.goals[0].metric
     curves = {
         trial.number: sorted((s, v[metric]) for s, v in trial.curve.items() if math.isfinite(v.get(metric, math.nan)))
         for trial in state.trials.values()
     }
-    picture = _Picture(f"{metric} of {len(curves)} trials; red: the best, lighter: stopped early")
-    picture.grid("steps", metric)
-    for trial in reversed(found.ranked):
+    chart = _Chart(f"{metric} of {len(curves)} trials; red: the best, lighter: stopped early")
+    chart.grid("steps", metric)
+    # The best trials last, on top of the others.
+    for trial in reversed(board.ranked):
         if not (curve := curves[trial.number]):
             continue
         steps, values = zip(*curve, strict=True)
-        picture.axes.plot(steps, values, marker="o", markevery=[-1], markersize=4, **_line_of(trial, found))
-    for trial in found.ranked[:NAMED]:
+        # A marker shows where the curve ends.
+        chart.axes.plot(steps, values, marker="o", markevery=[-1], markersize=4, **_line_style(trial, board))
+    for trial in board.ranked[:MAX_LABELS]:
         if curve := curves[trial.number]:
-            _name(picture, curve[-1], str(trial.number), color_of(trial, found))
-    return picture.pixels()
+            _label(chart, curve[-1], str(trial.number), trial_color(trial, board))
+    return chart.pixels()
 
 
-def _name(picture: _Picture, place: tuple[float, float], words: str, color: str, *, left: bool = False) -> None:
-    picture.axes.annotate(
-        words,
-        place,
+def _label(chart: _Chart, point: tuple[float, float], text: str, color: str, *, left: bool = False) -> None:
+    """Writes a label beside a point."""
+    chart.axes.annotate(
+        text,
+        point,
         xytext=(-6 if left else 6, 0),
         textcoords="offset points",
         ha="right" if left else "left",
@@ -99,36 +105,44 @@ def _name(picture: _Picture, place: tuple[float, float], words: str, color: str,
     )
 
 
-def pareto_front(state: SearchState, found: Leaderboard) -> Pixels:
-    """Every trial by its first two objectives, and the line of those that nothing beats."""
+def pareto_front(state: SearchState, board: Leaderboard) -> Pixels:
+    """Draws all trials by two objectives, and the front."""
     first, second = state.goals[0].metric, state.goals[1].metric
-    valued = [trial for trial in found.ranked if trial_scores(trial, state.goals) is not None]
+    valued = [trial for trial in board.ranked if trial_scores(trial, state.goals) is not None]
     others = "" if len(state.goals) == 2 else f" (of {len(state.goals)} objectives)"
     goals = f"{state.goals[0].mode} {first}, {state.goals[1].mode} {second}{others}"
-    picture = _Picture(f"{goals}; orange: the front, red: its knee")
-    picture.grid(second, first)
-    front = sorted((trial.values[second], trial.values[first]) for trial in found.front)
+    chart = _Chart(f"{goals}; orange: the front, red: its knee")
+    chart.grid(second, first)
+    front = sorted((trial.values[second], trial.values[first]) for trial in board.front)
     # The front of three objectives is no line in a plane of two.
     if len(front) > 1 and len(state.goals) == 2:
-        picture.axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.6, zorder=2)
+        chart.axes.plot(*zip(*front, strict=True), color=FRONT, linewidth=1.6, zorder=2)
+    # Labels point to the middle, so that they stay on the chart.
     middle = float(np.mean([trial.values[second] for trial in valued])) if valued else 0.0
     for trial in reversed(valued):
-        place = (trial.values[second], trial.values[first])
-        picture.axes.plot(*place, marker="o", markersize=7, color=color_of(trial, found), zorder=3)
+        point = (trial.values[second], trial.values[first])
+        chart.axes.plot(*point, marker="o", markersize=7, color=trial_color(trial, board), zorder=3)
         settings = ", ".join(
             f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in trial.settings.items()
         )
-        label = f"{trial.number}: {settings}" if place in front else str(trial.number)
-        _name(picture, place, label, INK, left=place[0] > middle)
-    return picture.pixels()
+        label = f"{trial.number}: {settings}" if point in front else str(trial.number)
+        _label(chart, point, label, INK, left=point[0] > middle)
+    return chart.pixels()
 
 
 @dataclass(frozen=True)
 class _Column:
-    """One upright of parallel coordinates: places of the trials on it, 0 to 1, and what stands at its ends."""
+    """One axis of parallel coordinates.
+
+    Attributes:
+        name: Setting or objective.
+        positions: Position of each trial on the axis, 0 to 1.
+        low: Label of the lower end.
+        high: Label of the upper end.
+    """
 
     name: str
-    places: dict[int, float]
+    positions: dict[int, float]
     low: str
     high: str
 
@@ -138,53 +152,65 @@ class _Column:
         if dimension.choice is None:
             values = {number: float(value) for number, value in drawn.items()}
             return _Column.of_numbers(name, values, log=dimension.log_uniform is not None)
+        # Choices are spread evenly over the axis.
         choices = list(dimension.choice)
         last = max(1, len(choices) - 1)
-        places = {number: choices.index(value) / last for number, value in drawn.items() if value in choices}
-        return _Column(name, places, format_value(choices[0]), format_value(choices[-1]))
+        positions = {number: choices.index(value) / last for number, value in drawn.items() if value in choices}
+        return _Column(name, positions, format_value(choices[0]), format_value(choices[-1]))
 
     @staticmethod
     def of_numbers(name: str, values: dict[int, float], *, log: bool = False) -> _Column:
         low, high = min(values.values(), default=0.0), max(values.values(), default=0.0)
+        # A range drawn on a logarithmic scale is shown on one, too.
         scale = math.log if log and low > 0 else float
         span = scale(high) - scale(low)
-        places = {number: (scale(value) - scale(low)) / span if span else 0.5 for number, value in values.items()}
-        return _Column(name, places, f"{low:.3g}", f"{high:.3g}")
+        positions = {number: (scale(value) - scale(low)) / span if span else 0.5 for number, value in values.items()}
+        return _Column(name, positions, f"{low:.3g}", f"{high:.3g}")
 
 
-def parallel_coordinates(state: SearchState, found: Leaderboard, dimensions: Mapping[str, Dimension]) -> Pixels:
-    """A line for each trial through its settings to its objectives; the darker, the better it ranks."""
-    valued = [trial for trial in found.ranked if trial_scores(trial, state.goals) is not None]
+def parallel_coordinates(state: SearchState, board: Leaderboard, dimensions: Mapping[str, Dimension]) -> Pixels:
+    """Draws a line for each trial through settings and objectives.
+
+    The better a trial ranks, the darker its line.
+    """
+    valued = [trial for trial in board.ranked if trial_scores(trial, state.goals) is not None]
     columns = [_Column.of_setting(name, dimension, valued) for name, dimension in dimensions.items()]
     for goal in state.goals:
         columns.append(_Column.of_numbers(goal.metric, {trial.number: trial.values[goal.metric] for trial in valued}))
     title = "settings and objectives of every trial; red: the best, the darker the better"
-    picture = _Picture(title, width=max(WIDTH, COLUMN * len(columns)))
-    axes = picture.axes
+    chart = _Chart(title, width=max(WIDTH, COLUMN * len(columns)))
+    axes = chart.axes
     axes.spines[:].set_visible(False)
     axes.set_yticks([])
-    axes.set_xticks(range(len(columns)), [f"{one.low}\n{one.name}" for one in columns], fontsize=9)
+    axes.set_xticks(range(len(columns)), [f"{column.low}\n{column.name}" for column in columns], fontsize=9)
     axes.tick_params(length=0)
+    # One vertical line for each column, its largest value on top.
     for at, column in enumerate(columns):
         axes.axvline(at, color=INK, linewidth=1)
         axes.text(at, 1.02, column.high, ha="center", va="bottom", fontsize=9, color=INK)
     axes.set_ylim(-0.02, 1.08)
+    # A trial has no position on the axis of a setting that it did not explore; its line passes by.
     for rank, trial in reversed(list(enumerate(valued))):
-        line = [(at, column.places[trial.number]) for at, column in enumerate(columns) if trial.number in column.places]
-        style = _line_of(trial, found)
+        line = [
+            (at, column.positions[trial.number])
+            for at, column in enumerate(columns)
+            if trial.number in column.positions
+        ]
+        style = _line_style(trial, board)
         if style["color"] in (OTHER, STOPPED):
             style["color"] = str(0.35 + 0.5 * rank / len(valued))
         axes.plot(*zip(*line, strict=True), **style)
-    return picture.pixels()
+    return chart.pixels()
 
 
 def importances(shares: Mapping[str, float], metric: str) -> Pixels:
-    """A bar for each setting: its share of the variance of the objective."""
-    picture = _Picture(f"what moved {metric} (fANOVA, share of its variance)", height=1.1 + BAR * len(shares))
+    """Draws each setting's share of an objective's variance."""
+    chart = _Chart(f"what moved {metric} (fANOVA, share of its variance)", height=1.1 + BAR * len(shares))
     percents = [100 * share for share in shares.values()]
-    bars = picture.axes.barh(list(shares), percents, color=OTHER, height=0.66)
-    picture.axes.bar_label(bars, fmt="%.0f %%", padding=4, fontsize=9, color=INK)
-    picture.axes.invert_yaxis()
-    picture.axes.set_xlim(0, max([*percents, 1.0]) * 1.12)
-    picture.axes.set_xlabel("% of the variance", color=INK)
-    return picture.pixels()
+    bars = chart.axes.barh(list(shares), percents, color=OTHER, height=0.66)
+    chart.axes.bar_label(bars, fmt="%.0f %%", padding=4, fontsize=9, color=INK)
+    chart.axes.invert_yaxis()
+    # Room for the labels behind the bars.
+    chart.axes.set_xlim(0, max([*percents, 1.0]) * 1.12)
+    chart.axes.set_xlabel("% of the variance", color=INK)
+    return chart.pixels()

@@ -1,6 +1,6 @@
-"""PURE: how a search went, as plain values: the trials, the best one, the Pareto front.
+"""Results of a search: leaderboard, best trial, Pareto front.
 
-Not covered: drawing it (`charts`), which setting mattered how much (`importance`).
+Pure: no I/O. Not covered: drawing (`charts`), the importance of settings (`importance`).
 """
 
 from __future__ import annotations
@@ -17,7 +17,13 @@ Scores = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Trials in the order of a leaderboard, and those that no other one beats in everything."""
+    """Trials in the order of their results.
+
+    Attributes:
+        ranked: All trials, the best first.
+        front: Pareto front: trials that no other trial dominates.
+        best: The best trial; None if no trial has finite values.
+    """
 
     ranked: tuple[TrialState, ...]
     front: tuple[TrialState, ...]
@@ -25,49 +31,66 @@ class Leaderboard:
 
 
 def leaderboard(state: SearchState) -> Leaderboard:
-    """Who is where. Trials without a finite value of every objective are last, in the order of their numbers."""
+    """Ranks all trials.
+
+    Trials without a finite value of every objective come last, in the order of their numbers.
+    """
     goals = state.goals
-    valued = [(trial, found) for trial in state.trials.values() if (found := trial_scores(trial, goals)) is not None]
-    others = [trial for trial in state.trials.values() if trial_scores(trial, goals) is None]
-    front = [trial for trial, found in valued if not any(dominates(other, found) for _, other in valued)]
+    scored = [(trial, scores) for trial in state.trials.values() if (scores := trial_scores(trial, goals)) is not None]
+    unscored = [trial for trial in state.trials.values() if trial_scores(trial, goals) is None]
+    front = [trial for trial, _ in _front(scored)]
     if len(goals) == 1:
         # Of trials that were stopped early, those that came further were better than those that did not.
-        ranked = sorted(valued, key=lambda pair: (-pair[0].step, -pair[1][0], pair[0].number))
+        ranked = sorted(scored, key=lambda pair: (-pair[0].step, -pair[1][0], pair[0].number))
         best = ranked[0][0] if ranked else None
         front = [best] if best else []
     else:
-        best = knee(valued)
+        # The front first, each part by the first objective.
+        best = knee(scored)
         inside = {trial.number for trial in front}
-        ranked = sorted(valued, key=lambda pair: (pair[0].number not in inside, -pair[1][0], pair[0].number))
-    order = [trial for trial, _ in ranked] + sorted(others, key=lambda trial: trial.number)
+        ranked = sorted(scored, key=lambda pair: (pair[0].number not in inside, -pair[1][0], pair[0].number))
+    order = [trial for trial, _ in ranked] + sorted(unscored, key=lambda trial: trial.number)
     front.sort(key=lambda trial: [-value for value in trial_scores(trial, goals) or ()])
     return Leaderboard(tuple(order), tuple(front), best)
 
 
 def trial_scores(trial: TrialState, goals: Sequence[Objective]) -> Scores | None:
-    """All objectives as numbers to maximise; None where one is missing or the trial did not hold."""
-    found = [score(trial.values, goal) for goal in goals]
-    if trial.status in ("nan", "failed") or None in found:
+    """All objectives to maximise; None if one is missing.
+
+    None also for a trial that failed or ran into NaN.
+    """
+    scores = [score(trial.values, goal) for goal in goals]
+    if trial.status in ("nan", "failed") or None in scores:
         return None
-    return tuple(value for value in found if value is not None)
+    return tuple(value for value in scores if value is not None)
 
 
-def dominates(one: Scores, other: Scores) -> bool:
-    """At least as good in everything and better in something."""
-    return one != other and all(a >= b for a, b in zip(one, other, strict=True))
+def dominates(first: Scores, second: Scores) -> bool:
+    """Compares scores: nowhere worse, and better in one objective."""
+    # Equal scores dominate neither way.
+    return first != second and all(a >= b for a, b in zip(first, second, strict=True))
 
 
-def knee(valued: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
-    """Of the front, the trial nearest to the best of everything, each objective scaled to its range on the front."""
-    front = [(trial, found) for trial, found in valued if not any(dominates(other, found) for _, other in valued)]
+def _front(scored: Sequence[tuple[TrialState, Scores]]) -> list[tuple[TrialState, Scores]]:
+    """Trials that no other one dominates."""
+    return [pair for pair in scored if not any(dominates(scores, pair[1]) for _, scores in scored)]
+
+
+def knee(scored: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
+    """Trial of the front nearest to the best everywhere.
+
+    Each objective is scaled to its range on the front.
+    """
+    front = _front(scored)
     if not front:
         return None
-    columns = list(zip(*(found for _, found in front), strict=True))
+    columns = list(zip(*(scores for _, scores in front), strict=True))
 
-    def distance(found: Scores) -> float:
+    def distance(scores: Scores) -> float:
+        # Distance to the best of each objective, 0 to 1.
         parts = [
             (max(column) - value) / (max(column) - min(column)) if max(column) > min(column) else 0.0
-            for value, column in zip(found, columns, strict=True)
+            for value, column in zip(scores, columns, strict=True)
         ]
         return sum(part * part for part in parts)
 
@@ -75,7 +98,7 @@ def knee(valued: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
 
 
 def trial_row(trial: TrialState) -> dict[str, Any]:
-    """One trial for a report."""
+    """One trial for JSON output."""
     return {
         "number": trial.number,
         "settings": trial.settings,
@@ -91,29 +114,32 @@ def trial_row(trial: TrialState) -> dict[str, Any]:
 
 
 def leaderboard_table(state: SearchState, *, limit: int | None = None) -> str:
-    """The leaderboard as text, the best first."""
-    goals, found = state.goals, leaderboard(state)
+    """Leaderboard as text, the best trial first."""
+    goals, board = state.goals, leaderboard(state)
+    # Columns of all settings that any trial has, in the order of appearance.
     names = list(dict.fromkeys(name for trial in state.trials.values() for name in trial.settings))
     head = [f"{'trial':<6}", f"{'status':<9}", f"{'step':>7}", *(f"{goal.metric:>16}" for goal in goals)]
     lines = ["  ".join([*head, *(f"{name:>18}" for name in names), "run"])]
-    front = {trial.number for trial in found.front} if len(goals) > 1 else set()
-    for trial in found.ranked[:limit]:
+    # With one objective the front is the best trial, which stands first anyway.
+    front = {trial.number for trial in board.front} if len(goals) > 1 else set()
+    for trial in board.ranked[:limit]:
         values = [f"{format_value(trial.values.get(goal.metric)):>16}" for goal in goals]
         cells = [f"{format_value(trial.settings.get(name)):>18}" for name in names]
         mark = "*" if trial.number in front else ""
         first = [f"{trial.number}{mark:<1}".ljust(6), f"{trial.status:<9}", f"{trial.step:>7}"]
         lines.append("  ".join([*first, *values, *cells, trial.run_id]))
-    if limit is not None and len(found.ranked) > limit:
-        lines.append(f"… {len(found.ranked) - limit} more")
+    if limit is not None and len(board.ranked) > limit:
+        lines.append(f"… {len(board.ranked) - limit} more")
     if front:
         lines.append("* on the Pareto front: no other trial is better in everything")
     return "\n".join(lines)
 
 
 def format_value(value: Any) -> str:
-    """A value in a few characters; nothing as a dash."""
+    """Formats a value in few characters; None as a dash."""
     if value is None:
         return "-"
     if isinstance(value, float):
+        # Four digits behind the point, or four significant digits.
         return f"{value:.4f}" if 1 <= abs(value) < 1000 else f"{value:.4g}"
     return str(value)

@@ -1,1 +1,1 @@
-"""A search at work: driver, journal, trials on Ray Tune."""
+"""Driver, journal and trials of a running search."""

@@ -1,7 +1,8 @@
-"""Carries a search on: writes down what it is told, asks `engine` what follows, hands out what is to be trained.
+"""Runs a search and keeps its journal.
 
-Whoever runs trials (`tuning`, on Ray Tune; a simulation in tests and in `isnet bench search`) asks `next` for an item,
-and tells what becomes of it. Decisions are in the journal before anybody acts on them. Not covered: trials themselves.
+Its caller runs the trials: `ray_tune` on Ray Tune, a simulation in tests and in `isnet bench search`. The caller asks
+`next_item` for work and reports what happens to it. `policy/scheduler.py` decides. A decision is in the journal before
+it has any effect. Not covered: trials themselves.
 """
 
 from __future__ import annotations
@@ -17,142 +18,183 @@ from trainplane.search.policy.scheduler import SearchPlan, advance, mark_nan
 from trainplane.search.policy.state import FORMAT_VERSION, SearchState, Values, WorkItem, encode_values, fold
 from trainplane.search.run.journal import Journal, JournalRecord, MemoryJournal
 
+# Seconds between two bills.
 TICK_S = 5.0
 
 
 @dataclass
 class Driver:
-    """The search in this process.
+    """Search in this process.
 
-    watch -- called after every change
-    pin   -- called with every take-over before its donor may go on, again where a kill came between
+    Attributes:
+        plan: Constant input of the scheduler.
+        state: Current state.
+        journal: Records behind the state.
+        on_change: Called after every change.
+        pin_donor: Called with every exploit before its donor may continue. Called again after a kill in between.
+        clock: Time in seconds.
+        running: Start time of each running item.
     """
 
     plan: SearchPlan
     state: SearchState
     journal: Journal
     on_change: Callable[[SearchState], None] = lambda state: None
-    pin_donor: Callable[[JournalRecord], None] = lambda takeover: None
+    pin_donor: Callable[[JournalRecord], None] = lambda exploit: None
     clock: Callable[[], float] = time.monotonic
     running: dict[int, float] = field(default_factory=dict)
-    _ticked: float | None = None
-    _is_pinned: bool = False
+    _last_tick: float | None = None
+    _has_pinned: bool = False
 
     @staticmethod
     def resume(
         plan: SearchPlan, journal: Journal, *, key: str, width: int, prior_results: list[JournalRecord] | None = None
     ) -> Driver:
-        """From the journal's records; a new search begins with `width` slots, which it keeps for ever."""
+        """Resumes a search from its journal, or starts it.
+
+        Args:
+            plan: Constant input of the scheduler.
+            journal: Its journal.
+            key: Identity of the search, see `space.search_key`.
+            width: Slots of a new search. A resumed search keeps its own number.
+            prior_results: Trials of an earlier search, for a new one. They are copied into the journal, because the
+                earlier search may be deleted.
+
+        Raises:
+            UserError: The journal belongs to another search.
+        """
         state = fold(journal.records, plan.settings.goals)
         driver = Driver(plan, state, journal)
-        first: list[JournalRecord] = []
+        records: list[JournalRecord] = []
         if not journal.records:
-            first.append({"k": "begin", "version": FORMAT_VERSION, "key": key, "width": width})
+            records.append({"k": "begin", "version": FORMAT_VERSION, "key": key, "width": width})
             if prior_results:
-                first.append({"k": "prior", "trials": prior_results})
+                records.append({"k": "prior", "trials": prior_results})
         elif state.key != key:
             raise UserError(
                 f"the journal belongs to another search (key {state.key[:12]}, need {key[:12]}); "
                 "give this one another name"
             )
-        if first or not has_same_limits(plan, state):
+        # Other limits than before resume a search that had ended.
+        if records or not has_same_limits(plan, state):
             budget = plan.settings.budget.model_dump(mode="json", exclude_none=True)
-            first.append({"k": "limits", "trials": trial_limit(plan), "budget": budget})
-        first.append({"k": "driver", "pid": os.getpid(), "host": socket.gethostname()})
-        driver._write(first, durable=True)
+            records.append({"k": "limits", "trials": trial_limit(plan), "budget": budget})
+        records.append({"k": "driver", "pid": os.getpid(), "host": socket.gethostname()})
+        driver._write(records, durable=True)
         return driver
 
     @staticmethod
     def read_only(plan: SearchPlan, state: SearchState) -> Driver:
-        """To look at only: what it is told goes nowhere."""
+        """Driver of a state to look at; it writes nothing."""
         return Driver(plan, state, MemoryJournal([]))
 
     @property
     def is_over(self) -> bool:
+        """Nothing is left to train."""
         return self.state.end_reason is not None
 
     def next_item(self) -> WorkItem | None:
-        """The next item to train, from now on running; None while there is nothing to do."""
-        decided = advance(self.plan, self.state)
-        if decided:
-            self.journal.append(decided, durable=True)
+        """Starts the next item; None while there is no work."""
+        decisions = advance(self.plan, self.state)
+        if decisions:
+            # `advance` has applied them; they must be durable before they take effect.
+            self.journal.append(decisions, durable=True)
             self.on_change(self.state)
-        if not self._is_pinned or any(record["k"] == "exploit" for record in decided):
-            for takeover in self.state.pending_exploits():
-                self.pin_donor(takeover)
-            self._is_pinned = True
+        # Pin donors at every exploit, and once after a start: a kill may have come between exploit and pin.
+        if not self._has_pinned or any(record["k"] == "exploit" for record in decisions):
+            for exploit in self.state.pending_exploits():
+                self.pin_donor(exploit)
+            self._has_pinned = True
         waiting = next((item for item in self.state.unfinished_items if item.number not in self.running), None)
         if waiting is not None:
             self._write([{"k": "start", "item": waiting.number}])
+            # Bill the time so far without the new item.
             self.tick()
             self.running[waiting.number] = self.clock()
         return waiting
 
     def on_started(self, item: int, *, step: int, run_id: str) -> None:
-        """Its process trains from this step."""
+        """Handles a process that trains from `step` on."""
         if self._is_open(item):
             self._write([{"k": "began", "item": item, "step": step, "run_id": run_id}])
 
     def on_report(self, item: int, *, step: int, values: Mapping[str, float]) -> bool:
-        """A validation (or, without values, a sign of life); False where the trial shall stop."""
+        """Handles a validation, or progress without values.
+
+        Returns:
+            False if the trial shall stop.
+        """
         if not self._is_open(item):
             return False
         record = {"k": "seen", "item": item, "step": step, "values": encode_values(values)}
         self._write([record])
         if self.state.items[item].is_finite:
             return True
-        # Its process may still have to close its run: it is no longer waited for, and no longer billed.
-        self._stopped(item)
+        # NaN ends the trial now. Its process may take a while to close its run; it is neither awaited nor billed.
+        self._remove_running(item)
         self._write([mark_nan(self.state.items[item], self.state)], durable=True)
         return False
 
-    def on_done(self, item: int, *, status: str, step: int, values: Values, **about: object) -> None:
-        """It ended: finished at its last step, or `nan`, or `failed` for good."""
-        self._stopped(item)
+    def on_done(self, item: int, *, status: str, step: int, values: Values, **details: object) -> None:
+        """Handles a result.
+
+        Args:
+            item: Number of the item.
+            status: `finished` at its last step, or `nan`, or `failed` for good.
+            step: Last step.
+            values: Metrics at that step.
+            details: Further fields of the record, such as `run_id`, `checkpoint`, `error`, `seconds`.
+        """
+        self._remove_running(item)
         if self._is_open(item):
-            facts = {"run_id": "", "checkpoint": "", **about}
-            record = {
-                "k": "done",
-                "item": item,
-                "status": status,
-                "step": step,
-                "values": encode_values(values),
-                **facts,
-            }
-            self._write([record], durable=True)
+            record = {"k": "done", "item": item, "status": status, "step": step, "values": encode_values(values)}
+            self._write([{**record, "run_id": "", "checkpoint": "", **details}], durable=True)
 
     def on_failed(self, item: int, *, cause: str, error: str) -> None:
-        """It failed; started again where the cause and the number of failures allow it, else failed for good."""
-        self._stopped(item)
+        """Handles a failure: retries the item or fails the trial.
+
+        Args:
+            item: Number of the item.
+            cause: Name of a `failure_policy.Cause`, or `GONE`.
+            error: Message of the failure.
+        """
+        self._remove_running(item)
         if not self._is_open(item):
             return
-        open_item = self.state.items[item]
-        retry = should_retry(cause, failures=open_item.failures + 1, retries=self.plan.settings.retries)
+        work = self.state.items[item]
+        retry = should_retry(cause, failures=work.failures + 1, retries=self.plan.settings.retries)
         self._write([{"k": "failed", "item": item, "cause": cause, "error": error[:500], "again": retry}], durable=True)
         if not retry:
-            trial = self.state.trials[open_item.trial]
+            trial = self.state.trials[work.trial]
+            # The guard ends a training of NaN as diverged.
             status = "nan" if cause == "DIVERGED" else "failed"
             self.on_done(
                 item, status=status, step=trial.highest_step, values={}, error=error[:500], run_id=trial.run_id
             )
 
     def tick(self) -> None:
-        """Bill the time since the last tick: of the driver while trials run, and of each that does."""
+        """Bills the time since the last tick.
+
+        The driver and each running trial are billed. Time without a running trial is not billed.
+        """
         now = self.clock()
-        if self._ticked is not None and self.running and now > self._ticked:
+        # The first tick only starts the time span.
+        if self._last_tick is not None and self.running and now > self._last_tick:
             trials: dict[str, float] = {}
             for item, since in self.running.items():
-                name = str(self.state.items[item].trial)
-                trials[name] = round(trials.get(name, 0.0) + now - max(since, self._ticked), 3)
-            self._write([{"k": "tick", "wall": round(now - self._ticked, 3), "trials": trials}])
-        self._ticked = now
+                # JSON keys are text.
+                trial = str(self.state.items[item].trial)
+                trials[trial] = round(trials.get(trial, 0.0) + now - max(since, self._last_tick), 3)
+            self._write([{"k": "tick", "wall": round(now - self._last_tick, 3), "trials": trials}])
+        self._last_tick = now
 
     def tick_if_due(self) -> None:
-        """As `tick`, every few seconds."""
-        if self._ticked is None or self.clock() - self._ticked >= TICK_S:
+        """Calls `tick` every few seconds."""
+        if self._last_tick is None or self.clock() - self._last_tick >= TICK_S:
             self.tick()
 
-    def _stopped(self, item: int) -> None:
+    def _remove_running(self, item: int) -> None:
+        """Bills an item for the last time."""
         self.tick()
         self.running.pop(item, None)
 
@@ -167,25 +209,33 @@ class Driver:
 
 
 def has_same_limits(plan: SearchPlan, state: SearchState) -> bool:
-    """Whether the search has the limits now that its journal knows."""
+    """Compares the limits of plan and journal."""
     return (state.trial_limit, state.budget) == (trial_limit(plan), plan.settings.budget)
 
 
 def trial_limit(plan: SearchPlan) -> int:
-    """How many trials there will be at most."""
+    """Largest number of trials of a search."""
     settings = plan.settings
     if settings.algorithm == "grid":
         return len(plan.space.grid())
+    # A population is its trials; random and TPE take `trials`.
     return settings.pbt.population if settings.algorithm == "pbt" else settings.trials
 
 
-# Names of `trainplane.train.launch.failure_policy.Cause`, and that the trial's own process went away without a word.
+# Cause of a trial whose process ended without a result. Others are names of `failure_policy.Cause`.
 GONE = "GONE"
-
-
-_OF_THE_MACHINE = (GONE, "LOST", "NOTICE", "CREDENTIALS", "OURS")
+# Failures of a process or machine may not happen again; those of settings, code or data would.
+_TRANSIENT_CAUSES = (GONE, "LOST", "NOTICE", "CREDENTIALS", "OURS")
 
 
 def should_retry(cause: str, *, failures: int, retries: int) -> bool:
-    """Whether to start the trial again after so many failures, this one included."""
-    return cause in _OF_THE_MACHINE and failures <= retries
+    """Decides whether a failed item is started again.
+
+    The run itself handles its own failures first, such as a lost worker (`trainplane.train.launch.failure_policy`).
+
+    Args:
+        cause: Cause of this failure.
+        failures: Failures of the item so far, this one included.
+        retries: Setting `search.retries`.
+    """
+    return cause in _TRANSIENT_CAUSES and failures <= retries

@@ -1,14 +1,14 @@
-"""The journal of a search: what it was told and what it decided, in order, never changed.
+"""Append-only journal of a search: its facts and decisions.
 
     with open_journal(store, "searches/demo-0123456789ab") as journal:
-        state = fold(journal.records)                # all that there was
-        journal.append([{"k": "tick", …}])           # on the way to the disk
-        journal.append([{"k": "go", …}], durable=True)   # on it, or in the object store, when this returns
+        state = fold(journal.records, goals)             # all records so far
+        journal.append([{"k": "tick", …}])               # on the way to the disk
+        journal.append([{"k": "go", …}], durable=True)   # on the disk or in the object store when this returns
 
-A line is a checksum, a space and one JSON object that has its number in the journal as `n`. In a folder the journal is
-one file that is only appended to; in an object store every durable append is an object of its own, made unless it
-exists, so that of two processes that carry on one search the second one is stopped. A kill in the middle of an append
-leaves a torn last line, which is cut off; damage before it is told and never passed over. What records mean: `state`.
+A line is a checksum, a space and one JSON object with its number in the journal as `n`. In a folder the journal is one
+file that only grows. In an object store every durable append is a new object with the next number. Of two processes
+that run one search, only the first can create it, and the second one stops. A kill in the middle of an append leaves a
+torn last line, which is cut off. Damage before that is an error. The meaning of records: `policy/state.py`.
 """
 
 from __future__ import annotations
@@ -29,26 +29,37 @@ from trainplane.locks import try_lock
 from trainplane.storage import Store
 from trainplane.storage.folder import FolderStore
 
+# A record of kind `k`; `n` and `t` are its number and time.
 JournalRecord = dict[str, Any]
 FILE = "journal.jsonl"
 SEGMENTS = "journal/"
-# Records that nothing depends on may be so old before an object store has them.
-HELD_BACK_S = 10.0
+# Oldest age of records that no decision depends on, before they are written to an object store.
+MAX_BUFFERED_S = 10.0
 
 
 class Journal(ABC):
-    """Records in order. `records`: those that were there when it was opened."""
+    """Records in order.
+
+    Attributes:
+        records: Records at the time of opening.
+    """
 
     def __init__(self, records: list[JournalRecord]) -> None:
         self.records = records
-        self._next = len(records)
+        self._next_number = len(records)
 
     def append(self, records: Sequence[Mapping[str, Any]], *, durable: bool = False) -> None:
-        """Write them behind the others; `durable`: and wait until they, and all before them, outlive this machine."""
+        """Appends records.
+
+        Args:
+            records: Records without number and time.
+            durable: Returns only when these and all earlier records survive a loss of this machine's power.
+        """
+        # Number and time of writing are added to each record.
         lines = []
         for record in records:
-            lines.append(encode_line({**record, "n": self._next, "t": round(time.time(), 3)}))
-            self._next += 1
+            lines.append(encode_line({**record, "n": self._next_number, "t": round(time.time(), 3)}))
+            self._next_number += 1
         self._write(b"".join(lines), durable)
 
     @abstractmethod
@@ -56,12 +67,17 @@ class Journal(ABC):
 
     @abstractmethod
     def close(self) -> None:
-        """Write what was held back."""
+        """Writes buffered records and closes the journal."""
 
 
 @contextmanager
 def open_journal(store: Store, folder: str) -> Iterator[Journal]:
-    """The journal in `folder` of `store`, for this process alone. Raises `RunFailed` where it is damaged."""
+    """Opens a journal for this process alone.
+
+    Raises:
+        RunFailed: The journal is damaged.
+        UserError: Another process runs this search.
+    """
     journal: Journal
     if isinstance(store, FolderStore):
         journal = _FileJournal(Path(store.address) / folder / FILE)
@@ -74,47 +90,71 @@ def open_journal(store: Store, folder: str) -> Iterator[Journal]:
 
 
 def read_journal(store: Store, folder: str) -> list[JournalRecord]:
-    """The records, while another process may be writing; none where there is no journal."""
+    """Reads all records, also while another process writes.
+
+    Returns an empty list without a journal.
+    """
     if isinstance(store, FolderStore):
         path = Path(store.address) / folder / FILE
         return parse_lines(path.read_bytes(), str(path))[0] if path.exists() else []
-    place = store.child(folder)
-    data = [place.read(entry.key) for entry in place.list(SEGMENTS)]
-    return parse_lines(b"".join(data), f"{place.address}/{SEGMENTS}")[0]
+    # Listing is in the order of names, hence of numbers.
+    return _read_segments(store.child(folder))[0]
+
+
+def _read_segments(store: Store) -> tuple[list[JournalRecord], int]:
+    """Records in an object store and the number of objects."""
+    keys = [entry.key for entry in store.list(SEGMENTS)]
+    data = b"".join(store.read(key) for key in keys)
+    return parse_lines(data, f"{store.address}/{SEGMENTS}")[0], len(keys)
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:
-    """One line, checksum first. Numbers that are not finite have no place in JSON: say them otherwise."""
+    """Encodes one line, checksum first.
+
+    Values that are not finite are no JSON; encode them before (`state.encode_values`).
+    """
     body = canonical_json(record)
     return b"%08x %s\n" % (zlib.crc32(body), body)
 
 
 def parse_lines(data: bytes, where: str, first: int = 0) -> tuple[list[JournalRecord], int]:
-    """(records, bytes that they take): all good lines; what a torn write left at the end is no part of them.
+    """Parses lines up to a torn end.
 
-    Raises `RunFailed` where a good line follows a bad one: that is no torn end, and decisions are missing.
+    Args:
+        data: The lines.
+        where: Address for error messages.
+        first: Number of the first record.
+
+    Returns:
+        The records, and the number of bytes that they take.
+
+    Raises:
+        RunFailed: A good line follows a bad one. That is no torn end; decisions are missing.
     """
     records: list[JournalRecord] = []
-    taken = 0
+    size = 0
     lines = data.split(b"\n")
+    # The part behind the last newline is empty or torn.
     for index, line in enumerate(lines[:-1]):
-        record = _record_of(line, first + len(records))
+        record = _parse_line(line, first + len(records))
         if record is None:
-            if any(_record_of(later, None) is not None for later in lines[index + 1 :]):
+            # A torn end has nothing good behind it.
+            if any(_parse_line(later, None) is not None for later in lines[index + 1 :]):
                 raise RunFailed(
                     f"journal {where} is damaged at record {len(records)}, and others follow it; restore the file from "
-                    "a backup, or move its folder away and start the search anew"
+                    "a backup, or move its folder away and start the search again"
                 )
             break
         records.append(record)
-        taken += len(line) + 1
-    return records, taken
+        size += len(line) + 1
+    return records, size
 
 
-def _record_of(line: bytes, number: int | None) -> JournalRecord | None:
-    """The record in a line, if it is one; `number`: which one it must be."""
+def _parse_line(line: bytes, number: int | None) -> JournalRecord | None:
+    """Record of a line, if checksum and number are right."""
     checksum, _, body = line.partition(b" ")
     try:
+        # A torn or damaged line has another checksum.
         if len(checksum) != 8 or int(checksum, 16) != zlib.crc32(body):
             return None
         record = json.loads(body)
@@ -124,16 +164,20 @@ def _record_of(line: bytes, number: int | None) -> JournalRecord | None:
 
 
 class MemoryJournal(Journal):
-    """A journal in memory: for simulations, and for whoever only looks."""
+    """Journal in memory, for simulations and read-only drivers."""
 
     def _write(self, data: bytes, durable: bool) -> None:
         self.records += parse_lines(data, "memory", len(self.records))[0]
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Does nothing."""
 
 
 class _FileJournal(Journal):
-    """One file, locked for this process; durable means fsync."""
+    """Journal in one file, locked for this process.
+
+    A durable append ends with an fsync.
+    """
 
     def __init__(self, path: Path) -> None:
         FolderStore(path.parent).ensure_folder()
@@ -141,13 +185,15 @@ class _FileJournal(Journal):
         self._handle = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
         try:
             if not try_lock(self._handle):
-                raise UserError(f"another process carries on the search of {path}; wait for it, or end it")
-            records, taken = parse_lines(path.read_bytes(), str(path))
+                raise UserError(f"another process runs the search of {path}; wait for it, or end it")
+            records, size = parse_lines(path.read_bytes(), str(path))
         except BaseException:
             os.close(self._handle)
             raise
-        os.ftruncate(self._handle, taken)
+        # Cut off a torn end, so that the next append starts a line.
+        os.ftruncate(self._handle, size)
         if is_new:
+            # A new file survives a power loss only if its folder is synced, too.
             folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY)
             os.fsync(folder)
             os.close(folder)
@@ -156,9 +202,9 @@ class _FileJournal(Journal):
 
     def _write(self, data: bytes, durable: bool) -> None:
         try:
-            rest = data
-            while rest:
-                rest = rest[os.write(self._handle, rest) :]
+            # The kernel may write less than asked.
+            while data:
+                data = data[os.write(self._handle, data) :]
             if durable:
                 os.fsync(self._handle)
         except OSError as error:
@@ -171,28 +217,30 @@ class _FileJournal(Journal):
 
 
 class _SegmentJournal(Journal):
-    """Objects with increasing numbers, each written by whoever finds its name free."""
+    """Journal of numbered objects in an object store.
+
+    Of two processes, the first to create an object wins.
+    """
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        keys = [entry.key for entry in store.list(SEGMENTS)]
-        records, _ = parse_lines(b"".join(store.read(key) for key in keys), f"{store.address}/{SEGMENTS}")
-        self._segment = len(keys)
-        self._held_back = b""
-        self._since = time.monotonic()
+        records, self._segment = _read_segments(store)
+        self._buffer = b""
+        self._written_at = time.monotonic()
         super().__init__(records)
 
     def _write(self, data: bytes, durable: bool) -> None:
-        self._held_back += data
-        if self._held_back and (durable or time.monotonic() - self._since > HELD_BACK_S):
-            if not self._store.create(f"{SEGMENTS}{self._segment:08d}.jsonl", self._held_back):
+        self._buffer += data
+        if self._buffer and (durable or time.monotonic() - self._written_at > MAX_BUFFERED_S):
+            # Fails if the object exists: then another process has written the next segment.
+            if not self._store.create(f"{SEGMENTS}{self._segment:08d}.jsonl", self._buffer):
                 raise RunFailed(
-                    f"another process carries on the search of {self._store.address}; this one has stopped. "
+                    f"another process runs the search of {self._store.address}; this one has stopped. "
                     "Nothing is lost: wait for the other"
                 )
             self._segment += 1
-            self._held_back, self._since = b"", time.monotonic()
+            self._buffer, self._written_at = b"", time.monotonic()
 
     def close(self) -> None:
-        if self._held_back:
+        if self._buffer:
             self._write(b"", True)

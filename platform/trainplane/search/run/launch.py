@@ -1,6 +1,7 @@
-"""Runs a search in a context: admission, journal, and trials under one parent run.
+"""Runs a search in a context.
 
-A search that was killed resumes from its journal, and its trials resume from their own checkpoints.
+Admits trials, opens the journal, and records all trials under one parent run. A search that was killed resumes from
+its journal, and its trials resume from their own checkpoints.
 """
 
 from __future__ import annotations
@@ -22,13 +23,14 @@ from trainplane.search.run.driver import Driver, has_same_limits, trial_limit
 from trainplane.search.run.journal import Journal, JournalRecord, open_journal, read_journal
 from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.run.trial import Assignment, train_item
-from trainplane.search.run.weights_transfer import release_donor
+from trainplane.search.run.weights_transfer import pin_owner, release_donor
 from trainplane.search.space import Settings, Space
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint.pins import pin
 from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import RunConfig
 
+# Folder of all searches in the checkpoint store.
 FOLDER = "searches"
 DESCRIPTION_FILE = "search.json"
 Configure = Callable[[int, Settings, int], RunConfig]
@@ -68,7 +70,8 @@ class Search:
 
 
 def trial_resources(train: TrainConfig, *, gpus: float) -> TrialResources:
-    """Resources of one trial on a cluster with so many GPUs."""
+    """Resources of one trial on a cluster with `gpus` GPUs."""
+    # `auto` uses a GPU where the cluster has one.
     wants_gpu = train.use_gpu is True or (train.use_gpu == "auto" and gpus > 0)
     return TrialResources(
         train.max_workers, train.cpus_per_worker, 1.0 if wants_gpu else 0.0, min_workers=train.min_workers
@@ -77,6 +80,7 @@ def trial_resources(train: TrainConfig, *, gpus: float) -> TrialResources:
 
 def cost_rates(resources: TrialResources, train: TrainConfig) -> CostRates:
     """Costs of a running trial."""
+    # The price is that of one worker.
     price = None if train.price_per_hour is None else train.price_per_hour * resources.workers
     return CostRates(resources.cpus, resources.gpus, price)
 
@@ -105,7 +109,9 @@ def run_search(
     on_change: Callable[[Driver], None],
     prior_results: list[JournalRecord],
 ) -> Driver:
-    """Runs a search to its end, as many trials at once as fit.
+    """Runs a search to its end.
+
+    As many trials run at once as fit.
 
     Args:
         search: The search.
@@ -149,7 +155,7 @@ def run_search(
 
 
 def _finished_search(search: Search, journal: Journal) -> Driver | None:
-    """Driver of a search that had ended under the same limits.
+    """Driver of a search that is complete under its limits.
 
     Such a search needs no cluster.
     """
@@ -157,12 +163,13 @@ def _finished_search(search: Search, journal: Journal) -> Driver | None:
         return None
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     state = fold(journal.records, search.settings.goals)
+    # A search with other limits has work again.
     is_finished = state.end_reason is not None and state.key == search.key and has_same_limits(plan, state)
     return Driver.read_only(plan, state) if is_finished else None
 
 
 def assignment_builder(search: Search, state: SearchState) -> Callable[[WorkItem], dict[str, Any]]:
-    """Returns a function that turns an item into an `Assignment`, as a dict."""
+    """Returns a function from items to assignments, as dicts."""
 
     def assign(item: WorkItem) -> dict[str, Any]:
         trial = state.trials[item.trial]
@@ -188,6 +195,7 @@ def assignment_builder(search: Search, state: SearchState) -> Callable[[WorkItem
 
 def _trial_function(context: Context, parent_run_id: str) -> Any:
     """Returns the function that Tune's processes run."""
+    # Tune pickles this function, so it holds plain values.
     values = asdict(context)
 
     def train(assignment: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
@@ -197,25 +205,23 @@ def _trial_function(context: Context, parent_run_id: str) -> Any:
 
 
 def pin_donor(exploit: JournalRecord, parent_run_id: str) -> None:
-    """Protects the checkpoint of a donor until its taker has trained."""
+    """Pins a donor's checkpoint until its taker has trained."""
     folder, _, name = exploit["checkpoint"].rpartition("/")
     pin(open_store(folder), name, by=pin_owner(parent_run_id, exploit["trial"]))
 
 
-def pin_owner(parent_run_id: str, trial: int) -> str:
-    """Name of the owner of a pin."""
-    return f"search {parent_run_id} trial {trial}"
-
-
 def release_donors(state: SearchState, parent_run_id: str) -> None:
-    """Removes all pins of donors at the end of a search."""
+    """Removes all donor pins of a finished search."""
     for trial in state.trials.values():
         for exploit in trial.lineage:
             release_donor(exploit["checkpoint"], by=pin_owner(parent_run_id, trial.number))
 
 
 def read_state(search: Search, context: Context) -> SearchState | None:
-    """State by the journal, also of a running search; None without a journal."""
+    """State by the journal; None without a journal.
+
+    The search may be running.
+    """
     records = read_journal(open_store(context.checkpoints), search.folder)
     return fold(records, search.settings.goals) if records else None
 

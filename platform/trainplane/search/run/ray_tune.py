@@ -1,8 +1,9 @@
-"""A search on Ray Tune: Tune runs processes where there is room, `driver` says what they train.
+"""Runs a search on Ray Tune.
 
-An item of the search is a trial of Tune's, in a process that the next one may reuse. Tune's searcher asks the driver
-for items, its scheduler and callbacks tell the driver what comes of them; Tune itself remembers nothing that counts,
-its own snapshots go with the command, and after a kill a fresh Tune run goes on from the journal.
+Tune runs the processes, `driver` assigns their work. An item of the search is a trial of Tune's, in a process that
+the next item may reuse. Tune's searcher asks the driver for items; its scheduler and a callback report what happens
+to them. Tune itself stores nothing that counts: its snapshots are deleted with the command, and after a kill a new
+Tune run resumes from the journal.
 """
 
 from __future__ import annotations
@@ -16,37 +17,46 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy.state import WorkItem, decode_values
 from trainplane.search.run.driver import GONE, Driver
 
-Body = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
-"""Runs in a process of Tune's: given what `describe` said of an item, and whom to tell messages (see `TuneBridge`)."""
+TrialFunction = Callable[[dict[str, Any], Callable[[dict[str, Any]], None]], None]
+"""Runs in a process of Tune's, with an item as a dict and a function that emits messages (`TuneBridge.handle`)."""
 
 
 def run_on_tune(
     driver: Driver,
-    body: Body,
-    describe: Callable[[WorkItem], dict[str, Any]],
+    train: TrialFunction,
+    assign: Callable[[WorkItem], dict[str, Any]],
     *,
     resources: dict[str, float],
     scratch: str,
     stops_itself: bool = True,
 ) -> None:
-    """Carry the search on until it is over. Raises what stopped it before.
+    """Runs a search until it is over.
 
-    stops_itself -- `body` ends by itself after a value that is not finite; else Tune ends its process
+    Args:
+        driver: The search.
+        train: Trains an item.
+        assign: Turns an item into the dict that `train` gets.
+        resources: Resources of a trial's own process, for Tune.
+        scratch: Folder for Tune's snapshots.
+        stops_itself: `train` ends by itself after a value that is not finite; else Tune ends its process.
+
+    Raises:
+        RunFailed: Tune ended before the search.
     """
     from ray import tune
 
     def trainable(config: dict[str, Any]) -> None:
-        # Of several messages the last one ends the trial for Tune; each is answered before the next one goes out.
-        # As text: Tune would take a nested message apart.
-        body(config["item"], lambda message: tune.report({"message": json.dumps(message)}))
+        # Each report waits until Tune has handled it. As text, because Tune would flatten a nested message.
+        train(config["item"], lambda message: tune.report({"message": json.dumps(message)}))
 
-    bridge = TuneBridge(driver, describe)
+    bridge = TuneBridge(driver, assign)
     keep_aws_keys_local()
     tuner = tune.Tuner(
         tune.with_resources(trainable, resources),
         tune_config=tune.TuneConfig(
             search_alg=_searcher(bridge),
             scheduler=_scheduler(bridge, stops_itself=stops_itself),
+            # The searcher decides how many trials there are.
             num_samples=-1,
             reuse_actors=True,
             trial_dirname_creator=lambda trial: f"item-{trial.trial_id}",
@@ -58,78 +68,100 @@ def run_on_tune(
         tuner.fit()
     except Exception as error:
         if bridge.fault is None:
-            raise RunFailed(f"Ray Tune ended: {error}; run the same command again to go on") from error
+            raise RunFailed(f"Ray Tune ended: {error}; run the same command again to resume") from error
     if bridge.fault is not None:
         raise bridge.fault
+    # Tune may end by itself, for example after a signal.
     if not driver.is_over:
-        raise RunFailed("Ray Tune ended before the search did; run the same command again to go on")
+        raise RunFailed("Ray Tune ended before the search did; run the same command again to resume")
 
 
 class TuneBridge:
-    """Between Tune's names of trials and the driver's items. The first fault of ours ends the search."""
+    """Maps Tune's trials to the driver's items.
 
-    def __init__(self, driver: Driver, describe: Callable[[WorkItem], dict[str, Any]]) -> None:
+    Attributes:
+        driver: The search.
+        fault: First error of our own code; it ends the search.
+    """
+
+    def __init__(self, driver: Driver, assign: Callable[[WorkItem], dict[str, Any]]) -> None:
         self.driver = driver
         self.fault: BaseException | None = None
-        self._describe = describe
+        self._assign = assign
         self._items: dict[str, int] = {}
-        self._told_end: set[str] = set()
+        self._reported_end: set[str] = set()
 
     def next_config(self, name: str) -> dict[str, Any] | None:
-        """What trial `name` shall run; None while there is nothing."""
+        """Configuration of trial `name`; None while there is no work."""
         item = self.driver.next_item()
         if item is None:
             return None
         self._items[name] = item.number
-        return self._describe(item)
+        return self._assign(item)
 
     def handle(self, name: str, message: dict[str, Any]) -> bool:
-        """Take a message in; False where the trial shall stop."""
+        """Handles a message of a trial.
+
+        Returns:
+            False if the trial shall stop.
+        """
         item, kind = self._items[name], message["k"]
         if kind in ("done", "failed"):
-            self._told_end.add(name)
-        about = {key: value for key, value in message.items() if key != "k"}
+            self._reported_end.add(name)
+        details = {key: value for key, value in message.items() if key != "k"}
         if kind == "began":
-            self.driver.on_started(item, **about)
+            self.driver.on_started(item, **details)
         elif kind == "seen":
-            return self.driver.on_report(item, **about)
+            return self.driver.on_report(item, **details)
         elif kind == "done":
-            self.driver.on_done(item, **{**about, "values": decode_values(about["values"])})
+            self.driver.on_done(item, **{**details, "values": decode_values(details["values"])})
         elif kind == "missing":
-            raise UserError(about["sentence"])
+            # The objective is wrong for every trial, so the whole search stops.
+            raise UserError(details["message"])
         else:
-            self.driver.on_failed(item, **about)
+            self.driver.on_failed(item, **details)
         return True
 
     def has_reported_end(self, name: str) -> bool:
-        """Whether the trial has told its end."""
-        return name in self._told_end
+        """The trial has emitted its last message."""
+        return name in self._reported_end
 
     def on_complete(self, name: str, *, error: bool) -> None:
-        """Tune is through with it. One that had not told how it ended was lost."""
+        """Handles the end of a trial in Tune.
+
+        A trial that did not report its end has failed.
+        """
         item = self._items.pop(name, None)
         if item is not None and item in self.driver.running:
-            said = "its process was lost" if error else "its process ended without a word"
-            self.driver.on_failed(item, cause=GONE, error=said)
+            reason = "its process was lost" if error else "its process ended without a result"
+            self.driver.on_failed(item, cause=GONE, error=reason)
 
-    def guard(self, act: Callable[[], Any], otherwise: Any) -> Any:
-        """Do it; a fault of ours is kept, and the search ends instead of going on without a record."""
+    def guard(self, action: Callable[[], Any], default: Any) -> Any:
+        """Runs an action; an error ends the search.
+
+        Without it the search would continue without its records.
+
+        Args:
+            action: Call of the driver.
+            default: Result after an error.
+        """
         if self.fault is not None:
-            return otherwise
+            return default
         try:
-            return act()
+            return action()
         except BaseException as error:
             self.fault = error
-            return otherwise
+            return default
 
 
 def _searcher(bridge: TuneBridge) -> Any:
-    """Tune's search algorithm: whatever the driver hands out next."""
+    """Search algorithm of Tune that asks the driver for items."""
     from ray.tune.search import Searcher
 
     class JournalSearcher(Searcher):  # type: ignore[misc]
         def suggest(self, trial_id: str) -> Any:
             config = bridge.guard(lambda: bridge.next_config(trial_id), None)
+            # None: no work yet, ask again later. FINISHED: no work any more.
             if config is None:
                 return Searcher.FINISHED if bridge.driver.is_over or bridge.fault is not None else None
             return {"item": config}
@@ -138,36 +170,36 @@ def _searcher(bridge: TuneBridge) -> Any:
             bridge.guard(lambda: bridge.on_complete(trial_id, error=error), None)
 
         def save(self, checkpoint_path: str) -> None:
-            """The journal has it all."""
+            """Does nothing; the journal has it all."""
 
         def restore(self, checkpoint_path: str) -> None:
-            """From the journal alone."""
+            """Does nothing; the journal has it all."""
 
         def save_to_dir(self, checkpoint_dir: str, session_str: str = "default") -> None:
-            """The journal has it all."""
+            """Does nothing; the journal has it all."""
 
         def __reduce__(self) -> Any:
-            # Tune writes a snapshot of its own that nobody reads.
+            # Tune pickles its plug-ins into a snapshot that is never read.
             return Searcher, ()
 
     return JournalSearcher()
 
 
 def _scheduler(bridge: TuneBridge, *, stops_itself: bool) -> Any:
-    """Tune's scheduler: stops what the driver has no use for, and tells it every result."""
+    """Scheduler of Tune that reports every result to the driver."""
     from ray.tune.schedulers import FIFOScheduler, TrialScheduler
 
     class JournalScheduler(FIFOScheduler):  # type: ignore[misc]
-        # Several results at once would come too late to be acted on.
+        # Buffered results would come too late to stop a trial.
         _supports_buffered_results = False
 
         def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
             if bridge.has_reported_end(trial.trial_id):
-                # Tune says the last result twice.
+                # Tune repeats the last result.
                 return str(TrialScheduler.CONTINUE)
             message = json.loads(result["message"])
-            goes_on = bridge.guard(lambda: bridge.handle(trial.trial_id, message), False)
-            return str(TrialScheduler.CONTINUE if goes_on or stops_itself else TrialScheduler.STOP)
+            should_continue = bridge.guard(lambda: bridge.handle(trial.trial_id, message), False)
+            return str(TrialScheduler.CONTINUE if should_continue or stops_itself else TrialScheduler.STOP)
 
         def __reduce__(self) -> Any:
             return FIFOScheduler, ()
@@ -176,7 +208,7 @@ def _scheduler(bridge: TuneBridge, *, stops_itself: bool) -> Any:
 
 
 def _clock(bridge: TuneBridge) -> Any:
-    """A callback of Tune's that bills time while trials run, and ends Tune after a fault of ours."""
+    """Callback of Tune that bills time and ends after errors."""
     from ray.tune import Callback
 
     driver = bridge.driver
@@ -187,7 +219,7 @@ def _clock(bridge: TuneBridge) -> Any:
             if bridge.fault is not None:
                 raise bridge.fault
             if not driver.running and not driver.is_over:
-                # Nothing to do yet: Tune would ask again at once.
+                # No work yet: Tune would ask again at once.
                 time.sleep(0.05)
 
         def __reduce__(self) -> Any:
@@ -197,8 +229,11 @@ def _clock(bridge: TuneBridge) -> Any:
 
 
 def keep_aws_keys_local() -> None:
-    """Ray Tune sends this process's AWS keys to its trials as settings, which Ray writes into its log. They are not
-    needed: a private cluster's processes inherit our environment, those of another have keys of their own."""
+    """Keeps AWS keys of this process out of Tune's trials.
+
+    Ray Tune sends them as settings, which Ray writes into its log. They are not needed: processes of a private cluster
+    inherit our environment, those of another cluster have keys of their own.
+    """
     from ray.tune.execution import class_cache
 
     keys = {name for name in class_cache.ENV_VARS_TO_PROPAGATE if name.startswith("AWS_")}

@@ -1,7 +1,8 @@
-"""A trial takes over another one's weights: the donor's checkpoint, under the taker's address and with its settings.
+"""Copies a donor's checkpoint to another trial (population-based training).
 
-Tensors, counters and the place in the data are the donor's, bit for bit; what the optimisers are set to (rates, betas)
-comes from the taker's configuration. The donor's checkpoint is pinned while it is read. Repeating it changes nothing.
+Tensors, counters and the position in the data are the donor's, bit for bit. The settings of the optimisers (rates,
+betas) come from the taker's configuration. The donor's checkpoint is pinned while it is read. A repeated copy changes
+nothing.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from typing import Any
 
 import torch
 
-from trainplane.errors import RunFailed
 from trainplane.storage import open_store
 from trainplane.task import Task
 from trainplane.train.checkpoint import store as checkpoints
@@ -20,38 +20,56 @@ from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.run_config import RunConfig
 
 
-def copy_donor_weights(donor: str, place: str, *, config: RunConfig, task_class: type[Task], by: str) -> None:
-    """Make the checkpoint at address `donor` the first one of the run at `place`, unless that has one already."""
-    target = open_store(place)
+def pin_owner(parent_run_id: str, trial: int) -> str:
+    """Name of the owner of a donor's pin."""
+    return f"search {parent_run_id} trial {trial}"
+
+
+def copy_donor_weights(donor: str, run_dir: str, *, config: RunConfig, task_class: type[Task], by: str) -> None:
+    """Copies a donor's checkpoint to the start of a run.
+
+    Args:
+        donor: Address of the checkpoint.
+        run_dir: Address of the taker's run; nothing is written if it has a checkpoint already.
+        config: Configuration of the taker.
+        task_class: Task of the taker.
+        by: Owner of the pin, see `pin_owner`.
+    """
+    target = open_store(run_dir)
+    # A repeated attempt finds its own copy.
     if checkpoints.newest_good(target) is not None:
         return
     folder, _, name = donor.rpartition("/")
     source = open_store(folder)
+    # Pinned, so that retention does not delete it during the read.
     with pinned(source, name, by=by):
-        _, found = checkpoints.open_address(donor)
-        loaded = checkpoints.read(source, found)
-    if loaded.checkpoint.key != name:
-        raise RunFailed(f"checkpoint {donor} is gone, and a trial was to take over its weights")
+        _, checkpoint = checkpoints.open_address(donor)
+        loaded = checkpoints.read(source, checkpoint)
     task = task_class(config, torch.device("cpu"))
-    scalars = {**loaded.state.scalars, "param_groups": _settings_of(task, loaded.state)}
+    # The donor's state with the taker's optimiser settings and configuration.
+    scalars = {**loaded.state.scalars, "param_groups": _param_groups(task, loaded.state)}
     meta = {**loaded.meta, "config": config.model_dump(mode="json"), "config_digest": config.digest()}
-    checkpoints.write(target, replace(loaded.state, scalars=scalars), meta=meta, metrics=found.metrics)
+    checkpoints.write(target, replace(loaded.state, scalars=scalars), meta=meta, metrics=checkpoint.metrics)
 
 
 def release_donor(donor: str, *, by: str) -> None:
-    """The take-over is committed: the donor's checkpoint may go."""
+    """Unpins a donor's checkpoint, after its copy is written."""
     folder, _, name = donor.rpartition("/")
     unpin(open_store(folder), name, by=by)
 
 
-def _settings_of(task: Task, stored: TrainingState) -> dict[str, Any]:
-    """The groups of each optimiser as a fresh one has them; what it does not set itself is kept."""
+def _param_groups(task: Task, stored: TrainingState) -> dict[str, Any]:
+    """Parameter groups with the settings of a new optimiser.
+
+    Values that a new optimiser does not set are kept.
+    """
     groups: dict[str, Any] = {}
     for name, optimizer in task.optimizers().items():
-        fresh = optimizer.state_dict()["param_groups"]
-        old = stored.scalars["param_groups"][name]
+        # `params` are positions of tensors and stay; everything else comes from the new optimiser.
+        new_groups = optimizer.state_dict()["param_groups"]
+        stored_groups = stored.scalars["param_groups"][name]
         groups[name] = [
-            {**before, **{key: value for key, value in now.items() if key != "params"}}
-            for before, now in zip(old, fresh, strict=True)
+            {**old, **{key: value for key, value in new.items() if key != "params"}}
+            for old, new in zip(stored_groups, new_groups, strict=True)
         ]
     return groups

@@ -32,7 +32,12 @@ class Here:
         noise_datasets.make(folder / "datasets")
         self.context = local(folder).at(tracking=tracking)
         self.parent = find_or_create_run(
-            TrackingServer(tracking), "tiny", run_key="p", run_name="p", tags={}, artifact_root=str(folder / "artifacts")
+            TrackingServer(tracking),
+            "tiny",
+            run_key="p",
+            run_name="p",
+            tags={},
+            artifact_root=str(folder / "artifacts"),
         ).run_id
 
     def search(self, *, train=None, trouble=None, guard=None, **settings):
