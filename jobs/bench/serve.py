@@ -35,7 +35,7 @@ _COLD = """
 import json, sys, time
 began = time.perf_counter()
 import numpy as np
-from jobs.model_ref import open_model
+from jobs.evaluation.models import open_model
 from trainplane.cluster.context import resolve
 imported = time.perf_counter()
 context = resolve(sys.argv[2])

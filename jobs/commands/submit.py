@@ -22,7 +22,7 @@ from trainplane.cluster.context import CONFIG_FILE, Context, resolve
 from trainplane.cluster.jobs import client, status, upload
 from trainplane.cluster.jobs import logs as following
 from trainplane.cluster.jobs.submit import submit as hand_over
-from trainplane.config import yaml
+from trainplane.config import safe_yaml
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
@@ -48,7 +48,7 @@ def submit(args: argparse.Namespace) -> int:
             environment=_environment(context),
             again=args.again,
             cpus=args.cpus,
-            facts=lineage.travelling(),
+            facts=lineage.code_variables(),
         )
     # The same job is submitted once: its id is a digest of the code, the command and the files.
     notify(f"{'submitted' if is_new else 'following the earlier'} job {job}")
@@ -190,7 +190,7 @@ def _base_of(file: Path) -> Path | None:
     A file that cannot be read is refused later, when it is loaded as a preset.
     """
     try:
-        tree = yaml.load(file.read_text(encoding="utf-8"))
+        tree = safe_yaml.load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
     base = tree.get("base") if isinstance(tree, dict) else None

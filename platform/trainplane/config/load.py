@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from pydantic import ValidationError
 
-from trainplane.config import yaml
+from trainplane.config import safe_yaml
 from trainplane.config.section import Section
 from trainplane.errors import UserError, nearest
 
@@ -19,12 +19,12 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def read_yaml(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file."""
     try:
-        loaded = yaml.load(path.read_text(encoding="utf-8"))
+        loaded = safe_yaml.load(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a preset's name or a YAML file") from error
-    except yaml.KeyTwice as error:
+    except safe_yaml.KeyTwice as error:
         raise UserError(f"{path}: {error}, and only one of them can be meant; keep that one") from error
-    except (yaml.NoYaml, UnicodeDecodeError) as error:
+    except (safe_yaml.NoYaml, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is no YAML ({error}); correct the file") from error
     if not isinstance(loaded, dict):
         raise UserError(f"{path}: holds {type(loaded).__name__}, need sections such as 'train:' and 'data:'")
@@ -52,10 +52,10 @@ def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[s
 
 def _scalar(text: str, override: str) -> Any:
     try:
-        value = yaml.load(text)
-    except yaml.KeyTwice as error:
+        value = safe_yaml.load(text)
+    except safe_yaml.KeyTwice as error:
         raise UserError(f"{override!r}: {error}, and only one of them can be meant; keep that one") from error
-    except yaml.NoYaml as error:
+    except safe_yaml.NoYaml as error:
         raise UserError(f"{override!r}: the value is no YAML; quote it, for example 'a.b=\"text\"'") from error
     if isinstance(value, str):
         # YAML 1.1 reads 1e-4 as text, which nobody who types a learning rate means.
