@@ -1,7 +1,8 @@
-"""What can be set for an ISNet run, beside what is true of any model: sections `model` and `loss`, and how data is cut.
+"""Configuration of an ISNet run: sections, presets and layers.
 
-Values are the paper's unless a preset says otherwise; where paper and released code disagree, docs/decisions.md says
-which we follow. Not covered: what the settings do (isnet.network, isnet.losses, isnet.gan).
+Extends the settings of any run by the sections `model` and `loss`, and by settings of `data` and `train`. Defaults are
+the paper's; where paper and released code disagree, docs/decisions.md says which one we follow. Not covered: the effect
+of the settings (isnet.network, isnet.losses, isnet.gan).
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ TASK = "jobs.isnet_task:ISNetTask"
 
 
 class ModelConfig(Section):
-    """The two networks."""
+    """Architecture of generator and discriminator."""
 
     name: Literal["isnet", "base", "base_ff", "unet_like"] = Field("isnet", description="generator (Table 1)")
     blocks: int = Field(4, ge=1, le=4, description="residual blocks per stage and branch (Table 2)")
@@ -31,9 +32,11 @@ class ModelConfig(Section):
     discriminator_width: int = Field(64, ge=4, description="channels after the discriminator's first layer")
     activation: Literal["tanh", "leaky_relu"] | None = Field(None, description="default: the variant's own")
     mask_input: bool = Field(False, description="show the mask to the generator as a fourth channel")
-    dilation: int = Field(2, ge=1, description="of residual blocks in the low-resolution branch (author's code)")
+    dilation: int = Field(
+        2, ge=1, description="dilation of residual blocks in the low-resolution branch (author's code)"
+    )
     spectral_norm: Literal["released", "all", "none"] = Field(
-        "released", description="where: as in the author's code, on every convolution (the paper's text), nowhere"
+        "released", description="layers: those of the author's code, every convolution (the paper's text), none"
     )
     skips: bool = Field(False, description="unet_like with skip connections, which the author's code lacks")
     prune: bool = Field(False, description="base without the 45 % of its weights that never get a gradient")
@@ -41,19 +44,20 @@ class ModelConfig(Section):
 
 
 class LossConfig(Section):
-    """Weights of Eq. 2 and what its terms look at."""
+    """Weights and inputs of the terms of Eq. 2."""
 
     l1: float = Field(1.0, ge=0)
     adversarial: float = Field(0.1, ge=0)
     perceptual: float = Field(0.1, ge=0)
     style: float = Field(250.0, ge=0)
     feature_matching: float = Field(10.0, ge=0)
-    gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="Eq. 3 is the hinge")
-    d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="the discriminator's fake input")
+    gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="adversarial loss; Eq. 3 is the hinge")
+    d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="fake input of the discriminator")
     l1_mode: Literal["hole_ratio", "per_sample", "plain"] = Field(
-        "hole_ratio", description="L1 divided by the batch's mean hole ratio (author's code), each by its own, or plain"
+        "hole_ratio",
+        description="L1 divided by the batch's mean hole ratio (author's code), by each own ratio, or plain",
     )
-    min_hole_ratio: float = Field(0.01, gt=0, le=1, description="below it the divisor of L1 does not fall")
+    min_hole_ratio: float = Field(0.01, gt=0, le=1, description="lower bound of the divisor of L1")
     style_hole_only: bool = Field(False, description="style loss inside the hole only (EdgeConnect); slower")
     normalise: bool = Field(False, description="ImageNet's mean and deviation before VGG19; the weights expect none")
     perceptual_weights: str | None = Field(
@@ -73,13 +77,13 @@ class LossConfig(Section):
 
     @property
     def needs_hub(self) -> bool:
-        """Whether VGG19's weights come from timm's hub."""
+        """True if VGG19's weights come from timm's hub."""
         from isnet.perceptual import HUB_ID
 
         return self.perceptual_weights in (HUB_ID, HUB_ID.removeprefix("timm/")) and bool(self.perceptual or self.style)
 
     def check_files(self) -> None:
-        """`UserError` where VGG19's weights are to come from a file that is not there."""
+        """Raises `UserError` where the file of VGG19's weights is missing."""
         from isnet.perceptual import HUB_ID, RANDOM
 
         weights = self.perceptual_weights
@@ -93,7 +97,7 @@ class LossConfig(Section):
 
 
 class ISNetDataConfig(DataConfig):
-    """How pictures are cut and which holes they get."""
+    """Crops of the photos, and their holes."""
 
     size: int = Field(256, ge=32, description="side of the training crop, pixels")
     resize: int | None = Field(
@@ -104,7 +108,7 @@ class ISNetDataConfig(DataConfig):
         "irregular",
         description="holes: a generator (irregular, thin, medium, thick, box, half) or a packed dataset of masks",
     )
-    masks_digest: str | None = Field(None, description="of that dataset; filled in when the run starts")
+    masks_digest: str | None = Field(None, description="digest of that dataset; filled in when the run starts")
     val_masks: str | None = Field(None, description="holes of held-out pictures; default: as `masks`")
     val_masks_digest: str | None = Field(None, description="of that dataset; filled in when the run starts")
 
@@ -120,14 +124,15 @@ class ISNetDataConfig(DataConfig):
 
     @property
     def evaluation_masks(self) -> str:
-        """What holes held-out pictures get."""
+        """Holes of held-out pictures."""
         return self.val_masks or self.masks
 
     @property
     def evaluation_size(self) -> int:
-        """Side of the centre square on which held-out pictures are measured: that of training.
+        """Side of the centre square of held-out pictures, pixels.
 
-        At another size a network sees other proportions of border to picture than it learnt with (docs/LOG.md).
+        The same as in training: at another size a network sees other proportions of border to picture than it was
+        trained with (docs/LOG.md).
         """
         return self.size
 
@@ -136,7 +141,7 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 
 
 class ISNetTrainConfig(TrainConfig):
-    """Length, batch and workers of a run, and the optimisers of both networks."""
+    """Settings of any training, and of the two optimisers."""
 
     lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
     lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
@@ -158,39 +163,43 @@ class ISNetConfig(RunConfig):
 
 
 def preset_names(prefix: str = "") -> list[str]:
-    """Shipped presets; searches are those named `search_…`."""
+    """Names of shipped presets; those of searches begin with `search_`."""
     return sorted(path.stem for path in PRESETS.glob(f"{prefix}*.yaml"))
 
 
 def layer_names() -> list[str]:
-    """Shipped layers, which go on top of any preset: `places2+laptop`."""
+    """Names of shipped layers, for any preset: `places2+laptop`."""
     return sorted(path.stem for path in LAYERS.glob("*.yaml"))
 
 
 def preset_tree(preset: str) -> dict[str, Any]:
-    """The mapping behind a shipped name or a YAML file, with `+LAYER`s on top: `places2`, `my.yaml+laptop`.
+    """Reads a preset or YAML file, with layers on top.
 
-    `base: PRESET` in a file stands for that preset underneath. A search keeps its base apart, and the layers with it.
+    `base: PRESET` in a file puts that preset underneath. A search keeps its base, and the layers, as a name.
+
+    Args:
+        preset: Name or file, and layers: `places2`, `my.yaml+laptop`.
     """
-    return _resolved(preset, [])
+    return _resolve(preset, [])
 
 
-def _resolved(preset: str, inside: list[str]) -> dict[str, Any]:
-    if preset in inside:
-        raise UserError(f"preset {preset!r} is its own base ({' → '.join([*inside, preset])}); name another base")
-    name, layers = _parted(preset)
+def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
+    if preset in parents:
+        raise UserError(f"preset {preset!r} is its own base ({' → '.join([*parents, preset])}); name another base")
+    name, layers = _split_layers(preset)
     tree = _file_tree(name)
+    # The base of a search is resolved when its trials are built.
     if "search" in tree:
         return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
     if (base := tree.pop("base", None)) is not None:
-        tree = merge(_resolved(str(base), [*inside, preset]), tree)
+        tree = merge(_resolve(str(base), [*parents, preset]), tree)
     for layer in layers:
         tree = merge(tree, read_yaml(LAYERS / f"{layer}.yaml")) | {"name": f"{tree.get('name', '')}-{layer}"}
     return tree
 
 
-def _parted(preset: str) -> tuple[str, list[str]]:
-    """(name or file, layers on top of it)."""
+def _split_layers(preset: str) -> tuple[str, list[str]]:
+    """Splits a preset into name or file, and layers."""
     name, *layers = preset.split("+")
     if not layers or Path(preset).is_file():
         return preset, []
@@ -212,7 +221,12 @@ def _file_tree(name: str) -> dict[str, Any]:
 
 
 def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
-    """The frozen configuration of one run."""
+    """Builds the frozen configuration of one run.
+
+    Args:
+        preset: Name or file, with layers; see `preset_tree`.
+        overrides: Dotted settings, `train.steps=200`.
+    """
     tree = preset_tree(preset)
     if "search" in tree:
         raise UserError(f"{preset!r} is a search; run it with `isnet tune {preset}`")
@@ -220,9 +234,9 @@ def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """`over` on top of `under`, section by section."""
+    """Merges `over` into `under`, section by section."""
     result = dict(under)
     for key, value in over.items():
-        both = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if both else value
+        is_section = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if is_section else value
     return result

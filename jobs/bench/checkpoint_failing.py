@@ -20,7 +20,7 @@ from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
 from trainplane.testing.fault_proxy import FaultProxy
 from trainplane.train.loop import run
-from trainplane.train.spec import Silent
+from trainplane.train.spec import NullProgress
 
 FAILING_EVERY = 2
 SMALL = ("model.width=4", "model.discriminator_width=8", "train.global_batch=2")
@@ -49,7 +49,7 @@ class Failing:
         return self._chance.choice(("500", "503", "reset"))
 
 
-class Counted(Silent):
+class Counted(NullProgress):
     """How many steps were made."""
 
     steps = 0

@@ -28,7 +28,7 @@ from trainplane.errors import RunFailed
 from trainplane.storage import open_store
 from trainplane.train.checkpoint.store import MANIFEST, committed
 from trainplane.train.loop import run
-from trainplane.train.spec import Silent
+from trainplane.train.spec import NullProgress
 
 UPLOAD_BYTES_PER_S = 20e6
 FULL = ("model.blocks=4", "model.width=32", "model.discriminator_width=64", "train.ema=0.999", "train.global_batch=1")
@@ -39,7 +39,7 @@ class Enough(Exception):
 
 
 @dataclass
-class Times(Silent):
+class Times(NullProgress):
     """When steps ended, by wall and by processor; ends the run once `over` says so."""
 
     over: Any

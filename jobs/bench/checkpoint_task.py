@@ -7,7 +7,7 @@ from typing import Any
 
 from jobs.config import load_run_config
 from jobs.isnet_task import ISNetTask
-from trainplane.train.spec import Job
+from trainplane.train.spec import TrainJob
 
 COMMON = (
     "data.train=bench",
@@ -33,7 +33,7 @@ class Stamped(ISNetTask):
         return super().step(*args, **settings)
 
 
-def bench_job(data: str, place: str, *words: str) -> Job:
+def bench_job(data: str, place: str, *words: str) -> TrainJob:
     """A run of it on a packed dataset, without a record."""
     config = load_run_config("demo", [*COMMON, *words]).model_dump(mode="json")
-    return Job({**config, "task": f"{__name__}:{Stamped.__name__}"}, data, None, place)
+    return TrainJob({**config, "task": f"{__name__}:{Stamped.__name__}"}, data, None, place)

@@ -17,7 +17,8 @@ from jobs.train.summary import offline_line, plan_line
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
-from trainplane.tracking.runs import ending, reap
+from trainplane.tracking.heartbeat import fail_stale_runs
+from trainplane.tracking.runs import exit_status
 from trainplane.train.errors import Superseded
 from trainplane.train.launch.launch import is_done
 from trainplane.train.launch.launch import train as launch
@@ -61,12 +62,12 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     bar = Bar()
     try:
         print(plan_line(prepared), file=sys.stderr)
-        if prepared.run.away is not None:
+        if prepared.run.offline_reason is not None:
             print(offline_line(prepared), file=sys.stderr)
         else:
             # Closes dead runs of other processes; a failure there is no reason not to train.
             with suppress(UserError):
-                reap(context.tracking_server, context.home)
+                fail_stale_runs(context.tracking_server, context.home)
         # A finished run is only measured again: not worth starting a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
@@ -76,7 +77,7 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         # Another process trains this run now, and its record is not ours to close.
         raise
     except BaseException as error:
-        prepared.end(*ending(error))
+        prepared.end(*exit_status(error))
         raise
     finally:
         bar.close()

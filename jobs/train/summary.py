@@ -32,7 +32,7 @@ def plan_line(prepared: PreparedRun) -> str:
 def offline_line(prepared: PreparedRun) -> str:
     """Describes how a run is recorded while MLflow is unreachable."""
     return (
-        f"isnet: MLflow does not answer ({prepared.run.away}); the run is recorded on this disk as "
+        f"isnet: MLflow does not answer ({prepared.run.offline_reason}); the run is recorded on this disk as "
         f"{prepared.run.run_id} and sent when MLflow answers (with tracking.require=true it would be refused)"
     )
 

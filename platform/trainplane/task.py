@@ -1,6 +1,6 @@
-"""The seam: what a model must offer to be trained, searched, registered and served here.
+"""Interface of a model to train, search, register and serve.
 
-A task is constructed alike in every rank from the run's configuration alone. trainplane calls it in this order::
+Every rank constructs the task from the run's configuration alone. trainplane calls it in this order::
 
     task = MyTask(config, device)           # modules and optimisers, seeded by the caller
     sample -> task.transform(...)           # in loader workers: bytes to tensors, randomness from `rng` alone
@@ -32,14 +32,20 @@ from trainplane.train.run_config import RunConfig
 
 
 class Reducer(Protocol):
-    """Sums tensors over all ranks, in place and in a fixed order. With one rank it leaves them alone."""
+    """Sums tensors over all ranks, in a fixed order."""
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None: ...
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sums each tensor in place; with one rank, does nothing."""
 
 
 @dataclass(frozen=True)
-class Picture:
-    """One entry of a gallery: uint8 RGB of shape (H, W, 3), shown under `name` at every validation."""
+class GalleryImage:
+    """Image that is shown at every validation.
+
+    Attributes:
+        name: Name of the image, the same at every validation.
+        pixels: RGB, uint8 of shape (H, W, 3).
+    """
 
     name: str
     pixels: np.ndarray[Any, np.dtype[np.uint8]]
@@ -47,19 +53,20 @@ class Picture:
 
 @dataclass(frozen=True)
 class Validation:
-    """What one validation found: metrics by name and the pictures of the gallery."""
+    """Result of a validation: metrics by name, and gallery images."""
 
     metrics: dict[str, float]
-    pictures: list[Picture] = field(default_factory=list)
+    images: list[GalleryImage] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
 class Exported:
-    """What `Task.export` wrote into a folder, and how to load it again without the training code's cluster parts.
+    """Loader of an exported model, without the training code.
 
-    loader_module -- importable module with `_load_pyfunc(path)`, MLflow's loader convention; nothing is unpickled
-    code_paths    -- packages that travel with the model
-    requirements  -- pinned requirements of the loader
+    Attributes:
+        loader_module: Importable module with `_load_pyfunc(path)`, MLflow's loader convention; nothing is unpickled.
+        code_paths: Packages that travel with the model.
+        requirements: Pinned requirements of the loader.
     """
 
     loader_module: str
@@ -68,7 +75,10 @@ class Exported:
 
 
 class Task(ABC):
-    """A model under training. See the module docstring for the order of calls."""
+    """A model and how to train it.
+
+    The module docstring shows the order of calls.
+    """
 
     Config: ClassVar[type[RunConfig]] = RunConfig
 
@@ -78,86 +88,110 @@ class Task(ABC):
 
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """Every module whose parameters and buffers make up the state, the moving average included."""
+        """All modules of the state, by name.
+
+        Their parameters and buffers are stored in checkpoints; include a moving average.
+        """
 
     @abstractmethod
-    def optimizers(self) -> dict[str, torch.optim.Optimizer]: ...
+    def optimizers(self) -> dict[str, torch.optim.Optimizer]:
+        """All optimisers, by name; the guard calls them players."""
 
     def counters(self) -> dict[str, float | int | str]:
-        """Small scalars that belong to the state beside the step."""
+        """Small scalars of the state, beside the step."""
         return {}
 
     def load_counters(self, counters: Mapping[str, float | int | str]) -> None:
-        """Take back what `counters` returned."""
+        """Restores what `counters` returned."""
         if counters:
             raise ValueError(f"unexpected counters {sorted(counters)}")
 
     @classmethod
     @abstractmethod
     def transform_of(cls, config: Any) -> Transform:
-        """The picklable function the loader applies to each sample, in this process or in a worker."""
+        """Picklable function that turns a sample into tensors.
+
+        The loader applies it in this process or in a worker.
+        """
 
     @abstractmethod
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
-        """One global step: gradients of all players from the same weights, summed over ranks, then the updates.
+        """Trains on one global batch.
 
-        `micro_batches` are this rank's share; losses are sums over samples divided by `global_batch`, so ranks and
-        accumulation do not change them. Returns 0-dim tensors on the device, without waiting for it: this rank's
-        share of each metric, so that their sum over ranks is the metric of the global batch.
+        Computes the gradients of all players from the same weights, sums them over ranks, then updates. Call each
+        optimiser's `step` after all gradients are there: the guard checks them in a hook, and where they are invalid
+        no optimiser moves (`trainplane.train.guard.gradient_check`).
 
-        Every optimiser's `step` is called after all gradients are there: the guard looks at them on the way, and
-        where they are not sound no optimiser moves (`trainplane.train.guard.gradient_check`).
+        Args:
+            micro_batches: This rank's share of the batch.
+            global_batch: Samples of all ranks. A loss is the sum over samples divided by it, so it does not depend on
+                ranks and accumulation.
+            reduce: Sums tensors over ranks.
+
+        Returns:
+            This rank's share of each metric, as 0-dim tensors on the device, without waiting for it. Their sum over
+            ranks is the metric of the global batch.
         """
 
     def balance(self) -> dict[str, Balance]:
-        """Bounds of the metrics of `step` that tell how the players stand; none: nothing to balance."""
+        """Bounds of `step` metrics that show the players' balance."""
         return {}
 
     def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
-        """Try on one micro-batch whether this machine computes what it should; the state is as before when it returns.
+        """Checks on one micro-batch that this machine computes correctly.
 
-        A sentence says what the task fell back to and why, on all ranks alike (`reduce`); None: all is well.
+        The state must not change. Returns a message about a fallback and its reason, the same on all ranks (use
+        `reduce`); None if there is none.
         """
         return None
 
     def timings(self) -> dict[str, float]:
-        """Seconds by part of `step` so far, as far as the task measures them without waiting for the device."""
+        """Seconds so far by part of `step`, for the summary.
+
+        Only those that are measured without waiting for the device.
+        """
         return {}
 
     @abstractmethod
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
-        """Measure on this rank's share of the validation samples, reduced over ranks.
+        """Measures held-out samples.
 
-        `samples` are (index, members) pairs; pictures are returned for the indices in `gallery`.
+        Args:
+            samples: This rank's share, as (index, members) pairs.
+            reduce: Sums tensors over ranks; metrics are those of all ranks.
+            gallery: Indices of the samples to return images for.
         """
 
     @classmethod
     def measured(cls, config: Any) -> Collection[str] | None:
-        """Names of all metrics that `validate` may return, so that a misspelt one is found before the first step.
+        """Names of all metrics that `validate` may return.
 
-        None: not known before it has run.
+        With them a misspelt metric is found before the first step. None: unknown in advance.
         """
         return None
 
     @abstractmethod
     def export(self, folder: Path) -> Exported:
-        """Write the files of a self-contained model into `folder` (safetensors and JSON; never pickles)."""
+        """Writes a self-contained model into a folder.
+
+        Use safetensors and JSON, never pickles.
+        """
 
     def describe(self) -> dict[str, str | int | float]:
-        """Facts for the record, such as the number of parameters."""
+        """Values for the record, such as the number of parameters."""
         return {}
 
 
 def load_task(reference: str) -> type[Task]:
-    """The task class behind `package.module:Class`, as runs name it in their record."""
+    """Imports a task class by its name, `package.module:Class`."""
     module_name, _, class_name = reference.partition(":")
     try:
-        found = getattr(importlib.import_module(module_name), class_name)
+        task_class = getattr(importlib.import_module(module_name), class_name)
     except (ImportError, AttributeError) as error:
         raise UserError(
             f"task {reference!r} cannot be imported ({error}); need 'package.module:Class'; "
             "install the package on every node or pass it with the job"
         ) from error
-    if not (isinstance(found, type) and issubclass(found, Task)):
+    if not (isinstance(task_class, type) and issubclass(task_class, Task)):
         raise UserError(f"task {reference!r} is no trainplane Task; derive it from trainplane.task.Task")
-    return found
+    return task_class

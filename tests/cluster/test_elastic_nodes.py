@@ -95,7 +95,7 @@ def cluster(monkeypatch):
     signal.signal(signal.SIGTERM, before)
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_run_grows_onto_a_new_node_and_saves_before_it_goes_again(tmp_path, cluster):
     from ray._raylet import GcsClient
     from ray.core.generated import autoscaler_pb2
@@ -105,14 +105,14 @@ def test_a_run_grows_onto_a_new_node_and_saves_before_it_goes_again(tmp_path, cl
         driver.wait("room for 1 of 1 to 2 workers")
         driver.wait_for_a_rank(0)
         node = cluster.add_node(num_cpus=1)
-        driver.wait("there is room for more workers; going on from step")
+        driver.wait("there is room for more workers; resuming at step")
         driver.wait("room for 2 of 1 to 2 workers")
         driver.wait_for_a_rank(1)
         reason = autoscaler_pb2.DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION")
         deadline_ms = int((time.time() + NOTICE_S) * 1000)
         taken, why = GcsClient(address=cluster.address).drain_node(node.node_id, reason, "a spot instance", deadline_ms)
         assert taken, why
-        driver.wait("the node was about to go; going on from step")
+        driver.wait("the node was about to shut down; resuming at step")
         # It counts as alive until it is gone, and Ray would place nothing there.
         driver.wait("room for 1 of 1 to 2 workers", times=2)
         ended = driver.end()
@@ -121,6 +121,6 @@ def test_a_run_grows_onto_a_new_node_and_saves_before_it_goes_again(tmp_path, cl
         driver.process.wait()
     assert ended["step"] == STEPS
     # No checkpoint was due: each of these steps was saved because somebody asked.
-    saved = [int(step) for step in re.findall(r"going on from step (\d+)", "\n".join(ended["told"]))]
+    saved = [int(step) for step in re.findall(r"resuming at step (\d+)", "\n".join(ended["told"]))]
     assert len(saved) == 2
     assert 0 < saved[0] < saved[1] < STEPS

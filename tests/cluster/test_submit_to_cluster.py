@@ -19,8 +19,6 @@ from trainplane.cluster.jobs.queue import head_args
 from trainplane.cluster.ports import free_port
 from trainplane.cluster.ray_session import own_token
 
-pytestmark = pytest.mark.real
-
 ISNET = [sys.executable, "-m", "jobs.cli"]
 TWO = [word for word in SMALL if not word.startswith("train.workers")] + ["train.workers=2"]
 
@@ -68,6 +66,7 @@ def mark():
     assert not names, f"left behind: {names}"
 
 
+@pytest.mark.nightly
 def test_two_workers_learn_what_one_learns_and_leave_nothing_behind(project, mark):
     one = project.run
     ran = shell("train", "demo", *TWO, "--fresh", "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
@@ -80,6 +79,7 @@ def test_two_workers_learn_what_one_learns_and_leave_nothing_behind(project, mar
         assert two["metrics"][name] == pytest.approx(value, rel=1e-3), name
 
 
+@pytest.mark.real
 def test_a_killed_worker_is_replaced_and_the_run_ends_on_the_same_bits(project, mark):
     settings = [*TWO, "train.steps=40", "train.checkpoint_every=5", "train.validate_every=40", "train.seed=5"]
     straight = shell("train", "demo", *settings, "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
@@ -104,6 +104,7 @@ def test_a_killed_worker_is_replaced_and_the_run_ends_on_the_same_bits(project, 
     assert json.loads(out)["state_digest"] == json.loads(straight.stdout)["state_digest"]
 
 
+@pytest.mark.nightly
 def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_room_there_is(project, mark):
     # No checkpoint is due on the way: only the notice can have saved the step that the run goes on from.
     settings = [word for word in SMALL if not word.startswith(("train.workers", "train.validate", "train.steps"))]
@@ -126,13 +127,14 @@ def test_a_worker_told_to_end_saves_first_and_an_elastic_run_goes_on_with_the_ro
     told = "".join(said) + err
     assert run.returncode == 0, told
     assert "room for 2 of 1 to 2 workers: 4 samples a step = 2 ranks × 2 at once × 1 in turn" in told
-    saved = re.search(r"the node was about to go; going on from step (\d+)", told)
+    saved = re.search(r"the node was about to shut down; resuming at step (\d+)", told)
     assert saved, told
     assert 0 < int(saved[1]) < 60
     straight = shell("train", "demo", *settings, "--fresh", "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
     assert json.loads(out)["state_digest"] == json.loads(straight.stdout)["state_digest"]
 
 
+@pytest.mark.nightly
 def test_a_search_is_one_parent_with_its_trials_and_goes_on(project, mark):
     from trainplane.tracking.client import TrackingServer
 
@@ -198,6 +200,7 @@ def wait_for(address, token, head, log):
     raise AssertionError(log.read_text())
 
 
+@pytest.mark.real
 def test_a_job_runs_on_the_cluster_and_its_status_is_ours(project, ray_head, tmp_path):
     address, token = ray_head
     (project.folder / "isnet.toml").write_text(
@@ -239,6 +242,7 @@ def test_a_job_runs_on_the_cluster_and_its_status_is_ours(project, ray_head, tmp
         (project.folder / "isnet.toml").unlink()
 
 
+@pytest.mark.real
 def test_no_cluster_at_the_address_is_said_in_a_sentence(project):
     port = free_port()
     (project.folder / "isnet.toml").write_text(f'[context.gone]\nray = "http://127.0.0.1:{port}"\n')
@@ -251,6 +255,7 @@ def test_no_cluster_at_the_address_is_said_in_a_sentence(project):
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.real
 def test_more_workers_than_the_machine_has_are_refused_with_the_arithmetic(project, mark):
     cpus = os.cpu_count()
     settings = [*TWO, f"train.workers={cpus * 4}", f"train.global_batch={cpus * 4}"]
@@ -260,6 +265,7 @@ def test_more_workers_than_the_machine_has_are_refused_with_the_arithmetic(proje
     assert "Traceback" not in ran.stderr
 
 
+@pytest.mark.real
 def test_platform_is_the_standard_librarys_inside_workers(project):
     code = (
         "from trainplane.cluster.ray_session import ray_session\n"
@@ -277,6 +283,7 @@ def test_platform_is_the_standard_librarys_inside_workers(project):
     assert done.stdout.split()[-1] == ".".join(map(str, sys.version_info[:3]))
 
 
+@pytest.mark.nightly
 def test_sigterm_ends_two_workers_once_they_have_saved_and_the_run_is_recorded_as_killed(project, mark):
     # Not Ctrl-C, which the next test has: Ray would take SIGTERM for itself and end the command unsaved.
     settings = [*TWO, "train.steps=400", "train.checkpoint_every=5", "train.validate_every=400", "train.seed=13"]
@@ -299,6 +306,7 @@ def test_sigterm_ends_two_workers_once_they_have_saved_and_the_run_is_recorded_a
     assert runs[0]["status"] == "KILLED"
 
 
+@pytest.mark.nightly
 def test_ctrl_c_saves_where_it_stands_and_the_next_call_goes_on(project, mark):
     settings = [*SMALL, "train.steps=400", "train.checkpoint_every=400", "train.validate_every=400", "train.seed=9"]
     command = [*ISNET, "train", "demo", *settings, "--json"]
@@ -327,6 +335,7 @@ def test_ctrl_c_saves_where_it_stands_and_the_next_call_goes_on(project, mark):
     assert json.loads(resumed.stdout)["state_digest"] == json.loads(straight.stdout)["state_digest"]
 
 
+@pytest.mark.nightly
 def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_head, tmp_path, monkeypatch):
     from concurrent.futures import ThreadPoolExecutor
 

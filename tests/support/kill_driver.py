@@ -15,25 +15,25 @@ from kill_task import KillConfig
 from trainplane.cluster.ray_session import ray_session
 from trainplane.config.load import build
 from trainplane.train.launch.launch import train
-from trainplane.train.spec import Job, Silent
+from trainplane.train.spec import NullProgress, TrainJob
 
 
-class Told(Silent):
+class Told(NullProgress):
     """Keeps the sentences."""
 
     def __init__(self) -> None:
         self.sentences: list[str] = []
 
-    def tell(self, sentence: str) -> None:
-        self.sentences.append(sentence)
-        print(f"told: {sentence}", flush=True)
+    def emit(self, message: str) -> None:
+        self.sentences.append(message)
+        print(f"told: {message}", flush=True)
 
 
 def main() -> None:
     with ray_session(num_cpus=4):
         for line in sys.stdin:
             wish = json.loads(line)
-            job, told = Job(**wish["job"]), Told()
+            job, told = TrainJob(**wish["job"]), Told()
             outcome = train(job, build(KillConfig, job.config).train, progress=told, distributed=True)
             ended = {"digest": outcome.state_digest, "step": outcome.step, "told": told.sentences}
             with open(wish["result"] + ".part", "w") as file:

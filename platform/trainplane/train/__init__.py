@@ -1,0 +1,1 @@
+"""Trains a run: setup, loop, checkpoints, guard and launch."""

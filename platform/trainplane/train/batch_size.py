@@ -1,8 +1,8 @@
-"""PURE: one global batch, whatever the cluster: micro-batch × ranks × accumulation.
+"""Splits one global batch over ranks and micro-batches.
 
-The global batch is what the configuration says at any number of ranks. A number of ranks is *admissible* when it
-divides the global batch (and, where the user fixed the micro-batch, when that divides each rank's share). An elastic
-run takes the largest admissible number that there is room for.
+Pure: no I/O. The global batch is what the configuration says at any number of ranks. A number of ranks is *admissible*
+when it divides the global batch and, where the user fixed the micro-batch, when that divides each rank's share. An
+elastic run takes the largest admissible number that the cluster has capacity for.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Arithmetic:
-    """How one global batch is cut up."""
+class BatchSplit:
+    """Micro-batch × ranks × accumulation of one global batch."""
 
     global_batch: int
     ranks: int
@@ -20,7 +20,7 @@ class Arithmetic:
 
     @property
     def share(self) -> int:
-        """Pictures of each rank."""
+        """Samples of each rank per step."""
         return self.global_batch // self.ranks
 
     @property
@@ -30,47 +30,54 @@ class Arithmetic:
 
     def __str__(self) -> str:
         ranks = "1 rank" if self.ranks == 1 else f"{self.ranks} ranks"
-        return (
-            f"{self.global_batch} pictures a step = {ranks} × {self.micro_batch} at once × {self.accumulation} in turn"
-        )
+        cut = f"{ranks} × {self.micro_batch} at once × {self.accumulation} in turn"
+        return f"{self.global_batch} samples a step = {cut}"
 
 
-def arithmetic(*, global_batch: int, ranks: int, micro_batch: int | None) -> Arithmetic:
-    """The cut at this many ranks: micro-batches of the largest divisor of a rank's share up to `micro_batch`."""
+def split_batch(*, global_batch: int, ranks: int, micro_batch: int | None) -> BatchSplit:
+    """Returns the split for an admissible number of ranks.
+
+    The micro-batch is the largest divisor of a rank's share that is not above `micro_batch`.
+    """
     share = global_batch // ranks
-    wanted = min(micro_batch or share, share)
-    return Arithmetic(global_batch, ranks, next(size for size in range(wanted, 0, -1) if share % size == 0))
+    limit = min(micro_batch or share, share)
+    return BatchSplit(global_batch, ranks, next(size for size in range(limit, 0, -1) if share % size == 0))
 
 
 def smaller_micro_batch(share: int, tried: int) -> int | None:
-    """What to try when `tried` pictures at once do not fit: the largest divisor of the share up to half of it."""
+    """Returns the micro-batch to try after `tried` did not fit.
+
+    That is the largest divisor of the share that is at most half of it; None where nothing smaller is left.
+    """
     return next((size for size in range(tried // 2, 0, -1) if share % size == 0), None)
 
 
-def admissible(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> list[int]:
-    """Numbers of ranks from `low` to `high` that cut the global batch evenly, ascending."""
+def admissible_ranks(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> list[int]:
+    """Admissible numbers of ranks from `low` to `high`, ascending."""
     step = micro_batch or 1
-    # More ranks than pictures cut nothing, and a slip of the finger would count for ever.
+    # More ranks than samples divide nothing. Without this bound a typing error in `high` would count for ever.
     return [
         n for n in range(low, min(high, global_batch) + 1) if global_batch % n == 0 and (global_batch // n) % step == 0
     ]
 
 
-def check(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> None:
-    """`ValueError`, with the field and the remedy, where no number of ranks in the range cuts the batch evenly."""
-    if admissible(global_batch=global_batch, low=low, high=high, micro_batch=micro_batch):
+def check_divisible(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> None:
+    """Raises `ValueError` where no number of ranks divides the batch."""
+    if admissible_ranks(global_batch=global_batch, low=low, high=high, micro_batch=micro_batch):
         return
     workers = f"{low}" if low == high else f"[{low}, {high}]"
-    if not admissible(global_batch=global_batch, low=low, high=high, micro_batch=None):
+    # The batch itself does not divide: propose the multiples of `high` on both sides of it.
+    if not admissible_ranks(global_batch=global_batch, low=low, high=high, micro_batch=None):
         lower = global_batch - global_batch % high
         raise ValueError(
             f"train.global_batch={global_batch} does not divide over train.workers={workers}; "
             f"set train.global_batch={f'{lower} or ' if lower else ''}{lower + high}"
         )
+    # Only the fixed micro-batch is in the way.
     if low == high:
         share = global_batch // low
         raise ValueError(
-            f"train.micro_batch={micro_batch} does not divide each rank's share of {share} pictures; "
+            f"train.micro_batch={micro_batch} does not divide each rank's share of {share} samples; "
             f"choose a divisor of {share}, or train.micro_batch=auto"
         )
     raise ValueError(
@@ -79,6 +86,6 @@ def check(*, global_batch: int, low: int, high: int, micro_batch: int | None) ->
     )
 
 
-def ranks_for(sizes: list[int], *, room: int) -> int | None:
-    """The largest admissible number of ranks with room for each; None where not even the smallest fits."""
-    return max((size for size in sizes if size <= room), default=None)
+def ranks_for(sizes: list[int], *, capacity: int) -> int | None:
+    """Returns the largest of `sizes` that fits into `capacity`."""
+    return max((size for size in sizes if size <= capacity), default=None)

@@ -1,4 +1,7 @@
-"""Section `train` of a configuration: how long, how much at once, on how many ranks, and what is kept."""
+"""Section `train`: length, batch, workers, learning rates, checkpoints.
+
+Not covered: settings of one task's optimisers or networks. A task derives from `TrainConfig` and adds them.
+"""
 
 from __future__ import annotations
 
@@ -10,90 +13,93 @@ from pydantic import AfterValidator, Field, model_validator
 
 from trainplane.config.section import Section, Seed
 from trainplane.train import batch_size
-from trainplane.train.schedule import Schedule
+from trainplane.train.schedule import LrCurve
 
 
-def _readable(text: int | str) -> int | str:
+def _checked_cadence(text: int | str) -> int | str:
+    """Returns the text; raises `ValueError` where it is no cadence."""
     Cadence.of(text)
     return text
 
 
-Every = Annotated[int | str, AfterValidator(_readable)]
-"""A cadence as it is written: whole steps, or text such as "90s" or "1 epoch"."""
+Every = Annotated[int | str, AfterValidator(_checked_cadence)]
+"""Cadence as the user writes it: whole steps, or text such as "90s" or "1 epoch"."""
 
 Workers = Annotated[int, Field(ge=1)]
 
 
 class TrainConfig(Section):
-    """How long, how much at once, on how many ranks, and what is kept."""
+    """Length, batch, workers, schedule and checkpoints of a run."""
 
     steps: int = Field(..., ge=1, description="global steps")
-    global_batch: int = Field(..., ge=1, description="pictures per global step, at any number of workers")
+    global_batch: int = Field(..., ge=1, description="samples per global step, at any number of workers")
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
-        description="pictures per forward pass and rank; default: all of the rank's share; "
+        description="samples per forward pass and rank; default: all of the rank's share; "
         "auto: the same, and half of it whenever memory runs out",
     )
     workers: Workers | tuple[Workers, Workers] = Field(
         1,
         description="ranks; 1 trains in this process unless the context names a cluster; "
-        "[2, 8] takes as many as there is room for, if they divide the global batch",
+        "[2, 8] takes as many as the cluster has room for, if they divide the global batch",
     )
-    resize_every_s: float = Field(60.0, gt=0, description="seconds between looks for room to grow, where elastic")
+    resize_every_s: float = Field(60.0, gt=0, description="seconds between checks for room to grow, for elastic runs")
     use_gpu: bool | Literal["auto"] = Field("auto", description="one GPU per rank; auto: where there is one")
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each rank")
     threads: int | None = Field(
-        None, ge=1, le=1024, description="torch threads per rank; default: those the run began with"
+        None, ge=1, le=1024, description="torch threads per rank; default: as many as when the run started"
     )
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how both rates fall after train.lr_decay_from; they are a function of the step alone"
+        "constant", description="how all rates fall after train.lr_decay_from; they depend on the step alone"
     )
-    lr_warmup: int = Field(0, ge=0, description="steps in which both rates rise from nothing in a line; 0: none")
+    lr_warmup: int = Field(0, ge=0, description="steps in which all rates rise linearly from zero; 0: no warm-up")
     lr_decay_from: int | None = Field(
-        None, ge=0, description="steps at the full rates before they fall; default: the end of the warm-up"
+        None, ge=0, description="steps done before the rates begin to fall; default: the end of the warm-up"
     )
     lr_decay_until: int | None = Field(
         None,
         ge=1,
-        description="steps after which they have fallen; default: train.steps, and then a run asked for more steps is "
-        "another run, because every step would have been another",
+        description="steps done when the rates have fallen; default: train.steps; raising train.steps later then "
+        "starts a new run",
     )
-    lr_end: float = Field(0.0, ge=0, le=1, description="what they have fallen to, as a share of the full rates")
+    lr_end: float = Field(0.0, ge=0, le=1, description="rates after the fall, as a share of the full rates")
     seed: Seed = Field(10, description="seeds weights, order, crops and masks")
     checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
     keep_checkpoints: int = Field(
         2,
         ge=1,
-        description="newest checkpoints kept, two at least until the last step; that one and pinned ones always stay",
+        description="newest checkpoints kept, at least two until the last step; the last step's and pinned ones stay",
     )
-    keep_best: int = Field(0, ge=0, description="best checkpoints kept, too, by train.best_metric")
-    best_metric: str | None = Field(None, description="of the validation at a checkpoint's step, such as val/psnr")
+    keep_best: int = Field(0, ge=0, description="best checkpoints kept in addition, by train.best_metric")
+    best_metric: str | None = Field(
+        None, description="metric of the validation at a checkpoint's step, such as val/psnr"
+    )
     best_mode: Literal["max", "min"] = Field("max", description="whether more or less of train.best_metric is better")
     keep_every: int | None = Field(
-        None, ge=1, description="steps; the first checkpoint at or after each multiple stays for ever; none: no such"
+        None, ge=1, description="steps; the first checkpoint at or after each multiple is never deleted; none: off"
     )
-    validate_every: Every = Field(1000, description="between validations, likewise")
+    validate_every: Every = Field(1000, description="between validations, in the same form")
     price_per_hour: float | None = Field(
-        None, ge=0, description="of one worker, in any currency: what `isnet plan` reckons with"
+        None, ge=0, description="price of one worker, in any currency, for the cost in `isnet plan`"
     )
     log_every: Every = Field(
-        10, description="between recorded training metrics, likewise; the guard judges then, so prefer steps"
+        10, description="between recorded training metrics, in the same form; the guard decides then, so prefer steps"
     )
 
     @model_validator(mode="after")
-    def _batch_arithmetic(self) -> TrainConfig:
+    def _check_batch(self) -> TrainConfig:
         if self.min_workers > self.max_workers:
             raise ValueError(
                 f"train.workers=[{self.min_workers}, {self.max_workers}] begins above its end; "
                 f"write [{self.max_workers}, {self.min_workers}]"
             )
-        batch_size.check(
+        batch_size.check_divisible(
             global_batch=self.global_batch, low=self.min_workers, high=self.max_workers, micro_batch=self.fixed_micro
         )
         return self
 
     @model_validator(mode="after")
-    def _best_by_what(self) -> TrainConfig:
+    def _check_best_metric(self) -> TrainConfig:
         if self.keep_best and self.best_metric is None:
             raise ValueError(
                 f"train.keep_best={self.keep_best} and train.best_metric is not set; name a metric of validation, "
@@ -102,37 +108,38 @@ class TrainConfig(Section):
         return self
 
     @model_validator(mode="after")
-    def _rates_fall_inside(self) -> TrainConfig:
-        found = self.schedule
+    def _check_schedule(self) -> TrainConfig:
+        curve = self.schedule
         if self.lr_warmup >= self.steps:
             raise ValueError(
                 f"train.lr_warmup={self.lr_warmup} does not end within train.steps={self.steps}; give a smaller one"
             )
-        if found.kind == "constant":
+        # Without a decay its bounds mean nothing.
+        if curve.kind == "constant":
             for name in ("lr_decay_from", "lr_decay_until"):
                 if getattr(self, name) is not None:
                     raise ValueError(
-                        f"train.{name}={getattr(self, name)} and train.lr_schedule=constant, under which no rate "
-                        "falls; set train.lr_schedule=linear or cosine"
+                        f"train.{name}={getattr(self, name)} and train.lr_schedule=constant, where rates never "
+                        "fall; set train.lr_schedule=linear or cosine"
                     )
             return self
-        if not self.lr_warmup <= found.decay_from < found.decay_until:
+        if not self.lr_warmup <= curve.decay_from < curve.decay_until:
             raise ValueError(
-                f"rates would rise until step {self.lr_warmup} and fall from step {found.decay_from} to "
-                f"{found.decay_until}; need train.lr_warmup ≤ train.lr_decay_from < train.lr_decay_until "
+                f"rates would rise until step {self.lr_warmup} and fall from step {curve.decay_from} to "
+                f"{curve.decay_until}; need train.lr_warmup ≤ train.lr_decay_from < train.lr_decay_until "
                 "(default: train.steps)"
             )
-        if self.lr_end == 0 and self.steps > found.decay_until:
+        if self.lr_end == 0 and self.steps > curve.decay_until:
             raise ValueError(
-                f"train.steps={self.steps} and rates that are 0 after train.lr_decay_until={found.decay_until}: those "
+                f"train.steps={self.steps} and rates that are 0 after train.lr_decay_until={curve.decay_until}: those "
                 "steps would learn nothing; give a larger train.lr_decay_until, or train.lr_end above 0"
             )
         return self
 
     @property
-    def schedule(self) -> Schedule:
-        """Factors of each step, relative to the task's own learning rates."""
-        return Schedule(
+    def schedule(self) -> LrCurve:
+        """Factor of the task's learning rates at each step."""
+        return LrCurve(
             kind=self.lr_schedule,
             warmup=self.lr_warmup,
             decay_from=self.lr_warmup if self.lr_decay_from is None else self.lr_decay_from,
@@ -142,21 +149,23 @@ class TrainConfig(Section):
 
     @property
     def min_workers(self) -> int:
+        """Smallest number of ranks."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def max_workers(self) -> int:
+        """Largest number of ranks."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def fixed_micro(self) -> int | None:
-        """The micro-batch where the user fixed one."""
+        """Micro-batch that the user fixed, else None."""
         return None if self.micro_batch == "auto" else self.micro_batch
 
     @property
     def world_sizes(self) -> list[int]:
-        """Numbers of ranks that this run may have, ascending; never empty."""
-        return batch_size.admissible(
+        """Admissible numbers of ranks, ascending; never empty."""
+        return batch_size.admissible_ranks(
             global_batch=self.global_batch, low=self.min_workers, high=self.max_workers, micro_batch=self.fixed_micro
         )
 
@@ -169,21 +178,26 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 @dataclass(frozen=True)
 class Cadence:
-    """Every `amount` steps or seconds."""
+    """Interval between two events, in steps, seconds or epochs.
+
+    Users write `500` (steps), `"90s"`, `"5min"`, `"2h"` or `"1 epoch"`. Steps and epochs depend on the step alone, so
+    every rank and every resumed run does the same. Seconds are the clock of rank 0, which informs the other ranks
+    (`triggers`); such events happen at other steps in every run.
+    """
 
     amount: float
     unit: Literal["steps", "seconds", "epochs"]
 
     @staticmethod
     def of(text: int | str) -> Cadence:
-        """Read what a user wrote; `ValueError` says what can be written."""
+        """Parses a cadence; `ValueError` names the possible forms."""
         if isinstance(text, int):
             amount, unit = float(text), "steps"
         else:
-            found = _FORM.fullmatch(text.strip().lower())
-            if found is None:
+            match = _FORM.fullmatch(text.strip().lower())
+            if match is None:
                 raise ValueError(f'{text!r} is no cadence; write 500 (steps), "90s", "5min", "2h" or "1 epoch"')
-            amount, unit = float(found[1]), found[2]
+            amount, unit = float(match[1]), match[2]
         if unit.startswith("epoch"):
             cadence = Cadence(amount, "epochs")
         elif unit.startswith("step"):
@@ -195,7 +209,7 @@ class Cadence:
         return cadence
 
     def steps(self, steps_per_epoch: int) -> int | None:
-        """The same in steps, at least one; None where the clock decides."""
+        """Interval in whole steps, at least 1; None for seconds."""
         if self.unit == "seconds":
             return None
         return max(1, round(self.amount * (steps_per_epoch if self.unit == "epochs" else 1)))

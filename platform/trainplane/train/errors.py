@@ -12,19 +12,19 @@ class Diverged(RunFailed):
 
 
 class WorkerLost(RunFailed):
-    """A rank's process or node went away."""
+    """The process or the node of a rank died."""
 
 
 class Halted(RunFailed):
-    """All ranks were asked to stop, saved where they stood, and stopped."""
+    """All ranks saved a checkpoint and stopped, as requested."""
 
 
 class Resized(Halted):
-    """Stopped so, because there is room for more ranks."""
+    """All ranks stopped because the cluster can hold more."""
 
 
 class Superseded(RunFailed):
-    """Another attempt at the same run began elsewhere, and goes on with it."""
+    """A newer attempt of the same run has taken over."""
 
 
 class CodeFailed(RunFailed):
@@ -32,13 +32,19 @@ class CodeFailed(RunFailed):
 
 
 class OutOfMemory(RunFailed):
-    """A step did not fit with `micro_batch` pictures at once, of a rank's `share`."""
+    """A step ran out of memory.
 
-    def __init__(self, sentence: str, micro_batch: int, share: int) -> None:
-        super().__init__(sentence)
+    Attributes:
+        micro_batch: Samples per forward pass that did not fit.
+        share: Samples per step of each rank.
+    """
+
+    def __init__(self, message: str, micro_batch: int, share: int) -> None:
+        super().__init__(message)
         self.micro_batch = micro_batch
         self.share = share
 
+    # Exceptions travel between processes by pickle, which passes only `args` unless told otherwise.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.micro_batch, self.share)
 
@@ -47,8 +53,9 @@ _NO_MEMORY = ("can't allocate memory", "not enough memory", "out of memory", "AL
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Whether this is memory that ran out, on the device or on the host."""
+    """Detects an out-of-memory error of the device or the host."""
+    # By name: torch's and Ray's classes of that name are not imported here.
     names = {kind.__name__ for kind in type(error).__mro__}
     return bool(names & {"OutOfMemoryError", "MemoryError"}) or (
-        isinstance(error, RuntimeError) and any(words in str(error) for words in _NO_MEMORY)
+        isinstance(error, RuntimeError) and any(text in str(error) for text in _NO_MEMORY)
     )

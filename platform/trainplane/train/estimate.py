@@ -1,29 +1,33 @@
-"""PURE: what a run will take, from its settings and a few measured numbers: steps, bytes, time, money.
+"""Estimate of a run: steps, bytes, time and money.
 
-Not covered: whether it may start at all (whoever asks), what a step needs in memory (the task's own arithmetic).
+Pure: no I/O, only settings and a few measured numbers. Not covered: whether the run may start at all (the caller), and
+the memory of a step (the task's own arithmetic).
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from trainplane.train.checkpoint.retention import Rules, keep
+from trainplane.train.checkpoint.retention import RetentionRules, steps_to_keep
 from trainplane.train.config import Cadence, TrainConfig
 
-# Of so many checkpoints at most, those that stay are found by walking through them.
-_WALKED = 1_000_000
+# Up to this number of checkpoints, those that stay are counted one by one.
+_COUNTED = 1_000_000
 
 
 @dataclass(frozen=True)
-class Given:
-    """What is known before the start.
+class EstimateInputs:
+    """Numbers that an estimate starts from.
 
-    done            -- steps that the run has behind it
-    ranks           -- it will have
-    samples, data_bytes, val_bytes -- of the training set, its shards, and the held-out pictures that are measured
-    is_cached       -- hosts keep what they read: later epochs come from there
-    state_bytes     -- of one checkpoint
-    pictures_per_s  -- measured, of all ranks together; None: not known
+    Attributes:
+        done: Steps that the run has done already.
+        ranks: Ranks that the run will have.
+        samples: Samples of the training dataset.
+        data_bytes: Bytes of its shards.
+        val_bytes: Bytes of the held-out samples that are measured.
+        is_cached: True where hosts cache shards, so that later epochs read nothing.
+        state_bytes: Bytes of one checkpoint.
+        pictures_per_s: Measured samples per second of all ranks together; None if not measured.
     """
 
     done: int
@@ -38,10 +42,11 @@ class Given:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What is left of the run takes. Bytes, seconds, and `cost` in the currency of the price; None: not known.
+    """Estimate of the remaining steps of a run.
 
-    checkpoints_kept -- on the store at the end, those of the best included, pinned ones not; of more than a million
-                        checkpoints it may be too many by as many as stay for being the newest
+    None stands for unknown. Sizes are bytes, times seconds, and `cost` has the currency of the price. `pictures` are
+    samples. `checkpoints_kept` counts those on the store at the end, the best ones included and pinned ones not. With
+    more than a million checkpoints it is an upper bound: one that is both new and at a multiple is counted twice.
     """
 
     steps: int
@@ -57,38 +62,47 @@ class Estimate:
     cost: float | None
 
 
-def estimate(config: TrainConfig, given: Given) -> Estimate:
-    """The arithmetic of a run."""
-    steps = max(0, config.steps - given.done)
-    pictures = steps * config.global_batch
-    epochs = pictures / given.samples
-    read = given.data_bytes * (min(epochs, 1.0) if given.is_cached else epochs)
-    seconds = pictures / given.pictures_per_s if given.pictures_per_s else None
-    due = _due(config, done=given.done, samples=given.samples, seconds=seconds)
-    saved = None if due is None else _count(due, is_done=not steps)
+def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
+    """Computes the estimate of the remaining steps."""
+    # Work: steps, samples, epochs.
+    steps = max(0, config.steps - inputs.done)
+    samples = steps * config.global_batch
+    epochs = samples / inputs.samples
+    # Reading and time.
+    bytes_read = inputs.data_bytes * (min(epochs, 1.0) if inputs.is_cached else epochs)
+    seconds = samples / inputs.pictures_per_s if inputs.pictures_per_s else None
+    # Checkpoints, unless their number depends on an unknown time.
+    due = _due(config, done=inputs.done, samples=inputs.samples, seconds=seconds)
+    count = None if due is None else _count(due, is_done=not steps)
     return Estimate(
         steps=steps,
         epochs=epochs,
-        pictures=pictures,
-        bytes_read=round(read) + (given.val_bytes if steps else 0),
-        checkpoints=saved,
-        checkpoint_bytes=given.state_bytes,
-        bytes_written=None if saved is None else saved * given.state_bytes,
-        checkpoints_kept=None if due is None or saved is None else _kept(config, due, saved),
-        pictures_per_s=given.pictures_per_s,
+        pictures=samples,
+        bytes_read=round(bytes_read) + (inputs.val_bytes if steps else 0),
+        checkpoints=count,
+        checkpoint_bytes=inputs.state_bytes,
+        bytes_written=None if count is None else count * inputs.state_bytes,
+        checkpoints_kept=None if due is None or count is None else _count_kept(config, due, count),
+        pictures_per_s=inputs.pictures_per_s,
         seconds=seconds,
-        cost=cost(config, ranks=given.ranks, seconds=seconds),
+        cost=cost(config, ranks=inputs.ranks, seconds=seconds),
     )
 
 
 def checkpoint_steps(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> list[int] | None:
-    """The steps after which a checkpoint is due; None where the clock decides and the duration is not known."""
+    """Steps after which a checkpoint is due.
+
+    None where the cadence is in seconds and the duration is unknown.
+    """
     due = _due(config, done=done, samples=samples, seconds=seconds)
     return None if due is None else [*due, *([config.steps] if done < config.steps else [])]
 
 
 def _due(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> range | None:
-    """As `checkpoint_steps`, without the last step; a range, since a slip of the finger makes it longer than memory."""
+    """Returns the steps of `checkpoint_steps` without the last one.
+
+    A range, because a typing error in the steps could make a list larger than memory.
+    """
     if done >= config.steps:
         return range(0)
     cadence = Cadence.of(config.checkpoint_every)
@@ -96,28 +110,30 @@ def _due(config: TrainConfig, *, done: int, samples: int, seconds: float | None)
     if every is None:
         if seconds is None:
             return None
+        # By the clock: so many steps take `amount` seconds, counted from the first step of this attempt.
         every = max(1, round(cadence.amount * (config.steps - done) / seconds))
         return range(done + every, config.steps, every)
+    # By steps: at multiples, the first one after `done`.
     return range(done - done % every + every, config.steps, every)
 
 
 def _count(due: range, *, is_done: bool) -> int:
-    # Not len(), which ends at 2^63.
+    # Not len(), which fails from 2^63 on. The last step's checkpoint is added.
     return 0 if is_done else max(0, -((due.start - due.stop) // due.step)) + 1
 
 
-def _kept(config: TrainConfig, due: range, saved: int) -> int:
-    rules = Rules.of(config)
-    if saved <= _WALKED:
-        steps = [*due, *([config.steps] if saved else [])]
-        stay = len(keep(steps, metrics={}, pins=(), rules=rules))
+def _count_kept(config: TrainConfig, due: range, count: int) -> int:
+    rules = RetentionRules.of(config)
+    if count <= _COUNTED:
+        steps = [*due, *([config.steps] if count else [])]
+        num_kept = len(steps_to_keep(steps, metrics={}, pins=(), rules=rules))
     else:
-        stay = rules.last + (min(saved, config.steps // rules.every) if rules.every else 0)
-    return min(saved, stay + rules.best)
+        num_kept = rules.last + (min(count, config.steps // rules.every) if rules.every else 0)
+    return min(count, num_kept + rules.best)
 
 
 def cost(config: TrainConfig, *, ranks: int, seconds: float | None) -> float | None:
-    """The price of so many ranks for so long; None where price or duration are not known."""
+    """Price of `ranks` workers for `seconds`; None if unknown."""
     if config.price_per_hour is None or seconds is None:
         return None
     return config.price_per_hour * ranks * seconds / 3600

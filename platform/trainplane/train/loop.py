@@ -1,9 +1,8 @@
-"""The one visible loop: data, the task's step, record, validate, checkpoint.
+"""Training loop: data, step, record, validate, checkpoint.
 
-It runs the same in a Ray Train worker, in a one-worker trial of a search, and plainly in this process: what differs is
-the `World` it is handed and who listens to its progress. A run that finds a checkpoint of its own goes on from there.
-Not covered: how ranks are started (`launch`), what is learnt (the task), when things are due (`agenda`), what happens
-to a step that would do harm (`guard`, `sentry`).
+The same loop runs in a Ray Train worker, in a trial of a search with one worker, and in this process; only the `World`
+and the listener of its progress differ. A run that has a checkpoint resumes from it. Not covered: how ranks are started
+(`launch`), what is trained (the task), when events are due (`triggers`), faulty steps (`guard`).
 """
 
 from __future__ import annotations
@@ -25,56 +24,62 @@ from trainplane.storage.s3.retry import RETRIES
 from trainplane.task import Task, load_task
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import setup
-from trainplane.train.batch_size import arithmetic
+from trainplane.train.batch_size import split_batch
 from trainplane.train.checkpoint import state as states
-from trainplane.train.checkpoint.async_writer import Writer
-from trainplane.train.checkpoint.resume import forget_after, load_newest
-from trainplane.train.checkpoint.retention import Rules, check_metric
+from trainplane.train.checkpoint.async_writer import CheckpointWriter
+from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newest
+from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.errors import OutOfMemory, out_of_memory
-from trainplane.train.guard.fault_dump import keep_batch
-from trainplane.train.guard.monitor import RollBack, Sentry
+from trainplane.train.guard.fault_dump import dump_batch
+from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
-from trainplane.train.metrics import EpochMeans, reduced
+from trainplane.train.metrics import EpochMeans, sum_over_ranks
 from trainplane.train.run_config import RunConfig
-from trainplane.train.schedule import Rates
-from trainplane.train.spec import Job, Outcome, Progress, Report, Silent, keep_going
-from trainplane.train.timing import Clock
-from trainplane.train.triggers import Agenda, Mailbox
-from trainplane.train.validation import HeldOut
+from trainplane.train.schedule import LrSchedule
+from trainplane.train.spec import NullProgress, Outcome, Progress, Report, TrainJob, keep_going
+from trainplane.train.timing import PhaseTimer
+from trainplane.train.triggers import FlagExchange, Triggers
+from trainplane.train.validation import ValidationSet
 from trainplane.train.world import World
 
 
 def run(
-    job: Job,
+    job: TrainJob,
     *,
     world: World | None = None,
     progress: Progress | None = None,
     report: Report = keep_going,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Train until the configured step, from the newest good checkpoint of this run if there is one.
+    """Trains until the last step, from the newest good checkpoint.
 
-    Told to stop (`interrupted`, on any rank), all ranks save where they stand and raise `KeyboardInterrupt`.
+    Args:
+        job: The run.
+        world: This process's rank; default: that of torch's process group.
+        progress: Display of the progress; default: none.
+        report: Called on rank 0 after each validation; returns whether to continue.
+        interrupted: Called after each step. Once it is true on any rank, all ranks save a checkpoint and raise
+            `KeyboardInterrupt`.
     """
-    world, progress = world or World.current(), progress or Silent()
+    world, progress = world or World.current(), progress or NullProgress()
     task_class = load_task(job.config["task"])
     config: RunConfig = build(task_class.Config, job.config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    mailbox, told = Mailbox(world), list[str]()
+    flags, messages = FlagExchange(world), list[str]()
     amended: GuardState | None = None
     with closing(setup.tracker_of(job, world)) as tracker:
         while True:
-            trainer = _Trainer(job, config, task_class, world, tracker, progress, told)
+            trainer = _Trainer(job, config, task_class, world, tracker, progress, messages)
             try:
-                return trainer.run(mailbox, report, interrupted, amended)
-            except RollBack as back:
-                # Going back is going on from an older checkpoint: one way through the code serves both.
-                mailbox.settle()
-                trainer.forget_after(back.to)
-                amended = back.state
+                return trainer.run(flags, report, interrupted, amended)
+            except RollBack as rollback:
+                # A roll-back is a resume from an older checkpoint, through the same code.
+                flags.wait()
+                trainer.drop_checkpoints_after(rollback.to)
+                amended = rollback.state
             except Exception:
-                # Whatever it was goes on upwards: a checkpoint on its way is good all the same, so it is waited for.
+                # The checkpoint in progress is good whatever the error is, so wait for it before the error is raised.
                 trainer.writer.wait()
                 trainer.commit()
                 raise
@@ -83,69 +88,71 @@ def run(
 
 
 class _Trainer:
-    """The loop and what it carries from step to step."""
+    """The loop and its state from step to step."""
 
     def __init__(
         self,
-        job: Job,
+        job: TrainJob,
         config: RunConfig,
         task_class: type[Task],
         world: World,
         tracker: Recorder,
         progress: Progress,
-        told: list[str],
+        messages: list[str],
     ) -> None:
         self.job, self.config, self.world = job, config, world
-        self.tracker, self.progress, self.told, self.clock = tracker, progress, told, Clock()
-        # Ranks start alike, whether or not a checkpoint then overwrites it all.
+        self.tracker, self.progress, self.messages, self.clock = tracker, progress, messages, PhaseTimer()
+        # All ranks start with the same weights; a checkpoint may overwrite them.
         torch.manual_seed(config.train.seed)
         self.task = task_class(config, setup.device_of(config))
-        # Before a checkpoint brings the rates of some later step.
-        self.rates = Rates(config.train.schedule, self.task.optimizers())
+        # Reads the configured rates, so it is made before a checkpoint sets those of a later step.
+        self.rates = LrSchedule(config.train.schedule, self.task.optimizers())
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache, expected_digest=job.train_digest)
         self.loader = setup.loader_of(self.dataset, config, task_class, world)
-        self.writer = Writer(open_store(job.checkpoints), Rules.of(config.train))
+        self.writer = CheckpointWriter(open_store(job.checkpoints), RetentionRules.of(config.train))
         self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
-        self.pictures = 0
+        self.samples = 0
 
     def run(
-        self, mailbox: Mailbox, report: Report, interrupted: Callable[[], bool], amended: GuardState | None
+        self, flags: FlagExchange, report: Report, interrupted: Callable[[], bool], amended: GuardState | None
     ) -> Outcome:
+        """Trains until the last step, or a report stops it."""
         steps, world, clock, task = self._steps, self.world, self.clock, self.task
+        # Resume; validate before the first step, and where there is nothing left to train.
         first = done = self._restore(amended)
-        held_out = HeldOut(self.job.val_data, self.config, world, expected_digest=self.job.val_digest)
+        held_out = ValidationSet(self.job.val_data, self.config, world, expected_digest=self.job.val_digest)
         metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or done >= steps else {}
         if done == 0:
             check_metric(self.writer.rules, metrics)
-        agenda = Agenda(
+        triggers = Triggers(
             self.config.train,
             world=world,
             steps_per_epoch=self.loader.steps_per_epoch,
-            mailbox=mailbox,
+            flags=flags,
             interrupted=interrupted,
             last=steps,
         )
         batches = self.loader.batches(start=done, stop=steps)
         going, started = done < steps, time.monotonic()
         if metrics:
-            going = self._goes_on(done, metrics, report) and going
+            going = self._report(done, metrics, report) and going
 
         while going:
-            # Data: this rank's share of the global batch, the same pictures whatever the number of ranks.
+            # Data: this rank's share of the global batch, which has the same samples at any number of ranks.
             with clock.phase("data"):
                 index, batch = next(batches)
 
-            # The task's turn: both players, from the same weights. The guard may forbid them to move.
+            # Step: the task updates its weights, unless the guard blocks the step.
             with clock.phase("step"):
                 if done == first:
-                    self._check(batch)
+                    self._self_check(batch)
                 shares = self._step(index, batch)
             done = index + 1
-            self.pictures += self.config.train.global_batch
-            due = agenda.after(done)
+            self.samples += self.config.train.global_batch
+            due = triggers.after(done)
 
-            # Record: ranks add up their shares only when the result is wanted, and the guard judges what it saw.
+            # Record: only now are the shares summed over ranks, and the guard decides about the steps since last time.
             if due.record:
                 with clock.phase("step"):
                     self._wait_for_device()
@@ -154,131 +161,145 @@ class _Trainer:
             rate = (done - first) * self.config.train.global_batch / (time.monotonic() - started)
             self.progress.update(done, steps, rate, {**self.recorded, **metrics})
 
-            # Validate: the same held-out pictures every time.
+            # Validate: the same held-out samples every time.
             if due.validate:
                 with clock.phase("validate"):
                     metrics = held_out.measure(task, self.tracker, done=done)
-                    going = self._goes_on(done, metrics, report)
+                    going = self._report(done, metrics, report)
             going = going and done < steps
 
-            # Checkpoint: staged here, stored behind our back.
+            # Checkpoint: copied here, stored by a background thread.
             if not going or due.halt or due.checkpoint:
                 with clock.phase("checkpoint"):
                     self._checkpoint(done, metrics if due.validate else {})
             if due.halt and going:
-                self._saved()
+                self._wait_until_saved()
                 raise KeyboardInterrupt
 
-        mailbox.settle()
+        flags.wait()
         return self._finish(done, first, metrics, started)
 
     @property
     def _steps(self) -> int:
-        """The step to stop at."""
+        """Step to stop at."""
         return min(self.job.until or self.config.train.steps, self.config.train.steps)
 
-    def _goes_on(self, done: int, metrics: dict[str, float], report: Report) -> bool:
-        """Tell what a validation found; whether training goes on is for the first rank to say."""
-        wanted = report(done, metrics) if self.world.is_first else True
+    def _report(self, done: int, metrics: dict[str, float], report: Report) -> bool:
+        """Reports a validation; rank 0 decides whether to continue."""
+        continues = report(done, metrics) if self.world.is_first else True
         name = self.job.stop_at_nan
-        lost = name is not None and not math.isfinite(metrics.get(name, 0.0))
-        return bool(self.world.agree(int(wanted and not lost), self.task.device))
+        is_nan = name is not None and not math.isfinite(metrics.get(name, 0.0))
+        return bool(self.world.agree(int(continues and not is_nan), self.task.device))
 
     def _restore(self, amended: GuardState | None) -> int:
-        """Load the newest good checkpoint, if there is one, and set the guard. Returns the step to go on from."""
+        """Loads the newest good checkpoint and sets up the guard.
+
+        Returns the step of the checkpoint, 0 without one.
+        """
         if self.world.is_first:
-            self.writer.begin()
+            self.writer.start()
         must_match = {"dataset_digest": self.dataset.digest, "order_hash": self.loader.order_hash}
-        found = load_newest(self.task, self.writer.store, config=self.config, must_match=must_match, world=self.world)
-        step = found.checkpoint.step if found else 0
-        guarded, micro_batch = GuardState(), self.job.micro_batch
-        if found is not None:
-            self.epoch = EpochMeans(**found.meta["epoch"])
-            self.writer.go_on_from(found.checkpoint)
-            guarded = GuardState.from_json(found.meta["guard"])
-            micro_batch = micro_batch or found.meta["micro_batch"]
-            self._think_in(found.meta.get("threads"))
+        loaded = load_newest(self.task, self.writer.store, config=self.config, must_match=must_match, world=self.world)
+        step = loaded.checkpoint.step if loaded else 0
+        # The loop's own state, from the checkpoint's `meta`.
+        guard_state, micro_batch = GuardState(), self.job.micro_batch
+        if loaded is not None:
+            self.epoch = EpochMeans(**loaded.meta["epoch"])
+            self.writer.resume_from(loaded.checkpoint)
+            guard_state = GuardState.from_json(loaded.meta["guard"])
+            micro_batch = micro_batch or loaded.meta["micro_batch"]
+            self._set_threads(loaded.meta.get("threads"))
+        # The record continues at the same step.
         self.tracker.set_tags({"trainplane.threads": str(torch.get_num_threads())})
-        self.tracker.go_on_from(step, found.unsent if found else b"")
-        self.tracker.watch(self._counters)
+        self.tracker.resume_from(step, loaded.unsent if loaded else b"")
+        self.tracker.monitor(self._counters)
         if self.config.train.micro_batch != "auto":
             micro_batch = self.config.train.micro_batch
-        self.cut = arithmetic(
+        self.split = split_batch(
             global_batch=self.config.train.global_batch, ranks=self.world.size, micro_batch=micro_batch
         )
-        self.sentry = Sentry(
+        self.guard = GuardMonitor(
             self.config.guard,
             self.task,
             self.world,
             self.rates,
-            self._tell,
-            self._keep,
+            self._emit,
+            self._dump_batch,
             self._last_good,
-            guarded.with_amendments_of(amended, step=step) if amended else guarded,
+            guard_state.with_amendments_of(amended, step=step) if amended else guard_state,
         )
-        for damaged in found.damaged if found else ():
-            self._tell(step, f"{damaged}; went on from step {step}")
+        for damaged in loaded.damaged if loaded else ():
+            self._emit(step, f"{damaged}; resumed at step {step}")
         return step
 
-    def _think_in(self, threads: int | None) -> None:
-        """Keep the number of threads that the run began with: it decides how sums are cut, and so their last bits."""
+    def _set_threads(self, threads: int | None) -> None:
+        """Restores the number of threads that the run started with.
+
+        It decides how torch splits sums, and so their last bits.
+        """
         if threads and not self.config.train.threads:
             torch.set_num_threads(threads)
 
     def _counters(self) -> dict[str, float]:
-        """What the record of the machine shows of the loop: seconds waited, pictures and retries, all growing."""
-        waited = {f"{name}_share": self.clock.seconds.get(name, 0.0) for name in ("data", "checkpoint")}
-        return {**waited, "pictures_per_s": float(self.pictures), "store_retries_per_s": float(RETRIES.value)}
+        """Growing counters for the system metrics, which show their rates."""
+        waits = {f"{name}_share": self.clock.seconds.get(name, 0.0) for name in ("data", "checkpoint")}
+        return {**waits, "pictures_per_s": float(self.samples), "store_retries_per_s": float(RETRIES.value)}
 
-    def _check(self, batch: Batch) -> None:
-        """Let the task try itself on the first micro-batch, before any step counts."""
-        fell_back = self.task.self_check(next(self._micro_batches(batch)), reduce=self.world)
-        if fell_back:
-            self._tell(0, fell_back)
+    def _self_check(self, batch: Batch) -> None:
+        """Runs the task's self-check on the first micro-batch."""
+        fallback = self.task.self_check(next(self._micro_batches(batch)), reduce=self.world)
+        if fallback:
+            self._emit(0, fallback)
 
     def _step(self, index: int, batch: Batch) -> dict[str, Tensor]:
-        """One step under the guard; its metrics, or none where the batch is passed over."""
-        if not self.sentry.before(index):
+        """Runs one step under the guard.
+
+        Returns this rank's shares of the metrics; none where the guard skips the batch.
+        """
+        if not self.guard.before(index):
             return {}
-        # Its randomness depends on step and rank alone.
+        # The step's random numbers depend on step and rank alone.
         torch.manual_seed(setup.step_seed(self.config.train.seed, index, self.world.rank))
         try:
             micro_batches = list(self._micro_batches(batch))
-            shares = self.task.step(micro_batches, global_batch=self.cut.global_batch, reduce=self.world)
+            shares = self.task.step(micro_batches, global_batch=self.split.global_batch, reduce=self.world)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
             shares = None
         if shares is None:
-            # Raised out here: the error above holds on to every tensor of the step.
+            # Raised outside the handler, because torch's error references every tensor of the step.
             raise OutOfMemory(
-                f"memory ran out in step {index + 1} on rank {self.world.rank} ({self.cut}); "
+                f"memory ran out in step {index + 1} on rank {self.world.rank} ({self.split}); "
                 "set train.micro_batch=auto, or a smaller one",
-                self.cut.micro_batch,
-                self.cut.share,
+                self.split.micro_batch,
+                self.split.share,
             )
-        self.sentry.after(index, shares)
+        self.guard.after(index, shares)
         return shares
 
     def _micro_batches(self, batch: Batch) -> Iterator[Batch]:
-        for begin in range(0, self.cut.share, self.cut.micro_batch):
+        size = self.split.micro_batch
+        for start in range(0, self.split.share, size):
             yield {
-                name: value[begin : begin + self.cut.micro_batch].to(self.task.device, non_blocking=True)
+                name: value[start : start + size].to(self.task.device, non_blocking=True)
                 for name, value in batch.items()
             }
 
     def _record(self, done: int, shares: dict[str, Tensor]) -> None:
-        values = reduced(shares, self.world)
-        self.sentry.judge(done, values)
+        values = sum_over_ranks(shares, self.world)
+        # The guard first: it may raise, and then the values must not be recorded.
+        self.guard.evaluate(done, values)
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
-        self.tracker.log_metrics(done, {**self.recorded, **self.rates.shown(), "epoch": done / per_epoch})
+        self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "epoch": done / per_epoch})
         self.commit()
         means = self.epoch.add(done, values, per_epoch)
         self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})
 
     def _checkpoint(self, done: int, metrics: dict[str, float]) -> None:
-        self.sentry.approve_state(done)
+        # A state that is not finite is never stored.
+        self.guard.check_state(done)
         if not self.world.is_first:
             return
         meta = {
@@ -287,55 +308,58 @@ class _Trainer:
             "dataset_digest": self.dataset.digest,
             "order_hash": self.loader.order_hash,
             "epoch": asdict(self.epoch),
-            "guard": self.sentry.to_json(),
-            "micro_batch": self.cut.micro_batch,
+            "guard": self.guard.to_json(),
+            "micro_batch": self.split.micro_batch,
             "threads": torch.get_num_threads(),
         }
         state = states.capture(self.task, step=done)
         self.writer.save(state, meta=meta, unsent=self.tracker.unsent(), metrics=metrics)
 
     def _last_good(self) -> int:
-        """The step of the newest checkpoint in the store, once what is on its way has arrived."""
+        """Step of the newest checkpoint, after the upload in progress."""
         self.writer.wait()
         return self.writer.last.step if self.writer.last else 0
 
-    def _saved(self) -> None:
-        """Wait, on every rank, until the last checkpoint is in the store."""
+    def _wait_until_saved(self) -> None:
+        """Waits on every rank until the last checkpoint is stored."""
         if self.world.is_first:
             self.writer.finish()
             self.commit()
         self.world.barrier()
 
     def commit(self) -> None:
-        """Tell the record how far checkpoints are stored: points up to there stand."""
+        """Marks recorded points up to the last checkpoint as final."""
         if self.writer.last:
             self.tracker.commit(self.writer.last.step)
 
-    def forget_after(self, step: int) -> None:
-        """Take away the checkpoints beyond `step`; all ranks wait until they are gone."""
+    def drop_checkpoints_after(self, step: int) -> None:
+        """Drops checkpoints beyond `step`; all ranks wait for it."""
         if self.world.is_first:
             self.writer.wait()
-            forget_after(self.writer.store, step)
+            drop_checkpoints_after(self.writer.store, step)
         self.world.barrier()
 
-    def _tell(self, done: int, sentence: str, faults: int | None = None) -> None:
-        """Say it on the terminal and in the run."""
+    def _emit(self, done: int, message: str, faults: int | None = None) -> None:
+        """Shows a message and records it in the run."""
         if not self.world.is_first:
             return
-        self.told.append(sentence)
-        self.progress.tell(sentence)
-        self.tracker.set_tags({"trainplane.told": sentence[:500]})
-        self.tracker.log_text(f"told/step-{done:08d}.txt", sentence + "\n")
+        self.messages.append(message)
+        self.progress.emit(message)
+        self.tracker.set_tags({"trainplane.told": message[:500]})
+        self.tracker.log_text(f"told/step-{done:08d}.txt", message + "\n")
         if faults is not None:
             self.tracker.log_metrics(done, {"guard/faults": faults})
 
-    def _keep(self, fault: Observation) -> str:
+    def _dump_batch(self, fault: Observation) -> str:
         order = self.dataset.order(seed=self.config.train.seed, global_batch=self.config.train.global_batch)
-        again = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
-        return keep_batch(self.writer.store, fault, loader=again, dataset=self.dataset, order=order, world=self.world)
+        loader = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
+        return dump_batch(self.writer.store, fault, loader=loader, dataset=self.dataset, order=order, world=self.world)
 
     def _wait_for_device(self) -> None:
-        """The time until the device has caught up belongs to the steps; recording waits for it anyway."""
+        """Waits until the device has finished its steps.
+
+        Recording would wait anyway, but this time belongs to the steps.
+        """
         if self.task.device.type == "cuda":
             torch.cuda.synchronize(self.task.device)
 
@@ -343,12 +367,12 @@ class _Trainer:
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None
             self.commit()
-        # The last checkpoint is waited for: its time is part of the whole, as it is of what checkpoints took.
+        # The wall time includes the wait for the last checkpoint, as the phase `checkpoint` does.
         wall_s = time.monotonic() - started
         parts = {f"step/{name}": seconds for name, seconds in self.task.timings().items()}
         seconds = {**self.clock.seconds, **parts, "wall": wall_s}
-        pictures = (done - first) * self.config.train.global_batch
-        rate = pictures / wall_s if pictures else 0.0
+        samples = (done - first) * self.config.train.global_batch
+        rate = samples / wall_s if samples else 0.0
         if done > first:
             self.tracker.log_metrics(
                 done, {f"time/{name}_s": value for name, value in seconds.items()} | {"time/pictures_per_s": rate}
@@ -364,5 +388,5 @@ class _Trainer:
             pictures_per_s=rate,
             unsent=unsent,
             damage=[str(damage) for damage in self.loader.damage],
-            told=self.told,
+            told=self.messages,
         )

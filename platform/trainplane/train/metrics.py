@@ -1,4 +1,4 @@
-"""Training metrics: summed over ranks when they are recorded, and their means over an epoch."""
+"""Training metrics: sums over ranks and means over an epoch."""
 
 from __future__ import annotations
 
@@ -12,10 +12,16 @@ from torch import Tensor
 from trainplane.train.world import World
 
 
-def reduced(shares: Mapping[str, Tensor], world: World) -> dict[str, float]:
-    """The metrics of the global batch, from every rank's share of them. Waits for the device."""
+def sum_over_ranks(shares: Mapping[str, Tensor], world: World) -> dict[str, float]:
+    """Sums each metric over ranks; waits for the device.
+
+    Args:
+        shares: This rank's part of each metric, 0-dim tensors; the sum over ranks is the metric.
+        world: The ranks of the run.
+    """
     if not shares:
         return {}
+    # Sorted, so that all ranks stack the same metrics in the same order.
     names = sorted(shares)
     total = torch.stack([shares[name].detach().double() for name in names])
     world.sum_([total])
@@ -24,15 +30,20 @@ def reduced(shares: Mapping[str, Tensor], world: World) -> dict[str, float]:
 
 @dataclass
 class EpochMeans:
-    """Means over the recorded steps of the current epoch; part of a checkpoint, so that a resume changes nothing."""
+    """Means over the recorded steps of the current epoch.
+
+    Part of a checkpoint, so that a resumed run records the same means.
+    """
 
     totals: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
     def add(self, done: int, values: Mapping[str, float], steps_per_epoch: int) -> dict[str, float]:
-        """Take in one recorded step. Returns the means of the epoch when `done` is the last step recorded in it.
+        """Adds one recorded step.
 
-        A step that was passed over, or whose values are not all finite, counts for nothing.
+        Returns the means where the step is the last one recorded in its epoch, else nothing.
+
+        A step that was skipped, or whose values are not all finite, is left out.
         """
         if values and all(map(math.isfinite, values.values())):
             for name, value in values.items():

@@ -1,8 +1,8 @@
-"""Frozen run configuration: YAML, dotted overrides, and errors that name the field and the remedy.
+"""Configuration of one run, and the part that identifies it.
 
-`load(schema, source, overrides)` builds one immutable tree. A task extends `RunConfig` with its own sections
-(`model`, `loss`), so that every name a user can type is declared in exactly one place. The *digest* of a
-configuration is the sha256 of its canonical JSON: two runs with equal digests were asked to do the same thing.
+`trainplane.config.load.build` makes one immutable tree of it. A task extends `RunConfig` with its own sections
+(`model`, `loss`), so every name that a user can type is declared in exactly one place. The *digest* of a configuration
+is the sha256 of its canonical JSON: two runs with equal digests have the same settings.
 """
 
 from __future__ import annotations
@@ -21,28 +21,33 @@ from trainplane.train.guard.policy import GuardConfig
 
 
 class DataConfig(Section):
-    """What is read. Addresses are `s3://…`, a folder, or a name inside the context's dataset store."""
+    """Datasets and how they are read.
 
-    train: str = Field(description="dataset that is trained on")
-    val: str | None = Field(None, description="held-out dataset; without one nothing is validated")
-    val_samples: int = Field(256, ge=1, description="held-out pictures measured at each validation")
-    on_damage: Literal["fail", "quarantine"] = Field("fail", description="what a damaged sample does to the run")
+    An address is `s3://…`, a folder, or a name inside the context's dataset store.
+    """
+
+    train: str = Field(description="training dataset")
+    val: str | None = Field(None, description="held-out dataset; none: no validation")
+    val_samples: int = Field(256, ge=1, description="held-out samples measured at each validation")
+    on_damage: Literal["fail", "quarantine"] = Field("fail", description="reaction to a damaged sample")
     damage_budget: int = Field(
-        10, ge=0, description="samples that each rank may quarantine since it started before the run fails anyway"
+        10,
+        ge=0,
+        description="samples that each rank may quarantine before the run fails anyway, counted from its start",
     )
     loader_workers: int = Field(
         0, ge=0, le=256, description="decoding processes per rank; 0 decodes in a thread of the rank"
     )
     prefetch: int = Field(2, ge=1, le=1024, description="batches decoded ahead, per loader worker")
     cache_dir: str | None = Field(
-        None, description="folder on each host that keeps what was read, for later epochs and runs; none: no cache"
+        None, description="folder on each host that keeps shards for later epochs and runs; none: no cache"
     )
     cache_bytes: int = Field(100 * 2**30, ge=1, description="bytes that the cache of a host may take, default 100 GiB")
 
     @field_validator("cache_dir")
     @classmethod
     def _absolute(cls, folder: str | None) -> str | None:
-        # Relative to what, on a cluster's hosts?
+        # On a cluster's hosts there is no common folder that it could be relative to.
         if folder is not None and not folder.startswith(("/", "~")):
             raise ValueError(
                 f"data.cache_dir={folder!r} is relative; give an absolute folder, or one that begins with ~"
@@ -51,25 +56,25 @@ class DataConfig(Section):
 
     @property
     def cache(self) -> CacheConfig | None:
-        """Where a host keeps what it has read."""
+        """Folder and size of each host's cache."""
         return CacheConfig(self.cache_dir, self.cache_bytes) if self.cache_dir else None
 
 
 class TrackingConfig(Section):
-    """What is recorded where people browse."""
+    """Records of the run on the tracking server."""
 
     experiment: str = Field("isnet", description="MLflow experiment")
     require: bool = Field(
-        False, description="refuse to start while MLflow does not answer, instead of recording on disk until it does"
+        False, description="refuse to start while MLflow does not answer; false: record on disk until it does"
     )
-    gallery: int = Field(4, ge=0, description="held-out pictures shown at every validation")
+    gallery: int = Field(4, ge=0, description="held-out samples shown at every validation")
     register_as: ModelName | None = Field(
-        None, description="registered model that the finished run becomes a version of"
+        None, description="registered model that gets the finished run as a new version"
     )
 
 
 class RunConfig(Section):
-    """One run. Tasks derive from this and add their own sections."""
+    """One run; tasks derive from it and add sections."""
 
     name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="lower case, digits, - and _")
     task: str = Field(..., description="package.module:Class")
@@ -83,31 +88,32 @@ class RunConfig(Section):
         return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
 
     def identity(self) -> dict[str, Any]:
-        """The settings that decide what is learnt, without those that only say where, how long or how often.
+        """Settings that decide the trained weights.
 
-        A run goes on under the same identity on another number of workers, or with more steps. Datasets are left
-        out because a run is tied to their digests, not to their addresses. A schedule of rates counts as what it comes
-        to: where rates fall until `train.steps`, those are part of it.
+        Settings that only say where, how long or how often are left out: a run keeps its identity on another number of
+        workers, or with more steps. Datasets are left out because the run key holds their digests, not their
+        addresses. The learning rate schedule counts with its resolved values: where rates fall until `train.steps`,
+        the number of steps is part of it.
         """
-        tree = self._without_logistics(self.model_dump(mode="json"))
+        tree = self._identity_part(self.model_dump(mode="json"))
         for name in SCHEDULE:
             del tree["train"][name]
         schedule = self.train.schedule
         return tree if schedule.is_flat else tree | {"rates": asdict(schedule)}
 
     def special(self) -> dict[str, Any]:
-        """Of the identity, the settings that differ from the defaults."""
-        return self._without_logistics(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "task"}))
+        """Settings of the identity that differ from the defaults."""
+        return self._identity_part(self.model_dump(mode="json", exclude_defaults=True, exclude={"name", "task"}))
 
     @staticmethod
-    def _without_logistics(tree: dict[str, Any]) -> dict[str, Any]:
+    def _identity_part(tree: dict[str, Any]) -> dict[str, Any]:
         for section, names in NOT_IDENTITY.items():
             for name in names or list(tree.get(section, {})):
                 tree.get(section, {}).pop(name, None)
         return tree
 
 
-# Section -> settings that are no part of a run's identity; an empty tuple stands for the whole section.
+# Section -> settings that are no part of a run's identity; an empty tuple means the whole section.
 NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "data": ("train", "val", "val_samples", "damage_budget", "loader_workers", "prefetch", "cache_dir", "cache_bytes"),
     "train": (
@@ -131,12 +137,12 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "tracking": (),
 }
 
-# Settings of section `train` that `TrainConfig.schedule` sums up.
+# Settings of section `train` that the identity holds as `rates`, resolved by `TrainConfig.schedule`.
 SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")
 
 
-def decides(name: str) -> bool:
-    """Whether the setting of this dotted name is part of a run's identity."""
-    section, _, rest = name.partition(".")
-    left_out = NOT_IDENTITY.get(section)
-    return left_out is None or (bool(left_out) and rest.partition(".")[0] not in left_out)
+def is_identity_setting(name: str) -> bool:
+    """True if the setting (a dotted name) identifies the run."""
+    section, _, path = name.partition(".")
+    excluded = NOT_IDENTITY.get(section)
+    return excluded is None or (bool(excluded) and path.partition(".")[0] not in excluded)

@@ -21,13 +21,13 @@ class TrackingTarget:
         uri: Address of the tracking server.
         run_id: Id of the MLflow run, or the id reserved for it.
         spool: Folder of the local records.
-        birth: Arguments to create the MLflow run, as JSON, if it does not exist yet.
+        run_spec: Arguments to create the MLflow run, as JSON, if it does not exist yet.
     """
 
     uri: str
     run_id: str
     spool: str
-    birth: dict[str, Any] | None = None
+    run_spec: dict[str, Any] | None = None
 
     @cached_property
     def server(self) -> TrackingServer:

@@ -1,7 +1,7 @@
-"""Where the time of a run goes, and what to change first.
+"""Time of a run by phase, and advice for speed.
 
-Phases are seconds of this rank's main thread. A device works behind it: the wait for its steps, which comes at the
-next record, is counted as `step`, where it belongs.
+Phases are seconds of this rank's main thread. A device works asynchronously behind it: the wait for its steps happens
+at the next record and is counted as `step`, where it belongs.
 """
 
 from __future__ import annotations
@@ -14,13 +14,14 @@ from dataclasses import dataclass, field
 
 
 @dataclass
-class Clock:
+class PhaseTimer:
     """Seconds by phase."""
 
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
+        """Adds the time of the block to a phase."""
         started = time.monotonic()
         try:
             yield
@@ -30,16 +31,22 @@ class Clock:
 
 # Phase -> (share of the wall time from which it is worth changing something, what to change first).
 _REMEDIES = {
-    "data": (0.2, "raise data.loader_workers, then data.prefetch; the ranks wait for pictures"),
-    "validate": (0.2, "validate less often (train.validate_every) or on fewer pictures (data.val_samples)"),
+    "data": (0.2, "raise data.loader_workers, then data.prefetch; the ranks wait for samples"),
+    "validate": (0.2, "validate less often (train.validate_every) or on fewer samples (data.val_samples)"),
     "record": (0.1, "record less often (train.log_every)"),
     "checkpoint": (0.05, "save less often (train.checkpoint_every), or to a store that is nearer"),
-    "guard": (0.1, "find out why steps fail: see what the guard told"),
 }
 
 
-def advice(seconds: Mapping[str, float]) -> str:
-    """The one change that promises most: the phase that is furthest above what it should take, else the step itself."""
+def advice(seconds: Mapping[str, float], *, faster_step: str = "") -> str:
+    """Returns the change that promises most time.
+
+    That is the phase furthest above its share; where none is above, the step itself.
+
+    Args:
+        seconds: Seconds by phase, with the whole as `wall`.
+        faster_step: Settings of the task that make its step faster.
+    """
     wall = seconds.get("wall", 0.0)
     if wall <= 0:
         return ""
@@ -47,19 +54,21 @@ def advice(seconds: Mapping[str, float]) -> str:
     worst = max(excess, key=lambda name: excess[name])
     if excess[worst] > 0:
         return _REMEDIES[worst][1]
-    return "the step itself: train.precision=bf16, train.compile=true, train.channels_last=true, or more train.workers"
+    return f"the step itself: {faster_step}{', or ' if faster_step else ''}more train.workers"
 
 
 def shares(seconds: Mapping[str, float]) -> dict[str, float]:
-    """Fractions of the wall time by phase, the largest first, with what no phase covers as `rest`.
+    """Fractions of the wall time by phase, the largest first.
 
-    Parts of a phase (`step/generator`) are fractions of the wall time, too, and stand behind their phase.
+    The time outside all phases is `rest`. Parts of a phase (`step/generator`) are fractions of the wall time, too, and
+    follow their phase.
     """
     wall = seconds.get("wall", 0.0)
     if wall <= 0:
         return {}
     phases = {name: s / wall for name, s in seconds.items() if name != "wall" and "/" not in name}
     phases["rest"] = max(0.0, 1 - sum(phases.values()))
+    # Insert each phase and then its parts: a dict keeps that order.
     ordered = {}
     for name in sorted(phases, key=lambda name: -phases[name]):
         ordered[name] = phases[name]

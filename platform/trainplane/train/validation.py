@@ -1,4 +1,4 @@
-"""The held-out pictures that every validation measures: always the same, each rank its share."""
+"""Held-out samples of a run, the same at every validation."""
 
 from __future__ import annotations
 
@@ -11,8 +11,11 @@ from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
 
 
-class HeldOut:
-    """This rank's share of the held-out samples, verified and kept in memory; those of the gallery are all rank 0's."""
+class ValidationSet:
+    """This rank's share of the held-out samples, in memory.
+
+    The samples are verified when they are read. Those of the gallery all belong to rank 0, which records.
+    """
 
     def __init__(
         self, address: str | None, config: RunConfig, world: World, *, expected_digest: str | None = None
@@ -23,19 +26,23 @@ class HeldOut:
         if address is None:
             return
         dataset = Dataset.open(address, cache=config.data.cache, expected_digest=expected_digest)
+        # The gallery first, on rank 0; then every rank takes each `size`-th of the remaining samples.
         count = min(dataset.num_samples, config.data.val_samples)
-        shown = min(config.tracking.gallery, count)
-        rest = range(shown + world.rank, count, world.size)
-        indices = [*(range(shown) if world.is_first else ()), *rest]
+        gallery_size = min(config.tracking.gallery, count)
+        share = range(gallery_size + world.rank, count, world.size)
+        indices = [*(range(gallery_size) if world.is_first else ()), *share]
         self._samples = list(zip(indices, read_samples(dataset, indices), strict=True))
 
     def measure(self, task: Task, tracker: Recorder, *, done: int) -> dict[str, float]:
-        """Validate, record, and return the metrics as `val/NAME`; nothing where there is no held-out dataset."""
+        """Validates and records; returns the metrics as `val/NAME`.
+
+        Returns nothing where there is no held-out dataset. All ranks call it together.
+        """
         if self._samples is None:
             return {}
-        found = task.validate(self._samples, reduce=self._world, gallery=self._gallery)
-        metrics = {f"val/{name}": value for name, value in found.metrics.items()}
+        validation = task.validate(self._samples, reduce=self._world, gallery=self._gallery)
+        metrics = {f"val/{name}": value for name, value in validation.metrics.items()}
         tracker.log_metrics(done, metrics)
-        for picture in found.pictures:
-            tracker.log_picture(picture.name, picture.pixels, done)
+        for image in validation.images:
+            tracker.log_image(image.name, image.pixels, done)
         return metrics

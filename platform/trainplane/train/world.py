@@ -1,8 +1,8 @@
-"""The ranks of a run, seen from one of them: who am I, and sums over all.
+"""Rank of this process, and sums over all ranks.
 
-Gradients are summed as one flat buffer per dtype after accumulation, not by DistributedDataParallel: its buckets are
-laid out by the first backward pass of each process, so that a resumed run would add in another order and end on other
-bits. With a fixed layout the sum at a given number of ranks is always the same.
+Gradients are summed as one flat buffer per dtype after accumulation, not by DistributedDataParallel. Its buckets are
+laid out by the first backward pass of each process, so a resumed run would add in another order and end on other bits.
+With a fixed layout the sum at a given number of ranks is always the same.
 """
 
 from __future__ import annotations
@@ -17,39 +17,42 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class World:
-    """One rank's place. `World()` is a run of one rank that needs no process group."""
+    """Rank and number of ranks; `World()` needs no process group."""
 
     rank: int = 0
     size: int = 1
 
     @staticmethod
     def current() -> World:
-        """The place in torch's process group, or alone where there is none."""
+        """Reads torch's process group; one rank where there is none."""
         if dist.is_available() and dist.is_initialized():
             return World(dist.get_rank(), dist.get_world_size())
         return World()
 
     @property
     def is_first(self) -> bool:
+        """True on rank 0, which writes and records."""
         return self.rank == 0
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        """Sum each tensor over all ranks, in place, in the order given."""
+        """Sums each tensor over all ranks, in place."""
         if self.size == 1 or not tensors:
             return
+        # One flat buffer per dtype and device, in the order of the tensors.
         by_kind: dict[tuple[torch.dtype, torch.device], list[Tensor]] = {}
         for tensor in tensors:
             by_kind.setdefault((tensor.dtype, tensor.device), []).append(tensor)
         for group in by_kind.values():
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in group])
             dist.all_reduce(flat)
+            # Copy the sums back.
             offset = 0
             for tensor in group:
                 tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
                 offset += tensor.numel()
 
     def agree(self, value: int, device: torch.device) -> int:
-        """Rank 0's value, known to all."""
+        """Returns rank 0's value on every rank."""
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.int64, device=device)
@@ -57,5 +60,6 @@ class World:
         return int(shared.item())
 
     def barrier(self) -> None:
+        """Waits until all ranks are here."""
         if self.size > 1:
             dist.barrier()

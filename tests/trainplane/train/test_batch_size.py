@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainplane.train.batch_size import admissible, arithmetic, ranks_for, smaller_micro_batch
+from trainplane.train.batch_size import admissible_ranks, ranks_for, smaller_micro_batch, split_batch
 from trainplane.train.config import Cadence
 
 sizes = st.integers(1, 96)
@@ -12,15 +12,15 @@ sizes = st.integers(1, 96)
 
 @given(sizes, sizes, st.one_of(st.none(), sizes))
 def test_the_global_batch_is_the_same_at_every_admissible_number_of_ranks(batch, ranks, micro):
-    for n in admissible(global_batch=batch, low=1, high=ranks, micro_batch=None):
-        cut = arithmetic(global_batch=batch, ranks=n, micro_batch=micro)
+    for n in admissible_ranks(global_batch=batch, low=1, high=ranks, micro_batch=None):
+        cut = split_batch(global_batch=batch, ranks=n, micro_batch=micro)
         assert cut.ranks * cut.micro_batch * cut.accumulation == batch
         assert cut.micro_batch <= (micro or batch)
 
 
 @given(sizes, sizes, sizes)
 def test_ranks_are_rounded_down_to_what_divides(batch, high, room):
-    found = ranks_for(admissible(global_batch=batch, low=1, high=high, micro_batch=None), room=room)
+    found = ranks_for(admissible_ranks(global_batch=batch, low=1, high=high, micro_batch=None), capacity=room)
     assert found is not None
     assert batch % found == 0
     assert found <= min(room, high)
@@ -28,12 +28,12 @@ def test_ranks_are_rounded_down_to_what_divides(batch, high, room):
 
 
 def test_five_places_for_a_batch_of_eight_make_four_ranks():
-    assert ranks_for([2, 4, 8], room=5) == 4
-    assert ranks_for([2, 4, 8], room=1) is None
+    assert ranks_for([2, 4, 8], capacity=5) == 4
+    assert ranks_for([2, 4, 8], capacity=1) is None
 
 
 def test_a_fixed_micro_batch_limits_the_number_of_ranks():
-    assert admissible(global_batch=24, low=1, high=8, micro_batch=4) == [1, 2, 3, 6]
+    assert admissible_ranks(global_batch=24, low=1, high=8, micro_batch=4) == [1, 2, 3, 6]
 
 
 @given(sizes)
@@ -47,8 +47,8 @@ def test_halving_ends_at_one_picture_and_always_divides_the_share(share):
 
 
 def test_the_arithmetic_reads_as_a_sentence():
-    cut = arithmetic(global_batch=64, ranks=4, micro_batch=8)
-    assert str(cut) == "64 pictures a step = 4 ranks × 8 at once × 2 in turn"
+    cut = split_batch(global_batch=64, ranks=4, micro_batch=8)
+    assert str(cut) == "64 samples a step = 4 ranks × 8 at once × 2 in turn"
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.train.config import TrainConfig
-from trainplane.train.estimate import Given, checkpoint_steps, estimate
+from trainplane.train.estimate import EstimateInputs, checkpoint_steps, estimate
 
 
 def config(**settings):
@@ -14,7 +14,7 @@ def config(**settings):
 
 def known(**facts):
     values = {"done": 0, "ranks": 2, "samples": 200, "data_bytes": 1000, "val_bytes": 7}
-    return Given(**{**values, "is_cached": False, "state_bytes": 50, "pictures_per_s": 4.0, **facts})
+    return EstimateInputs(**{**values, "is_cached": False, "state_bytes": 50, "pictures_per_s": 4.0, **facts})
 
 
 def test_the_arithmetic_of_a_whole_run():

@@ -13,7 +13,7 @@ from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.loop import run
 from trainplane.train.metrics import EpochMeans
-from trainplane.train.spec import Job
+from trainplane.train.spec import TrainJob
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,9 @@ def config(**train):
 
 
 def job(datasets, checkpoint_folder, settings):
-    return Job(settings.model_dump(mode="json"), str(datasets / "train"), str(datasets / "val"), str(checkpoint_folder))
+    return TrainJob(
+        settings.model_dump(mode="json"), str(datasets / "train"), str(datasets / "val"), str(checkpoint_folder)
+    )
 
 
 def test_loss_falls_and_the_outcome_says_where_it_ended(datasets, tmp_path):
@@ -63,7 +65,7 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_end_is_the_same(data
     longer = run(job(datasets, tmp_path / "broken", config()))
     assert longer.state_digest == straight.state_digest
     (told,) = longer.told
-    assert told.endswith("went on from step 3")
+    assert told.endswith("resumed at step 3")
     assert "tensors.safetensors is damaged" in caplog.text
 
 
@@ -85,7 +87,7 @@ def test_a_dataset_replaced_before_a_rank_opens_it_is_refused_without_any_checkp
 
 def test_another_dataset_is_refused_and_both_digests_are_named(datasets, tmp_path):
     run(job(datasets, tmp_path, config(steps=3)))
-    other = Job(config().model_dump(mode="json"), str(datasets / "val"), None, str(tmp_path))
+    other = TrainJob(config().model_dump(mode="json"), str(datasets / "val"), None, str(tmp_path))
     with pytest.raises(UserError) as refusal:
         run(other)
     for name in ("train", "val"):
@@ -94,7 +96,7 @@ def test_another_dataset_is_refused_and_both_digests_are_named(datasets, tmp_pat
 
 def test_fewer_steps_than_done_is_refused(datasets, tmp_path):
     run(job(datasets, tmp_path, config(steps=6)))
-    with pytest.raises(UserError, match=r"stands at step 6 already, beyond train\.steps=3"):
+    with pytest.raises(UserError, match=r"has done 6 steps already, more than train\.steps=3"):
         run(job(datasets, tmp_path, config(steps=3)))
 
 

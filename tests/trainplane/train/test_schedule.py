@@ -13,10 +13,10 @@ from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.guard.policy import EVERYONE
+from trainplane.train.guard.policy import ALL_PLAYERS
 from trainplane.train.loop import run
-from trainplane.train.schedule import Rates, Schedule
-from trainplane.train.spec import Job
+from trainplane.train.schedule import LrCurve, LrSchedule
+from trainplane.train.spec import TrainJob
 
 TRAIN = {"steps": 20, "global_batch": 4, "checkpoint_every": 3, "validate_every": 10, "log_every": 2}
 FALLING = {"lr_schedule": "cosine", "lr_warmup": 4, "lr_decay_from": 6, "lr_end": 0.1}
@@ -33,7 +33,7 @@ def config(guard=None, harm=None, **train):
 
 
 def trained(settings, datasets, folder, *, stops=()):
-    job = Job(settings.model_dump(mode="json"), str(datasets / "train"), None, str(folder))
+    job = TrainJob(settings.model_dump(mode="json"), str(datasets / "train"), None, str(folder))
     for stop in stops:
         asked = itertools.count(1)
         with pytest.raises(KeyboardInterrupt):
@@ -43,7 +43,7 @@ def trained(settings, datasets, folder, *, stops=()):
 
 @pytest.mark.parametrize("kind", ["linear", "cosine"])
 def test_rates_rise_stand_and_fall(kind):
-    schedule = Schedule(kind=kind, warmup=4, decay_from=10, decay_until=20, end=0.1)
+    schedule = LrCurve(kind=kind, warmup=4, decay_from=10, decay_until=20, end=0.1)
     assert [schedule.factor(index) for index in range(4)] == [0.25, 0.5, 0.75, 1.0]
     assert {schedule.factor(index) for index in range(4, 11)} == {1.0}
     assert schedule.factor(15) == pytest.approx(0.55)
@@ -51,7 +51,7 @@ def test_rates_rise_stand_and_fall(kind):
 
 
 def test_a_cosine_leaves_and_arrives_gently_where_a_line_does_not():
-    line, cosine = (Schedule(kind=kind, decay_until=100) for kind in ("linear", "cosine"))
+    line, cosine = (LrCurve(kind=kind, decay_until=100) for kind in ("linear", "cosine"))
     assert cosine.factor(10) > line.factor(10)
     assert cosine.factor(90) < line.factor(90)
 
@@ -64,7 +64,7 @@ def test_a_cosine_leaves_and_arrives_gently_where_a_line_does_not():
     st.floats(0, 1),
 )
 def test_no_step_before_the_end_is_without_a_rate_and_none_has_more_than_the_full_one(kind, warmup, stand, fall, end):
-    schedule = Schedule(kind=kind, warmup=warmup, decay_from=warmup + stand, decay_until=warmup + stand + fall, end=end)
+    schedule = LrCurve(kind=kind, warmup=warmup, decay_from=warmup + stand, decay_until=warmup + stand + fall, end=end)
     factors = [schedule.factor(index) for index in range(warmup + stand + fall)]
     assert all(0 < factor <= 1 for factor in factors)
     # Once it falls, it never rises again.
@@ -74,13 +74,13 @@ def test_no_step_before_the_end_is_without_a_rate_and_none_has_more_than_the_ful
 def test_lowered_rates_and_the_schedule_multiply():
     weight = torch.nn.Parameter(torch.zeros(1))
     optimizers = {"g": torch.optim.SGD([weight], lr=1.0), "d": torch.optim.SGD([weight], lr=0.1)}
-    rates = Rates(Schedule(kind="linear", decay_until=10), optimizers)
-    slowed = [(2, EVERYONE), (4, "d"), (6, "g")]
+    rates = LrSchedule(LrCurve(kind="linear", decay_until=10), optimizers)
+    slowed = [(2, ALL_PLAYERS), (4, "d"), (6, "g")]
     found = {}
     # Asked in any order, as a run is that was interrupted.
     for index in (5, 0, 2, 5):
         rates.set(index, slowed=slowed, slower=0.5)
-        found[index] = rates.shown()
+        found[index] = rates.metrics()
     assert found == {
         0: {"rate/g": 1.0, "rate/d": 0.1},
         2: {"rate/g": 0.4, "rate/d": pytest.approx(0.04)},

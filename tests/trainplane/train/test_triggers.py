@@ -4,8 +4,8 @@ import pytest
 from tiny_task import TinyConfig
 
 from trainplane.config.load import build
-from trainplane.train.timing import Clock, advice, shares
-from trainplane.train.triggers import Agenda, Due, Mailbox
+from trainplane.train.timing import PhaseTimer, advice, shares
+from trainplane.train.triggers import Due, FlagExchange, Triggers
 from trainplane.train.world import World
 
 
@@ -27,7 +27,7 @@ def agenda(clock, *, stop=lambda: False, **train):
     values = {"steps": 100, "global_batch": 4, "log_every": 7, "validate_every": 50, "checkpoint_every": 30, **train}
     config = build(TinyConfig, {"name": "t", "data": {"train": "t"}, "train": values}).train
     world = World()
-    return Agenda(config, world=world, steps_per_epoch=20, mailbox=Mailbox(world), interrupted=stop, clock=clock)
+    return Triggers(config, world=world, steps_per_epoch=20, flags=FlagExchange(world), interrupted=stop, clock=clock)
 
 
 def steps(found, name):
@@ -64,7 +64,7 @@ def test_nothing_is_due_at_an_ordinary_step(hands):
 
 
 def test_the_clock_adds_up_phases_even_where_they_fail():
-    clock = Clock()
+    clock = PhaseTimer()
     with pytest.raises(ZeroDivisionError), clock.phase("step"):
         _ = 1 / 0
     with clock.phase("step"):
@@ -86,8 +86,8 @@ def test_time_that_no_phase_covers_is_the_rest_and_parts_stand_behind_their_phas
         ({"validate": 4, "data": 3, "step": 3}, "train.validate_every"),
         ({"checkpoint": 1, "step": 9}, "train.checkpoint_every"),
         ({"record": 2, "step": 8}, "train.log_every"),
-        ({"data": 1, "step": 9}, "train.precision"),
+        ({"data": 1, "step": 9}, "the step itself: model.fast=true, or more train.workers"),
     ],
 )
 def test_the_first_thing_to_change_is_what_is_furthest_above_its_due(seconds, words):
-    assert words in advice({**seconds, "wall": 10.0})
+    assert words in advice({**seconds, "wall": 10.0}, faster_step="model.fast=true")

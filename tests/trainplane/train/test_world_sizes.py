@@ -11,7 +11,7 @@ from seen_task import SeenConfig
 
 from trainplane.config.load import build
 from trainplane.train.loop import run
-from trainplane.train.spec import Job
+from trainplane.train.spec import TrainJob
 
 PER_WORLD = 5
 WORLDS = (2, 1, 3, 2)
@@ -29,7 +29,7 @@ def job(datasets, folder, *, steps):
         "lr_d": 0.05,
     }
     config = build(SeenConfig, {"name": "seen", "seen": str(seen), "data": {"train": "t"}, "train": train})
-    return Job(config.model_dump(mode="json"), str(datasets / "train"), None, str(folder / "checkpoints"))
+    return TrainJob(config.model_dump(mode="json"), str(datasets / "train"), None, str(folder / "checkpoints"))
 
 
 def _rank(rank, world, rendezvous, one):

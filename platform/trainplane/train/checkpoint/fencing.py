@@ -1,11 +1,13 @@
-"""Who may write a run's checkpoints: the attempt that began last.
+"""Fencing token: only the newest attempt writes checkpoints.
 
-A rank may outlive its attempt: its node was cut off and not lost, its controller died and Ray takes a while to end its
-ranks, or somebody started the same run on another machine. It would go on writing beside its successor, and tidy away
-what that one has half written. So every attempt leaves a token in `RUN/attempt.json` as it begins; whoever finds
-another one there, before it writes or removes anything, has been succeeded and stops. Not covered: two processes of
-one machine (`identity.exclusive` refuses the second), and a successor that begins between looking and writing, who
-then writes the same bytes: what a step leads to is the same in every attempt.
+A rank can outlive its attempt: its node was cut off but not lost, its controller died and Ray takes a while to end the
+ranks, or a user started the same run on another machine. Such a rank would write beside its successor, and delete what
+the successor has half written. So every attempt stores a new token in `RUN/attempt.json` when it starts, and reads it
+before it writes or deletes anything. If another token is there, the attempt stops.
+
+Not covered: two processes of one machine (`run_key.exclusive` refuses the second), and a successor that starts between
+the comparison and the write. In that case both write the same bytes, because a step has the same result in every
+attempt.
 """
 
 from __future__ import annotations
@@ -25,29 +27,35 @@ KEY = "attempt.json"
 
 
 @dataclass(frozen=True)
-class Tenure:
-    """The right of one attempt to write to a run's folder."""
+class FencingToken:
+    """Right of one attempt to write to a run's folder."""
 
     store: Store
     token: str
 
     @staticmethod
-    def begin(store: Store) -> Tenure:
-        """Take over from whoever wrote here before. Raises `StorageError` where the store cannot be written."""
+    def acquire(store: Store) -> FencingToken:
+        """Stores a new token, which revokes all earlier ones.
+
+        Raises `StorageError` where the store cannot be written.
+        """
         token = secrets.token_hex(16)
         about = {"token": token, "by": f"{socket.gethostname()}:{os.getpid()}", "since": datetime.now(UTC).isoformat()}
         store.write(KEY, canonical_json(about))
-        return Tenure(store, token)
+        return FencingToken(store, token)
 
     def check(self) -> None:
-        """Raises `Superseded` where another attempt has begun since, `StorageError` where that cannot be learnt."""
+        """Raises `Superseded` where another attempt holds the token.
+
+        Raises `StorageError` where the store does not answer.
+        """
         try:
-            found = json.loads(self.store.read(KEY))
+            current = json.loads(self.store.read(KEY))
         except (NotFound, ValueError):
-            # Nobody else claims it.
+            # A missing or unreadable token names no other attempt.
             return
-        if isinstance(found, dict) and found.get("token") != self.token:
+        if isinstance(current, dict) and current.get("token") != self.token:
             raise Superseded(
-                f"another attempt ({found.get('by')}) goes on with the run in {self.store.address} since "
-                f"{found.get('since')}, so this one stops; wait for that one, or end it and run the command again"
+                f"another attempt ({current.get('by')}) has continued the run in {self.store.address} since "
+                f"{current.get('since')}, so this one stops; wait for that one, or end it and run the command again"
             )

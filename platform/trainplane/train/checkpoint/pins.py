@@ -1,10 +1,10 @@
-"""Pins: small objects beside a run's checkpoints, `RUN/pins/step-00001000/WHO.json`. What is pinned is never removed.
+"""Pins protect checkpoints from deletion: `RUN/pins/step-00001000/WHO.json`.
 
     with pinned(store, "step-00001000", by="models:/isnet"):       # before it is read
-        ...                                                          # let go of again where this fails
+        ...                                                          # the pin is removed again if this fails
 
-The registry pins what a model version was made from, a search its best. Several may pin the same checkpoint; it is
-free when the last pin is gone. Not covered: what stays without a pin (`retention`).
+The registry pins the checkpoint of each model version, a search its best one. Several owners may pin the same
+checkpoint; it is free when the last pin is removed. Not covered: which checkpoints stay without a pin (`retention`).
 """
 
 from __future__ import annotations
@@ -24,7 +24,13 @@ MANIFEST = "manifest.json"
 
 
 def pin(store: Store, folder: str, *, by: str) -> bool:
-    """Pin the checkpoint in `folder` (step-NNNNNNNN) of a run; False where `by` has pinned it before."""
+    """Pins a checkpoint; False where `by` already has a pin.
+
+    Args:
+        store: The run's folder.
+        folder: Folder of the checkpoint, step-NNNNNNNN.
+        by: Owner of the pin, any text.
+    """
     if not re.fullmatch(r"step-\d+(\.\d+)?", folder):
         raise ValueError(f"{folder!r} is no checkpoint's folder")
     about = canonical_json({"by": by, "checkpoint": folder, "since": datetime.now(UTC).isoformat()})
@@ -32,22 +38,23 @@ def pin(store: Store, folder: str, *, by: str) -> bool:
 
 
 def unpin(store: Store, folder: str, *, by: str) -> None:
-    """Let go of it; what others pinned stays pinned."""
+    """Removes the pin of `by`; pins of other owners stay."""
     store.delete(_key(folder, by))
 
 
 def pinned_folders(store: Store) -> set[str]:
-    """Folders of a run that somebody pinned."""
+    """Folders of a run that have a pin."""
     return {entry.key.split("/")[1] for entry in store.list(f"{FOLDER}/") if entry.key.count("/") == 2}
 
 
 @contextmanager
 def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
-    """Pin it before it is used, and leave the pin there; where the use fails, a pin of ours goes again.
+    """Pins a checkpoint before it is used in the block.
 
-    Raises `RunFailed` where retention took the checkpoint away in the instant before the pin was there.
+    The pin stays after the block. If the block fails, the pin is removed, unless it was there before. Raises
+    `RunFailed` where retention deleted the checkpoint just before the pin was stored.
     """
-    is_ours = pin(store, folder, by=by)
+    is_new = pin(store, folder, by=by)
     try:
         yield
         if store.size(f"{folder}/{MANIFEST}") is None:
@@ -56,7 +63,7 @@ def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
                 "take a newer one of the same run"
             )
     except BaseException:
-        if is_ours:
+        if is_new:
             unpin(store, folder, by=by)
         raise
 

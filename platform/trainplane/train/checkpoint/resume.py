@@ -1,4 +1,4 @@
-"""Going on: the newest good checkpoint of this run, loaded into the task on every rank."""
+"""Resumes a run from its newest good checkpoint."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from trainplane.storage import StorageError, Store
 from trainplane.task import Task
 from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.store import Checkpoint, Loaded
+from trainplane.train.checkpoint.store import Checkpoint, LoadedCheckpoint
 from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
 
@@ -22,81 +22,92 @@ log = logging.getLogger(__name__)
 
 def load_newest(
     task: Task, store: Store, *, config: RunConfig, must_match: dict[str, Any], world: World
-) -> Loaded | None:
-    """Put the newest good checkpoint into `task`; None where there is none. Rank 0 chooses it for all.
+) -> LoadedCheckpoint | None:
+    """Loads the newest good checkpoint into `task`, if any.
 
-    `must_match` names facts of the checkpoint that this run has, too: digests of the data and its order.
+    Rank 0 chooses it for all ranks.
+
+    Args:
+        task: A freshly constructed task.
+        store: The run's folder.
+        config: Configuration of the run.
+        must_match: Values that `meta` must have, too: digests of the data and its order.
+        world: The ranks of the run.
     """
-    found = checkpoints.newest_good(store) if world.is_first else None
-    step = world.agree(found.checkpoint.step if found else 0, task.device)
+    # Rank 0 verifies and chooses, the others read the same step.
+    loaded = checkpoints.newest_good(store) if world.is_first else None
+    step = world.agree(loaded.checkpoint.step if loaded else 0, task.device)
     if step == 0:
         return None
-    if found is None:
-        found = checkpoints.read(store, next(c for c in reversed(checkpoints.committed(store)) if c.step == step))
-    where = f"{store.address}/{found.checkpoint.key}"
+    if loaded is None:
+        loaded = checkpoints.read(store, next(c for c in reversed(checkpoints.committed(store)) if c.step == step))
+    # Refuse a checkpoint of other data or of a longer run.
+    address = f"{store.address}/{loaded.checkpoint.key}"
     for name, ours in must_match.items():
-        if found.meta[name] != ours:
+        if loaded.meta[name] != ours:
             raise UserError(
-                f"checkpoint {where} was made with {name} {found.meta[name]}, and this run has {ours}; "
-                "give it the same data, seed and batch, or start anew with --fresh"
+                f"checkpoint {address} was made with {name} {loaded.meta[name]}, and this run has {ours}; "
+                "give it the same data, seed and batch, or start a new run with --fresh"
             )
     check_not_beyond(step, config)
-    states.restore(task, found.state, source=where)
+    states.restore(task, loaded.state, source=address)
     log.info("resumed at step %d from %s", step, store.address)
-    return found
+    return loaded
 
 
-def check_goes_on(store: Store, config: RunConfig, dataset: Dataset) -> int:
-    """The step of the newest checkpoint, 0 where there is none; `UserError` where this run cannot go on from it.
+def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
+    """Returns the step of the newest checkpoint, else 0.
 
-    Reads no tensors: what a checkpoint was made from stands in its JSON. One whose JSON is damaged is passed over.
+    Raises `UserError` where this run cannot resume from it. Reads no tensors: the JSON of a checkpoint names the data
+    and settings it was made with. A checkpoint with damaged JSON is skipped.
     """
     present = checkpoints.committed(store)
     newest, meta = _newest_with_meta(store, present)
     if newest is None:
-        # Where all are damaged, loading says so.
+        # If all are damaged, loading them raises.
         return present[-1].step if present else 0
-    where = f"{store.address}/{newest.key}"
+    address = f"{store.address}/{newest.key}"
+    # The same dataset, settings and sample order as this run?
     if meta.get("dataset_digest") not in (None, dataset.digest):
         raise UserError(
-            f"checkpoint {where} was made with dataset_digest {meta['dataset_digest']}, and this run has "
-            f"{dataset.digest}; give it the same data, or start anew with --fresh"
+            f"checkpoint {address} was made with dataset_digest {meta['dataset_digest']}, and this run has "
+            f"{dataset.digest}; give it the same data, or start a new run with --fresh"
         )
     differing = _differing(meta, config)
     if differing:
         raise UserError(
-            f"checkpoint {where} was made with {differing}; give the configuration it was made with, or start anew "
-            "with --fresh"
+            f"checkpoint {address} was made with {differing}; give the configuration it was made with, or start a new "
+            "run with --fresh"
         )
     order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
     if meta.get("order_hash") not in (None, order):
         raise UserError(
-            f"checkpoint {where} was made by another version of this program, which read the same pictures in another "
+            f"checkpoint {address} was made by another version of this program, which read the same samples in another "
             f"order (order_hash {meta['order_hash']}, here {order}); "
-            "go on with that version, or start anew with --fresh"
+            "resume with that version, or start a new run with --fresh"
         )
     check_not_beyond(newest.step, config)
     return newest.step
 
 
 def _newest_with_meta(store: Store, present: list[Checkpoint]) -> tuple[Checkpoint | None, dict[str, Any]]:
-    """The newest one of which can be told what it was made from, and that."""
+    """Newest checkpoint with readable JSON, and its `meta`."""
     for checkpoint in reversed(present):
         try:
             return checkpoint, checkpoints.read_meta(store, checkpoint)
         except StorageError:
             raise
         except RunFailed as error:
-            log.info("%s; looking at the one before", error)
+            log.info("%s; trying the one before", error)
     return None, {}
 
 
 def _differing(meta: dict[str, Any], config: RunConfig) -> str:
-    """`model.width=8 (here 4)` for the first settings of the identity that differ; empty where none does."""
+    """First differing settings, as `model.width=8 (here 4)`."""
     try:
         theirs = flatten(build(type(config), meta["config"]).identity())
     except (ValueError, KeyError, TypeError):
-        # Of another version: what it can be used for is found out when it is read.
+        # Made by another version: whether it fits is found out when it is loaded.
         return ""
     ours = flatten(config.identity())
     names = [name for name in sorted(theirs.keys() | ours.keys()) if theirs.get(name) != ours.get(name)]
@@ -104,18 +115,19 @@ def _differing(meta: dict[str, Any], config: RunConfig) -> str:
 
 
 def check_not_beyond(step: int, config: RunConfig) -> None:
-    """`UserError` where the run has more steps behind it than it is asked for."""
+    """Raises `UserError` where the run has done more steps already."""
     if step > config.train.steps:
         raise UserError(
-            f"this run stands at step {step} already, beyond train.steps={config.train.steps}; "
-            "ask for more steps, or start anew with --fresh"
+            f"this run has done {step} steps already, more than train.steps={config.train.steps}; "
+            "give more steps, or start a new run with --fresh"
         )
 
 
-def forget_after(store: Store, step: int) -> None:
-    """Let go of the checkpoints beyond `step`, newest first, so that the newest good one is from before it.
+def drop_checkpoints_after(store: Store, step: int) -> None:
+    """Abandons the checkpoints beyond `step`, newest first.
 
-    Where all are beyond it, as retention may have taken the others, the oldest one stays.
+    Then the newest good one is from before that step. If all are beyond it, because retention deleted the earlier ones,
+    the oldest one stays.
     """
     present = checkpoints.committed(store)
     beyond = [c for c in present if c.step > step]

@@ -1,11 +1,12 @@
-"""PURE: which checkpoints of a run stay.
+"""Selects the checkpoints of a run that stay.
 
-    keep([100, 200, 300], metrics={100: 21.5, 200: 22.0}, pins=(), rules=Rules(last=1, best=1))  ->  {200, 300}
+    rules = RetentionRules(last=1, best=1)
+    steps_to_keep([100, 200, 300], metrics={100: 21.5, 200: 22.0}, pins=(), rules=rules)  ->  {200, 300}
 
-The newest ones stay, the best ones by a held-out metric, the first one at or after each multiple of so many steps, and
-whatever is pinned. Asked after every checkpoint, the answer is that of being asked once at the end: what is best, or
-due to stay for ever, is never taken away by an earlier answer. Not covered: where pins are (`pins`), carrying it out
-(`writer`).
+Pure: no I/O. Four kinds stay: the newest ones, the best ones by a held-out metric, the first one at or after each
+multiple of `every` steps, and pinned ones. Applied after every checkpoint, the rules keep the same set as when applied
+once at the end: a checkpoint that is among the best, or at a multiple, is never deleted earlier. Not covered: where
+pins are stored (`pins`), deleting (`async_writer`).
 """
 
 from __future__ import annotations
@@ -20,13 +21,16 @@ from trainplane.train.config import TrainConfig
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rules:
-    """What to keep beside pinned checkpoints.
+class RetentionRules:
+    """Rules for keeping checkpoints, beside pins.
 
-    last  -- newest ones, at least 1
-    best  -- best ones by `metric`, where larger (`max`) or smaller (`min`) is better
-    every -- steps: the first one at or after each multiple stays for ever; None: no such
-    final -- the run's last step: until it is there, two stay at least, so that a damaged one has another behind it
+    Attributes:
+        last: Number of newest ones, at least 1.
+        best: Number of best ones by `metric`.
+        metric: Name of a validation metric.
+        mode: `max` where larger values are better, `min` where smaller ones are.
+        every: Steps; the first one at or after each multiple is never deleted. None: off.
+        final: The run's last step. Until it is stored, at least two stay, in case one is damaged.
     """
 
     last: int
@@ -37,8 +41,9 @@ class Rules:
     final: int | None = None
 
     @staticmethod
-    def of(config: TrainConfig) -> Rules:
-        return Rules(
+    def of(config: TrainConfig) -> RetentionRules:
+        """Rules of a configuration."""
+        return RetentionRules(
             last=config.keep_checkpoints,
             best=config.keep_best,
             metric=config.best_metric,
@@ -48,51 +53,58 @@ class Rules:
         )
 
 
-def keep(
+def steps_to_keep(
     steps: Collection[int],
     *,
     metrics: Mapping[int, float],
     pins: Collection[int],
-    rules: Rules,
+    rules: RetentionRules,
     damaged: Collection[int] = (),
 ) -> set[int]:
-    """The steps, of those present, whose checkpoints stay.
+    """Returns the steps whose checkpoints stay.
 
-    metrics -- the value of `rules.metric` by step, for the steps that have one; a value that is not finite is none
-    damaged -- steps whose checkpoints could not be read: none of the rules counts them, and only a pin keeps them
+    Args:
+        steps: Steps of all checkpoints.
+        metrics: Value of `rules.metric` by step, where it was measured; values that are not finite do not count.
+        pins: Steps of pinned checkpoints.
+        rules: Rules for the others.
+        damaged: Steps of unreadable checkpoints. No rule counts them, and only a pin keeps them.
     """
     good = sorted(set(steps) - set(damaged))
-    kept = set(pins) & set(steps)
+    result = set(pins) & set(steps)
     if not good:
-        return kept
+        return result
     last = max(rules.last, 1 if good[-1] == rules.final else 2)
-    kept |= set(good[-last:])
-    kept |= set(_best(good, metrics, rules))
+    result |= set(good[-last:])
+    result |= set(_best(good, metrics, rules))
     if rules.every is not None:
-        kept |= first_of_each(good, rules.every)
-    return kept
+        result |= first_of_each(good, rules.every)
+    return result
 
 
-def check_metric(rules: Rules, measured: Collection[str]) -> None:
-    """`UserError` where the best are to be kept by something that validation does not measure."""
+def check_metric(rules: RetentionRules, measured: Collection[str]) -> None:
+    """Raises `UserError` where `rules.metric` is not measured."""
     if not rules.best or rules.metric in measured:
         return
     if not measured:
-        raise UserError(f"train.keep_best={rules.best} needs held-out pictures to judge by; set data.val=…")
+        raise UserError(f"train.keep_best={rules.best} needs held-out samples to compare by; set data.val=…")
     raise UserError(
         f"train.best_metric={rules.metric!r} is not measured by validation{nearest(str(rules.metric), list(measured))}"
     )
 
 
-def _best(steps: list[int], metrics: Mapping[int, float], rules: Rules) -> list[int]:
-    """The best steps, the later one first where values are equal."""
+def _best(steps: list[int], metrics: Mapping[int, float], rules: RetentionRules) -> list[int]:
+    """Best steps; of equal ones the later comes first."""
     sign = 1 if rules.mode == "max" else -1
     valued = [(sign * metrics[step], step) for step in steps if math.isfinite(metrics.get(step, math.nan))]
     return [step for _, step in sorted(valued, reverse=True)[: rules.best]]
 
 
 def first_of_each(steps: Collection[int], every: int) -> set[int]:
-    """The first step at or after each positive multiple of `every`, before the next multiple."""
+    """First step at or after each positive multiple of `every`.
+
+    Only steps before the next multiple count.
+    """
     first: dict[int, int] = {}
     for step in sorted(steps):
         if step >= every:

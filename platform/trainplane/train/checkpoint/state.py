@@ -1,8 +1,8 @@
-"""The state of a run as plain tensors and JSON, and its digest.
+"""Training state as plain tensors and JSON, and its digest.
 
-Everything that continues a run is here: modules with their buffers, optimisers, counters, and where in the data the
-run stands (one integer, because the order is a pure function of the step). Random numbers need no state: each step
-seeds its generators from (seed, step, rank). Not covered: where states are stored (`checkpoint`).
+The state has all that a run needs to resume: modules with their buffers, optimisers, counters, and the position in the
+data. The position is one integer, because the order is a pure function of the step. Random numbers need no state: each
+step seeds its generators from (seed, step, rank). Not covered: where states are stored (`store`).
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from trainplane.task import Task
 
 
 @dataclass(frozen=True)
-class State:
+class TrainingState:
     """Training state after `step` global steps.
 
-    tensors -- CPU, contiguous, named `module/NAME/KEY` and `optimizer/NAME/INDEX/KEY`
-    scalars -- JSON: `counters` of the task and `param_groups` of each optimiser
+    Attributes:
+        step: Global steps done.
+        tensors: CPU tensors, contiguous, named `module/NAME/KEY` and `optimizer/NAME/INDEX/KEY`.
+        scalars: JSON: `counters` of the task and `param_groups` of each optimiser.
     """
 
     step: int
@@ -33,7 +35,10 @@ class State:
     scalars: dict[str, Any]
 
     def digest(self) -> str:
-        """sha256 over all tensors (name, dtype, shape, bytes) in the order of their names, then the scalars."""
+        """Returns the sha256 over all tensors, then the scalars.
+
+        Each tensor counts with name, dtype, shape and bytes, in the order of the names.
+        """
         sha = hashlib.sha256()
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
@@ -43,8 +48,8 @@ class State:
         return sha.hexdigest()
 
 
-def capture(task: Task, *, step: int) -> State:
-    """A copy of the task's state on the CPU; training may go on at once."""
+def capture(task: Task, *, step: int) -> TrainingState:
+    """Copies the task's state to the CPU; training may continue."""
     tensors: dict[str, Tensor] = {}
     param_groups: dict[str, Any] = {}
     for name, module in task.modules().items():
@@ -56,11 +61,14 @@ def capture(task: Task, *, step: int) -> State:
         for index, slots in packed["state"].items():
             for key, value in slots.items():
                 tensors[f"optimizer/{name}/{index:05d}/{key}"] = _staged(torch.as_tensor(value))
-    return State(step, tensors, {"counters": task.counters(), "param_groups": param_groups})
+    return TrainingState(step, tensors, {"counters": task.counters(), "param_groups": param_groups})
 
 
 def is_finite(task: Task) -> Tensor:
-    """Whether every number of the training state is finite: a 0-dim bool tensor on the task's device."""
+    """Checks every number of the training state.
+
+    Returns a 0-dim bool tensor on the task's device, without waiting for it.
+    """
     values = [value for module in task.modules().values() for value in module.state_dict().values()]
     for optimizer in task.optimizers().values():
         slots = optimizer.state.values()
@@ -70,17 +78,26 @@ def is_finite(task: Task) -> Tensor:
 
 
 def _staged(tensor: Tensor) -> Tensor:
-    """A contiguous CPU copy that shares no memory with training."""
+    """Contiguous CPU copy that shares no memory with training."""
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def restore(task: Task, state: State, *, source: str) -> None:
-    """Put `state` into a freshly constructed task; a `UserError` says where the architectures differ."""
+def restore(task: Task, state: TrainingState, *, source: str) -> None:
+    """Loads a state into a freshly constructed task.
+
+    Raises `UserError` where the architectures differ.
+
+    Args:
+        task: The task.
+        state: The state to load.
+        source: Address of the checkpoint, for the message.
+    """
     for name, module in task.modules().items():
         stored = _under(state.tensors, f"module/{name}/")
         _check_same_shapes({key: value.shape for key, value in module.state_dict().items()}, stored, name, source)
         module.load_state_dict(stored, strict=True)
     for name, optimizer in task.optimizers().items():
+        # Indexed slots of the stored tensors, and stored settings with this optimiser's own parameters.
         packed = optimizer.state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
         for path, value in _under(state.tensors, f"optimizer/{name}/").items():

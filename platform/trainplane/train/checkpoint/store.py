@@ -1,13 +1,14 @@
-"""Checkpoints: `RUN/step-00001000/{tensors.safetensors, state.json, manifest.json}`, manifest last.
+"""Format of checkpoints: files in `RUN/step-00001000/`.
 
-A checkpoint exists when its manifest does, and is good when the digests in the manifest hold. This is the one
-checkpoint authority; Ray's own is not used.
+The files are `tensors.safetensors`, `state.json` and `unsent.spool`, and `manifest.json` is written last. A checkpoint
+exists when its manifest does, and is good when the files match the digests in the manifest. These are the only
+checkpoints; Ray's own are not used.
 
-The manifest bears a digest of itself, so that no flipped byte of it is believed, least of all one that would blame the
-data or the user. Those from before it did are believed where what they repeat agrees with the files.
+The manifest holds a digest of itself, so no flipped byte of it is trusted, least of all one that would blame the data
+or the user. Older manifests without that digest are trusted where the values they repeat agree with the files.
 
-A folder that is pinned (`pins`) is neither removed nor written again: where its step is stored once more, the new one
-lies beside it as `step-00001000.2`. Not covered: when they are written, by whom (`writer`), which stay (`retention`).
+A pinned folder (`pins`) is neither deleted nor overwritten: if its step is stored again, the new checkpoint goes beside
+it as `step-00001000.2`. Not covered: when checkpoints are written (`async_writer`), which stay (`retention`).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train.checkpoint import pins
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -36,18 +37,25 @@ FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 UNSENT = "unsent.spool"
 FILES = {"tensors.safetensors", "state.json", UNSENT}
+# Marks a pinned checkpoint that a roll-back passed.
 ABANDONED = "abandoned"
 _DIGEST = "manifest_digest"
-# What is in `meta` once more.
+# Values of `meta` that the manifest repeats.
 _REPEATED = ("dataset_digest", "order_hash", "config_digest")
-# All that a manifest without a digest of itself may hold: under another name, a digest would be none.
+# All keys of a manifest without a digest of itself. With any other key it is damaged: perhaps the digest's own name.
 _WITHOUT_DIGEST = {"format_version", "step", "state_digest", *_REPEATED, "metrics", "files"}
 _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint: its step, its folder inside the run, and what the manifest says."""
+    """A committed checkpoint.
+
+    Attributes:
+        step: Global steps done.
+        key: Its folder inside the run's folder.
+        manifest: Content of `manifest.json`.
+    """
 
     step: int
     key: str
@@ -55,27 +63,34 @@ class Checkpoint:
 
     @property
     def state_digest(self) -> str:
+        """Digest of the training state."""
         return str(self.manifest["state_digest"])
 
     @property
     def metrics(self) -> dict[str, float]:
-        """What the validation at this very step measured; empty where there was none."""
+        """Metrics of the validation at this step, if any."""
         return dict(self.manifest.get("metrics", {}))
 
 
 def folder_of(step: int) -> str:
+    """Folder of the first checkpoint of a step."""
     return f"step-{step:08d}"
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a checkpoint holds: the state, its `meta`, and records that the tracking server had not acknowledged.
+class LoadedCheckpoint:
+    """Content of a checkpoint.
 
-    damaged -- why newer checkpoints were passed over for this one
+    Attributes:
+        checkpoint: The checkpoint.
+        state: The training state.
+        meta: Configuration, digests and the loop's own state.
+        unsent: Records that the tracking server had not acknowledged.
+        damaged: Messages about newer checkpoints that were skipped because they are damaged.
     """
 
     checkpoint: Checkpoint
-    state: State
+    state: TrainingState
     meta: dict[str, Any]
     unsent: bytes
     damaged: tuple[str, ...] = ()
@@ -83,19 +98,23 @@ class Loaded:
 
 def write(
     store: Store,
-    state: State,
+    state: TrainingState,
     *,
     meta: dict[str, Any],
     unsent: bytes = b"",
     metrics: Mapping[str, float] | None = None,
     check: Callable[[], None] = lambda: None,
 ) -> Checkpoint:
-    """Store one checkpoint, manifest last.
+    """Stores one checkpoint, manifest last.
 
-    `meta` is what a reader needs beside the tensors: the whole configuration, dataset digest, order hash. `unsent`
-    are tracking records that only this node has: carried here, a lost node loses none from before the checkpoint.
-    `metrics` are those of a validation at this step; retention judges by them, and values that are not finite are none.
-    `check` raises where we must not write; asked before the first change and before the manifest.
+    Args:
+        store: The run's folder.
+        state: The training state.
+        meta: Data that a reader needs beside the tensors: the whole configuration, dataset digest, order hash.
+        unsent: Tracking records that only this node has. Stored here, those from before the checkpoint survive the loss
+            of the node.
+        metrics: Metrics of a validation at this step, for retention; values that are not finite are left out.
+        check: Raises where this process must not write. Called before the first change and before the manifest.
     """
     check()
     folder = _free_folder(store, state.step)
@@ -117,7 +136,7 @@ def write(
         },
     }
     manifest[_DIGEST] = _digest_of(manifest)
-    # A leftover of an earlier attempt must not vouch for the files that are about to change.
+    # The manifest of an earlier attempt must not stand for the files that are about to change.
     store.delete(f"{folder}/{MANIFEST}")
     store.delete(f"{folder}/{ABANDONED}")
     for name, data in files.items():
@@ -128,7 +147,7 @@ def write(
 
 
 def _free_folder(store: Store, step: int) -> str:
-    """Where to store this step: the folder of its name, or beside it where that is pinned."""
+    """First folder of a step that has no pin."""
     name, pinned, number = folder_of(step), pins.pinned_folders(store), 1
     folder = name
     while folder in pinned:
@@ -138,52 +157,58 @@ def _free_folder(store: Store, step: int) -> str:
 
 
 def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
-    """All checkpoints of a run that have a manifest, oldest first. Their files are not read.
+    """Checkpoints of a run that have a manifest, oldest first.
 
-    Those the run went back behind (`abandon`) are left out unless asked for. Of a step that was stored twice, the one
-    stored last comes last.
+    Their other files are not read. A step that was stored twice has the later one last.
+
+    Args:
+        store: The run's folder.
+        abandoned: True includes checkpoints that a roll-back abandoned.
     """
-    return [found for found in _with_manifest(store, abandoned=abandoned).values() if found is not None]
+    by_folder = _with_manifest(store, abandoned=abandoned)
+    return [checkpoint for checkpoint in by_folder.values() if checkpoint is not None]
 
 
 def _with_manifest(store: Store, *, abandoned: bool = False) -> dict[str, Checkpoint | None]:
-    """By folder, oldest first, what `committed` is about; None where the manifest is none of ours."""
-    found: dict[str, Checkpoint | None] = {}
+    """Checkpoints by folder, oldest first; None for a damaged manifest."""
+    checkpoints: dict[str, Checkpoint | None] = {}
     for folder, names in sorted(folders_of(store).items(), key=lambda item: order_of(item[0])):
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
         try:
             manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
-            is_ours = _is_manifest(manifest, step=order_of(folder)[0])
+            is_valid = _is_manifest(manifest, step=order_of(folder)[0])
         except NotFound:
-            # Deleted since it was listed.
+            # Deleted after it was listed.
             continue
         except ValueError:
-            is_ours = False
-        found[folder] = Checkpoint(manifest["step"], folder, manifest) if is_ours else None
-    return found
+            is_valid = False
+        checkpoints[folder] = Checkpoint(manifest["step"], folder, manifest) if is_valid else None
+    return checkpoints
 
 
-def _is_manifest(found: Any, *, step: int) -> bool:
-    """Whether it is what `write` writes last, byte for byte, and for this step: a copy under another name is none."""
-    if not isinstance(found, dict) or (found.get("format_version"), found.get("step")) != (FORMAT_VERSION, step):
+def _is_manifest(value: Any, *, step: int) -> bool:
+    """Validates a manifest for the step of its folder."""
+    if not isinstance(value, dict) or (value.get("format_version"), value.get("step")) != (FORMAT_VERSION, step):
         return False
-    if found[_DIGEST] != _digest_of(found) if _DIGEST in found else not found.keys() <= _WITHOUT_DIGEST:
+    # Its own digest must hold; without one, every key must be known.
+    if value[_DIGEST] != _digest_of(value) if _DIGEST in value else not value.keys() <= _WITHOUT_DIGEST:
         return False
-    files = found.get("files")
-    if not isinstance(found.get("state_digest"), str) or not isinstance(files, dict) or not files.keys() >= FILES:
+    # Complete: all files, each with size and digest.
+    files = value.get("files")
+    if not isinstance(value.get("state_digest"), str) or not isinstance(files, dict) or not files.keys() >= FILES:
         return False
-    return all(isinstance(facts, dict) and facts.keys() >= {"bytes", "sha256"} for facts in files.values())
+    return all(isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in files.values())
 
 
 def _digest_of(manifest: dict[str, Any]) -> str:
-    """sha256 over the canonical JSON of everything but the digest itself."""
+    """Digest over the canonical JSON of everything but itself."""
     content = {name: value for name, value in manifest.items() if name != _DIGEST}
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
 def folders_of(store: Store) -> dict[str, set[str]]:
-    """Names of the files in each folder of a checkpoint, whole or not."""
+    """File names by checkpoint folder, complete or not."""
     folders: dict[str, set[str]] = {}
     for entry in store.list("step-"):
         folder, _, name = entry.key.partition("/")
@@ -193,41 +218,47 @@ def folders_of(store: Store) -> dict[str, set[str]]:
 
 
 def order_of(folder: str) -> tuple[int, int]:
-    """(step, how often it was stored before) of a folder."""
-    found = _FOLDER.fullmatch(folder)
-    assert found is not None
-    return int(found[1]), int(found[2] or 1)
+    """Step of a folder, and the number of its copy."""
+    match = _FOLDER.fullmatch(folder)
+    assert match is not None
+    return int(match[1]), int(match[2] or 1)
 
 
-def read(store: Store, checkpoint: Checkpoint) -> Loaded:
-    """Everything in it, verified. Raises `RunFailed` where a file is missing or not what the manifest says."""
+def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
+    """Reads and verifies a checkpoint.
+
+    Raises `RunFailed` where a file is missing or does not match the manifest.
+    """
     files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
     loaded = json.loads(files["state.json"])
     _check_repeated(store, checkpoint, loaded["meta"])
-    state = State(loaded["step"], safetensors.torch.load(files["tensors.safetensors"]), loaded["scalars"])
-    # A pass over all tensors, for want of the manifest's own digest alone.
+    state = TrainingState(loaded["step"], safetensors.torch.load(files["tensors.safetensors"]), loaded["scalars"])
+    # This pass over all tensors is only needed where the manifest has no digest of itself.
     if _DIGEST not in checkpoint.manifest and state.digest() != checkpoint.state_digest:
         raise _damaged_manifest(store, checkpoint.key)
-    return Loaded(checkpoint, state, loaded["meta"], files[UNSENT])
+    return LoadedCheckpoint(checkpoint, state, loaded["meta"], files[UNSENT])
 
 
 def read_meta(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
-    """What it was made from, verified, without its tensors. Raises `RunFailed` as `read` does."""
+    """Reads and verifies `meta`, without the tensors.
+
+    Raises `RunFailed` as `read` does.
+    """
     meta: dict[str, Any] = json.loads(_verified(store, checkpoint, "state.json"))["meta"]
     _check_repeated(store, checkpoint, meta)
     return meta
 
 
 def _verified(store: Store, checkpoint: Checkpoint, name: str) -> bytes:
-    facts = checkpoint.manifest["files"][name]
+    expected = checkpoint.manifest["files"][name]
     try:
         data = store.read(f"{checkpoint.key}/{name}")
     except NotFound as error:
         raise RunFailed(f"checkpoint {store.address}/{checkpoint.key}: {name} is missing") from error
-    if len(data) != facts["bytes"] or hashlib.sha256(data).hexdigest() != facts["sha256"]:
+    if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
         raise RunFailed(
             f"checkpoint {store.address}/{checkpoint.key}: {name} is damaged "
-            f"({len(data)} bytes, need {facts['bytes']} with sha256 {str(facts['sha256'])[:12]}…)"
+            f"({len(data)} bytes, need {expected['bytes']} with sha256 {str(expected['sha256'])[:12]}…)"
         )
     return data
 
@@ -242,10 +273,11 @@ def _damaged_manifest(store: Store, folder: str) -> RunFailed:
     return RunFailed(f"checkpoint {store.address}/{folder}: {MANIFEST} is damaged, or of another version")
 
 
-def newest_good(store: Store) -> Loaded | None:
-    """The newest checkpoint whose digests hold, None where there is none; it says which newer ones are damaged.
+def newest_good(store: Store) -> LoadedCheckpoint | None:
+    """Reads the newest good checkpoint, if there is one.
 
-    Raises `RunFailed` where all are damaged: to begin anew unasked would throw away what they stand for.
+    Its `damaged` names the newer ones that were skipped. Raises `RunFailed` where all are damaged: to start over
+    without being asked would throw away the work that they stand for.
     """
     damaged: list[str] = []
     for folder, checkpoint in reversed(_with_manifest(store).items()):
@@ -254,27 +286,30 @@ def newest_good(store: Store) -> Loaded | None:
                 raise _damaged_manifest(store, folder)
             return replace(read(store, checkpoint), damaged=tuple(damaged))
         except StorageError:
-            # A store that does not answer says nothing about the checkpoint.
+            # A store that does not answer does not make a checkpoint damaged.
             raise
         except RunFailed as error:
-            log.warning("%s; looking at the one before", error)
+            log.warning("%s; trying the one before", error)
             damaged.append(str(error))
     if damaged:
         raise RunFailed(
             f"{damaged[0]}; none of the run's {len(damaged)} checkpoints can be read: "
-            "put back what was there, or start anew with --fresh"
+            "restore their files, or start a new run with --fresh"
         )
     return None
 
 
 def open_address(address: str) -> tuple[Store, Checkpoint]:
-    """A checkpoint by its address: a run's folder (then the newest) or one `…/step-NNNNNNNN` folder."""
+    """Finds a checkpoint by its address.
+
+    The address is a run's folder, which means its newest checkpoint, or one `…/step-NNNNNNNN` folder.
+    """
     from trainplane.storage import open_store
 
     parent, _, last = address.rstrip("/").rpartition("/")
-    store = open_store(parent if last.startswith("step-") else address)
-    named = last.startswith("step-")
-    candidates = [c for c in committed(store, abandoned=named) if not named or c.key == last]
+    is_folder = last.startswith("step-")
+    store = open_store(parent if is_folder else address)
+    candidates = [c for c in committed(store, abandoned=is_folder) if not is_folder or c.key == last]
     if not candidates:
         raise UserError(
             f"{address}: no checkpoint there (no manifest.json, or a damaged one); "
@@ -284,14 +319,20 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
 
 
 def delete(store: Store, folder: str) -> None:
-    """Take one checkpoint away, its manifest first: a half-deleted checkpoint does not exist."""
+    """Deletes a checkpoint.
+
+    Its manifest goes first, so a half-deleted checkpoint does not exist.
+    """
     store.delete(f"{folder}/{MANIFEST}")
     for entry in list(store.list(f"{folder}/")):
         store.delete(entry.key)
 
 
 def abandon(store: Store, folder: str) -> None:
-    """The run went back behind this checkpoint: it goes, or where it is pinned, no run goes on from it any more."""
+    """Removes a checkpoint that a roll-back passed.
+
+    A pinned one stays, but it is marked so that no run resumes from it.
+    """
     if folder in pins.pinned_folders(store):
         store.write(f"{folder}/{ABANDONED}", b"")
     else:

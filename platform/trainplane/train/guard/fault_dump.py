@@ -1,8 +1,8 @@
-"""The batch that broke a step, kept beside the checkpoints for whoever wants to know why.
+"""Dump of a faulty batch, beside the checkpoints.
 
-`RUN/faults/step-00000007/rank-0.safetensors` holds what rank 0 was given, as the task's transform made it, and
-`samples.json` names the samples of the whole batch. A batch is a function of its step, so nothing has to be kept
-aside while training: it is made again. Failing to keep one never stops a run.
+`RUN/faults/step-00000007/rank-0.safetensors` holds the batch of rank 0, as the task's transform made it, and
+`samples.json` names the samples of the whole batch. A batch is a function of its step, so training need not keep any:
+a faulty one is loaded again. A dump that fails never stops a run.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from trainplane.train.world import World
 log = logging.getLogger(__name__)
 
 
-def keep_batch(
+def dump_batch(
     store: Store,
     fault: Observation,
     *,
@@ -34,15 +34,28 @@ def keep_batch(
     order: Order,
     world: World,
 ) -> str:
-    """Store this rank's share of a faulty step. Returns, on the first rank, where it is and what is in it."""
+    """Stores this rank's share of a faulty step.
+
+    Returns on rank 0 a message with the address and the first samples; on other ranks, or if it fails, nothing.
+
+    Args:
+        store: The run's folder.
+        fault: The faulty step.
+        loader: A fresh loader of the run; it is closed here.
+        dataset: Training dataset.
+        order: Order of its samples.
+        world: The ranks of the run.
+    """
     folder = f"faults/step-{fault.index + 1:08d}"
     try:
+        # Every rank: its share of the batch.
         with closing(loader):
             _, batch = next(loader.batches(start=fault.index, stop=fault.index + 1))
         tensors = {name: value.contiguous() for name, value in batch.items()}
         store.write(f"{folder}/rank-{world.rank}.safetensors", safetensors.torch.save(tensors))
         if not world.is_first:
             return ""
+        # Rank 0: the samples of the whole batch.
         samples = [int(sample) for sample in order.batch(fault.index)]
         keys = [sample["__key__"].decode() for sample in read_samples(dataset, samples)]
         about = {
@@ -54,7 +67,7 @@ def keep_batch(
         }
         store.write(f"{folder}/samples.json", canonical_json(about))
     except (RunFailed, OSError) as error:
-        log.warning("the batch of step %d could not be kept: %s", fault.index + 1, error)
+        log.warning("the batch of step %d could not be stored: %s", fault.index + 1, error)
         return ""
-    shown = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
-    return f"its batch ({shown}) is in {store.address}/{folder}"
+    names = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
+    return f"its batch ({names}) is in {store.address}/{folder}"

@@ -1,7 +1,8 @@
-"""The guard at work in one rank: shows the watch's observations to the pure rules and carries out what they say.
+"""Runs the guard on one rank.
 
-What was done is told: a line on the terminal, a tag, a metric and a text in the run. Going back is raised as
-`RollBack`, for `loop.run` to start over from the last good checkpoint, exactly as after a kill.
+Feeds the observations of the gradient check to the policy and executes its verdict: emit a message, lower rates, roll
+back or stop. A message is a line on the terminal, and a tag, a metric and a text in the run. A roll-back is raised as
+`RollBack`; `loop.run` then starts over from the last good checkpoint, exactly as after a kill.
 """
 
 from __future__ import annotations
@@ -16,14 +17,19 @@ from trainplane.task import Task
 from trainplane.train.checkpoint import state as states
 from trainplane.train.errors import Diverged
 from trainplane.train.guard import policy
-from trainplane.train.guard.gradient_check import Watch
-from trainplane.train.guard.policy import GuardConfig, GuardState, Observation, Verdict
-from trainplane.train.schedule import Rates
+from trainplane.train.guard.gradient_check import GradientCheck
+from trainplane.train.guard.policy import GuardConfig, GuardState, GuardVerdict, Observation
+from trainplane.train.schedule import LrSchedule
 from trainplane.train.world import World
 
 
 class RollBack(Exception):
-    """Start over from the newest good checkpoint that is not beyond step `to`, under the amendments of `state`."""
+    """Request to start over from an earlier checkpoint.
+
+    Attributes:
+        to: The newest good checkpoint that is not beyond this step is the one to resume from.
+        state: Guard state whose amendments the replay must follow.
+    """
 
     def __init__(self, to: int, state: GuardState) -> None:
         super().__init__(f"back to step {to}")
@@ -32,49 +38,66 @@ class RollBack(Exception):
 
 
 @dataclass
-class Sentry:
-    """Guards one task.
+class GuardMonitor:
+    """Guards the training of one task.
 
-    rates -- of its optimisers: by schedule, and lower where the guard said so
-    tell -- (done, sentence, faults so far): heard by the user; keep -- stores the batch of a faulty step
-    last_good -- the step of the newest checkpoint, as the first rank knows it
+    Attributes:
+        config: Section `guard`.
+        task: The task.
+        world: The ranks of the run.
+        rates: Learning rates of its optimisers.
+        emit: Shows a message to the user; takes (steps done, message, faults so far).
+        dump: Stores the batch of a faulty step and returns a message.
+        last_good: Returns the step of the newest checkpoint; called on rank 0.
+        state: State of the policy.
     """
 
     config: GuardConfig
     task: Task
     world: World
-    rates: Rates
-    tell: Callable[[int, str, int], None]
-    keep: Callable[[Observation], str]
+    rates: LrSchedule
+    emit: Callable[[int, str, int], None]
+    dump: Callable[[Observation], str]
     last_good: Callable[[], int]
     state: GuardState
 
     def __post_init__(self) -> None:
-        self._watch = Watch(self.task, world=self.world)
-        self._bounds = policy.balance_of(self.config, self.task.balance())
-        self._watch.limit(policy.limits(self.config, self.state))
+        self._check = GradientCheck(self.task, world=self.world)
+        self._bounds = policy.merge_bounds(self.config, self.task.balance())
+        self._check.set_limits(policy.norm_limits(self.config, self.state))
 
     def before(self, index: int) -> bool:
-        """Called before step `index`; False: its batch is passed over."""
+        """Prepares step `index`; False where its batch is skipped."""
         self.rates.set(index, slowed=self.state.slowed, slower=self.config.rate_factor)
-        self._watch.begin()
+        self._check.start()
         return index not in self.state.passed_over
 
     def after(self, index: int, shares: Mapping[str, Tensor]) -> None:
-        """Called after step `index` with this rank's shares of its metrics."""
-        self._watch.end(index, shares)
+        """Takes this rank's shares of the metrics of step `index`."""
+        self._check.finish(index, shares)
 
-    def judge(self, done: int, values: Mapping[str, float]) -> None:
-        """Judge all steps since the last call, and the recorded metrics; all ranks call it together."""
+    def evaluate(self, done: int, values: Mapping[str, float]) -> None:
+        """Applies the policy to all steps since the last call.
+
+        All ranks call it together.
+
+        Args:
+            done: Steps done.
+            values: Metrics recorded after the last of them.
+        """
         self._observe()
-        if any(observation.faulty for observation in self.state.pending):
+        # A fault may come from weights that are broken already: then only a roll-back helps.
+        if any(observation.is_faulty for observation in self.state.pending):
             self._refuse_broken_state(done)
-        self.state, verdict = policy.judge(self.config, self.state, done=done, values=values, bounds=self._bounds)
-        self._watch.limit(policy.limits(self.config, self.state))
-        self._carry_out(verdict, done)
+        self.state, verdict = policy.evaluate(self.config, self.state, done=done, values=values, bounds=self._bounds)
+        self._check.set_limits(policy.norm_limits(self.config, self.state))
+        self._execute(verdict, done)
 
-    def approve_state(self, done: int) -> None:
-        """Called by all ranks before a checkpoint: a state that is not finite is never stored."""
+    def check_state(self, done: int) -> None:
+        """Refuses a training state that is not finite.
+
+        All ranks call it before a checkpoint, so no such state is ever stored.
+        """
         self._observe()
         self._refuse_broken_state(done)
 
@@ -83,23 +106,25 @@ class Sentry:
         self.world.sum_([broken])
         if broken.item() > 0:
             step = self.world.agree(self.last_good() if self.world.is_first else 0, self.task.device)
-            self.state, verdict = policy.judge_state(self.config, self.state, done=done, last_good=step)
-            self._carry_out(verdict, done)
+            self.state, verdict = policy.evaluate_broken_state(self.config, self.state, done=done, last_good=step)
+            self._execute(verdict, done)
 
     def to_json(self) -> dict[str, Any]:
+        """State of the policy, for a checkpoint."""
         return self.state.to_json()
 
     def _observe(self) -> None:
-        self.state = replace(self.state, pending=[*self.state.pending, *self._watch.observe()])
+        self.state = replace(self.state, pending=[*self.state.pending, *self._check.observe()])
 
-    def _carry_out(self, verdict: Verdict, done: int) -> None:
-        if not verdict.sentence:
+    def _execute(self, verdict: GuardVerdict, done: int) -> None:
+        if not verdict.message:
             return
-        room = max(0, self.config.saved_batches - len(self.state.faults) + len(verdict.faulty))
-        kept = [self.keep(fault) for fault in verdict.faulty[:room]]
-        sentence = "; ".join([verdict.sentence, *filter(None, kept)])
-        self.tell(done, sentence, self.state.num_faults)
+        # Dump the first faulty batches of the run, up to `guard.saved_batches`; these faults are counted already.
+        num_dumps = max(0, self.config.saved_batches - len(self.state.faults) + len(verdict.faulty))
+        dumps = [self.dump(fault) for fault in verdict.faulty[:num_dumps]]
+        message = "; ".join([verdict.message, *filter(None, dumps)])
+        self.emit(done, message, self.state.num_faults)
         if verdict.action == "stop":
-            raise Diverged(f"stopped at step {done}: {sentence}")
+            raise Diverged(f"stopped at step {done}: {message}")
         if verdict.action == "roll_back":
-            raise RollBack(verdict.back_to, self.state)
+            raise RollBack(verdict.rollback_to, self.state)

@@ -1,16 +1,16 @@
-"""PURE: what to do about NaN, exploding gradients, and a player that wins or loses outright.
+"""Policy for NaN, exploding gradients and unbalanced players.
 
-    state, verdict = judge(config, state, done=120, values=recorded_metrics, bounds=task.balance())
+    state, verdict = evaluate(config, state, done=120, values=recorded_metrics, bounds=task.balance())
 
-On the device, every step, `watch` measures each player's gradient norm; where one is not finite or beyond its limit no
-optimiser moves, so that NaN never reaches the weights. What follows is decided here, at the steps that are recorded,
-from plain numbers. All ranks hold the same numbers and decide alike; the state travels in checkpoints, so a resumed
-run decides as an uninterrupted one.
+Pure: no I/O. At every step `gradient_check` measures each player's gradient norm on the device; where one is not finite
+or above its limit no optimiser moves, so NaN never reaches the weights. The consequences are decided here, at the steps
+that are recorded, from plain numbers. All ranks have the same numbers and decide alike. The state is part of
+checkpoints, so a resumed run decides as an uninterrupted one.
 
-What a verdict changes is written down as *amendments*: batches passed over, and steps from which rates are lower. A
-run is a function of its configuration, its data and its amendments; going back to any earlier checkpoint and replaying
-with them leads to the same place. Not covered: measuring (watch.py), going back (loop.py), keeping the batch
-(evidence.py).
+The changes by a verdict are stored as *amendments*: batches that are skipped, and steps from which rates are lower. A
+run is a function of its configuration, its data and its amendments; a replay with them from any earlier checkpoint
+leads to the same state. Not covered: measuring (`gradient_check`), rolling back (`loop`), dumping the batch
+(`fault_dump`).
 """
 
 from __future__ import annotations
@@ -28,51 +28,69 @@ from trainplane.config.section import Section
 Action = Literal["tell", "skip", "lower_rate", "roll_back", "stop"]
 Bound = tuple[float | None, float | None]
 
-EVERYONE = "*"
+ALL_PLAYERS = "*"
 
 
 class GuardConfig(Section):
-    """What is done about steps that would harm the run. In a faulty step no optimiser moves, whatever is set here."""
+    """Reactions to steps that would harm the run.
+
+    In a faulty step no optimiser moves, with any of these settings.
+    """
 
     non_finite: Literal["skip", "lower_rate", "roll_back", "stop"] = Field(
-        "skip", description="a gradient or loss is NaN or infinite; skip: the step changes nothing, which is enough"
+        "skip", description="a gradient or loss is NaN or infinite; skip: the step changes nothing"
     )
     exploding: Literal["skip", "lower_rate", "roll_back", "stop"] = Field(
-        "skip", description="a player's gradient norm is beyond norm_factor times its running median"
+        "skip", description="a player's gradient norm is above norm_factor times its running median"
     )
     norm_factor: Annotated[float, Field(gt=1)] | None = Field(
-        100.0, description="none: no limit; 100 lets young GANs through, whose norms rise tenfold in a few steps"
+        100.0, description="none: no limit; 100 is enough for young GANs, whose norms rise tenfold in a few steps"
     )
-    norm_window: int = Field(100, ge=4, description="steps the median is over; nothing explodes before half of them")
+    norm_window: int = Field(100, ge=4, description="steps of the median; no limit before half of them are done")
     unbalanced: Literal["tell", "lower_rate", "roll_back", "stop"] = Field(
-        "tell", description="a balance metric stays out of its bounds; tell: a young player may well recover"
+        "tell", description="a balance metric stays out of its bounds; tell: a message only, a young player may recover"
     )
-    patience: int = Field(20, ge=1, description="recorded steps in a row out of bounds before that is done")
+    patience: int = Field(20, ge=1, description="recorded steps in a row out of bounds before that")
     balance: dict[str, Bound] = Field({}, description="metric: [low, high], instead of the task's own bounds")
-    rate_factor: float = Field(0.5, gt=0, lt=1, description="what a learning rate is multiplied by when lowered")
-    budget: int = Field(10, ge=0, description="faults among the last budget_steps steps before the run stops anyway")
-    budget_steps: int = Field(1000, ge=1, description="rare faults never stop a long run, frequent ones do")
-    saved_batches: int = Field(3, ge=0, description="faulty batches kept beside the checkpoints, for looking at")
+    rate_factor: float = Field(0.5, gt=0, lt=1, description="factor of each lowering of a learning rate")
+    budget: int = Field(10, ge=0, description="faults in the last budget_steps steps before the run stops anyway")
+    budget_steps: int = Field(
+        1000, ge=1, description="window of the budget: rare faults never stop a long run, frequent ones do"
+    )
+    saved_batches: int = Field(3, ge=0, description="faulty batches stored beside the checkpoints, to look at")
 
 
 @dataclass(frozen=True)
 class Balance:
-    """Bounds of a metric that tells how the players stand. None: no bound on that side.
+    """Bounds of a metric of the players' balance.
 
-    below, above -- what it means to be out of bounds there; `slows_*` -- the optimiser to slow then
+    Attributes:
+        low: Lower bound; None: no bound.
+        high: Upper bound; None: no bound.
+        below: Meaning of a value below `low`, for the message.
+        above: Meaning of a value above `high`.
+        slows_below: Optimiser to slow when the value is below `low`.
+        slows_above: Optimiser to slow when the value is above `high`.
     """
 
     low: float | None
     high: float | None
     below: str = "too low"
     above: str = "too high"
-    slows_below: str = EVERYONE
-    slows_above: str = EVERYONE
+    slows_below: str = ALL_PLAYERS
+    slows_above: str = ALL_PLAYERS
 
 
 @dataclass(frozen=True)
 class Observation:
-    """What was seen of one step: gradient norm by player (None: not finite), and whether it was blocked."""
+    """Measurements of one step.
+
+    Attributes:
+        index: The step, counted from 0.
+        norms: Gradient norm by player; None: not finite.
+        blocked: True if no optimiser moved.
+        loss_finite: True if all metrics of the step are finite, on all ranks.
+    """
 
     index: int
     norms: dict[str, float | None]
@@ -80,23 +98,29 @@ class Observation:
     loss_finite: bool = True
 
     @property
-    def faulty(self) -> bool:
+    def is_faulty(self) -> bool:
+        """True if blocked, or if a loss is not finite."""
         return self.blocked or not self.loss_finite
 
     @property
-    def finite(self) -> bool:
+    def is_finite(self) -> bool:
+        """True if loss and norms are finite."""
         return self.loss_finite and None not in self.norms.values()
 
 
 @dataclass(frozen=True)
 class GuardState:
-    """What the guard remembers; plain values that travel in checkpoints.
+    """Memory of the guard, as plain values that checkpoints store.
 
-    norms -- the last sound gradient norms by player; faults -- indices of recent faulty steps
-    turns -- steps done when the run recently went back, or was slowed, without a batch to blame
-    passed_over -- batches that are not trained on; slowed -- (index, optimiser): slower from that step on
-    out_since -- steps done when the balance was last in bounds; out_for -- records in a row out of them
-    pending -- steps seen and not judged yet
+    Attributes:
+        norms: Last gradient norms of good steps, by player.
+        faults: Indices of recent faulty steps.
+        turns: Steps done at recent roll-backs and lowerings that no batch caused.
+        passed_over: Indices of batches to skip.
+        slowed: (index, optimiser) for each lowering; the rate is lower from that step on.
+        out_since: Steps done when the balance was last within its bounds.
+        out_for: Recorded steps in a row out of the bounds.
+        pending: Observations that are not evaluated yet.
     """
 
     norms: dict[str, list[float]] = field(default_factory=dict)
@@ -109,19 +133,26 @@ class GuardState:
     pending: list[Observation] = field(default_factory=list)
 
     def to_json(self) -> dict[str, Any]:
+        """Plain values, for a checkpoint."""
         return asdict(self)
 
     @staticmethod
     def from_json(values: Mapping[str, Any]) -> GuardState:
+        """Reads the values of a checkpoint."""
         pending = [Observation(**observation) for observation in values["pending"]]
         slowed = [(int(index), str(name)) for index, name in values["slowed"]]
         return GuardState(**{**values, "pending": pending, "slowed": slowed})
 
     def with_amendments_of(self, other: GuardState, *, step: int) -> GuardState:
-        """This state, from the checkpoint after `step` steps, for a replay under what was decided since.
+        """Adds later amendments, for a replay from an older checkpoint.
 
-        Rates that should be lower from an earlier step on, whose checkpoint is gone, are lower from here on.
+        A rate that should be lower from an earlier step on, whose checkpoint was deleted, is lower from `step` on.
+
+        Args:
+            other: State at the roll-back.
+            step: Steps done at the checkpoint of this state.
         """
+        # Lowerings that this checkpoint does not have.
         new = list(other.slowed)
         for entry in self.slowed:
             new.remove(entry)
@@ -130,69 +161,97 @@ class GuardState:
 
     @property
     def num_faults(self) -> int:
-        """What counts against the budget."""
+        """Faults that count against the budget."""
         return len(self.faults) + len(self.turns)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What to do now. `sentence` is empty where there is nothing to tell; `back_to`: not beyond this step."""
+class GuardVerdict:
+    """Decision of the policy.
+
+    Attributes:
+        action: Action to execute.
+        message: Text for the user; empty if nothing happened.
+        rollback_to: Resume from a checkpoint that is not beyond this step.
+        faulty: The faulty steps behind the decision.
+    """
 
     action: Action = "tell"
-    sentence: str = ""
-    back_to: int = 0
+    message: str = ""
+    rollback_to: int = 0
     faulty: tuple[Observation, ...] = ()
 
 
-def limits(config: GuardConfig, state: GuardState) -> dict[str, float]:
-    """The largest gradient norm that each player may have in the steps to come."""
-    found = {}
+def norm_limits(config: GuardConfig, state: GuardState) -> dict[str, float]:
+    """Largest gradient norm of each player for the next steps."""
+    limits = {}
     for player, norms in state.norms.items():
-        armed = config.norm_factor is not None and len(norms) >= config.norm_window // 2
-        found[player] = config.norm_factor * statistics.median(norms) if armed and config.norm_factor else math.inf
-        # Players that have not learnt anything yet have no scale to compare with.
-        found[player] = found[player] or math.inf
-    return found
+        # No limit until half of the window is filled.
+        is_armed = config.norm_factor is not None and len(norms) >= config.norm_window // 2
+        limit = config.norm_factor * statistics.median(norms) if is_armed and config.norm_factor else math.inf
+        # A median of 0 (a player that does not learn yet) gives no scale.
+        limits[player] = limit or math.inf
+    return limits
 
 
-def judge(
+def evaluate(
     config: GuardConfig,
     state: GuardState,
     *,
     done: int,
     values: Mapping[str, float],
     bounds: Mapping[str, Balance],
-) -> tuple[GuardState, Verdict]:
-    """Judge the pending steps and the metrics recorded after `done` steps."""
-    # A replay may begin after a batch that is passed over; what was seen of it then is settled.
-    faulty = tuple(o for o in state.pending if o.faulty and o.index not in state.passed_over)
-    state = _remembering(config, state, done)
-    if faulty:
-        return _judge_steps(config, state, faulty, done)
-    return _judge_balance(config, state, done, values, bounds)
+) -> tuple[GuardState, GuardVerdict]:
+    """Decides about the pending steps and the recorded metrics.
 
+    Returns the new state and the verdict. A faulty step takes precedence over the balance.
 
-def judge_state(config: GuardConfig, state: GuardState, *, done: int, last_good: int) -> tuple[GuardState, Verdict]:
-    """What to do when the training state itself is not finite after `done` steps; `last_good` is the newest checkpoint.
-
-    Such a state is never stored. The way there was a faulty batch (the first one: those after it met a broken state),
-    or a rate that is too high.
+    Args:
+        config: Section `guard`.
+        state: State with the pending observations.
+        done: Steps done.
+        values: Metrics recorded after these steps.
+        bounds: Bounds of some of the metrics.
     """
-    seen = {o.index for o in state.pending if o.faulty} | {index for index in state.faults if index >= last_good}
-    culprits = sorted(seen - set(state.passed_over))[:1]
+    # A replay may start after a batch that is skipped by now: its earlier fault is dealt with.
+    faulty = tuple(o for o in state.pending if o.is_faulty and o.index not in state.passed_over)
+    state = _with_pending(config, state, done)
+    if faulty:
+        return _evaluate_steps(config, state, faulty, done)
+    return _evaluate_balance(config, state, done, values, bounds)
+
+
+def evaluate_broken_state(
+    config: GuardConfig, state: GuardState, *, done: int, last_good: int
+) -> tuple[GuardState, GuardVerdict]:
+    """Decides about a training state that is not finite.
+
+    Such a state is never stored. Its cause is the first faulty batch (the later ones met a broken state), or a rate
+    that is too high.
+
+    Args:
+        config: Section `guard`.
+        state: State with the pending observations.
+        done: Steps done.
+        last_good: Step of the newest checkpoint.
+    """
+    # The first faulty step since the checkpoint is to blame, if there is one.
+    suspects = {o.index for o in state.pending if o.is_faulty} | {index for index in state.faults if index >= last_good}
+    culprits = sorted(suspects - set(state.passed_over))[:1]
     faulty = tuple(o for o in state.pending if o.index in culprits)
-    told = f"the training state is not finite after step {done}"
-    state = _counting(config, state, done, faults=culprits, turns=[] if culprits else [done])
-    amended = _amended(state, passed_over=culprits, slowed=[] if culprits else [(last_good, EVERYONE)])
+    message = f"the training state is not finite after step {done}"
+    state = _count_faults(config, state, done, faults=culprits, turns=[] if culprits else [done])
+    # Skip that batch in the replay; without one, lower all rates.
+    amended = _amended(state, passed_over=culprits, slowed=[] if culprits else [(last_good, ALL_PLAYERS)])
     if config.non_finite == "stop" or state.num_faults > config.budget:
-        return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
-    how = f"passing over the batch of step {_steps(culprits)}" if culprits else f"at {config.rate_factor:g} × the rates"
-    told = f"{told}: went back to step {last_good}, {how}"
-    return amended, Verdict("roll_back", told, back_to=last_good, faulty=faulty)
+        return state, GuardVerdict("stop", f"{message}; {_REMEDY}", faulty=faulty)
+    how = f"skipping the batch of step {_steps(culprits)}" if culprits else f"at {config.rate_factor:g} × the rates"
+    message = f"{message}: went back to step {last_good}, {how}"
+    return amended, GuardVerdict("roll_back", message, rollback_to=last_good, faulty=faulty)
 
 
-def balance_of(config: GuardConfig, task: Mapping[str, Balance]) -> dict[str, Balance]:
-    """The task's bounds with the user's in their place."""
+def merge_bounds(config: GuardConfig, task: Mapping[str, Balance]) -> dict[str, Balance]:
+    """Merges the user's bounds over those of the task."""
     changed = {
         name: replace(task.get(name, Balance(None, None)), low=low, high=high)
         for name, (low, high) in config.balance.items()
@@ -200,24 +259,27 @@ def balance_of(config: GuardConfig, task: Mapping[str, Balance]) -> dict[str, Ba
     return {**task, **changed}
 
 
-def _remembering(config: GuardConfig, state: GuardState, done: int) -> GuardState:
-    """The pending steps moved into the windows of norms and the list of faults."""
+def _with_pending(config: GuardConfig, state: GuardState, done: int) -> GuardState:
+    """Moves pending observations into the norms and faults."""
     norms = {player: list(window) for player, window in state.norms.items()}
     for observation in state.pending:
-        if not observation.faulty:
+        if not observation.is_faulty:
             for player, norm in observation.norms.items():
                 norms.setdefault(player, []).append(norm or 0.0)
-    faults = [observation.index for observation in state.pending if observation.faulty]
+    faults = [observation.index for observation in state.pending if observation.is_faulty]
     state = replace(
         state, norms={player: window[-config.norm_window :] for player, window in norms.items()}, pending=[]
     )
-    return _counting(config, state, done, faults=faults)
+    return _count_faults(config, state, done, faults=faults)
 
 
-def _counting(
+def _count_faults(
     config: GuardConfig, state: GuardState, done: int, *, faults: Sequence[int] = (), turns: Sequence[int] = ()
 ) -> GuardState:
-    """The state with these, without those that are long ago. A step met again on a replay counts once."""
+    """Adds faults and forgets those outside the budget's window.
+
+    A step that fails again in a replay counts once.
+    """
     since = done - config.budget_steps
     return replace(
         state,
@@ -226,64 +288,72 @@ def _counting(
     )
 
 
-def _judge_steps(
+def _evaluate_steps(
     config: GuardConfig, state: GuardState, faulty: tuple[Observation, ...], done: int
-) -> tuple[GuardState, Verdict]:
+) -> tuple[GuardState, GuardVerdict]:
     indices = [observation.index for observation in faulty]
-    finite = all(observation.finite for observation in faulty)
-    told = f"{'exploding' if finite else 'non-finite'} gradients in step {_steps(indices)} ({_norms(faulty[0])})"
+    finite = all(observation.is_finite for observation in faulty)
+    message = f"{'exploding' if finite else 'non-finite'} gradients in step {_steps(indices)} ({_norms(faulty[0])})"
     if not all(observation.loss_finite for observation in faulty) and not any(o.blocked for o in faulty):
-        told = f"a loss that is not finite in step {_steps(indices)}"
+        message = f"a loss that is not finite in step {_steps(indices)}"
+    # The budget first, then the configured action.
     action: Action = config.exploding if finite else config.non_finite
     if state.num_faults > config.budget:
-        told = f"{told}, which makes {state.num_faults} in {config.budget_steps} steps (guard.budget={config.budget})"
-        return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
+        count = f"{state.num_faults} in {config.budget_steps} steps (guard.budget={config.budget})"
+        return state, GuardVerdict("stop", f"{message}, which makes {count}; {_REMEDY}", faulty=faulty)
     if action == "stop":
-        return state, Verdict("stop", f"{told}; {_REMEDY}", faulty=faulty)
+        return state, GuardVerdict("stop", f"{message}; {_REMEDY}", faulty=faulty)
     if action == "roll_back":
         state = _amended(state, passed_over=indices)
-        told = f"{told}: went back to the last good checkpoint, passing over {'these' if indices[1:] else 'this'} batch"
-        return state, Verdict(action, told, back_to=indices[0], faulty=faulty)
+        which = "these batches" if indices[1:] else "this batch"
+        message = f"{message}: went back to the last good checkpoint, skipping {which}"
+        return state, GuardVerdict(action, message, rollback_to=indices[0], faulty=faulty)
     if action == "lower_rate":
-        state = _amended(state, slowed=[(done, EVERYONE)])
-        return state, Verdict(action, f"{told}: skipped, rates × {config.rate_factor:g} from here", faulty=faulty)
-    return state, Verdict("skip", f"{told}: skipped, the weights did not move", faulty=faulty)
+        state = _amended(state, slowed=[(done, ALL_PLAYERS)])
+        return state, GuardVerdict(
+            action, f"{message}: skipped, rates × {config.rate_factor:g} from here", faulty=faulty
+        )
+    return state, GuardVerdict("skip", f"{message}: skipped, the weights did not move", faulty=faulty)
 
 
-def _judge_balance(
+def _evaluate_balance(
     config: GuardConfig, state: GuardState, done: int, values: Mapping[str, float], bounds: Mapping[str, Balance]
-) -> tuple[GuardState, Verdict]:
+) -> tuple[GuardState, GuardVerdict]:
     out = [(name, values[name], side) for name, bound in bounds.items() if (side := _side(bound, values.get(name)))]
     if not out:
-        return replace(state, out_since=done, out_for=0), Verdict()
+        return replace(state, out_since=done, out_for=0), GuardVerdict()
+    # Once per excursion: exactly when the patience is used up.
     state = replace(state, out_for=state.out_for + 1)
     if state.out_for != config.patience:
-        return state, Verdict()
+        return state, GuardVerdict()
+    # The message names the first metric that is out of bounds.
     name, value, side = out[0]
     bound = bounds[name]
     meaning, slows = (bound.below, bound.slows_below) if side < 0 else (bound.above, bound.slows_above)
     limit = bound.low if side < 0 else bound.high
-    told = f"{meaning}: {name}={value:.4g} is {'below' if side < 0 else 'above'} {limit:g} since step {state.out_since}"
+    relation = "below" if side < 0 else "above"
+    message = f"{meaning}: {name}={value:.4g} is {relation} {limit:g} since step {state.out_since}"
     if config.unbalanced == "tell":
-        return state, Verdict("tell", told)
-    state = _counting(config, state, done, turns=[done])
-    whose = "all rates" if slows == EVERYONE else f"the rate of {slows}"
+        return state, GuardVerdict("tell", message)
+    # Every other action counts against the budget.
+    state = _count_faults(config, state, done, turns=[done])
+    whose = "all rates" if slows == ALL_PLAYERS else f"the rate of {slows}"
     if config.unbalanced == "stop" or state.num_faults > config.budget:
-        return state, Verdict(
-            "stop", f"{told}; lower {whose} or the weight of its losses, or set guard.unbalanced=tell"
+        return state, GuardVerdict(
+            "stop", f"{message}; lower {whose} or the weight of its losses, or set guard.unbalanced=tell"
         )
     slower = f"{whose} × {config.rate_factor:g}"
     if config.unbalanced == "lower_rate":
         state = replace(_amended(state, slowed=[(done, slows)]), out_since=done, out_for=0)
-        return state, Verdict("lower_rate", f"{told}: {slower} from here")
+        return state, GuardVerdict("lower_rate", f"{message}: {slower} from here")
     state = _amended(state, slowed=[(state.out_since, slows)])
-    return state, Verdict(
-        "roll_back", f"{told}: went back, {slower} from step {state.out_since}", back_to=state.out_since
+    return state, GuardVerdict(
+        "roll_back", f"{message}: went back, {slower} from step {state.out_since}", rollback_to=state.out_since
     )
 
 
 def _side(bound: Balance, value: float | None) -> int:
-    """-1 below, 1 above, 0 within the bounds or unknown."""
+    """-1 below the bounds, 1 above, 0 within or unknown."""
     if value is None or not math.isfinite(value):
         return 0
     if bound.low is not None and value < bound.low:
@@ -302,9 +372,9 @@ def _amended(
 
 
 def _steps(indices: Sequence[int]) -> str:
-    """Steps as people count them, from 1."""
-    shown = ", ".join(str(index + 1) for index in indices[:5])
-    return f"{shown} and {len(indices) - 5} more" if len(indices) > 5 else shown
+    """Step numbers counted from 1, the first five of them."""
+    text = ", ".join(str(index + 1) for index in indices[:5])
+    return f"{text} and {len(indices) - 5} more" if len(indices) > 5 else text
 
 
 def _norms(observation: Observation) -> str:
@@ -312,4 +382,4 @@ def _norms(observation: Observation) -> str:
     return "norms: " + ", ".join(parts)
 
 
-_REMEDY = "lower train.lr_g and train.lr_d, or look at the batch beside the checkpoints"
+_REMEDY = "lower the learning rates in section train, or look at the batch beside the checkpoints"

@@ -1,4 +1,7 @@
-"""How many ranks a cluster has room for, beside whatever else it does. Starts nothing."""
+"""Capacity of a Ray cluster beside its other work.
+
+Starts nothing.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +13,14 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.train import batch_size
 from trainplane.train.config import TrainConfig
 
-ROOM_WAIT_S = 30.0
-# Cloud nodes take minutes to come.
+# Seconds to wait for resources that an earlier attempt is about to release.
+CAPACITY_WAIT_S = 30.0
+# Seconds to wait for new nodes: in a cloud they take minutes to start.
 RETURN_WAIT_S = 900.0
 
 
-class Room:
-    """How many ranks the cluster has room for."""
+class ClusterCapacity:
+    """Number of ranks that a cluster can hold."""
 
     def __init__(self, ray: Any, config: TrainConfig) -> None:
         self._ray = ray
@@ -24,26 +28,29 @@ class Room:
         self._started = False
         gpus = ray.cluster_resources().get("GPU", 0)
         self.use_gpu = config.use_gpu is True or (config.use_gpu == "auto" and gpus > 0)
-        self.need = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
+        self.resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
 
     def ranks(self, *, interrupted: Callable[[], bool] = lambda: False) -> int:
-        """Ranks of the next attempt: the largest admissible number there is room for now.
+        """Returns the number of ranks of the next attempt.
 
-        Waits a little for what an attempt before gives back, and after the first one longer: nodes that went may be
-        replaced. Raises `UserError` where the cluster was too small from the start, `RunFailed` where it stays so, and
-        `KeyboardInterrupt` where `interrupted` says so meanwhile.
+        It is the largest admissible number that fits now. Waits a little for the resources of an earlier attempt, and
+        after the first attempt longer, because lost nodes may be replaced. Raises `UserError` where the cluster was too
+        small from the start, and `RunFailed` where it became too small.
+
+        Args:
+            interrupted: True ends the waiting with `KeyboardInterrupt`.
         """
-        sizes, began = self._config.world_sizes, time.monotonic()
+        sizes, started = self._config.world_sizes, time.monotonic()
         while True:
-            possible = batch_size.ranks_for(sizes, room=self._fitting(self._total()))
-            found = batch_size.ranks_for(sizes, room=self._fitting(self._free()))
-            waited = time.monotonic() - began
+            possible = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._total()))
+            available = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._free()))
+            waited = time.monotonic() - started
             if possible is None and waited >= (RETURN_WAIT_S if self._started else 0.0):
                 self._give_up(sizes[0], waited)
-            elif possible is not None and (found == possible or waited > ROOM_WAIT_S):
+            elif possible is not None and (available == possible or waited > CAPACITY_WAIT_S):
                 self._started = True
-                # Where others have taken everything, Ray waits for the smallest group.
-                return found or sizes[0]
+                # If other work has taken everything, Ray waits for the smallest group.
+                return available or sizes[0]
             if interrupted():
                 raise KeyboardInterrupt
             time.sleep(0.5)
@@ -52,44 +59,47 @@ class Room:
         if not self._started:
             raise UserError(self._refusal(smallest))
         raise RunFailed(
-            f"nodes went and none came for {waited / 60:.0f} minutes ({self._refusal(smallest)}); "
-            "add nodes and run the same command again: it goes on from the last checkpoint"
+            f"nodes were lost and not replaced for {waited / 60:.0f} minutes ({self._refusal(smallest)}); "
+            "add nodes and run the same command again: it resumes from the last checkpoint"
         )
 
-    def most(self) -> int:
-        """The largest admissible number of ranks that the cluster could hold if it did nothing else.
+    def largest(self) -> int:
+        """Largest admissible number of ranks in an idle cluster.
 
-        Raises `UserError` where the cluster is too small for the smallest.
+        Raises `UserError` where not even the smallest number fits.
         """
         sizes = self._config.world_sizes
-        found = batch_size.ranks_for(sizes, room=self._fitting(self._total()))
-        if found is None:
+        possible = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._total()))
+        if possible is None:
             raise UserError(self._refusal(sizes[0]))
-        return found
+        return possible
 
-    def grown(self, ranks: int) -> bool:
-        """Whether more ranks than these would fit now, beside whatever else the cluster does."""
-        free = {name: amount + ranks * self.need[name] for name, amount in self._free().items()}
-        return (batch_size.ranks_for(self._config.world_sizes, room=self._fitting(free)) or 0) > ranks
+    def can_grow(self, ranks: int) -> bool:
+        """True if more than the running ranks would fit now."""
+        free = {name: amount + ranks * self.resources[name] for name, amount in self._free().items()}
+        return (batch_size.ranks_for(self._config.world_sizes, capacity=self._num_fitting(free)) or 0) > ranks
 
     def _free(self) -> dict[str, float]:
-        """What nobody has taken, on nodes that stay."""
+        """Free resources, on nodes that stay."""
         leaving = self._leaving()
         if not leaving:
             free = self._ray.available_resources()
-            return {name: free.get(name, 0.0) for name in self.need}
+            return {name: free.get(name, 0.0) for name in self.resources}
         from ray._private.state import available_resources_per_node
 
         staying = [free for node, free in available_resources_per_node().items() if node not in leaving]
-        return {name: sum(free.get(name, 0.0) for free in staying) for name in self.need}
+        return {name: sum(free.get(name, 0.0) for free in staying) for name in self.resources}
 
     def _staying(self) -> list[dict[str, float]]:
-        """Resources of each node that is there and stays."""
+        """Resources of each living node that stays."""
         leaving = self._leaving()
         return [n["Resources"] for n in self._ray.nodes() if n["Alive"] and n.get("NodeID") not in leaving]
 
     def _leaving(self) -> set[str]:
-        """Ids of nodes that are being drained: they count as alive until they go, and Ray places nothing there."""
+        """Ids of nodes that Ray drains.
+
+        They count as alive until they end, but Ray places nothing there.
+        """
         if not self._ray.is_initialized():
             return set()
         from ray._private.state import state
@@ -97,17 +107,20 @@ class Room:
         return set(state.get_draining_nodes())
 
     def _total(self) -> dict[str, float]:
-        """What there is, on nodes that stay."""
+        """All resources, on nodes that stay."""
         staying = self._staying()
-        return {name: sum(node.get(name, 0.0) for node in staying) for name in self.need}
+        return {name: sum(node.get(name, 0.0) for node in staying) for name in self.resources}
 
-    def _fitting(self, amounts: dict[str, float]) -> int:
-        """Ranks for which there is room: by what is there, and by what each node could hold at most."""
+    def _num_fitting(self, amounts: dict[str, float]) -> int:
+        """Number of ranks that fit.
+
+        Bounded by the amounts, and by the size of each node: a rank does not span two nodes.
+        """
         by_node = sum(
-            min(int((node.get(name, 0.0) + 1e-9) // amount) for name, amount in self.need.items())
+            min(int((node.get(name, 0.0) + 1e-9) // amount) for name, amount in self.resources.items())
             for node in self._staying()
         )
-        return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.need.items()))
+        return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.resources.items()))
 
     def _refusal(self, smallest: int) -> str:
         has, cpus = self._total(), smallest * self._config.cpus_per_worker

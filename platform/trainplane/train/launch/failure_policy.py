@@ -1,7 +1,8 @@
-"""PURE: why an attempt failed, and what that cause deserves.
+"""Policy for failed attempts: retry or give up, by cause.
 
-A lost worker is replaced, memory that ran out halves the micro-batch, expired credentials are waited for, a notice is
-obeyed; what the user's code or data did wrong would happen again, so it is told once. Each cause has its own count.
+Pure: no I/O. A lost worker is replaced, an out-of-memory error halves the micro-batch, expired credentials are waited
+for, a preempted run is started again elsewhere. A mistake in the user's code or data would happen again, so it is
+reported at once. Each cause has its own count.
 """
 
 from __future__ import annotations
@@ -17,29 +18,37 @@ from trainplane.train.errors import CodeFailed, Diverged, Halted, OutOfMemory, R
 
 
 class Cause(Enum):
-    """Why an attempt ended before its last step."""
+    """Cause of an attempt's end before its last step."""
 
     LOST = "a worker was lost"
-    NOTICE = "the node was about to go"
+    NOTICE = "the node was about to shut down"
     RESIZE = "there is room for more workers"
     MEMORY = "memory ran out"
     CREDENTIALS = "credentials expired"
     DIVERGED = "training diverged"
-    OURS = "the run failed"
+    RUN = "the run failed"
     USER = "the user's mistake"
     CODE = "the task's code failed"
 
 
 @dataclass(frozen=True)
-class AfterFailure:
-    """What to do about an attempt that failed: again after `wait_s` seconds, with this micro-batch if one is named."""
+class RetryDecision:
+    """Decision about a failed attempt.
 
-    again: bool
+    Attributes:
+        retry: True starts another attempt.
+        reason: Text for the user.
+        wait_s: Seconds to wait before it.
+        micro_batch: New micro-batch; None keeps the old one.
+    """
+
+    retry: bool
     reason: str
     wait_s: float = 0.0
     micro_batch: int | None = None
 
 
+# Failures in a row, without a new checkpoint between them, that end the run.
 LOST_IN_A_ROW = 4
 CREDENTIALS_IN_A_ROW = 5
 CREDENTIALS_WAIT_S = 60.0
@@ -48,7 +57,7 @@ _EXPIRED = re.compile(r"Expired|TokenRefreshRequired")
 
 
 def cause_of(error: BaseException) -> Cause:
-    """The cause behind what an attempt raised."""
+    """Returns the cause of an attempt's error."""
     by_kind = {
         OutOfMemory: Cause.MEMORY,
         WorkerLost: Cause.LOST,
@@ -62,33 +71,39 @@ def cause_of(error: BaseException) -> Cause:
         if isinstance(error, kind):
             return cause
     if isinstance(error, RunFailed):
-        return Cause.CREDENTIALS if _EXPIRED.search(str(error)) else Cause.OURS
+        return Cause.CREDENTIALS if _EXPIRED.search(str(error)) else Cause.RUN
     return Cause.CODE
 
 
-def after_failure(
+def decide_retry(
     error: BaseException,
     *,
     cause: Cause,
     in_a_row: Mapping[Cause, int],
     auto_micro_batch: bool,
-) -> AfterFailure:
-    """Is another attempt worth its cost? `in_a_row` counts failures of each cause, this one included, since a
-    checkpoint was last committed."""
+) -> RetryDecision:
+    """Decides whether another attempt is worth its cost.
+
+    Args:
+        error: Error of the failed attempt.
+        cause: Its cause.
+        in_a_row: Failures of each cause since the last new checkpoint, this one included.
+        auto_micro_batch: True if the micro-batch may shrink.
+    """
     count = in_a_row.get(cause, 1)
     if cause is Cause.RESIZE:
-        return AfterFailure(True, cause.value)
+        return RetryDecision(True, cause.value)
     if cause in (Cause.LOST, Cause.NOTICE):
         if count >= LOST_IN_A_ROW:
-            return AfterFailure(False, f"{count} attempts in a row lost workers without any progress")
-        return AfterFailure(True, cause.value)
+            return RetryDecision(False, f"{count} attempts in a row lost workers without any progress")
+        return RetryDecision(True, cause.value)
     if cause is Cause.CREDENTIALS:
         if count >= CREDENTIALS_IN_A_ROW:
-            return AfterFailure(False, f"credentials stayed expired for {count} attempts; renew them")
-        return AfterFailure(True, "credentials expired; waiting for fresh ones", wait_s=CREDENTIALS_WAIT_S)
+            return RetryDecision(False, f"credentials stayed expired for {count} attempts; renew them")
+        return RetryDecision(True, "credentials expired; waiting for fresh ones", wait_s=CREDENTIALS_WAIT_S)
     if cause is Cause.MEMORY and auto_micro_batch and isinstance(error, OutOfMemory):
         smaller = smaller_micro_batch(error.share, error.micro_batch)
         if smaller is None:
-            return AfterFailure(False, "not even one picture at once fits")
-        return AfterFailure(True, f"memory ran out with {error.micro_batch} pictures at once", micro_batch=smaller)
-    return AfterFailure(False, "another attempt would meet the same cause")
+            return RetryDecision(False, "not even one sample at once fits")
+        return RetryDecision(True, f"memory ran out with {error.micro_batch} samples at once", micro_batch=smaller)
+    return RetryDecision(False, "another attempt would fail alike")

@@ -1,9 +1,10 @@
-"""Start a run's ranks: here for one, under Ray Train for more, and again after failures that are worth it.
+"""Starts a run's ranks, and retries after failures.
 
-Ray Train starts a group of fixed size with its process group, and notices when a worker dies. It never resumes and
-never resizes by itself: every attempt has a fresh Ray run name, and where training goes on is read from our own
-checkpoints. How many ranks an elastic run has is our own arithmetic (`batches`): Ray's would pick any number in the
-range, those that do not divide the global batch, too, and it resizes without letting the ranks save.
+One rank runs in this process, several under Ray Train. Ray Train starts a group of fixed size with its process group,
+and detects when a worker dies. It never resumes or resizes by itself: every attempt has a new Ray run name, and the
+step to resume at is read from our own checkpoints. The number of ranks of an elastic run is computed here
+(`batch_size`): Ray would pick any number in the range, also one that does not divide the global batch, and it resizes
+without letting the ranks save.
 """
 
 from __future__ import annotations
@@ -15,22 +16,22 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, replace
 
-from trainplane.cluster.ray_session import ended_parts, in_ray_job, ray_session, scratch_folder
+from trainplane.cluster.ray_session import dead_processes, in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
-from trainplane.train.batch_size import arithmetic
+from trainplane.train.batch_size import split_batch
 from trainplane.train.config import TrainConfig
 from trainplane.train.errors import OutOfMemory
-from trainplane.train.launch.failure_policy import AfterFailure, Cause, after_failure, cause_of
+from trainplane.train.launch.failure_policy import Cause, RetryDecision, cause_of, decide_retry
 from trainplane.train.loop import run
-from trainplane.train.spec import Job, Outcome, Progress, Report, keep_going
+from trainplane.train.spec import Outcome, Progress, Report, TrainJob, keep_going
 
 log = logging.getLogger(__name__)
 
-Attempt = Callable[[Job], Outcome]
+Attempt = Callable[[TrainJob], Outcome]
 
 
 def train(
-    job: Job,
+    job: TrainJob,
     config: TrainConfig,
     *,
     progress: Progress,
@@ -38,128 +39,146 @@ def train(
     distributed: bool | None = None,
     report: Report = keep_going,
 ) -> Outcome:
-    """Train `job` to its end. `distributed`: under Ray Train; by default with more than one worker or in a Ray job.
+    """Trains a run to its end, with retries.
 
-    `report` hears of every validation, and says whether to go on.
+    Args:
+        job: The run.
+        config: Section `train`.
+        progress: Display of the progress.
+        interrupted: True makes all ranks save and stop.
+        distributed: True uses Ray Train; default: for more than one worker, or inside a Ray job.
+        report: Called after each validation; returns whether to continue.
     """
     if distributed is None:
         distributed = config.max_workers > 1 or in_ray_job()
     if not distributed:
 
-        def here(job: Job) -> Outcome:
+        def here(job: TrainJob) -> Outcome:
             return run(job, progress=progress, report=report, interrupted=interrupted)
 
-        return persist(job, config, here, progress, interrupted)
+        return train_with_retries(job, config, here, progress, interrupted)
     with _cluster(config, progress, interrupted, report) as attempt:
-        return persist(job, config, attempt, progress, interrupted)
+        return train_with_retries(job, config, attempt, progress, interrupted)
 
 
-def persist(
-    job: Job,
+def train_with_retries(
+    job: TrainJob,
     config: TrainConfig,
     attempt: Attempt,
     progress: Progress,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Attempt `job` until it is done, or a failure is not worth another attempt."""
+    """Repeats attempts until success or a final failure.
+
+    Args:
+        job: The run.
+        config: Section `train`.
+        attempt: Runs one attempt and returns its outcome, or raises `RunFailed`.
+        progress: Display of the messages.
+        interrupted: True ends the waiting between attempts.
+    """
     in_a_row: Counter[Cause] = Counter()
     reached = newest_step(job)
     while True:
         try:
             return attempt(job)
         except RunFailed as failure:
-            # Without its traceback, which would hold on to the tensors of the attempt.
+            # Drop the traceback, which references the tensors of the attempt.
             error = failure.with_traceback(None)
         step, cause = _newest_step_if_readable(job, reached), cause_of(error)
+        # A new checkpoint is progress: counting starts again.
         if step > reached:
             reached = step
             in_a_row.clear()
         in_a_row[cause] += 1
-        decision = after_failure(error, cause=cause, in_a_row=in_a_row, auto_micro_batch=config.micro_batch == "auto")
+        decision = decide_retry(error, cause=cause, in_a_row=in_a_row, auto_micro_batch=config.micro_batch == "auto")
         log.info("%s: %s", error, decision.reason)
-        if not decision.again:
+        if not decision.retry:
             raise error
-        job = _amended(job, error, decision)
-        progress.tell(_again(error, decision, max(step, 0), config))
+        if decision.micro_batch is not None:
+            job = replace(job, micro_batch=decision.micro_batch)
+        progress.emit(_retry_message(error, decision, max(step, 0), config))
         _wait(decision.wait_s, interrupted)
 
 
 def _wait(seconds: float, interrupted: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
+    while (remaining := until - time.monotonic()) > 0:
         if interrupted():
             raise KeyboardInterrupt
-        time.sleep(min(left, 0.5))
+        time.sleep(min(remaining, 0.5))
 
 
-def _amended(job: Job, error: RunFailed, decision: AfterFailure) -> Job:
-    return job if decision.micro_batch is None else replace(job, micro_batch=decision.micro_batch)
-
-
-def _again(error: RunFailed, decision: AfterFailure, step: int, config: TrainConfig) -> str:
-    """What people read before another attempt, with the new arithmetic where it changed."""
+def _retry_message(error: RunFailed, decision: RetryDecision, step: int, config: TrainConfig) -> str:
+    """Message before another attempt, with a new batch split."""
     pause = f" in {decision.wait_s:.0f} s" if decision.wait_s else ""
-    # How a worker was lost is for whoever has to find out why.
-    why = f" ({error})" if cause_of(error) is Cause.LOST else ""
-    told = f"{decision.reason}{why}; going on from step {step}{pause}"
+    # For a lost worker the error says how it was lost, which helps to find out why.
+    detail = f" ({error})" if cause_of(error) is Cause.LOST else ""
+    message = f"{decision.reason}{detail}; resuming at step {step}{pause}"
     if decision.micro_batch is None or not isinstance(error, OutOfMemory):
-        return told
+        return message
     ranks = config.global_batch // error.share
-    cut = arithmetic(global_batch=config.global_batch, ranks=ranks, micro_batch=decision.micro_batch)
-    return f"{told}: {cut}"
+    split = split_batch(global_batch=config.global_batch, ranks=ranks, micro_batch=decision.micro_batch)
+    return f"{message}: {split}"
 
 
 @contextmanager
 def _cluster(
     config: TrainConfig, progress: Progress, interrupted: Callable[[], bool], report: Report
 ) -> Iterator[Attempt]:
-    """Attempts on a Ray cluster, which is ours for as long as this lasts; one that was lost is started anew."""
-    from trainplane.train.launch.capacity import Room
-    from trainplane.train.launch.worker_group import Group
+    """Provides attempts on a Ray cluster during the block.
 
-    progress.tell("starting workers under Ray, which takes a while")
+    A private cluster that died is started again before the next attempt.
+    """
+    from trainplane.train.launch.capacity import ClusterCapacity
+    from trainplane.train.launch.worker_group import WorkerGroup
+
+    progress.emit("starting workers under Ray, which takes a while")
     with scratch_folder() as scratch, ExitStack() as cluster:
         ray = cluster.enter_context(ray_session())
-        room = Room(ray, config)
+        capacity = ClusterCapacity(ray, config)
 
-        def attempt(job: Job) -> Outcome:
-            if ended_parts():
+        def attempt(job: TrainJob) -> Outcome:
+            if dead_processes():
                 cluster.close()
                 cluster.enter_context(ray_session())
-            ranks = room.ranks(interrupted=interrupted)
-            cut = arithmetic(
+            ranks = capacity.ranks(interrupted=interrupted)
+            split = split_batch(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro
             )
             if config.min_workers != config.max_workers:
-                progress.tell(f"room for {ranks} of {config.min_workers} to {config.max_workers} workers: {cut}")
+                progress.emit(f"room for {ranks} of {config.min_workers} to {config.max_workers} workers: {split}")
             settings = {"job": asdict(job)}
-            return Group(ray, config, room, ranks, scratch).train(settings, progress, interrupted, report)
+            return WorkerGroup(ray, config, capacity, ranks, scratch).train(settings, progress, interrupted, report)
 
         yield attempt
 
 
-def newest_step(job: Job) -> int:
-    """The step of the run's newest checkpoint, -1 where it has none. Its tensors are not read."""
+def newest_step(job: TrainJob) -> int:
+    """Step of the run's newest checkpoint, else -1.
+
+    Reads no tensors.
+    """
     from trainplane.storage import open_store
     from trainplane.train.checkpoint.store import committed
 
-    found = committed(open_store(job.checkpoints))
-    return found[-1].step if found else -1
+    checkpoints = committed(open_store(job.checkpoints))
+    return checkpoints[-1].step if checkpoints else -1
 
 
-def is_done(job: Job, steps: int) -> bool:
-    """Whether nothing is left to train: the run's last checkpoint is there, and its digests hold."""
+def is_done(job: TrainJob, steps: int) -> bool:
+    """True if the last step has a good checkpoint."""
     from trainplane.storage import open_store
     from trainplane.train.checkpoint.store import newest_good
 
     if newest_step(job) < steps:
         return False
-    found = newest_good(open_store(job.checkpoints))
-    return found is not None and found.checkpoint.step >= steps
+    newest = newest_good(open_store(job.checkpoints))
+    return newest is not None and newest.checkpoint.step >= steps
 
 
-def _newest_step_if_readable(job: Job, before: int) -> int:
-    """As `newest_step`; what was known before, where the store does not answer."""
+def _newest_step_if_readable(job: TrainJob, before: int) -> int:
+    """As `newest_step`; `before` where the store does not answer."""
     try:
         return newest_step(job)
     except RunFailed as error:

@@ -1,8 +1,9 @@
-"""What a group of ranks holds in a Ray cluster, given back for certain when its attempt has ended.
+"""Removes an attempt's placement group, also when Ray does not.
 
-Ray Train's controller removes its placement group as it ends. Where it is killed, a helper of Ray's should do so, and
-dies of an error itself wherever two Ray clusters run on one machine; then the ranks train on beside their successors,
-on processors that those wait for. So ranks say where they are, and whoever started them removes that, which ends them.
+Ray Train's controller removes its placement group when it ends. If the controller is killed, a helper process of Ray's
+should do so; but that helper dies of an error itself when two Ray clusters run on one machine. Then the ranks train on
+beside their successors, on CPUs that the successors wait for. So the ranks report their placement group, and the
+process that started them removes it, which ends the ranks.
 """
 
 from __future__ import annotations
@@ -17,39 +18,43 @@ log = logging.getLogger(__name__)
 ANSWER_S = 10.0
 
 
-def current_place() -> str | None:
-    """The placement group that this process runs in, as text."""
+def current_placement_group() -> str | None:
+    """Id of the placement group that this process runs in."""
     from ray.util import get_current_placement_group
 
     group = get_current_placement_group()
     return None if group is None else str(group.id.hex())
 
 
-class Places:
-    """Placement groups, from just before a group of ranks is started. `ray` is the connected module."""
+class PlacementGroups:
+    """Placement groups of a cluster, from before an attempt starts."""
 
     def __init__(self, ray: Any) -> None:
         self._ray = ray
-        self._before = self._standing()
+        self._before = self._existing()
 
-    def clear(self, post: Any) -> None:
-        """Remove what the ranks that talk through `post` still hold; they end, if they have not."""
+    def remove(self, actor: Any) -> None:
+        """Removes the attempt's placement group and its actor.
+
+        Args:
+            actor: Handle of the `ProgressActor` of the attempt.
+        """
         from ray import PlacementGroupID
         from ray.util import remove_placement_group
         from ray.util.placement_group import PlacementGroup
 
         try:
-            named = self._ray.get(post.place.remote(), timeout=ANSWER_S)
-            standing = self._standing()
-            # Ended before a rank could say where: in a cluster of our own, what is new is ours.
-            ours = {named} if named else set() if in_ray_job() else standing - self._before
-            for place in ours & standing:
-                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(place)))
-            self._ray.kill(post)
+            reported = self._ray.get(actor.placement_group.remote(), timeout=ANSWER_S)
+            existing = self._existing()
+            # If the attempt ended before a rank could report, all new groups are ours, in a cluster of our own.
+            ours = {reported} if reported else set() if in_ray_job() else existing - self._before
+            for group in ours & existing:
+                remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+            self._ray.kill(actor)
         except self._ray.exceptions.RayError as error:
-            log.warning("what the workers held could not be given back: %s", error)
+            log.warning("the workers' placement group could not be removed: %s", error)
 
-    def _standing(self) -> set[str]:
+    def _existing(self) -> set[str]:
         from ray.util import placement_group_table
 
-        return {name for name, facts in placement_group_table().items() if facts["state"] != "REMOVED"}
+        return {name for name, entry in placement_group_table().items() if entry["state"] != "REMOVED"}

@@ -1,8 +1,8 @@
-"""Notice that a rank's time is short: SIGTERM to its process, or Ray draining its node.
+"""Detects the coming end of a rank.
 
-Either is a flag here; the loop reads it after each step, all ranks save where they stand, and the run goes on
-elsewhere. Runs inside Ray Train's workers, whose training function is a thread: signals are for the main thread, where
-the backend below sets the handler.
+SIGTERM and the draining of a node by Ray set a flag. The loop reads it after each step; then all ranks save a
+checkpoint and stop, and the run resumes on other nodes. This code runs inside Ray Train's workers, whose training
+function is a thread. Signal handlers can only be set in the main thread, so the backend below does it.
 """
 
 from __future__ import annotations
@@ -16,46 +16,54 @@ from ray.train.torch import TorchConfig
 
 DRAIN_POLL_S = 5.0
 
-_given = threading.Event()
+_preempted = threading.Event()
 
 
-def given() -> bool:
-    """Whether this process was told that it will end."""
-    return _given.is_set()
+def is_preempted() -> bool:
+    """True once this process knows that it will be ended."""
+    return _preempted.is_set()
 
 
-class NoticedTorchConfig(TorchConfig):  # type: ignore[misc]
-    """Ray's process group for torch, whose workers take SIGTERM as a notice and not as their end."""
+class PreemptibleTorchConfig(TorchConfig):  # type: ignore[misc]
+    """Ray's torch process group, with a SIGTERM handler."""
 
     @property
     def backend_cls(self) -> type[Backend]:
+        """Ray's backend class, extended by the handler."""
         return _backend(super().backend_cls)
 
 
 def _backend(torch_backend: type[Backend]) -> type[Backend]:
-    class NoticedBackend(torch_backend):  # type: ignore[valid-type,misc]
+    class PreemptibleBackend(torch_backend):  # type: ignore[valid-type,misc]
+        """Sets the SIGTERM handler before training starts."""
+
         def on_training_start(self, worker_group: Any, backend_config: Any) -> None:
+            """Called by Ray Train when all workers have started."""
             super().on_training_start(worker_group, backend_config)
-            worker_group.execute(_listen)
+            worker_group.execute(_set_sigterm_handler)
 
-    return NoticedBackend
+    return PreemptibleBackend
 
 
-def _listen() -> None:
-    """In a worker's main thread: the first SIGTERM is a notice, the next one ends the process as it always did."""
+def _set_sigterm_handler() -> None:
+    """Makes the first SIGTERM a notice.
+
+    Runs in the main thread of a worker. The second SIGTERM ends the process as before.
+    """
     before = signal.getsignal(signal.SIGTERM)
 
-    def take(number: int, frame: Any) -> None:
+    def handle(number: int, frame: Any) -> None:
         signal.signal(signal.SIGTERM, before)
-        _given.set()
+        _preempted.set()
 
-    signal.signal(signal.SIGTERM, take)
+    signal.signal(signal.SIGTERM, handle)
 
 
-def watch_for_drain() -> None:
-    """In every rank: learn from Ray that a node of the group is being drained, as before a spot instance goes.
+def start_drain_poll() -> None:
+    """Starts a thread that asks Ray for drained nodes.
 
-    Ray asks all ranks to call together, so each has a thread for it; it ends with the process.
+    Ray drains a node before a spot instance ends, for example. It needs all ranks to ask together, so each rank has
+    such a thread; it ends with the process.
     """
     threading.Thread(target=_poll_drain, name="drain", daemon=True).start()
 
@@ -66,5 +74,5 @@ def _poll_drain() -> None:
     pause = threading.Event()
     while not pause.wait(DRAIN_POLL_S):
         if train.get_preemption_info() is not None:
-            _given.set()
+            _preempted.set()
             return

@@ -1,6 +1,7 @@
-"""How ranks in other processes and the command that started them talk: through one small Ray actor.
+"""Ray actor between the ranks and their driver.
 
-Rank 0 tells how far it is, at most twice a second and without waiting; with the answer comes what the command asks for.
+Rank 0 sends its progress at most twice a second and never waits. The answer says whether the driver asks all ranks to
+stop.
 """
 
 from __future__ import annotations
@@ -10,78 +11,90 @@ from collections.abc import Mapping
 from typing import Any
 
 
-class Post:
-    """The actor: keeps the last progress, all sentences, the outcome, the first error, what is asked for, and where."""
+class ProgressActor:
+    """State of one attempt; the actor outlives the ranks."""
 
     def __init__(self) -> None:
         self._progress: tuple[int, int, float, dict[str, float]] | None = None
-        self._sentences: list[str] = []
+        self._messages: list[str] = []
         self._outcome: dict[str, Any] | None = None
         self._error: Exception | None = None
         self._stop = False
-        self._measured: list[tuple[int, dict[str, float]]] = []
-        self._place: str | None = None
+        self._validations: list[tuple[int, dict[str, float]]] = []
+        self._placement_group: str | None = None
 
-    def measure(self, step: int, metrics: dict[str, float]) -> None:
-        self._measured.append((step, metrics))
+    def report(self, step: int, metrics: dict[str, float]) -> None:
+        """Adds the metrics of a validation."""
+        self._validations.append((step, metrics))
 
-    def measured(self, since: int) -> list[tuple[int, dict[str, float]]]:
-        """What validations found, beginning with the one of that number."""
-        return self._measured[since:]
+    def validations(self, since: int) -> list[tuple[int, dict[str, float]]]:
+        """(step, metrics) of the validations from number `since` on."""
+        return self._validations[since:]
 
-    def take_place(self, placement_group: str) -> None:
-        """The ranks run in this placement group of Ray's."""
-        self._place = placement_group
+    def set_placement_group(self, placement_group: str) -> None:
+        """Stores the id of the ranks' placement group."""
+        self._placement_group = placement_group
 
-    def place(self) -> str | None:
-        return self._place
+    def placement_group(self) -> str | None:
+        """Id of the ranks' placement group, None before they start."""
+        return self._placement_group
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: dict[str, float]) -> bool:
-        """Whether the ranks shall save and stop."""
+        """Stores the progress; returns whether the ranks should stop."""
         self._progress = (step, steps, pictures_per_s, metrics)
         return self._stop
 
-    def tell(self, sentence: str) -> None:
-        self._sentences.append(sentence)
+    def emit(self, message: str) -> None:
+        """Adds a message for the user."""
+        self._messages.append(message)
 
     def finish(self, outcome: dict[str, Any]) -> None:
+        """Stores the outcome of rank 0."""
         self._outcome = outcome
 
     def fail(self, error: Exception) -> None:
+        """Stores the first error of any rank."""
         self._error = self._error or error
 
-    def ask_to_stop(self) -> None:
+    def request_stop(self) -> None:
+        """Asks all ranks to save a checkpoint and stop."""
         self._stop = True
 
     def state(self) -> tuple[Any, list[str], Any, Any, str | None]:
-        return self._progress, self._sentences, self._outcome, self._error, self._place
+        """Returns progress, messages, outcome, error and placement group."""
+        return self._progress, self._messages, self._outcome, self._error, self._placement_group
 
 
-class Messenger:
-    """The progress of a rank, sent to the post."""
+class ActorProgress:
+    """Progress of a rank that goes to the actor."""
 
-    def __init__(self, post: Any) -> None:
-        self._post = post
+    def __init__(self, actor: Any) -> None:
+        self._actor = actor
         self._next = 0.0
         self._answer: Any = None
         self._stop = False
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
+        """Sends the progress, at most twice a second."""
         now = time.monotonic()
         if now >= self._next or step == steps:
             self._next = now + 0.5
-            self._answer = self._post.update.remote(step, steps, pictures_per_s, dict(metrics))
+            self._answer = self._actor.update.remote(step, steps, pictures_per_s, dict(metrics))
 
-    def tell(self, sentence: str) -> None:
-        self._post.tell.remote(sentence)
+    def emit(self, message: str) -> None:
+        """Sends a message for the user."""
+        self._actor.emit.remote(message)
 
-    def measured(self, step: int, metrics: dict[str, float]) -> bool:
-        """Pass on what a validation found. Who wants the ranks to stop asks for it in `update`'s answer."""
-        self._post.measure.remote(step, metrics)
+    def report(self, step: int, metrics: dict[str, float]) -> bool:
+        """Sends the metrics of a validation; always continues.
+
+        A request to stop comes with the answer to `update`.
+        """
+        self._actor.report.remote(step, metrics)
         return True
 
-    def asked_to_stop(self) -> bool:
-        """What the last answer said, if it has come; never waits."""
+    def is_stop_requested(self) -> bool:
+        """Reads the last answer if it has arrived; never waits."""
         import ray
 
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:

@@ -1,6 +1,7 @@
-"""One attempt on a Ray cluster: a group of ranks under Ray Train, from its start to how it ended.
+"""Runs one attempt on a Ray cluster under Ray Train.
 
-Not covered: whether there is another attempt (`launch`), what a rank does (`loop`).
+Ray Train runs the group; a small actor (`progress_actor`) connects the ranks with this process. Not covered: whether
+there is another attempt (`launch`), the training itself (`loop`).
 """
 
 from __future__ import annotations
@@ -13,219 +14,243 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from trainplane.cluster.ray_session import ended_parts
-from trainplane.errors import RunFailed, UserError
+from trainplane.cluster.ray_session import dead_processes
+from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.train.config import TrainConfig
 from trainplane.train.errors import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
-from trainplane.train.launch.capacity import Room
-from trainplane.train.launch.placement import Places, current_place
-from trainplane.train.launch.progress_actor import Messenger, Post
-from trainplane.train.spec import Job, Outcome, Progress, Report, TrackingTarget, keep_going
+from trainplane.train.launch.capacity import ClusterCapacity
+from trainplane.train.launch.placement import PlacementGroups, current_placement_group
+from trainplane.train.launch.progress_actor import ActorProgress, ProgressActor
+from trainplane.train.spec import Outcome, Progress, Report, TrackingTarget, TrainJob, keep_going
 
 
-class Group:
-    """Ranks under Ray Train."""
+class WorkerGroup:
+    """Ranks of one attempt under Ray Train."""
 
-    def __init__(self, ray: Any, config: TrainConfig, room: Room, ranks: int, scratch: str) -> None:
+    def __init__(self, ray: Any, config: TrainConfig, capacity: ClusterCapacity, ranks: int, scratch: str) -> None:
         self._ray = ray
         self._config = config
-        self._room = room
+        self._capacity = capacity
         self._ranks = ranks
         self._scratch = scratch
-        # Where the driver is: on a worker's node it would be lost with that node, and with it the word that it was.
+        # The actor runs on the driver's node. On a worker's node it would be lost together with that node.
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-        self._post = ray.remote(num_cpus=0)(Post).options(scheduling_strategy=here).remote()
-        self._shown: Any = None
-        self._told = 0
-        self._num_reported = 0
-        self._place: str | None = None
-        self._places = Places(ray)
+        self._actor = ray.remote(num_cpus=0)(ProgressActor).options(scheduling_strategy=here).remote()
+        # Progress, messages and validations that were passed on already.
+        self._last_progress: Any = None
+        self._num_messages = 0
+        self._num_validations = 0
+        self._placement_group: str | None = None
+        self._placement_groups = PlacementGroups(ray)
 
     def train(
         self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report = keep_going
     ) -> Outcome:
-        """Run the group to its end. Raises what ended it before: see `failures`."""
+        """Runs the group to its end.
+
+        Raises the error that ended it early; `failure_policy` lists the causes.
+
+        Args:
+            settings: Plain values for every rank: the job.
+            progress: Display of the progress.
+            interrupted: True asks all ranks to save and stop.
+            report: Called after each validation; False asks all ranks to save and stop.
+        """
         try:
             return self._train(settings, progress, interrupted, report)
         finally:
-            # What ran on a cluster that is gone is gone, too; asking it would take a minute.
-            if not ended_parts():
-                self._places.clear(self._post)
+            # If Ray itself died, so did the ranks; asking the actor would take a minute.
+            if not dead_processes():
+                self._placement_groups.remove(self._actor)
 
     def _train(
         self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report
     ) -> Outcome:
-        trainer = self._trainer({**settings, "post": self._post})
-        ended: list[BaseException | None] = []
+        trainer = self._trainer({**settings, "actor": self._actor})
+        errors: list[BaseException | None] = []
 
         def fit() -> None:
             try:
                 trainer.fit()
-                ended.append(None)
-            # Whatever it was: it is raised again where `ended` is read; in a thread it would only be printed.
+                errors.append(None)
+            # Any error is raised again where `errors` is read; in a thread it would only be printed.
             except BaseException as error:
-                ended.append(error)
+                errors.append(error)
 
-        # Not the main thread: there Ray Train would take Ctrl-C for itself and end the ranks before they could save.
+        # In the main thread Ray Train would handle Ctrl-C itself and end the ranks before they could save.
         thread = threading.Thread(target=fit, name="fit", daemon=True)
         thread.start()
         stopping = resizing = False
-        next_look = time.monotonic() + self._config.resize_every_s
+        next_check = time.monotonic() + self._config.resize_every_s
         while thread.is_alive():
             thread.join(0.5)
-            if gone := ended_parts():
-                raise _cluster_lost(gone, interrupted=interrupted())
-            self._show(progress)
-            wanted = self._pass_on(report)
-            if (interrupted() or not wanted) and not stopping:
-                if self._place is None:
-                    # No rank has begun: nothing is to be saved, and Ray may wait for minutes for room.
+            if dead := dead_processes():
+                raise _cluster_lost(dead, interrupted=interrupted())
+            # Pass progress and validations on.
+            self._forward_progress(progress)
+            continues = self._forward_validations(report)
+            # Stop, on request of the user or of the report.
+            if (interrupted() or not continues) and not stopping:
+                if self._placement_group is None:
+                    # No rank has started, so there is nothing to save, and Ray may wait for minutes for capacity.
                     raise KeyboardInterrupt
                 stopping = True
-                self._post.ask_to_stop.remote()
-            if not resizing and time.monotonic() > next_look and self._ranks < self._config.world_sizes[-1]:
-                next_look = time.monotonic() + self._config.resize_every_s
-                resizing = self._room.grown(self._ranks)
+                self._actor.request_stop.remote()
+            # Stop, to start again with more ranks.
+            if not resizing and time.monotonic() > next_check and self._ranks < self._config.world_sizes[-1]:
+                next_check = time.monotonic() + self._config.resize_every_s
+                resizing = self._capacity.can_grow(self._ranks)
                 if resizing:
-                    self._post.ask_to_stop.remote()
-        if gone := ended_parts():
-            raise _cluster_lost(gone, interrupted=interrupted())
-        self._pass_on(report)
-        return self._outcome(ended[0], progress, stopping=stopping, resizing=resizing)
+                    self._actor.request_stop.remote()
+        if dead := dead_processes():
+            raise _cluster_lost(dead, interrupted=interrupted())
+        self._forward_validations(report)
+        return self._outcome(errors[0], progress, stopping=stopping, resizing=resizing)
 
     def _trainer(self, settings: dict[str, Any]) -> Any:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
         from ray.train.torch import TorchTrainer
 
-        from trainplane.train.launch.preemption import NoticedTorchConfig
+        from trainplane.train.launch.preemption import PreemptibleTorchConfig
 
         return TorchTrainer(
             worker,
             train_loop_config=settings,
-            torch_config=NoticedTorchConfig(),
+            torch_config=PreemptibleTorchConfig(),
             scaling_config=ScalingConfig(
-                num_workers=self._ranks, use_gpu=self._room.use_gpu, resources_per_worker=self._room.need
+                num_workers=self._ranks, use_gpu=self._capacity.use_gpu, resources_per_worker=self._capacity.resources
             ),
             run_config=RunConfig(
                 name=f"attempt-{uuid.uuid4().hex[:12]}",
                 storage_path=self._scratch,
-                # Which failure deserves another attempt is decided by cause, in `failures`.
+                # `failure_policy` decides about another attempt, not Ray.
                 failure_config=FailureConfig(max_failures=0, controller_failure_limit=0, max_preemption_failures=0),
             ),
         )
 
-    def _show(self, progress: Progress) -> None:
-        """Pass on what the ranks told since the last time."""
+    def _forward_progress(self, progress: Progress) -> None:
+        """Passes on new messages and the newest progress."""
         try:
-            state, sentences, _, _, self._place = self._ray.get(self._post.state.remote(), timeout=5)
+            state, messages, _, _, self._placement_group = self._ray.get(self._actor.state.remote(), timeout=5)
         except self._ray.exceptions.RayError:
             return
-        for sentence in sentences[self._told :]:
-            progress.tell(sentence)
-        self._told = len(sentences)
-        if state is not None and state != self._shown:
+        for message in messages[self._num_messages :]:
+            progress.emit(message)
+        self._num_messages = len(messages)
+        if state is not None and state != self._last_progress:
             progress.update(*state)
-            self._shown = state
+            self._last_progress = state
 
-    def _pass_on(self, report: Report) -> bool:
-        """Tell what validations found since the last time; False where training shall stop."""
+    def _forward_validations(self, report: Report) -> bool:
+        """Reports new validations; False if training should stop."""
         try:
-            found = self._ray.get(self._post.measured.remote(self._num_reported), timeout=5)
+            validations = self._ray.get(self._actor.validations.remote(self._num_validations), timeout=5)
         except self._ray.exceptions.RayError:
             return True
-        self._num_reported += len(found)
-        wanted = [report(step, metrics) for step, metrics in found]
-        return all(wanted)
+        self._num_validations += len(validations)
+        # All of them are reported, also after one that asks to stop.
+        answers = [report(step, metrics) for step, metrics in validations]
+        return all(answers)
 
-    def _outcome(self, ended: BaseException | None, progress: Progress, *, stopping: bool, resizing: bool) -> Outcome:
-        self._show(progress)
-        _, _, outcome, told, _ = self._ray.get(self._post.state.remote())
-        if isinstance(told, Halted):
+    def _outcome(
+        self, ray_error: BaseException | None, progress: Progress, *, stopping: bool, resizing: bool
+    ) -> Outcome:
+        """Returns rank 0's outcome, or raises the error instead."""
+        self._forward_progress(progress)
+        _, _, outcome, rank_error, _ = self._ray.get(self._actor.state.remote())
+        # The ranks saved and stopped: because of us, or because a node shuts down.
+        if isinstance(rank_error, Halted):
             if stopping:
                 raise KeyboardInterrupt
-            raise Resized(str(told)) if resizing else told
-        if told is not None:
-            raise told
-        if isinstance(ended, Exception):
-            raise by_cause(ended) from ended
-        if ended is not None:
-            raise ended
+            raise Resized(str(rank_error)) if resizing else rank_error
+        # A rank's own error says more than Ray's.
+        if rank_error is not None:
+            raise rank_error
+        if isinstance(ray_error, Exception):
+            raise classify_failure(ray_error) from ray_error
+        if ray_error is not None:
+            raise ray_error
         if outcome is None:
-            raise WorkerLost("the workers ended without telling how")
+            raise WorkerLost("the workers ended and reported no outcome")
         return Outcome(**outcome)
 
 
-def _cluster_lost(gone: list[str], *, interrupted: bool) -> BaseException:
-    """What to raise where Ray itself has ended: nothing can be saved any more, nor can the ranks be asked."""
-    return KeyboardInterrupt() if interrupted else WorkerLost(f"Ray's {' and '.join(gone)} on this machine ended")
+def _cluster_lost(dead: list[str], *, interrupted: bool) -> BaseException:
+    """Error for a dead Ray, whose ranks cannot save."""
+    return KeyboardInterrupt() if interrupted else WorkerLost(f"Ray's {' and '.join(dead)} on this machine ended")
 
 
 def worker(settings: dict[str, Any]) -> None:
-    """What each rank runs."""
+    """Runs one rank, in a worker of Ray Train."""
     import ray
 
     from trainplane.train.launch import preemption
     from trainplane.train.loop import run
     from trainplane.train.world import World
 
-    post, job = settings["post"], settings["job"]
+    actor, job = settings["actor"], settings["job"]
     tracking = TrackingTarget(**job["tracking"]) if job["tracking"] else None
-    if World.current().is_first and (place := current_place()) is not None:
-        ray.get(post.take_place.remote(place))
-    messenger = Messenger(post)
-    preemption.watch_for_drain()
+    # Before training, so that the group can be removed however this attempt ends.
+    if World.current().is_first and (placement_group := current_placement_group()) is not None:
+        ray.get(actor.set_placement_group.remote(placement_group))
+    progress = ActorProgress(actor)
+    preemption.start_drain_poll()
     try:
         outcome = run(
-            Job(**{**job, "tracking": tracking}),
-            progress=messenger,
-            report=messenger.measured,
-            interrupted=lambda: preemption.given() or messenger.asked_to_stop(),
+            TrainJob(**{**job, "tracking": tracking}),
+            progress=progress,
+            report=progress.report,
+            interrupted=lambda: preemption.is_preempted() or progress.is_stop_requested(),
         )
     except KeyboardInterrupt:
-        ray.get(post.fail.remote(Halted("all ranks saved where they stood and stopped")))
+        ray.get(actor.fail.remote(Halted("all ranks saved a checkpoint and stopped")))
         return
     except (UserError, RunFailed) as error:
-        # Ray reports failures as text; the sentence and its kind reach the user through the post.
-        ray.get(post.fail.remote(error))
+        # Ray reports failures as text. The actor keeps the error with its class, for the user.
+        ray.get(actor.fail.remote(error))
         raise
     except Exception as error:
-        # What a rank meets because another one ended is no failure of its own.
-        if not was_cut_off(error):
-            ray.get(post.fail.remote(_of_the_code(error, World.current().rank)))
+        # An error that only shows that another rank died is not reported.
+        if not is_disconnect(error):
+            ray.get(actor.fail.remote(_code_failure(error, World.current().rank)))
         raise
     if World.current().is_first:
-        ray.get(post.finish.remote(asdict(outcome)))
+        ray.get(actor.finish.remote(asdict(outcome)))
 
 
-def _of_the_code(error: Exception, rank: int) -> CodeFailed:
+def _code_failure(error: Exception, rank: int) -> CodeFailed:
     text = "".join(traceback.format_exception(error)).rstrip()
     return CodeFailed(
-        f"the task's code failed on rank {rank}; every rank meets the same, so it is not tried again\n{text}"
+        f"the task's code failed on rank {rank}; another attempt would fail alike, so there is none\n{text}"
     )
 
 
-def by_cause(error: Exception) -> Exception:
-    """Tell a lost worker from an error of the code: what Ray raised for each rank decides.
+def classify_failure(error: Exception) -> Exception:
+    """Separates lost workers from errors of the code.
 
-    An error of the code stays Ray's own, which carries the ranks' tracebacks.
+    Decides by the errors that Ray collected from the ranks. For an error of the code it returns Ray's own, which has
+    the ranks' tracebacks.
     """
     causes = list(getattr(error, "worker_failures", {}).values())
     if not causes:
-        return WorkerLost(f"the group of workers could not be started or kept: {_last_line(error)}")
+        return WorkerLost(f"the workers could not be started, or Ray ended them: {error_line(error, last=True)}")
     if any(out_of_memory(cause) for cause in causes):
         return WorkerLost(
-            "a worker was ended because its node ran out of memory; give it more, or lower train.micro_batch"
+            "a worker's node ran out of memory and the worker was killed; use nodes with more, or lower "
+            "train.micro_batch"
         )
-    lost = [cause for cause in causes if _died(cause)]
-    # Peers of a rank that raised only see their connection close: that is no loss of its own.
-    if not lost and not all(was_cut_off(cause) for cause in causes):
+    num_dead = sum(_is_death(cause) for cause in causes)
+    # When one rank raises, the others see their connection close: then the error is that of the code.
+    if not num_dead and not all(is_disconnect(cause) for cause in causes):
         return error
-    return WorkerLost(f"{len(lost)} of {len(causes)} workers died" if lost else "the workers lost each other")
+    if num_dead:
+        return WorkerLost(f"{num_dead} of {len(causes)} workers died")
+    return WorkerLost("the connections between the workers broke, and none of them reported why")
 
 
-def _died(cause: BaseException) -> bool:
+def _is_death(cause: BaseException) -> bool:
     names = {kind.__name__ for kind in type(cause).__mro__}
     return bool(
         names
@@ -240,12 +265,7 @@ def _died(cause: BaseException) -> bool:
     )
 
 
-def was_cut_off(cause: BaseException) -> bool:
-    """What the surviving ranks raise when a peer goes away in the middle of a sum."""
+def is_disconnect(cause: BaseException) -> bool:
+    """Detects an error that only shows another rank's death."""
     words = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
     return any(text in str(cause) for text in words)
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line for line in str(error).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

@@ -11,27 +11,27 @@ from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.async_writer import Writer
-from trainplane.train.checkpoint.fencing import KEY, Tenure
-from trainplane.train.checkpoint.retention import Rules
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.async_writer import CheckpointWriter
+from trainplane.train.checkpoint.fencing import KEY, FencingToken
+from trainplane.train.checkpoint.retention import RetentionRules
+from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.errors import Superseded
-from trainplane.train.launch.failure_policy import Cause, after_failure, cause_of
+from trainplane.train.launch.failure_policy import Cause, cause_of, decide_retry
 from trainplane.train.loop import run
-from trainplane.train.run_key import find_place, take_place
-from trainplane.train.spec import Job, Silent
+from trainplane.train.run_key import find_run_dir, register_run_dir
+from trainplane.train.spec import NullProgress, TrainJob
 
 
 def state(step):
-    return State(step, {"module/g/w": torch.ones(2, 3)}, {"counters": {}, "param_groups": {}})
+    return TrainingState(step, {"module/g/w": torch.ones(2, 3)}, {"counters": {}, "param_groups": {}})
 
 
 def test_whoever_began_last_may_write(tmp_path):
     store = open_store(str(tmp_path))
-    first = Tenure.begin(store)
+    first = FencingToken.acquire(store)
     first.check()
-    second = Tenure.begin(store)
-    with pytest.raises(Superseded, match=r"another attempt \(.+:\d+\) goes on with the run in .*; wait for that one"):
+    second = FencingToken.acquire(store)
+    with pytest.raises(Superseded, match=r"another attempt \(.+:\d+\) has continued the run in .*; wait for that one"):
         first.check()
     second.check()
 
@@ -39,7 +39,7 @@ def test_whoever_began_last_may_write(tmp_path):
 @pytest.mark.parametrize("left", [None, b"", b"[]", b"{"])
 def test_a_token_that_is_gone_or_torn_claims_nothing(tmp_path, left):
     store = open_store(str(tmp_path))
-    tenure = Tenure.begin(store)
+    tenure = FencingToken.acquire(store)
     store.delete(KEY)
     if left is not None:
         store.write(KEY, left)
@@ -48,7 +48,7 @@ def test_a_token_that_is_gone_or_torn_claims_nothing(tmp_path, left):
 
 def test_a_store_that_does_not_answer_is_not_taken_for_a_yes(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    tenure = Tenure.begin(store)
+    tenure = FencingToken.acquire(store)
     monkeypatch.setattr(type(store), "read", lambda self, key: (_ for _ in ()).throw(StorageError("away")))
     with pytest.raises(StorageError):
         tenure.check()
@@ -56,13 +56,13 @@ def test_a_store_that_does_not_answer_is_not_taken_for_a_yes(tmp_path, monkeypat
 
 def test_one_that_was_succeeded_neither_writes_over_nor_tidies_what_its_successor_is_writing(tmp_path):
     store = open_store(str(tmp_path))
-    old = Writer(store, Rules(last=2))
-    old.begin()
+    old = CheckpointWriter(store, RetentionRules(last=2))
+    old.start()
     old.save(state(1), meta={})
     old.wait()
-    new = Writer(store, Rules(last=2))
-    new.begin()
-    new.go_on_from(old.last)
+    new = CheckpointWriter(store, RetentionRules(last=2))
+    new.start()
+    new.resume_from(old.last)
     new.save(state(2), meta={})
     new.wait()
     # The successor is in the middle of step 3.
@@ -77,15 +77,15 @@ def test_one_that_was_succeeded_neither_writes_over_nor_tidies_what_its_successo
 
 def test_succeeded_while_it_uploads_it_commits_nothing(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    old = Writer(store, Rules(last=2))
-    old.begin()
+    old = CheckpointWriter(store, RetentionRules(last=2))
+    old.start()
     write, sent = type(store).write, threading.Event()
 
     def slow(self, key, data):
         write(self, key, data)
         if key.endswith("unsent.spool") and not sent.is_set():
             sent.set()
-            Tenure.begin(open_store(str(tmp_path)))
+            FencingToken.acquire(open_store(str(tmp_path)))
 
     monkeypatch.setattr(type(store), "write", slow)
     old.save(state(5), meta={})
@@ -101,11 +101,11 @@ def test_two_that_train_the_same_run_end_as_one(tmp_path):
     config = build(TinyConfig, {"name": "tiny", "data": {"train": "t"}, "train": train}).model_dump(mode="json")
 
     def job(name):
-        return Job(config, str(datasets / "train"), None, str(tmp_path / name))
+        return TrainJob(config, str(datasets / "train"), None, str(tmp_path / name))
 
     second = []
 
-    class Beside(Silent):
+    class Beside(NullProgress):
         def update(self, step, steps, pictures_per_s, metrics):
             if step == 5:
                 # On another machine somebody types the same command, and it runs to its end.
@@ -115,15 +115,15 @@ def test_two_that_train_the_same_run_end_as_one(tmp_path):
         run(job("shared"), progress=Beside())
     assert second[0].state_digest == run(job("alone")).state_digest
     assert checkpoints.newest_good(open_store(str(tmp_path / "shared"))).state.digest() == second[0].state_digest
-    assert cause_of(stopped.value) is Cause.OURS
-    assert not after_failure(stopped.value, cause=Cause.OURS, in_a_row={}, auto_micro_batch=True).again
+    assert cause_of(stopped.value) is Cause.RUN
+    assert not decide_retry(stopped.value, cause=Cause.RUN, in_a_row={}, auto_micro_batch=True).retry
 
 
 def test_a_store_that_may_be_read_and_not_written_is_found_even_where_the_run_is_there(faulty_s3, s3_address):
     config = build(TinyConfig, {"name": "tiny", "data": {"train": "t"}, "train": {"steps": 1, "global_batch": 4}})
-    place = find_place(config, key="k" * 64, checkpoints=s3_address, fresh=False)
-    take_place(place, config)
-    assert find_place(config, key="k" * 64, checkpoints=s3_address, fresh=False) == place
+    place = find_run_dir(config, key="k" * 64, checkpoints=s3_address, fresh=False)
+    register_run_dir(place, config)
+    assert find_run_dir(config, key="k" * 64, checkpoints=s3_address, fresh=False) == place
     faulty_s3.fault = lambda method, path, number: "denied" if method == "PUT" else None
     with pytest.raises(UserError, match=r"checkpoints cannot be written to s3://.*/tiny-kkkkkkkkkkkk .*; mend its"):
-        take_place(place, config)
+        register_run_dir(place, config)

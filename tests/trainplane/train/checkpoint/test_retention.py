@@ -11,15 +11,15 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import pins
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.async_writer import Writer
-from trainplane.train.checkpoint.resume import forget_after
-from trainplane.train.checkpoint.retention import Rules, check_metric, first_of_each, keep
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.async_writer import CheckpointWriter
+from trainplane.train.checkpoint.resume import drop_checkpoints_after
+from trainplane.train.checkpoint.retention import RetentionRules, check_metric, first_of_each, steps_to_keep
+from trainplane.train.checkpoint.state import TrainingState
 
 STEPS = st.lists(st.integers(1, 500), unique=True, min_size=1, max_size=25).map(sorted)
 VALUES = st.one_of(st.floats(-50, 50), st.sampled_from([math.nan, math.inf, 1.0]))
 RULES = st.builds(
-    Rules,
+    RetentionRules,
     last=st.integers(1, 4),
     best=st.integers(0, 3),
     metric=st.just("val/psnr"),
@@ -40,7 +40,7 @@ def runs(draw):
 @given(runs())
 def test_the_newest_the_fallback_and_the_pinned_stay_and_nothing_else_is_invented(run):
     steps, metrics, pinned, rules = run
-    kept = keep(steps, metrics=metrics, pins=pinned, rules=rules)
+    kept = steps_to_keep(steps, metrics=metrics, pins=pinned, rules=rules)
     assert kept <= set(steps)
     assert steps[-1] in kept
     assert pinned & set(steps) <= kept
@@ -51,8 +51,8 @@ def test_the_newest_the_fallback_and_the_pinned_stay_and_nothing_else_is_invente
 @given(runs())
 def test_asking_again_removes_nothing_more(run):
     steps, metrics, pinned, rules = run
-    kept = keep(steps, metrics=metrics, pins=pinned, rules=rules)
-    assert keep(kept, metrics=metrics, pins=pinned, rules=rules) == kept
+    kept = steps_to_keep(steps, metrics=metrics, pins=pinned, rules=rules)
+    assert steps_to_keep(kept, metrics=metrics, pins=pinned, rules=rules) == kept
 
 
 @given(runs())
@@ -60,14 +60,14 @@ def test_asked_after_every_checkpoint_or_once_at_the_end_the_same_stay(run):
     steps, metrics, pinned, rules = run
     present: set[int] = set()
     for step in steps:
-        present = keep({*present, step}, metrics=metrics, pins=pinned, rules=rules)
-    assert present == keep(steps, metrics=metrics, pins=pinned, rules=rules)
+        present = steps_to_keep({*present, step}, metrics=metrics, pins=pinned, rules=rules)
+    assert present == steps_to_keep(steps, metrics=metrics, pins=pinned, rules=rules)
 
 
 @given(runs())
 def test_no_removed_one_is_better_than_a_kept_best(run):
     steps, metrics, _, rules = run
-    kept = keep(steps, metrics=metrics, pins=(), rules=rules)
+    kept = steps_to_keep(steps, metrics=metrics, pins=(), rules=rules)
     sign = 1 if rules.mode == "max" else -1
     finite = {step: sign * value for step, value in metrics.items() if math.isfinite(value)}
     best = sorted(finite.values(), reverse=True)[: rules.best]
@@ -78,10 +78,10 @@ def test_no_removed_one_is_better_than_a_kept_best(run):
 def test_damaged_ones_count_for_nothing_and_only_a_pin_keeps_them(run, data):
     steps, metrics, pinned, rules = run
     damaged = data.draw(st.sets(st.sampled_from(steps)))
-    kept = keep(steps, metrics=metrics, pins=pinned, rules=rules, damaged=damaged)
+    kept = steps_to_keep(steps, metrics=metrics, pins=pinned, rules=rules, damaged=damaged)
     good = [step for step in steps if step not in damaged]
     assert kept & damaged == pinned & damaged
-    assert kept - damaged == (keep(good, metrics=metrics, pins=pinned, rules=rules) if good else set())
+    assert kept - damaged == (steps_to_keep(good, metrics=metrics, pins=pinned, rules=rules) if good else set())
 
 
 @pytest.mark.parametrize(
@@ -93,14 +93,14 @@ def test_the_first_at_or_after_each_multiple_stays_for_ever(every, stay):
 
 def test_best_by_something_that_is_not_measured_is_refused_with_the_nearest_name():
     with pytest.raises(UserError, match="did you mean 'val/psnr'"):
-        check_metric(Rules(last=1, best=1, metric="val/pnsr"), ["val/psnr", "val/ssim"])
+        check_metric(RetentionRules(last=1, best=1, metric="val/pnsr"), ["val/psnr", "val/ssim"])
     with pytest.raises(UserError, match=r"set data\.val"):
-        check_metric(Rules(last=1, best=1, metric="val/psnr"), [])
-    check_metric(Rules(last=1), [])
+        check_metric(RetentionRules(last=1, best=1, metric="val/psnr"), [])
+    check_metric(RetentionRules(last=1), [])
 
 
 def state(step, value=1.0):
-    return State(step, {"module/g/w": torch.full((2, 3), value)}, {"counters": {}, "param_groups": {}})
+    return TrainingState(step, {"module/g/w": torch.full((2, 3), value)}, {"counters": {}, "param_groups": {}})
 
 
 def present(store):
@@ -108,7 +108,7 @@ def present(store):
 
 
 def train(store, steps, *, rules, metrics=None, writer=None):
-    writer = writer or Writer(store, rules)
+    writer = writer or CheckpointWriter(store, rules)
     for step in steps:
         value = {"val/psnr": metrics[step]} if metrics and step in metrics else {}
         writer.save(state(step), meta={}, metrics=value)
@@ -119,7 +119,7 @@ def train(store, steps, *, rules, metrics=None, writer=None):
 def test_a_run_keeps_its_best_its_milestones_and_its_last(tmp_path):
     store = open_store(str(tmp_path))
     metrics = {1: 20.0, 2: 30.0, 3: math.nan, 4: 25.0, 6: 29.0}
-    rules = Rules(last=1, best=2, metric="val/psnr", every=5, final=8)
+    rules = RetentionRules(last=1, best=2, metric="val/psnr", every=5, final=8)
     train(store, range(1, 9), rules=rules, metrics=metrics)
     assert present(store) == [f"step-{step:08d}" for step in (2, 5, 6, 8)]
     assert {entry.key.split("/")[0] for entry in store.list()} == set(present(store))
@@ -127,17 +127,17 @@ def test_a_run_keeps_its_best_its_milestones_and_its_last(tmp_path):
 
 def test_what_is_pinned_outlives_the_rules_until_the_last_pin_is_gone(tmp_path):
     store = open_store(str(tmp_path))
-    writer = train(store, [1, 2], rules=Rules(last=1))
+    writer = train(store, [1, 2], rules=RetentionRules(last=1))
     assert pins.pin(store, "step-00000001", by="models:/isnet")
     assert not pins.pin(store, "step-00000001", by="models:/isnet")
     pins.pin(store, "step-00000001", by="search 1")
-    train(store, [3, 4], rules=Rules(last=1), writer=writer)
+    train(store, [3, 4], rules=RetentionRules(last=1), writer=writer)
     assert present(store) == ["step-00000001", "step-00000003", "step-00000004"]
     pins.unpin(store, "step-00000001", by="models:/isnet")
-    train(store, [5], rules=Rules(last=1), writer=writer)
+    train(store, [5], rules=RetentionRules(last=1), writer=writer)
     assert "step-00000001" in present(store)
     pins.unpin(store, "step-00000001", by="search 1")
-    train(store, [6], rules=Rules(last=1), writer=writer)
+    train(store, [6], rules=RetentionRules(last=1), writer=writer)
     assert present(store) == ["step-00000005", "step-00000006"]
 
 
@@ -153,31 +153,31 @@ def test_a_pinned_step_that_is_stored_again_lies_beside_the_old_one(tmp_path):
 
 def test_going_back_behind_a_pinned_one_leaves_it_readable_and_never_goes_on_from_it(tmp_path):
     store = open_store(str(tmp_path))
-    writer = train(store, [10, 20, 30, 40], rules=Rules(last=9))
+    writer = train(store, [10, 20, 30, 40], rules=RetentionRules(last=9))
     pins.pin(store, "step-00000030", by="models:/isnet")
-    forget_after(store, 20)
+    drop_checkpoints_after(store, 20)
     assert present(store) == ["step-00000010", "step-00000020"]
     assert checkpoints.newest_good(store).checkpoint.step == 20
     _, found = checkpoints.open_address(f"{tmp_path}/step-00000030")
     assert checkpoints.read(store, found).state.step == 30
-    train(store, [30], rules=Rules(last=9), writer=writer)
+    train(store, [30], rules=RetentionRules(last=9), writer=writer)
     assert present(store)[-1] == "step-00000030.2"
     # Let go of, it is swept up.
     pins.unpin(store, "step-00000030", by="models:/isnet")
-    train(store, [40], rules=Rules(last=9), writer=writer)
+    train(store, [40], rules=RetentionRules(last=9), writer=writer)
     assert store.size("step-00000030/manifest.json") is None
 
 
 def test_a_damaged_newest_one_never_costs_the_good_one_that_the_run_went_on_from(tmp_path):
     store = open_store(str(tmp_path))
-    train(store, [10, 20, 30], rules=Rules(last=9))
+    train(store, [10, 20, 30], rules=RetentionRules(last=9))
     for step in (20, 30):
         store.write(f"step-{step:08d}/tensors.safetensors", b"not what the manifest says")
     good = checkpoints.newest_good(store)
     assert good.checkpoint.step == 10
-    writer = Writer(store, Rules(last=1))
-    writer.go_on_from(good.checkpoint)
-    train(store, [15], rules=Rules(last=1), writer=writer)
+    writer = CheckpointWriter(store, RetentionRules(last=1))
+    writer.resume_from(good.checkpoint)
+    train(store, [15], rules=RetentionRules(last=1), writer=writer)
     # Two stay while the run goes on; the damaged ones are not among them.
     assert present(store) == ["step-00000010", "step-00000015"]
 
@@ -205,7 +205,7 @@ def test_a_kill_while_removing_leaves_nothing_that_reads_as_a_checkpoint_and_is_
             checkpoints.delete(store, "step-00000001")
     left = checkpoints.newest_good(store)
     assert (left is not None) == (survives == 0)
-    train(store, [2, 3, 4], rules=Rules(last=2, final=4))
+    train(store, [2, 3, 4], rules=RetentionRules(last=2, final=4))
     assert {entry.key.split("/")[0] for entry in store.list()} == {"step-00000003", "step-00000004"}
     # No empty folders are left of the others.
     assert {path.name for path in tmp_path.glob("step-*")} == {"step-00000003", "step-00000004"}
@@ -213,7 +213,7 @@ def test_a_kill_while_removing_leaves_nothing_that_reads_as_a_checkpoint_and_is_
 
 def test_a_pin_that_came_too_late_is_taken_back_and_said(tmp_path):
     store = open_store(str(tmp_path))
-    train(store, [1], rules=Rules(last=1))
+    train(store, [1], rules=RetentionRules(last=1))
     with pytest.raises(RunFailed, match="was removed while"), pins.pinned(store, "step-00000001", by="models:/isnet"):
         checkpoints.delete(store, "step-00000001")
     assert pins.pinned_folders(store) == set()
@@ -221,7 +221,7 @@ def test_a_pin_that_came_too_late_is_taken_back_and_said(tmp_path):
 
 def test_a_failed_use_lets_go_and_one_that_was_pinned_before_stays_so(tmp_path):
     store = open_store(str(tmp_path))
-    train(store, [1], rules=Rules(last=1))
+    train(store, [1], rules=RetentionRules(last=1))
     for expected in (set(), {"step-00000001"}):
         with pytest.raises(KeyError), pins.pinned(store, "step-00000001", by="models:/isnet"):
             raise KeyError

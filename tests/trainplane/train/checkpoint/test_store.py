@@ -11,13 +11,13 @@ from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.async_writer import Writer
-from trainplane.train.checkpoint.retention import Rules
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.async_writer import CheckpointWriter
+from trainplane.train.checkpoint.retention import RetentionRules
+from trainplane.train.checkpoint.state import TrainingState
 
 
 def state(step=3, value=1.0):
-    return State(step, {"module/g/w": torch.full((2, 3), value)}, {"counters": {}, "param_groups": {}})
+    return TrainingState(step, {"module/g/w": torch.full((2, 3), value)}, {"counters": {}, "param_groups": {}})
 
 
 def test_what_was_written_is_read_back(tmp_path):
@@ -34,9 +34,9 @@ def test_digest_sees_every_tensor_name_shape_and_scalar():
     others = [
         state(step=4),
         state(value=2.0),
-        State(3, {"module/g/v": torch.ones(2, 3)}, base.scalars),
-        State(3, {"module/g/w": torch.ones(3, 2)}, base.scalars),
-        State(3, base.tensors, {"counters": {"n": 1}, "param_groups": {}}),
+        TrainingState(3, {"module/g/v": torch.ones(2, 3)}, base.scalars),
+        TrainingState(3, {"module/g/w": torch.ones(3, 2)}, base.scalars),
+        TrainingState(3, base.tensors, {"counters": {"n": 1}, "param_groups": {}}),
     ]
     assert len({base.digest(), *(other.digest() for other in others)}) == 6
 
@@ -89,7 +89,7 @@ def test_writing_a_step_again_never_leaves_an_old_manifest_over_new_files(tmp_pa
 
 def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = Writer(store, Rules(last=2), failures_allowed=2)
+    writer = CheckpointWriter(store, RetentionRules(last=2), failures_allowed=2)
 
     def refuse(self, key, data):
         raise StorageError("the store is away")
@@ -105,7 +105,7 @@ def test_failed_uploads_are_counted_and_fatal_only_when_the_budget_is_spent(tmp_
 
 def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = Writer(store, Rules(last=2), failures_allowed=0)
+    writer = CheckpointWriter(store, RetentionRules(last=2), failures_allowed=0)
     writer.save(state(1), meta={})
     assert writer.finish().step == 1
     monkeypatch.setattr(type(store), "write", lambda self, key, data: (_ for _ in ()).throw(StorageError("away")))
@@ -117,7 +117,7 @@ def test_one_good_upload_clears_the_count(tmp_path, monkeypatch):
 
 def test_saving_does_not_wait_for_the_store(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    writer = Writer(store, Rules(last=2))
+    writer = CheckpointWriter(store, RetentionRules(last=2))
     gate = threading.Event()
     whole = type(store).write
 

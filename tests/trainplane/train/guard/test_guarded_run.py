@@ -15,9 +15,9 @@ from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import is_finite
 from trainplane.train.errors import Diverged
-from trainplane.train.guard.gradient_check import Watch
+from trainplane.train.guard.gradient_check import GradientCheck
 from trainplane.train.loop import run
-from trainplane.train.spec import Job, Silent
+from trainplane.train.spec import NullProgress, TrainJob
 from trainplane.train.world import World
 
 # One of 21 samples; batches of four meet it once in five steps.
@@ -46,7 +46,7 @@ def train(datasets, tmp_path):
                 "harm": harm or {},
             },
         )
-        job = Job(config.model_dump(mode="json"), str(datasets / "train"), None, str(tmp_path / folder))
+        job = TrainJob(config.model_dump(mode="json"), str(datasets / "train"), None, str(tmp_path / folder))
         for stop in stops:
             # Whoever was told to stop goes on being told so.
             asked = iter(range(1, 1000))
@@ -152,16 +152,16 @@ def test_every_number_of_the_state_is_looked_at(watched):
 
 
 def test_one_player_beyond_its_limit_holds_all_of_them(watched):
-    watch = Watch(watched, world=World())
-    watch.limit({"adam": 1e-9})
+    watch = GradientCheck(watched, world=World())
+    watch.set_limits({"adam": 1e-9})
     before = [p.detach().clone() for p in (*watched.first.parameters(), *watched.second.parameters())]
     batch = {"x": torch.ones(2, 8), "y": torch.zeros(2, 1)}
-    watch.begin()
+    watch.start()
     shares = watched.step([batch], global_batch=2, reduce=World())
-    watch.end(0, shares)
+    watch.finish(0, shares)
     (observed,) = watch.observe()
     assert observed.blocked
-    assert observed.finite
+    assert observed.is_finite
     assert observed.norms["sgd"] > 0
     after = [*watched.first.parameters(), *watched.second.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
@@ -181,12 +181,12 @@ class Readings(TorchDispatchMode):
 def test_watching_fused_adam_never_waits_for_the_device(watched):
     watched.sgd = torch.optim.Adam(watched.second.parameters(), fused=True)
     watched.adam = torch.optim.Adam(watched.first.parameters(), fused=True)
-    watch = Watch(watched, world=World())
+    watch = GradientCheck(watched, world=World())
     batch = {"x": torch.ones(2, 8), "y": torch.full((2, 1), float("nan"))}
     with Readings() as readings:
         for index in range(3):
-            watch.begin()
-            watch.end(index, watched.step([batch], global_batch=2, reduce=World()))
+            watch.start()
+            watch.finish(index, watched.step([batch], global_batch=2, reduce=World()))
     assert readings.count == 0
     assert [observation.blocked for observation in watch.observe()] == [True] * 3
     assert bool(is_finite(watched))
@@ -210,13 +210,13 @@ def _rank(rank, folder, datasets, rendezvous):
                 "harm": {**NAN, "poison_buffer": name == "skip"},
             },
         )
-        job = Job(config.model_dump(mode="json"), f"{datasets}/train", None, f"{folder}/{name}")
+        job = TrainJob(config.model_dump(mode="json"), f"{datasets}/train", None, f"{folder}/{name}")
         # Rank 1 is told to stop, and all do.
         asked = iter(range(1, 1000))
         with pytest.raises(KeyboardInterrupt):
             run(job, interrupted=lambda asked=asked: next(asked) >= 7 and rank == 1)
-        outcome = run(job, progress=Silent())
-        straight = run(Job(**{**job.__dict__, "checkpoints": f"{folder}/straight-{name}"}))
+        outcome = run(job, progress=NullProgress())
+        straight = run(TrainJob(**{**job.__dict__, "checkpoints": f"{folder}/straight-{name}"}))
         digests.append((outcome.state_digest, straight.state_digest))
     torch.distributed.destroy_process_group()
     if rank == 0:

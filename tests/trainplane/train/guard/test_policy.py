@@ -12,10 +12,10 @@ from trainplane.train.guard.policy import (
     GuardConfig,
     GuardState,
     Observation,
-    balance_of,
-    judge,
-    judge_state,
-    limits,
+    evaluate,
+    evaluate_broken_state,
+    merge_bounds,
+    norm_limits,
 )
 
 D = {"d": Balance(0.1, 2.0, below="D wins", above="D loses", slows_below="d", slows_above="g")}
@@ -30,12 +30,12 @@ def state(*pending, **values):
 
 
 def judged(config, before, done=10, values=None, bounds=None):
-    return judge(config, before, done=done, values=values or {}, bounds=bounds or {})
+    return evaluate(config, before, done=done, values=values or {}, bounds=bounds or {})
 
 
 def test_sound_steps_are_remembered_and_nothing_is_done():
     after, verdict = judged(GuardConfig(norm_window=4), state(*(seen(i, g=float(i)) for i in range(6))))
-    assert (verdict.action, verdict.sentence) == ("tell", "")
+    assert (verdict.action, verdict.message) == ("tell", "")
     assert after.norms["g"] == [2.0, 3.0, 4.0, 5.0]
     assert (after.pending, after.faults) == ([], [])
 
@@ -44,11 +44,11 @@ def test_sound_steps_are_remembered_and_nothing_is_done():
 def test_a_step_that_is_not_finite_is_answered_as_configured(action):
     after, verdict = judged(GuardConfig(non_finite=action, rate_factor=0.5), state(seen(7), seen(8, g=None)))
     assert verdict.action == action
-    assert "step 9" in verdict.sentence
+    assert "step 9" in verdict.message
     assert after.faults == [8]
     assert after.passed_over == ([8] if action == "roll_back" else [])
     assert after.slowed == ([(10, "*")] if action == "lower_rate" else [])
-    assert verdict.back_to == (8 if action == "roll_back" else 0)
+    assert verdict.rollback_to == (8 if action == "roll_back" else 0)
 
 
 @pytest.mark.parametrize("action", ["skip", "lower_rate", "roll_back", "stop"])
@@ -56,14 +56,14 @@ def test_an_explosion_has_an_answer_of_its_own(action):
     config = GuardConfig(exploding=action, non_finite="skip")
     _, verdict = judged(config, state(seen(8, g=1e6, blocked=True)))
     assert verdict.action == action
-    assert "exploding" in verdict.sentence
-    assert "g 1e+06" in verdict.sentence
+    assert "exploding" in verdict.message
+    assert "g 1e+06" in verdict.message
 
 
 def test_a_loss_that_is_not_finite_is_a_fault_though_the_gradients_are():
     _, verdict = judged(GuardConfig(non_finite="roll_back"), state(seen(8, loss_finite=False)))
     assert verdict.action == "roll_back"
-    assert "a loss that is not finite in step 9" in verdict.sentence
+    assert "a loss that is not finite in step 9" in verdict.message
 
 
 def test_more_faults_than_the_budget_stop_the_run_and_rare_ones_never_do():
@@ -78,10 +78,10 @@ def test_more_faults_than_the_budget_stop_the_run_and_rare_ones_never_do():
 
 def test_nothing_explodes_before_there_is_a_median():
     config = GuardConfig(norm_factor=10.0, norm_window=6)
-    assert limits(config, state(norms={"g": [1.0, 2.0]})) == {"g": math.inf}
-    assert limits(config, state(norms={"g": [1.0, 2.0, 3.0]})) == {"g": 20.0}
-    assert limits(GuardConfig(norm_factor=None), state(norms={"g": [1.0] * 9})) == {"g": math.inf}
-    assert limits(config, state(norms={"g": [0.0] * 9})) == {"g": math.inf}
+    assert norm_limits(config, state(norms={"g": [1.0, 2.0]})) == {"g": math.inf}
+    assert norm_limits(config, state(norms={"g": [1.0, 2.0, 3.0]})) == {"g": 20.0}
+    assert norm_limits(GuardConfig(norm_factor=None), state(norms={"g": [1.0] * 9})) == {"g": math.inf}
+    assert norm_limits(config, state(norms={"g": [0.0] * 9})) == {"g": math.inf}
 
 
 def test_faulty_norms_do_not_move_the_median():
@@ -94,14 +94,14 @@ def test_balance_out_of_bounds_for_long_is_told_once_and_names_who_wins(value, m
     config, before, told = GuardConfig(patience=3), state(), []
     for done in range(2, 20, 2):
         before, verdict = judged(config, before, done, {"d": value}, D)
-        told += [verdict.sentence] if verdict.sentence else []
+        told += [verdict.message] if verdict.message else []
     assert len(told) == 1
     assert told[0].startswith(f"{meaning}: d={value:g}")
     config = GuardConfig(patience=1, unbalanced="lower_rate")
     after, verdict = judged(config, state(out_since=4), 10, {"d": value}, D)
     assert (verdict.action, after.slowed, after.out_for) == ("lower_rate", [(10, slows)], 0)
     after, verdict = judged(GuardConfig(patience=1, unbalanced="roll_back"), state(out_since=4), 10, {"d": value}, D)
-    assert (verdict.action, verdict.back_to, after.slowed) == ("roll_back", 4, [(4, slows)])
+    assert (verdict.action, verdict.rollback_to, after.slowed) == ("roll_back", 4, [(4, slows)])
 
 
 def test_balance_that_comes_back_starts_to_count_anew():
@@ -123,22 +123,22 @@ def test_going_back_for_balance_again_and_again_ends_by_the_budget():
 
 
 def test_the_users_bounds_take_the_place_of_the_tasks():
-    found = balance_of(GuardConfig(balance={"d": [0.5, None], "new": [None, 7.0]}), D)
+    found = merge_bounds(GuardConfig(balance={"d": [0.5, None], "new": [None, 7.0]}), D)
     assert (found["d"].low, found["d"].high, found["d"].below) == (0.5, None, "D wins")
     assert found["new"].high == 7.0
 
 
 def test_a_broken_state_is_blamed_on_the_first_faulty_batch_since_the_last_checkpoint():
     before = state(seen(9, g=None), seen(10, g=None), faults=[3])
-    after, verdict = judge_state(GuardConfig(), before, done=11, last_good=6)
-    assert (verdict.action, verdict.back_to, after.passed_over) == ("roll_back", 6, [9])
+    after, verdict = evaluate_broken_state(GuardConfig(), before, done=11, last_good=6)
+    assert (verdict.action, verdict.rollback_to, after.passed_over) == ("roll_back", 6, [9])
     assert [observation.index for observation in verdict.faulty] == [9]
 
 
 def test_a_broken_state_without_a_culprit_lowers_the_rates_until_the_budget_is_spent():
     config, carried, actions = GuardConfig(budget=2), state(), []
     for _ in range(3):
-        carried, verdict = judge_state(config, carried, done=11, last_good=6)
+        carried, verdict = evaluate_broken_state(config, carried, done=11, last_good=6)
         actions.append(verdict.action)
     assert actions == ["roll_back", "roll_back", "stop"]
     assert carried.passed_over == []

@@ -5,7 +5,7 @@ import pytest
 from trainplane.errors import RunFailed, UserError
 from trainplane.train.config import TrainConfig
 from trainplane.train.launch import capacity as rooms
-from trainplane.train.launch.capacity import Room
+from trainplane.train.launch.capacity import ClusterCapacity
 
 
 class Nodes:
@@ -52,7 +52,7 @@ def hands(monkeypatch):
 
 
 def room(cluster, **train):
-    return Room(cluster, TrainConfig(**{"steps": 1, "global_batch": 12, **train}))
+    return ClusterCapacity(cluster, TrainConfig(**{"steps": 1, "global_batch": 12, **train}))
 
 
 @pytest.mark.parametrize(("cpus", "ranks"), [(2, 2), (3, 3), (5, 4), (7, 6), (40, 6)])
@@ -73,7 +73,7 @@ def test_what_an_attempt_before_held_is_waited_for_and_others_are_not_for_long(h
     assert hands.now == pytest.approx(5, abs=1)
     busy = room(Nodes(a=(4, 2)), workers=(1, 4))
     assert busy.ranks() == 2
-    assert hands.now == pytest.approx(5 + rooms.ROOM_WAIT_S, abs=2)
+    assert hands.now == pytest.approx(5 + rooms.CAPACITY_WAIT_S, abs=2)
 
 
 def test_too_small_from_the_start_is_the_users_mistake(hands):
@@ -93,7 +93,7 @@ def test_nodes_that_went_are_waited_for_and_a_run_of_fixed_size_goes_on_when_one
     assert here.ranks() == 2
     assert hands.now == pytest.approx(400, abs=2)
     del cluster.all["c"]
-    with pytest.raises(RunFailed, match="nodes went and none came for 15 minutes") as failure:
+    with pytest.raises(RunFailed, match="nodes were lost and not replaced for 15 minutes") as failure:
         here.ranks()
     assert not isinstance(failure.value, UserError)
 
@@ -115,11 +115,11 @@ def test_a_node_that_leaves_is_no_room_and_a_new_one_is(hands, monkeypatch):
     monkeypatch.setattr(
         here, "_free", lambda: {"CPU": float(sum(f for n, (_, f) in cluster.all.items() if n not in leaving))}
     )
-    assert not here.grown(2)
+    assert not here.can_grow(2)
     leaving.add("b")
     cluster.all["a"] = (1, 1)
     assert here.ranks() == 1
     # Nothing larger is possible, so nothing is waited for.
     assert hands.now == 0
     cluster.all.update(a=(1, 0), c=(1, 1))
-    assert here.grown(1)
+    assert here.can_grow(1)

@@ -11,11 +11,11 @@ from trainplane.config.load import build
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.state import State
+from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.errors import CodeFailed, Diverged, Halted, OutOfMemory, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch import launch
-from trainplane.train.launch.failure_policy import Cause, after_failure, cause_of
-from trainplane.train.spec import Job, Outcome, Silent
+from trainplane.train.launch.failure_policy import Cause, cause_of, decide_retry
+from trainplane.train.spec import NullProgress, Outcome, TrainJob
 
 EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check the credentials")
 
@@ -29,7 +29,7 @@ EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check
         (OutOfMemory("too large", 8, 16), Cause.MEMORY),
         (EXPIRED, Cause.CREDENTIALS),
         (RunFailed("3 checkpoints in a row could not be stored (ExpiredTokenException)"), Cause.CREDENTIALS),
-        (StorageError("no room"), Cause.OURS),
+        (StorageError("no room"), Cause.RUN),
         (Diverged("NaN"), Cause.DIVERGED),
         (CodeFailed("shapes differ"), Cause.CODE),
         (ValueError("shapes differ"), Cause.CODE),
@@ -40,9 +40,9 @@ def test_causes_are_told_apart(error, cause):
     assert cause_of(error) is cause
 
 
-@pytest.mark.parametrize("cause", [Cause.OURS, Cause.DIVERGED, Cause.CODE, Cause.USER])
+@pytest.mark.parametrize("cause", [Cause.RUN, Cause.DIVERGED, Cause.CODE, Cause.USER])
 def test_what_would_happen_again_is_not_tried_again(cause):
-    assert not after_failure(RunFailed("x"), cause=cause, in_a_row={cause: 1}, auto_micro_batch=True).again
+    assert not decide_retry(RunFailed("x"), cause=cause, in_a_row={cause: 1}, auto_micro_batch=True).retry
 
 
 @pytest.mark.parametrize(
@@ -51,25 +51,23 @@ def test_what_would_happen_again_is_not_tried_again(cause):
 def test_each_cause_has_a_count_of_its_own(cause, tries):
     def again(count):
         others = dict.fromkeys(Cause, 99)
-        return after_failure(
-            RunFailed("x"), cause=cause, in_a_row={**others, cause: count}, auto_micro_batch=True
-        ).again
+        return decide_retry(RunFailed("x"), cause=cause, in_a_row={**others, cause: count}, auto_micro_batch=True).retry
 
     assert again(tries)
     assert cause is Cause.RESIZE or not again(tries + 1)
 
 
 def test_credentials_are_waited_for():
-    assert after_failure(EXPIRED, cause=Cause.CREDENTIALS, in_a_row={}, auto_micro_batch=False).wait_s > 0
+    assert decide_retry(EXPIRED, cause=Cause.CREDENTIALS, in_a_row={}, auto_micro_batch=False).wait_s > 0
 
 
 def test_memory_halves_the_micro_batch_only_where_that_is_left_to_us():
     error = OutOfMemory("too large", 8, 24)
-    halved = after_failure(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True)
-    assert (halved.again, halved.micro_batch) == (True, 4)
-    assert not after_failure(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=False).again
+    halved = decide_retry(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True)
+    assert (halved.retry, halved.micro_batch) == (True, 4)
+    assert not decide_retry(error, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=False).retry
     one = OutOfMemory("too large", 1, 24)
-    assert not after_failure(one, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True).again
+    assert not decide_retry(one, cause=Cause.MEMORY, in_a_row={}, auto_micro_batch=True).retry
 
 
 def test_errors_that_cross_processes_arrive_whole():
@@ -90,14 +88,14 @@ def test_memory_that_ran_out_is_known_in_every_guise(error):
     assert not out_of_memory(RuntimeError("shapes differ"))
 
 
-class Heard(Silent):
+class Heard(NullProgress):
     """Remembers what was told."""
 
     def __init__(self):
         self.sentences = []
 
-    def tell(self, sentence):
-        self.sentences.append(sentence)
+    def emit(self, message):
+        self.sentences.append(message)
 
 
 class Attempts:
@@ -112,7 +110,7 @@ class Attempts:
             return Outcome("finished", 9, {}, "", "", {}, 0.0)
         error, step = self._script.pop(0)
         if step:
-            checkpoints.write(self._store, State(step, {"w": torch.zeros(1)}, {}), meta={})
+            checkpoints.write(self._store, TrainingState(step, {"w": torch.zeros(1)}, {}), meta={})
         raise error
 
 
@@ -139,8 +137,8 @@ def persist(tmp_path, monkeypatch):
             {"name": "t", "data": {"train": "t"}, "train": {"steps": 9, "global_batch": 16, **train}},
         )
         attempts, heard = Attempts(open_store(str(tmp_path)), script), Heard()
-        job = Job(config.model_dump(mode="json"), "", None, str(tmp_path))
-        return launch.persist(job, config.train, attempts, heard), attempts.jobs, heard.sentences
+        job = TrainJob(config.model_dump(mode="json"), "", None, str(tmp_path))
+        return launch.train_with_retries(job, config.train, attempts, heard), attempts.jobs, heard.sentences
 
     return go
 
@@ -152,7 +150,7 @@ def test_lost_workers_are_replaced_as_long_as_there_is_progress(persist):
     outcome, jobs, told = persist([(LOST, step) for step in range(1, 9)])
     assert outcome.status == "finished"
     assert len(jobs) == 9
-    assert told[0] == "a worker was lost (1 of 2 workers died); going on from step 1"
+    assert told[0] == "a worker was lost (1 of 2 workers died); resuming at step 1"
 
 
 def test_without_progress_lost_workers_end_the_run(persist):
@@ -171,7 +169,7 @@ def test_memory_halves_until_it_fits_and_says_the_arithmetic(persist):
 
     _, jobs, told = persist([(full(8), 0), (full(4), 0)], micro_batch="auto", workers=2)
     assert [job.micro_batch for job in jobs] == [None, 4, 2]
-    assert told[1].endswith("going on from step 0: 16 pictures a step = 2 ranks × 2 at once × 4 in turn")
+    assert told[1].endswith("resuming at step 0: 16 samples a step = 2 ranks × 2 at once × 4 in turn")
 
 
 @pytest.mark.parametrize("error", [Diverged("NaN"), CodeFailed("shapes"), StorageError("no room")])
@@ -201,7 +199,7 @@ def greedy_run(tmp_path, micro_batch, heard, steps=4):
             "train": {"steps": steps, "global_batch": 12, "micro_batch": micro_batch},
         },
     )
-    job = Job(config.model_dump(mode="json"), str(tmp_path / "train"), None, str(tmp_path / "run"))
+    job = TrainJob(config.model_dump(mode="json"), str(tmp_path / "train"), None, str(tmp_path / "run"))
     return launch.train(job, config.train, progress=heard, distributed=False)
 
 
@@ -227,6 +225,6 @@ def test_a_run_finds_the_micro_batch_that_fits_and_keeps_it_when_it_goes_on(tmp_
 
 
 def test_a_fixed_micro_batch_that_does_not_fit_is_answered_with_the_arithmetic(tmp_path, importable):
-    words = r"memory ran out in step 1 on rank 0 \(12 pictures a step = 1 rank × 4 at once × 3 in turn\)"
+    words = r"memory ran out in step 1 on rank 0 \(12 samples a step = 1 rank × 4 at once × 3 in turn\)"
     with pytest.raises(OutOfMemory, match=words):
         greedy_run(tmp_path, 4, Heard())

@@ -3,7 +3,7 @@
 import pytest
 
 from trainplane.train.errors import WorkerLost
-from trainplane.train.launch.worker_group import by_cause
+from trainplane.train.launch.worker_group import classify_failure
 
 
 class WorkerHealthCheckFailedError(Exception):
@@ -25,10 +25,10 @@ BUG = ValueError("shapes differ")
 
 @pytest.mark.parametrize("failures", [(DEAD,), (CUT_OFF, DEAD), (CUT_OFF, CUT_OFF)])
 def test_a_dead_process_is_a_lost_worker(failures):
-    assert isinstance(by_cause(GroupFailed(*failures)), WorkerLost)
+    assert isinstance(classify_failure(GroupFailed(*failures)), WorkerLost)
 
 
 @pytest.mark.parametrize("failures", [(BUG,), (BUG, CUT_OFF), (CUT_OFF, BUG)])
 def test_an_error_of_the_code_is_shown_as_it_is_though_its_peers_were_cut_off(failures):
     error = GroupFailed(*failures)
-    assert by_cause(error) is error
+    assert classify_failure(error) is error
