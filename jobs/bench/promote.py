@@ -27,11 +27,11 @@ from jobs.bench.common import machine
 from jobs.bench.promoter import NAME
 from jobs.cli.main import emit
 from trainplane.errors import RunFailed
-from trainplane.registry import promote as promotions
-from trainplane.registry.audit import read_trail
-from trainplane.registry.gates import Verdict
-from trainplane.storage import Store, open_store
-from trainplane.tracking.client import client_for
+from trainplane.registry.gates import GateVerdict
+from trainplane.registry.promote import AuditedModel
+from trainplane.registry.rules import PRODUCTION
+from trainplane.storage import open_store
+from trainplane.tracking.client import TrackingServer
 
 ROLLBACK_TARGET_S = 2.0
 
@@ -58,20 +58,18 @@ def promote(args: argparse.Namespace) -> int:
 
 def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> list[dict[str, Any]]:
     """All figures."""
-    store = open_store(str(folder / "store"))
-    name_of_versions = _versions(tracking, folder, processes + 1)
-    num_places = _num_places(tracking, folder, name_of_versions[:2])
-    with _promoters(tracking, store, processes) as workers:
+    audited = AuditedModel(TrackingServer(tracking), NAME, open_store(str(folder / "store")))
+    name_of_versions = _versions(audited, folder, processes + 1)
+    num_places = _num_places(audited, folder, name_of_versions[:2])
+    with _promoters(audited, processes) as workers:
         done = [
-            _round(workers, name_of_versions, turn, place_of(turn, rounds, num_places), store, tracking)
+            _round(workers, name_of_versions, turn, place_of(turn, rounds, num_places), audited)
             for turn in range(rounds)
         ]
-    faults = [one.fault for one in done if one.fault is not None] + promotions.verify_audit(
-        NAME, store=store, tracking_uri=tracking
-    )
+    faults = [one.fault for one in done if one.fault is not None] + audited.verify()
     for fault in faults:
         print(f"isnet bench promote: {fault}", file=sys.stderr)
-    promoting, rolling = _seconds(store, tracking, name_of_versions)
+    promoting, rolling = _seconds(audited, name_of_versions)
     good = sum(one.fault is None for one in done)
     places = len({one.place for one in done if one.died})
     return [
@@ -88,25 +86,25 @@ def _figure(name: str, value: float, unit: str, target: float | None, met: bool 
     return {"name": name, "value": value, "unit": unit, "target": target, "met": met}
 
 
-def _versions(tracking: str, folder: Path, count: int) -> list[str]:
-    client = client_for(tracking)
-    client.create_registered_model(NAME)
+def _versions(audited: AuditedModel, folder: Path, count: int) -> list[str]:
+    client = audited.model.server.client
+    audited.model.create()
     return [str(client.create_model_version(NAME, source=str(folder)).version) for _ in range(count)]
 
 
-def _num_places(tracking: str, folder: Path, versions: list[str]) -> int:
+def _num_places(audited: AuditedModel, folder: Path, versions: list[str]) -> int:
     """How many places a promotion has to be killed at, by doing one that is not the first, in a store of its own."""
     apart = open_store(str(folder / "counting"))
     environment = {**os.environ, "ISNET_BENCH_COUNT": "1"}
-    command = [sys.executable, "-m", "jobs.bench.promoter", tracking, apart.address]
+    command = [sys.executable, "-m", "jobs.bench.promoter", audited.model.server.address, apart.address]
     lines = [
         json.dumps({"version": v, "expected": e, "kill_at": None})
         for v, e in zip(versions, (None, versions[0]), strict=True)
     ]
     done = subprocess.run(command, input="\n".join(lines), capture_output=True, text=True, env=environment, check=False)
     counts = [int(line.split()[1]) for line in done.stderr.splitlines() if line.startswith("calls ")]
-    client = client_for(tracking)
-    client.delete_registered_model_alias(NAME, promotions.PRODUCTION)
+    client = audited.model.server.client
+    client.delete_registered_model_alias(NAME, PRODUCTION)
     client.delete_registered_model_tag(NAME, "trainplane.audit_head")
     if len(counts) != 2:
         raise RunFailed(f"promoting does not work here at all: {done.stdout} {done.stderr[-500:]}")
@@ -123,8 +121,8 @@ def place_of(turn: int, rounds: int, num_places: int) -> int:
 
 
 @contextmanager
-def _promoters(tracking: str, store: Store, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "jobs.bench.promoter", tracking, store.address]
+def _promoters(audited: AuditedModel, count: int) -> Iterator[list[subprocess.Popen[str]]]:
+    command = [sys.executable, "-m", "jobs.bench.promoter", audited.model.server.address, audited.store.address]
     workers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
     ]
@@ -140,10 +138,10 @@ def _promoters(tracking: str, store: Store, count: int) -> Iterator[list[subproc
 
 
 def _round(
-    workers: list[subprocess.Popen[str]], versions: list[str], turn: int, place: int, store: Store, tracking: str
+    workers: list[subprocess.Popen[str]], versions: list[str], turn: int, place: int, audited: AuditedModel
 ) -> Round:
-    before = read_trail(store, NAME)
-    current = before.current(promotions.PRODUCTION)
+    before = audited.stored_trail()
+    current = before.current(PRODUCTION)
     others = [version for version in versions if version != current][: len(workers)]
     victim = turn % len(workers)
     for number, (worker, version) in enumerate(zip(workers, others, strict=True)):
@@ -152,9 +150,7 @@ def _round(
         worker.stdin.write(json.dumps({"version": version, "expected": current, "kill_at": kill_at}) + "\n")
         worker.stdin.flush()
     answers = [_said(worker) for worker in workers]
-    return Round(
-        place, answers[victim] == "killed", _fault(answers, others, victim, len(before.entries), store, tracking)
-    )
+    return Round(place, answers[victim] == "killed", _fault(answers, others, victim, len(before.records), audited))
 
 
 def _said(worker: subprocess.Popen[str]) -> str:
@@ -162,38 +158,34 @@ def _said(worker: subprocess.Popen[str]) -> str:
     return worker.stdout.readline().strip()
 
 
-def _fault(
-    answers: list[str], versions: list[str], victim: int, before: int, store: Store, tracking: str
-) -> str | None:
+def _fault(answers: list[str], versions: list[str], victim: int, before: int, audited: AuditedModel) -> str | None:
     """What is wrong after a round, in a sentence; None when all is as promised."""
-    points = promotions.current_version(NAME, store=store, tracking_uri=tracking)
-    alias = client_for(tracking).get_registered_model(NAME).aliases.get(promotions.PRODUCTION)
-    trail = read_trail(store, NAME)
+    points = audited.current_version()
+    alias = audited.model.aliases().get(PRODUCTION)
+    trail = audited.stored_trail()
     winners = [version for answer, version in zip(answers, versions, strict=True) if answer == "won"]
     strange = [answer for answer in answers if answer not in ("won", "lost", "killed")]
     if strange:
         return f"answers {strange}"
-    if len(trail.entries) != before + 1:
-        return f"{len(trail.entries) - before} records were written in one round"
-    last = trail.entries[-1].to_version
-    if not str(alias) == points == last:
+    if len(trail.records) != before + 1:
+        return f"{len(trail.records) - before} records were written in one round"
+    last = trail.records[-1].to_version
+    if not alias == points == last:
         return f"the alias is {alias}, the last record says {last}"
     expected = winners or [versions[victim]]
     return None if expected == [last] else f"{winners} won, the last record says {last}"
 
 
-def _seconds(store: Store, tracking: str, versions: list[str]) -> tuple[float, float]:
+def _seconds(audited: AuditedModel, versions: list[str]) -> tuple[float, float]:
     """Medians of a promotion and of the rollback after it, in this process."""
     promoting, rolling = [], []
     for _ in range(5):
-        current = promotions.current_version(NAME, store=store, tracking_uri=tracking)
+        current = audited.current_version()
         version = next(version for version in versions if version != current)
         began = time.perf_counter()
-        promotions.promote(
-            NAME, version, verdicts=[Verdict("gate", True, "fine", {})], store=store, tracking_uri=tracking
-        )
+        audited.promote(audited.model.version(version), verdicts=[GateVerdict("gate", True, "fine", {})])
         promoting.append(time.perf_counter() - began)
         began = time.perf_counter()
-        promotions.rollback(NAME, store=store, tracking_uri=tracking, reason="bench")
+        audited.rollback(reason="bench")
         rolling.append(time.perf_counter() - began)
     return statistics.median(promoting), statistics.median(rolling)

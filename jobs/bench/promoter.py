@@ -58,20 +58,16 @@ def _answer(status: int) -> str:
 def _carry_out(tracking: str, address: str, *, version: str, expected: str | None, kill_at: int | None) -> int:
     """One promotion in this process; its exit status."""
     from trainplane.registry.audit import Conflict
-    from trainplane.registry.gates import Verdict
-    from trainplane.registry.promote import promote
+    from trainplane.registry.gates import GateVerdict
+    from trainplane.registry.promote import AuditedModel
     from trainplane.storage import open_store
+    from trainplane.tracking.client import TrackingServer
 
     calls = watched(kill_at)
+    audited = AuditedModel(TrackingServer(tracking), NAME, open_store(address))
+    verdict = GateVerdict("gate", True, "fine", {})
     try:
-        promote(
-            NAME,
-            version,
-            verdicts=[Verdict("gate", True, "fine", {})],
-            store=open_store(address),
-            tracking_uri=tracking,
-            expected_current=expected,
-        )
+        audited.promote(audited.model.version(version), verdicts=[verdict], expected=expected)
     except Conflict:
         return LOST
     except Exception as error:  # the bench counts whatever else goes wrong, and the process must end with a status

@@ -299,20 +299,21 @@ def _ask_promises(world: World, tally: Tally, run_id: str | None, due: list[int]
 
 
 def _record_complaints(world: World, run_id: str, due: list[int]) -> Iterator[str]:
+    server = TrackingServer(world.tracking.address)
     try:
-        run = RunRecord(TrackingServer(world.tracking.address), run_id).run
+        run = RunRecord(server, run_id).run
     except UserError as error:
         yield f"run {run_id} did not reach MLflow: {error}"
         return
     if run.info.status != "FINISHED":
         yield f"run {run_id} is {run.info.status} in MLflow"
-    steps = _recorded_steps(world, run.info.run_id)
+    steps = _recorded_steps(server, run.info.run_id)
     if steps != due:
         yield f"run {run_id} has train/generator at steps {steps}, not each of {due} once"
 
 
-def _recorded_steps(world: World, run_id: str) -> list[int]:
-    history = TrackingServer(world.tracking.address).client.get_metric_history(run_id, "train/generator")
+def _recorded_steps(server: TrackingServer, run_id: str) -> list[int]:
+    history = server.client.get_metric_history(run_id, "train/generator")
     return sorted(point.step for point in history)
 
 

@@ -30,7 +30,7 @@ from jobs.cli.main import emit
 from trainplane.errors import RunFailed
 from trainplane.testing.mlflow_server import STATES, StateProxy, mlflow_server
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.tracker import sync
+from trainplane.tracking.spool.sync import sync_spools
 
 METRICS = 20
 STEPS_PER_S = 200  # 4,000 points a second
@@ -62,6 +62,7 @@ class _Bench:
         with mlflow_server(self._folder) as port:
             self._direct = TrackingServer(f"http://127.0.0.1:{port}").client
             self._proxy = StateProxy(port)
+            self._server = TrackingServer(self._proxy.address)
             try:
                 yield
             finally:
@@ -125,7 +126,7 @@ class _Bench:
 
     def _one_by_one(self, count: int) -> float:
         run_id = self._new_run()
-        client = TrackingServer(self._proxy.address).client
+        client = self._server.client
         begun = time.perf_counter()
         for number in range(count):
             client.log_metric(run_id, f"m{number % METRICS:02d}", float(number), step=number // METRICS)
@@ -158,7 +159,7 @@ class _Bench:
 
     def _send_rest(self, run_id: str) -> None:
         deadline = time.monotonic() + 600
-        while sync(self._folder / "spool", self._proxy.address)[run_id].unsent:
+        while sync_spools(self._folder / "spool", self._server)[run_id].unsent:
             if time.monotonic() > deadline:
                 raise RunFailed("the rest could not be sent in ten minutes")
             time.sleep(0.5)

@@ -25,7 +25,7 @@ from isnet.masks import irregular
 from jobs.cli.main import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
 from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
-from jobs.evaluation.evaluation import Protocol, evaluate_model, make_protocol
+from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
 from jobs.isnet_task import picture_bytes
@@ -116,7 +116,7 @@ def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, r
     """
     models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
     models += [untrained_model(config), open_model(version.address, context)]
-    evaluations = [evaluate_model(model, rules) for model in models]
+    evaluations = [measure_model(model, rules).evaluation for model in models]
     version.attach_evaluation(evaluations[-1])
     return evaluations
 

@@ -192,7 +192,7 @@ def audit(args: argparse.Namespace) -> int:
         emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
         return 1 if faults else 0
     repaired = audited.reconcile()
-    records = audited.records().records
+    records = audited.stored_trail().records
     lines = [
         f"{e.number:>4}  {e.time}  {_loud(e.action):<8} @{e.alias}  {e.from_version or '-'} -> {e.to_version}"
         f"  {e.who}  {e.reason}"

@@ -128,7 +128,7 @@ def _missing(recipe: Recipe) -> Iterator[str]:
         yield f"code: commit {commit} is not in this repository; fetch it"
     if recipe.tags.get("trainplane.dirty") == "true" and not recipe.diff:
         yield "code: it had changes since the commit that were not recorded"
-    if recipe.diff and lineage.is_cut(recipe.diff):
+    if recipe.diff and lineage.is_truncated(recipe.diff):
         yield "code: the changes since the commit were too large to be recorded completely"
     # Packages; the operating system may differ.
     now = lineage.environment()

@@ -27,6 +27,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import significance
 from trainplane.storage import open_store
 
+# Direction in which each metric improves.
 BETTER = {"psnr": "higher", "ssim": "higher", "l1_percent": "lower", "l1_hole": "lower"}
 
 
@@ -52,9 +53,8 @@ class Protocol:
 
 @dataclass(frozen=True)
 class Measurement:
-    """A model, its evaluation and its scores."""
+    """An evaluation and its scores on one list of pairs."""
 
-    model: Model
     evaluation: dict[str, Any]
     scores: list[Score]
 
@@ -89,29 +89,24 @@ def make_protocol(
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
     if seed < 0:
         raise UserError(f"seed {seed} is negative; need 0 or more")
-    # The pictures.
+    # Open the pictures.
     ensure_demo_datasets([dataset], context)
     picture_set = Dataset.open(context.dataset(dataset))
     if picture_set.manifest.packed.get("kind") == "masks":
         raise UserError(f"{dataset!r} holds masks, not pictures; name the pictures first and these with --masks")
     if not picture_set.num_samples:
         raise UserError(f"{dataset!r} holds no picture; pack some and evaluate on those")
-    # The masks.
+    # Open the masks; `locate_masks` refuses a dataset of pictures.
     address, _ = locate_masks(masks, context)
     mask_set = None if masks in GENERATORS else Dataset.open(address)
     if mask_set is not None and not mask_set.num_samples:
         raise UserError(f"masks {masks!r} hold no mask; pack some with `isnet data pack … --kind masks`")
-    # The list.
+    # Pair them, and store the list under its digest.
     pairing = pair_up(
         picture_set, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures
     )
     pairing.save(open_store(context.artifacts))
     return Protocol(dataset, masks, EvalSet(picture_set, mask_set, pairing, cast("Definition", definition)))
-
-
-def evaluate_model(model: Model, protocol: Protocol) -> dict[str, Any]:
-    """Returns a model's evaluation, measured in this process."""
-    return measure_model(model, protocol).evaluation
 
 
 def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
@@ -128,7 +123,7 @@ def measure_model(model: Model, protocol: Protocol, *, context: Context | None =
         scores = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
     else:
         scores = score_here(model, protocol.eval_set)
-    return Measurement(model, summarize(model, protocol, scores), scores)
+    return Measurement(summarize(model, protocol, scores), scores)
 
 
 def summarize(model: Model, protocol: Protocol, scores: Sequence[Score]) -> dict[str, Any]:
@@ -139,6 +134,7 @@ def summarize(model: Model, protocol: Protocol, scores: Sequence[Score]) -> dict
     """
     pairing, mask_set = protocol.eval_set.pairing, protocol.eval_set.mask_set
     groups = group_by_bin(scores)
+    # These keys are stored with versions and read by gates.
     return {
         "model": model.address,
         "version": model.pinned,
@@ -171,6 +167,7 @@ def _means(scores: Sequence[Score]) -> dict[str, float]:
 
 
 def _intervals(scores: Sequence[Score]) -> dict[str, list[float] | None]:
+    # Resampled by picture: pairs of one picture are not independent.
     pictures = [score.picture for score in scores]
     intervals = {name: significance.interval([getattr(score, name) for score in scores], pictures) for name in METRICS}
     return {name: None if ends is None else [ends.low, ends.high] for name, ends in intervals.items()}
@@ -206,6 +203,7 @@ def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[st
     Raises:
         RunFailed: the holes differ, because the dataset or its masks were changed between the measurements.
     """
+    # Checksums, because masks may have been replaced under the same name.
     if [(score.pair, score.hole_crc32) for score in ours] != [(score.pair, score.hole_crc32) for score in theirs]:
         raise RunFailed("the two were measured on different pictures or holes; evaluate both again on the same set")
     theirs_by_pair = {score.pair: score for score in theirs}

@@ -44,6 +44,7 @@ def worst_pairs(scores: Sequence[Score], count: int = NUM_WORST) -> list[Score]:
 
     Of each picture only its worst pair is taken.
     """
+    # Sorted by PSNR, so the first score of a picture is its worst.
     by_picture: dict[int, Score] = {}
     for score in sorted(scores, key=lambda score: (score.psnr, score.pair)):
         by_picture.setdefault(score.picture, score)
@@ -62,6 +63,7 @@ def strips(
         psnr: PSNR by label and pair, for the titles of the panels.
     """
     ours, *others = models
+    # In ascending order, as they lie in the shards.
     views = {view.pair: view for view in eval_set.views(sorted(score.pair for score in pairs))}
     titled = []
     for score in pairs:
@@ -70,6 +72,7 @@ def strips(
         for label in (*others, ours):
             title = f"{label} {psnr[label][score.pair]:.1f} dB"
             panels.append((title, models[label].filler(view.pixels, view.hole)))
+        # The score's own figures are those of the first model.
         title = f"{score.key}, {100 * score.ratio:.0f} % hole"
         titled.append((title, strip([*panels, ("truth", view.pixels)])))
     return titled

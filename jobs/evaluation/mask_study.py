@@ -37,6 +37,7 @@ def study(
             "name a packed mask dataset with --masks to study how masks are loaded"
         )
     scores: dict[Loading, list[Score]] = {"nearest": nearest}
+    # The other two ways, on the same pairs.
     for way in LOADINGS[1:]:
         eval_set = replace(protocol.eval_set, pairing=replace(protocol.eval_set.pairing, loading=way))
         scores[way] = measure(replace(protocol, eval_set=eval_set))
@@ -50,6 +51,7 @@ def study(
 
 
 def _row(name: str, scores: dict[Loading, list[Score]]) -> dict[str, Any]:
+    # Gains are paired with `nearest`, picture by picture.
     nearest = scores["nearest"]
     gains = {}
     for way in LOADINGS[1:]:

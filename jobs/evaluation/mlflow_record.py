@@ -37,6 +37,7 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
     pairing = protocol.eval_set.pairing
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
+    # The run key identifies models, list and definition: the same measurement finds its run again.
     identity = canonical_json([addresses, pairing.digest, protocol.eval_set.definition])
     labels = ", ".join(models)
     run = find_or_create_run(

@@ -7,7 +7,6 @@ describes. MLflow's page of the version shows a short form.
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from typing import Any
@@ -15,10 +14,9 @@ from typing import Any
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import METRIC_COLUMNS, ratio_rows
 from jobs.evaluation.paper_tables import differences
-from trainplane.cluster.context import Context
 from trainplane.markdown import coded, markdown_table
-from trainplane.registry import versions
-from trainplane.tracking.client import client_for, set_with_retry
+from trainplane.registry.versions import FACTS, ModelVersion
+from trainplane.tracking.run_record import RunRecord
 
 # MLflow limits descriptions.
 MAX_DESCRIPTION = 4800
@@ -32,21 +30,18 @@ _INVENTS = (
 )
 
 
-def write(context: Context, name: str, version: str) -> str:
+def write(version: ModelVersion) -> str:
     """Writes the card of a version and returns it.
 
     The version's tags get the digests of the card and of its evaluation.
     """
-    entry = versions.show_version(context.tracking, name, version)
-    client = client_for(context.tracking)
-    text = card(name, entry, _run(client, entry["run_id"]))
-    digest = hashlib.sha256(text.encode()).hexdigest()
-    if entry["run_id"]:
-        client.log_text(entry["run_id"], text, card_path(name, version))
-    tags = {"card_digest": digest, "card_of": entry["evaluation_digest"] or "none"}
-    for key, value in tags.items():
-        set_with_retry(client.set_model_version_tag, name, version, versions.PREFIX + key, value)
-    client.update_model_version(name, version, description=version_description(name, entry))
+    entry = version.as_json(version.model.aliases())
+    text = card(version.name, entry, _run(version))
+    version.attach_card(
+        text,
+        path=card_path(version.name, version.version),
+        description=version_description(version.name, entry),
+    )
     return text
 
 
@@ -55,25 +50,19 @@ def card_path(name: str, version: str) -> str:
     return f"cards/{name}-{version}.md"
 
 
-def _run(client: Any, run_id: str | None) -> dict[str, Any]:
+def _run(version: ModelVersion) -> dict[str, Any]:
     """Reads the run that made the version.
 
     Returns:
         {params, tags, datasets: [{name, digest, context}]}; all empty without a run.
     """
-    if not run_id:
+    if version.run_id is None:
         return {"params": {}, "tags": {}, "datasets": []}
-    run = client.get_run(run_id)
-    inputs = run.inputs.dataset_inputs if run.inputs else []
+    run = RunRecord(version.server, version.run_id)
     datasets = [
-        {
-            "name": entry.dataset.name,
-            "digest": entry.dataset.digest,
-            "context": next((tag.value for tag in entry.tags if tag.key == "mlflow.data.context"), ""),
-        }
-        for entry in inputs
+        {"name": dataset.name, "digest": dataset.digest, "context": purpose} for purpose, dataset in run.datasets
     ]
-    return {"params": run.data.params, "tags": run.data.tags, "datasets": datasets}
+    return {"params": run.params, "tags": run.tags, "datasets": datasets}
 
 
 def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
@@ -111,6 +100,7 @@ def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 def version_description(name: str, entry: Mapping[str, Any]) -> str:
     """Formats the short form for MLflow's page of the version."""
     evaluation, gates = entry["evaluation"], entry["gates"]
+    # A line of state, the means, the gates, and where the whole card is.
     failed = [verdict["gate"] for verdict in gates if not verdict["passed"]]
     outcome = "not judged yet" if not gates else f"failed: {', '.join(failed)}" if failed else "all gates passed"
     aliases = ", ".join(f"@{alias}" for alias in entry["aliases"]) or "no alias"
@@ -127,7 +117,8 @@ def version_description(name: str, entry: Mapping[str, Any]) -> str:
 
 
 def _origin(entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    rows = {"MLflow run": entry["run_id"], **{fact: entry[fact] for fact in versions.FACTS}}
+    # The version's own facts, then those of its run.
+    rows = {"MLflow run": entry["run_id"], **{fact: entry[fact] for fact in FACTS}}
     dirty = run["tags"].get("trainplane.dirty")
     if dirty == "true":
         rows["code"] = "had changes that are not in the commit; the run keeps them as a diff"
@@ -178,6 +169,7 @@ def _limits(evaluation: Mapping[str, Any] | None) -> list[str]:
     ]
     if evaluation is None:
         return [*limits, "It was not measured on anything."]
+    # Gaps and uncertainty of the evaluation.
     missing = [name for name in RATIO_BINS if name not in evaluation["bins"]]
     if missing:
         limits.append(f"Not measured on holes of {', '.join(missing)} %.")

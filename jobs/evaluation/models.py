@@ -31,7 +31,7 @@ from trainplane.cluster.context import Context
 from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.registry.package import data_of, download
-from trainplane.registry.versions import find_version
+from trainplane.registry.versions import ModelVersion
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import restore
@@ -67,7 +67,7 @@ class Model:
 
 
 def network_model(address: str, network: Generator, **attributes: Any) -> Model:
-    """Wraps a network as a model, on a GPU if possible."""
+    """Wraps a network as a model, preferably on a GPU."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Model(
         address,
@@ -84,13 +84,16 @@ def open_model(address: str, context: Context) -> Model:
     Raises:
         UserError: this is not the address of a model.
     """
+    # Methods and networks that are not in MLflow.
     if address.startswith("classical:"):
         return Model(address, classical(address.removeprefix("classical:")))
     if address.startswith("author:"):
+        # The author evaluates at 256 pixels.
         network = load_author_checkpoint(Path(address.removeprefix("author:")).expanduser())
         return network_model(address, cast("Generator", network), size=256)
     if address.startswith("untrained:"):
         return untrained_model(load_run_config(address.removeprefix("untrained:"), []), address)
+    # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
         return _registered(address, context)
     if address.startswith("runs:/"):
@@ -104,10 +107,9 @@ def open_model(address: str, context: Context) -> Model:
 
 
 def _registered(address: str, context: Context) -> Model:
-    version = find_version(context.tracking, address)
+    version = ModelVersion.at(context.tracking_server, address)
     # From here on the version: the alias may move meanwhile.
-    pinned = f"models:/{version.name}/{version.version}"
-    folder = download(context.tracking, pinned, context.home / "cache" / "models")
+    folder = download(version, context.home / "cache" / "models")
     exported = data_of(folder)
     trained = json.loads((exported / TRAINED).read_text(encoding="utf-8"))
     return network_model(
@@ -115,7 +117,8 @@ def _registered(address: str, context: Context) -> Model:
         load_model(exported),
         size=trained["evaluation_size"],
         steps=trained.get("steps"),
-        pinned=pinned,
+        pinned=version.address,
+        # Of the whole package: weights, code and requirements.
         package_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )
 
@@ -166,6 +169,7 @@ def _without_vgg(config: Any) -> Any:
 
 def untrained_model(config: Any, address: str = "untrained") -> Model:
     """Makes the network of a configuration before its first step."""
+    # The seed of the run, so these are the weights it would start with.
     torch.manual_seed(config.train.seed)
     task = ISNetTask(_without_vgg(config), torch.device("cpu"))
     return network_model(address, eval_generator(task), size=config.data.evaluation_size, steps=0)

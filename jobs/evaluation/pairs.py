@@ -19,6 +19,7 @@ from trainplane.config.canonical import canonical_json
 from trainplane.data.manifest import Dataset
 from trainplane.storage import Store
 
+# Part of the digest: a change makes all earlier lists different.
 FORMAT = 2
 
 
@@ -91,6 +92,7 @@ def pair_up(
     """
     indices = _spread(dataset.num_samples, pictures)
     if mask_set is None:
+        # Hole numbers modulo `num_bins` give the bin.
         num_bins = len(RATIO_BINS)
         pairs = [(index, index * num_bins + bin) for index in indices for bin in range(num_bins)]
         return Pairing(dataset.digest, masks, size, seed, loading, tuple(pairs))

@@ -44,6 +44,7 @@ TABLE_4 = {
 }
 # The author's example configuration: 100 epochs of 5,000 steps.
 PAPER_STEPS = 500_000
+# Name of the network -> row of Table 1.
 _FAMILY = {"base": "BaseModel", "base_ff": "BaseModel+FF", "unet_like": "UNet-like"}
 
 _OTHER_SCALE = (
@@ -91,6 +92,7 @@ def _ablation(title: str, paper: Sequence[Any], evaluations: Mapping[str, Any], 
     for name, millions, psnr, l1, ssim in paper:
         rows.append([name, "paper", *_formatted(millions, psnr, l1, ssim)])
         for label, evaluation in evaluations.items():
+            # Classical methods have no architecture and no row here.
             architecture = evaluation.get("architecture")
             if architecture is None or row_of(architecture) != name:
                 continue
@@ -136,6 +138,7 @@ def paper_view(evaluation: Mapping[str, Any]) -> dict[str, float] | None:
     rows = [evaluation["bins"][name] for name in PAPER_BINS if name in evaluation["bins"]]
     if not rows:
         return None
+    # The mean over pairs, so each bin counts by its number of pairs.
     count = sum(row["n"] for row in rows)
     means = {metric: sum(row[metric] * row["n"] for row in rows) / count for metric in METRICS}
     return {**means, "n": count}

@@ -13,11 +13,11 @@ from pathlib import Path
 from jobs.evaluation import model_card
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
-from trainplane.registry.versions import evaluation_attachment
+from trainplane.registry.versions import ModelVersion, evaluation_attachment
 from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.results import RunResult, send_result, write_result
-from trainplane.tracking.spool.upload import Drained, OnVersion
-from trainplane.tracking.tracker import UnsentSpool, sync, unsent_spools
+from trainplane.tracking.spool.sync import UnsentSpool, sync_spools, unsent_spools
+from trainplane.tracking.spool.upload import OnVersion, UploadResult
 
 logger = logging.getLogger(__name__)
 
@@ -27,11 +27,11 @@ def send(context: Context, result: RunResult) -> str | None:
     return send_result(context.tracking_server, _spools(context), result, on_version=_card_writer(context))
 
 
-def sync_all(context: Context, *, also: str | None = None) -> dict[str, Drained]:
+def sync_all(context: Context, *, also: str | None = None) -> dict[str, UploadResult]:
     """Sends every spool for this context's server, or for the address `also`; outcomes by run id."""
     failures = _import_letters(context)
-    outcomes = sync(_spools(context), context.tracking_server, also=also, on_version=_card_writer(context))
-    return outcomes | {run_id: Drained(unsent=1, error=error) for run_id, error in failures.items()}
+    outcomes = sync_spools(_spools(context), context.tracking_server, also=also, on_version=_card_writer(context))
+    return outcomes | {run_id: UploadResult(unsent=1, error=error) for run_id, error in failures.items()}
 
 
 def waiting(context: Context) -> list[UnsentSpool]:
@@ -47,7 +47,7 @@ def _spools(context: Context) -> Path:
 
 def _card_writer(context: Context) -> OnVersion:
     def write_card(name: str, version: str) -> None:
-        model_card.write(context, name, version)
+        model_card.write(ModelVersion(context.tracking_server, name, version))
 
     return write_card
 

@@ -101,6 +101,7 @@ def _metric_table(report: Report, metric: str) -> Table:
             for cell, value, top in zip(cells, values[label], best, strict=True)
         ]
         rows.append([label, *marked])
+    # All models have the same pairs, so one row counts them.
     counts = [_count(report, name) for name in columns]
     better = "higher is better" if BETTER[metric] == "higher" else "lower is better"
     return {
@@ -124,6 +125,7 @@ def _best(values: Sequence[float | None], metric: str) -> float | None:
 
 
 def _cell(evaluation: Mapping[str, Any], name: str, metric: str) -> str:
+    # The paper's view has no interval.
     interval = (evaluation.get("intervals", {}).get(name) or {}).get(metric)
     return mean_text(metric, _value(evaluation, name, metric), interval)
 
@@ -150,6 +152,7 @@ def _cost_table(report: Report) -> Table:
                 None if evaluation["steps"] is None else f"{evaluation['steps']:,}",
             ]
         )
+    # Memory and latency depend on the size of the picture.
     size = report.evaluations[report.ours]["size"]
     return {
         "title": "What a model costs",
@@ -234,6 +237,7 @@ def csv(report: Report) -> str:
 
 
 def _quoted(cell: Any) -> str:
+    # Negative numbers stay numbers; other cells that start like a formula become text.
     text = repr(cell) if isinstance(cell, float) else str(cell)
     if text[:1] in ("=", "+", "-", "@") and not isinstance(cell, float):
         # A spreadsheet would run it as a formula.

@@ -19,6 +19,7 @@ from trainplane.markdown import cell_text
 
 Titled = Sequence[tuple[str, NDArray[np.uint8]]]
 
+# Content Security Policy: only embedded pictures and styles.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """
 :root { color-scheme: light; }
@@ -46,6 +47,7 @@ def page(report: Report, *, figure: Titled, worst: Titled) -> str:
         figure: titled strips of the representative pairs.
         worst: titled strips of the worst pairs.
     """
+    # Every text from outside goes through `_text`.
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.facts.items())
     parts = [
         "<!doctype html>",

@@ -13,7 +13,7 @@ from jobs.evaluation.evaluation import Measurement, Protocol, compare, measure_m
 from jobs.evaluation.models import Model, open_model
 from jobs.evaluation.report import Report, csv, markdown
 from jobs.evaluation.report_html import page
-from jobs.evaluation.scores import Score, to_csv
+from jobs.evaluation.scores import to_csv
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.registry.versions import evaluation_attachment
@@ -21,7 +21,9 @@ from trainplane.tracking import lineage
 from trainplane.tracking.images import contact_sheet
 from trainplane.tracking.results import VersionAttachment
 
+# `LABEL=MODEL`; addresses of files may contain `=`, so a label has few characters.
 _LABELLED = re.compile(r"(?P<label>[A-Za-z0-9][A-Za-z0-9_.+ -]{0,39})=(?P<address>.+)")
+# Files of a report that are also stored with a registered version.
 PAGE, FIGURE, WORST = "report.html", "figure.png", "worst.png"
 
 
@@ -125,26 +127,26 @@ def evaluate(
         tasks: number of Ray tasks at once; 0 for this process.
         with_study: also compare the ways of loading masks.
     """
-    measurements = {
-        label: measure_model(model, protocol, context=context, tasks=tasks) for label, model in models.items()
-    }
-    (_, ours), *others = measurements.items()
+
+    def measure(model: Model, protocol: Protocol) -> Measurement:
+        return measure_model(model, protocol, context=context, tasks=tasks)
+
+    # Measure every model, then ours again for the study.
+    measurements = {label: measure(model, protocol) for label, model in models.items()}
+    (ours_label, ours), *others = measurements.items()
     study = []
     if with_study:
-
-        def measure_ours(changed: Protocol) -> list[Score]:
-            return measure_model(ours.model, changed, context=context, tasks=tasks).scores
-
-        study = mask_study.study(protocol, measure_ours, nearest=ours.scores)
-    worst = figures.worst_pairs(ours.scores)
+        study = mask_study.study(
+            protocol, lambda changed: measure(models[ours_label], changed).scores, nearest=ours.scores
+        )
     report = Report(
         evaluations={label: measurement.evaluation for label, measurement in measurements.items()},
         comparisons={label: compare(ours.scores, measurement.scores) for label, measurement in others},
         study=study,
-        worst=figures.pair_rows(worst),
+        worst=figures.pair_rows(figures.worst_pairs(ours.scores)),
         facts=_facts(models, protocol),
     )
-    _write(folder, report, measurements, protocol, worst)
+    _write(folder, report, models, measurements, protocol)
     return report
 
 
@@ -164,19 +166,23 @@ def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
 
 
 def _write(
-    folder: Path, report: Report, measurements: Mapping[str, Measurement], protocol: Protocol, worst: list[Score]
+    folder: Path,
+    report: Report,
+    models: Mapping[str, Model],
+    measurements: Mapping[str, Measurement],
+    protocol: Protocol,
 ) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    # Pictures.
-    models = {label: measurement.model for label, measurement in measurements.items()}
+    # Draw the pictures; the models fill these pairs once more.
     psnr = {label: {score.pair: score.psnr for score in m.scores} for label, m in measurements.items()}
-    representative = figures.representative_pairs(measurements[report.ours].scores)
+    ours = measurements[report.ours].scores
     figure_strips, worst_strips = (
-        figures.strips(pairs, protocol.eval_set, models, psnr=psnr) for pairs in (representative, worst)
+        figures.strips(pairs, protocol.eval_set, models, psnr=psnr)
+        for pairs in (figures.representative_pairs(ours), figures.worst_pairs(ours))
     )
     for name, strips in ((FIGURE, figure_strips), (WORST, worst_strips)):
         (folder / name).write_bytes(figures.png(contact_sheet(strips)))
-    # Texts.
+    # Write the report in each format, the pairs, and the scores of each model.
     texts = {
         "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1),
         "report.csv": csv(report),
@@ -194,6 +200,7 @@ def _attachments(models: Mapping[str, Model], report: Report, folder: Path) -> l
     attachments = []
     for number, (label, model) in enumerate(models.items()):
         if model.pinned.startswith("models:/"):
+            # The report is about the first model; the others only get their scores.
             files = {"scores.csv": folder / f"scores-{number}.csv"}
             if label == report.ours:
                 files |= {name: folder / name for name in (PAGE, FIGURE, WORST)}

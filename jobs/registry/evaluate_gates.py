@@ -1,20 +1,20 @@
-"""Everything a verdict on a version needs, found out in the order of cost: files, a fresh process, measurements.
+"""Evaluates the gates of a model version and promotes it.
 
-What is known already (the version's evaluation, production's on the same list) is not measured again. The verdicts
-themselves are pure (`registry.gates`); moving the alias is `registry.promote`.
+The cheap checks come first: files, a fresh process, measurements. Evaluations that exist already (the version's, and
+production's on the same list) are used again. `trainplane.registry.gates` computes the verdicts, and
+`trainplane.registry.promote` moves the alias.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_texts
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.evaluation import model_card
-from jobs.evaluation.evaluation import Protocol, compare, make_protocol, measure_model
+from jobs.evaluation.evaluation import Measurement, Protocol, compare, make_protocol, measure_model
 from jobs.evaluation.models import open_model
 from jobs.evaluation.run import evaluate_and_record
 from jobs.evaluation.scores import Score, from_csv
@@ -24,178 +24,219 @@ from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.markdown import escaped, markdown_table
-from trainplane.registry import audit, versions
-from trainplane.registry.gates import Check, Verdict, judge
+from trainplane.registry.audit import AuditRecord
+from trainplane.registry.gates import GateVerdict, PackageCheck, evaluate_gates
 from trainplane.registry.package import data_of, download
-from trainplane.registry.promote import subject
-from trainplane.registry.rules import PRODUCTION, Rules
+from trainplane.registry.promote import AuditedModel
+from trainplane.registry.rules import PRODUCTION, GateRules
 from trainplane.registry.smoke_test import probe
+from trainplane.registry.versions import ModelVersion
 from trainplane.storage import open_store
-from trainplane.tracking.client import client_for
 
+# Module that serves a registered model; its name is stored in the packages.
 LOADER = "isnet.served"
+# Evaluations are comparable if they agree in these fields.
 _COMPARABLE = ("dataset_digest", "masks_digest", "definition")
 
 
-@dataclass(frozen=True)
-class Known:
-    """An evaluation and its scores on one list of pairs."""
-
-    evaluation: dict[str, Any]
-    scores: list[Score]
-
-
-def judge_version(
+def gate_verdicts(
     context: Context,
-    name: str,
-    version: str,
-    rules: Rules,
+    audited: AuditedModel,
+    version: ModelVersion,
+    rules: GateRules,
     *,
     current: str | None,
     dataset: str | None,
     alias: str = PRODUCTION,
-) -> list[Verdict]:
-    """Verdicts on a version; what the rules compare with and is not known yet is measured first."""
-    checks = check_package(context, name, version)
-    entry = versions.show_version(context.tracking, name, version)
-    if _wants_evaluation(context, entry, dataset) and checks["artifact"].fine:
-        assert dataset is not None, "nothing is evaluated unasked"
-        evaluate_version(context, name, version, dataset)
-        entry = versions.show_version(context.tracking, name, version)
-    evaluation = entry["evaluation"]
-    checks["card"] = _card(entry)
+) -> list[GateVerdict]:
+    """Measures a version as the rules need, and returns verdicts.
+
+    Args:
+        context: Where everything is.
+        audited: The registered model.
+        version: The version to promote; an evaluation that is made here is attached to it.
+        rules: What it must show.
+        current: Version that the alias points at now.
+        dataset: Held-out set; None: the one that the version was evaluated on.
+        alias: The alias to move.
+    """
+    # The package comes first: a version that does not load is not measured.
+    checks = check_package(context, version)
+    if _needs_evaluation(context, version, dataset) and checks["artifact"].passed:
+        assert dataset is not None, "an evaluation needs a dataset"
+        evaluate_version(context, version, dataset)
+        version.reload()
+    evaluation = version.evaluation
+    # The card comes after the evaluation, which it must describe.
+    checks["card"] = _card(version)
     baselines: dict[str, Any] = {}
     comparisons: dict[str, Any] = {}
     production = None
-    is_gone = current is not None and not versions.has_version(context.tracking, name, current)
-    # What cannot be opened is not measured; rules that needed it then say that nothing was.
-    if evaluation is not None and checks["artifact"].fine:
-        same = _same_protocol(context, evaluation)
-        ours = _scores(context, name, version, evaluation, same)
-        wanted = {rule.baseline for rule in rules.beats} - {PRODUCTION}
-        others = {address: _measured(context, address, same) for address in sorted(wanted)}
-        if current is not None and current != version and not is_gone:
-            others[PRODUCTION] = _production(context, name, current, evaluation, same)
-            production = others[PRODUCTION].evaluation
-        comparisons = {address: compare(ours, found.scores) for address, found in others.items()}
-        baselines = {address: found.evaluation for address, found in others.items()}
-    what = subject(entry["model_digest"], entry["evaluation_digest"])
-    verdicts = judge(
+    is_deleted = current is not None and not audited.model.has_version(current)
+    # Without files or evaluation, no baseline is measured; rules that need one then fail.
+    if evaluation is not None and checks["artifact"].passed:
+        # All models of the comparison are measured as the version was.
+        protocol = _same_protocol(context, evaluation)
+        ours = _scores(context, version, protocol)
+        addresses = {rule.baseline for rule in rules.beats} - {PRODUCTION}
+        measured = {address: measure_model(open_model(address, context), protocol) for address in sorted(addresses)}
+        if current is not None and current != version.version and not is_deleted:
+            measured[PRODUCTION] = _production(context, audited.model.version(current), evaluation, protocol)
+            production = measured[PRODUCTION].evaluation
+        comparisons = {address: compare(ours, baseline.scores) for address, baseline in measured.items()}
+        baselines = {address: baseline.evaluation for address, baseline in measured.items()}
+    verdicts = evaluate_gates(
         rules,
         evaluation,
         baselines=baselines,
         production=production,
-        lineage={fact: entry[fact] for fact in ("run_id", *versions.FACTS)},
+        lineage=version.lineage,
         comparisons=comparisons,
         checks=checks,
-        approvers=approvers(context, name, version, what, alias=alias),
+        approvers=audited.approvers(version, alias=alias),
     )
-    if is_gone:
-        # Without this whoever deletes what is in production has opened the way for anything above the floors.
+    if is_deleted:
+        # Otherwise deleting the version in production would open the way for anything above the absolute bounds.
         evidence = f"version {current} in @{alias} was deleted in MLflow, so nothing can be compared with it; roll back"
-        verdicts.append(Verdict("production is there", False, evidence, {}))
+        verdicts.append(GateVerdict("production is there", False, evidence, {}))
     return verdicts
 
 
-def approvers(context: Context, name: str, version: str, what: str, *, alias: str) -> list[str]:
-    """Who approved of exactly these files with this evaluation, whoever asks left out."""
-    trail = audit.read_trail(open_store(context.audit), name)
-    return [entry.who for entry in trail.approvals(alias, version, what) if entry.who != audit.whoami()]
+def promote_version(
+    audited: AuditedModel,
+    version: ModelVersion,
+    verdicts: Sequence[GateVerdict],
+    *,
+    alias: str = PRODUCTION,
+    expected: str | None,
+    reason: str,
+    force_reason: str | None = None,
+) -> AuditRecord:
+    """Moves an alias if the gates passed; updates the pages.
 
-
-def evaluate_version(context: Context, name: str, version: str, dataset: str) -> None:
-    """As `isnet evaluate models:/NAME/VERSION DATASET` does it."""
-    address = f"models:/{name}/{version}"
-    models = {address: open_model(address, context)}
-    rules = make_protocol(context, dataset, masks="irregular", size=models[address].size or 256)
-    found = evaluate_and_record(context, models, rules)
-    if found.unsent is not None:
-        raise RunFailed(f"{found.unsent}, and then the version can be judged")
-
-
-def check_package(context: Context, name: str, version: str) -> dict[str, Check]:
-    """What the package itself shows: whole, signed, licensed, and answering in a process of its own."""
-    address = f"models:/{name}/{version}"
+    Args:
+        audited: the registered model.
+        version: version to promote.
+        verdicts: verdicts of the gates.
+        alias: alias to move.
+        expected: version that the alias must point at now; None if it must not exist.
+        reason: for the audit record.
+        force_reason: promotes in spite of failed gates, for this reason.
+    """
     try:
-        folder = download(context.tracking, address, context.home / "cache" / "models", again=True)
+        return audited.promote(
+            version, verdicts=verdicts, alias=alias, expected=expected, reason=reason, force_reason=force_reason
+        )
+    finally:
+        # The pages show the verdicts, whether they let the version pass or not.
+        model_card.write(version)
+        update_page(audited)
+
+
+def audited_model(context: Context, name: str) -> AuditedModel:
+    """Opens a registered model with its audit trail."""
+    return AuditedModel(context.tracking_server, name, open_store(context.audit))
+
+
+def evaluate_version(context: Context, version: ModelVersion, dataset: str) -> None:
+    """Evaluates a version like `isnet evaluate`, and records it."""
+    models = {version.address: open_model(version.address, context)}
+    protocol = make_protocol(context, dataset, masks="irregular", size=models[version.address].size or 256)
+    recorded = evaluate_and_record(context, models, protocol)
+    if recorded.unsent is not None:
+        raise RunFailed(f"{recorded.unsent}; after that, promote the version again")
+
+
+def check_package(context: Context, version: ModelVersion) -> dict[str, PackageCheck]:
+    """Checks the package of a version.
+
+    Its files must have the registered digest, and it needs a signature and a licence. A fresh process must load it with
+    its own code and answer the golden requests.
+
+    Returns:
+        Checks by name: artifact, signature, licence, loads, golden. Only those that were reached.
+    """
+    # Not from the cache: the files that MLflow has now are checked.
+    try:
+        folder = download(version, context.home / "cache" / "models", again=True)
     except (RunFailed, UserError) as error:
-        return {"artifact": Check(False, str(error))}
+        return {"artifact": PackageCheck(False, str(error))}
     checks = {
-        "artifact": Check(True, f"all files have the digest that was registered, {folder.name[:12]}"),
+        "artifact": PackageCheck(True, f"all files have the digest that was registered, {folder.name[:12]}"),
         "signature": _signature(folder),
         "licence": _licence(folder),
     }
-    kept = golden.read(data_of(folder))
-    rows = [{name: row[name] for name in ("image", "mask")} for row in kept] or golden.requests()[:1]
-    found = probe(folder, rows, loader_module=LOADER)
-    if found.error is not None:
-        return checks | {"loads": Check(False, f"it does not answer in a fresh process: {found.error}")}
-    own = found.code is not None and Path(found.code).resolve().is_relative_to(folder.resolve())
-    took = f"loaded in {found.seconds['load']:.2f} s, first answer after {found.seconds['first']:.2f} s more"
-    code = "its own code" if own else f"code from {found.code}, not from the package"
-    checks["loads"] = Check(
-        own and len(found.answers) == len(rows), f"a fresh process {took}, with {code}", found.seconds
+    # A fresh process loads the package and answers the golden requests, or any request if there are none.
+    pictures = golden.read(data_of(folder))
+    rows = [{name: row[name] for name in ("image", "mask")} for row in pictures] or golden.requests()[:1]
+    outcome = probe(folder, rows, loader_module=LOADER)
+    if outcome.error is not None:
+        return checks | {"loads": PackageCheck(False, f"it does not answer in a fresh process: {outcome.error}")}
+    is_own = outcome.code is not None and Path(outcome.code).resolve().is_relative_to(folder.resolve())
+    times = f"loaded in {outcome.seconds['load']:.2f} s, first answer after {outcome.seconds['first']:.2f} s more"
+    code = "its own code" if is_own else f"code from {outcome.code}, not from the package"
+    checks["loads"] = PackageCheck(
+        is_own and len(outcome.answers) == len(rows), f"a fresh process {times}, with {code}", outcome.seconds
     )
-    if not kept:
-        checks["golden"] = Check(False, "the package holds no golden pictures; register the checkpoint again")
+    # The rules decide how large the difference may be.
+    if not pictures:
+        checks["golden"] = PackageCheck(False, "the package has no golden pictures; register the checkpoint again")
     else:
-        worst = golden.largest_difference(kept, found.answers)
-        evidence = f"{len(kept)} golden pictures differ by {'no comparable picture' if worst is None else f'{worst:g}'}"
-        checks["golden"] = Check(None, evidence, {"largest_difference": worst})
+        worst = golden.largest_difference(pictures, outcome.answers)
+        difference = "no comparable picture" if worst is None else f"{worst:g}"
+        evidence = f"{len(pictures)} golden pictures differ by {difference}"
+        checks["golden"] = PackageCheck(None, evidence, {"largest_difference": worst})
     return checks
 
 
-def _signature(folder: Path) -> Check:
+def _signature(folder: Path) -> PackageCheck:
     from mlflow.models import Model
 
     signature = Model.load(str(folder)).signature
     if signature is None or signature.inputs is None or signature.outputs is None:
-        return Check(
-            False, "the version has no signature, so nobody knows what it takes; register the checkpoint again"
+        return PackageCheck(
+            False, "the version has no signature, so its inputs are unknown; register the checkpoint again"
         )
     names = signature.inputs.input_names()
     if names != ["image", "mask"]:
-        return Check(False, f"its signature takes {names}, need image and mask; register the checkpoint again")
-    return Check(True, f"takes {' and '.join(names)}, gives {' and '.join(signature.outputs.input_names())}")
+        return PackageCheck(False, f"its signature takes {names}, need image and mask; register the checkpoint again")
+    return PackageCheck(True, f"takes {' and '.join(names)}, gives {' and '.join(signature.outputs.input_names())}")
 
 
-def _licence(folder: Path) -> Check:
+def _licence(folder: Path) -> PackageCheck:
     try:
-        first = next(
-            (
-                line.strip()
-                for line in (data_of(folder) / LICENCE).read_text(encoding="utf-8").splitlines()
-                if line.strip()
-            ),
-            None,
-        )
+        text = (data_of(folder) / LICENCE).read_text(encoding="utf-8").strip()
     except (OSError, UnicodeDecodeError):
-        first = None
-    if first is None:
-        return Check(False, f"the package has no {LICENCE}; register it with --licence FILE")
-    return Check(True, f"{LICENCE}: {first[:80]}")
+        text = ""
+    if not text:
+        return PackageCheck(False, f"the package has no {LICENCE}; register it with --licence FILE")
+    return PackageCheck(True, f"{LICENCE}: {text.splitlines()[0].strip()[:80]}")
 
 
-def _card(entry: Mapping[str, Any]) -> Check:
-    of, digest = entry["card_of"], entry["card_digest"]
-    if digest is None:
-        return Check(False, "there is no model card; `isnet models card` writes it")
-    if of != (entry["evaluation_digest"] or "none"):
-        return Check(False, "the card tells of another evaluation; `isnet models card` writes it anew")
-    return Check(True, f"card {digest[:12]} tells of this evaluation")
+def _card(version: ModelVersion) -> PackageCheck:
+    if version.card_digest is None:
+        return PackageCheck(False, "there is no model card; `isnet models card` writes it")
+    if version.card_of != (version.evaluation_digest or "none"):
+        return PackageCheck(False, "the card is of another evaluation; `isnet models card` writes a new one")
+    return PackageCheck(True, f"card {version.card_digest[:12]} is of this evaluation")
 
 
-def _wants_evaluation(context: Context, entry: Mapping[str, Any], dataset: str | None) -> bool:
+def _needs_evaluation(context: Context, version: ModelVersion, dataset: str | None) -> bool:
     if dataset is None:
         return False
+    # An evaluation on another dataset, or on an earlier state of this one, does not count.
     ensure_demo_datasets([dataset], context)
-    known = entry["evaluation"]
-    return known is None or Dataset.open(context.dataset(dataset)).digest != known["dataset_digest"]
+    evaluation = version.evaluation
+    return evaluation is None or Dataset.open(context.dataset(dataset)).digest != evaluation["dataset_digest"]
 
 
 def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
-    """The protocol an evaluation was made with; refused where dataset or masks have changed since."""
-    found = make_protocol(
+    """Makes the protocol of an evaluation again.
+
+    Raises:
+        UserError: the dataset or the masks have changed since.
+    """
+    protocol = make_protocol(
         context,
         evaluation["dataset"],
         masks=evaluation["masks"],
@@ -205,48 +246,53 @@ def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
         loading=evaluation.get("loading", "nearest"),
         pictures=evaluation.get("pictures"),
     )
-    pairing = found.eval_set.pairing
-    for what, now in (("dataset", pairing.dataset_digest), ("masks", pairing.digest)):
-        if now != evaluation[f"{what}_digest"]:
-            shown = evaluation[what]
+    pairing = protocol.eval_set.pairing
+    for kind, digest in (("dataset", pairing.dataset_digest), ("masks", pairing.digest)):
+        if digest != evaluation[f"{kind}_digest"]:
             raise UserError(
-                f"{shown}: the {what} now have digest {now[:12]}, and the version was evaluated on "
-                f"{str(evaluation[f'{what}_digest'])[:12]}; evaluate it again on what is there now"
+                f"{evaluation[kind]}: the digest of the {kind} is {digest[:12]} now, and the version was evaluated on "
+                f"{str(evaluation[f'{kind}_digest'])[:12]}; evaluate the version again"
             )
-    return found
+    return protocol
 
 
-def _measured(context: Context, address: str, rules: Protocol) -> Known:
-    found = measure_model(open_model(address, context), rules)
-    return Known(found.evaluation, found.scores)
+def _scores(context: Context, version: ModelVersion, protocol: Protocol) -> list[Score]:
+    """Reads the scores behind a version's evaluation.
 
-
-def _scores(
-    context: Context, name: str, version: str, evaluation: Mapping[str, Any], rules: Protocol
-) -> Sequence[Score]:
-    """The scores behind a version's evaluation: as they were kept, or measured again."""
-    kept = versions.evaluation_file(context.tracking, name, version, "scores.csv")
-    if kept is not None:
+    Missing or damaged scores are measured again.
+    """
+    # The scores belong to this list if there is one for each pair.
+    file = version.evaluation_file("scores.csv")
+    if file is not None:
         try:
-            scores = from_csv(kept.decode())
+            scores = from_csv(file.decode())
         except ValueError:
             scores = []
-        if len(scores) == len(rules.eval_set.pairing.pairs):
+        if len(scores) == len(protocol.eval_set.pairing.pairs):
             return scores
-    return measure_model(open_model(f"models:/{name}/{version}", context), rules).scores
+    return measure_model(open_model(version.address, context), protocol).scores
 
 
-def _production(context: Context, name: str, current: str, evaluation: Mapping[str, Any], rules: Protocol) -> Known:
-    known = versions.show_version(context.tracking, name, current)["evaluation"]
-    if known is not None and all(known.get(field) == evaluation[field] for field in _COMPARABLE):
-        return Known(known, list(_scores(context, name, current, known, rules)))
-    return _measured(context, f"models:/{name}/{current}", rules)
+def _production(
+    context: Context, current: ModelVersion, evaluation: Mapping[str, Any], protocol: Protocol
+) -> Measurement:
+    """Finds or measures the evaluation of production.
+
+    An existing one must be comparable with `evaluation`.
+    """
+    existing = current.evaluation
+    if existing is not None and all(existing.get(field) == evaluation[field] for field in _COMPARABLE):
+        return Measurement(existing, _scores(context, current, protocol))
+    return measure_model(open_model(current.address, context), protocol)
 
 
-def update_page(context: Context, name: str) -> None:
-    """Bring MLflow's page of the model up to date: what is where, since when, by whom, and what it earned."""
-    shown = versions.show(context.tracking, name)
-    trail = audit.read_trail(open_store(context.audit), name)
+def update_page(audited: AuditedModel) -> None:
+    """Updates MLflow's page of the model.
+
+    It shows the last move of each alias, and the newest 20 versions with their means and gates.
+    """
+    model = audited.model.as_json()
+    trail = audited.stored_trail()
     lines = []
     for alias in trail.aliases():
         last = trail.moves(alias)[-1]
@@ -255,13 +301,14 @@ def update_page(context: Context, name: str) -> None:
         lines.append(
             f"- **@{alias}** is version {last.to_version}, {how} {last.time[:16]} UTC by {escaped(last.who)}{why}"
         )
+    # MLflow limits descriptions, so only the newest versions are listed.
     rows = [
         [f"{v['version']}", " ".join(f"@{a}" for a in v["aliases"]), *mean_texts(_means(v)), _gates(v)]
-        for v in shown["versions"]
+        for v in model["versions"]
     ]
     columns = ["version", "aliases", *(METRIC_COLUMNS[metric][0] for metric in KEY_METRICS), "gates"]
     text = "\n".join([*lines, "", markdown_table(columns, rows[:20])])
-    client_for(context.tracking).update_registered_model(name, description=text[: model_card.MAX_DESCRIPTION])
+    audited.model.set_description(text[: model_card.MAX_DESCRIPTION])
 
 
 def _means(version: Mapping[str, Any]) -> Mapping[str, Any]:

@@ -30,12 +30,14 @@ def requests() -> list[dict[str, str]]:
 
     They are a gradient, waves of odd size with a hole at the edge, and gray stripes.
     """
+    # Odd sizes and a hole at the edge need padding; gray stripes show changes of colour.
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
     y, x = np.mgrid[0:61, 0:93]
     waves = np.stack(
         [127 + 120 * np.sin(x * a + y * b) for a, b in ((0.11, 0.02), (0.05, 0.13), (0.07, 0.07))], axis=-1
     )
+    # Gray, 48 by 64.
     stripes = np.where(np.arange(64)[None, :] // 8 % 2, 200, 40) * np.ones((48, 1))
     pictures = [gradient, waves.astype(np.uint8), stripes.astype(np.uint8)]
     areas = [(slice(12, 20), slice(12, 20)), (slice(30, 61), slice(40, 60)), (slice(16, 32), slice(20, 44))]
@@ -93,6 +95,7 @@ def largest_difference(pictures: Sequence[Mapping[str, str]], answers: Sequence[
         return None
     worst = 0
     for row, answer in zip(pictures, answers, strict=True):
+        # Rounding may differ by hardware, so pixels are compared, not bytes of PNG.
         try:
             golden, new = (decode_rgb(base64.b64decode(text)) for text in (row["answer"], answer["image"]))
         except (InputError, ValueError, KeyError):

@@ -19,12 +19,14 @@ from jobs.registry import golden
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.registry.package import package, register
+from trainplane.registry.versions import ModelVersion, RegisteredModel
 from trainplane.tracking.client import reason
-from trainplane.tracking.runs import find_run
+from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint.pins import pinned
 from trainplane.train.checkpoint.store import open_address
 
 LICENCE = "LICENSE"
+# Parameters of a request to the served model, with their defaults.
 PARAMS: dict[str, str | bool | int] = {"hole": "white", "threshold": 128, "composite": True, "resize_mask": False}
 
 
@@ -47,8 +49,8 @@ def register_checkpoint(context: Context, address: str, *, name: str, run_id: st
     store, checkpoint = open_address(address)
     with pinned(store, checkpoint.key, by=f"models:/{name}"):
         version = _register(context, f"{store.address}/{checkpoint.key}", name=name, run_id=run_id, licence=text)
-    model_card.write(context, name, version)
-    return version
+    model_card.write(version)
+    return version.version
 
 
 def try_register(context: Context, address: str, *, name: str, run_id: str) -> tuple[str | None, str]:
@@ -75,20 +77,20 @@ def try_register(context: Context, address: str, *, name: str, run_id: str) -> t
     return version, f"{name} version {version}"
 
 
-def _register(context: Context, address: str, *, name: str, run_id: str, licence: str | None) -> str:
+def _register(context: Context, address: str, *, name: str, run_id: str, licence: str | None) -> ModelVersion:
     task, loaded = load_task(address)
-    # `find_run` also knows the id that a run had while MLflow was unreachable.
-    run = find_run(context.tracking, run_id)
+    # The record also knows the id that a run had while MLflow was unreachable.
+    run = RunRecord(context.tracking_server, run_id)
     facts = {
         "dataset_digest": str(loaded.meta["dataset_digest"]),
         "config_digest": str(loaded.meta["config_digest"]),
-        "commit": run.data.tags.get("trainplane.commit", "unknown"),
+        "commit": run.tags.get("trainplane.commit", "unknown"),
         "state_digest": loaded.checkpoint.state_digest,
         "checkpoint": address,
     }
-    with tempfile.TemporaryDirectory(prefix="isnet-export-") as folder:
+    with tempfile.TemporaryDirectory(prefix="isnet-export-") as scratch:
         # Export the network; before that, it answers the golden requests.
-        data = Path(folder) / "exported"
+        data = Path(scratch) / "exported"
         data.mkdir()
         golden.write(eval_generator(task).eval(), data)
         exported = task.export(data)
@@ -96,18 +98,19 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
             (data / LICENCE).write_text(licence, encoding="utf-8")
         _add_steps(data / TRAINED, loaded.state.step)
         # Package it with code, requirements and licence, and register the package.
-        model = package(
+        folder = package(
             exported,
             data=data,
-            folder=Path(folder) / "model",
+            folder=Path(scratch) / "model",
             inputs=("image", "mask"),
             outputs=("image", "notes"),
             params=PARAMS,
-            created_ms=run.info.start_time,
+            created_ms=run.run.info.start_time,
             example=golden.requests()[0],
             metadata=facts,
         )
-        return register(context.tracking, name, model, run_id=run.info.run_id, facts=facts, step=loaded.state.step)
+        model = RegisteredModel(context.tracking_server, name)
+        return register(model, folder, run=run, facts=facts, step=loaded.state.step)
 
 
 def _add_steps(file: Path, steps: int) -> None:

@@ -1,7 +1,12 @@
-"""Model versions and what may be in production.
+"""Registered models: packages, verdicts, aliases and their audit trail.
 
-package   what is registered, and its way back as files    gates     PURE: verdicts on a version
-versions  what is known of versions                        audit     the trail of what was in production
-promote   the one way an alias moves                   witness   MLflow's memory of the trail
-probe     a model in a fresh process                   paired    PURE: how sure a difference is
+package     builds, registers and downloads model packages
+versions    facts, evaluation and verdicts of a version in MLflow
+names       names that models and aliases may have
+rules       requirements as users declare them
+gates       verdicts on a version; pure
+significance  intervals and paired tests; pure
+smoke_test  runs a package in a fresh process
+audit       append-only trail of alias moves
+promote     moves aliases
 """

@@ -1,36 +1,47 @@
 """Verdicts on a model version: pure functions of declared rules and recorded numbers.
 
-The rules are `rules.Rules`, as a YAML file declares them. An evaluation is what `isnet evaluate --json` prints:
+The rules are `rules.GateRules`, as a YAML file declares them. An evaluation is what `isnet evaluate --json` prints:
 {model, dataset_digest, masks_digest, definition, bins: {"all": {psnr, …, n}, "10-20": …}}. A metric that is missing,
-NaN or infinite never passes. Acting on verdicts is `promote`.
+NaN or infinite never passes. `promote` acts on the verdicts.
 """
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, Limit, NoWorse, Requirement, Rules
+from trainplane.config.canonical import canonical_json
+from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, GateRules, Limit, NoWorse, Requirement
 
 Evaluation = Mapping[str, Any]
 Comparisons = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
 """{baseline: {bin: {metric: {difference, p_better, num_groups, …}}}}, the version minus the baseline, pair by pair."""
 
+# Lineage that is as good as missing.
+_NOT_RECORDED = (None, "", "unknown")
+
 
 @dataclass(frozen=True)
-class Check:
-    """What looking at the package found out. `fine` None: only `values` were measured, a rule says what they may be."""
+class PackageCheck:
+    """Result of one check of the package itself.
 
-    fine: bool | None
+    Attributes:
+        passed: None where only `values` were measured and a rule sets the bound.
+        evidence: One sentence for people.
+        values: Measurements behind it.
+    """
+
+    passed: bool | None
     evidence: str
     values: Mapping[str, float | str | None] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """One gate's answer, with a sentence of evidence and the numbers behind it."""
+class GateVerdict:
+    """Answer of one gate, with a sentence of evidence and the numbers behind it."""
 
     gate: str
     passed: bool
@@ -38,185 +49,223 @@ class Verdict:
     values: Mapping[str, float | str | None]
 
 
-def judge(
-    rules: Rules,
+def evaluate_gates(
+    rules: GateRules,
     evaluation: Evaluation | None,
     *,
     baselines: Mapping[str, Evaluation],
     production: Evaluation | None,
     lineage: Mapping[str, str | None],
     comparisons: Comparisons | None = None,
-    checks: Mapping[str, Check] | None = None,
+    checks: Mapping[str, PackageCheck] | None = None,
     approvers: Sequence[str] = (),
-) -> list[Verdict]:
-    """Every verdict on a version, failed ones among them, in the order of the rules.
+) -> list[GateVerdict]:
+    """Returns all verdicts on a version, failed ones too, in the order of the rules.
 
-    `production` is the evaluation of the version the alias points at; None on the first promotion of a name, which
-    meets the absolute floors only. `baselines` are evaluations by model address. `checks` None: the caller has made
-    the package itself a moment ago, and nothing is required of it. `approvers`: who approved, the promoter left out.
+    Args:
+        rules: What the version must show.
+        evaluation: The version's own; None before it was evaluated.
+        baselines: Evaluations by model address.
+        production: Evaluation of the version that the alias points at. None on the first promotion of a name, which
+            has to meet the absolute bounds only.
+        lineage: Recorded facts by name.
+        comparisons: Paired tests against the baselines.
+        checks: Checks of the package by name; None skips them (the caller has just built the package).
+        approvers: Users who approved, without the one who promotes.
     """
-    verdicts = [_evaluated(evaluation)]
+    verdicts = [_is_evaluated(evaluation)]
     if evaluation is not None:
-        known = baselines if production is None else {**baselines, PRODUCTION: production}
         verdicts += _same_data(rules, evaluation)
-        verdicts += [_floor(rule, evaluation) for rule in rules.floors]
-        verdicts += [_limit(rule, evaluation) for rule in rules.limits]
+        verdicts += [_meets_floor(rule, evaluation) for rule in rules.floors]
+        verdicts += [_meets_limit(rule, evaluation) for rule in rules.limits]
+        # Production is a baseline from the second promotion on.
+        all_baselines = baselines if production is None else {**baselines, PRODUCTION: production}
         for rule in rules.beats:
             if rule.baseline != PRODUCTION or production is not None:
-                paired = (comparisons or {}).get(rule.baseline)
-                verdicts.append(_beat(rule, evaluation, known.get(rule.baseline), paired))
+                paired_test = (comparisons or {}).get(rule.baseline)
+                verdicts.append(_beats(rule, evaluation, all_baselines.get(rule.baseline), paired_test))
         if production is not None:
-            verdicts += [verdict for rule in rules.no_worse for verdict in _no_worse(rule, evaluation, production)]
-    verdicts.append(_lineage(rules, lineage))
+            verdicts += [verdict for rule in rules.no_worse for verdict in _is_no_worse(rule, evaluation, production)]
+    verdicts.append(_has_lineage(rules, lineage))
     if checks is not None:
-        verdicts += [_required(name, checks.get(name), rules) for name in rules.requires]
+        verdicts += [_meets_requirement(name, checks.get(name), rules) for name in rules.requires]
     if rules.approvals:
-        verdicts.append(_approved(rules.approvals, approvers))
+        verdicts.append(_is_approved(rules.approvals, approvers))
     return verdicts
 
 
-def passed(verdicts: list[Verdict]) -> bool:
-    """Whether all gates opened; no verdict at all is no permission."""
+def passed(verdicts: Sequence[GateVerdict]) -> bool:
+    """Tells if all gates passed; no verdict at all is no permission."""
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
 
 
-def _evaluated(evaluation: Evaluation | None) -> Verdict:
+def verdicts_as_json(verdicts: Sequence[GateVerdict]) -> list[dict[str, Any]]:
+    """Verdicts as `--json` shows them."""
+    return [dict(finite(asdict(verdict))) for verdict in verdicts]
+
+
+def verdict_digest(verdicts: Sequence[GateVerdict]) -> str:
+    """Sha256 of the canonical JSON of the verdicts."""
+    return hashlib.sha256(canonical_json(verdicts_as_json(verdicts))).hexdigest()
+
+
+def finite(value: Any) -> Any:
+    """Replaces numbers that are not finite by None, at any depth of a JSON value."""
+    if isinstance(value, Mapping):
+        return {str(key): finite(child) for key, child in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [finite(child) for child in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def _is_evaluated(evaluation: Evaluation | None) -> GateVerdict:
     if evaluation is None:
-        return Verdict("evaluated", False, "the version has no evaluation; run `isnet evaluate` on it", {})
+        return GateVerdict("evaluated", False, "the version has no evaluation; run `isnet evaluate` on it", {})
     bins = evaluation.get("bins") or {}
-    count = _number(evaluation, ALL, "n")
+    count = _metric(evaluation, ALL, "n")
     if not bins or (ALL in bins and not count):
-        return Verdict("evaluated", False, "the evaluation holds no picture; evaluate on a set that has some", {})
-    return Verdict("evaluated", True, f"evaluated in {len(bins)} bins", {"n": count})
+        return GateVerdict("evaluated", False, "the evaluation holds no picture; evaluate on a set that has some", {})
+    return GateVerdict("evaluated", True, f"evaluated in {len(bins)} bins", {"n": count})
 
 
-def _same_data(rules: Rules, evaluation: Evaluation) -> list[Verdict]:
+def _same_data(rules: GateRules, evaluation: Evaluation) -> list[GateVerdict]:
+    """Compares the digests of dataset and masks with those that the rules name."""
     verdicts = []
-    for what, wanted in (("dataset", rules.dataset_digest), ("masks", rules.masks_digest)):
-        got = evaluation.get(f"{what}_digest")
-        if wanted is not None:
-            evidence = f"evaluated on {what} {_short(got)}, the gate names {_short(wanted)}"
-            verdicts.append(Verdict(f"{what} digest", got == wanted, evidence, {"got": got, "wanted": wanted}))
+    for what, required in (("dataset", rules.dataset_digest), ("masks", rules.masks_digest)):
+        digest = evaluation.get(f"{what}_digest")
+        if required is not None:
+            evidence = f"evaluated on {what} {_short(digest)}, the gate names {_short(required)}"
+            values = {"got": digest, "wanted": required}
+            verdicts.append(GateVerdict(f"{what} digest", digest == required, evidence, values))
     return verdicts
 
 
-def _floor(rule: Floor, evaluation: Evaluation) -> Verdict:
-    value = _number(evaluation, rule.bin, rule.metric)
+def _meets_floor(rule: Floor, evaluation: Evaluation) -> GateVerdict:
+    value = _metric(evaluation, rule.bin, rule.metric)
     low, high = rule.at_least, rule.at_most
-    fine = value is not None and (low is None or value >= low) and (high is None or value <= high)
-    bounds = " and ".join(
-        [f"at least {low:g}" for _ in [0] if low is not None] + [f"at most {high:g}" for _ in [0] if high is not None]
-    )
-    evidence = f"{rule.metric} in {rule.bin} is {_shown(value)}, need {bounds}"
-    return Verdict(
-        f"floor {rule.metric} {rule.bin}", fine, evidence, {"value": value, "at_least": low, "at_most": high}
-    )
+    is_met = value is not None and (low is None or value >= low) and (high is None or value <= high)
+    bounds = [f"{words} {bound:g}" for words, bound in (("at least", low), ("at most", high)) if bound is not None]
+    evidence = f"{rule.metric} in {rule.bin} is {_number_text(value)}, need {' and '.join(bounds)}"
+    values = {"value": value, "at_least": low, "at_most": high}
+    return GateVerdict(f"floor {rule.metric} {rule.bin}", is_met, evidence, values)
 
 
-def _limit(rule: Limit, evaluation: Evaluation) -> Verdict:
-    value = _finite((evaluation.get("cost") or {}).get(rule.what))
-    evidence = f"{rule.what} is {_shown(value)}, may be at most {rule.at_most:g}"
-    fine = value is not None and value <= rule.at_most
-    return Verdict(f"limit {rule.what}", fine, evidence, {"value": value, "at_most": rule.at_most})
+def _meets_limit(rule: Limit, evaluation: Evaluation) -> GateVerdict:
+    value = _finite_or_none((evaluation.get("cost") or {}).get(rule.what))
+    evidence = f"{rule.what} is {_number_text(value)}, may be at most {rule.at_most:g}"
+    is_met = value is not None and value <= rule.at_most
+    return GateVerdict(f"limit {rule.what}", is_met, evidence, {"value": value, "at_most": rule.at_most})
 
 
-def _required(name: Requirement, check: Check | None, rules: Rules) -> Verdict:
+def _meets_requirement(name: Requirement, check: PackageCheck | None, rules: GateRules) -> GateVerdict:
     if check is None:
-        return Verdict(name, False, f"{name} was not looked at, because something before it failed", {})
-    fine, evidence = check.fine, check.evidence
-    if name == "golden" and fine is None:
-        worst = _finite(check.values.get("largest_difference"))
-        fine = worst is not None and worst <= rules.golden_tolerance
+        return GateVerdict(name, False, f"{name} was not checked, because something before it failed", {})
+    is_met, evidence = check.passed, check.evidence
+    # The difference of golden pictures is measured; its bound is a rule.
+    if name == "golden" and is_met is None:
+        largest = _finite_or_none(check.values.get("largest_difference"))
+        is_met = largest is not None and largest <= rules.golden_tolerance
         evidence = f"{evidence}; may differ by {rules.golden_tolerance} of 255 at the most"
-    return Verdict(name, fine is True, evidence, check.values)
+    return GateVerdict(name, is_met is True, evidence, check.values)
 
 
-def _approved(needed: int, approvers: Sequence[str]) -> Verdict:
+def _is_approved(required: int, approvers: Sequence[str]) -> GateVerdict:
     people = sorted(set(approvers))
-    evidence = f"approved by {', '.join(people) or 'nobody else'}; need {needed} beside the one who promotes"
-    return Verdict("approved", len(people) >= needed, evidence, {"approvals": float(len(people))})
+    names = ", ".join(people) or "no other user"
+    evidence = f"approved by {names}; need {required} beside the one who promotes"
+    return GateVerdict("approved", len(people) >= required, evidence, {"approvals": float(len(people))})
 
 
-def _beat(rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired: Mapping[str, Any] | None) -> Verdict:
+def _beats(
+    rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired_test: Mapping[str, Any] | None
+) -> GateVerdict:
+    """Requires a gain over the baseline, and with `p_below` a significant one."""
     gate = f"beats {rule.baseline} {rule.metric} {rule.bin}"
     if baseline is None:
-        return Verdict(gate, False, f"baseline {rule.baseline} was not evaluated; evaluate it on the same set", {})
-    if (differing := _differing(evaluation, baseline)) is not None:
-        return Verdict(gate, False, f"baseline {rule.baseline} {differing}", {})
-    ours, theirs = _number(evaluation, rule.bin, rule.metric), _number(baseline, rule.bin, rule.metric)
+        evidence = f"baseline {rule.baseline} was not evaluated; evaluate it on the same set"
+        return GateVerdict(gate, False, evidence, {})
+    if (mismatch := _protocol_mismatch(evaluation, baseline)) is not None:
+        return GateVerdict(gate, False, f"baseline {rule.baseline} {mismatch}", {})
+    # The gain itself.
+    ours, theirs = _metric(evaluation, rule.bin, rule.metric), _metric(baseline, rule.bin, rule.metric)
     gain = _gain(ours, theirs, rule.better)
     evidence = (
-        f"{rule.metric} in {rule.bin} is {_shown(ours)}, {rule.baseline} has {_shown(theirs)}; "
+        f"{rule.metric} in {rule.bin} is {_number_text(ours)}, {rule.baseline} has {_number_text(theirs)}; "
         f"need {rule.better} by more than {rule.by:g}"
     )
-    fine = gain is not None and gain > rule.by
+    is_better = gain is not None and gain > rule.by
     values: dict[str, float | str | None] = {"value": ours, "baseline": theirs}
+    # Its significance, by the paired test over pictures.
     if rule.p_below is not None:
-        found = ((paired or {}).get(rule.bin) or {}).get(rule.metric) or {}
-        p = _finite(found.get("p_better"))
-        fine = fine and p is not None and p < rule.p_below
-        values["p"] = p
-        evidence += f", with p below {rule.p_below:g}; the paired test over {found.get('num_groups', 0)} pictures "
-        evidence += "was not made" if p is None else f"says {p:.2g}"
-        evidence += _too_few(found.get("num_groups", 0), rule.p_below)
-    return Verdict(gate, fine, evidence, values)
+        result = ((paired_test or {}).get(rule.bin) or {}).get(rule.metric) or {}
+        p_value, pictures = _finite_or_none(result.get("p_better")), result.get("num_groups", 0)
+        is_better = is_better and p_value is not None and p_value < rule.p_below
+        values["p"] = p_value
+        outcome = "was not made" if p_value is None else f"says {p_value:.2g}"
+        evidence += f", with p below {rule.p_below:g}; the paired test over {pictures} pictures {outcome}"
+        evidence += _sample_size_hint(pictures, rule.p_below)
+    return GateVerdict(gate, is_better, evidence, values)
 
 
-def _too_few(pictures: int, p_below: float) -> str:
-    """A word where no result could have passed: n signs that a coin decides all fall one way in 2⁻ⁿ of the cases."""
-    least = math.floor(-math.log2(p_below)) + 1
-    if not 0 < pictures < least:
+def _sample_size_hint(pictures: int, p_below: float) -> str:
+    """Hint where no result of so few pictures could have passed.
+
+    The n signs of a sign test all agree by chance in 2⁻ⁿ of the cases, which is its smallest p.
+    """
+    required = math.floor(-math.log2(p_below)) + 1
+    if not 0 < pictures < required:
         return ""
-    return f", and {pictures} pictures cannot say less than {2.0**-pictures:.2g}; evaluate on {least} at least"
+    return f", and {pictures} pictures cannot say less than {2.0**-pictures:.2g}; evaluate on {required} at least"
 
 
-def _no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[Verdict]:
-    if (differing := _differing(evaluation, production)) is not None:
-        return [Verdict(f"no worse {rule.metric}", False, f"production {differing}", {})]
+def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[GateVerdict]:
+    """Compares with production in every bin of the rule, or in every bin that production has."""
+    gate = f"no worse {rule.metric}"
+    if (mismatch := _protocol_mismatch(evaluation, production)) is not None:
+        return [GateVerdict(gate, False, f"production {mismatch}", {})]
     bins = rule.bins if rule.bins is not None else sorted(production.get("bins") or {})
     if not bins:
-        return [Verdict(f"no worse {rule.metric}", False, "production's evaluation has no bins; evaluate it again", {})]
+        return [GateVerdict(gate, False, "production's evaluation has no bins; evaluate it again", {})]
     verdicts = []
     for name in bins:
-        ours, theirs = _number(evaluation, name, rule.metric), _number(production, name, rule.metric)
+        ours, theirs = _metric(evaluation, name, rule.metric), _metric(production, name, rule.metric)
         gain = _gain(ours, theirs, rule.better)
         evidence = (
-            f"{rule.metric} in {name} is {_shown(ours)}, production has {_shown(theirs)}; "
+            f"{rule.metric} in {name} is {_number_text(ours)}, production has {_number_text(theirs)}; "
             f"may be worse by at most {rule.by:g} ({rule.better} is better)"
         )
-        fine = gain is not None and gain >= -rule.by
-        verdicts.append(
-            Verdict(f"no worse {rule.metric} {name}", fine, evidence, {"value": ours, "production": theirs})
-        )
+        is_met = gain is not None and gain >= -rule.by
+        verdicts.append(GateVerdict(f"{gate} {name}", is_met, evidence, {"value": ours, "production": theirs}))
     return verdicts
 
 
-def _lineage(rules: Rules, lineage: Mapping[str, str | None]) -> Verdict:
-    missing = [name for name in rules.lineage if lineage.get(name) in (None, "", "unknown")]
+def _has_lineage(rules: GateRules, lineage: Mapping[str, str | None]) -> GateVerdict:
+    missing = [name for name in rules.lineage if lineage.get(name) in _NOT_RECORDED]
     if missing:
         evidence = f"{', '.join(missing)} of the version not recorded; train and register it from a recorded run"
-        return Verdict("lineage", False, evidence, {})
-    return Verdict(
-        "lineage", True, f"{', '.join(rules.lineage)} recorded", {name: lineage[name] for name in rules.lineage}
-    )
+        return GateVerdict("lineage", False, evidence, {})
+    values = {name: lineage[name] for name in rules.lineage}
+    return GateVerdict("lineage", True, f"{', '.join(rules.lineage)} recorded", values)
 
 
-def _differing(one: Evaluation, other: Evaluation) -> str | None:
-    """Why two evaluations cannot be compared; None when they can."""
+def _protocol_mismatch(evaluation: Evaluation, reference: Evaluation) -> str | None:
+    """Reason why two evaluations cannot be compared; None where they can."""
     for what in ("dataset_digest", "masks_digest", "definition"):
-        if one.get(what) != other.get(what):
+        if evaluation.get(what) != reference.get(what):
             name = what.removesuffix("_digest")
-            got, needed = _short(other.get(what)), _short(one.get(what))
+            got, needed = _short(reference.get(what)), _short(evaluation.get(what))
             return f"was evaluated with another {name} ({got}, not {needed}); evaluate both alike"
     return None
 
 
-def _number(evaluation: Evaluation, bin_name: str, metric: str) -> float | None:
-    """A finite metric, or None."""
-    return _finite(((evaluation.get("bins") or {}).get(bin_name) or {}).get(metric))
+def _metric(evaluation: Evaluation, bin_name: str, metric: str) -> float | None:
+    """A metric of one bin; None where it is missing or not finite."""
+    return _finite_or_none(((evaluation.get("bins") or {}).get(bin_name) or {}).get(metric))
 
 
-def _finite(value: object) -> float | None:
+def _finite_or_none(value: object) -> float | None:
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)
@@ -228,7 +277,7 @@ def _gain(ours: float | None, theirs: float | None, better: Better) -> float | N
     return ours - theirs if better == "higher" else theirs - ours
 
 
-def _shown(value: float | None) -> str:
+def _number_text(value: float | None) -> str:
     return "not a finite number" if value is None else f"{value:.4g}"
 
 

@@ -1,7 +1,7 @@
-"""What registered models and aliases may be called: asked before anything is looked up, measured or recorded.
+"""Names of registered models and aliases, checked before anything is measured or recorded.
 
-MLflow refuses names of its own accord, but only when it is asked to keep them, and by then an audit record that can
-never be taken back may stand in the store.
+MLflow refuses names too, but only when it stores them. By then an audit record, which can never be removed, may
+stand in the store.
 """
 
 from __future__ import annotations
@@ -12,13 +12,14 @@ from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 
 MAX_NAME = 100
-# As many as MLflow keeps (3.17.2).
+# MLflow's own limit (3.17.2).
 _MAX_ALIAS = 255
-_SHOWN = 60
+# Longer names are cut in messages.
+_MAX_SHOWN = 60
 
 
 def check_name(name: str) -> None:
-    """Raise `UserError` for what no registered model can be called here."""
+    """Raises `UserError` for an impossible name of a registered model."""
     if re.fullmatch(MODEL_NAME, name):
         return
     if len(name) > MAX_NAME:
@@ -31,7 +32,7 @@ def check_name(name: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Raise `UserError` for an alias that could not be set, or not be written in models:/NAME@ALIAS."""
+    """Raises `UserError` for an alias that MLflow or `models:/NAME@ALIAS` cannot hold."""
     if not (can_be_set(alias) and alias.isascii()):
         raise UserError(
             f"alias {_short(alias)}: need letters, digits, - and _, at most {_MAX_ALIAS} of them, and neither "
@@ -40,10 +41,10 @@ def check_alias(alias: str) -> None:
 
 
 def can_be_set(alias: str) -> bool:
-    """Whether MLflow keeps an alias of this name (3.17.2: validation.py, `_validate_model_alias_name…`)."""
+    """Tells if MLflow accepts the alias (3.17.2: validation.py, `_validate_model_alias_name…`)."""
     is_reserved = alias.lower() == "latest" or re.fullmatch(r"[vV]\d+", alias) is not None
     return not is_reserved and len(alias) <= _MAX_ALIAS and re.fullmatch(r"[\w-]+", alias) is not None
 
 
 def _short(name: str) -> str:
-    return repr(name if len(name) <= _SHOWN else f"{name[:_SHOWN]}…")
+    return repr(name if len(name) <= _MAX_SHOWN else f"{name[:_MAX_SHOWN]}…")

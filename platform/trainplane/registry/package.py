@@ -1,8 +1,8 @@
-"""What is registered: a self-contained MLflow model, its digest, and its way back as files.
+"""Packages: what is registered, its digest, and its way back as files.
 
 `package` turns what a task exported into an MLflow model folder (python_function flavour, nothing pickled); the same
 export gives the same bytes, so the same digest. `register` makes it a version of a registered model, once. `download`
-brings a version back and refuses one whose bytes changed since. What versions earned is `gates` and `promote`.
+brings a version back and refuses one whose bytes changed since. Evaluations and verdicts are in `versions`.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from typing import Any
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry.names import check_name
-from trainplane.registry.versions import PREFIX, all_versions, find_version
+from trainplane.registry.versions import PREFIX, ModelVersion, RegisteredModel
 from trainplane.task import Exported
-from trainplane.tracking.client import as_default, client_for, pyfunc, unreachable
+from trainplane.tracking.client import pyfunc, reason
+from trainplane.tracking.run_record import RunRecord
 
-# MLflow writes this file into a folder that it downloads or loads from; Python writes its caches.
-_NOT_PART_OF_IT = ("registered_model_meta", "__pycache__")
+# MLflow writes the first into a folder that it downloads or loads from; Python writes its caches.
+_NOT_PACKAGED = ("registered_model_meta", "__pycache__")
 
-_KINDS = {bool: "boolean", int: "long", str: "string"}
+_PARAM_TYPES = {bool: "boolean", int: "long", str: "string"}
 
 
 def package(
@@ -41,12 +42,23 @@ def package(
     example: Mapping[str, str] | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> Path:
-    """The MLflow model `folder`, made from the files that the task exported into `data`.
+    """Builds an MLflow model folder from what a task exported.
 
-    `inputs` and `outputs` name the string columns of the signature, `params` its parameters and their defaults. The
-    loaded model is called with a pandas.DataFrame of these columns; `example` is one small row of it. `created_ms`
-    (Unix milliseconds; the start of the run, say) goes into the model's description: given the same arguments, two
-    packages have the same bytes.
+    The same arguments give the same bytes. The loaded model is called with a pandas.DataFrame of the input columns.
+
+    Args:
+        exported: Loader, code and requirements.
+        data: Folder of the exported files.
+        folder: The model folder to create.
+        inputs: String columns of the signature.
+        outputs: String columns of the answer.
+        created_ms: Unix milliseconds for the model's description, such as the start of the run.
+        params: Parameters of the signature with their defaults.
+        example: One small row of input.
+        metadata: Facts in the model's description.
+
+    Returns:
+        `folder`.
     """
     mlflow_pyfunc = pyfunc()
     import pandas
@@ -55,152 +67,151 @@ def package(
 
     if folder.exists():
         raise UserError(f"{folder}: exists already; give a folder that does not, or remove it")
-    identity = model_digest(data)
+    signature = ModelSignature(
+        inputs=Schema([ColSpec("string", name) for name in inputs]),
+        outputs=Schema([ColSpec("string", name) for name in outputs]),
+        params=ParamSchema([ParamSpec(name, _PARAM_TYPES[type(value)], value) for name, value in params.items()])
+        if params
+        else None,
+    )
+    # Id and time must follow from the arguments, not from the moment of packaging.
+    model_uuid = uuid.uuid5(uuid.NAMESPACE_OID, model_digest(data)).hex
     created = datetime.fromtimestamp(created_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")
-    with tempfile.TemporaryDirectory() as aside:
+    with tempfile.TemporaryDirectory() as scratch:
         # MLflow keeps the data under its folder's name, which must not change the bytes of the package.
-        (Path(aside) / "exported").symlink_to(data.resolve())
+        (Path(scratch) / "exported").symlink_to(data.resolve())
         mlflow_pyfunc.save_model(
             str(folder),
             loader_module=exported.loader_module,
-            data_path=f"{aside}/exported",
+            data_path=f"{scratch}/exported",
             code_paths=[str(path) for path in exported.code_paths],
             pip_requirements=list(exported.requirements),
-            signature=ModelSignature(
-                inputs=Schema([ColSpec("string", name) for name in inputs]),
-                outputs=Schema([ColSpec("string", name) for name in outputs]),
-                params=ParamSchema([ParamSpec(name, _KINDS[type(value)], value) for name, value in params.items()])
-                if params
-                else None,
-            ),
+            signature=signature,
             input_example=None if example is None else pandas.DataFrame([dict(example)]),
             metadata=dict(metadata or {}),
-            mlflow_model=Model(model_uuid=uuid.uuid5(uuid.NAMESPACE_OID, identity).hex, utc_time_created=created),
+            mlflow_model=Model(model_uuid=model_uuid, utc_time_created=created),
         )
     return folder
 
 
-def data_of(model: Path) -> Path:
-    """The files that the task exported, inside a model folder that `package` made."""
-    return model / "data" / "exported"
+def data_of(model_folder: Path) -> Path:
+    """Files that the task exported, inside a folder that `package` made."""
+    return model_folder / "data" / "exported"
 
 
 def model_digest(folder: Path) -> str:
-    """sha256 over the names and sha256 of all files of a model folder, in a fixed order."""
-    files = {}
+    """Sha256 over names and sha256 of all files of a model folder, in a fixed order."""
+    digests = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not set(relative.parts) & set(_NOT_PART_OF_IT):
+        if path.is_file() and not set(relative.parts) & set(_NOT_PACKAGED):
             with path.open("rb") as stream:
-                files[relative.as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
-    return hashlib.sha256(canonical_json(files)).hexdigest()
+                digests[relative.as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
+    return hashlib.sha256(canonical_json(digests)).hexdigest()
 
 
-def register(tracking_uri: str, name: str, model: Path, *, run_id: str, facts: Mapping[str, str], step: int = 0) -> str:
-    """Make the model folder a version of registered model `name`; returns the version's number.
+def register(
+    model: RegisteredModel, folder: Path, *, run: RunRecord, facts: Mapping[str, str], step: int = 0
+) -> ModelVersion:
+    """Makes a model folder a version of a registered model, once.
 
-    `facts` are kept with the version: dataset_digest, config_digest, commit, … The same run and the same bytes are
-    the same version, however often and wherever this was killed before.
+    The same run and the same bytes are the same version, however often and wherever this was killed before.
+
+    Args:
+        model: The registered model; created where it does not exist.
+        folder: What `package` made.
+        run: The run that made it.
+        facts: Kept with the version: dataset_digest, config_digest, commit, …
+        step: Step of the run that the model is of.
     """
-    check_name(name)
-    client = client_for(tracking_uri)
+    check_name(model.name)
+    server = model.server
     from mlflow.exceptions import MlflowException
 
-    digest = model_digest(model)
+    digest = model_digest(folder)
     try:
-        known = [
-            version
-            for version in all_versions(client, name)
-            if version.run_id == run_id and version.tags.get(PREFIX + "model_digest") == digest
-        ]
-        if known:
-            return str(min(int(version.version) for version in known))
+        registered = [v for v in model.versions() if v.run_id == run.run_id and v.model_digest == digest]
+        if registered:
+            return registered[-1]
         tags = {PREFIX + key: str(value) for key, value in {**facts, "model_digest": digest}.items()}
-        logged = _logged_model(client, name, model, run_id=run_id, digest=digest, step=step, tags=tags)
-        _ensure_name(client, name)
-        with as_default(tracking_uri):
-            version = client.create_model_version(
-                name, source=f"models:/{logged.model_id}", run_id=run_id, model_id=logged.model_id, tags=tags
+        logged = _logged_model(model.name, folder, run=run, digest=digest, step=step, tags=tags)
+        model.create()
+        with server.as_default():
+            record = server.client.create_model_version(
+                model.name, source=f"models:/{logged.model_id}", run_id=run.run_id, model_id=logged.model_id, tags=tags
             )
     except MlflowException as error:
         if error.error_code == "INVALID_PARAMETER_VALUE":
-            raise UserError(f"model {name!r} of run {run_id} cannot be registered: {error}") from error
-        raise unreachable(tracking_uri, error) from error
-    return str(version.version)
+            raise UserError(f"model {model.name!r} of run {run.run_id} cannot be registered: {error}") from error
+        raise server.unreachable(error) from error
+    return model.version(str(record.version))
 
 
-def download(tracking_uri: str, address: str, folder: Path, *, again: bool = False) -> Path:
-    """The files of the version at `address` (models:/NAME@ALIAS or models:/NAME/VERSION), below `folder`.
+def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Path:
+    """Fetches the files of a version into a folder below `folder`, and returns that.
 
-    A version that lies there already and is whole is not fetched again, unless `again` asks what the registry has now.
-    Raises `RunFailed` when its bytes are not those that were registered, `UserError` when the address leads nowhere.
+    Args:
+        version: A version that `register` made.
+        folder: Cache of versions, by digest. A version that lies there intact is not fetched again.
+        again: Fetches in any case, to see what the registry has now.
+
+    Raises:
+        RunFailed: Its bytes are not those that were registered, or cannot be fetched.
+        UserError: There is no such version, or it was registered by another program.
     """
-    version = find_version(tracking_uri, address)
-    expected: str | None = version.tags.get(PREFIX + "model_digest")
+    expected = version.model_digest
     if expected is None:
         raise UserError(
-            f"{address}: version {version.version} of {version.name!r} carries no digest, so it was not registered "
-            "here; register it with `isnet models register`"
+            f"{version.address}: version {version.version} of {version.name!r} carries no digest, so it was not "
+            "registered here; register it with `isnet models register`"
         )
-    place = folder / expected
-    if not again and place.is_dir() and model_digest(place) == expected:
-        return place
-    import mlflow
-
+    cached = folder / expected
+    if not again and cached.is_dir() and model_digest(cached) == expected:
+        return cached
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part, as_default(tracking_uri):
-        fetched = _fetched(mlflow, f"models:/{version.name}/{version.version}", Path(part) / "model")
-        for leftover in _NOT_PART_OF_IT:
+    # Fetched beside the cache, and moved into it only when the digest is right.
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
+        fetched = _fetch(version, Path(part) / "model")
+        for leftover in _NOT_PACKAGED:
             for path in list(fetched.rglob(leftover)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        got = model_digest(fetched)
-        if got != expected:
+        digest = model_digest(fetched)
+        if digest != expected:
             raise RunFailed(
-                f"{address}: version {version.version} of {version.name!r} was changed after it was registered "
-                f"(digest {got[:12]}, registered {expected[:12]}); register it again, and find out who wrote there"
+                f"{version.address}: version {version.version} of {version.name!r} was changed after it was registered "
+                f"(digest {digest[:12]}, registered {expected[:12]}); register it again, and find out who wrote there"
             )
-        shutil.rmtree(place, ignore_errors=True)
-        fetched.rename(place)
-    return place
+        shutil.rmtree(cached, ignore_errors=True)
+        fetched.rename(cached)
+    return cached
 
 
-def _fetched(mlflow: Any, address: str, folder: Path) -> Path:
-    """All files of a version; `RunFailed` where the registry names files that are not there."""
+def _fetch(version: ModelVersion, folder: Path) -> Path:
+    """Downloads all files of a version; raises `RunFailed` if the registry names files that are not there."""
+    import mlflow
     from mlflow.exceptions import MlflowException
 
     try:
-        return Path(mlflow.artifacts.download_artifacts(address, dst_path=str(folder)))
+        with version.server.as_default():
+            return Path(mlflow.artifacts.download_artifacts(version.address, dst_path=str(folder)))
     except (MlflowException, OSError) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise RunFailed(
-            f"{address}: its files cannot be fetched ({reason[:300]}); restore them, or register it again"
+            f"{version.address}: its files cannot be fetched ({reason(error)}); restore them, or register it again"
         ) from error
 
 
-def _logged_model(
-    client: Any, name: str, model: Path, *, run_id: str, digest: str, step: int, tags: Mapping[str, str]
-) -> Any:
-    """The model as MLflow's pages know it, under the run that made it; one that was stored whole before is reused."""
+def _logged_model(name: str, folder: Path, *, run: RunRecord, digest: str, step: int, tags: Mapping[str, str]) -> Any:
+    """Stores the model under its run, as MLflow's pages show it; one that is stored whole is reused."""
     from mlflow.entities import LoggedModelOutput
 
-    experiment = client.get_run(run_id).info.experiment_id
+    client, experiment = run.server.client, run.run.info.experiment_id
     stored = client.search_logged_models(
         experiment_ids=[experiment], filter_string=f"tags.`{PREFIX}model_digest` = '{digest}'"
     )
-    for found in stored:
-        if found.source_run_id == run_id and found.status.name == "READY":
-            return found
-    logged = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=dict(tags))
-    client.log_model_artifacts(logged.model_id, str(model))
-    client.log_outputs(run_id, [LoggedModelOutput(logged.model_id, step=step)])
+    for candidate in stored:
+        if candidate.source_run_id == run.run_id and candidate.status.name == "READY":
+            return candidate
+    logged = client.create_logged_model(experiment, name=name, source_run_id=run.run_id, tags=dict(tags))
+    client.log_model_artifacts(logged.model_id, str(folder))
+    client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=step)])
     return client.finalize_logged_model(logged.model_id, "READY")
-
-
-def _ensure_name(client: Any, name: str) -> None:
-    from mlflow.exceptions import MlflowException
-
-    try:
-        client.create_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_ALREADY_EXISTS":
-            raise

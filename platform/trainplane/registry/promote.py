@@ -1,7 +1,8 @@
-"""The one way an alias moves: through gates, onto the version everybody expects, with a record of who and why.
+"""Moves of aliases: only past the gates, from the expected version, and with an audit record.
 
 First the audit record is created (exactly one of several writers wins), then the alias is set to what the trail says.
-Killed in between, the next `reconcile` repairs the alias: the trail is the authority. Rules and verdicts are `gates`.
+If the process is killed in between, the next `reconcile` repairs the alias: the trail is the authority. Rules and
+verdicts are in `gates`.
 """
 
 from __future__ import annotations
@@ -17,312 +18,336 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import (
     Action,
+    AuditRecord,
     BrokenTrail,
     Conflict,
-    NotLast,
+    StaleTrail,
     Trail,
-    against_witness,
-    seen,
-    sound_trail,
-    witness,
+    contradiction,
+    record_head,
+    recorded_head,
+    verified_trail,
 )
-from trainplane.registry.gates import Verdict, passed
+from trainplane.registry.gates import GateVerdict, passed, verdict_digest
 from trainplane.registry.names import check_alias, check_name
-from trainplane.registry.versions import attach_verdicts, find_model, find_version, has_version, verdict_digest
+from trainplane.registry.rules import PRODUCTION
+from trainplane.registry.versions import ModelVersion, RegisteredModel
 from trainplane.storage import Store
-from trainplane.tracking.client import client_for, set_with_retry
+from trainplane.tracking.client import TrackingServer
 
 logger = logging.getLogger(__name__)
 
-PRODUCTION = "production"
-# Of reading again what others write meanwhile.
-_TURNS = 50
+# Turns of reading again what other processes write meanwhile.
+_MAX_TURNS = 50
 
 
 class Expected(Enum):
-    """What a caller who names no version expects to find in production."""
+    """Stands for the version in production where the caller names none."""
 
-    ANY = "whatever is there when the promotion begins"
+    ANY = "the version that is there when the promotion begins"
 
 
 ANY = Expected.ANY
 
 
-class Vanished(UserError):
+class VersionDeleted(UserError):
     """The version that the trail has in production was deleted in MLflow: no alias can point at it."""
 
 
-def promote(
-    name: str,
-    version: str,
-    *,
-    verdicts: Sequence[Verdict],
-    store: Store,
-    tracking_uri: str,
-    alias: str = PRODUCTION,
-    expected_current: str | Expected | None = ANY,
-    reason: str = "",
-    force_reason: str | None = None,
-) -> audit.Entry:
-    """Move `alias` to `version` and return the audit record that says so.
+class AuditedModel:
+    """A registered model whose aliases move only with an audit record.
 
-    `expected_current` is the version the verdicts were reached against (None: the alias is new); when another one is
-    there by now, nothing moves and `Conflict` names the winner. Failed gates raise `RunFailed` unless `force_reason`
-    is given, which is recorded. Repeating a promotion that was killed half-way completes it.
+    Args:
+        server: MLflow, which has the aliases.
+        name: The registered model.
+        store: Holds the audit records.
     """
-    check_alias(alias)
-    version = str(version)
-    find_version(tracking_uri, f"models:/{name}/{version}")
-    if force_reason is not None and not force_reason.strip():
-        raise UserError("forcing a promotion needs a reason; say in a sentence why the gates may be passed over")
-    if verdicts:
-        attach_verdicts(tracking_uri, name, version, verdicts)
-    if not passed(list(verdicts)) and force_reason is None:
-        raise RunFailed(_refusal(name, version, alias, verdicts))
-    current = sound_trail(name, store=store, tracking_uri=tracking_uri).current(alias)
-    check_expected(name, version, current, expected_current, store=store, alias=alias)
-    entry = _append(
-        name,
-        alias,
-        lambda trail: version,
-        action="promote" if force_reason is None else "force",
-        expected=current,
-        reason=reason if force_reason is None else force_reason,
-        digest=verdict_digest(verdicts) if verdicts else None,
-        store=store,
-        tracking_uri=tracking_uri,
-    )
-    if force_reason is not None:
-        logger.error("%s@%s was FORCED to version %s past its gates: %s", name, alias, version, force_reason)
-    _project(name, alias, store=store, tracking_uri=tracking_uri)
-    return entry
 
+    def __init__(self, server: TrackingServer, name: str, store: Store) -> None:
+        self.model, self.name, self.store = RegisteredModel(server, name), name, store
 
-def check_expected(
-    name: str,
-    version: str,
-    current: str | None,
-    expected: str | Expected | None,
-    *,
-    store: Store,
-    alias: str = PRODUCTION,
-) -> None:
-    """Raise `Conflict` where another version than the expected one is there; one that is there already may stay."""
-    if expected is not ANY and current not in (expected, version):
-        raise _overtaken(name, alias, version, expected, store)
+    def promote(
+        self,
+        version: ModelVersion,
+        *,
+        verdicts: Sequence[GateVerdict],
+        alias: str = PRODUCTION,
+        expected: str | Expected | None = ANY,
+        reason: str = "",
+        force_reason: str | None = None,
+    ) -> AuditRecord:
+        """Moves `alias` to a version and returns the audit record of it.
 
+        Repeating a promotion that was killed half-way completes it.
 
-def rollback(
-    name: str,
-    *,
-    store: Store,
-    tracking_uri: str,
-    reason: str,
-    alias: str = PRODUCTION,
-    expected_current: str | Expected | None = ANY,
-) -> audit.Entry:
-    """Move `alias` back to the version that had it before the current one, and return the audit record."""
-    check_alias(alias)
-    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-    current = trail.current(alias)
-    if expected_current is not ANY and current != expected_current:
-        raise _overtaken(name, alias, "the one before", expected_current, store)
-    target = trail.before(alias)
-    if target is None:
-        raise UserError(
-            f"{name}@{alias} has no version to go back to (now: {current or 'none'}); promote another version instead"
+        Args:
+            version: A version of this model.
+            verdicts: All verdicts on it; they are stored with the version.
+            alias: The alias to move.
+            expected: The version that the verdicts compared with; None: the alias is new.
+            reason: Kept in the record.
+            force_reason: Moves the alias although gates failed; kept in the record instead of `reason`.
+
+        Raises:
+            RunFailed: A gate failed, and there is no `force_reason`.
+            Conflict: Another version than the expected one is there; nothing moved.
+        """
+        check_alias(alias)
+        version.checked()
+        if force_reason is not None and not force_reason.strip():
+            raise UserError("forcing a promotion needs a reason; say in a sentence why the gates may be passed over")
+        # The verdicts stay with the version, whether they let it pass or not.
+        if verdicts:
+            version.attach_verdicts(verdicts)
+        if not passed(verdicts) and force_reason is None:
+            raise RunFailed(_refusal(version, alias, verdicts))
+        # The record decides who wins; the alias follows it.
+        current = self.trail().current(alias)
+        self.check_expected(version.version, current, expected, alias=alias)
+        record = self._append_move(
+            alias,
+            lambda trail: version.version,
+            action="promote" if force_reason is None else "force",
+            expected=current,
+            reason=reason if force_reason is None else force_reason,
+            digest=verdict_digest(verdicts) if verdicts else None,
         )
-    if not has_version(tracking_uri, name, target):
-        raise UserError(
-            f"{name}@{alias} was version {target} before {current}, and that version was deleted in MLflow, so there "
-            f"is no way back; promote another one: isnet models promote {name} VERSION --to {alias}, with --force "
-            "and a reason where its gates stay shut"
-        )
-    entry = _append(
-        name,
-        alias,
-        lambda trail: trail.before(alias),
-        action="rollback",
-        expected=current,
-        reason=reason,
-        digest=None,
-        store=store,
-        tracking_uri=tracking_uri,
-    )
-    _project(name, alias, store=store, tracking_uri=tracking_uri)
-    return entry
+        if force_reason is not None:
+            where = f"{self.name}@{alias}"
+            logger.error("%s was FORCED to version %s past its gates: %s", where, version.version, force_reason)
+        self._project(alias)
+        return record
 
+    def check_expected(
+        self, version: str, current: str | None, expected: str | Expected | None, *, alias: str = PRODUCTION
+    ) -> None:
+        """Raises `Conflict` if `current` is neither the expected version nor already `version`."""
+        if expected is not ANY and current not in (expected, version):
+            raise self._conflict(alias, version, expected)
 
-def approve(
-    name: str, version: str, *, subject: str, store: Store, tracking_uri: str, alias: str = PRODUCTION, note: str = ""
-) -> audit.Entry:
-    """Put into the trail that who runs this approves of `version` for `alias`, as it is now (`subject`)."""
-    check_alias(alias)
-    find_version(tracking_uri, f"models:/{name}/{version}")
-    for _ in range(_TURNS):
-        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-        mine = [entry for entry in trail.approvals(alias, version, subject) if entry.who == audit.whoami()]
-        if mine:
-            return mine[-1]
-        try:
-            trail = audit.append(
-                store,
-                trail,
-                action="approve",
-                name=name,
-                alias=alias,
-                to_version=version,
-                reason=note,
-                verdict_digest=subject,
+    def rollback(self, *, reason: str, alias: str = PRODUCTION, expected: str | Expected | None = ANY) -> AuditRecord:
+        """Moves `alias` back to its version before the current one; returns the audit record."""
+        check_alias(alias)
+        trail = self.trail()
+        current = trail.current(alias)
+        if expected is not ANY and current != expected:
+            raise self._conflict(alias, "the one before", expected)
+        target = trail.previous(alias)
+        if target is None:
+            raise UserError(
+                f"{self.name}@{alias} has no version to go back to (now: {current or 'none'}); "
+                "promote another version instead"
             )
-        except NotLast:
-            continue
-        witness(name, trail, tracking_uri=tracking_uri)
-        return trail.entries[-1]
-    raise RunFailed(f"the trail of {name} is written by others all the time; try again")
+        if not self.model.has_version(target):
+            raise UserError(
+                f"{self.name}@{alias} was version {target} before {current}, and that version was deleted in MLflow, "
+                f"so there is no way back; promote another one: isnet models promote {self.name} VERSION --to {alias}, "
+                "with --force and a reason where its gates stay shut"
+            )
+        record = self._append_move(
+            alias,
+            lambda trail: trail.previous(alias),
+            action="rollback",
+            expected=current,
+            reason=reason,
+            digest=None,
+        )
+        self._project(alias)
+        return record
 
+    def approve(self, version: ModelVersion, *, alias: str = PRODUCTION, note: str = "") -> AuditRecord:
+        """Records that the acting user approves of the version for `alias`, as it is now."""
+        check_alias(alias)
+        subject = approval_subject(version.checked())
+        for _ in range(_MAX_TURNS):
+            trail = self.trail()
+            mine = [r for r in trail.approvals(alias, version.version, subject) if r.who == audit.whoami()]
+            if mine:
+                return mine[-1]
+            with suppress(StaleTrail):
+                trail = self._append(
+                    trail, action="approve", alias=alias, to_version=version.version, reason=note, digest=subject
+                )
+                record_head(self.model, trail)
+                return trail.records[-1]
+        raise self._busy()
 
-def subject(model_digest: str | None, evaluation_digest: str | None) -> str:
-    """What an approval is of: these files with this evaluation. A new evaluation asks for a new approval."""
-    return hashlib.sha256(canonical_json([model_digest, evaluation_digest])).hexdigest()
+    def trail(self) -> Trail:
+        """Audit trail, refused where it contradicts MLflow's memory of it."""
+        return verified_trail(self.model, self.store)
 
+    def approvers(self, version: ModelVersion, *, alias: str) -> list[str]:
+        """Users who approved of exactly these files with this evaluation, without the acting user."""
+        approvals = self.stored_trail().approvals(alias, version.version, approval_subject(version))
+        return [record.who for record in approvals if record.who != audit.whoami()]
 
-def current_version(name: str, *, store: Store, tracking_uri: str, alias: str = PRODUCTION) -> str | None:
-    """The version in production by the trail, with the alias repaired on the way; None before the first promotion.
+    def stored_trail(self) -> Trail:
+        """Audit trail by its records alone, without MLflow."""
+        return audit.read_trail(self.store, self.name)
 
-    One that was deleted in MLflow is still what the next promotion takes over from.
-    """
-    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-    if trail.current(alias) is not None:
-        with suppress(Vanished):
-            _project(name, alias, store=store, tracking_uri=tracking_uri)
-    return trail.current(alias)
+    def current_version(self, alias: str = PRODUCTION) -> str | None:
+        """Version in production by the trail, with the alias repaired; None before the first promotion.
 
+        A version that was deleted in MLflow is still the one that the next promotion replaces.
+        """
+        current = self.trail().current(alias)
+        if current is not None:
+            with suppress(VersionDeleted):
+                self._project(alias)
+        return current
 
-def reconcile(name: str, *, store: Store, tracking_uri: str) -> list[str]:
-    """Set every alias to what the trail says; returns a sentence for each that had to be moved, or cannot be."""
-    trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-    repaired = [f"{name}@{alias} cannot be set in MLflow, so its records moved nothing" for alias in trail.never_set()]
-    for alias in trail.aliases():
+    def reconcile(self) -> list[str]:
+        """Sets every alias to what the trail says; describes each that moved, or cannot be set."""
+        trail = self.trail()
+        messages = [
+            f"{self.name}@{alias} cannot be set in MLflow, so its records moved nothing"
+            for alias in trail.impossible_aliases()
+        ]
+        for alias in trail.aliases():
+            try:
+                before, after = self._project(alias)
+            except VersionDeleted as error:
+                messages.append(str(error))
+                continue
+            if before != after:
+                messages.append(f"{self.name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
+        return messages
+
+    def verify(self) -> list[str]:
+        """Describes everything that contradicts the trail; empty where record and registry agree."""
+        check_name(self.name)
+        # A broken chain is all there is to say.
+        faults = audit.find_faults(self.store, self.name)
+        if faults:
+            return faults
+        # The chain against MLflow's memory of it.
+        record = self.model.record()
+        trail = self.stored_trail()
         try:
-            before, after = _project(name, alias, store=store, tracking_uri=tracking_uri)
-        except Vanished as error:
-            repaired.append(str(error))
-            continue
-        if before != after:
-            repaired.append(f"{name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
-    return repaired
+            fault = contradiction(trail, recorded_head(record))
+        except BrokenTrail as error:
+            fault = str(error)
+        if fault is not None:
+            faults.append(fault)
+        # The aliases against the chain.
+        aliases = {alias: str(version) for alias, version in record.aliases.items()}
+        for alias in sorted({*aliases, *trail.aliases()}):
+            if (fault := self._alias_fault(alias, trail.current(alias), aliases.get(alias))) is not None:
+                faults.append(fault)
+        return faults
 
-
-def verify_audit(name: str, *, store: Store, tracking_uri: str) -> list[str]:
-    """Everything that contradicts the trail, in sentences; empty when the record and the registry agree."""
-    check_name(name)
-    found = audit.faults(store, name)
-    if found:
-        return found
-    model = find_model(tracking_uri, name)
-    trail = audit.read_trail(store, name)
-    try:
-        fault = against_witness(trail, seen(model))
-    except BrokenTrail as error:
-        fault = str(error)
-    if fault is not None:
-        found.append(fault)
-    aliases = {alias: str(version) for alias, version in model.aliases.items()}
-    for alias in sorted({*aliases, *trail.aliases()}):
-        says, points = trail.current(alias), aliases.get(alias)
-        if says is None and alias == PRODUCTION:
-            found.append(f"{name}@{alias} points at {points} without any record: it was set behind the trail's back")
-        elif says is not None and not has_version(tracking_uri, name, says):
-            found.append(_vanished(name, alias, says))
-        elif says is not None and says != points:
-            found.append(
-                f"{name}@{alias} points at {points or 'nothing'}, the trail says {says}: it was moved behind its back, "
+    def _alias_fault(self, alias: str, recorded: str | None, actual: str | None) -> str | None:
+        """Reason why an alias contradicts the trail; None where it does not."""
+        where = f"{self.name}@{alias}"
+        if recorded is None:
+            # Other aliases may be set by hand; the one that is served may not.
+            if alias != PRODUCTION:
+                return None
+            return f"{where} points at {actual} without any record: it was not set by a promotion"
+        if not self.model.has_version(recorded):
+            return self._deleted_message(alias, recorded)
+        if recorded != actual:
+            return (
+                f"{where} points at {actual or 'nothing'}, the trail says {recorded}: it was moved without a record, "
                 "or a promotion was killed; `isnet models audit` repairs it"
             )
-    return found
+        return None
+
+    def _project(self, alias: str) -> tuple[str | None, str]:
+        """Points the alias where the trail says; returns (version before, version now).
+
+        After every move the trail is read again: a writer that was overtaken while it held an older answer repairs its
+        own mistake, so the last one to touch the alias leaves it as the last record has it.
+        """
+        first: str | None = None
+        for turn in range(_MAX_TURNS):
+            trail = self.trail()
+            target = trail.current(alias)
+            assert target is not None, "a projected alias has a record"
+            actual = self.model.aliases().get(alias)
+            first = actual if turn == 0 else first
+            if actual == target:
+                record_head(self.model, trail)
+                return first, target
+            if not self.model.has_version(target):
+                raise VersionDeleted(self._deleted_message(alias, target))
+            self.model.set_alias(alias, target)
+        raise RunFailed(
+            f"other processes kept moving {self.name}@{alias} meanwhile; the trail says {target}; try again"
+        )
+
+    def _append_move(
+        self,
+        alias: str,
+        target: Callable[[Trail], str | None],
+        *,
+        action: Action,
+        expected: str | None,
+        reason: str,
+        digest: str | None,
+    ) -> AuditRecord:
+        """Appends the record of one move, as long as the alias is where it was expected.
+
+        Approvals and moves of other aliases that take its number only cost another turn. An alias that is there
+        already keeps the record that put it there.
+        """
+        for _ in range(_MAX_TURNS):
+            trail = self.trail()
+            current, version = trail.current(alias), target(trail)
+            if current != expected:
+                raise self._conflict(alias, version or "the one before", expected)
+            assert version is not None, "the caller has seen a target in the same state of the alias"
+            if current == version:
+                return trail.moves(alias)[-1]
+            with suppress(StaleTrail):
+                trail = self._append(
+                    trail, action=action, alias=alias, to_version=version, reason=reason, digest=digest
+                )
+                return trail.records[-1]
+        raise self._busy()
+
+    def _append(
+        self, trail: Trail, *, action: Action, alias: str, to_version: str, reason: str, digest: str | None
+    ) -> Trail:
+        return audit.append(
+            self.store,
+            trail,
+            action=action,
+            name=self.name,
+            alias=alias,
+            to_version=to_version,
+            reason=reason,
+            verdict_digest=digest,
+        )
+
+    def _busy(self) -> RunFailed:
+        return RunFailed(f"other processes kept writing the trail of {self.name} meanwhile; try again")
+
+    def _deleted_message(self, alias: str, version: str) -> str:
+        return (
+            f"{self.name}@{alias} is version {version} by the trail, and that version was deleted in MLflow; go back "
+            f"with `isnet models rollback {self.name} --to {alias}`, or promote another one with --force and a reason"
+        )
+
+    def _conflict(self, alias: str, version: str, expected: str | Expected | None) -> Conflict:
+        trail = self.stored_trail()
+        last = next(iter(reversed(trail.moves(alias))), None)
+        mover = f", moved there by {last.who} at {last.time}" if last else ""
+        return Conflict(
+            f"{self.name}@{alias} is version {trail.current(alias) or 'none'}{mover}, "
+            f"not {expected or 'none'} as expected; compare version {version} with that one and promote again"
+        )
 
 
-def _project(name: str, alias: str, *, store: Store, tracking_uri: str) -> tuple[str | None, str]:
-    """Make the alias what the trail says; returns (where it pointed, where it points).
+def approval_subject(version: ModelVersion) -> str:
+    """Digest of what an approval covers: these files with this evaluation.
 
-    After every move the trail is read again: a writer that was overtaken while it held an older answer repairs its
-    own mistake, so the last one to touch the alias leaves it as the last record has it.
+    A new evaluation needs a new approval.
     """
-    client = client_for(tracking_uri)
-    first: str | None = None
-    for turn in range(_TURNS):
-        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-        wanted = trail.current(alias)
-        assert wanted is not None, "a projected alias has a record"
-        found = find_model(tracking_uri, name).aliases.get(alias)
-        points = None if found is None else str(found)
-        first = points if turn == 0 else first
-        if points == wanted:
-            witness(name, trail, tracking_uri=tracking_uri)
-            return first, wanted
-        if not has_version(tracking_uri, name, wanted):
-            raise Vanished(_vanished(name, alias, wanted))
-        set_with_retry(client.set_registered_model_alias, name, alias, wanted)
-    raise RunFailed(f"{name}@{alias} is moved by others all the time; the trail says {wanted}; try again")
+    return hashlib.sha256(canonical_json([version.model_digest, version.evaluation_digest])).hexdigest()
 
 
-def _append(
-    name: str,
-    alias: str,
-    target: Callable[[Trail], str | None],
-    *,
-    action: Action,
-    expected: str | None,
-    reason: str,
-    digest: str | None,
-    store: Store,
-    tracking_uri: str,
-) -> audit.Entry:
-    """The record of one move, as long as the alias is where it was expected; approvals and moves of other aliases that
-    take its number only cost another turn. An alias that is there already keeps the record that put it there."""
-    for _ in range(_TURNS):
-        trail = sound_trail(name, store=store, tracking_uri=tracking_uri)
-        current, version = trail.current(alias), target(trail)
-        if current != expected:
-            raise _overtaken(name, alias, version or "the one before", expected, store)
-        assert version is not None, "the caller has found a target in the same state of the alias"
-        if current == version:
-            return trail.moves(alias)[-1]
-        try:
-            return audit.append(
-                store,
-                trail,
-                action=action,
-                name=name,
-                alias=alias,
-                to_version=version,
-                reason=reason,
-                verdict_digest=digest,
-            ).entries[-1]
-        except NotLast:
-            continue
-    raise RunFailed(f"the trail of {name} is written by others all the time; try again")
-
-
-def _vanished(name: str, alias: str, version: str) -> str:
-    return (
-        f"{name}@{alias} is version {version} by the trail, and that version was deleted in MLflow; go back with "
-        f"`isnet models rollback {name} --to {alias}`, or promote another one with --force and a reason"
-    )
-
-
-def _refusal(name: str, version: str, alias: str, verdicts: Sequence[Verdict]) -> str:
+def _refusal(version: ModelVersion, alias: str, verdicts: Sequence[GateVerdict]) -> str:
     failed = [f"{verdict.gate}: {verdict.evidence}" for verdict in verdicts if not verdict.passed]
     reasons = "; ".join(failed) or "no gate has judged it"
-    return f"version {version} of {name} does not reach @{alias}: {reasons}"
-
-
-def _overtaken(name: str, alias: str, version: str, expected: str | Expected | None, store: Store) -> Conflict:
-    trail = audit.read_trail(store, name)
-    last = next(iter(reversed(trail.moves(alias))), None)
-    mover = f", moved there by {last.who} at {last.time}" if last else ""
-    return Conflict(
-        f"{name}@{alias} is version {trail.current(alias) or 'none'}{mover}, not {expected or 'none'} as expected; "
-        f"compare version {version} with that one and promote again"
-    )
+    return f"version {version.version} of {version.name} does not reach @{alias}: {reasons}"

@@ -1,6 +1,6 @@
-"""What a version must show before an alias may move to it, as people declare it in YAML.
+"""Requirements on a version before an alias may move to it, as users declare them in YAML.
 
-Rules are declared in YAML and read with `config.build(Rules, config.read_yaml(path))`::
+Rules are read with `config.load.build(GateRules, read_yaml(path))`::
 
     dataset_digest: 5c6f…            # the held-out set that was to be evaluated on
     floors:
@@ -17,7 +17,7 @@ Rules are declared in YAML and read with `config.build(Rules, config.read_yaml(p
     approvals: 1
     lineage: [dataset_digest, config_digest, commit, model_digest]
 
-Judging by them is `gates`. Not covered: what a metric means; any name that an evaluation has will do.
+`gates` applies them. A metric may be any name that an evaluation has.
 """
 
 from __future__ import annotations
@@ -31,11 +31,12 @@ from trainplane.config.section import Section
 Better = Literal["higher", "lower"]
 Requirement = Literal["signature", "artifact", "loads", "golden", "licence", "card"]
 ALL = "all"
+# Both the alias that is served and, in rules, the baseline that it points at.
 PRODUCTION = "production"
 
 
 class Floor(Section):
-    """An absolute bound on one metric in one bin."""
+    """Absolute bound on one metric in one bin."""
 
     metric: str
     bin: str = Field(ALL, description="a bin of the evaluation, such as '10-20'; all: over every picture")
@@ -43,21 +44,21 @@ class Floor(Section):
     at_most: float | None = None
 
     @model_validator(mode="after")
-    def _bounded(self) -> Floor:
+    def _has_bound(self) -> Floor:
         if self.at_least is None and self.at_most is None:
             raise ValueError(f"floor on {self.metric!r} has no bound; give at_least=… or at_most=…")
         return self
 
 
 class Limit(Section):
-    """A bound on what the version costs, as its evaluation says under `cost`."""
+    """Upper bound on a cost, as the evaluation has it under `cost`."""
 
     what: Literal["latency_ms", "memory_bytes", "parameters", "package_bytes"]
     at_most: float = Field(..., gt=0)
 
 
 class Beat(Section):
-    """The version must be better than a baseline by more than `by`, and with `p_below` surely so.
+    """Gain over a baseline by more than `by`, with `p_below` a significant one.
 
     A rule about production holds from the second promotion of a name on: before, there is none.
     """
@@ -73,7 +74,7 @@ class Beat(Section):
 
 
 class NoWorse(Section):
-    """The version must not be worse than what is in production by more than `by`, in every bin both have."""
+    """Loss against production of at most `by`, in every bin both have."""
 
     metric: str
     better: Better
@@ -81,8 +82,8 @@ class NoWorse(Section):
     bins: tuple[str, ...] | None = Field(None, description="bins that are compared; none: every bin of production")
 
 
-class Rules(Section):
-    """What a version must show before an alias may move to it."""
+class GateRules(Section):
+    """All requirements on a version."""
 
     dataset_digest: str | None = Field(None, description="digest of the dataset to evaluate on; none: any")
     masks_digest: str | None = Field(None, description="digest of the masks to evaluate on; none: any")
@@ -92,7 +93,7 @@ class Rules(Section):
     no_worse: tuple[NoWorse, ...] = ()
     requires: tuple[Requirement, ...] = Field(
         ("signature", "artifact", "loads", "golden", "licence", "card"),
-        description="what is looked at in the package itself, in a process of its own",
+        description="what is checked in the package itself, in a process of its own",
     )
     golden_tolerance: int = Field(1, ge=0, le=255, description="largest difference of a golden picture, in 8-bit steps")
     approvals: int = Field(0, ge=0, description="people other than the one who promotes who must have approved")

@@ -1,12 +1,12 @@
-"""How sure a table is: intervals of means, and whether two models differ on the same measurements. Pure functions.
+"""Confidence intervals of means, and paired tests between two models.
 
     interval(values, groups)            # bootstrap, 95 %
     compare(ours, theirs, groups)       # mean difference with its interval, and how likely it is by chance
 
-Several measurements of one picture (the same photo with six holes) are not independent, so whole *groups* are drawn
-and flipped, never single values. Seeded: the same numbers give the same answer on every machine. Above `LARGE` groups
-the normal approximation takes over, which differs there in the third digit and takes no time.
-Not covered: comparing many models at once (nothing is corrected for it), and what a difference is worth.
+Pure: no I/O. Several measurements of one sample (the same photo with six holes) are not independent, so whole *groups*
+are drawn and flipped, never single values. Seeded: the same numbers give the same answer on every machine. Above
+`LARGE` groups the normal approximation is used, which differs there in the third digit and takes no time. Comparisons
+of many models at once are not corrected for their number.
 """
 
 from __future__ import annotations
@@ -18,20 +18,25 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+# Confidence of every interval.
 LEVEL = 0.95
 RESAMPLES = 2000
 FLIPS = 9999
+# Number of groups above which sums are taken for normally distributed.
 LARGE = 5000
-# 2^14 sign patterns are quicker to go through than to draw from.
+# Up to 2^14 sign patterns are enumerated: that is quicker than drawing from them.
 _EXACT_GROUPS = 14
+# Elements of one array of draws, 32 MiB of float64.
 _CHUNK = 1 << 22
+# Quantile of the normal distribution at (1 + LEVEL) / 2.
+_Z = 1.959963984540054
 
 Floats = NDArray[np.float64]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """Both ends of what the mean may be, at `LEVEL`."""
+    """Interval of a mean at `LEVEL`."""
 
     low: float
     high: float
@@ -41,8 +46,13 @@ class Interval:
 class Comparison:
     """Ours minus theirs on the same measurements.
 
-    difference -- mean over all measurements; interval -- None with fewer than two groups
-    p_greater, p_less -- chance of a mean at least so far up (down) if the sign of each group's difference were a coin's
+    Attributes:
+        difference: Mean over all measurements.
+        interval: None with fewer than two groups.
+        p_greater: Chance of a mean at least this high if the sign of each group's difference were a fair coin's.
+        p_less: The same for a mean at least this low.
+        num_values: Number of measurements.
+        num_groups: Number of groups.
     """
 
     difference: float
@@ -54,12 +64,21 @@ class Comparison:
 
     @property
     def p_value(self) -> float:
-        """Two-sided."""
+        """Two-sided p-value."""
         return min(1.0, 2 * min(self.p_greater, self.p_less))
 
 
 def interval(values: ArrayLike, groups: Sequence[int], *, seed: int = 0) -> Interval | None:
-    """The bootstrap interval (percentile) of the mean; None with fewer than two groups."""
+    """Bootstrap interval (percentile) of the mean.
+
+    Args:
+        values: Finite numbers, shape (N,).
+        groups: Group number of each value.
+        seed: Of the draws.
+
+    Returns:
+        None with fewer than two groups.
+    """
     sums, counts = _by_group(values, groups)
     if len(sums) < 2:
         return None
@@ -69,7 +88,17 @@ def interval(values: ArrayLike, groups: Sequence[int], *, seed: int = 0) -> Inte
 
 
 def compare(ours: ArrayLike, theirs: ArrayLike, groups: Sequence[int], *, seed: int = 0) -> Comparison:
-    """The paired comparison of two series that were measured on the same things, in the same order."""
+    """Compares two series measured on the same samples.
+
+    Args:
+        ours: Finite numbers, shape (N,).
+        theirs: The same in the same order.
+        groups: Group number of each pair.
+        seed: Of the draws.
+
+    Raises:
+        ValueError: The series differ in length, are empty, or hold values that are not finite.
+    """
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) != len(groups) or not len(a):
         raise ValueError(f"series of {a.shape} and {b.shape} with {len(groups)} groups; need equal lengths above 0")
@@ -86,18 +115,18 @@ def compare(ours: ArrayLike, theirs: ArrayLike, groups: Sequence[int], *, seed: 
 
 
 def _by_group(values: ArrayLike, groups: Sequence[int]) -> tuple[Floats, Floats]:
-    """Sum and number of each group's values, in the order of group numbers."""
+    """Sums and counts of the groups, ordered by group number."""
     numbers = np.asarray(values, np.float64)
     if not np.isfinite(numbers).all():
         raise ValueError("values must be finite; leave out or replace what is not")
-    _, place = np.unique(np.asarray(groups), return_inverse=True)
-    sums: Floats = np.bincount(place, weights=numbers).astype(np.float64)
-    counts: Floats = np.bincount(place).astype(np.float64)
+    _, group_index = np.unique(np.asarray(groups), return_inverse=True)
+    sums: Floats = np.bincount(group_index, weights=numbers).astype(np.float64)
+    counts: Floats = np.bincount(group_index).astype(np.float64)
     return sums, counts
 
 
 def _resampled_means(sums: Floats, counts: Floats, seed: int) -> Floats:
-    """Means of `RESAMPLES` draws of as many groups as there are, with replacement."""
+    """Means of `RESAMPLES` bootstrap draws of groups, with replacement."""
     rng = np.random.Generator(np.random.Philox(key=[seed, len(sums)]))
     rows = max(1, _CHUNK // len(sums))
     means = []
@@ -109,27 +138,30 @@ def _resampled_means(sums: Floats, counts: Floats, seed: int) -> Floats:
 
 
 def _large_means(sums: Floats, counts: Floats) -> tuple[float, float]:
-    """The normal interval, with the variance of a ratio of sums over independent groups."""
+    """Normal interval of a ratio of sums over independent groups."""
     mean = sums.sum() / counts.sum()
     deviation = math.sqrt(float(((sums - mean * counts) ** 2).sum())) / counts.sum()
-    reach = 1.959963984540054 * deviation
+    reach = _Z * deviation
     return mean - reach, mean + reach
 
 
 def _chances(sums: Floats, seed: int) -> tuple[float, float]:
-    """P(flipped sum >= sum) and P(flipped sum <= sum), each group's sign being a fair coin's."""
+    """Chances that a sum with random signs is at least, and at most, the observed sum."""
     total = float(sums.sum())
+    # Many groups: the sum is normal with mean 0.
     if len(sums) > LARGE:
         spread = math.sqrt(float((sums**2).sum()))
         z = total / spread if spread else 0.0
         return 0.5 * math.erfc(z / math.sqrt(2)), 0.5 * math.erfc(-z / math.sqrt(2))
     # Sums of the same numbers in another order differ in their last bits; those are ties.
     slack = 1e-12 * float(np.abs(sums).sum())
+    # Few groups: all sign patterns.
     if len(sums) <= _EXACT_GROUPS:
         patterns = (np.arange(2 ** len(sums))[:, None] >> np.arange(len(sums))) & 1
         flipped = (1 - 2 * patterns) @ sums
         return float((flipped >= total - slack).mean()), float((flipped <= total + slack).mean())
     rng = np.random.Generator(np.random.Philox(key=[seed, len(sums)]))
+    # In between: FLIPS random patterns, a chunk at a time.
     above = below = 0
     rows = max(1, _CHUNK // len(sums))
     for start in range(0, FLIPS, rows):
@@ -137,5 +169,5 @@ def _chances(sums: Floats, seed: int) -> tuple[float, float]:
         flipped = signs @ sums
         above += int((flipped >= total - slack).sum())
         below += int((flipped <= total + slack).sum())
-    # The pattern that was seen is one of them, so that no chance is ever 0.
+    # The observed pattern is one of them, so that no chance is ever 0.
     return (above + 1) / (FLIPS + 1), (below + 1) / (FLIPS + 1)

@@ -1,7 +1,8 @@
-"""A packaged model in a process that knows nothing of us: does it load by itself, and what does it answer?
+"""Smoke test of a packaged model in a fresh process.
 
-The process has no path to this project, cannot import Ray or the training code, and refuses to unpickle. Where a
-version comes from somebody else, its code runs there with the rights of whoever asks, as it would wherever it is used.
+It shows that the model loads by itself, and what it answers. The process has no path to this project, cannot import
+Ray or the training code, and refuses to unpickle. It is no sandbox: the code of a version runs there with the rights
+of the user, as it would wherever the version is used.
 """
 
 from __future__ import annotations
@@ -15,14 +16,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-# What a model must do without: the cluster, the training code, this package.
+# A model must work without the cluster, the training code and this package.
 BLOCKED = ("ray", "trainplane", "jobs", "timm", "torchmetrics", "webdataset", "boto3")
-_KEPT = ("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH", "CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS")
+_PASSED_VARIABLES = (
+    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
+)
 TIMEOUT_S = 300.0
 
+# Runs with the loader's module as argument, and with the folder, the rows and the blocked packages as JSON on standard
+# input. Its last line of output is the JSON that `probe` reads.
 _SCRIPT = """
 import json, pickle, sys, time, warnings
-began = time.perf_counter()
+started = time.perf_counter()
 folder, rows, blocked = json.load(sys.stdin)
 
 class Blocked:
@@ -51,15 +57,19 @@ for row in rows:
     first = first or time.perf_counter() - loaded
 code = {name: getattr(sys.modules[name], "__file__", None) for name in list(sys.modules) if name in sys.argv[1:]}
 print(json.dumps({"answers": answers, "code": code, "seconds": {
-    "import": imported - began, "load": loaded - imported, "first": first}}), file=sys.__stdout__)
+    "import": imported - started, "load": loaded - imported, "first": first}}), file=sys.__stdout__)
 """
 
 
 @dataclass(frozen=True)
-class Probed:
-    """What the process said. error -- None when all rows were answered; code -- file of the loader module
+class ProbeResult:
+    """Answers of the process, and how long it took.
 
-    seconds -- import: Python's packages; load: the model; first: its first answer
+    Attributes:
+        answers: One row for each request.
+        seconds: `import`: Python's packages; `load`: the model; `first`: its first answer.
+        code: File of the loader module.
+        error: None where all rows were answered.
     """
 
     answers: tuple[Mapping[str, str], ...]
@@ -70,27 +80,35 @@ class Probed:
 
 def probe(
     model: Path, rows: Sequence[Mapping[str, str]], *, loader_module: str, timeout_s: float = TIMEOUT_S
-) -> Probed:
-    """Load the model folder in a fresh process and have it answer the rows, one call each."""
-    environment = {name: os.environ[name] for name in _KEPT if name in os.environ}
+) -> ProbeResult:
+    """Loads a model folder in a fresh process and sends it the rows.
+
+    Args:
+        model: Folder of the package.
+        rows: Requests, one call each.
+        loader_module: Module that the package is loaded with.
+        timeout_s: Limit for everything.
+    """
+    # Only what a program needs to run: no PYTHONPATH, no secrets.
+    environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
-    with tempfile.TemporaryDirectory(prefix="trainplane-probe-") as elsewhere:
+    with tempfile.TemporaryDirectory(prefix="trainplane-probe-") as empty_folder:
         try:
-            done = subprocess.run(
+            process = subprocess.run(
                 [sys.executable, "-c", _SCRIPT, loader_module],
                 input=json.dumps([str(model.resolve()), [dict(row) for row in rows], list(BLOCKED)]),
                 capture_output=True,
                 text=True,
                 env=environment,
-                cwd=elsewhere,
+                cwd=empty_folder,
                 timeout=timeout_s,
                 check=False,
             )
         except subprocess.TimeoutExpired:
-            return Probed((), {}, None, f"it did not answer within {timeout_s:.0f} s")
-    lines = done.stdout.strip().splitlines()
-    if done.returncode or not lines:
-        reason = (done.stderr.strip().splitlines() or [f"it ended with status {done.returncode}"])[-1]
-        return Probed((), {}, None, reason[:500])
-    said = json.loads(lines[-1])
-    return Probed(tuple(said["answers"]), said["seconds"], said["code"].get(loader_module), None)
+            return ProbeResult((), {}, None, f"it did not answer within {timeout_s:.0f} s")
+    lines = process.stdout.strip().splitlines()
+    if process.returncode or not lines:
+        reason = (process.stderr.strip().splitlines() or [f"it ended with status {process.returncode}"])[-1]
+        return ProbeResult((), {}, None, reason[:500])
+    report = json.loads(lines[-1])
+    return ProbeResult(tuple(report["answers"]), report["seconds"], report["code"].get(loader_module), None)

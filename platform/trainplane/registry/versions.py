@@ -1,18 +1,18 @@
-"""What is known of model versions, as MLflow keeps it: facts, evaluation and verdicts beside each version.
+"""Registered models and their versions, as MLflow keeps them.
 
 A version's facts are tags `trainplane.*`, so that MLflow's own pages show them; the full evaluation is a JSON
-artifact of the run that made the version, too. Which version is in production is said by `audit`, moved by `promote`.
+artifact of the run that made the version, too. `audit` records which version is in production, `promote` moves it.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-import math
 import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -20,30 +20,32 @@ from trainplane.config.canonical import canonical_json
 from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 from trainplane.markdown import escaped
-from trainplane.registry.gates import Verdict
+from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdicts_as_json
 from trainplane.registry.names import check_name
-from trainplane.tracking.client import all_pages, client_for, set_with_retry, unreachable
+from trainplane.tracking.client import TrackingServer, all_pages, set_with_retry
 from trainplane.tracking.results import VersionAttachment
 
 PREFIX = "trainplane."
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
 _ADDRESS = re.compile(rf"models:/(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
+# MLflow (3.17.2) keeps tags of 5,000 characters and descriptions of as many.
+_MAX_SUMMARY, _MAX_DESCRIPTION = 1000, 4900
 
 
 @dataclass(frozen=True)
 class VersionAddress:
-    """`models:/NAME@ALIAS` or `models:/NAME/VERSION`: exactly one of alias and version is set."""
+    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Exactly one of alias and version is set.
+    """
 
     name: str
     alias: str | None
     version: str | None
 
-    def __str__(self) -> str:
-        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{self.version}"
-
 
 def parse_address(address: str) -> VersionAddress:
-    """The parts of a model's address; a `UserError` for anything else."""
+    """Splits a model's address; raises `UserError` for anything else."""
     match = _ADDRESS.fullmatch(address)
     if match is None:
         raise UserError(
@@ -52,103 +54,292 @@ def parse_address(address: str) -> VersionAddress:
     return VersionAddress(match["name"], match["alias"], match["version"])
 
 
-def find_version(tracking_uri: str, address: str) -> Any:
-    """MLflow's record of the version at `address`; a `UserError` says which part of the address leads nowhere."""
-    parts = parse_address(address)
-    model = find_model(tracking_uri, parts.name)
-    client = client_for(tracking_uri)
-    version = parts.version if parts.alias is None else model.aliases.get(parts.alias)
-    if version is None:
-        known = ", ".join(sorted(model.aliases)) or "none yet"
+class RegisteredModel:
+    """One name of the registry.
+
+    Every method asks MLflow anew, because other processes register versions and move aliases.
+    """
+
+    def __init__(self, server: TrackingServer, name: str) -> None:
+        self.server, self.name = server, name
+
+    def record(self) -> Any:
+        """MLflow's object of the model; raises `UserError` where there is none, or the name is impossible."""
+        check_name(self.name)
+        client = self.server.client
+        from mlflow.exceptions import MlflowException
+
+        try:
+            return client.get_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise self.server.unreachable(error) from error
+        names = ", ".join(sorted(model.name for model in all_pages(client.search_registered_models))) or "none yet"
+        raise UserError(f"no registered model {self.name!r} (registered: {names}); register a run's model first")
+
+    def create(self) -> None:
+        """Creates the model where it does not exist."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            self.server.client.create_registered_model(self.name)
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_ALREADY_EXISTS":
+                raise
+
+    def aliases(self) -> dict[str, str]:
+        """Version by alias."""
+        return {alias: str(version) for alias, version in self.record().aliases.items()}
+
+    def versions(self) -> list[ModelVersion]:
+        """All versions, the newest first."""
+        records = all_pages(self.server.client.search_model_versions, filter_string=f"name = '{self.name}'")
+        return [
+            ModelVersion(self.server, self.name, str(record.version), record)
+            for record in sorted(records, key=lambda record: -int(record.version))
+        ]
+
+    def version(self, version: str) -> ModelVersion:
+        """The version of this number, not asked for yet."""
+        return ModelVersion(self.server, self.name, version)
+
+    def has_version(self, version: str) -> bool:
+        """Tells if MLflow has this version; raises `UserError` where it has no such model."""
+        self.record()
+        return any(candidate.version == version for candidate in self.versions())
+
+    def set_alias(self, alias: str, version: str) -> None:
+        """Points an alias at a version."""
+        set_with_retry(self.server.client.set_registered_model_alias, self.name, alias, version)
+
+    def set_tag(self, key: str, value: str) -> None:
+        """Sets one tag of the model."""
+        set_with_retry(self.server.client.set_registered_model_tag, self.name, key, value)
+
+    def set_description(self, text: str) -> None:
+        """Sets the Markdown on the model's page."""
+        self.server.client.update_registered_model(self.name, description=text)
+
+    def as_json(self) -> dict[str, Any]:
+        """The model and its versions as `isnet models show --json` prints them: {name, versions: […]}."""
+        aliases = self.aliases()
+        return {"name": self.name, "versions": [version.as_json(aliases) for version in self.versions()]}
+
+
+class ModelVersion:
+    """One version of a registered model; MLflow is asked at the first use, and once.
+
+    Attributes:
+        server: The server that has it.
+        name: The registered model.
+        version: Its number as text.
+    """
+
+    def __init__(self, server: TrackingServer, name: str, version: str, record: Any = None) -> None:
+        self.server, self.name, self.version = server, name, str(version)
+        if record is not None:
+            self.__dict__["record"] = record
+
+    @classmethod
+    def at(cls, server: TrackingServer, address: str) -> ModelVersion:
+        """Finds the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+        Raises:
+            UserError: Names the part of the address that leads nowhere.
+        """
+        parts = parse_address(address)
+        version = parts.version
+        if parts.alias is not None:
+            aliases = RegisteredModel(server, parts.name).aliases()
+            version = aliases.get(parts.alias)
+        if version is None:
+            names = ", ".join(sorted(aliases)) or "none yet"
+            raise UserError(
+                f"{address}: alias {parts.alias!r} points at nothing (aliases of {parts.name!r}: {names}); "
+                f"promote a version first: isnet models promote {parts.name} VERSION --to {parts.alias}"
+            )
+        return cls(server, parts.name, version).checked()
+
+    @property
+    def address(self) -> str:
+        """The address that no alias can move."""
+        return f"models:/{self.name}/{self.version}"
+
+    @property
+    def model(self) -> RegisteredModel:
+        """The registered model that it is a version of."""
+        return RegisteredModel(self.server, self.name)
+
+    def checked(self) -> ModelVersion:
+        """Returns this version; raises `UserError` where MLflow has none."""
+        _ = self.record
+        return self
+
+    def reload(self) -> None:
+        """Forgets what MLflow answered, after another object changed the version."""
+        for name in ("record", "tags"):
+            self.__dict__.pop(name, None)
+
+    @cached_property
+    def record(self) -> Any:
+        """MLflow's object of the version; a `UserError` lists the versions there are."""
+        self.model.record()
+        versions = self.model.versions()
+        for candidate in versions:
+            if candidate.version == self.version:
+                return candidate.record
+        numbers = ", ".join(candidate.version for candidate in versions) or "none"
         raise UserError(
-            f"{address}: alias {parts.alias!r} points at nothing (aliases of {parts.name!r}: {known}); "
-            f"promote a version first: isnet models promote {parts.name} VERSION --to {parts.alias}"
+            f"{self.address}: model {self.name!r} has no version {self.version} (it has: {numbers}); "
+            "choose one of these"
         )
-    found = [candidate for candidate in all_versions(client, parts.name) if str(candidate.version) == str(version)]
-    if not found:
-        known = ", ".join(str(candidate.version) for candidate in all_versions(client, parts.name)) or "none"
-        raise UserError(
-            f"{address}: model {parts.name!r} has no version {version} (it has: {known}); choose one of these"
-        )
-    return found[0]
+
+    @cached_property
+    def tags(self) -> dict[str, str]:
+        """All tags; what this object attaches is added."""
+        return dict(self.record.tags)
+
+    @property
+    def run_id(self) -> str | None:
+        """The run that made it."""
+        return self.record.run_id or None
+
+    @property
+    def lineage(self) -> dict[str, str | None]:
+        """The run and the facts that it was registered with."""
+        return {"run_id": self.run_id, **{fact: self.tags.get(PREFIX + fact) for fact in FACTS}}
+
+    @property
+    def model_digest(self) -> str | None:
+        """Digest of the files that were registered."""
+        return self.tags.get(PREFIX + "model_digest")
+
+    @property
+    def evaluation(self) -> dict[str, Any] | None:
+        """The last evaluation; None before the first, or where it does not have the digest recorded beside it."""
+        text = self.tags.get(PREFIX + "evaluation")
+        if text is None or hashlib.sha256(text.encode()).hexdigest() != self.evaluation_digest:
+            return None
+        evaluation: dict[str, Any] | None = self._json_tag("evaluation")
+        return evaluation
+
+    @property
+    def evaluation_digest(self) -> str | None:
+        """Digest of the last evaluation."""
+        return self.tags.get(PREFIX + "evaluation_digest")
+
+    @property
+    def verdicts(self) -> list[dict[str, Any]]:
+        """The last verdicts; empty before the first."""
+        return self._json_tag("gates") or []
+
+    @property
+    def card_digest(self) -> str | None:
+        """Digest of the model card."""
+        return self.tags.get(PREFIX + "card_digest")
+
+    @property
+    def card_of(self) -> str | None:
+        """Digest of the evaluation that the card describes; "none" where there was none."""
+        return self.tags.get(PREFIX + "card_of")
+
+    def as_json(self, aliases: Mapping[str, str]) -> dict[str, Any]:
+        """Everything known of it, as `isnet models show --json` prints it."""
+        return {
+            "version": self.version,
+            "aliases": sorted(alias for alias, version in aliases.items() if version == self.version),
+            **self.lineage,
+            "evaluation": self.evaluation,
+            "evaluation_digest": self.evaluation_digest,
+            "gates": self.verdicts,
+            "card_digest": self.card_digest,
+            "card_of": self.card_of,
+            "created_ms": self.record.creation_timestamp,
+        }
+
+    def attach_evaluation(self, evaluation: Mapping[str, Any]) -> str:
+        """Stores an evaluation with the version at once; returns its digest."""
+        attachment = evaluation_attachment(self.address, evaluation, {})
+        for path, content in attachment.files.items():
+            self._log_text(content.decode(), path)
+        for key, value in attachment.tags.items():
+            self._set_tag(key, value)
+        return attachment.tags[PREFIX + "evaluation_digest"]
+
+    def evaluation_file(self, name: str) -> bytes | None:
+        """File stored beside the last evaluation; None where there is none of that name."""
+        from mlflow.exceptions import MlflowException
+
+        if self.run_id is None or self.evaluation_digest is None:
+            return None
+        path = f"evaluations/{self.evaluation_digest}/{name}"
+        with tempfile.TemporaryDirectory() as folder:
+            try:
+                return Path(self.server.client.download_artifacts(self.run_id, path, folder)).read_bytes()
+            except (MlflowException, OSError):
+                return None
+
+    def attach_verdicts(self, verdicts: Sequence[GateVerdict]) -> str:
+        """Stores verdicts, passed or not, as a tag and as a table on the page; returns their digest."""
+        text, digest = canonical_json(verdicts_as_json(verdicts)).decode(), verdict_digest(verdicts)
+        # Tags show the last verdicts; the run keeps all, under the digest that the audit trail names.
+        self._log_text(text, f"verdicts/{digest}.json")
+        failed = [verdict.gate for verdict in verdicts if not verdict.passed]
+        summary = f"failed: {', '.join(failed)}" if failed else f"{len(verdicts)} passed"
+        self._set_tag(PREFIX + "gates", text)
+        self._set_tag("gates", summary[:_MAX_SUMMARY])
+        self._set_description(_verdict_table(verdicts)[:_MAX_DESCRIPTION])
+        return digest
+
+    def attach_card(self, text: str, *, path: str, description: str) -> None:
+        """Stores the model card.
+
+        Args:
+            text: The card as Markdown.
+            path: Where it lies among the artifacts of the run.
+            description: Short form for the version's page.
+        """
+        self._log_text(text, path)
+        self._set_tag(PREFIX + "card_digest", hashlib.sha256(text.encode()).hexdigest())
+        self._set_tag(PREFIX + "card_of", self.evaluation_digest or "none")
+        self._set_description(description)
+
+    def _log_text(self, text: str, path: str) -> None:
+        if self.run_id is not None:
+            self.server.client.log_text(self.run_id, text, path)
+
+    def _set_tag(self, key: str, value: str) -> None:
+        set_with_retry(self.server.client.set_model_version_tag, self.name, self.version, key, value)
+        self.tags[key] = value
+
+    def _set_description(self, text: str) -> None:
+        self.server.client.update_model_version(self.name, self.version, description=text)
+
+    def _json_tag(self, key: str) -> Any:
+        try:
+            return json.loads(self.tags[PREFIX + key]) if PREFIX + key in self.tags else None
+        except ValueError:
+            return None
 
 
-def has_version(tracking_uri: str, name: str, version: str) -> bool:
-    """Whether the registered model `name` has this version."""
-    find_model(tracking_uri, name)
-    return any(str(found.version) == version for found in all_versions(client_for(tracking_uri), name))
-
-
-def find_model(tracking_uri: str, name: str) -> Any:
-    """MLflow's record of a registered model; a `UserError` when there is none, or could be none of that name."""
-    check_name(name)
-    client = client_for(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
-    try:
-        return client.get_registered_model(name)
-    except MlflowException as error:
-        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-            raise unreachable(tracking_uri, error) from error
-    known = ", ".join(sorted(model.name for model in all_pages(client.search_registered_models))) or "none yet"
-    raise UserError(f"no registered model {name!r} (registered: {known}); register a run's model first")
-
-
-def list_models(tracking_uri: str) -> list[dict[str, Any]]:
+def list_models(server: TrackingServer) -> list[dict[str, Any]]:
     """Every registered model: {name, latest, aliases}."""
-    client = client_for(tracking_uri)
+    client = server.client
     from mlflow.exceptions import MlflowException
 
     try:
-        models = all_pages(client.search_registered_models)
+        names = [record.name for record in all_pages(client.search_registered_models)]
         return [
             {
-                "name": model.name,
-                "latest": next((str(version.version) for version in all_versions(client, model.name)), None),
-                "aliases": _aliases(client, model.name),
+                "name": name,
+                "latest": next((version.version for version in RegisteredModel(server, name).versions()), None),
+                # Not `RegisteredModel.aliases`: other programs register names that ours may not have.
+                "aliases": {a: str(version) for a, version in client.get_registered_model(name).aliases.items()},
             }
-            for model in models
+            for name in names
         ]
     except MlflowException as error:
-        raise unreachable(tracking_uri, error) from error
-
-
-def show(tracking_uri: str, name: str) -> dict[str, Any]:
-    """{name, versions: [{version, aliases, run_id, dataset_digest, config_digest, evaluation, gates, …}]}.
-
-    The newest comes first. `evaluation` is None before one was attached; `gates` is the list of verdicts, empty before
-    the first judgement.
-    """
-    find_model(tracking_uri, name)
-    client = client_for(tracking_uri)
-    aliases = _aliases(client, name)
-    versions = []
-    for found in all_versions(client, name):
-        tags = found.tags
-        versions.append(
-            {
-                "version": str(found.version),
-                "aliases": sorted(alias for alias, version in aliases.items() if version == str(found.version)),
-                "run_id": found.run_id or None,
-                **{fact: tags.get(PREFIX + fact) for fact in FACTS},
-                "evaluation": _sound_evaluation(tags),
-                "evaluation_digest": tags.get(PREFIX + "evaluation_digest"),
-                "gates": _json_tag(tags, "gates") or [],
-                "card_digest": tags.get(PREFIX + "card_digest"),
-                "card_of": tags.get(PREFIX + "card_of"),
-                "created_ms": found.creation_timestamp,
-            }
-        )
-    return {"name": name, "versions": versions}
-
-
-def show_version(tracking_uri: str, name: str, version: str) -> dict[str, Any]:
-    """One entry of `show`; a `UserError` when there is no such version."""
-    for entry in show(tracking_uri, name)["versions"]:
-        if entry["version"] == str(version):
-            return dict(entry)
-    find_version(tracking_uri, f"models:/{name}/{version}")
-    raise AssertionError("found by one listing and not by the other")
+        raise server.unreachable(error) from error
 
 
 def evaluation_attachment(address: str, evaluation: Mapping[str, Any], files: Mapping[str, Path]) -> VersionAttachment:
@@ -173,101 +364,9 @@ def evaluation_attachment(address: str, evaluation: Mapping[str, Any], files: Ma
     )
 
 
-def attach_evaluation(tracking_uri: str, name: str, version: str, evaluation: Mapping[str, Any]) -> str:
-    """Stores an evaluation with a version at once; returns its digest."""
-    attachment = evaluation_attachment(f"models:/{name}/{version}", evaluation, {})
-    run_id = find_version(tracking_uri, f"models:/{name}/{version}").run_id
-    client = client_for(tracking_uri)
-    if run_id:
-        for path, content in attachment.files.items():
-            client.log_text(run_id, content.decode(), path)
-    for key, value in attachment.tags.items():
-        set_with_retry(client.set_model_version_tag, name, str(version), key, value)
-    return attachment.tags[PREFIX + "evaluation_digest"]
-
-
-def evaluation_file(tracking_uri: str, name: str, version: str, file: str) -> bytes | None:
-    """What was kept beside the version's evaluation under this name; None where there is nothing."""
-    found = find_version(tracking_uri, f"models:/{name}/{version}")
-    digest = found.tags.get(PREFIX + "evaluation_digest")
-    if not found.run_id or digest is None:
-        return None
-    client = client_for(tracking_uri)
-    from mlflow.exceptions import MlflowException
-
-    with tempfile.TemporaryDirectory() as folder:
-        try:
-            place = client.download_artifacts(found.run_id, f"evaluations/{digest}/{file}", folder)
-        except (MlflowException, OSError):
-            return None
-        return Path(place).read_bytes()
-
-
-def attach_verdicts(tracking_uri: str, name: str, version: str, verdicts: Sequence[Verdict]) -> str:
-    """Keep verdicts with a version, passed or not: as a tag, and as a table on its page; returns their digest."""
-    found = find_version(tracking_uri, f"models:/{name}/{version}")
-    client = client_for(tracking_uri)
-    text = canonical_json(verdicts_as_json(verdicts))
-    if found.run_id:
-        # Tags show the last judgement; the run keeps every one, under the digest that the audit trail names.
-        client.log_text(found.run_id, text.decode(), f"verdicts/{verdict_digest(verdicts)}.json")
-    failed = [verdict.gate for verdict in verdicts if not verdict.passed]
-    summary = f"failed: {', '.join(failed)}" if failed else f"{len(verdicts)} passed"
-    set_with_retry(client.set_model_version_tag, name, str(version), PREFIX + "gates", text.decode())
-    set_with_retry(client.set_model_version_tag, name, str(version), "gates", summary[:1000])
-    client.update_model_version(name, str(version), description=_table(verdicts)[:4900])
-    return verdict_digest(verdicts)
-
-
-def verdicts_as_json(verdicts: Sequence[Verdict]) -> list[dict[str, Any]]:
-    """Verdicts as `--json` shows them."""
-    return [dict(finite(asdict(verdict))) for verdict in verdicts]
-
-
-def verdict_digest(verdicts: Sequence[Verdict]) -> str:
-    """sha256 over the canonical JSON of the verdicts."""
-    return hashlib.sha256(canonical_json(verdicts_as_json(verdicts))).hexdigest()
-
-
-def finite(value: Any) -> Any:
-    """The same JSON-able value with None for every number that is not finite."""
-    if isinstance(value, Mapping):
-        return {str(key): finite(child) for key, child in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [finite(child) for child in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    return value
-
-
-def _table(verdicts: Sequence[Verdict]) -> str:
-    """Markdown for MLflow's pages."""
+def _verdict_table(verdicts: Sequence[GateVerdict]) -> str:
+    """Verdicts as a Markdown table for MLflow's pages."""
     rows = [
         f"| {'passed' if v.passed else '**failed**'} | {escaped(v.gate)} | {escaped(v.evidence)} |" for v in verdicts
     ]
     return "\n".join(["| verdict | gate | evidence |", "|---|---|---|", *rows])
-
-
-def _sound_evaluation(tags: Mapping[str, str]) -> Any:
-    """The evaluation, unless it is not the one whose digest stands beside it: then nobody knows what was measured."""
-    text, digest = tags.get(PREFIX + "evaluation"), tags.get(PREFIX + "evaluation_digest")
-    if text is None or hashlib.sha256(text.encode()).hexdigest() != digest:
-        return None
-    return _json_tag(tags, "evaluation")
-
-
-def _json_tag(tags: Mapping[str, str], key: str) -> Any:
-    try:
-        return json.loads(tags[PREFIX + key]) if PREFIX + key in tags else None
-    except ValueError:
-        return None
-
-
-def _aliases(client: Any, name: str) -> dict[str, str]:
-    return {alias: str(version) for alias, version in client.get_registered_model(name).aliases.items()}
-
-
-def all_versions(client: Any, name: str) -> list[Any]:
-    """MLflow's records of all versions, the newest first."""
-    found = all_pages(client.search_model_versions, filter_string=f"name = '{name}'")
-    return sorted(found, key=lambda version: -int(version.version))

@@ -234,19 +234,3 @@ def without_secrets(address: str) -> str:
 def reason(error: Exception) -> str:
     """First line of an error, without secrets."""
     return without_secrets(error_line(error))[:_REASON_CHARACTERS]
-
-
-def client_for(address: str) -> Any:
-    return TrackingServer(address).client
-
-
-def knock(address: str) -> None:
-    TrackingServer(address).knock()
-
-
-def unreachable(address: str, error: Exception) -> UserError:
-    return TrackingServer(address).unreachable(error)
-
-
-def as_default(address: str) -> Any:
-    return TrackingServer(address).as_default()

@@ -9,7 +9,7 @@ from typing import Any
 
 from trainplane.errors import UserError
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.run_id import find, is_reserved
+from trainplane.tracking.run_id import find_reserved_run, is_reserved
 
 
 class RunRecord:
@@ -33,7 +33,7 @@ class RunRecord:
         try:
             if not is_reserved(self.asked_id):
                 return client.get_run(self.asked_id)
-            run = find(client, self.asked_id)
+            run = find_reserved_run(client, self.asked_id)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
                 raise UserError(f"no run {self.asked_id!r} here; `isnet runs list` shows those there are") from error

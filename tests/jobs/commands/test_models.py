@@ -6,7 +6,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import struct
 import subprocess
 import sys
@@ -23,12 +22,14 @@ from jobs.commands.models import rules_file
 from jobs.config import PRESETS
 from jobs.evaluation.models import open_model
 from trainplane.cluster.context import resolve
+from trainplane.cluster.ports import free_port
 from trainplane.config.load import build, read_yaml
 from trainplane.registry import audit
 from trainplane.registry.package import data_of, download, register
-from trainplane.registry.rules import Rules
-from trainplane.registry.versions import FACTS, show_version
+from trainplane.registry.rules import GateRules
+from trainplane.registry.versions import FACTS, ModelVersion, RegisteredModel
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_record import RunRecord
 
 
 def gates(folder: Path, **rules) -> str:
@@ -38,8 +39,8 @@ def gates(folder: Path, **rules) -> str:
 
 
 @pytest.fixture
-def uri(project):
-    return f"sqlite:///{project.folder / 'home' / 'mlflow.db'}"
+def server(project):
+    return TrackingServer(f"sqlite:///{project.folder / 'home' / 'mlflow.db'}")
 
 
 @pytest.fixture
@@ -67,16 +68,16 @@ def failed(ran) -> str:
 
 
 def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
-    isnet_there, project, registered, uri, tmp_path, monkeypatch
+    isnet_there, project, registered, server, tmp_path, monkeypatch
 ):
     isnet, version = isnet_there, registered("earn")
     rules = gates(tmp_path)
     refused = failed(isnet("models", "promote", "earn", version, "--gates", rules, "--expect", "7"))
     assert "earn@production is version none, not 7 as expected" in refused
     # Before anything was looked at, let alone measured.
-    assert show_version(uri, "earn", version)["gates"] == []
+    assert ModelVersion(server, "earn", version).verdicts == []
     assert "the version has no evaluation" in failed(isnet("models", "promote", "earn", version, "--gates", rules))
-    judged = {v["gate"]: v for v in show_version(uri, "earn", version)["gates"]}
+    judged = {v["gate"]: v for v in ModelVersion(server, "earn", version).verdicts}
     assert [judged[name]["passed"] for name in ("signature", "artifact", "loads", "golden", "licence", "card")] == [
         True
     ] * 6
@@ -86,7 +87,7 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     assert isnet("evaluate", f"models:/earn/{version}", "held").status == 0
     promoted = isnet("models", "promote", "earn", version, "--gates", rules, "--reason", "the first", "--json")
     assert promoted.status == 0, promoted.err
-    client = TrackingServer(uri).client
+    client = server.client
     page = client.get_model_version("earn", version)
     assert "**@production** · all gates passed" in page.description
     assert "| PSNR dB |" in page.description
@@ -95,10 +96,10 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     assert f"**@production** is version {version}, promoted" in model
     assert "the first" in model
     card = isnet("models", "card", "earn", version, "--json").json()["card"]
-    shown = show_version(uri, "earn", version)
+    shown = ModelVersion(server, "earn", version)
     for fact in FACTS:
-        assert shown[fact] in card
-    assert f"{shown['evaluation']['bins']['all']['psnr']:.2f}" in card
+        assert shown.lineage[fact] in card
+    assert f"{shown.evaluation['bins']['all']['psnr']:.2f}" in card
     assert f"models:/earn/{version}" in card
     stored = client.download_artifacts(project.run["run_id"], f"cards/earn-{version}.md", str(tmp_path))
     assert Path(stored).read_text() == card
@@ -112,11 +113,11 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     assert "the gate names 000000000000" in refused
     two = gates(tmp_path, approvals=1)
     words = ["models", "promote", "earn", version, "--to", "canary", "--gates", two]
-    assert "approved by nobody else" in failed(isnet(*words))
+    assert "approved by no other user" in failed(isnet(*words))
     for name in ("myself", "another"):
         monkeypatch.setenv("LOGNAME", name)
         assert isnet("models", "approve", "earn", version, "--to", "canary").status == 0
-    assert "approved by nobody else" in failed(isnet(*words))
+    assert "approved by no other user" in failed(isnet(*words))
     with monkeypatch.context() as other_person:
         other_person.setattr(audit.lineage, "account", lambda: "somebody-else")
         assert isnet("models", "approve", "earn", version, "--to", "canary", "--note", "seen").status == 0
@@ -124,13 +125,14 @@ def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     assert isnet("models", "audit", "earn", "--verify").status == 0
 
 
-def repackaged(uri, project, name, change):
+def repackaged(server, project, name, change):
     """A version of the same run whose files `change` was let at before it was registered."""
     folder = project.folder / f"changed-{name}"
-    shutil.copytree(download(uri, "models:/source/1", project.folder / "cache"), folder)
+    shutil.copytree(download(ModelVersion(server, "source", "1"), project.folder / "cache"), folder)
     change(folder)
     facts = {fact: "f" * 64 for fact in FACTS if fact != "model_digest"}
-    return register(uri, name, folder, run_id=project.run["run_id"], facts=facts)
+    run = RunRecord(server, project.run["run_id"])
+    return register(RegisteredModel(server, name), folder, run=run, facts=facts).version
 
 
 def without_signature(folder):
@@ -161,7 +163,7 @@ def unpickles(folder):
 @pytest.mark.parametrize(
     ("name", "change", "gate", "sentence"),
     [
-        ("unsigned", without_signature, "signature", "no signature, so nobody knows what it takes"),
+        ("unsigned", without_signature, "signature", "no signature, so its inputs are unknown"),
         ("golden", other_golden, "golden", "golden pictures differ by"),
         ("ray", needs_ray, "loads", "ray may not be needed by a packaged model"),
         ("pickle", unpickles, "loads", "may not unpickle anything"),
@@ -174,24 +176,24 @@ def unpickles(folder):
     ],
 )
 def test_a_package_that_lacks_something_does_not_reach_production(
-    isnet_there, project, registered, uri, tmp_path, name, change, gate, sentence
+    isnet_there, project, registered, server, tmp_path, name, change, gate, sentence
 ):
     registered("source")
-    version = repackaged(uri, project, name, change)
+    version = repackaged(server, project, name, change)
     ran = isnet_there("models", "promote", name, version, "--gates", gates(tmp_path))
     assert f"{gate}: " in failed(ran)
-    verdicts = {v["gate"]: v for v in show_version(uri, name, version)["gates"]}
+    verdicts = {v["gate"]: v for v in ModelVersion(server, name, version).verdicts}
     assert sentence in verdicts[gate]["evidence"]
     assert verdicts["artifact"]["passed"]
     assert not verdicts["card"]["passed"]
 
 
 def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
-    isnet_there, project, registered, uri, tmp_path
+    isnet_there, project, registered, server, tmp_path
 ):
     version = registered("tampered", "--licence", str(Path(__file__)))
     assert isnet_there("evaluate", f"models:/tampered/{version}", "held").status == 0
-    source = TrackingServer(uri).client.get_model_version_download_uri("tampered", version).removeprefix("file://")
+    source = server.client.get_model_version_download_uri("tampered", version).removeprefix("file://")
     weights = Path(source) / "data" / "exported" / "model.safetensors"
     was = weights.read_bytes()
     try:
@@ -204,9 +206,9 @@ def test_files_that_changed_in_the_store_are_found_although_a_copy_is_at_hand(
         assert "Traceback" not in ran.err
     finally:
         weights.write_bytes(was)
-    tags = TrackingServer(uri).client.get_model_version("tampered", version).tags
+    tags = server.client.get_model_version("tampered", version).tags
     better = tags["trainplane.evaluation"].replace('"n":48', '"n":49')
-    TrackingServer(uri).client.set_model_version_tag("tampered", version, "trainplane.evaluation", better)
+    server.client.set_model_version_tag("tampered", version, "trainplane.evaluation", better)
     assert "has no evaluation" in failed(
         isnet_there("models", "promote", "tampered", version, "--gates", gates(tmp_path))
     )
@@ -256,14 +258,12 @@ def bomb() -> str:
 
 
 @pytest.mark.real
-def test_the_served_model_answers_curl_and_outlives_bad_requests(registered, project, uri, tmp_path):
+def test_the_served_model_answers_curl_and_outlives_bad_requests(registered, project, server, tmp_path):
     version = registered("served")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "mlflow", "models", "serve", "-m", f"models:/served/{version}"]
     command += ["--env-manager", "local", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
-    environment = {**os.environ, "MLFLOW_TRACKING_URI": uri, "MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = {**os.environ, "MLFLOW_TRACKING_URI": server.address, "MLFLOW_DISABLE_TELEMETRY": "true"}
     # MLflow starts uvicorn by its name.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{environment['PATH']}"
     with (tmp_path / "log").open("wb") as log:
@@ -328,8 +328,8 @@ def wait_for(address, process, log):
 def test_rules_are_shipped_by_name_or_stand_in_a_file(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for named, found in ((None, "default"), ("default", "default"), ("small", "small")):
-        assert build(Rules, read_yaml(rules_file(named))) == build(
-            Rules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
+        assert build(GateRules, read_yaml(rules_file(named))) == build(
+            GateRules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
         )
     assert rules_file("mine.yaml") == Path("mine.yaml")
 

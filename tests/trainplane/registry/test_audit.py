@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from trainplane.config.canonical import canonical_json
 from trainplane.registry.audit import (
     FIRST,
+    AuditRecord,
     BrokenTrail,
-    Entry,
-    NotLast,
+    StaleTrail,
     Trail,
     append,
-    faults,
+    find_faults,
     read_trail,
     rollback_target,
 )
@@ -43,14 +43,14 @@ def trail_of(store: Store, *versions: str) -> Trail:
     return trail
 
 
-def entry(action: str, version: str) -> Entry:
-    return Entry(1, FIRST, "", action, "isnet", "production", None, version, "", "", None, "")  # type: ignore[arg-type]
+def entry(action: str, version: str) -> AuditRecord:
+    return AuditRecord(1, FIRST, "", action, "isnet", "production", None, version, "", "", None, "")  # type: ignore[arg-type]
 
 
 def test_a_name_without_records_has_nothing_in_production(store: Store) -> None:
     trail = read_trail(store, "isnet")
-    assert (trail.entries, trail.head, trail.current("production")) == ((), FIRST, None)
-    assert faults(store, "isnet") == []
+    assert (trail.records, trail.head, trail.current("production")) == ((), FIRST, None)
+    assert find_faults(store, "isnet") == []
 
 
 def test_records_are_chained_and_say_who_moved_what(store: Store) -> None:
@@ -58,21 +58,21 @@ def test_records_are_chained_and_say_who_moved_what(store: Store) -> None:
     written = move(store, written, "3", alias="candidate")
     trail = read_trail(store, "isnet")
     assert trail == written
-    assert [e.number for e in trail.entries] == [1, 2, 3]
-    assert [e.from_version for e in trail.entries] == [None, "1", None]
+    assert [e.number for e in trail.records] == [1, 2, 3]
+    assert [e.from_version for e in trail.records] == [None, "1", None]
     assert trail.current("production") == "2"
     assert trail.current("candidate") == "3"
     assert trail.aliases() == ["candidate", "production"]
-    assert "@" in trail.entries[0].who
-    assert trail.entries[0].time.endswith("+00:00")
-    assert faults(store, "isnet") == []
+    assert "@" in trail.records[0].who
+    assert trail.records[0].time.endswith("+00:00")
+    assert find_faults(store, "isnet") == []
     assert [found.key for found in store.list("audit/")] == [f"audit/isnet/00000{n}.json" for n in (1, 2, 3)]
 
 
 def test_trails_of_different_names_do_not_mix(store: Store) -> None:
     trail_of(store, "1")
-    assert read_trail(store, "isne").entries == ()
-    assert read_trail(store, "isnet2").entries == ()
+    assert read_trail(store, "isne").records == ()
+    assert read_trail(store, "isnet2").records == ()
 
 
 def test_of_writers_who_saw_the_same_trail_one_wins(store: Store) -> None:
@@ -85,7 +85,7 @@ def test_of_writers_who_saw_the_same_trail_one_wins(store: Store) -> None:
         try:
             move(store, seen, version)
             outcomes.append(f"won {version}")
-        except NotLast as late:
+        except StaleTrail as late:
             outcomes.append(str(late))
 
     writers = [threading.Thread(target=write, args=(str(version),)) for version in range(2, 10)]
@@ -96,7 +96,7 @@ def test_of_writers_who_saw_the_same_trail_one_wins(store: Store) -> None:
     [won] = [outcome for outcome in outcomes if outcome.startswith("won ")]
     losers = [outcome for outcome in outcomes if outcome != won]
     assert len(losers) == 7
-    assert all("record 2 of isnet was written by somebody else" in loser for loser in losers)
+    assert all("another process has written record 2 of isnet" in loser for loser in losers)
     assert read_trail(store, "isnet").current("production") == won.removeprefix("won ")
 
 
@@ -133,7 +133,7 @@ def test_whatever_is_done_to_the_trail_is_found(store: Store, damage: str, compl
         store.write(key, json.dumps(stored).encode())
     else:
         store.write(key, canonical_json({**stored, "name": "other"}))
-    found = faults(store, "isnet")
+    found = find_faults(store, "isnet")
     assert any(complaint in fault for fault in found), found
     with pytest.raises(BrokenTrail, match="isnet models audit isnet --verify"):
         read_trail(store, "isnet")
@@ -152,7 +152,7 @@ def test_rollback_goes_back_along_what_was_in_production() -> None:
 
 @given(st.lists(st.one_of(st.just("rollback"), st.sampled_from(["1", "2", "3", "4"])), max_size=30))
 def test_a_rollback_never_stays_where_it_is(moves: list[str]) -> None:
-    history: list[Entry] = []
+    history: list[AuditRecord] = []
     for wanted in moves:
         target = rollback_target(history)
         if wanted != "rollback":

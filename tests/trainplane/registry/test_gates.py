@@ -13,9 +13,8 @@ from hypothesis import strategies as st
 
 from trainplane.config.load import build, read_yaml
 from trainplane.errors import UserError
-from trainplane.registry.gates import Check, Verdict, judge, passed
-from trainplane.registry.rules import Beat, Floor, Limit, NoWorse, Rules
-from trainplane.registry.versions import verdicts_as_json
+from trainplane.registry.gates import GateVerdict, PackageCheck, evaluate_gates, passed, verdicts_as_json
+from trainplane.registry.rules import Beat, Floor, GateRules, Limit, NoWorse
 
 LINEAGE = {"run_id": "r", "dataset_digest": "d", "config_digest": "c", "commit": "a1b2", "model_digest": "m"}
 
@@ -30,19 +29,19 @@ def evaluation(psnr: object = 25.0, *, dataset: str = "set", masks: str = "masks
     }
 
 
-def verdicts(rules: Rules, ours: dict[str, Any] | None, **others: Any) -> dict[str, Verdict]:
+def verdicts(rules: GateRules, ours: dict[str, Any] | None, **others: Any) -> dict[str, GateVerdict]:
     known = {"baselines": {}, "production": None, "lineage": LINEAGE, **others}
-    return {verdict.gate: verdict for verdict in judge(rules, ours, **known)}
+    return {verdict.gate: verdict for verdict in evaluate_gates(rules, ours, **known)}
 
 
 def test_a_version_that_meets_every_rule_passes() -> None:
-    rules = Rules(
+    rules = GateRules(
         dataset_digest="set",
         floors=(Floor(metric="psnr", at_least=20),),
         beats=(Beat(baseline="classical:mean", metric="psnr", better="higher"),),
         no_worse=(NoWorse(metric="psnr", better="higher", by=0.5),),
     )
-    found = judge(
+    found = evaluate_gates(
         rules,
         evaluation(25.0, low=30.0),
         baselines={"classical:mean": evaluation(18.0)},
@@ -63,7 +62,7 @@ def test_a_version_that_meets_every_rule_passes() -> None:
 
 
 def test_without_an_evaluation_nothing_passes() -> None:
-    found = verdicts(Rules(floors=(Floor(metric="psnr", at_least=1),)), None)
+    found = verdicts(GateRules(floors=(Floor(metric="psnr", at_least=1),)), None)
     assert not found["evaluated"].passed
     assert "isnet evaluate" in found["evaluated"].evidence
     assert not passed([])
@@ -71,11 +70,11 @@ def test_without_an_evaluation_nothing_passes() -> None:
 
 @pytest.mark.parametrize("bins", [{}, {"all": {"psnr": 25.0, "n": 0}}])
 def test_an_evaluation_of_no_picture_does_not_pass(bins: dict[str, Any]) -> None:
-    assert not verdicts(Rules(), {**evaluation(), "bins": bins})["evaluated"].passed
+    assert not verdicts(GateRules(), {**evaluation(), "bins": bins})["evaluated"].passed
 
 
 def test_an_evaluation_on_another_dataset_than_the_gate_names_does_not_pass() -> None:
-    found = verdicts(Rules(dataset_digest="held-out", masks_digest="masks"), evaluation(dataset="easy"))
+    found = verdicts(GateRules(dataset_digest="held-out", masks_digest="masks"), evaluation(dataset="easy"))
     assert not found["dataset digest"].passed
     assert found["masks digest"].passed
     assert "easy" in found["dataset digest"].evidence
@@ -85,7 +84,7 @@ def test_an_evaluation_on_another_dataset_than_the_gate_names_does_not_pass() ->
 @pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, None, "25", True])
 @pytest.mark.parametrize("bound", [{"at_least": -1e9}, {"at_most": 1e9}])
 def test_a_metric_that_is_no_finite_number_never_passes(value: object, bound: dict[str, float]) -> None:
-    rules = Rules(
+    rules = GateRules(
         floors=(Floor(metric="psnr", **bound),),
         beats=(Beat(baseline="b", metric="psnr", better="lower"),),
         no_worse=(NoWorse(metric="psnr", better="lower", by=1e9),),
@@ -103,7 +102,7 @@ def test_a_metric_that_is_no_finite_number_never_passes(value: object, bound: di
 
 
 def test_missing_bins_and_metrics_do_not_pass() -> None:
-    rules = Rules(
+    rules = GateRules(
         floors=(Floor(metric="ssim", at_least=0), Floor(metric="psnr", bin="10-20", at_least=0)),
         no_worse=(NoWorse(metric="psnr", better="higher", bins=("10-20",)),),
     )
@@ -112,7 +111,7 @@ def test_missing_bins_and_metrics_do_not_pass() -> None:
 
 
 def test_bounds_are_inclusive_and_a_gain_must_exceed_its_margin() -> None:
-    rules = Rules(
+    rules = GateRules(
         floors=(Floor(metric="psnr", at_least=25, at_most=25),),
         beats=(Beat(baseline="b", metric="psnr", better="higher", by=1),),
         no_worse=(NoWorse(metric="psnr", better="higher", by=1),),
@@ -124,7 +123,7 @@ def test_bounds_are_inclusive_and_a_gain_must_exceed_its_margin() -> None:
 
 
 def test_lower_is_better_where_the_rule_says_so() -> None:
-    rules = Rules(
+    rules = GateRules(
         no_worse=(NoWorse(metric="psnr", better="lower"),), beats=(Beat(baseline="b", metric="psnr", better="lower"),)
     )
     better = verdicts(rules, evaluation(3.0), baselines={"b": evaluation(4.0)}, production=evaluation(3.5))
@@ -136,13 +135,13 @@ def test_lower_is_better_where_the_rule_says_so() -> None:
 
 
 def test_the_first_promotion_meets_the_absolute_floors_only() -> None:
-    rules = Rules(no_worse=(NoWorse(metric="psnr", better="higher"),), floors=(Floor(metric="psnr", at_least=20),))
+    rules = GateRules(no_worse=(NoWorse(metric="psnr", better="higher"),), floors=(Floor(metric="psnr", at_least=20),))
     assert list(verdicts(rules, evaluation())) == ["evaluated", "floor psnr all", "lineage"]
 
 
 @pytest.mark.parametrize("what", [{"dataset": "other"}, {"masks": "other"}])
 def test_numbers_from_different_data_are_not_compared(what: dict[str, str]) -> None:
-    rules = Rules(
+    rules = GateRules(
         no_worse=(NoWorse(metric="psnr", better="higher"),),
         beats=(Beat(baseline="b", metric="psnr", better="higher"), Beat(baseline="c", metric="psnr", better="higher")),
     )
@@ -156,7 +155,7 @@ def test_numbers_from_different_data_are_not_compared(what: dict[str, str]) -> N
 
 @pytest.mark.parametrize("missing", [None, "", "unknown"])
 def test_an_incomplete_lineage_does_not_pass(missing: str | None) -> None:
-    found = verdicts(Rules(), evaluation(), lineage={**LINEAGE, "commit": missing})
+    found = verdicts(GateRules(), evaluation(), lineage={**LINEAGE, "commit": missing})
     assert not found["lineage"].passed
     assert "commit" in found["lineage"].evidence
 
@@ -171,8 +170,8 @@ def test_no_version_passes_both_of_two_that_exclude_each_other(
     ours: float, theirs: float, by: float, better: Any
 ) -> None:
     """If A beats B by a margin, then B is worse than A by that margin."""
-    beats = Rules(beats=(Beat(baseline="b", metric="psnr", better=better, by=by),))
-    no_worse = Rules(no_worse=(NoWorse(metric="psnr", better=better, by=by),))
+    beats = GateRules(beats=(Beat(baseline="b", metric="psnr", better=better, by=by),))
+    no_worse = GateRules(no_worse=(NoWorse(metric="psnr", better=better, by=by),))
     a_beats_b = passed(list(verdicts(beats, evaluation(ours), baselines={"b": evaluation(theirs)}).values()))
     b_keeps_up = passed(list(verdicts(no_worse, evaluation(theirs), production=evaluation(ours)).values()))
     assert a_beats_b != b_keeps_up
@@ -184,7 +183,7 @@ def test_rules_are_read_from_yaml_and_mistakes_are_named(tmp_path: Path) -> None
         "floors:\n  - {metric: psnr, at_least: 20}\nno_worse:\n"
         "  - {metric: psnr, better: higher, by: 1e-1}\nlineage: [commit]\n"
     )
-    rules = build(Rules, read_yaml(good))
+    rules = build(GateRules, read_yaml(good))
     assert rules.floors == (Floor(metric="psnr", at_least=20),)
     assert rules.no_worse[0].by == 0.1
     assert rules.lineage == ("commit",)
@@ -196,7 +195,7 @@ def test_rules_are_read_from_yaml_and_mistakes_are_named(tmp_path: Path) -> None
         bad = tmp_path / "bad.yaml"
         bad.write_text(text)
         with pytest.raises(UserError, match=complaint):
-            build(Rules, read_yaml(bad))
+            build(GateRules, read_yaml(bad))
 
 
 def compared(p: float) -> dict[str, Any]:
@@ -204,13 +203,13 @@ def compared(p: float) -> dict[str, Any]:
 
 
 def test_a_gain_must_be_sure_where_the_rule_asks_for_it() -> None:
-    rules = Rules(beats=(Beat(baseline="production", metric="psnr", better="higher", p_below=0.05),), lineage=())
+    rules = GateRules(beats=(Beat(baseline="production", metric="psnr", better="higher", p_below=0.05),), lineage=())
     ours, theirs = {"bins": {"all": {"psnr": 25.0, "n": 9}}}, {"bins": {"all": {"psnr": 24.0, "n": 9}}}
 
-    def beat(comparisons: dict[str, Any]) -> Verdict:
+    def beat(comparisons: dict[str, Any]) -> GateVerdict:
         [found] = [
             v
-            for v in judge(rules, ours, baselines={}, production=theirs, lineage={}, comparisons=comparisons)
+            for v in evaluate_gates(rules, ours, baselines={}, production=theirs, lineage={}, comparisons=comparisons)
             if v.gate.startswith("beats")
         ]
         return found
@@ -225,36 +224,40 @@ def test_a_gain_must_be_sure_where_the_rule_asks_for_it() -> None:
     assert not beat({}).passed
     assert not beat({"production": compared(math.nan)}).passed
     # The first promotion of a name has nothing to beat.
-    verdicts = judge(rules, ours, baselines={}, production=None, lineage={})
+    verdicts = evaluate_gates(rules, ours, baselines={}, production=None, lineage={})
     assert not [v for v in verdicts if v.gate.startswith("beats")]
 
 
 @pytest.mark.parametrize(("value", "fine"), [(399.0, True), (401.0, False), (None, False), (math.inf, False)])
 def test_costs_have_limits(value: float | None, fine: bool) -> None:
-    rules = Rules(limits=(Limit(what="latency_ms", at_most=400),), lineage=())
+    rules = GateRules(limits=(Limit(what="latency_ms", at_most=400),), lineage=())
     evaluation = {"bins": {"all": {"n": 1}}, "cost": {"latency_ms": value}}
-    [limit] = [v for v in judge(rules, evaluation, baselines={}, production=None, lineage={}) if "limit" in v.gate]
+    [limit] = [
+        v for v in evaluate_gates(rules, evaluation, baselines={}, production=None, lineage={}) if "limit" in v.gate
+    ]
     assert limit.passed is fine
 
 
 @pytest.mark.parametrize(("worst", "fine"), [(0.0, True), (2.0, True), (3.0, False), (None, False), (math.nan, False)])
 def test_golden_pictures_may_differ_by_the_tolerance_and_no_more(worst: float | None, fine: bool) -> None:
-    rules = Rules(requires=("golden",), golden_tolerance=2, lineage=())
-    checks = {"golden": Check(None, "they differ", {"largest_difference": worst})}
-    verdicts = judge(rules, None, baselines={}, production=None, lineage={}, checks=checks)
+    rules = GateRules(requires=("golden",), golden_tolerance=2, lineage=())
+    checks = {"golden": PackageCheck(None, "they differ", {"largest_difference": worst})}
+    verdicts = evaluate_gates(rules, None, baselines={}, production=None, lineage={}, checks=checks)
     assert [v.passed for v in verdicts if v.gate == "golden"] == [fine]
 
 
 def test_what_was_not_looked_at_has_not_passed() -> None:
-    checks = {"artifact": Check(False, "changed")}
-    verdicts = {v.gate: v for v in judge(Rules(), None, baselines={}, production=None, lineage={}, checks=checks)}
+    checks = {"artifact": PackageCheck(False, "changed")}
+    verdicts = {
+        v.gate: v for v in evaluate_gates(GateRules(), None, baselines={}, production=None, lineage={}, checks=checks)
+    }
     for name in ("artifact", "signature", "loads", "golden", "licence", "card"):
         assert not verdicts[name].passed
-    assert "was not looked at" in verdicts["loads"].evidence
+    assert "was not checked" in verdicts["loads"].evidence
 
 
 def test_people_are_counted_once() -> None:
-    rules = Rules(approvals=2, lineage=())
+    rules = GateRules(approvals=2, lineage=())
     for people, fine in (([], False), (["a@x", "a@x"], False), (["a@x", "b@x"], True)):
-        verdicts = judge(rules, None, baselines={}, production=None, lineage={}, approvers=people)
+        verdicts = evaluate_gates(rules, None, baselines={}, production=None, lineage={}, approvers=people)
         assert [v.passed for v in verdicts if v.gate == "approved"] == [fine]

@@ -16,21 +16,16 @@ import numpy as np
 import pytest
 
 from trainplane.errors import RunFailed, UserError
-from trainplane.registry.gates import Verdict
+from trainplane.registry.gates import GateVerdict
 from trainplane.registry.package import download, model_digest, package, register
-from trainplane.registry.promote import promote, verify_audit
-from trainplane.registry.versions import (
-    attach_evaluation,
-    find_version,
-    list_models,
-    parse_address,
-    show,
-    show_version,
-)
+from trainplane.registry.promote import AuditedModel
+from trainplane.registry.versions import ModelVersion, RegisteredModel, list_models, parse_address
 from trainplane.storage import open_store
 from trainplane.task import Exported
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.runs import Tracker, find_or_create_run
+from trainplane.tracking.run_record import RunRecord
+from trainplane.tracking.runs import find_or_create_run
+from trainplane.tracking.tracker import Tracker
 
 FACTS = {"dataset_digest": "d" * 64, "config_digest": "c" * 64, "commit": "a" * 40}
 
@@ -68,6 +63,20 @@ def run_id(tracking_uri: str, tmp_path: Path) -> str:
     client = TrackingServer(tracking_uri).client
     experiment = client.create_experiment("isnet", artifact_location=str(tmp_path / "artifacts"))
     return str(client.create_run(experiment).info.run_id)
+
+
+@pytest.fixture
+def isnet(tracking_uri: str) -> RegisteredModel:
+    return RegisteredModel(TrackingServer(tracking_uri), "isnet")
+
+
+def registered(model: RegisteredModel, folder: Path, run_id: str, step: int = 0) -> str:
+    """The number of the version that is made of the folder."""
+    return register(model, folder, run=RunRecord(model.server, run_id), facts=FACTS, step=step).version
+
+
+def fetched(model: RegisteredModel, address: str, cache: Path) -> Path:
+    return download(ModelVersion.at(model.server, address), cache)
 
 
 def packaged(exported: tuple[Exported, Path], folder: Path, **options: Any) -> Path:
@@ -120,11 +129,11 @@ def test_a_folder_that_exists_is_not_written_into(exported: tuple[Exported, Path
 
 
 def test_a_registered_model_loads_in_a_process_that_knows_only_mlflow(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, tracking_uri: str, run_id: str
 ) -> None:
-    version = register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS, step=7)
-    TrackingServer(tracking_uri).client.set_registered_model_alias("isnet", "production", version)
-    files = download(tracking_uri, "models:/isnet@production", tmp_path / "cache")
+    version = registered(isnet, packaged(exported, tmp_path / "m"), run_id, step=7)
+    isnet.server.client.set_registered_model_alias("isnet", "production", version)
+    files = fetched(isnet, "models:/isnet@production", tmp_path / "cache")
     script = f"""
 import mlflow
 import pandas
@@ -140,81 +149,84 @@ for address in ("models:/isnet@production", {str(files)!r}):
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines() == ["i+m! demo", "['image', 'mask'] ['image']"] * 2
     # MLflow has left its traces beside the files by now; they are not part of the model.
-    assert download(tracking_uri, "models:/isnet@production", tmp_path / "cache") == files
+    assert fetched(isnet, "models:/isnet@production", tmp_path / "cache") == files
 
 
 def test_the_same_bytes_of_a_run_are_one_version(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, run_id: str
 ) -> None:
     model = packaged(exported, tmp_path / "one")
-    assert register(tracking_uri, "isnet", model, run_id=run_id, facts=FACTS) == "1"
+    assert registered(isnet, model, run_id) == "1"
     again = packaged(exported, tmp_path / "two")
-    assert register(tracking_uri, "isnet", again, run_id=run_id, facts=FACTS) == "1"
+    assert registered(isnet, again, run_id) == "1"
     (exported[1] / "weights.json").write_text('{"suffix": "better"}')
     other = packaged(exported, tmp_path / "three")
-    assert register(tracking_uri, "isnet", other, run_id=run_id, facts=FACTS) == "2"
-    known = show(tracking_uri, "isnet")
+    assert registered(isnet, other, run_id) == "2"
+    known = isnet.as_json()
     assert [version["version"] for version in known["versions"]] == ["2", "1"]
     assert known["versions"][1]["model_digest"] == model_digest(model)
-    assert len(TrackingServer(tracking_uri).client.get_run(run_id).outputs.model_outputs) == 2
+    assert len(isnet.server.client.get_run(run_id).outputs.model_outputs) == 2
 
 
 @pytest.mark.parametrize("step", ["create_model_version", "create_registered_model", "finalize_logged_model"])
 def test_a_registration_that_was_killed_is_completed_by_the_next(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str, step: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, tracking_uri: str, run_id: str, step: str
 ) -> None:
     model = packaged(exported, tmp_path / "m")
     script = f"""
 import os, signal
 from pathlib import Path
 import mlflow
-from trainplane.registry.gates import Verdict
 from trainplane.registry.package import register
+from trainplane.registry.versions import RegisteredModel
+from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_record import RunRecord
 setattr(mlflow.MlflowClient, {step!r}, lambda *a, **k: os.kill(os.getpid(), signal.SIGKILL))
-register({tracking_uri!r}, "isnet", Path({str(model)!r}), run_id={run_id!r}, facts={FACTS!r})
+server = TrackingServer({tracking_uri!r})
+register(RegisteredModel(server, "isnet"), Path({str(model)!r}), run=RunRecord(server, {run_id!r}), facts={FACTS!r})
 """
     assert subprocess.run([sys.executable, "-c", script], stderr=subprocess.DEVNULL).returncode == -signal.SIGKILL
-    assert register(tracking_uri, "isnet", model, run_id=run_id, facts=FACTS) == "1"
-    assert [version["version"] for version in show(tracking_uri, "isnet")["versions"]] == ["1"]
-    assert model_digest(download(tracking_uri, "models:/isnet/1", tmp_path / "cache")) == model_digest(model)
+    assert registered(isnet, model, run_id) == "1"
+    assert [version["version"] for version in isnet.as_json()["versions"]] == ["1"]
+    assert model_digest(fetched(isnet, "models:/isnet/1", tmp_path / "cache")) == model_digest(model)
 
 
 def test_an_artifact_that_was_changed_after_registration_is_refused(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, run_id: str
 ) -> None:
-    register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
-    kept = download(tracking_uri, "models:/isnet/1", tmp_path / "cache")
+    registered(isnet, packaged(exported, tmp_path / "m"), run_id)
+    kept = fetched(isnet, "models:/isnet/1", tmp_path / "cache")
     [stored] = (tmp_path / "artifacts").rglob("weights.json")
     stored.write_text('{"suffix": "evil"}')
     # What was fetched while it was whole may be used on; what was not, or was damaged here, is fetched and refused.
-    assert download(tracking_uri, "models:/isnet/1", tmp_path / "cache") == kept
+    assert fetched(isnet, "models:/isnet/1", tmp_path / "cache") == kept
     (kept / "data" / "exported" / "weights.json").write_text("{}")
     for cache in ("cache", "other"):
         with pytest.raises(RunFailed, match="was changed after it was registered"):
-            download(tracking_uri, "models:/isnet/1", tmp_path / cache)
+            fetched(isnet, "models:/isnet/1", tmp_path / cache)
     assert list((tmp_path / "other").iterdir()) == []
 
 
 def test_addresses_that_lead_nowhere_are_explained(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, run_id: str
 ) -> None:
     cache = tmp_path / "cache"
     with pytest.raises(UserError, match=r"no registered model 'isnet' \(registered: none yet\)"):
-        download(tracking_uri, "models:/isnet@production", cache)
-    register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
+        fetched(isnet, "models:/isnet@production", cache)
+    registered(isnet, packaged(exported, tmp_path / "m"), run_id)
     with pytest.raises(UserError, match=r"alias 'production' points at nothing .*isnet models promote isnet"):
-        download(tracking_uri, "models:/isnet@production", cache)
+        fetched(isnet, "models:/isnet@production", cache)
     with pytest.raises(UserError, match=r"has no version 7 \(it has: 1\)"):
-        download(tracking_uri, "models:/isnet/7", cache)
+        fetched(isnet, "models:/isnet/7", cache)
     with pytest.raises(UserError, match="has no version 7"):
-        show_version(tracking_uri, "isnet", "7")
-    TrackingServer(tracking_uri).client.create_model_version("isnet", source=str(tmp_path), run_id=run_id)
+        isnet.version("7").checked()
+    isnet.server.client.create_model_version("isnet", source=str(tmp_path), run_id=run_id)
     with pytest.raises(UserError, match="carries no digest"):
-        download(tracking_uri, "models:/isnet/2", cache)
+        fetched(isnet, "models:/isnet/2", cache)
     with pytest.raises(UserError, match="model name 'a/b'"):
-        register(tracking_uri, "a/b", tmp_path / "m", run_id=run_id, facts=FACTS)
+        registered(RegisteredModel(isnet.server, "a/b"), tmp_path / "m", run_id)
     with pytest.raises(UserError, match="does not answer as MLflow"):
-        find_version("http://127.0.0.1:9", "models:/isnet/1")
+        ModelVersion.at(TrackingServer("http://127.0.0.1:9"), "models:/isnet/1")
 
 
 @pytest.mark.parametrize(
@@ -226,25 +238,25 @@ def test_what_is_no_address_is_refused(address: str) -> None:
 
 
 def test_an_evaluation_stays_with_its_version_and_its_run(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, run_id: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, run_id: str
 ) -> None:
-    version = register(tracking_uri, "isnet", packaged(exported, tmp_path / "m"), run_id=run_id, facts=FACTS)
+    version = registered(isnet, packaged(exported, tmp_path / "m"), run_id)
     evaluation = {"model": "models:/isnet/1", "bins": {"all": {"psnr": 20.5, "ssim": float("nan"), "n": 3}}}
-    digest = attach_evaluation(tracking_uri, "isnet", version, evaluation)
-    shown = show_version(tracking_uri, "isnet", version)
+    digest = isnet.version(version).attach_evaluation(evaluation)
+    shown = isnet.version(version).as_json(isnet.aliases())
     assert shown["evaluation"]["bins"]["all"] == {"psnr": 20.5, "ssim": None, "n": 3}
     assert shown["evaluation_digest"] == digest
     assert shown.items() >= {"run_id": run_id, "aliases": [], "gates": [], **FACTS}.items()
-    client = TrackingServer(tracking_uri).client
+    client = isnet.server.client
     stored = json.loads(
         Path(client.download_artifacts(run_id, f"evaluations/{digest}.json", str(tmp_path))).read_text()
     )
     assert stored == shown["evaluation"]
-    assert list_models(tracking_uri) == [{"name": "isnet", "latest": "1", "aliases": {}}]
+    assert list_models(isnet.server) == [{"name": "isnet", "latest": "1", "aliases": {}}]
 
 
 def test_pictures_and_models_go_straight_to_the_object_store(
-    exported: tuple[Exported, Path], tmp_path: Path, tracking_uri: str, s3_address: str
+    exported: tuple[Exported, Path], tmp_path: Path, isnet: RegisteredModel, tracking_uri: str, s3_address: str
 ) -> None:
     run = find_or_create_run(
         TrackingServer(tracking_uri),
@@ -255,12 +267,12 @@ def test_pictures_and_models_go_straight_to_the_object_store(
         artifact_root=f"{s3_address}/artifacts",
     )
     tracker = Tracker(TrackingServer(tracking_uri), run.run_id, spool=tmp_path / "spool")
-    tracker.log_picture("gallery", np.zeros((8, 8, 3), np.uint8), 1)
+    tracker.log_image("gallery", np.zeros((8, 8, 3), np.uint8), 1)
     assert tracker.close(20) == 0
     model = packaged(exported, tmp_path / "m")
-    version = register(tracking_uri, "isnet", model, run_id=run.run_id, facts=FACTS)
-    fetched = download(tracking_uri, f"models:/isnet/{version}", tmp_path / "cache")
-    assert model_digest(fetched) == model_digest(model)
+    version = registered(isnet, model, run.run_id)
+    files = fetched(isnet, f"models:/isnet/{version}", tmp_path / "cache")
+    assert model_digest(files) == model_digest(model)
     stored = [entry.key for entry in open_store(f"{s3_address}/artifacts").list()]
     assert [key for key in stored if "/images/gallery+step+1+" in key and key.endswith(".png")]
     assert [key for key in stored if key.endswith("/data/exported/weights.json")]
@@ -282,15 +294,19 @@ def test_a_server_registers_promotes_and_gives_back_the_same_bytes(
             tags={},
             artifact_root=str(tmp_path / "artifacts"),
         )
+        server = TrackingServer(address)
+        isnet = RegisteredModel(server, "isnet")
         model = packaged(exported, tmp_path / "m")
-        version = register(address, "isnet", model, run_id=run.run_id, facts=FACTS)
-        assert register(address, "isnet", model, run_id=run.run_id, facts=FACTS) == version
-        verdict = Verdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})
-        attach_evaluation(address, "isnet", version, {"bins": {"all": {"psnr": 25.0, "n": 3}}})
-        promote("isnet", version, verdicts=[verdict], store=store, tracking_uri=address, expected_current=None)
-        assert model_digest(download(address, "models:/isnet@production", tmp_path / "cache")) == model_digest(model)
-        assert verify_audit("isnet", store=store, tracking_uri=address) == []
-        [shown] = show(address, "isnet")["versions"]
+        number = registered(isnet, model, run.run_id)
+        assert registered(isnet, model, run.run_id) == number
+        version = isnet.version(number)
+        version.attach_evaluation({"bins": {"all": {"psnr": 25.0, "n": 3}}})
+        verdict = GateVerdict("floor psnr all", True, "psnr in all is 25, need at least 20", {"value": 25.0})
+        audited = AuditedModel(server, "isnet", store)
+        audited.promote(version, verdicts=[verdict], expected=None)
+        assert model_digest(fetched(isnet, "models:/isnet@production", tmp_path / "cache")) == model_digest(model)
+        assert audited.verify() == []
+        [shown] = isnet.as_json()["versions"]
         assert shown["aliases"] == ["production"]
         assert shown["evaluation"]["bins"]["all"]["n"] == 3
         assert shown["gates"][0]["passed"] is True
