@@ -78,7 +78,7 @@ def soak(args: argparse.Namespace) -> int:
         world.isnet("data", "pack", str(_photos(Path(name))), "soak", "--parallel", "0")
         begun = time.monotonic()
         calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
-        due = _recorded_steps(world, calm["run_id"])
+        due = _recorded_steps(TrackingServer(world.tracking.address), calm["run_id"])
         clock = _Clock(world, tally, args.seed, pause_s=(time.monotonic() - begun) / _EVENTS_A_RUN)
         deadline = time.monotonic() + 60 * args.minutes
         while time.monotonic() < deadline:

@@ -17,10 +17,13 @@ import sys
 import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.cli.arg_types import Parser
 from jobs.cli.parsers import bench, cluster, data, models, runs, training
+
+if TYPE_CHECKING:
+    from trainplane.cluster.context import Context
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -45,7 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     try:
         with _report_stream(args):
-            status = getattr(importlib.import_module(f"jobs.{module}"), function)(args)
+            command = getattr(importlib.import_module(f"jobs.{module}"), function)
+            status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
     except (UserError, InputError) as error:
         return _fail(str(error), 2)
     except RunFailed as error:
@@ -76,6 +80,18 @@ def _add_overrides(parser: Parser, args: argparse.Namespace, extra: list[str]) -
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     args.overrides += extra
 
+
+def _context(args: argparse.Namespace) -> Context:
+    """Returns the context of `--context`, with its variables set for this process."""
+    from trainplane.cluster.context import resolve
+
+    context = resolve(args.context)
+    context.activate()
+    return context
+
+
+# Commands that start servers of their own, or time code without any: each of them finds what it needs.
+WITHOUT_CONTEXT = ("bench.", "commands.stack:")
 
 # Advice after an interruption, by command.
 RESUMABLE = {

@@ -18,7 +18,7 @@ from jobs.data.layouts import LAYOUTS
 from jobs.data.packing import Recode, pack_pictures
 from jobs.data.sources import PictureSource, Skip, open_pictures
 from jobs.data.split import Side, parse_shares, shares_text, side_of
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job, ray_session
 from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
@@ -33,10 +33,8 @@ from trainplane.storage import open_store
 _SHOWN_FILES = 5
 
 
-def pack(args: argparse.Namespace) -> int:
+def pack(args: argparse.Namespace, context: Context) -> int:
     """Packs pictures into a dataset."""
-    context = resolve(args.context)
-    context.activate()
     if not args.source:
         raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
     source = args.source if "://" in args.source else Path(args.source).expanduser()
@@ -100,13 +98,11 @@ def _executor(parallel: int | None) -> Iterator[PackExecutor]:
         yield RayExecutor(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
 
 
-def verify(args: argparse.Namespace) -> int:
+def verify(args: argparse.Namespace, context: Context) -> int:
     """Checks a dataset, and repairs it from a copy.
 
     Returns 1 if there is damage, or if damage is left after the repair.
     """
-    context = resolve(args.context)
-    context.activate()
     dataset = Dataset.open(context.dataset(args.dataset))
     repaired: list[Damage] = []
     if args.repair is None:
@@ -133,10 +129,8 @@ def _line(damage: Damage) -> str:
     return f"{damage.shard}  {damage.key or '-'}  {damage.kind}"
 
 
-def show(args: argparse.Namespace) -> int:
+def show(args: argparse.Namespace, context: Context) -> int:
     """Describes a dataset."""
-    context = resolve(args.context)
-    context.activate()
     payload = describe(Dataset.open(context.dataset(args.dataset)))
     emit(args, payload, _text(payload))
     return 0

@@ -32,7 +32,7 @@ from jobs.isnet_task import picture_bytes
 from jobs.registry.evaluate_gates import audited_model, promote_version
 from jobs.registry.register import register_checkpoint
 from jobs.train.run import run_training
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.config.load import build, read_yaml
 from trainplane.data.manifest import Dataset
@@ -53,10 +53,9 @@ NEED_MEMORY_BYTES = 4 * 2**30
 NEED_DISK_BYTES = 1 * 2**30
 
 
-def demo(args: argparse.Namespace) -> int:
+def demo(args: argparse.Namespace, context: Context) -> int:
     """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
-    context = resolve(args.context)
     config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
     with exclusive(context.home, "demo", doing="running the demo"):
         # 1: photos, before anything is started.
@@ -74,7 +73,7 @@ def demo(args: argparse.Namespace) -> int:
             report = _from_data_to_picture(config, context, val_data, fresh=args.fresh)
     _stage(7, "every row on the same held-out pictures and holes:")
     report["seconds"] = round(time.monotonic() - started, 1)
-    emit(args, report, _farewell(report))
+    emit(args, report, _report_text(report))
     if not report["promoted"]:
         raise RunFailed("the gates refused the model: " + "; ".join(report["refusals"]))
     return 0
@@ -216,7 +215,7 @@ def _stage(number: int, text: str) -> None:
     print(f"[{number}/{STAGES}] {text}", file=sys.stderr, flush=True)
 
 
-def _farewell(report: dict[str, Any]) -> str:
+def _report_text(report: dict[str, Any]) -> str:
     """Formats the table of results and the next commands."""
     ours = report["evaluations"][-1]
     rows = [f"{'hole filled with':<28}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]

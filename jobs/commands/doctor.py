@@ -16,7 +16,7 @@ from packaging.requirements import Requirement
 
 from jobs.cli.findings import Finding
 from jobs.cli.main import emit
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs.queue import head_args
 from trainplane.errors import RunFailed, UserError
@@ -26,10 +26,8 @@ from trainplane.storage import NotFound, Store, open_store
 _SHOWN = ("torch", "ray", "mlflow", "timm")
 
 
-def doctor(args: argparse.Namespace) -> int:
+def doctor(args: argparse.Namespace, context: Context) -> int:
     """Runs all checks on the context."""
-    context = resolve(args.context)
-    context.activate()
     findings = [finding for check in CHECKS for finding in check(context)]
     is_fine = all(finding.level != "error" for finding in findings)
     lines = [f"{finding.level:<6} {finding}" for finding in findings]

@@ -14,19 +14,17 @@ from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.evaluation import make_protocol
 from jobs.evaluation.report import terminal_text
 from jobs.evaluation.run import PAGE, evaluate_and_record, open_models, report_folder
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 
 
-def evaluate(args: argparse.Namespace) -> int:
+def evaluate(args: argparse.Namespace, context: Context) -> int:
     """Evaluates models on the same pictures and holes."""
     # The last word is the dataset; argparse cannot tell it from the models.
     *words, dataset = args.words
     if not words:
         raise UserError(f"{dataset!r} alone is not enough; need MODEL… and then DATASET")
     folder = report_folder(args.output) if args.output else None
-    context = resolve(args.context)
-    context.activate()
     models = open_models(words, context)
     rules = make_protocol(
         context,

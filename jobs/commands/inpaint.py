@@ -23,7 +23,7 @@ from jobs.cli.progress import bar
 from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.models import Model, open_model
 from jobs.inference import batch
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
 
@@ -37,13 +37,11 @@ class PictureFiles:
     output: Path
 
 
-def inpaint(args: argparse.Namespace) -> int:
+def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
     if _is_batch(args):
-        return _run_batch(args)
+        return _run_batch(args, context)
     pictures, failed = pair_files(Path(args.image), Path(args.mask), Path(args.output))
-    context = resolve(args.context)
-    context.activate()
     model = open_model(args.model, context)
     done = []
     for files in bar(pictures, "inpaint", total=len(pictures)):
@@ -69,10 +67,8 @@ def _is_batch(args: argparse.Namespace) -> bool:
     return in_ray_job() and Path(args.image).is_dir() and Path(args.mask).is_dir()
 
 
-def _run_batch(args: argparse.Namespace) -> int:
+def _run_batch(args: argparse.Namespace, context: Context) -> int:
     """Runs a resumable batch job (`jobs.inference.batch`)."""
-    context = resolve(args.context)
-    context.activate()
     options = batch.Options(args.raw, args.black_is_hole, args.resize_mask)
     job = batch.plan(args.image, args.mask, args.output, model=args.model, options=options)
     manifest = batch.run(job, context, tasks=task_count(args.parallel))

@@ -15,7 +15,7 @@ from jobs.evaluation import model_card
 from jobs.evaluation.models import checkpoints_of_run
 from jobs.registry.evaluate_gates import audited_model, gate_verdicts, promote_version, update_page
 from jobs.registry.register import register_checkpoint
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import Context
 from trainplane.config.load import build, read_yaml
 from trainplane.errors import UserError
 from trainplane.registry.gates import verdicts_as_json
@@ -26,15 +26,9 @@ from trainplane.registry.versions import list_models as registered_models
 from trainplane.train.checkpoint import store as checkpoints
 
 
-def _context(args: argparse.Namespace) -> Context:
-    context = resolve(args.context)
-    context.activate()
-    return context
-
-
-def list_models(args: argparse.Namespace) -> int:
+def list_models(args: argparse.Namespace, context: Context) -> int:
     """Lists the registered models."""
-    models = registered_models(_context(args).tracking_server)
+    models = registered_models(context.tracking_server)
     lines = [
         f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
         + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
@@ -44,9 +38,9 @@ def list_models(args: argparse.Namespace) -> int:
     return 0
 
 
-def show(args: argparse.Namespace) -> int:
+def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the versions of a model."""
-    model = RegisteredModel(_context(args).tracking_server, args.name).as_json()
+    model = RegisteredModel(context.tracking_server, args.name).as_json()
     emit(args, model, "\n".join([model["name"], *(_version_text(version) for version in model["versions"])]))
     return 0
 
@@ -68,7 +62,7 @@ def _version_text(version: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def register(args: argparse.Namespace) -> int:
+def register(args: argparse.Namespace, context: Context) -> int:
     """Registers a run's last checkpoint as a model version.
 
     The run is runs:/ID or the address of a checkpoint. `--from-search SEARCH` stands for the best trial of a search,
@@ -76,7 +70,6 @@ def register(args: argparse.Namespace) -> int:
     """
     # An invalid name is refused before a trial is trained, or a checkpoint pinned.
     check_name(args.name)
-    context = _context(args)
     if args.from_search is not None:
         from jobs.search.best_trial import best_of_search
 
@@ -119,13 +112,12 @@ def rules_file(named: str | None) -> Path:
     return PRESETS / "gates" / f"{named or 'default'}.yaml" if named in (None, "default", "small") else Path(named)
 
 
-def promote(args: argparse.Namespace) -> int:
+def promote(args: argparse.Namespace, context: Context) -> int:
     """Moves an alias to a version that passes its gates."""
     check_alias(args.to)
-    context = _context(args)
     rules = build(GateRules, read_yaml(rules_file(args.gates)))
     if args.force is not None and not args.force.strip():
-        raise UserError("--force needs a reason; say in a sentence why the gates may be passed over")
+        raise UserError("--force needs a reason; say in a sentence why the gates are overridden")
     version = ModelVersion(context.tracking_server, args.name, args.version).checked()
     audited = audited_model(context, args.name)
     current = audited.current_version(args.to)
@@ -143,10 +135,9 @@ def promote(args: argparse.Namespace) -> int:
     return 0
 
 
-def approve(args: argparse.Namespace) -> int:
+def approve(args: argparse.Namespace, context: Context) -> int:
     """Records a second person's approval in the audit trail."""
     check_alias(args.to)
-    context = _context(args)
     version = ModelVersion(context.tracking_server, args.name, args.version)
     if version.evaluation is None:
         raise UserError(
@@ -159,17 +150,15 @@ def approve(args: argparse.Namespace) -> int:
     return 0
 
 
-def card(args: argparse.Namespace) -> int:
+def card(args: argparse.Namespace, context: Context) -> int:
     """Writes a version's model card, and prints it."""
-    context = _context(args)
     text = model_card.write(ModelVersion(context.tracking_server, args.name, args.version))
     emit(args, {"name": args.name, "version": args.version, "card": text}, text.rstrip())
     return 0
 
 
-def rollback(args: argparse.Namespace) -> int:
+def rollback(args: argparse.Namespace, context: Context) -> int:
     """Returns an alias to its previous version."""
-    context = _context(args)
     audited = audited_model(context, args.name)
     started = time.monotonic()
     entry = audited.rollback(reason=args.reason, alias=args.to)
@@ -180,12 +169,11 @@ def rollback(args: argparse.Namespace) -> int:
     return 0
 
 
-def audit(args: argparse.Namespace) -> int:
+def audit(args: argparse.Namespace, context: Context) -> int:
     """Prints a model's audit trail, or verifies it.
 
     `--verify` returns 1 if the trail and the registry disagree.
     """
-    context = _context(args)
     audited = audited_model(context, args.name)
     if args.verify:
         faults = audited.verify()

@@ -21,7 +21,7 @@ from jobs.cli.main import emit
 from jobs.search.spec import build_search, check_resources, estimate_trial_seconds, load_search
 from jobs.train.plan import TrainingPlan, make_plan
 from jobs.train.throughput import Rate
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy.admission import admit
@@ -31,10 +31,8 @@ from trainplane.train.batch_size import BatchSplit, split_batch
 from trainplane.train.estimate import Estimate
 
 
-def plan_train(args: argparse.Namespace) -> int:
+def plan_train(args: argparse.Namespace, context: Context) -> int:
     """Plans one run."""
-    context = resolve(args.context)
-    context.activate()
     plan = make_plan(args.preset, args.overrides, context, fresh=args.fresh, measure=args.measure)
     text = "\n".join(_training_lines(plan))
     refusals = [finding for finding in plan.findings if finding.level == "error"]
@@ -46,10 +44,8 @@ def plan_train(args: argparse.Namespace) -> int:
     return 0 if plan.ok else 2
 
 
-def plan_tune(args: argparse.Namespace) -> int:
+def plan_tune(args: argparse.Namespace, context: Context) -> int:
     """Plans a search."""
-    context = resolve(args.context)
-    context.activate()
     try:
         loaded = load_search(args.preset, args.overrides)
         search = build_search(loaded, context, may_pack=False)
@@ -180,7 +176,7 @@ def _search_text(search: Search, estimate: dict[str, Any]) -> str:
     at_once = estimate["at_once"] or "as many at once as the cluster has room for"
     lines = [
         f"search {search.name}: {search.settings.algorithm}, at most {estimate['trials']} trials, {at_once} at once",
-        f"  one trial    {estimate['cpus_of_one']:g} CPUs, {search.train.steps:,} steps; judged after "
+        f"  one trial    {estimate['cpus_of_one']:g} CPUs, {search.train.steps:,} steps; evaluated after "
         + ", ".join(f"{rung:,}" for rung in estimate["rungs"]),
         f"  all together {estimate['steps_at_most']:,} steps at most",
     ]

@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 
 from jobs.cli.main import emit
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, StorageError
@@ -51,10 +51,8 @@ class Recipe:
     datasets: dict[str, str]
 
 
-def reproduce(args: argparse.Namespace) -> int:
+def reproduce(args: argparse.Namespace, context: Context) -> int:
     """Writes the recipe of a run."""
-    context = resolve(args.context)
-    context.activate()
     recipe = _recipe(context, args.run)
     folder = Path(args.output or f"reproduce-{recipe.run_id[:8]}")
     commands = _write(folder, recipe)

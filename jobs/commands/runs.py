@@ -14,22 +14,20 @@ from typing import Any
 
 from jobs.cli.main import emit
 from jobs.evaluation import pending_results
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.cluster.ports import check_port
 from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
+from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.run_record import RunRecord
-from trainplane.tracking.runs import reap
 
 # Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
 
 
-def list_runs(args: argparse.Namespace) -> int:
+def list_runs(args: argparse.Namespace, context: Context) -> int:
     """Lists the runs of all experiments, newest first."""
-    context = resolve(args.context)
-    context.activate()
-    reap(context.tracking_server, context.home)
+    fail_stale_runs(context.tracking_server, context.home)
     client = context.tracking_server.client
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}
     newest = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
@@ -60,10 +58,8 @@ def _psnr(metrics: dict[str, float]) -> str:
     return f"val psnr {metrics['val/psnr']:.2f} dB" if "val/psnr" in metrics else ""
 
 
-def show(args: argparse.Namespace) -> int:
+def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the settings, metrics and status of a run."""
-    context = resolve(args.context)
-    context.activate()
     run = RunRecord(context.tracking_server, args.run).run
     # MLflow's own tags about its artifacts are long and of no interest.
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
@@ -85,10 +81,8 @@ def show(args: argparse.Namespace) -> int:
     return 0
 
 
-def sync(args: argparse.Namespace) -> int:
+def sync(args: argparse.Namespace, context: Context) -> int:
     """Sends the records that are still spooled here."""
-    context = resolve(args.context)
-    context.activate()
     outcomes = pending_results.sync_all(context, also=args.of)
     runs = {
         run_id: {"sent": outcome.sent, "left": outcome.unsent, "error": outcome.error}
@@ -108,23 +102,19 @@ def sync(args: argparse.Namespace) -> int:
     return 1 if num_unsent or any(outcome.error for outcome in outcomes.values()) else 0
 
 
-def reap_runs(args: argparse.Namespace) -> int:
+def reap_runs(args: argparse.Namespace, context: Context) -> int:
     """Closes the runs whose process has died, on any host."""
-    context = resolve(args.context)
-    context.activate()
     deadline = time.monotonic() + args.wait
-    reaped = reap(context.tracking_server, context.home)
+    reaped = fail_stale_runs(context.tracking_server, context.home)
     while time.monotonic() < deadline:
         time.sleep(min(REAP_EVERY_S, max(0.0, deadline - time.monotonic())))
-        reaped += reap(context.tracking_server, context.home)
+        reaped += fail_stale_runs(context.tracking_server, context.home)
     emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed as FAILED" for run_id in reaped) or "nothing to close")
     return 0
 
 
-def ui(args: argparse.Namespace) -> int:
+def ui(args: argparse.Namespace, context: Context) -> int:
     """Serves MLflow's pages on loopback until interrupted."""
-    context = resolve(args.context)
-    context.activate()
     # A server has its own pages.
     if context.tracking.startswith("http"):
         emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")

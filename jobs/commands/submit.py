@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import isnet as isnet_package
 import jobs as jobs_package
@@ -18,7 +17,7 @@ import trainplane as trainplane_package
 from jobs.cli.main import build_parser, emit, notify
 from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
 from trainplane.cluster import context_file
-from trainplane.cluster.context import CONFIG_FILE, Context, resolve
+from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.cluster.jobs import client, status, upload
 from trainplane.cluster.jobs import logs as following
 from trainplane.cluster.jobs.submit import submit as hand_over
@@ -32,10 +31,8 @@ NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench")
 _PACKAGES = (isnet_package, jobs_package, trainplane_package)
 
 
-def submit(args: argparse.Namespace) -> int:
+def submit(args: argparse.Namespace, context: Context) -> int:
     """Submits a command as a job and follows it."""
-    context = resolve(args.context)
-    context.activate()
     check_context(context)
     command = job_command(list(args.words), context)
     with job_folder(context, command, args.files) as (folder, job_args):
@@ -198,24 +195,24 @@ def _base_of(file: Path) -> Path | None:
     return Path(name) if name.endswith((".yaml", ".yml")) and Path(name).is_file() else None
 
 
-def list_jobs(args: argparse.Namespace) -> int:
+def list_jobs(args: argparse.Namespace, context: Context) -> int:
     """Lists the jobs, newest first."""
-    states = status.job_states(_connect(args))[::-1]
+    states = status.job_states(client.connect(context))[::-1]
     text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in states) or "no jobs"
     emit(args, {"jobs": [_payload(state) for state in states]}, text)
     return 0
 
 
-def show(args: argparse.Namespace) -> int:
+def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the state of a job."""
-    state = status.job_state(_connect(args), args.job)
+    state = status.job_state(client.connect(context), args.job)
     emit(args, _payload(state), "\n".join(f"{key:<11} {value}" for key, value in _payload(state).items()))
     return 0
 
 
-def logs(args: argparse.Namespace) -> int:
+def logs(args: argparse.Namespace, context: Context) -> int:
     """Prints the output of a job."""
-    connection = _connect(args)
+    connection = client.connect(context)
     # Refuses an unknown job.
     status.job_state(connection, args.job)
     text = following.full_log(connection, args.job)
@@ -223,9 +220,9 @@ def logs(args: argparse.Namespace) -> int:
     return 0
 
 
-def stop(args: argparse.Namespace) -> int:
+def stop(args: argparse.Namespace, context: Context) -> int:
     """Stops a job."""
-    connection = _connect(args)
+    connection = client.connect(context)
     was_waiting = status.job_state(connection, args.job).status == "PENDING"
     connection.stop_job(args.job)
     if was_waiting:
@@ -236,12 +233,6 @@ def stop(args: argparse.Namespace) -> int:
     state = status.wait_until_over(connection, args.job, timeout_s=60.0)
     emit(args, _payload(state), f"{args.job} is {state.status}")
     return 0
-
-
-def _connect(args: argparse.Namespace) -> Any:
-    context = resolve(args.context)
-    context.activate()
-    return client.connect(context)
 
 
 def _payload(state: status.JobState) -> dict[str, object]:

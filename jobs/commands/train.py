@@ -15,14 +15,12 @@ from jobs.data.mask_datasets import with_located_masks
 from jobs.registry.register import try_register
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
-from trainplane.cluster.context import resolve
+from trainplane.cluster.context import Context
 from trainplane.train.run_config import is_identity_setting
 
 
-def train(args: argparse.Namespace) -> int:
+def train(args: argparse.Namespace, context: Context) -> int:
     """Trains a run, and registers its model if asked."""
-    context = resolve(args.context)
-    context.activate()
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
     ensure_demo_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))

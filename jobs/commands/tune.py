@@ -15,7 +15,7 @@ from jobs.cli.main import emit, notify
 from jobs.search.live_table import LiveTable
 from jobs.search.mlflow_record import cost_text, search_record
 from jobs.search.spec import LoadedSearch, build_search, check_resources, estimate_trial_seconds, load_search
-from trainplane.cluster.context import Context, resolve
+from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy import budget
 from trainplane.search.policy.state import SearchState, TrialState
@@ -31,18 +31,18 @@ from trainplane.search.run.launch import (
     trial_resources,
 )
 from trainplane.storage import open_store
+from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
 from trainplane.tracking.results import send_result
-from trainplane.tracking.runs import Status, end_run, find_or_create_run, held, reap
+from trainplane.tracking.runs import end_run, find_or_create_run
+from trainplane.tracking.tracker import Status
 from trainplane.train.checkpoint.pins import pin, unpin
 from trainplane.train.run_key import exclusive
 
 
-def tune(args: argparse.Namespace) -> int:
+def tune(args: argparse.Namespace, context: Context) -> int:
     """Runs a search, and registers its best trial if asked."""
     if args.preset == "show":
-        return show(args)
-    context = resolve(args.context)
-    context.activate()
+        return show(args, context)
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
     check_resources(search, trial_seconds=estimate_trial_seconds(loaded, search, context))
@@ -50,7 +50,7 @@ def tune(args: argparse.Namespace) -> int:
     prior = (
         load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
     )
-    reap(context.tracking_server, context.home)
+    fail_stale_runs(context.tracking_server, context.home)
     # The lock is taken before anything is recorded, as for a run.
     with (
         exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
@@ -59,7 +59,7 @@ def tune(args: argparse.Namespace) -> int:
         # A store that cannot be written is found here, before any trial starts.
         register_search_dir(search, context)
         parent = _parent(loaded, search, context)
-        leases.enter_context(held(context.tracking_server, parent, home=context.home))
+        leases.enter_context(hold_lease(context.tracking_server, parent, home=context.home))
         print(_announcement(search), file=sys.stderr)
         live_table = LiveTable(search.name)
         try:
@@ -98,15 +98,13 @@ def _reap(context: Context) -> None:
     If MLflow is unreachable, the next command closes them.
     """
     with suppress(UserError):
-        reap(context.tracking_server, context.home)
+        fail_stale_runs(context.tracking_server, context.home)
 
 
-def show(args: argparse.Namespace) -> int:
+def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the progress of a search from its journal."""
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("isnet tune show needs a search: isnet tune show SEARCH, with the settings it was started with")
-    context = resolve(args.context)
-    context.activate()
     preset, *overrides = args.overrides
     search = build_search(load_search(preset, overrides), context, may_pack=False)
     state = read_state(search, context)
