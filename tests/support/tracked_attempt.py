@@ -13,21 +13,23 @@ from multiprocessing.synchronize import Barrier
 from pathlib import Path
 
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
+from trainplane.tracking.run_id import RunSpec
+from trainplane.tracking.runs import RunMetadata, close_run, start_run
+from trainplane.tracking.tracker import Tracker
 
 EVERY = 10
 
 
 def attempt(address: str, folder: Path, key: str, steps: int, die_at: int, together: Barrier) -> None:
     """Record `steps` steps and end the run, or die by SIGKILL at step `die_at`; with 0 it lives."""
-    birth = Birth("crashes", key, f"run {key}", str(folder / "artifacts"), tags={"seed": "1"})
-    spool = folder / "spool" / birth.reserved_id
-    facts = Facts(params={"train.steps": str(steps)}, texts={"config.json": "{}\n"})
-    handle = begin_run(TrackingServer(address), birth, facts, spool=spool, require=False)
+    run_spec = RunSpec("crashes", key, f"run {key}", str(folder / "artifacts"), tags={"seed": "1"})
+    spool = folder / "spool" / run_spec.reserved_id
+    metadata = RunMetadata(params={"train.steps": str(steps)}, texts={"config.json": "{}\n"})
+    handle = start_run(TrackingServer(address), run_spec, metadata, spool=spool, require=False)
     stored = folder / f"{key}.json"
     checkpoint = json.loads(stored.read_text()) if stored.exists() else {"step": 0, "unsent": ""}
-    tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, birth=birth, flush_every_s=0.2)
-    tracker.go_on_from(checkpoint["step"], checkpoint["unsent"].encode())
+    tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, run_spec=run_spec, upload_every_s=0.2)
+    tracker.resume_from(checkpoint["step"], checkpoint["unsent"].encode())
     together.wait(120)
     for step in range(checkpoint["step"] + 1, steps + 1):
         # No two attempts give the same number.

@@ -1,8 +1,14 @@
-"""Nobody stays RUNNING after death: who holds a run says so every minute, and whoever looks gives up the others.
+"""Heartbeats of runs, so that a dead run becomes FAILED.
 
-On the holder's own host its process is looked for, which tells at once. From other hosts the run's lease tells, within
-some minutes (`lease`). `reap` is called by commands, and by every process that holds a run, so that a cluster on which
-anything still runs tidies itself.
+A live process renews its run's lease every minute. On the owner's own host its process is looked up, which gives an
+answer at once. Other hosts decide by the lease, a tag of the run, within some minutes: they compare its text with what
+they saw before, by their own clock since boot alone. Clocks of two hosts are never compared, so none of them can be
+wrong. A run expires after three looks: the lease was seen, it stood unchanged for its whole term, and once more for
+long enough that an owner who had been cut off would have renewed it. An owner that was cut off for longer takes its run
+back (`renew_lease`).
+
+`fail_stale_runs` is called by commands and by every process that has a run, so a cluster cleans up after itself as
+long as anything runs there.
 """
 
 from __future__ import annotations
@@ -23,28 +29,33 @@ from typing import Any, Literal
 
 from trainplane.locks import ProcessId, boot_id
 from trainplane.tracking.client import TrackingServer, all_pages
-from trainplane.tracking.run_id import OWNER_TAG, REAPED_TAG, find, is_reserved, set_tags
-from trainplane.tracking.spool.meta import read_about, replace_file
-from trainplane.tracking.spool.spool import is_written
-from trainplane.tracking.spool.upload import drain
+from trainplane.tracking.run_id import OWNER_TAG, REAPED_TAG, find_reserved_run, is_reserved, set_tags
+from trainplane.tracking.spool.meta import read_meta, replace_file
+from trainplane.tracking.spool.spool import has_writer
+from trainplane.tracking.spool.upload import upload
 
 logger = logging.getLogger(__name__)
 
 LEASE_TAG = "trainplane.lease"
-_SEEN = "leases.json"
+_SIGHTINGS = "leases.json"
 RENEW_EVERY_S = 60.0
-TERM_S = 300.0
-# Longer than renewing takes once the server is back, and than the pause before it.
-LAST_CHANCE_S = 2 * RENEW_EVERY_S
+LEASE_TERM_S = 300.0
+# Longer than the pause between two renewals, and than a renewal takes once the server is back.
+GRACE_S = 2 * RENEW_EVERY_S
 
-Verdict = Literal["held", "doubtful", "gone"]
+LeaseState = Literal["alive", "suspect", "expired"]
 
 
-def reap(server: TrackingServer, home: Path | None = None, *, term_s: float = TERM_S) -> list[str]:
-    """Mark runs FAILED that are RUNNING although their process is gone; returns their ids.
+def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s: float = LEASE_TERM_S) -> list[str]:
+    """Marks RUNNING runs without a live process as FAILED.
 
-    `home` is where this host remembers the leases it saw; without it only processes of this host are looked for.
-    Raises `UserError` when the address does not answer.
+    Args:
+        server: Where to look. An unreachable one is a `UserError`.
+        home: Folder in which this host stores the leases it saw; without it only processes of this host are checked.
+        term_s: Seconds for which an unchanged lease is valid.
+
+    Returns:
+        Ids of the marked runs.
     """
     from mlflow.exceptions import MlflowException
 
@@ -55,56 +66,72 @@ def reap(server: TrackingServer, home: Path | None = None, *, term_s: float = TE
         running = all_pages(
             client.search_runs, experiment_ids=experiments, filter_string="attributes.status = 'RUNNING'"
         )
-        gone = {run.info.run_id: "its process ended without closing the run" for run in running if _is_gone_here(run)}
+        # Runs of this host: look up the process.
+        reasons = {run.info.run_id: "its process ended without closing the run" for run in running if _has_died(run)}
+        # Runs of other hosts: compare leases.
         if home is not None:
-            others = [run for run in running if LEASE_TAG in run.data.tags and not _is_here(run)]
-            told = "its process, on another host, has not been heard of for minutes"
-            gone |= dict.fromkeys(_expired(others, home / _SEEN, term_s), told)
-        for run_id, why in gone.items():
-            set_tags(client, run_id, {REAPED_TAG: why})
+            remote = [run for run in running if LEASE_TAG in run.data.tags and not _is_local(run)]
+            reason = "its process, on another host, has not renewed its lease for minutes"
+            reasons |= dict.fromkeys(_expired_runs(remote, home / _SIGHTINGS, term_s), reason)
+        for run_id, reason in reasons.items():
+            set_tags(client, run_id, {REAPED_TAG: reason})
             client.set_terminated(run_id, status="FAILED")
     except (MlflowException, OSError) as error:
         raise server.unreachable(error) from error
-    return list(gone)
+    return list(reasons)
 
 
-def _is_here(run: Any) -> bool:
+def _is_local(run: Any) -> bool:
     return bool(run.data.tags.get(OWNER_TAG, "").startswith(f"{_host()}:"))
 
 
-def _is_gone_here(run: Any) -> bool:
-    return _is_here(run) and _is_gone(run.data.tags[OWNER_TAG])
+def _has_died(run: Any) -> bool:
+    """Tells a run of this host whose process has ended."""
+    if not _is_local(run):
+        return False
+    _, pid, start_ticks = run.data.tags[OWNER_TAG].rsplit(":", 2)
+    return not ProcessId(int(pid), int(start_ticks)).is_alive()
 
 
-def _expired(runs: list[Any], memory: Path, term_s: float) -> list[str]:
-    """Of these runs, those that are to be given up; what was seen of the others is remembered."""
+def _expired_runs(runs: list[Any], path: Path, term_s: float) -> list[str]:
+    """Ids of runs with an expired lease; updates stored sightings."""
     boot, now = boot_id(), time.clock_gettime(time.CLOCK_BOOTTIME)
     try:
-        seen = sightings_from_json(json.loads(memory.read_text()), boot=boot)
+        sightings = sightings_from_json(json.loads(path.read_text()), boot=boot)
     except (OSError, ValueError):
-        seen = {}
-    verdicts = {
-        run.info.run_id: judge(run.data.tags[LEASE_TAG], seen.get(run.info.run_id), now, term_s=term_s) for run in runs
+        sightings = {}
+    states = {
+        run.info.run_id: assess_lease(run.data.tags[LEASE_TAG], sightings.get(run.info.run_id), now, term_s=term_s)
+        for run in runs
     }
-    remembered: dict[str, Sighting] = {run_id: sighting for run_id, (_, sighting) in verdicts.items()}
-    kept = {"boot": boot, "seen": {run_id: asdict(sighting) for run_id, sighting in remembered.items()}}
+    # Only runs that are still RUNNING are remembered.
+    stored = {"boot": boot, "seen": {run_id: asdict(sighting) for run_id, (_, sighting) in states.items()}}
     try:
-        memory.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(memory, json.dumps(kept).encode())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(path, json.dumps(stored).encode())
     except OSError as error:
-        # Without a memory nobody is given up too soon; on a full disk that is all it costs.
-        logger.info("leases that were seen cannot be kept in %s (%s)", memory, error)
-    return [run_id for run_id, (verdict, _) in verdicts.items() if verdict == "gone"]
+        # Without stored sightings no run expires too soon; on a full disk stale runs merely stay RUNNING.
+        logger.info("leases that were seen cannot be stored in %s (%s)", path, error)
+    return [run_id for run_id, (state, _) in states.items() if state == "expired"]
 
 
-class Keeper:
-    """Renews one run's lease beside whatever this process does, and gives up the runs of processes that are gone.
+class LeaseHeartbeat:
+    """Thread that renews one run's lease and marks stale runs.
 
-    It never raises and nothing waits for it. `spool` is the folder of the run on this host: where the run began
-    without a server it tells MLflow's id, and while nobody writes there, its records are sent from here.
+    It never raises, and no caller waits for it.
     """
 
     def __init__(self, server: TrackingServer, run_id: str, *, home: Path, spool: Path | None, every_s: float) -> None:
+        """Starts the thread.
+
+        Args:
+            server: Where the run is.
+            run_id: MLflow's id, or a reserved one.
+            home: Folder in which this host stores the leases it saw.
+            spool: The run's spool on this host. If the run started without a server, MLflow's id is read from there;
+                while no process writes there, its records are sent from here.
+            every_s: Seconds between two renewals.
+        """
         self._server, self._run_id, self._home, self._spool = server, run_id, home, spool
         self._every_s = every_s
         self._closing = threading.Event()
@@ -112,40 +139,44 @@ class Keeper:
         self._thread.start()
 
     def close(self) -> None:
-        """Ends without waiting for a server that is away."""
+        """Ends the thread without waiting for an unreachable server."""
         self._closing.set()
         self._thread.join(timeout=2.0)
 
     def _run(self) -> None:
+        # Jitter keeps many runs from renewing at the same moment.
         while not self._closing.wait(self._every_s * random.uniform(0.8, 1.0)):
             try:
                 self._server.knock()
                 client = self._server.client
-                self._send_what_nobody_sends(client)
-                run_id = self._settled(client)
+                self._upload_idle_spool(client)
+                run_id = self._mlflow_id(client)
                 if run_id is not None and not self._closing.is_set():
-                    renew(client, run_id)
-                    reap(self._server, self._home)
-            # A thread beside training: whatever a server, a database or a store answers, it is asked again.
+                    renew_lease(client, run_id)
+                    fail_stale_runs(self._server, self._home)
+            # A thread beside training: whichever error a server, a database or a store raises, it tries again.
             except Exception as error:
                 logger.info("the lease of run %s could not be renewed (%s)", self._run_id, error)
 
-    def _send_what_nobody_sends(self, client: Any) -> None:
-        if self._spool is not None and (self._spool / "about.json").exists() and not is_written(self._spool):
-            drain(self._spool, client, stop=self._closing.is_set)
+    def _upload_idle_spool(self, client: Any) -> None:
+        """Sends records of a spool that has lost its recorder."""
+        if self._spool is not None and (self._spool / "about.json").exists() and not has_writer(self._spool):
+            upload(self._spool, client, stop=self._closing.is_set)
 
-    def _settled(self, client: Any) -> str | None:
+    def _mlflow_id(self, client: Any) -> str | None:
+        """MLflow's id of the run; None if MLflow lacks it."""
+        if is_reserved(self._run_id) and self._spool is not None:
+            self._run_id = read_meta(self._spool).run_id
         if is_reserved(self._run_id):
-            known = read_about(self._spool).run_id if self._spool is not None else self._run_id
-            if is_reserved(known):
-                found = find(client, self._run_id)
-                known = found.info.run_id if found else self._run_id
-            self._run_id = known
-        return None if is_reserved(self._run_id) else self._run_id
+            run = find_reserved_run(client, self._run_id)
+            if run is None:
+                return None
+            self._run_id = run.info.run_id
+        return self._run_id
 
 
-def renew(client: Any, run_id: str) -> None:
-    """Say that the run's process is there, and take the run back where it was given up."""
+def renew_lease(client: Any, run_id: str) -> None:
+    """Renews a lease; a run marked stale is RUNNING again."""
     tags = client.get_run(run_id).data.tags
     set_tags(client, run_id, {LEASE_TAG: new_lease()})
     if REAPED_TAG in tags:
@@ -154,24 +185,30 @@ def renew(client: Any, run_id: str) -> None:
 
 
 def new_lease() -> str:
-    """A value that no lease had before. It reads as a time for people; nothing compares it with a clock."""
+    """A text that no lease had before.
+
+    People can read it as a time; no code compares it with a clock.
+    """
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}, every {RENEW_EVERY_S:.0f} s"
 
 
 @contextmanager
-def held(
+def hold_lease(
     server: TrackingServer, run_id: str, *, home: Path, spool: Path | None = None, every_s: float = RENEW_EVERY_S
 ) -> Iterator[None]:
-    """Hold the run's lease while the block runs."""
-    keeper = Keeper(server, run_id, home=home, spool=spool, every_s=every_s)
+    """Renews the run's lease while the block runs."""
+    heartbeat = LeaseHeartbeat(server, run_id, home=home, spool=spool, every_s=every_s)
     try:
         yield
     finally:
-        keeper.close()
+        heartbeat.close()
 
 
-def owner() -> str:
-    """`host:pid:start` of this process; the host names its PID namespace too, since containers share names."""
+def owner_id() -> str:
+    """`host:pid:start` of this process, the owner of its runs.
+
+    The host includes its PID namespace, since containers share names.
+    """
     process = ProcessId.here()
     return f"{_host()}:{process.pid}:{process.start_ticks}"
 
@@ -180,17 +217,14 @@ def _host() -> str:
     return f"{socket.gethostname()}/{os.stat('/proc/self/ns/pid').st_ino}"
 
 
-def _is_gone(owner_tag: str) -> bool:
-    """Whether the process behind an owner tag of this host has ended; its number may belong to another one by now."""
-    _, pid, start_ticks = owner_tag.rsplit(":", 2)
-    return not ProcessId(int(pid), int(start_ticks)).is_alive()
-
-
 @dataclass(frozen=True)
 class Sighting:
-    """A lease as it was seen, in seconds of the observer's clock since boot.
+    """A lease as this host saw it; seconds since boot.
 
-    since_s -- first seen so; doubtful_s -- when its term was found to be over, None before
+    Attributes:
+        lease: Text of the lease.
+        since_s: First seen with this text.
+        doubtful_s: First seen after its term; None before that.
     """
 
     lease: str
@@ -198,22 +232,37 @@ class Sighting:
     doubtful_s: float | None = None
 
 
-def judge(lease: str, seen: Sighting | None, now_s: float, *, term_s: float = TERM_S) -> tuple[Verdict, Sighting]:
-    """What to think of a run whose lease reads `lease` now and was last seen as `seen`; and what to remember."""
-    started_over = seen is not None and now_s < max(seen.since_s, seen.doubtful_s or 0.0)
-    if seen is None or seen.lease != lease or started_over:
-        return "held", Sighting(lease, now_s)
-    if seen.doubtful_s is None:
-        if now_s - seen.since_s < term_s:
-            return "held", seen
-        return "doubtful", Sighting(lease, seen.since_s, now_s)
-    if now_s - seen.doubtful_s < LAST_CHANCE_S * term_s / TERM_S:
-        return "doubtful", seen
-    return "gone", seen
+def assess_lease(
+    lease: str, sighting: Sighting | None, now_s: float, *, term_s: float = LEASE_TERM_S
+) -> tuple[LeaseState, Sighting]:
+    """Decides whether a run's owner is alive. Pure: no I/O.
+
+    Args:
+        lease: Its text now.
+        sighting: As this host saw it before; None if it did not.
+        now_s: Seconds since boot.
+        term_s: Seconds for which an unchanged lease is valid.
+
+    Returns:
+        The state, and the sighting to store.
+    """
+    clock_restarted = sighting is not None and now_s < max(sighting.since_s, sighting.doubtful_s or 0.0)
+    # First look, or the lease was renewed.
+    if sighting is None or sighting.lease != lease or clock_restarted:
+        return "alive", Sighting(lease, now_s)
+    # Second look: unchanged for its term.
+    if sighting.doubtful_s is None:
+        if now_s - sighting.since_s < term_s:
+            return "alive", sighting
+        return "suspect", Sighting(lease, sighting.since_s, now_s)
+    # Third look: unchanged for the grace period, too.
+    if now_s - sighting.doubtful_s < GRACE_S * term_s / LEASE_TERM_S:
+        return "suspect", sighting
+    return "expired", sighting
 
 
 def sightings_from_json(stored: Any, *, boot: str) -> dict[str, Sighting]:
-    """What was remembered since this boot; nothing where it is unreadable or from an earlier one."""
+    """Sightings by run id; none if unreadable or outdated."""
     if not isinstance(stored, Mapping) or stored.get("boot") != boot:
         return {}
     try:

@@ -1,8 +1,8 @@
-"""Pictures to look at: labelled panels side by side, and sheets of several such strips.
+"""Strips of labelled panels, and sheets of several strips.
 
-Arrays in, arrays out: uint8 RGB of shape (H, W, 3), or (H, W) for greys such as masks. The same input gives the same
-bytes on every machine (a bitmap font, no resampling except by whole factors). What the panels show, and where the
-pictures are recorded, is the caller's business (`tracker.Recorder.log_picture`).
+Arrays in, arrays out: uint8 RGB of shape (H, W, 3), or (H, W) for grey panels such as masks. The same input gives the
+same bytes on every machine (a bitmap font, no resampling except by whole factors). `tracker.Recorder.log_image` records
+them.
 """
 
 from __future__ import annotations
@@ -23,57 +23,67 @@ _INK = (40, 40, 40)
 
 
 def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128, columns: int | None = None) -> Pixels:
-    """Panels of equal height and width, each under its caption: in one row, or `columns` beside one another.
+    """Draws panels of one size side by side, with captions.
 
-    Panels lower than `least_height` pixels are enlarged by a whole factor (nearest neighbour), so that a thumbnail of
-    a laptop run can be seen. Returns (H, W, 3).
+    Args:
+        panels: Captions with pixels, (H, W, 3) or (H, W), uint8.
+        least_height: Lower panels are enlarged by a whole factor (nearest neighbour), so that a thumbnail of a laptop
+            run can be seen.
+        columns: Panels in one row; all of them by default.
+
+    Returns:
+        (H, W, 3), uint8.
     """
     if not panels:
         raise ValueError("a strip needs at least one panel")
-    pictures = [_rgb(pixels, caption) for caption, pixels in panels]
-    sizes = {picture.shape[:2] for picture in pictures}
+    images = [_rgb(pixels, caption) for caption, pixels in panels]
+    sizes = {image.shape[:2] for image in images}
     if len(sizes) > 1:
         raise ValueError(f"panels of one strip must have one size, got {sorted(sizes)}; crop them alike")
-    factor = max(1, -(-least_height // pictures[0].shape[0]))
+    factor = max(1, -(-least_height // images[0].shape[0]))
     # (H, W, 3) -> (factor * H, factor * W, 3)
-    pictures = [picture.repeat(factor, axis=0).repeat(factor, axis=1) for picture in pictures]
-    height, width = pictures[0].shape[:2]
-    columns = columns or len(pictures)
-    rows = -(-len(pictures) // columns)
+    images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
+    height, width = images[0].shape[:2]
+    columns = columns or len(images)
+    rows = -(-len(images) // columns)
     canvas = np.full((rows * (CAPTION_HEIGHT + height), columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
-    for index, ((caption, _), picture) in enumerate(zip(panels, pictures, strict=True)):
+    for index, ((caption, _), image) in enumerate(zip(panels, images, strict=True)):
         top, left = index // columns * (CAPTION_HEIGHT + height), index % columns * (width + GAP)
         canvas[top : top + CAPTION_HEIGHT, left : left + width] = _caption(caption, width)
-        canvas[top + CAPTION_HEIGHT : top + CAPTION_HEIGHT + height, left : left + width] = picture
+        canvas[top + CAPTION_HEIGHT : top + CAPTION_HEIGHT + height, left : left + width] = image
     return canvas
 
 
 def contact_sheet(strips: Sequence[tuple[str, Pixels]], *, columns: int = 1) -> Pixels:
-    """Strips with a title above each, of one line or several, `columns` beside one another; shorter and narrower strips
-    are padded with white.
+    """Draws strips in a grid, each under its title.
 
-    Returns (H, W, 3).
+    Args:
+        strips: Titles of one or more lines, with pixels (H, W, 3); smaller strips are padded with white.
+        columns: Strips in one row.
+
+    Returns:
+        (H, W, 3), uint8.
     """
     if not strips:
         raise ValueError("a contact sheet needs at least one strip")
     width = max(pixels.shape[1] for _, pixels in strips)
-    titled = max(title.count("\n") + 1 for title, _ in strips) * CAPTION_HEIGHT
-    height = max(pixels.shape[0] for _, pixels in strips) + titled
+    title_height = max(title.count("\n") + 1 for title, _ in strips) * CAPTION_HEIGHT
+    height = max(pixels.shape[0] for _, pixels in strips) + title_height
     rows = -(-len(strips) // columns)
     canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
     for index, (title, pixels) in enumerate(strips):
         top = (index // columns) * (height + GAP)
         left = (index % columns) * (width + GAP)
         for number, line in enumerate(title.split("\n")):
-            place = top + number * CAPTION_HEIGHT
-            canvas[place : place + CAPTION_HEIGHT, left : left + width] = _caption(line, width)
-        below = top + titled
-        canvas[below : below + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+            line_top = top + number * CAPTION_HEIGHT
+            canvas[line_top : line_top + CAPTION_HEIGHT, left : left + width] = _caption(line, width)
+        strip_top = top + title_height
+        canvas[strip_top : strip_top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return canvas
 
 
 def _caption(text: str, width: int) -> Pixels:
-    """One line of text on white, (CAPTION_HEIGHT, width, 3), cut at the right edge."""
+    """One line of text on white, (CAPTION_HEIGHT, width, 3), cropped."""
     line = Image.new("RGB", (width, CAPTION_HEIGHT), (_PAPER, _PAPER, _PAPER))
     # The bitmap font has Latin-1 letters only.
     drawable = text.encode("latin-1", errors="replace").decode("latin-1")

@@ -1,7 +1,7 @@
-"""What a run was made from: code, environment, hardware and datasets, as facts for its record.
+"""Lineage of a run: code, environment, hardware and datasets.
 
-Everything is identified by digest or version, nothing by a path that may change. Which of these facts a gate demands
-is the gate's business (`registry.gates`); the configuration has its own digest (`config.RunConfig.digest`).
+Everything is identified by digest or version, nothing by a path that may change. A gate decides which of these it
+requires (`registry.gates`); the configuration has its own digest (`RunConfig.digest`).
 """
 
 from __future__ import annotations
@@ -22,21 +22,22 @@ COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
 DIRTY_VARIABLE = "TRAINPLANE_DIRTY"
 DATASET_DIGEST_LENGTH = 36
 MAX_DIFF_BYTES = 200_000
-_CUT = "[cut here:"
+_TRUNCATED = "[cut here:"
+# Packages that decide what a run computes.
 _PACKAGES = ("torch", "ray", "mlflow", "numpy", "timm", "webdataset", "safetensors", "pillow")
 
 
 def code_tags() -> dict[str, str]:
-    """The commit of this code and whether it was changed since, as tags of a run.
+    """Tags with the commit of this code and its changes.
 
-    Code that was installed without its repository (a wheel, an image) has no commit of its own: the environment
-    variable TRAINPLANE_COMMIT tells it, otherwise it is "unknown", which no gate on lineage accepts. `isnet submit`
-    sets it for its jobs (`travelling`), with TRAINPLANE_DIRTY.
+    Code that was installed without its repository (a wheel, an image) has no commit: it is read from the environment
+    variable TRAINPLANE_COMMIT, otherwise it is "unknown", which no gate on lineage accepts. `isnet submit` sets the
+    variable for its jobs (`code_variables`), with TRAINPLANE_DIRTY.
     """
     commit = _git("rev-parse", "HEAD") if _is_checkout() else None
     if commit is None:
-        told = {"trainplane.commit": COMMIT_VARIABLE, "trainplane.dirty": DIRTY_VARIABLE}
-        return {tag: os.environ.get(variable) or "unknown" for tag, variable in told.items()}
+        variables = {"trainplane.commit": COMMIT_VARIABLE, "trainplane.dirty": DIRTY_VARIABLE}
+        return {tag: os.environ.get(variable) or "unknown" for tag, variable in variables.items()}
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "mlflow.source.git.commit": commit,
@@ -45,15 +46,15 @@ def code_tags() -> dict[str, str]:
     }
 
 
-def travelling() -> dict[str, str]:
-    """The same facts as variables of a process to which this code travels without its repository."""
+def code_variables() -> dict[str, str]:
+    """Environment variables for a process without this code's repository."""
     tags = code_tags()
-    told = {COMMIT_VARIABLE: tags["trainplane.commit"], DIRTY_VARIABLE: tags["trainplane.dirty"]}
-    return {variable: value for variable, value in told.items() if value != "unknown"}
+    variables = {COMMIT_VARIABLE: tags["trainplane.commit"], DIRTY_VARIABLE: tags["trainplane.dirty"]}
+    return {name: value for name, value in variables.items() if value != "unknown"}
 
 
 def user() -> str:
-    """Who runs this, as the environment has it; "unknown" where the system does not say."""
+    """User name of the environment, for MLflow's pages, or "unknown"."""
     try:
         return getpass.getuser()
     except (KeyError, OSError):
@@ -61,9 +62,9 @@ def user() -> str:
 
 
 def account() -> str:
-    """The system's account that runs this, whatever the environment (LOGNAME, USER) says; `uid-N` where it has no name.
+    """System account of this process, or `uid-N` without a name.
 
-    For records of who did something; `user` is for pages that people browse.
+    For records of decisions: the environment (LOGNAME, USER) cannot change it.
     """
     number = os.getuid()
     try:
@@ -73,40 +74,43 @@ def account() -> str:
 
 
 def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:
-    """The changes since the commit, cut at `max_bytes` with a line that says so; None when there are none."""
+    """Changes since the commit; None without changes.
+
+    Beyond `max_bytes` they are truncated, and the last line says so.
+    """
     diff = _git("diff", "HEAD") if _is_checkout() else None
     if not diff:
         return None
     encoded = diff.encode()
     if len(encoded) <= max_bytes:
         return diff + "\n"
-    cut = encoded[:max_bytes].decode(errors="ignore")
-    return f"{cut}\n{_CUT} {len(encoded) - max_bytes} of {len(encoded)} bytes are not recorded]\n"
+    beginning = encoded[:max_bytes].decode(errors="ignore")
+    return f"{beginning}\n{_TRUNCATED} {len(encoded) - max_bytes} of {len(encoded)} bytes are not recorded]\n"
 
 
-def is_cut(diff: str) -> bool:
-    """Whether `code_diff` left out a part of these changes."""
-    return diff.rstrip("\n").rpartition("\n")[2].startswith(_CUT)
+def is_truncated(diff: str) -> bool:
+    """Tells a diff that `code_diff` truncated."""
+    return diff.rstrip("\n").rpartition("\n")[2].startswith(_TRUNCATED)
 
 
 def has_commit(commit: str) -> bool:
-    """Whether the repository of this code has that commit."""
+    """Checks that the repository of this code has a commit."""
     return _is_checkout() and _git("cat-file", "-e", f"{commit}^{{commit}}") is not None
 
 
 def environment() -> dict[str, str]:
-    """Versions of Python, of the system and of the packages that decide what a run computes."""
-    found = {"python": platform.python_version(), "system": platform.platform()}
+    """Versions of Python, the system and the packages that compute."""
+    versions = {"python": platform.python_version(), "system": platform.platform()}
     for package in _PACKAGES:
         try:
-            found[package] = metadata.version(package)
+            versions[package] = metadata.version(package)
         except metadata.PackageNotFoundError:
             continue
-    return found
+    return versions
 
 
 def hardware() -> dict[str, Any]:
-    """Processor, number of CPUs this process may use, memory in bytes, and GPUs with their memory in bytes."""
+    """Processor, usable CPUs, memory and GPUs; sizes in bytes."""
     import psutil
     import torch
 
@@ -119,29 +123,37 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def facts() -> dict[str, Any]:
-    """All of the above in one JSON-able value, for the artifact `lineage.json` of a run."""
+def lineage_record() -> dict[str, Any]:
+    """Content of the artifact `lineage.json`: code, environment and hardware."""
     return {"code": code_tags(), "environment": environment(), "hardware": hardware()}
 
 
 def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
-    """A dataset as an input of a run in MLflow's pages: its name, digest, and where it was read.
+    """Name, digest and address of a dataset, as MLflow's input.
 
-    MLflow's digests have 36 characters at most, so this carries the first 36 of the 64, and a tag all of them.
+    MLflow's digests have 36 characters at most, so this has the first 36 of the 64, and a tag has all of them.
     """
-    place = without_secrets(address) if "://" in address else str(Path(address).resolve())
+    uri = without_secrets(address) if "://" in address else str(Path(address).resolve())
     return {
         "name": name,
         "digest": digest[:DATASET_DIGEST_LENGTH],
-        "source_type": "s3" if place.startswith("s3://") else "local",
-        "source": json.dumps({"uri": place}),
+        "source_type": "s3" if uri.startswith("s3://") else "local",
+        "source": json.dumps({"uri": uri}),
     }
 
 
 def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
-    """Record at once that the run read a dataset for the purpose `context`; doing it twice changes nothing.
+    """Records at once that a run reads a dataset.
 
-    Raises `UserError` when the address does not answer.
+    Repeating it changes nothing.
+
+    Args:
+        server: An unreachable one is a `UserError`.
+        run_id: MLflow's id.
+        name: Shown on MLflow's pages.
+        digest: 64 hexadecimal digits.
+        address: Where the dataset is.
+        context: Purpose, such as `evaluation`.
     """
     client = server.client
     from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -156,18 +168,21 @@ def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, 
 
 
 def _is_checkout() -> bool:
-    """Whether this very file is under version control: a repository above site-packages is not ours."""
+    """Checks that this very file is under version control.
+
+    A repository above site-packages is another one.
+    """
     return _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
 
 
 def _git(*arguments: str) -> str | None:
-    """Output of a git command in the folder of this file; None when git or the repository is not there."""
+    """Output of git here; None without git or repository."""
     command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
-        done = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        process = subprocess.run(command, capture_output=True, timeout=20, check=False)
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.decode(errors="replace").strip() if done.returncode == 0 else None
+    return process.stdout.decode(errors="replace").strip() if process.returncode == 0 else None
 
 
 def _cpu_model() -> str:

@@ -1,4 +1,4 @@
-"""Result of a search or an evaluation on its way to MLflow, through the spool of its run.
+"""Results of searches and evaluations, sent through a spool.
 
 A result concerns several runs and registered versions, and it is complete at once. It is written to the local disk
 before the first request, so an unreachable server loses nothing: `isnet runs sync` sends it later. Sending it twice
@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from trainplane.tracking.client import TrackingServer, reason
-from trainplane.tracking.history import Heard, write_heard
+from trainplane.tracking.history import RecordedSteps, write_recorded_steps
 from trainplane.tracking.spool.spool import Spool
-from trainplane.tracking.spool.upload import OnVersion, drain
+from trainplane.tracking.spool.upload import OnVersion, upload
 
 # Another process may be writing the result of the same run: that takes as long as copying its files.
 _PATIENCE_S = 30.0
@@ -24,7 +24,7 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class VersionAttachment:
-    """Tags and files to attach to one version of a registered model.
+    """Tags and files for one version of a registered model.
 
     Attributes:
         name: Registered model.
@@ -41,7 +41,7 @@ class VersionAttachment:
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything that MLflow stores of one run when it has finished.
+    """Everything that MLflow stores of a run when it finishes.
 
     Attributes:
         run_id: MLflow's id.
@@ -65,19 +65,22 @@ class RunResult:
 def send_result(
     server: TrackingServer, spools: Path, result: RunResult, *, on_version: OnVersion | None = None
 ) -> str | None:
-    """Stores a result in its spool and sends it; returns a message if it has to wait.
+    """Stores a result in its spool and sends it.
 
     Args:
         server: Where it goes. An unreachable server raises nothing.
         spools: Parent folder of all spools.
-        result: What to send.
+        result: All of the run's result.
         on_version: Called after each attachment was sent, before it is acknowledged.
+
+    Returns:
+        A message if the result has to wait; None if it was sent.
     """
     folder = write_result(server, spools, result)
     try:
         server.knock()
-        error = drain(folder, server.client, on_version=on_version).error
-    # A server or a database may raise anything: the result stays in its spool.
+        error = upload(folder, server.client, on_version=on_version).error
+    # A server or a database may raise anything; the result stays in its spool.
     except Exception as failure:
         error = reason(failure)
     return error and (
@@ -87,12 +90,15 @@ def send_result(
 
 
 def write_result(server: TrackingServer, spools: Path, result: RunResult) -> Path:
-    """Writes a result as records of its run's spool, with copies of all files; returns the spool's folder."""
+    """Writes a result into its run's spool; returns the folder.
+
+    Files are copied, so the spool is complete by itself.
+    """
     folder = spools / result.run_id
     spool = Spool(folder, run_id=result.run_id, tracking=server.public_address, patience_s=_PATIENCE_S)
     with closing(spool):
         # A repeated evaluation replaces the points of the one before: none of them are left out.
-        write_heard(folder, Heard())
+        write_recorded_steps(folder, RecordedSteps())
         spool.append({"k": "metrics", "step": 0, "ts": result.time_ms, "v": dict(result.metrics)})
         for path in sorted(path for path in result.folder.rglob("*") if path.is_file()):
             attached = spool.attach(path.name, path.read_bytes())

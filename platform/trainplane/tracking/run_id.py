@@ -1,8 +1,9 @@
-"""Which MLflow run is it? Decided here from its key alone, so that a run can begin while the server is away.
+"""Identity of an MLflow run, derived from its key alone.
 
-`Birth` holds all that MLflow needs to make the run. `settle` finds the run of that key or makes it, and may be called
-again, later, and from several hosts at once: the same key is one run. Until it was settled a run goes by its reserved
-id, a digest of experiment and key; MLflow chooses the other one, and `find` leads from the first to the second.
+So a run can start while its server is unreachable. `RunSpec` holds all arguments to create the run. `find_or_create`
+may be called again, later, and from several hosts at once: the same key is one run. Until then a run goes by its
+reserved id, a digest of experiment and key; MLflow chooses another id, and `find_reserved_run` leads from the first to
+the second.
 """
 
 from __future__ import annotations
@@ -26,16 +27,22 @@ REAPED_TAG = "trainplane.reaped"
 # Why the last attempt failed; a finished run has none.
 ERROR_TAG = "trainplane.error"
 _RESERVED = "reserved-"
+_RESERVED_DIGITS = 24
 # MLflow's pages then open on runs and metrics, not on traces of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 
 @dataclass(frozen=True)
-class Birth:
-    """What a run is made with.
+class RunSpec:
+    """Arguments to create a run.
 
-    artifact_root -- `s3://…` or a folder, where a new experiment keeps its artifacts
-    parent_run_id -- the search that it is a trial of
+    Attributes:
+        experiment: Name of MLflow's experiment.
+        run_key: 1 to 250 letters, digits and `._:/@+=-`; the same key is the same run.
+        run_name: Shown on MLflow's pages.
+        artifact_root: `s3://…` or a folder, where a new experiment stores its artifacts.
+        parent_run_id: The search that it is a trial of.
+        tags: Tags of the run.
     """
 
     experiment: str
@@ -53,103 +60,113 @@ class Birth:
 
     @property
     def reserved_id(self) -> str:
-        """The name of the run where MLflow has not been asked yet; also that of its spool's folder."""
-        named = json.dumps([self.experiment, self.run_key]).encode()
-        return f"{_RESERVED}{hashlib.sha256(named).hexdigest()[:24]}"
+        """Id until MLflow has the run; names its spool, too."""
+        identity = json.dumps([self.experiment, self.run_key]).encode()
+        return f"{_RESERVED}{hashlib.sha256(identity).hexdigest()[:_RESERVED_DIGITS]}"
 
     def to_json(self) -> dict[str, Any]:
+        """Fields as JSON; `RunSpec(**fields)` is the way back."""
         return {**asdict(self), "tags": dict(self.tags)}
 
 
 def is_reserved(run_id: str) -> bool:
-    """Whether this is a name of ours, which MLflow does not know as an id."""
+    """Tells a reserved id from an id of MLflow."""
     return run_id.startswith(_RESERVED)
 
 
-@dataclass(frozen=True)
-class Settled:
-    """A run in MLflow, and whether it was there before."""
+def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | None = None) -> tuple[Any, bool]:
+    """Finds or creates the one MLflow run of a key.
 
-    run: Any
-    resumed: bool
+    Args:
+        client: An `MlflowClient`, whose errors go to the caller.
+        spec: Arguments to create the run.
+        claim: Tags that name the owner of a new run from its first moment, so that it can be marked stale if
+            `start_attempt` never follows.
 
-
-def settle(client: Any, birth: Birth, *, claim: Mapping[str, str] | None = None) -> Settled:
-    """The one MLflow run of this key, made where there is none. Raises MLflow's errors, and `UserError`.
-
-    `claim`: tags that say whose a new run is from its first moment, so that it can be given up if `begin` never comes.
+    Returns:
+        MLflow's run, and whether it existed before.
     """
-    experiment_id = _experiment(client, birth.experiment, birth.artifact_root)
-    found = _runs_with_key(client, experiment_id, birth.run_key)
-    resumed = bool(found)
-    tags = {**birth.tags, **(claim or {}), KEY_TAG: birth.run_key, RESERVED_TAG: birth.reserved_id}
-    if birth.parent_run_id is not None:
-        tags["mlflow.parentRunId"] = birth.parent_run_id
-    while not found:
-        client.create_run(experiment_id, tags=tags, run_name=birth.run_name)
-        found = _only_one(client, _runs_with_key(client, experiment_id, birth.run_key))
-    return Settled(client.get_run(found[0].info.run_id), resumed)
+    experiment_id = _experiment_id(client, spec.experiment, spec.artifact_root)
+    runs = _runs_with_key(client, experiment_id, spec.run_key)
+    existed = bool(runs)
+    tags = {**spec.tags, **(claim or {}), KEY_TAG: spec.run_key, RESERVED_TAG: spec.reserved_id}
+    if spec.parent_run_id is not None:
+        tags["mlflow.parentRunId"] = spec.parent_run_id
+    # Another launcher may create the same run at this moment: search again, and agree on one.
+    while not runs:
+        client.create_run(experiment_id, tags=tags, run_name=spec.run_name)
+        runs = _delete_surplus(client, _runs_with_key(client, experiment_id, spec.run_key))
+    return client.get_run(runs[0].info.run_id), existed
 
 
-def begin(client: Any, run: Any, *, tags: Mapping[str, str], owner: str, again: bool = False) -> int:
-    """The run is RUNNING and belongs to the process `owner`; returns which attempt this is.
+def start_attempt(client: Any, run: Any, *, tags: Mapping[str, str], owner: str, is_replay: bool = False) -> int:
+    """Sets a run RUNNING and owned by a process.
 
-    `again`: it may have been said before, so what is said of the same process is the same attempt.
+    Args:
+        client: An `MlflowClient`.
+        run: MLflow's run.
+        tags: Tags of the attempt.
+        owner: Owner id of the process.
+        is_replay: The same start may have been sent before, so the same owner is the same attempt.
+
+    Returns:
+        Number of this attempt, from 1.
     """
     attempts = int(run.data.tags.get(ATTEMPTS_TAG, "0"))
-    if not (again and attempts and run.data.tags.get(OWNER_TAG) == owner):
+    if not (is_replay and attempts and run.data.tags.get(OWNER_TAG) == owner):
         attempts += 1
     client.update_run(run.info.run_id, status="RUNNING")
     set_tags(client, run.info.run_id, {**tags, OWNER_TAG: owner, ATTEMPTS_TAG: str(attempts)})
     return attempts
 
 
-def find(client: Any, reserved_id: str) -> Any | None:
-    """The MLflow run with this reserved id, in whatever experiment it is; None where it was not settled yet."""
+def find_reserved_run(client: Any, reserved_id: str) -> Any | None:
+    """Finds a run by its reserved id, in any experiment."""
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    found = client.search_runs(experiments, filter_string=f"tags.`{RESERVED_TAG}` = '{reserved_id}'", max_results=2)
-    return found[0] if found else None
+    runs = client.search_runs(experiments, filter_string=f"tags.`{RESERVED_TAG}` = '{reserved_id}'", max_results=2)
+    return runs[0] if runs else None
 
 
 def set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
-    """Set several tags with one request."""
+    """Sets several tags with one request."""
     from mlflow.entities import RunTag
 
     client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)
 
 
-def _experiment(client: Any, name: str, artifact_root: str) -> str:
-    """The id of the experiment, created with its own place for artifacts when it is new."""
+def _experiment_id(client: Any, name: str, artifact_root: str) -> str:
+    """Id of an experiment; creates a missing one."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found is None:
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
         root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
         try:
-            place = f"{root.rstrip('/')}/{quote(name, safe='')}"
-            return str(client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
+            location = f"{root.rstrip('/')}/{quote(name, safe='')}"
+            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
-            found = client.get_experiment_by_name(name)
-    if found.lifecycle_stage != "active":
+            # Another process was faster.
+            experiment = client.get_experiment_by_name(name)
+    if experiment.lifecycle_stage != "active":
         raise UserError(f"experiment {name!r} was deleted in MLflow; restore it there, or set tracking.experiment=…")
-    return str(found.experiment_id)
+    return str(experiment.experiment_id)
 
 
 def _runs_with_key(client: Any, experiment_id: str, run_key: str) -> list[Any]:
     """Runs of that key, the oldest first."""
-    found = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
-    return sorted(found, key=lambda run: (run.info.start_time, run.info.run_id))
+    runs = client.search_runs([experiment_id], filter_string=f"tags.`{KEY_TAG}` = '{run_key}'")
+    return sorted(runs, key=lambda run: (run.info.start_time, run.info.run_id))
 
 
-def _only_one(client: Any, found: list[Any]) -> list[Any]:
-    """The run that stays when several launchers made one for the same key at the same time.
+def _delete_surplus(client: Any, runs: list[Any]) -> list[Any]:
+    """Keeps one of several runs created at the same time.
 
-    All see the same order, so all keep the same one; only when a launcher was delayed for long may it have gone on
-    with another, which is why a run that an attempt has claimed comes first.
+    All launchers see the same order, so all keep the same run. Only a launcher that was delayed for long may already
+    use another one, which is why a run with an attempt comes first.
     """
-    ranked = sorted(found, key=lambda run: ATTEMPTS_TAG not in run.data.tags)
+    ranked = sorted(runs, key=lambda run: ATTEMPTS_TAG not in run.data.tags)
     for surplus in ranked[1:]:
         client.delete_run(surplus.info.run_id)
     return ranked[:1]

@@ -213,6 +213,7 @@ class _Trainer:
         self.tracker.set_tags({"trainplane.threads": str(torch.get_num_threads())})
         self.tracker.resume_from(step, loaded.unsent if loaded else b"")
         self.tracker.monitor(self._counters)
+        # A fixed micro-batch wins over one that an earlier attempt found.
         if self.config.train.micro_batch != "auto":
             micro_batch = self.config.train.micro_batch
         self.split = split_batch(
@@ -228,6 +229,7 @@ class _Trainer:
             self._last_good,
             guard_state.with_amendments_of(amended, step=step) if amended else guard_state,
         )
+        # Say which newer checkpoints could not be read.
         for damaged in loaded.damaged if loaded else ():
             self._emit(step, f"{damaged}; resumed at step {step}")
         return step
@@ -288,10 +290,11 @@ class _Trainer:
 
     def _record(self, done: int, shares: dict[str, Tensor]) -> None:
         values = sum_over_ranks(shares, self.world)
-        # The guard first: it may raise, and then the values must not be recorded.
+        # The guard decides first: it may raise, and then the values must not be recorded.
         self.guard.evaluate(done, values)
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
+        # The steps' own values, then the means at the end of an epoch.
         self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "epoch": done / per_epoch})
         self.commit()
         means = self.epoch.add(done, values, per_epoch)
@@ -302,6 +305,7 @@ class _Trainer:
         self.guard.check_state(done)
         if not self.world.is_first:
             return
+        # Everything beside tensors and counters that a resumed run needs, or checks.
         meta = {
             "config": self.config.model_dump(mode="json"),
             "config_digest": self.config.digest(),
@@ -364,11 +368,13 @@ class _Trainer:
             torch.cuda.synchronize(self.task.device)
 
     def _finish(self, done: int, first: int, metrics: dict[str, float], started: float) -> Outcome:
+        # Wait for the last checkpoint.
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None
             self.commit()
         # The wall time includes the wait for the last checkpoint, as the phase `checkpoint` does.
         wall_s = time.monotonic() - started
+        # Time by phase, and the speed of this attempt.
         parts = {f"step/{name}": seconds for name, seconds in self.task.timings().items()}
         seconds = {**self.clock.seconds, **parts, "wall": wall_s}
         samples = (done - first) * self.config.train.global_batch
@@ -377,6 +383,7 @@ class _Trainer:
             self.tracker.log_metrics(
                 done, {f"time/{name}_s": value for name, value in seconds.items()} | {"time/pictures_per_s": rate}
             )
+        # Flush the record; what the server does not take now stays in the spool.
         unsent = self.tracker.close(timeout_s=30.0)
         return Outcome(
             status="finished" if done >= self._steps else "stopped",

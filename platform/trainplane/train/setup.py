@@ -187,6 +187,7 @@ def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: 
 
     MLflow's parameters can never change, and neither can the identity of a run.
     """
+    # Files of the run, then its datasets.
     texts = {"config.json": _json(config.model_dump(mode="json")), "lineage.json": _json(lineage.lineage_record())}
     if diff := lineage.code_diff():
         texts["code.diff"] = diff

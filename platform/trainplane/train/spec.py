@@ -17,11 +17,10 @@ from trainplane.tracking.client import TrackingServer
 class TrackingTarget:
     """Tracking server, run and spool folder of rank 0.
 
+    `run_id` is the id of the MLflow run, or the one reserved for it.
+
     Attributes:
-        uri: Address of the tracking server.
-        run_id: Id of the MLflow run, or the id reserved for it.
-        spool: Folder of the local records.
-        run_spec: Arguments to create the MLflow run, as JSON, if it does not exist yet.
+        birth: Arguments to create the MLflow run, as JSON, if it does not exist yet.
     """
 
     uri: str
@@ -39,16 +38,14 @@ class TrackingTarget:
 class TrainJob:
     """Everything a rank needs to train a run.
 
+    `train_data`, `val_data` and `checkpoints` are addresses. With `tracking=None` nothing is recorded.
+
     Attributes:
         config: The resolved configuration.
-        train_data: Address of the training dataset.
-        val_data: Address of the held-out dataset.
-        checkpoints: Address of the run's folder of checkpoints.
-        tracking: Where to record; None trains without recording.
         micro_batch: Size that fitted in an earlier attempt, where the configuration says `auto`.
         until: Step to stop at, where that is before the last one: a search trains in pieces.
         stop_at_nan: Name of a validation metric; training stops when it is not finite.
-        train_digest: Digest of the dataset that the run started with; another one at that address is refused.
+        train_digest: Digest that the training dataset must have: the one at the run's start.
         val_digest: Likewise of the held-out dataset.
     """
 
@@ -90,14 +87,7 @@ class Progress(Protocol):
     """
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
-        """Shows the state after a step.
-
-        Args:
-            step: Steps done.
-            steps: Steps of the run.
-            pictures_per_s: Samples per second of this attempt.
-            metrics: Metrics that were recorded last.
-        """
+        """Shows this attempt's speed and the last recorded metrics."""
 
     def emit(self, message: str) -> None:
         """Shows a message on a line of its own."""

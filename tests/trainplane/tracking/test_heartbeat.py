@@ -11,18 +11,18 @@ from hypothesis import strategies as st
 
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.heartbeat import (
-    LAST_CHANCE_S,
+    GRACE_S,
     LEASE_TAG,
-    REAPED_TAG,
+    LEASE_TERM_S,
     RENEW_EVERY_S,
-    TERM_S,
-    Keeper,
+    LeaseHeartbeat,
     Sighting,
-    judge,
-    reap,
-    renew,
+    assess_lease,
+    fail_stale_runs,
+    renew_lease,
     sightings_from_json,
 )
+from trainplane.tracking.run_id import REAPED_TAG
 from trainplane.tracking.runs import find_or_create_run
 
 
@@ -30,28 +30,28 @@ def looks(leases: list[tuple[float, str]]) -> list[str]:
     """The verdicts of one observer who looks at these times of its clock."""
     seen, verdicts = None, []
     for now_s, lease in leases:
-        verdict, seen = judge(lease, seen, now_s)
+        verdict, seen = assess_lease(lease, seen, now_s)
         verdicts.append(verdict)
     return verdicts
 
 
 def test_a_dead_run_is_given_up_at_the_third_look() -> None:
-    gone = TERM_S + LAST_CHANCE_S
-    assert looks([(0, "a"), (TERM_S - 1, "a"), (TERM_S, "a"), (gone - 1, "a"), (gone, "a")]) == [
-        "held",
-        "held",
-        "doubtful",
-        "doubtful",
-        "gone",
+    gone = LEASE_TERM_S + GRACE_S
+    assert looks([(0, "a"), (LEASE_TERM_S - 1, "a"), (LEASE_TERM_S, "a"), (gone - 1, "a"), (gone, "a")]) == [
+        "alive",
+        "alive",
+        "suspect",
+        "suspect",
+        "expired",
     ]
     # However late the second look comes, the holder has its last chance.
-    assert looks([(0, "a"), (1e6, "a"), (1e6 + LAST_CHANCE_S, "a")]) == ["held", "doubtful", "gone"]
+    assert looks([(0, "a"), (1e6, "a"), (1e6 + GRACE_S, "a")]) == ["alive", "suspect", "expired"]
 
 
 @given(
     st.lists(st.floats(0.1, 2000), min_size=1, max_size=40),
     st.floats(-1e9, 1e9),
-    st.floats(0.1, LAST_CHANCE_S - RENEW_EVERY_S - 1),
+    st.floats(0.1, GRACE_S - RENEW_EVERY_S - 1),
 )
 def test_a_living_run_is_never_given_up_whatever_its_clock_says(
     pauses: list[float], skew_s: float, delay_s: float
@@ -61,14 +61,14 @@ def test_a_living_run_is_never_given_up_whatever_its_clock_says(
         now_s += pause_s
         # It renews every minute, a little late, and writes down what its own clock reads.
         renewed = int((now_s - delay_s) // RENEW_EVERY_S)
-        verdict, seen = judge(f"{skew_s + RENEW_EVERY_S * renewed}", seen, now_s)
-        assert verdict != "gone"
+        verdict, seen = assess_lease(f"{skew_s + RENEW_EVERY_S * renewed}", seen, now_s)
+        assert verdict != "expired"
 
 
 @given(st.floats(0, 1e6), st.floats(0, 1e6))
 def test_after_a_reboot_looking_starts_over(before_s: float, now_s: float) -> None:
-    verdict, _ = judge("a", Sighting("a", before_s + now_s + 1, None), now_s)
-    assert verdict == "held"
+    verdict, _ = assess_lease("a", Sighting("a", before_s + now_s + 1, None), now_s)
+    assert verdict == "alive"
     stored = {"boot": "one", "seen": {"r": {"lease": "a", "since_s": 1.0, "doubtful_s": None}}}
     assert sightings_from_json(json.loads(json.dumps(stored)), boot="one") == {"r": Sighting("a", 1.0)}
     assert sightings_from_json(stored, boot="two") == {}
@@ -77,7 +77,7 @@ def test_after_a_reboot_looking_starts_over(before_s: float, now_s: float) -> No
 
 def test_a_disk_that_cannot_keep_what_was_seen_is_no_fault_of_the_server(tracking_uri: str, tmp_path: Path) -> None:
     (tmp_path / "leases.json").mkdir()
-    assert reap(TrackingServer(tracking_uri), tmp_path) == []
+    assert fail_stale_runs(TrackingServer(tracking_uri), tmp_path) == []
 
 
 def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_back(
@@ -94,26 +94,26 @@ def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_b
         return handle.run_id
 
     dead, alive = start("dead"), start("alive")
-    keeper = Keeper(TrackingServer(tracking_uri), alive, home=tmp_path / "other", spool=None, every_s=0.1)
+    heartbeat = LeaseHeartbeat(TrackingServer(tracking_uri), alive, home=tmp_path / "other", spool=None, every_s=0.1)
     deadline = time.monotonic() + 60
     reaped: list[str] = []
     while not reaped and time.monotonic() < deadline:
-        reaped = reap(TrackingServer(tracking_uri), tmp_path / "home", term_s=3.0)
+        reaped = fail_stale_runs(TrackingServer(tracking_uri), tmp_path / "home", term_s=3.0)
         time.sleep(0.2)
     assert reaped == [dead]
     assert client.get_run(dead).info.status == "FAILED"
     assert REAPED_TAG in client.get_run(dead).data.tags
-    keeper.close()
+    heartbeat.close()
 
     # As after minutes in which it was cut off.
     client.set_tag(alive, REAPED_TAG, "given up")
     client.set_terminated(alive, status="FAILED")
     before = client.get_run(alive).data.tags[LEASE_TAG]
-    renew(client, alive)
+    renew_lease(client, alive)
     run = client.get_run(alive)
     assert (run.info.status, REAPED_TAG in run.data.tags) == ("RUNNING", False)
     assert run.data.tags[LEASE_TAG] != before
     # One that its own process has closed stays closed.
     client.set_terminated(alive, status="FINISHED")
-    renew(client, alive)
+    renew_lease(client, alive)
     assert client.get_run(alive).info.status == "FINISHED"

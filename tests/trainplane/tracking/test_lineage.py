@@ -47,7 +47,7 @@ def test_a_dataset_cannot_be_recorded_where_no_server_answers() -> None:
 
 
 def test_facts_are_json_and_name_the_versions_that_run() -> None:
-    facts = json.loads(json.dumps(lineage.facts()))
+    facts = json.loads(json.dumps(lineage.lineage_record()))
     assert facts["environment"]["torch"] == metadata.version("torch")
     assert facts["environment"]["python"].startswith("3.")
     assert facts["hardware"]["cpus"] >= 1
@@ -87,8 +87,8 @@ def test_a_long_diff_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None
     assert diff is not None
     assert re.search(r"\[cut here: 6300 of 7000 bytes are not recorded\]", diff)
     assert len(diff) < 800
-    assert lineage.is_cut(diff)
-    assert not lineage.is_cut("+ a line that says [cut here: in its middle\n+ line\n")
+    assert lineage.is_truncated(diff)
+    assert not lineage.is_truncated("+ a line that says [cut here: in its middle\n+ line\n")
 
 
 def test_a_commit_that_does_not_exist_is_not_there() -> None:

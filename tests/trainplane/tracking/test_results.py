@@ -8,7 +8,7 @@ import pytest
 
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.results import RunResult, VersionAttachment, send_result
-from trainplane.tracking.tracker import sync, unsent_spools
+from trainplane.tracking.spool.sync import sync_spools, unsent_spools
 
 DEAD = "http://127.0.0.1:9"
 
@@ -38,7 +38,7 @@ def test_a_result_waits_and_is_sent_once_with_the_tags_of_other_runs(server: Tra
     # The files were copied.
     (tmp_path / "files" / "charts" / "front.png").unlink()
     for _ in range(2):
-        outcome = sync(tmp_path / "spool", server, also=DEAD)[result.run_id]
+        outcome = sync_spools(tmp_path / "spool", server, also=DEAD)[result.run_id]
         assert (outcome.unsent, outcome.rejected, outcome.error) == (0, 0, None)
         run = client.get_run(result.run_id)
         assert (run.info.status, run.info.end_time) == ("FINISHED", result.time_ms)
@@ -72,7 +72,7 @@ def test_an_attachment_to_a_version_is_acknowledged_after_its_follow_up(server: 
     message = send_result(server, tmp_path / "spool", result, on_version=fail)
     assert "no card" in str(message)
     assert client.get_run(result.run_id).info.status == "RUNNING"
-    outcome = sync(tmp_path / "spool", server, on_version=lambda name, version: calls.append((name, version)))
+    outcome = sync_spools(tmp_path / "spool", server, on_version=lambda name, version: calls.append((name, version)))
     assert (outcome[result.run_id].unsent, calls) == (0, [("m", "1"), ("m", "1")])
     assert client.get_run(result.run_id).info.status == "FINISHED"
     assert client.get_model_version("m", "1").tags == attachment.tags

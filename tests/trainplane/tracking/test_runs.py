@@ -17,23 +17,13 @@ import pytest
 from trainplane.errors import UserError
 from trainplane.tracking import runs as run_module
 from trainplane.tracking.client import TrackingServer, without_secrets
-from trainplane.tracking.runs import (
-    ERROR_TAG,
-    Birth,
-    Facts,
-    NullTracker,
-    RunHandle,
-    Tracker,
-    begin_run,
-    close_run,
-    end_run,
-    find_or_create_run,
-    owner,
-    reap,
-)
-from trainplane.tracking.spool.spool import is_written
-from trainplane.tracking.spool.upload import drain
-from trainplane.tracking.tracker import sync
+from trainplane.tracking.heartbeat import fail_stale_runs, owner_id
+from trainplane.tracking.run_id import ERROR_TAG, RunSpec
+from trainplane.tracking.runs import RunHandle, RunMetadata, close_run, end_run, find_or_create_run, start_run
+from trainplane.tracking.spool.spool import Spool, has_writer
+from trainplane.tracking.spool.sync import sync_spools
+from trainplane.tracking.spool.upload import upload
+from trainplane.tracking.tracker import Recorder, Tracker
 
 PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 
@@ -54,7 +44,7 @@ def start(tracking_uri: str, tmp_path: Path, key: str = "places2-abc", **options
 def finish(tracker: Tracker, spool: Path, tracking_uri: str) -> int:
     """Close, and send here what is left: the sending process needs seconds to begin. Returns what is unsent."""
     tracker.close(0)
-    return drain(spool, TrackingServer(tracking_uri).client).unsent
+    return upload(spool, TrackingServer(tracking_uri).client).unsent
 
 
 def steps(tracking_uri: str, run_id: str, key: str = "train/l1") -> list[int]:
@@ -65,13 +55,13 @@ def test_a_new_key_is_a_new_run_with_its_own_place_for_artifacts(tracking_uri: s
     parent = start(tracking_uri, tmp_path, key="search")
     handle = start(tracking_uri, tmp_path, parent_run_id=parent.run_id)
     run = TrackingServer(tracking_uri).client.get_run(handle.run_id)
-    assert (handle.resumed, handle.last_step, handle.attempt) == (False, None, 1)
+    assert (handle.resumed, handle.attempt) == (False, 1)
     assert handle.run_id != parent.run_id
     assert run.info.status == "RUNNING"
     assert run.info.run_name == "first"
     assert run.info.artifact_uri.startswith(str(tmp_path / "artifacts" / "isnet"))
     assert run.data.tags["trainplane.run_key"] == "places2-abc"
-    assert run.data.tags["trainplane.owner"] == owner()
+    assert run.data.tags["trainplane.owner"] == owner_id()
     assert run.data.tags["mlflow.parentRunId"] == parent.run_id
     assert run.data.tags["seed"] == "1"
 
@@ -128,23 +118,19 @@ print(find_or_create_run(TrackingServer({tracking_uri!r}), "isnet", run_key="k",
 def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
     tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
-    assert tracker.recorded_through is None
     for step in range(1, 8):
         tracker.log_metrics(step, {"train/l1": 1 / step, "epoch": step / 10})
     tracker.log_metrics(4, {"val/psnr": 20.0})
-    tracker.log_picture("gallery/a b", PICTURE, 4)
+    tracker.log_image("gallery/a b", PICTURE, 4)
     assert finish(tracker, tmp_path / "spool", tracking_uri) == 0
 
-    resumed = start(tracking_uri, tmp_path)
-    assert resumed.last_step == 7
-    assert resumed.last_steps["val/psnr"] == 4
+    start(tracking_uri, tmp_path)
     tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
-    assert tracker.recorded_through == 7
     for step in range(4, 11):
         tracker.log_metrics(step, {"train/l1": 1 / step, "epoch": step / 10})
     for step in (4, 8):
         tracker.log_metrics(step, {"val/psnr": 20.0})
-        tracker.log_picture("gallery/a b", PICTURE, step)
+        tracker.log_image("gallery/a b", PICTURE, step)
     assert finish(tracker, tmp_path / "spool", tracking_uri) == 0
     assert steps(tracking_uri, handle.run_id) == list(range(1, 11))
     assert steps(tracking_uri, handle.run_id, "val/psnr") == [4, 8]
@@ -155,16 +141,15 @@ def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path
 
 def test_a_resume_on_another_node_learns_from_mlflow_what_is_recorded(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
+    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", upload_every_s=60)
     for step in range(1, 6):
         first.log_metrics(step, {"train/l1": 1.0})
-        first.log_picture("a", PICTURE, step)
+        first.log_image("a", PICTURE, step)
     finish(first, tmp_path / "node-a", tracking_uri)
     second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-b")
-    assert second.recorded_through == 5
     for step in range(3, 8):
         second.log_metrics(step, {"train/l1": 1.0})
-        second.log_picture("a", PICTURE, step)
+        second.log_image("a", PICTURE, step)
     finish(second, tmp_path / "node-b", tracking_uri)
     assert steps(tracking_uri, handle.run_id) == list(range(1, 8))
     assert len(TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")) == 14
@@ -172,14 +157,13 @@ def test_a_resume_on_another_node_learns_from_mlflow_what_is_recorded(tracking_u
 
 def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    lost = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", flush_every_s=60)
+    lost = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-a", upload_every_s=60)
     for step in range(1, 6):
         lost.log_metrics(step, {"train/l1": float(step)})
     carried = lost.unsent()
 
     second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "node-b")
-    second.go_on_from(5, carried)
-    assert second.recorded_through == 5
+    second.resume_from(5, carried)
     for step in range(4, 8):
         second.log_metrics(step, {"train/l1": float(step)})
     second.commit(7)
@@ -191,18 +175,17 @@ def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, 
 def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
     tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
-    tracker.log_params({"train.lr_g": 1e-4, "train.seed": 10})
     tracker.set_tags({"damage": "0"})
     tracker.log_text("conf/config.yaml", "a: 1\n")
-    tracker.log_picture("gallery", PICTURE, 3)
-    tracker.end("FINISHED", {"state_digest": "abc"})
+    tracker.log_image("gallery", PICTURE, 3)
     assert tracker.close(20) == 0
     assert tracker.close(20) == 0
+    server, spool = TrackingServer(tracking_uri), tmp_path / "spool"
+    assert close_run(server, handle.run_id, "FINISHED", {"state_digest": "abc"}, spool=spool) == 0
     assert tracker.failures == 0
     client = TrackingServer(tracking_uri).client
     run = client.get_run(handle.run_id)
     assert run.info.status == "FINISHED"
-    assert run.data.params == {"train.lr_g": "0.0001", "train.seed": "10"}
     assert run.data.tags.items() >= {"damage": "0", "state_digest": "abc", "mlflow.loggedImages": "True"}.items()
     assert Path(client.download_artifacts(handle.run_id, "conf/config.yaml", str(tmp_path))).read_text() == "a: 1\n"
     [png] = [a.path for a in client.list_artifacts(handle.run_id, "images") if a.path.endswith(".png")]
@@ -216,7 +199,7 @@ def test_what_cannot_be_recorded_is_counted_and_training_goes_on(tracking_uri: s
     handle = start(tracking_uri, tmp_path)
     tracker = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     tracker.log_metrics(1, {"train/l1": "no number"})  # type: ignore[dict-item]
-    tracker.log_picture("a", np.zeros((3, 3, 7), np.uint8), 1)
+    tracker.log_image("a", np.zeros((3, 3, 7), np.uint8), 1)
     tracker.log_text("../outside", "x")
     tracker.log_metrics(1, {"train/l1": 1.0})
     assert tracker.failures == 3
@@ -226,9 +209,11 @@ def test_what_cannot_be_recorded_is_counted_and_training_goes_on(tracking_uri: s
 
 def test_an_end_that_was_not_sent_in_time_does_not_end_the_next_attempt(tracking_uri: str, tmp_path: Path) -> None:
     handle = start(tracking_uri, tmp_path)
-    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool", flush_every_s=60)
-    first.end("FAILED")
-    assert first.close(0) >= 0
+    first = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool", upload_every_s=60)
+    first.close(0)
+    spool = Spool(tmp_path / "spool", run_id=handle.run_id, tracking=tracking_uri)
+    spool.append({"k": "status", "v": "FAILED", "ts": 1})
+    spool.close()
     start(tracking_uri, tmp_path)
     second = Tracker(TrackingServer(tracking_uri), handle.run_id, spool=tmp_path / "spool")
     second.log_metrics(1, {"train/l1": 1.0})
@@ -237,11 +222,9 @@ def test_an_end_that_was_not_sent_in_time_does_not_end_the_next_attempt(tracking
 
 
 def test_the_other_ranks_record_nothing() -> None:
-    tracker = NullTracker()
+    tracker = Recorder()
     tracker.log_metrics(1, {"train/l1": 1.0})
-    tracker.log_picture("a", PICTURE, 1)
-    tracker.end("FINISHED")
-    assert tracker.recorded_through is None
+    tracker.log_image("a", PICTURE, 1)
     assert tracker.unsent() == b""
     assert tracker.close() == 0
 
@@ -260,20 +243,20 @@ os.kill(os.getpid(), signal.SIGKILL)
     elsewhere = start(tracking_uri, tmp_path, key="elsewhere").run_id
     client = TrackingServer(tracking_uri).client
     client.set_tag(elsewhere, "trainplane.owner", "another-host/1:1:1.00")
-    assert reap(TrackingServer(tracking_uri)) == [dead]
+    assert fail_stale_runs(TrackingServer(tracking_uri)) == [dead]
     assert [client.get_run(run).info.status for run in (dead, alive, elsewhere)] == ["FAILED", "RUNNING", "RUNNING"]
-    assert reap(TrackingServer(tracking_uri)) == []
+    assert fail_stale_runs(TrackingServer(tracking_uri)) == []
 
 
 def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: str, tmp_path: Path) -> None:
     code = (
         "import os, sys; from trainplane.tracking import client, runs\n"
-        "runs.begin = lambda *_, **__: os._exit(0)\n"
+        "runs.start_attempt = lambda *_, **__: os._exit(0)\n"
         "server = client.TrackingServer(sys.argv[1])\n"
         "runs.find_or_create_run(server, 'isnet', run_key='k', run_name='k', tags={}, artifact_root=sys.argv[2])"
     )
     subprocess.run([sys.executable, "-c", code, tracking_uri, str(tmp_path)], check=True)
-    [run_id] = reap(TrackingServer(tracking_uri))
+    [run_id] = fail_stale_runs(TrackingServer(tracking_uri))
     assert TrackingServer(tracking_uri).client.get_run(run_id).info.status == "FAILED"
     # It was never claimed by an attempt, so the next one is its first.
     handle = start(tracking_uri, tmp_path, key="k")
@@ -283,8 +266,11 @@ def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: 
 @pytest.mark.parametrize(
     ("moment", "error", "status", "told"),
     [
-        *((moment, KeyboardInterrupt(), "KILLED", None) for moment in ("settle", "begin", "_fact_records", "_send")),
-        ("begin", MemoryError("no"), "FAILED", "MemoryError: no"),
+        *(
+            (moment, KeyboardInterrupt(), "KILLED", None)
+            for moment in ("find_or_create", "start_attempt", "_metadata_records", "_upload_idle_spool")
+        ),
+        ("start_attempt", MemoryError("no"), "FAILED", "MemoryError: no"),
     ],
 )
 def test_a_run_that_is_cut_short_while_it_begins_is_closed(
@@ -304,9 +290,9 @@ def test_a_run_that_is_cut_short_while_it_begins_is_closed(
         raise error
 
     monkeypatch.setattr(run_module, moment, then_stop)
-    birth, facts = Birth("isnet", "k", "k", str(tmp_path / "artifacts")), Facts({"lr": "1"}, {"a.txt": "a"})
+    spec, metadata = RunSpec("isnet", "k", "k", str(tmp_path / "artifacts")), RunMetadata({"lr": "1"}, {"a.txt": "a"})
     with pytest.raises(type(error)):
-        begin_run(TrackingServer(tracking_uri), birth, facts, spool=tmp_path / "s", require=True)
+        start_run(TrackingServer(tracking_uri), spec, metadata, spool=tmp_path / "s", require=True)
     client = TrackingServer(tracking_uri).client
     [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
     assert (run.info.status, run.data.tags.get(ERROR_TAG)) == (status, told)
@@ -316,18 +302,18 @@ def test_a_run_that_is_cut_short_while_it_begins_is_closed(
 def test_a_run_that_is_cut_short_while_mlflow_is_away_is_closed_when_it_hears_of_it(
     tracking_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, was_recorded: bool
 ) -> None:
-    birth = Birth("isnet", "k", "k", str(tmp_path / "artifacts"))
+    spec = RunSpec("isnet", "k", "k", str(tmp_path / "artifacts"))
 
-    def stop(*_: Any) -> None:
+    def stop(*_: Any, **__: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(run_module, "_fact_records" if was_recorded else "_opened", stop)
+    monkeypatch.setattr(run_module, "_metadata_records" if was_recorded else "Spool", stop)
     with pytest.raises(KeyboardInterrupt):
-        begin_run(TrackingServer("http://127.0.0.1:9"), birth, Facts(), spool=tmp_path / "s", require=False)
+        start_run(TrackingServer("http://127.0.0.1:9"), spec, RunMetadata(), spool=tmp_path / "s", require=False)
     assert (tmp_path / "s").exists() == was_recorded
     if was_recorded:
         client = TrackingServer(tracking_uri).client
-        assert drain(tmp_path / "s", client).error is None
+        assert upload(tmp_path / "s", client).error is None
         [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
         assert run.info.status == "KILLED"
 
@@ -338,11 +324,11 @@ def test_a_disk_without_room_for_records_is_answered_in_a_sentence_and_the_run_i
     def full(*_: Any) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr("trainplane.tracking.spool.spool.introduced", full)
-    birth = Birth("isnet", "k", "k", str(tmp_path / "artifacts"))
+    monkeypatch.setattr("trainplane.tracking.spool.spool.update_meta", full)
+    spec = RunSpec("isnet", "k", "k", str(tmp_path / "artifacts"))
     with pytest.raises(UserError, match=r"cannot be recorded there .No space left on device.; free some space"):
-        begin_run(TrackingServer(tracking_uri), birth, Facts(), spool=tmp_path / "s", require=False)
-    assert not is_written(tmp_path / "s")
+        start_run(TrackingServer(tracking_uri), spec, RunMetadata(), spool=tmp_path / "s", require=False)
+    assert not has_writer(tmp_path / "s")
     client = TrackingServer(tracking_uri).client
     [run] = client.search_runs([client.get_experiment_by_name("isnet").experiment_id])
     assert run.info.status == "FAILED"
@@ -403,21 +389,21 @@ def test_nothing_is_lost_or_doubled_when_the_server_is_killed_and_restarted(
     with mlflow_server() as address:
         handle = start(address, tmp_path)
         tracker = Tracker(
-            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05
+            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, upload_every_s=0.05
         )
         log(tracker, 0, 1500)
     log(tracker, 1500, 3000)
     assert tracker.close(1) > 0
     with mlflow_server() as address:
         tracker = Tracker(
-            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, flush_every_s=0.05
+            TrackingServer(address), handle.run_id, spool=tmp_path / "spool" / handle.run_id, upload_every_s=0.05
         )
         log(tracker, 2500, 4000)
-        tracker.end("FINISHED")
         tracker.close(0)
+        close_run(TrackingServer(address), handle.run_id, "FINISHED", {}, spool=tmp_path / "spool" / handle.run_id)
         deadline = time.monotonic() + 60
         while (
-            outcome := sync(tmp_path / "spool", TrackingServer(address))[handle.run_id]
+            outcome := sync_spools(tmp_path / "spool", TrackingServer(address))[handle.run_id]
         ).error and time.monotonic() < deadline:
             time.sleep(0.1)
         assert (outcome.unsent, outcome.rejected) == (0, 0)

@@ -17,9 +17,11 @@ from trainplane.cluster.ports import free_port
 from trainplane.errors import UserError
 from trainplane.testing.mlflow_server import tracking_server
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.runs import Birth, Facts, Tracker, begin_run, close_run
+from trainplane.tracking.run_id import RunSpec
+from trainplane.tracking.runs import RunMetadata, close_run, start_run
 from trainplane.tracking.spool.spool import Spool
-from trainplane.tracking.spool.upload import drain
+from trainplane.tracking.spool.upload import upload
+from trainplane.tracking.tracker import Tracker
 
 PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 WORD = "hidden-word-of-twelve"
@@ -30,7 +32,7 @@ admin_username = admin
 auth_cache_ttl_seconds = 60
 """
 
-pytestmark = pytest.mark.real
+pytestmark = pytest.mark.nightly
 
 
 def values(step: int) -> dict[str, float]:
@@ -39,7 +41,7 @@ def values(step: int) -> dict[str, float]:
 
 def drained_within(folder: Path, address: str, seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
-    while (outcome := drain(folder, TrackingServer(address).client)).unsent or outcome.error:
+    while (outcome := upload(folder, TrackingServer(address).client)).unsent or outcome.error:
         assert time.monotonic() < deadline, outcome
         time.sleep(0.5)
 
@@ -50,7 +52,7 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
 ) -> None:
     pytest.importorskip("flask_wtf", reason="mlflow[auth] is not installed")
     port, spool = free_port(), tmp_path / "spool"
-    birth = Birth("auth", "k", "a run", s3_address)
+    spec = RunSpec("auth", "k", "a run", s3_address)
     with postgres(WORD) as store:
         (tmp_path / "auth.ini").write_text(AUTH.format(store=f"sqlite:///{tmp_path}/auth.db"))
         environment = {
@@ -67,19 +69,23 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
         monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", "a-wrong-word")
         with serve() as address:
             with pytest.raises(UserError, match="does not let us in") as refused:
-                begin_run(TrackingServer(address), birth, Facts(), spool=spool, require=False)
+                start_run(TrackingServer(address), spec, RunMetadata(), spool=spool, require=False)
             monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", WORD)
-            handle = begin_run(
-                TrackingServer(address), birth, Facts({"a": "1"}, {"config.json": "{}"}), spool=spool, require=False
+            handle = start_run(
+                TrackingServer(address),
+                spec,
+                RunMetadata({"a": "1"}, {"config.json": "{}"}),
+                spool=spool,
+                require=False,
             )
-            tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, flush_every_s=0.1)
-            tracker.go_on_from(0)
+            tracker = Tracker(TrackingServer(address), handle.run_id, spool=spool, upload_every_s=0.1)
+            tracker.resume_from(0)
             for step in range(1, 400):
                 tracker.log_metrics(step, values(step))
                 time.sleep(0.005)
         for step in range(400, 600):
             tracker.log_metrics(step, values(step))
-        tracker.log_picture("gallery/000", PICTURE, 5)
+        tracker.log_image("gallery/000", PICTURE, 5)
         tracker.commit(599)
         with serve():
             tracker.close(60)
@@ -93,7 +99,7 @@ def test_a_server_on_postgresql_behind_a_password_that_is_killed_loses_nothing(
             run = client.get_run(handle.run_id)
             assert (run.info.status, run.data.params) == ("FINISHED", {"a": "1"})
             # The database itself, without a server, is an address like any other.
-            assert [r.info.run_id for r in TrackingServer(store).client.search_runs([handle.experiment_id])] == [
+            assert [r.info.run_id for r in TrackingServer(store).client.search_runs([run.info.experiment_id])] == [
                 handle.run_id
             ]
     bucket, _, prefix = s3_address.removeprefix("s3://").partition("/")
@@ -124,7 +130,7 @@ def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
             spool.append({"k": "tags", "v": {"last": mood}})
             proxy.mood = mood
             started = time.monotonic()
-            outcome = drain(tmp_path / "s", client)
+            outcome = upload(tmp_path / "s", client)
             assert (mood, outcome.sent, outcome.rejected) == (mood, 0, 0)
             assert outcome.error, mood
             assert time.monotonic() - started < 60, f"{mood}: it waited as long as it was told to"
@@ -132,11 +138,11 @@ def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
             proxy.mood = None
             # A gateway that passes small requests only: they get smaller.
             proxy.largest = 1500
-            outcome = drain(tmp_path / "s", client)
+            outcome = upload(tmp_path / "s", client)
             assert (mood, outcome.sent, outcome.unsent, outcome.rejected, outcome.error) == (mood, 31, 0, 0, None)
         spool.append({"k": "tags", "v": {"far too long": "x" * 3000}})
         spool.append({"k": "metrics", "step": step + 1, "ts": step + 1, "v": {"a": 0.0}})
-        outcome = drain(tmp_path / "s", client)
+        outcome = upload(tmp_path / "s", client)
         spool.close()
         assert (outcome.rejected, outcome.unsent, outcome.error) == (1, 0, None)
         assert [p.step for p in TrackingServer(address).client.get_metric_history(run_id, "a")] == list(
@@ -146,20 +152,20 @@ def test_whatever_stands_before_the_server_nothing_is_lost_or_doubled(
         for mood in ("page", "401", "404 of a gateway"):
             proxy.mood = mood
             with pytest.raises(UserError, match="does not"):
-                begin_run(
+                start_run(
                     TrackingServer(proxy.address),
-                    Birth("e", "k", "n", "/x"),
-                    Facts(),
+                    RunSpec("e", "k", "n", "/x"),
+                    RunMetadata(),
                     spool=tmp_path / "new",
                     require=False,
                 )
             assert not (tmp_path / "new").exists()
         proxy.mood = "503"
-        handle = begin_run(
+        handle = start_run(
             TrackingServer(proxy.address),
-            Birth("e", "k", "n", str(tmp_path)),
-            Facts(),
+            RunSpec("e", "k", "n", str(tmp_path)),
+            RunMetadata(),
             spool=tmp_path / "new",
             require=False,
         )
-        assert handle.away
+        assert handle.offline_reason

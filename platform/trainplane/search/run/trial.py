@@ -40,11 +40,7 @@ class Assignment:
     """Work item, complete for another process.
 
     Attributes:
-        item: Number of the item.
-        trial: Number of the trial.
         last: Step that the trial is trained to.
-        config: Configuration of the trial's run.
-        settings: Explored settings.
         goals: Metrics that must stay finite.
         extra_metrics: `module:function` that returns metrics which validation does not measure.
         donor: Exploit before this item, {donor, checkpoint, step}.

@@ -1,1 +1,1 @@
-"""The durable queue from a run to MLflow."""
+"""Durable queue from a run to MLflow."""

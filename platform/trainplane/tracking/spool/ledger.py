@@ -1,14 +1,15 @@
-"""PURE: which points stand, when a run goes on from an earlier step and may take another way.
+"""Rules for points of a run that resumes.
 
-MLflow cannot delete points, and a repeated step need not give the same numbers: other ranks add up in another order,
-and a run that went back from trouble does so to go elsewhere. So a point beyond the last checkpoint is sent at once
-under `live/`, where every attempt shows, and under its own key only when a checkpoint stands behind it. Under their
-own keys each step stands once, and all of them belong to the one way that led to the end.
+Pure: no I/O. MLflow cannot delete points, and a repeated step need not give the same numbers: other ranks add up in
+another order, and a run that rolled back after a fault does so to take another course. So a point beyond the last
+checkpoint is *pending*: it is sent at once under `live/`, where every attempt shows, and under its own key only when a
+checkpoint commits it. Under its own key each step stands once, and all steps belong to the one sequence of attempts
+that led to the end.
 
-What says so are records among the others, in order: `{"k": "commit", "step": s}` when the checkpoint of step s is
-stored, and `{"k": "branch", "step": s}` when an attempt goes on from s, which gives up every point that waits; those
-that belong to the checkpoint come back with it (`standing`), whichever node it was made on. Before the first branch,
-as in runs that keep no checkpoints, every point stands at once.
+Two kinds of records among the others carry this, in order: `{"k": "commit", "step": s}` when the checkpoint of step s
+is stored, and `{"k": "branch", "step": s}` when an attempt resumes from s. A branch discards every pending point; those
+that belong to the checkpoint come back with it (`without_discarded`), on any node. Before the
+first branch, as in runs that keep no checkpoints, every point is committed at once.
 """
 
 from __future__ import annotations
@@ -17,27 +18,29 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Record = dict[str, Any]
+SpoolRecord = dict[str, Any]
+"""One line of a spool: its kind under `k`, and what `_FIELDS` lists for that kind."""
 LIVE = "live/"
 SYSTEM = "system/"
-# What these tell is no step of the training: it happened, whatever became of the attempt.
-_STAND_AT_ONCE = (SYSTEM, "guard/")
-_PICTURE = "picture "
+# These measure no step of the training: they happened, whatever became of the attempt.
+_NEVER_PENDING = (SYSTEM, "guard/")
+_IMAGE = "picture "
 
 
 @dataclass
 class Ledger:
-    """What the records up to some point amount to.
+    """State of a run after some of its records.
 
-    marks -- the last step of every metric key, and of every picture under `picture KEY`
-    committed -- points up to this step stand; None: all do
+    Attributes:
+        marks: The last step of every metric key, and of every image under `picture KEY`.
+        committed: Points up to this step are committed; None if all are.
     """
 
     marks: dict[str, int] = field(default_factory=dict)
     committed: int | None = None
 
-    def take(self, record: Record) -> None:
-        """Take in the next record."""
+    def apply(self, record: SpoolRecord) -> None:
+        """Updates the state by the next record."""
         match record.get("k"):
             case "metrics":
                 self.mark(record["v"], record["step"])
@@ -51,51 +54,56 @@ class Ledger:
                 # An older checkpoint than the last one: the points in between have been sent, and stay.
                 self.committed = max(self.committed or 0, record["step"])
 
-    def mark(self, keys: Any, step: int) -> None:
+    def mark(self, keys: Iterable[str], step: int) -> None:
+        """Raises the marks of these keys to `step`."""
         for key in keys:
             self.marks[key] = max(self.marks.get(key, step), step)
 
-    def at_least(self, marks: Mapping[str, int]) -> None:
-        """Take in what is known to be recorded from elsewhere."""
+    def merge(self, marks: Mapping[str, int]) -> None:
+        """Raises the marks to those recorded elsewhere."""
         for key, step in marks.items():
             self.mark([key], step)
 
-    def waits(self, record: Record) -> bool:
-        """Whether this is a record of points that wait for a checkpoint."""
+    def is_pending(self, record: SpoolRecord) -> bool:
+        """Tells points that no checkpoint has committed yet."""
         return (
             record["k"] == "metrics"
             and self.committed is not None
             and record["step"] > self.committed
-            and not all(key.startswith(_STAND_AT_ONCE) for key in record["v"])
+            and not all(key.startswith(_NEVER_PENDING) for key in record["v"])
         )
 
     def _rewind(self, step: int) -> None:
-        # A copy: another thread may be recording what the machine does.
+        """Lets the next attempt record training metrics again after `step`."""
+        # A copy: another thread may be recording system metrics.
         for key, mark in list(self.marks.items()):
-            if not key.startswith((_PICTURE, *_STAND_AT_ONCE)):
+            if not key.startswith((_IMAGE, *_NEVER_PENDING)):
                 self.marks[key] = min(mark, step)
 
 
-def standing(lines: Iterable[tuple[Record | None, bytes]], committed: int | None) -> Iterator[bytes]:
-    """Of lines of a spool, those that stand or may come to stand, without what says so; what was given up is left out.
+def without_discarded(lines: Iterable[tuple[SpoolRecord | None, bytes]], committed: int | None) -> Iterator[bytes]:
+    """Lines of a spool without discarded points, commits and branches.
 
-    `committed` is what stood before the first of them.
+    Args:
+        lines: Records with their bytes; None for a damaged line, which is left out.
+        committed: State of the ledger before the first line.
     """
     ledger = Ledger(committed=committed)
-    kept: list[tuple[Record, bytes]] = []
+    remaining: list[tuple[SpoolRecord, bytes]] = []
     for record, raw in lines:
         if record is None:
             continue
+        # A branch discards what is pending at that moment, by the commits before it.
         if record["k"] == "branch":
-            kept = [(earlier, line) for earlier, line in kept if not ledger.waits(earlier)]
-        ledger.take(record)
+            remaining = [(earlier, line) for earlier, line in remaining if not ledger.is_pending(earlier)]
+        ledger.apply(record)
         if record["k"] not in ("branch", "commit"):
-            kept.append((record, raw))
-    return (line for _, line in kept)
+            remaining.append((record, raw))
+    return (line for _, line in remaining)
 
 
-# Kind -> what a record of it must have; of other kinds nothing is known.
-_SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
+# Kind of record -> its required fields and their types. Other kinds, of newer code, are accepted with any fields.
+_FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
     "metrics": {"v": dict, "step": int, "ts": int},
     "params": {"v": dict},
     "tags": {"v": dict},
@@ -110,13 +118,17 @@ _SHAPES: dict[str, dict[str, type | tuple[type, ...]]] = {
 }
 
 
-def is_sound(record: Any) -> bool:
-    """Whether this is a record: a line that a disk has damaged may be JSON still, and must not hold up the others."""
+def is_valid(record: Any) -> bool:
+    """Checks kind, fields and types of a parsed line.
+
+    A line that a disk has damaged may still be JSON, and must not hold up the others.
+    """
     if not isinstance(record, dict) or not isinstance(record.get("k"), str):
         return False
-    shape = _SHAPES.get(record["k"], {})
-    if not all(isinstance(record.get(name), kind) for name, kind in shape.items()):
+    fields = _FIELDS.get(record["k"], {})
+    if not all(isinstance(record.get(name), types) for name, types in fields.items()):
         return False
+    # The values inside: numbers of metrics, texts of everything else.
     if record["k"] == "metrics":
         return all(isinstance(value, int | float) for value in record["v"].values())
     if record["k"] in ("file", "version"):
@@ -132,11 +144,11 @@ def _is_text(value: Any) -> bool:
     return isinstance(value, str)
 
 
-def picture_mark(file_key: str) -> str:
-    """The name under which marks hold the last step of pictures whose files begin with `file_key`."""
-    return f"{_PICTURE}{file_key}"
+def image_mark(file_key: str) -> str:
+    """Mark of images whose file names begin with `file_key`."""
+    return f"{_IMAGE}{file_key}"
 
 
-def as_live(record: Record) -> Record:
-    """The same points under keys that promise nothing."""
+def as_live(record: SpoolRecord) -> SpoolRecord:
+    """Points under `live/`, where attempts may repeat each other."""
     return {**record, "v": {f"{LIVE}{key}": value for key, value in record["v"].items()}}

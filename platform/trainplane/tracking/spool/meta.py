@@ -1,7 +1,7 @@
-"""Whose records lie in a spool: the small file `about.json` beside them.
+"""The file `about.json` of a spool: run and server.
 
-A spool that was opened while MLflow was away knows its run by a reserved id and by what it is to be made with; whoever
-sends it settles the run first and puts MLflow's id here.
+A spool that was opened while MLflow was unreachable has a reserved run id and the arguments to create the run. The
+uploader creates the run first, and then stores MLflow's id here.
 """
 
 from __future__ import annotations
@@ -14,63 +14,77 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.errors import UserError
-from trainplane.tracking.run_id import Birth, is_reserved, settle
+from trainplane.tracking.run_id import RunSpec, find_or_create, is_reserved
 
 
 @dataclass(frozen=True)
-class About:
-    """run_id -- MLflow's id, or a reserved one; tracking -- the address, without secrets; birth -- where known"""
+class SpoolMeta:
+    """Run and server of a spool's records.
+
+    Attributes:
+        run_id: MLflow's id, or a reserved one.
+        tracking: Address of the server, without secrets.
+        run_spec: Arguments to create the run, if they are recorded.
+    """
 
     run_id: str
     tracking: str
-    birth: Birth | None = None
+    run_spec: RunSpec | None = None
 
 
-def read_about(folder: Path) -> About:
-    """What the folder says of itself. Raises `UserError` where it is no spool."""
+def read_meta(folder: Path) -> SpoolMeta:
+    """Reads `about.json`; raises `UserError` where the folder is no spool."""
     try:
         stored = json.loads((folder / "about.json").read_text())
-        birth = Birth(**stored["birth"]) if stored.get("birth") else None
-        return About(str(stored["run_id"]), str(stored["tracking"]), birth)
+        run_spec = RunSpec(**stored["birth"]) if stored.get("birth") else None
+        return SpoolMeta(str(stored["run_id"]), str(stored["tracking"]), run_spec)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(
             f"{folder}: is no spool (about.json is missing or damaged); give the folder of one run"
         ) from error
 
 
-def write_about(folder: Path, about: About) -> None:
-    """Replaces it atomically."""
-    birth = about.birth.to_json() if about.birth else None
-    text = json.dumps({"run_id": about.run_id, "tracking": about.tracking, "birth": birth})
+def write_meta(folder: Path, meta: SpoolMeta) -> None:
+    """Replaces `about.json` atomically."""
+    run_spec = meta.run_spec.to_json() if meta.run_spec else None
+    text = json.dumps({"run_id": meta.run_id, "tracking": meta.tracking, "birth": run_spec})
     replace_file(folder / "about.json", text.encode())
 
 
-def introduced(folder: Path, about: About) -> About:
-    """Write `about`, without forgetting an id of MLflow's that is known already."""
+def update_meta(folder: Path, meta: SpoolMeta) -> SpoolMeta:
+    """Writes `meta`, but keeps a stored MLflow id and `RunSpec`."""
     try:
-        known = read_about(folder)
+        stored = read_meta(folder)
     except UserError:
-        known = about
-    if is_reserved(about.run_id) and not is_reserved(known.run_id) and known.tracking == about.tracking:
-        about = replace(about, run_id=known.run_id)
-    write_about(folder, replace(about, birth=about.birth or known.birth))
-    return about
+        stored = meta
+    if is_reserved(meta.run_id) and not is_reserved(stored.run_id) and stored.tracking == meta.tracking:
+        meta = replace(meta, run_id=stored.run_id)
+    write_meta(folder, replace(meta, run_spec=meta.run_spec or stored.run_spec))
+    return meta
 
 
-def settled_id(folder: Path, client: Any) -> str:
-    """MLflow's id of the run whose records lie here; the run is made where it is new. Raises what MLflow raises."""
-    about = read_about(folder)
-    if not is_reserved(about.run_id):
-        return about.run_id
-    if about.birth is None:
-        raise UserError(f"{folder}: its run {about.run_id} was never made in MLflow, and what it is made with is gone")
-    run_id = str(settle(client, about.birth).run.info.run_id)
-    write_about(folder, replace(about, run_id=run_id))
+def resolve_run_id(folder: Path, client: Any) -> str:
+    """MLflow's id of the spool's run; creates a missing run.
+
+    Raises:
+        MlflowException: The server refused or failed.
+        UserError: The run was never created, and the arguments to create it are missing.
+    """
+    meta = read_meta(folder)
+    if not is_reserved(meta.run_id):
+        return meta.run_id
+    if meta.run_spec is None:
+        raise UserError(
+            f"{folder}: its run {meta.run_id} was never created in MLflow, and about.json lacks the arguments for it"
+        )
+    run, _ = find_or_create(client, meta.run_spec)
+    run_id = str(run.info.run_id)
+    write_meta(folder, replace(meta, run_id=run_id))
     return run_id
 
 
 def replace_file(path: Path, data: bytes) -> None:
-    """Write the whole file or nothing."""
+    """Writes a whole file or nothing."""
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)

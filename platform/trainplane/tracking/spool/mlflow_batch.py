@@ -1,9 +1,9 @@
-"""One group of records to MLflow: in as few requests as it takes, and again without changing anything.
+"""Sends one group of records to MLflow in few requests.
 
-Metrics that are equal in (key, timestamp, step, value) are ignored by MLflow's SQL store, tags overwrite themselves,
-parameters refuse to change, attachments keep their names. What the server will refuse again and again is told from
-what a gateway before it says today: only the first is given up, entity by entity. A server's word that points arrived
-is checked by reading the run, because an answer of nothing at all counts as yes to MLflow's client.
+Sending it again changes nothing: MLflow's SQL store ignores metrics that are equal in (key, timestamp, step, value),
+tags overwrite themselves, parameters refuse to change, attachments keep their names. MLflow's own refusal of an entity
+is final, a gateway's refusal is not: only the first is set aside, entity by entity. An answer that points arrived is
+checked by reading the run, because MLflow's client takes an empty answer for success.
 """
 
 from __future__ import annotations
@@ -15,27 +15,39 @@ from typing import Any
 
 from trainplane.errors import error_line
 from trainplane.tracking.client import set_with_retry
-from trainplane.tracking.run_id import begin, find, is_reserved
-from trainplane.tracking.spool.ledger import Record
+from trainplane.tracking.run_id import find_reserved_run, is_reserved, start_attempt
+from trainplane.tracking.spool.ledger import SpoolRecord
 
+# Limits of one `log_batch` request.
 MAX_METRICS = 1000
 MAX_NAMES = 100
-# What the server will answer again and again to the same entity.
-_FOR_GOOD = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+# MLflow's answers that are the same for the same entity at every try.
+_FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _BY_GATEWAY = "failed with error code"
 _TOO_LARGE = f"{_BY_GATEWAY} 413"
 
 Refused = list[tuple[str, str]]
-"""(entity, reason) of what the server will never take."""
+"""(entity, reason) of everything that the server will never accept."""
 
 
-def send(client: Any, run_id: str, folder: Path, records: Iterable[Record]) -> Refused:
-    """Send these in few requests; returns what was refused for good. Raises whatever the client raises."""
+def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord]) -> Refused:
+    """Sends records of one run.
+
+    Args:
+        client: An `MlflowClient`; its errors for failed requests go to the caller.
+        run_id: MLflow's id.
+        folder: The spool, with the attachments.
+        records: In the order of the spool. Metrics, parameters and tags are collected; other kinds take a request each.
+
+    Returns:
+        Entities that were refused for good.
+    """
     from mlflow.entities import Metric, Param, RunTag
 
     metrics, others = [], []
     refused: Refused = []
-    known = _Known(client, run_id)
+    recorded = _RecordedInRun(client, run_id)
+    # Collect what one request can hold, and send the other kinds.
     for record in records:
         match record["k"]:
             case "metrics":
@@ -43,18 +55,17 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[Record]) -> R
                     Metric(key, float(value), record["ts"], record["step"]) for key, value in record["v"].items()
                 ]
             case "params":
-                new = known.new_params(record["v"]) if record.get("once") else record["v"]
-                others += [Param(key, value) for key, value in new.items()]
+                params = recorded.new_params(record["v"]) if record.get("once") else record["v"]
+                others += [Param(key, value) for key, value in params.items()]
             case "tags":
                 others += [RunTag(key, value) for key, value in record["v"].items()]
-            case "file" if not (record.get("once") and known.has_files(record)):
-                refused += _send_files(client, run_id, folder, record)
             case "file":
-                continue
+                if not (record.get("once") and recorded.has_files(record)):
+                    refused += _send_files(client, run_id, folder, record)
             case "input":
                 _send_input(client, run_id, record)
             case "start":
-                begin(client, client.get_run(run_id), tags=record["v"], owner=record["owner"], again=True)
+                start_attempt(client, client.get_run(run_id), tags=record["v"], owner=record["owner"], is_replay=True)
             case "run_tags":
                 refused += _send_run_tags(client, record)
             case "version":
@@ -66,13 +77,17 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[Record]) -> R
     for entities, limit in ((metrics, MAX_METRICS), (others, MAX_NAMES)):
         for start in range(0, len(entities), limit):
             refused += _send_batch(client, run_id, entities[start : start + limit])
+    # A gateway may have answered in the server's place.
     if metrics and not refused and client.tracking_uri.startswith("http"):
         _check_arrived(client, run_id, metrics)
     return refused
 
 
-class _Known:
-    """What the run has already, asked for at most once and only where a record is to be sent once for life."""
+class _RecordedInRun:
+    """Parameters and files that a run has already.
+
+    Asked for at most once, and only if a record is to be sent once for the life of a run.
+    """
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client, self._run_id = client, run_id
@@ -84,14 +99,14 @@ class _Known:
             self._params = set(self._client.get_run(self._run_id).data.params)
         return {key: value for key, value in values.items() if key not in self._params}
 
-    def has_files(self, record: Record) -> bool:
+    def has_files(self, record: SpoolRecord) -> bool:
         if self._files is None:
             self._files = {entry.path for entry in self._client.list_artifacts(self._run_id)}
         return all(artifact in self._files for _, artifact in record["files"])
 
 
 def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
-    """One `log_batch`; a refused one is halved until the guilty entities stand alone."""
+    """Sends one `log_batch`; halves a refused one until accepted."""
     from mlflow.entities import Metric, Param, RunTag
     from mlflow.exceptions import MlflowException
 
@@ -104,7 +119,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
             synchronous=True,
         )
     except MlflowException as error:
-        if not _is_for_good(error) or _is_deleted(client, run_id):
+        if not _is_final(error) or _is_deleted(client, run_id):
             raise
         if len(entities) > 1:
             middle = len(entities) // 2
@@ -113,29 +128,36 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
     return []
 
 
-def _is_for_good(error: Any) -> bool:
-    """Whether the same request will never be taken: MLflow said so itself, or it is too large for what is before it."""
+def _is_final(error: Any) -> bool:
+    """Tells a final refusal from a failure that may pass.
+
+    Final are MLflow's own refusals, and requests too large for its gateway.
+    """
     if _TOO_LARGE in str(error):
         return True
-    return error.error_code in _FOR_GOOD and _BY_GATEWAY not in str(error)
+    return error.error_code in _FINAL_ERRORS and _BY_GATEWAY not in str(error)
 
 
 def _is_deleted(client: Any, run_id: str) -> bool:
-    """A deleted run refuses everything; its records must wait for `mlflow runs restore`, not be thrown away."""
+    """Tells a deleted run; records wait for `mlflow runs restore`."""
     return bool(client.get_run(run_id).info.lifecycle_stage != "active")
 
 
 def _check_arrived(client: Any, run_id: str, metrics: list[Any]) -> None:
+    """Reads the last step of each metric back."""
     newest: dict[str, int] = {}
     for metric in metrics:
         newest[metric.key] = max(metric.step, newest.get(metric.key, metric.step))
-    there = {metric.key: int(metric.step) for metric in client.get_run(run_id).data.to_proto().metrics}
-    missing = [key for key, step in newest.items() if there.get(key, step - 1) < step]
+    stored = {metric.key: int(metric.step) for metric in client.get_run(run_id).data.to_proto().metrics}
+    missing = [key for key, step in newest.items() if stored.get(key, step - 1) < step]
     if missing:
-        raise RuntimeError(f"the server took {len(metrics)} points and does not have them, {missing[0]!r} for one")
+        raise RuntimeError(
+            f"the server accepted {len(metrics)} points and does not have them, for example {missing[0]!r}"
+        )
 
 
-def _send_files(client: Any, run_id: str, folder: Path, record: Record) -> Refused:
+def _send_files(client: Any, run_id: str, folder: Path, record: SpoolRecord) -> Refused:
+    """Uploads a record's attachments as artifacts of a run."""
     from mlflow.exceptions import MlflowException
 
     refused: Refused = []
@@ -144,22 +166,22 @@ def _send_files(client: Any, run_id: str, folder: Path, record: Record) -> Refus
         try:
             client.log_artifact(run_id, str(folder / local), None if parent == "." else parent)
         except FileNotFoundError:
-            refused.append((artifact, "the attachment is gone from the spool"))
+            refused.append((artifact, "the attachment is missing in the spool"))
         except MlflowException as error:
-            if not _is_for_good(error) or _is_deleted(client, run_id):
+            if not _is_final(error) or _is_deleted(client, run_id):
                 raise
             refused.append((artifact, error_line(error)[:300]))
     return refused
 
 
-def _send_run_tags(client: Any, record: Record) -> Refused:
+def _send_run_tags(client: Any, record: SpoolRecord) -> Refused:
     """Sets tags of other runs."""
     from mlflow.entities import RunTag
 
     refused: Refused = []
     for run_id, tags in record["v"].items():
         if is_reserved(run_id):
-            run = find(client, run_id)
+            run = find_reserved_run(client, run_id)
             # MLflow does not have it yet: its own records were not sent from the host it ran on.
             if run is None:
                 continue
@@ -168,8 +190,8 @@ def _send_run_tags(client: Any, record: Record) -> Refused:
     return refused
 
 
-def _send_version(client: Any, folder: Path, record: Record) -> Refused:
-    """Attaches files, then tags, to a version of a registered model."""
+def _send_version(client: Any, folder: Path, record: SpoolRecord) -> Refused:
+    """Attaches files, then tags, to a registered model's version."""
     name, version = record["name"], record["version"]
     run_id = client.get_model_version(name, version).run_id
     refused = _send_files(client, run_id, folder, record) if run_id else []
@@ -178,15 +200,15 @@ def _send_version(client: Any, folder: Path, record: Record) -> Refused:
     return refused
 
 
-def _send_input(client: Any, run_id: str, record: Record) -> None:
-    """A dataset that the run reads, for a purpose; MLflow ignores what it has."""
+def _send_input(client: Any, run_id: str, record: SpoolRecord) -> None:
+    """Records a dataset of the run; MLflow ignores duplicates."""
     from mlflow.entities import Dataset, DatasetInput, InputTag
 
     dataset = Dataset(**record["v"])
     client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
 
 
-def _send_status(client: Any, run_id: str, record: Record) -> None:
+def _send_status(client: Any, run_id: str, record: SpoolRecord) -> None:
     if record["v"] == "RUNNING":
         client.update_run(run_id, status="RUNNING")
     else:

@@ -1,15 +1,15 @@
-"""The durable half of tracking: records on the local disk, in order, until MLflow has acknowledged them.
+"""Records of a run on disk until MLflow acknowledges them.
 
 `append` writes one JSON line with one unbuffered write, so a record survives SIGKILL when the call returns; a thread
-syncs it to the disk within a second. Files (pictures, texts) lie beside and are referenced by a record. Nothing here
-knows MLflow or the network: `drain` sends what lies here, from this process or from another one.
+syncs it to the disk within a second. Files (images, texts) lie beside the records, which refer to them. This module
+knows neither MLflow nor the network: `upload` sends the records, from this process or another one.
 
     FOLDER/records.jsonl   one record a line, appended by one writer
-    FOLDER/sent.json       how far MLflow has acknowledged them (`Sent`), replaced atomically
-    FOLDER/rejected.jsonl  records that the server refused for good, with its reason
-    FOLDER/about.json      whose records these are (`about`)
+    FOLDER/sent.json       how far MLflow has acknowledged them (`Acknowledged`), replaced atomically
+    FOLDER/rejected.jsonl  entities that the server refused for good, with its reason
+    FOLDER/about.json      run and server (`meta`)
     FOLDER/files/          attachments that are not acknowledged yet
-    FOLDER/*.lock          flock: one writer, one drainer; the kernel releases them on death
+    FOLDER/*.lock          one writer, one uploader; the kernel releases the locks on death
 """
 
 from __future__ import annotations
@@ -27,22 +27,26 @@ from pathlib import Path
 
 from trainplane.errors import UserError
 from trainplane.locks import FileLock
-from trainplane.tracking.run_id import Birth
-from trainplane.tracking.spool.ledger import Ledger, Record, is_sound, standing
-from trainplane.tracking.spool.meta import About, introduced, replace_file
+from trainplane.tracking.run_id import RunSpec
+from trainplane.tracking.spool.ledger import Ledger, SpoolRecord, is_valid, without_discarded
+from trainplane.tracking.spool.meta import SpoolMeta, replace_file, update_meta
 
 SYNC_EVERY_S = 0.5
-# Whoever only looks whether a lock is free has it for milliseconds.
-LOOK_S = 0.4
+# A process that only looks whether a lock is free has it for milliseconds.
+LOCK_PATIENCE_S = 0.4
 WRITER_LOCK = "writer.lock"
+_READ_BYTES = 65536
 
 
 @dataclass(frozen=True)
-class Sent:
-    """How far a spool was acknowledged, and what the records up to there amount to (`branches.Ledger`).
+class Acknowledged:
+    """Progress of a spool's acknowledgement, with the run's state.
 
-    offset -- bytes of records.jsonl that need not be sent again
-    held -- byte from which on points may still wait for a checkpoint; None where points do not wait
+    Attributes:
+        offset: Bytes of records.jsonl that need not be sent again.
+        marks: As in `Ledger`.
+        committed: As in `Ledger`.
+        held: Byte from which on acknowledged points may still be pending; None if points are never pending.
     """
 
     offset: int = 0
@@ -52,26 +56,36 @@ class Sent:
 
     @property
     def needed_from(self) -> int:
-        """Nothing before this byte is needed any more."""
+        """First byte that is still needed."""
         return self.offset if self.held is None else min(self.offset, self.held)
 
     def ledger(self) -> Ledger:
-        """A ledger of its own of what was acknowledged."""
+        """A new ledger with the state at `offset`."""
         return Ledger(dict(self.marks), self.committed)
 
 
 class Spool:
-    """The writing end. One process at a time holds it; a second one is refused."""
+    """Writing end of a spool; one process has it."""
 
     def __init__(
-        self, folder: Path, *, run_id: str, tracking: str, birth: Birth | None = None, patience_s: float = LOOK_S
+        self,
+        folder: Path,
+        *,
+        run_id: str,
+        tracking: str,
+        run_spec: RunSpec | None = None,
+        patience_s: float = LOCK_PATIENCE_S,
     ) -> None:
-        """Open or create the spool of run `run_id` whose MLflow is at `tracking` (an address without secrets).
+        """Opens or creates the spool of a run.
 
-        `birth` says what the run is to be made with, where `run_id` is a reserved one. Another process that holds the
-        spool is waited for during `patience_s` seconds.
+        Removes the traces of a crash: a torn last line, acknowledged records, attachments without a record.
 
-        A last line torn by a crash is cut off, acknowledged records and attachments without a record are removed.
+        Args:
+            folder: Folder of this run alone.
+            run_id: MLflow's id, or a reserved one.
+            tracking: Address of the server, without secrets.
+            run_spec: Arguments to create the run, if `run_id` is a reserved one.
+            patience_s: Seconds to wait for another process that is writing.
         """
         self.folder = folder
         (folder / "files").mkdir(parents=True, exist_ok=True)
@@ -81,14 +95,15 @@ class Spool:
                 f"{folder}: another process is recording run {run_id} right now; wait until it has ended, or stop it"
             )
         try:
-            self.about = introduced(folder, About(run_id, tracking, birth))
-            sent = _mend(folder)
-            self.ledger = sent.ledger()
-            for record, _ in pending(folder, sent.offset):
-                self.ledger.take(record or {})
+            self.meta = update_meta(folder, SpoolMeta(run_id, tracking, run_spec))
+            acknowledged = _repair(folder)
+            # The state after the last record: what was acknowledged, and all records since.
+            self.ledger = acknowledged.ledger()
+            for record, _ in read_lines(folder, acknowledged.offset):
+                self.ledger.apply(record or {})
             self._fd = os.open(folder / "records.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
         except BaseException:
-            # A disk that is full today: whoever tries again must not find us here.
+            # The disk may be full: the next try must find the lock free.
             self._writer_lock.release()
             raise
         self._size = os.fstat(self._fd).st_size
@@ -99,72 +114,80 @@ class Spool:
         self._syncer = threading.Thread(target=self._sync_loop, name="spool-sync", daemon=True)
         self._syncer.start()
 
-    def append(self, record: Record) -> None:
-        """Write one record; it survives SIGKILL when this returns. A full disk raises OSError and leaves no half."""
+    def append(self, record: SpoolRecord) -> None:
+        """Writes one record and applies it to the ledger.
+
+        It survives SIGKILL when this returns. A full disk raises `OSError` and leaves no half record.
+        """
         line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         self._append(line)
+        self.ledger.apply(record)
 
-    def _append(self, lines: bytes) -> None:
+    def _append(self, line: bytes) -> None:
         with self._append_lock:
-            if os.write(self._fd, lines) != len(lines):
+            if os.write(self._fd, line) != len(line):
                 os.ftruncate(self._fd, self._size)
                 raise OSError(errno.ENOSPC, "no space left for records", str(self.folder))
-            self._size += len(lines)
+            self._size += len(line)
         self._dirty.set()
 
-    def _say(self, record: Record) -> None:
-        self.append(record)
-        self.ledger.take(record)
-
     def attach(self, name: str, data: bytes) -> str:
-        """Keep `data` beside the records under the file name `name`; returns the path a record refers to it by."""
+        """Stores a file; returns the path for a record."""
         relative = f"files/{secrets.token_hex(8)}/{name}"
         path = self.folder / relative
         path.parent.mkdir()
         try:
             path.write_bytes(data)
         except OSError:
-            # On a full disk half a picture would only take the room of records.
+            # On a full disk half an image would only take space from records.
             shutil.rmtree(path.parent)
             raise
         self._unsynced.append(path)
         return relative
 
     def unsent(self) -> bytes:
-        """The lines that MLflow does not have, or only under `live/`, for a checkpoint to carry."""
-        sent = read_sent(self.folder)
+        """Lines that MLflow lacks, or has only under `live/`."""
+        acknowledged = read_acknowledged(self.folder)
         with (self.folder / "records.jsonl").open("rb") as stream:
-            stream.seek(sent.needed_from)
+            stream.seek(acknowledged.needed_from)
             lines = stream.read(self._size - stream.tell())
-        # Reading them costs milliseconds of a step, and mostly they are all of one attempt.
+        # Parsing costs milliseconds of a step, and mostly all lines are of one attempt.
         if b'{"k":"branch"' not in lines:
             return lines
-        return b"".join(standing(((_parse(raw), raw) for raw in lines.splitlines(keepends=True)), sent.committed))
+        parsed = ((_parse(raw), raw) for raw in lines.splitlines(keepends=True))
+        return b"".join(without_discarded(parsed, acknowledged.committed))
 
-    def go_on_from(self, step: int, lines: bytes) -> int:
-        """Give up the points that wait, and take in those up to `step` that a checkpoint brought, with all else there.
+    def resume_from(self, step: int, lines: bytes) -> int:
+        """Discards pending points; takes over a checkpoint's unsent lines.
 
-        `lines` is what `unsent` returned, here or on another node. Attachments stayed there: records of files are left
-        out, and so are other lines that stand here already. Returns the number of lines taken in.
+        Attachments stay on the node that made them, so records of files are left out, and so are lines that are here
+        already.
+
+        Args:
+            step: Step of the checkpoint; metrics beyond it are left out.
+            lines: Result of `unsent`, on this or another node.
+
+        Returns:
+            Number of lines taken over.
         """
-        here = {raw for _, raw in pending(self.folder, 0)}
-        self._say({"k": "branch", "step": step})
+        present = {raw for _, raw in read_lines(self.folder, 0)}
+        self.append({"k": "branch", "step": step})
         added = 0
         for line in lines.splitlines(keepends=True):
             record = _parse(line)
-            # Whose run it is, and how an earlier attempt ended, is none of the next one's business.
+            # Owner and end of an earlier attempt do not hold for this one.
             if record is None or record["k"] in ("commit", "branch", "start", "status") or "files" in record:
                 continue
-            # Points are sent again even so: MLflow may have them under `live/` only, and ignores what it has.
-            if record["step"] > step if record["k"] == "metrics" else line in here:
+            # Points are sent again in any case: MLflow may have them under `live/` only, and ignores those it has.
+            if record["step"] > step if record["k"] == "metrics" else line in present:
                 continue
             self._append(line)
-            self.ledger.take(record)
+            self.ledger.apply(record)
             added += 1
         return added
 
     def close(self) -> None:
-        """Sync and release; unsent records stay on the disk."""
+        """Syncs and releases the spool; unsent records stay."""
         self._closing.set()
         self._dirty.set()
         self._syncer.join()
@@ -180,7 +203,7 @@ class Spool:
         self._sync()
 
     def _sync(self) -> None:
-        # Attachments first: after a power failure a record must not refer to a file that is empty.
+        # Attachments first: after a power failure a record must not refer to an empty file.
         while self._unsynced:
             path = self._unsynced.pop()
             if path.exists():
@@ -189,81 +212,90 @@ class Spool:
         os.fdatasync(self._fd)
 
 
-def read_sent(folder: Path) -> Sent:
-    """What was acknowledged. An unreadable file counts as nothing: sending again changes nothing in MLflow."""
+def read_acknowledged(folder: Path) -> Acknowledged:
+    """Reads `sent.json`.
+
+    An unreadable file counts as nothing acknowledged, because sending again changes nothing.
+    """
     try:
         stored = json.loads((folder / "sent.json").read_text())
         marks = {str(key): int(step) for key, step in stored["marks"].items()}
-        committed, held = (None if stored.get(name) is None else int(stored[name]) for name in ("committed", "held"))
-        return Sent(int(stored["offset"]), marks, committed, held)
+        committed, pending_from = (
+            None if stored.get(name) is None else int(stored[name]) for name in ("committed", "held")
+        )
+        return Acknowledged(int(stored["offset"]), marks, committed, pending_from)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return Sent()
+        return Acknowledged()
 
 
-def write_sent(folder: Path, sent: Sent) -> None:
-    """Remember an acknowledgement. Replaced atomically; call it under the drainer's lock."""
-    replace_file(folder / "sent.json", json.dumps(asdict(sent)).encode())
+def write_acknowledged(folder: Path, acknowledged: Acknowledged) -> None:
+    """Replaces `sent.json` atomically. Call it under the uploader's lock."""
+    replace_file(folder / "sent.json", json.dumps(asdict(acknowledged)).encode())
 
 
-def sent_within(folder: Path) -> Sent:
-    """As `read_sent`, but never beyond the last whole record. Call it under the drainer's lock.
+def repair_acknowledged(folder: Path) -> Acknowledged:
+    """Reads `sent.json` and repairs offsets beyond the last record.
 
-    After a power cut the records may reach less far than the acknowledgement of them, and so they do when a start was
-    killed between truncate and `write_sent`. What is appended next would count as acknowledged. What was cut off is in
-    MLflow, or waited for a checkpoint and comes back with it: marks and `committed` go on saying so.
+    Call it under the uploader's lock. After a power cut the records may reach less far than their acknowledgement, and
+    so they do when a start was killed between truncating and acknowledging. Records appended next would count as
+    acknowledged. Everything that was cut off is in MLflow, or was pending and comes back with its checkpoint: marks and
+    `committed` stay as they are.
     """
-    sent, path = read_sent(folder), folder / "records.jsonl"
-    whole = _end_of_last_line(path, path.stat().st_size)
-    if max(sent.offset, sent.held or 0) > whole:
-        sent = replace(sent, offset=min(sent.offset, whole), held=None if sent.held is None else min(sent.held, whole))
-        write_sent(folder, sent)
-    return sent
+    acknowledged, path = read_acknowledged(folder), folder / "records.jsonl"
+    end = _end_of_last_line(path, path.stat().st_size)
+    if max(acknowledged.offset, acknowledged.held or 0) > end:
+        pending_from = None if acknowledged.held is None else min(acknowledged.held, end)
+        acknowledged = replace(acknowledged, offset=min(acknowledged.offset, end), held=pending_from)
+        write_acknowledged(folder, acknowledged)
+    return acknowledged
 
 
-def is_written(folder: Path) -> bool:
-    """Whether some process has this spool open for writing."""
+def has_writer(folder: Path) -> bool:
+    """Tells whether a process has this spool open for writing."""
     return FileLock(folder / WRITER_LOCK).holder() is not None
 
 
-def drainer_lock(folder: Path) -> AbstractContextManager[bool]:
-    """Whether this caller is the one drainer of the spool while the block runs."""
+def upload_lock(folder: Path) -> AbstractContextManager[bool]:
+    """Lock of the spool's uploader; yields whether it is acquired."""
     return FileLock(folder / "drain.lock").attempt()
 
 
-def _mend(folder: Path) -> Sent:
-    """Remove the traces of a crash; returns how far the spool is acknowledged."""
+def _repair(folder: Path) -> Acknowledged:
+    """Removes the traces of a crash; returns what is acknowledged."""
     path = folder / "records.jsonl"
     path.touch(mode=0o600)
     size = path.stat().st_size
-    whole = _end_of_last_line(path, size)
-    if whole < size:
-        os.truncate(path, whole)
-    with drainer_lock(folder) as alone:
-        # A drainer at work has found out for itself, and needs its offsets and attachments; the next start tidies up.
-        if not alone:
-            return read_sent(folder)
-        sent = sent_within(folder)
-        if sent.needed_from and sent.needed_from >= whole:
+    end = _end_of_last_line(path, size)
+    if end < size:
+        os.truncate(path, end)
+    with upload_lock(folder) as is_uploader:
+        # An uploader at work repairs by itself, and needs its offsets and attachments; the next start cleans up.
+        if not is_uploader:
+            return read_acknowledged(folder)
+        acknowledged = repair_acknowledged(folder)
+        # All records are acknowledged and none is pending: start the file again.
+        if acknowledged.needed_from and acknowledged.needed_from >= end:
             os.truncate(path, 0)
-            sent = replace(sent, offset=0, held=None if sent.held is None else 0)
-            write_sent(folder, sent)
-        _remove_leftovers(folder, sent)
-    return sent
+            acknowledged = replace(acknowledged, offset=0, held=None if acknowledged.held is None else 0)
+            write_acknowledged(folder, acknowledged)
+        _remove_orphans(folder, acknowledged)
+    return acknowledged
 
 
-def _remove_leftovers(folder: Path, sent: Sent) -> None:
+def _remove_orphans(folder: Path, acknowledged: Acknowledged) -> None:
+    """Removes attachments without an unacknowledged record."""
     referenced = {
         local.split("/")[1]
-        for record, _ in pending(folder, sent.offset)
+        for record, _ in read_lines(folder, acknowledged.offset)
         for local, _ in (record or {}).get("files", [])
     }
-    for leftover in (folder / "files").iterdir():
-        if leftover.name not in referenced:
-            shutil.rmtree(leftover)
+    for path in (folder / "files").iterdir():
+        if path.name not in referenced:
+            shutil.rmtree(path)
 
 
-def pending(folder: Path, start: int) -> Iterator[tuple[Record | None, bytes]]:
-    """Whole lines from byte `start` on, each with its record, or with None where the line is no record."""
+def read_lines(folder: Path, start: int) -> Iterator[tuple[SpoolRecord | None, bytes]]:
+    """Whole lines from byte `start` on, None for damaged records."""
     with (folder / "records.jsonl").open("rb") as stream:
         stream.seek(start)
         for raw in stream:
@@ -272,22 +304,23 @@ def pending(folder: Path, start: int) -> Iterator[tuple[Record | None, bytes]]:
             yield _parse(raw), raw
 
 
-def _parse(raw: bytes) -> Record | None:
+def _parse(raw: bytes) -> SpoolRecord | None:
     try:
         record = json.loads(raw)
     except ValueError:
         return None
-    return record if is_sound(record) else None
+    return record if is_valid(record) else None
 
 
 def _end_of_last_line(path: Path, size: int) -> int:
     """Length of the file without a torn last line."""
     if size == 0:
         return 0
+    # Search backwards, block by block, for the last newline.
     with path.open("rb") as stream:
         position = size
         while position > 0:
-            start = max(0, position - 65536)
+            start = max(0, position - _READ_BYTES)
             stream.seek(start)
             newline = stream.read(position - start).rfind(b"\n")
             if newline >= 0:

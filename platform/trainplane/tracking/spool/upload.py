@@ -1,11 +1,11 @@
-"""From a spool to MLflow, in order, once, in batches: what to send next, and how far it was acknowledged.
+"""Uploads a spool to MLflow: in order, once, in batches.
 
-`drain` runs in the process beside a training (`flusher`), or in any other after its death. It remembers the
-acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing (`send`).
-One `log_batch` of 1000 metrics costs about as much as six single calls.
+`upload` runs in the process beside a training (`uploader_process`), or in any other process after its death. It stores
+the acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing
+(`mlflow_batch`). One `log_batch` of 1000 metrics costs about as much as six single calls.
 
-Points that wait for a checkpoint would be sent twice. So of those only the newest of each key and group shows under
-`live/`; all of them go there once they are given up, or the run ends, or nobody records any more.
+Pending points would be sent twice, under `live/` and under their own key. So only the newest of each key and group
+shows under `live/` at first; all of them go there once they are discarded, or the run ends, or recording has ended.
 """
 
 from __future__ import annotations
@@ -19,25 +19,46 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.errors import error_line
-from trainplane.tracking.history import Heard, read_heard, write_heard
+from trainplane.tracking.history import (
+    RecordedSteps,
+    fetch_recorded_steps,
+    read_recorded_steps,
+    write_recorded_steps,
+)
 from trainplane.tracking.run_id import ERROR_TAG, REAPED_TAG
-from trainplane.tracking.spool.ledger import Record, as_live
-from trainplane.tracking.spool.meta import read_about, settled_id
+from trainplane.tracking.spool.ledger import SpoolRecord, as_live
+from trainplane.tracking.spool.meta import read_meta, resolve_run_id
 from trainplane.tracking.spool.mlflow_batch import MAX_METRICS, MAX_NAMES, Refused, send
-from trainplane.tracking.spool.spool import Sent, drainer_lock, pending, read_sent, sent_within, write_sent
+from trainplane.tracking.spool.spool import (
+    Acknowledged,
+    read_acknowledged,
+    read_lines,
+    repair_acknowledged,
+    upload_lock,
+    write_acknowledged,
+)
 
 logger = logging.getLogger(__name__)
 
 # MLflow refuses requests beyond 1 MB; a metric takes about three times as much in a request as on a line here.
 MAX_GROUP_BYTES = 250_000
+BUSY = "another process is sending these records"
 OnVersion = Callable[[str, str], None]
 """Called with name and version of a registered model after something was attached to it."""
-BUSY = "another process is sending these records"
+Group = list[tuple[SpoolRecord | None, bytes]]
+"""Lines that are sent together; None for a damaged line."""
 
 
 @dataclass(frozen=True)
-class Drained:
-    """One drain: records acknowledged and left, entities refused for good, and why it ended early, if it did."""
+class UploadResult:
+    """Outcome of one upload.
+
+    Attributes:
+        sent: Records acknowledged.
+        unsent: Records left.
+        rejected: Entities that the server refused for good.
+        error: Reason why the upload ended early; None if it did not.
+    """
 
     sent: int = 0
     unsent: int = 0
@@ -45,112 +66,126 @@ class Drained:
     error: str | None = None
 
 
-def drain(
+def upload(
     folder: Path,
     client: Any,
     *,
     stop: Callable[[], bool] = lambda: False,
-    rest: bool = True,
+    show_pending: bool = True,
     on_version: OnVersion | None = None,
-) -> Drained:
-    """Send what is unacknowledged through `client` (an MlflowClient) until all is sent, `stop()` or a failure.
+) -> UploadResult:
+    """Sends unacknowledged records to MLflow.
 
-    With `rest`, points that still wait at the end are shown under `live/`, all of them. Never raises for what a server
-    or a network does: the records stay and the reason is in `error`. `on_version` is called before an attachment to a
-    registered version is acknowledged; where it raises, the attachment is sent again later.
+    It ends when all are sent, `stop()` is true, or a request fails. A failure of a server or network raises nothing:
+    the records stay on the disk, and the result has the reason.
+
+    Args:
+        folder: The spool.
+        client: An `MlflowClient`.
+        stop: Asked before each group.
+        show_pending: Whether to send all points that are pending at the end under `live/`.
+        on_version: Called before an attachment to a registered version is acknowledged; if it raises, the attachment
+            is sent again later.
     """
-    read_about(folder)
-    with drainer_lock(folder) as alone:
-        if not alone:
-            return Drained(unsent=count_unsent(folder), error=BUSY)
-        sending = _Drain(folder, client, on_version)
-        error = sending.until(stop, rest=rest)
-    return Drained(sending.sent, count_unsent(folder), sending.rejected, error)
+    read_meta(folder)
+    with upload_lock(folder) as is_uploader:
+        if not is_uploader:
+            return UploadResult(unsent=count_unsent(folder), error=BUSY)
+        uploader = _SpoolUpload(folder, client, on_version)
+        error = uploader.run(stop, show_pending=show_pending)
+    return UploadResult(uploader.sent, count_unsent(folder), uploader.rejected, error)
 
 
-class _Drain:
-    """One drainer at work, under the spool's lock."""
+class _SpoolUpload:
+    """One upload, under the spool's lock."""
 
     def __init__(self, folder: Path, client: Any, on_version: OnVersion | None) -> None:
         self._folder, self._client, self._on_version = folder, client, on_version
-        self._done = read_sent(folder)
+        self._acknowledged = read_acknowledged(folder)
         self.sent = self.rejected = 0
 
-    def until(self, stop: Callable[[], bool], *, rest: bool) -> str | None:
-        """Send; returns why it ended early."""
+    def run(self, stop: Callable[[], bool], *, show_pending: bool) -> str | None:
+        """Sends; returns why it ended early."""
         try:
-            self._done = sent_within(self._folder)
+            self._acknowledged = repair_acknowledged(self._folder)
         except OSError as failure:
-            # A full disk, where there is something to mend: without that, what is sent would be forgotten at once.
+            # The disk is full and there is something to repair: without the repair, progress would be lost at once.
             return f"{type(failure).__name__}: {error_line(failure)[:300]}"
-        has_waiting = rest and self._done.held is not None
-        if not has_waiting and not _next_group(self._folder, self._done.offset):
-            # Nothing to send is no reason to ask anybody who the run is.
+        has_pending = show_pending and self._acknowledged.held is not None
+        if not has_pending and not _next_group(self._folder, self._acknowledged.offset):
+            # Nothing to send: no request to find out which run it is.
             return None
         try:
-            self._run_id = settled_id(self._folder, self._client)
-            self._heard = self._ask()
-            self._look_ahead()
-            while not stop() and (group := _next_group(self._folder, self._done.offset)):
+            self._run_id = resolve_run_id(self._folder, self._client)
+            self._recorded = self._steps_before_spool()
+            self._commit_ahead()
+            while not stop() and (group := _next_group(self._folder, self._acknowledged.offset)):
                 self._send_group(group)
-            if rest and not stop():
-                self._show(list(_waiting(self._folder, self._done)))
-        # Whatever the client of a server, a database or an object store raises, the answer is the same: the records
-        # stay on the disk and are tried again.
+            if show_pending and not stop():
+                self._send_live(list(_acknowledged_pending(self._folder, self._acknowledged)))
+        # The client of a server, a database or an object store may raise anything; the answer is the same: the
+        # records stay on the disk and are tried again.
         except Exception as failure:
             logger.debug("spool %s was not sent", self._folder, exc_info=True)
             return f"{type(failure).__name__}: {error_line(failure)[:300]}"
         return None
 
-    def _ask(self) -> Heard:
-        """What MLflow had before the first record from here."""
-        heard = read_heard(self._folder)
-        if heard is None:
-            from trainplane.tracking.history import recorded_steps
+    def _steps_before_spool(self) -> RecordedSteps:
+        """Steps that MLflow had before this spool's first record."""
+        recorded = read_recorded_steps(self._folder)
+        if recorded is None:
+            # An older spool without the file, partly sent: MLflow may have the steps from here.
+            is_first = self._acknowledged.offset == 0
+            recorded = RecordedSteps(fetch_recorded_steps(self._client, self._run_id) if is_first else {})
+            write_recorded_steps(self._folder, recorded)
+        return recorded
 
-            # An older spool, without the file: what MLflow has may have come from here.
-            is_first = self._done.offset == 0
-            heard = Heard(recorded_steps(self._client, self._run_id)) if is_first else Heard()
-            write_heard(self._folder, heard)
-        return heard
+    def _commit_ahead(self) -> None:
+        """Applies a commit that is recorded further on.
 
-    def _look_ahead(self) -> None:
-        """Let a checkpoint that is recorded further on count from here: what it lets go need not wait, and go twice."""
-        step = _committed_ahead(self._folder, self._done)
+        So its points are sent once, and not under `live/` too.
+        """
+        step = _commit_before_branch(self._folder, self._acknowledged)
         if step is not None:
-            released, held = _released(self._folder, self._done, step, self._done.offset)
-            send(self._client, self._run_id, self._folder, self._heard.new(released))
-            self._done = replace(self._done, committed=step, held=held)
-            write_sent(self._folder, self._done)
+            committed, pending_from = _split_at_commit(
+                self._folder, self._acknowledged, step, self._acknowledged.offset
+            )
+            send(self._client, self._run_id, self._folder, self._recorded.without_recorded(committed))
+            self._acknowledge(replace(self._acknowledged, committed=step, held=pending_from))
 
-    def _send_group(self, group: list[tuple[Record | None, bytes]]) -> None:
+    def _send_group(self, group: Group) -> None:
         records = [record for record, _ in group if record is not None]
-        after = _after(self._folder, self._done, group)
-        refused = send(self._client, self._run_id, self._folder, self._heard.new(after.sending))
-        self._show(after.live)
+        # Send: committed points under their own keys, the newest pending ones under `live/`.
+        plan = _plan_group(self._folder, self._acknowledged, group)
+        refused = send(self._client, self._run_id, self._folder, self._recorded.without_recorded(plan.final))
+        self._send_live(plan.live)
+        # Follow up what was sent.
         for record in records:
             if record["k"] == "status" and record["v"] != "RUNNING":
-                forget_end_tags(self._client, self._run_id, record["v"])
+                remove_outdated_tags(self._client, self._run_id, record["v"])
             if record["k"] == "version" and self._on_version is not None:
                 self._on_version(record["name"], record["version"])
+        # Set aside what will never be accepted, then acknowledge, and only then remove the attachments.
         refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
-        _keep_rejected(self._folder, refused)
-        self._done = after.sent
-        write_sent(self._folder, self._done)
+        _store_rejected(self._folder, refused)
+        self._acknowledge(plan.acknowledged)
         _remove_attachments(self._folder, records)
         self.sent += len(group)
         self.rejected += len(refused)
         if any(record["k"] == "branch" for record in records):
-            self._look_ahead()
+            self._commit_ahead()
 
-    def _show(self, records: list[Record]) -> None:
-        """Under `live/`, where attempts may repeat each other."""
+    def _send_live(self, records: list[SpoolRecord]) -> None:
         if records:
             send(self._client, self._run_id, self._folder, map(as_live, records))
 
+    def _acknowledge(self, acknowledged: Acknowledged) -> None:
+        self._acknowledged = acknowledged
+        write_acknowledged(self._folder, acknowledged)
 
-def forget_end_tags(client: Any, run_id: str, status: str) -> None:
-    """Deletes tags that no longer hold for a run that ended with `status`.
+
+def remove_outdated_tags(client: Any, run_id: str, status: str) -> None:
+    """Deletes tags that a run's end has made wrong.
 
     The run may have been marked stale while its end was on its way; a finished run has no error, though an earlier
     attempt had one.
@@ -162,117 +197,142 @@ def forget_end_tags(client: Any, run_id: str, status: str) -> None:
 
 
 def count_unsent(folder: Path) -> int:
-    """Records that MLflow has not acknowledged."""
-    return sum(1 for _ in pending(folder, read_sent(folder).offset))
+    """Number of records that MLflow has not acknowledged."""
+    return sum(1 for _ in read_lines(folder, read_acknowledged(folder).offset))
 
 
 @dataclass(frozen=True)
-class _After:
-    """What one group of records asks to be sent, as it is and under `live/`; how far the spool is acknowledged then."""
+class _GroupPlan:
+    """Records to send for one group.
 
-    sending: list[Record]
-    live: list[Record]
-    sent: Sent
+    Attributes:
+        final: To send as they are.
+        live: To send under `live/`.
+        acknowledged: Progress of the spool after both.
+    """
+
+    final: list[SpoolRecord]
+    live: list[SpoolRecord]
+    acknowledged: Acknowledged
 
 
-def _after(folder: Path, done: Sent, group: list[tuple[Record | None, bytes]]) -> _After:
-    """Points that wait for a checkpoint show under `live/`; a commit lets them go as they are, a branch gives up."""
-    ledger = done.ledger()
-    end = done.offset + sum(len(raw) for _, raw in group)
-    held = done.held
-    sending: list[Record] = []
-    live: list[Record] = []
-    newest: dict[str, Record] = {}
+def _plan_group(folder: Path, acknowledged: Acknowledged, group: Group) -> _GroupPlan:
+    """Decides which records to send for a group, and where.
+
+    Pending points go under `live/`, a commit makes points final, a branch discards them.
+    """
+    ledger = acknowledged.ledger()
+    end = acknowledged.offset + sum(len(raw) for _, raw in group)
+    pending_from = acknowledged.held
+    final: list[SpoolRecord] = []
+    live: list[SpoolRecord] = []
+    newest: dict[str, SpoolRecord] = {}
     for record in (record for record, _ in group if record is not None):
         match record["k"]:
+            # All pending points are discarded: show every one of them.
             case "branch":
-                held = end
-                live += _waiting(folder, done)
-            case "commit" if held is not None:
-                released, held = _released(folder, done, record["step"], end)
-                sending += released
+                pending_from = end
+                live += _acknowledged_pending(folder, acknowledged)
+            # Pending points up to this step become final.
+            case "commit" if pending_from is not None:
+                committed, pending_from = _split_at_commit(folder, acknowledged, record["step"], end)
+                final += committed
+            # Nothing is ever pending in this run.
             case "commit":
                 continue
-            case "metrics" if ledger.waits(record):
+            case "metrics" if ledger.is_pending(record):
                 newest |= dict.fromkeys(record["v"], record)
+            # The run ends: no checkpoint will follow, so show every pending point.
             case "status" if record["v"] != "RUNNING":
-                live += _waiting(folder, done)
-                sending.append(record)
+                live += _acknowledged_pending(folder, acknowledged)
+                final.append(record)
             case _:
-                sending.append(record)
-        ledger.take(record)
+                final.append(record)
+        ledger.apply(record)
+    # Of the pending points of this group, one for each key is enough for now.
     live += [{**record, "v": {key: record["v"][key]}} for key, record in newest.items()]
-    return _After(sending, live, Sent(end, ledger.marks, ledger.committed, held))
+    return _GroupPlan(final, live, Acknowledged(end, ledger.marks, ledger.committed, pending_from))
 
 
-def _waiting(folder: Path, done: Sent) -> Iterator[Record]:
-    """The acknowledged records whose points wait for a checkpoint."""
-    if done.held is None:
+def _acknowledged_pending(folder: Path, acknowledged: Acknowledged) -> Iterator[SpoolRecord]:
+    """Acknowledged records whose points are pending."""
+    if acknowledged.held is None:
         return
-    ledger, position = done.ledger(), done.held
-    for record, raw in pending(folder, position):
-        if position >= done.offset:
+    ledger, position = acknowledged.ledger(), acknowledged.held
+    for record, raw in read_lines(folder, position):
+        if position >= acknowledged.offset:
             return
-        if record is not None and ledger.waits(record):
+        if record is not None and ledger.is_pending(record):
             yield record
         position += len(raw)
 
 
-def _committed_ahead(folder: Path, done: Sent) -> int | None:
-    """The newest checkpoint recorded before the next branch, where it lets go of more than is known to stand."""
-    if done.committed is None:
+def _commit_before_branch(folder: Path, acknowledged: Acknowledged) -> int | None:
+    """Newest unsent commit before a branch; None without news."""
+    if acknowledged.committed is None:
         return None
-    newest = done.committed
-    for record, _ in pending(folder, done.offset):
+    newest = acknowledged.committed
+    for record, _ in read_lines(folder, acknowledged.offset):
         if record is not None and record["k"] == "branch":
             break
         if record is not None and record["k"] == "commit":
             newest = max(newest, record["step"])
-    return newest if newest > done.committed else None
+    return newest if newest > acknowledged.committed else None
 
 
-def _released(folder: Path, done: Sent, committed: int, end: int) -> tuple[list[Record], int]:
-    """The records that stand from this commit on, and the byte from which on others still wait.
+def _split_at_commit(
+    folder: Path, acknowledged: Acknowledged, committed: int, end: int
+) -> tuple[list[SpoolRecord], int]:
+    """Splits the pending records at a commit.
 
-    `done` is how far the spool was acknowledged before the commit, whose line ends at byte `end`.
+    Args:
+        folder: The spool.
+        acknowledged: Progress before the commit.
+        committed: Step of the commit.
+        end: Byte after the commit's line.
+
+    Returns:
+        The records that become final, and the byte from which on others are still pending.
     """
-    before = done.ledger()
-    position = done.needed_from
-    released, left = [], [end]
-    for record, raw in pending(folder, position):
-        if position >= done.offset:
+    ledger = acknowledged.ledger()
+    position = acknowledged.needed_from
+    final, pending_positions = [], [end]
+    for record, raw in read_lines(folder, position):
+        if position >= acknowledged.offset:
             break
-        if record is not None and before.waits(record):
+        if record is not None and ledger.is_pending(record):
             if record["step"] <= committed:
-                released.append(record)
+                final.append(record)
             else:
-                left.append(position)
+                pending_positions.append(position)
         position += len(raw)
-    return released, min(left)
+    return final, min(pending_positions)
 
 
-def _next_group(folder: Path, offset: int) -> list[tuple[Record | None, bytes]]:
-    """The next records that go into one `log_batch`, or one record of another kind; empty at the end."""
-    group: list[tuple[Record | None, bytes]] = []
+def _next_group(folder: Path, offset: int) -> Group:
+    """Next lines for one `log_batch`, or one other record."""
+    group: Group = []
     num_metrics = num_bytes = 0
     names: set[str] = set()
-    for record, raw in pending(folder, offset):
+    for record, raw in read_lines(folder, offset):
         kind = record["k"] if record is not None else None
+        # Another kind is a group by itself.
         if record is not None and kind not in ("metrics", "params", "tags"):
             return group or [(record, raw)]
         new_names = set(record["v"]) if record is not None and kind != "metrics" else set()
         num_metrics += len(record["v"]) if record is not None and kind == "metrics" else 0
         num_bytes += len(raw)
+        is_full = num_metrics > MAX_METRICS or num_bytes > MAX_GROUP_BYTES or len(names | new_names) > MAX_NAMES
         # A parameter or tag that stands twice in one request is refused or has no defined order.
-        full = num_metrics > MAX_METRICS or num_bytes > MAX_GROUP_BYTES or len(names | new_names) > MAX_NAMES
-        if group and (full or names & new_names):
+        if group and (is_full or names & new_names):
             return group
         names |= new_names
         group.append((record, raw))
     return group
 
 
-def _keep_rejected(folder: Path, refused: Refused) -> None:
+def _store_rejected(folder: Path, refused: Refused) -> None:
+    """Appends refused entities to `rejected.jsonl`."""
     if refused:
         entity, why = refused[0]
         logger.warning("tracking: %d entries were refused for good, the first: %.200s (%s)", len(refused), entity, why)
@@ -280,7 +340,7 @@ def _keep_rejected(folder: Path, refused: Refused) -> None:
             stream.writelines(json.dumps({"entity": entity, "reason": reason}) + "\n" for entity, reason in refused)
 
 
-def _remove_attachments(folder: Path, records: list[Record]) -> None:
+def _remove_attachments(folder: Path, records: list[SpoolRecord]) -> None:
     for record in records:
         for local, _ in record.get("files", []):
             shutil.rmtree((folder / local).parent, ignore_errors=True)

@@ -1,12 +1,12 @@
-"""The process that sends a spool to MLflow while a run trains.
+"""Process that uploads a spool while a run trains.
 
-A process of its own, because a thread that packs requests holds the interpreter for milliseconds at a time, and those
-are the milliseconds for which a training step would wait to record something. It shares nothing with the training but
-files: `drain` does the sending, under the spool's lock. Its orders come through its standard input, so that no command
-line shows an address with a password. Whatever becomes of it, the records stay on the disk.
+It is a process and not a thread, because a thread that packs requests holds the interpreter for milliseconds at a
+time, and a training step would wait that long to record something. The two share nothing but files: `upload` sends,
+under the spool's lock. Orders come through standard input, so that no command line shows an address with a password.
+However the process ends, the records stay on the disk.
 
-While the server is away it tries ever less often. When its parent ends without a word it still sends what is there,
-for some seconds at most; the next attempt or `isnet runs sync` sends the rest.
+While the server is unreachable it tries less and less often. When its parent dies it still sends for some seconds at
+most; the next attempt or `isnet runs sync` sends what is left.
 """
 
 from __future__ import annotations
@@ -25,24 +25,36 @@ from contextlib import suppress
 from pathlib import Path
 
 from trainplane.tracking.client import TrackingServer, reason
-from trainplane.tracking.spool.upload import BUSY, Drained, count_unsent, drain
+from trainplane.tracking.spool.upload import BUSY, UploadResult, count_unsent, upload
 
 logger = logging.getLogger(__name__)
 
 _ORPHAN_S = 10.0
 _BUSY_WAIT_S = 0.2
-_LOOK_EVERY_S = 1.0
-_REPLACE_AFTER_S = 1.0
-# Appended, not put first: what this interpreter finds without help stays what it finds.
+_CHECK_EVERY_S = 1.0
+_RESTART_AFTER_S = 1.0
+_LONGEST_RESTART_S = 60.0
+# Appended, not put first: every module that this interpreter finds without help stays the one it finds.
 _PROGRAM = (
     "import sys; sys.path.append(sys.argv[1]); from trainplane.tracking.spool.uploader_process import main; main()"
 )
 
 
-class Flusher:
-    """Starts the process and ends it. Starting takes milliseconds; the process itself is ready seconds later."""
+class Uploader:
+    """Starts, restarts and ends the process.
+
+    Starting takes milliseconds; the process itself is ready seconds later.
+    """
 
     def __init__(self, folder: Path, tracking_uri: str, *, every_s: float = 2.0, longest_wait_s: float = 30.0) -> None:
+        """Starts the process.
+
+        Args:
+            folder: The spool.
+            tracking_uri: Address of the server, with its password if it has one.
+            every_s: Seconds between two uploads.
+            longest_wait_s: Seconds between two tries while the server is unreachable, at most.
+        """
         self._folder = folder
         self._orders = {
             "parent": os.getpid(),
@@ -53,53 +65,55 @@ class Flusher:
         }
         self._closing = threading.Event()
         self._process = self._start()
-        self._watching = threading.Thread(target=self._replace_the_dead, name="flusher-watch", daemon=True)
-        self._watching.start()
+        self._monitor = threading.Thread(target=self._restart_when_dead, name="uploader-monitor", daemon=True)
+        self._monitor.start()
 
     @property
     def pid(self) -> int:
+        """Number of the current process."""
         return self._process.pid
 
     def close(self, timeout_s: float) -> int:
-        """Send what is left for at most `timeout_s` seconds; returns the records that stay on the disk."""
+        """Sends for at most `timeout_s` seconds; returns the records left."""
         self._closing.set()
-        self._watching.join()
+        self._monitor.join()
         if timeout_s > 0 and self._process.poll() is not None:
             self._process = self._start()
-        self._tell({"close_s": timeout_s})
+        self._send_order({"close_s": timeout_s})
         try:
             self._process.wait(timeout_s)
         except subprocess.TimeoutExpired:
-            # Nothing is lost or doubled by it: what was not acknowledged is sent again, which changes nothing.
+            # Nothing is lost or doubled by it: unacknowledged records are sent again, which changes nothing.
             self._process.kill()
             self._process.wait()
-        self._release()
+        self._close_pipe()
         return count_unsent(self._folder)
 
-    def _replace_the_dead(self) -> None:
-        """Start another one where it was killed, for want of memory perhaps; ever less often where that goes on."""
-        wait_s = _REPLACE_AFTER_S
-        while not self._closing.wait(_LOOK_EVERY_S):
+    def _restart_when_dead(self) -> None:
+        """Restarts a process that was killed, perhaps without memory."""
+        wait_s = _RESTART_AFTER_S
+        while not self._closing.wait(_CHECK_EVERY_S):
             if self._process.poll() is None:
                 continue
-            logger.warning("tracking: the sending process ended (%s), another one follows", self._process.returncode)
+            logger.warning("tracking: the uploader ended (%s) and is started again", self._process.returncode)
             if self._closing.wait(wait_s):
                 return
-            wait_s = min(60.0, 2 * wait_s)
-            self._release()
+            # Less and less often, if it repeats.
+            wait_s = min(_LONGEST_RESTART_S, 2 * wait_s)
+            self._close_pipe()
             try:
                 self._process = self._start()
             except OSError as error:
                 logger.warning("tracking: no process can be started, records stay in %s (%s)", self._folder, error)
 
-    def _release(self) -> None:
+    def _close_pipe(self) -> None:
         if self._process.stdin is not None:
             with suppress(OSError):
                 self._process.stdin.close()
 
     def _start(self) -> subprocess.Popen[bytes]:
         root = str(Path(__file__).resolve().parents[3])
-        # A session of its own: Ctrl-C on a terminal is for the training, which then says what is to be done.
+        # A session of its own: Ctrl-C on a terminal is for the training, which then gives the order to close.
         self._process = subprocess.Popen(
             [sys.executable, "-c", _PROGRAM, root],
             stdin=subprocess.PIPE,
@@ -107,19 +121,22 @@ class Flusher:
             start_new_session=True,
             bufsize=0,
         )
-        self._tell(self._orders)
+        self._send_order(self._orders)
         return self._process
 
-    def _tell(self, order: dict[str, object]) -> None:
+    def _send_order(self, order: dict[str, object]) -> None:
         assert self._process.stdin is not None
         try:
             self._process.stdin.write(json.dumps(order).encode() + b"\n")
         except BrokenPipeError:
-            logger.warning("tracking: the sending process has ended; records stay in %s", self._folder)
+            logger.warning("tracking: the uploader has ended; records stay in %s", self._folder)
 
 
-class _Orders(threading.Thread):
-    """Listens to the parent, and ends this process when its time is over, even in the middle of a request."""
+class Orders(threading.Thread):
+    """Listens to the parent; ends this process at its deadline.
+
+    It ends even during a request.
+    """
 
     def __init__(self, parent: int) -> None:
         super().__init__(name="orders", daemon=True)
@@ -128,19 +145,24 @@ class _Orders(threading.Thread):
         self.closing = threading.Event()
 
     def is_over(self) -> bool:
+        """Tells whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
     def run(self) -> None:
-        seconds = self._seconds_left()
+        """Waits for the end, then for the deadline, and exits the process."""
+        seconds = self.wait_for_close()
         self.deadline = time.monotonic() + seconds
         self.closing.set()
         time.sleep(max(0.0, self.deadline - time.monotonic()))
         os._exit(0)
 
-    def _seconds_left(self) -> float:
-        """Waits for the end: the parent's word for it, or its death."""
+    def wait_for_close(self) -> float:
+        """Waits for the end; returns the seconds left to send.
+
+        The end is the order to close, or the parent's death.
+        """
         while True:
-            # The pipe alone does not tell: a child that the parent forked may hold its other end.
+            # The pipe alone does not show the death: a child that the parent forked may hold its other end.
             if select.select([0], [], [], 1.0)[0]:
                 line = _read_line()
                 return float(json.loads(line)["close_s"]) if line else _ORPHAN_S
@@ -149,7 +171,8 @@ class _Orders(threading.Thread):
 
 
 def _read_line() -> bytes:
-    """One line of standard input, unbuffered, without its end; empty when the other side is gone."""
+    """Reads one line of standard input; empty if closed."""
+    # Unbuffered, because `select` does not see what Python's buffer holds.
     line = b""
     while (byte := os.read(0, 1)) not in (b"", b"\n"):
         line += byte
@@ -157,7 +180,7 @@ def _read_line() -> bytes:
 
 
 def main() -> None:
-    """What the process does."""
+    """Runs the process: reads its options, uploads until closed."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Training goes first where processors are scarce.
@@ -165,36 +188,45 @@ def main() -> None:
     line = _read_line()
     if not line:
         return
-    given = json.loads(line)
-    orders = _Orders(given["parent"])
+    options = json.loads(line)
+    orders = Orders(options["parent"])
     orders.start()
-    flush(given["folder"], TrackingServer(given["tracking"]), orders, given["every_s"], given["longest_wait_s"])
+    upload_until_closed(
+        Path(options["folder"]),
+        TrackingServer(options["tracking"]),
+        orders,
+        options["every_s"],
+        options["longest_wait_s"],
+    )
 
 
-def flush(folder: str, server: TrackingServer, orders: _Orders, every_s: float, longest_wait_s: float) -> None:
-    """Drain every `every_s` seconds until told to close, and once more then."""
+def upload_until_closed(
+    folder: Path, server: TrackingServer, orders: Orders, every_s: float, longest_wait_s: float
+) -> None:
+    """Uploads every `every_s` seconds, and once more when closed."""
     wait_s = every_s
-    # Not before the first wait: importing MLflow takes seconds of a processor, just when training begins.
     closing = False
     while not closing:
+        # Wait first: importing MLflow takes seconds of a processor, just when training begins.
         closing = orders.closing.wait(wait_s)
         try:
             client = server.client
-        # A database that is locked or damaged is one that does not answer: the records stay and are tried again.
+        # A locked or damaged database counts as an unreachable server: the records stay and are tried again.
         except Exception as error:
-            drained = Drained(unsent=count_unsent(Path(folder)), error=reason(error))
+            result = UploadResult(unsent=count_unsent(folder), error=reason(error))
         else:
-            drained = drain(Path(folder), client, stop=orders.is_over, rest=closing)
-        while closing and drained.error == BUSY and not orders.is_over():
+            result = upload(folder, client, stop=orders.is_over, show_pending=closing)
+        while closing and result.error == BUSY and not orders.is_over():
             time.sleep(_BUSY_WAIT_S)
-            drained = drain(Path(folder), client, stop=orders.is_over)
-        if drained.error is None:
+            result = upload(folder, client, stop=orders.is_over)
+        # Choose the next wait.
+        if result.error is None:
             wait_s = every_s
-        elif drained.error == BUSY:
-            # The last attempt's process is still at it; it will have ended within seconds.
+        elif result.error == BUSY:
+            # The last attempt's process is still at work; it will end within seconds.
             wait_s = max(every_s, _BUSY_WAIT_S)
         else:
             if wait_s == every_s:
-                logger.warning("tracking: %d records wait on disk (%s)", drained.unsent, drained.error)
-            # Full jitter keeps many runs from meeting a recovering server at the same moment.
+                logger.warning("tracking: %d records wait on disk (%s)", result.unsent, result.error)
+            # Jitter keeps many runs from meeting a recovering server at the same moment.
             wait_s = min(longest_wait_s, 2 * max(wait_s, 0.05)) * random.uniform(0.75, 1.0)

@@ -11,8 +11,8 @@ import pytest
 
 from trainplane.errors import UserError
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.spool.spool import Spool, read_sent
-from trainplane.tracking.spool.upload import drain
+from trainplane.tracking.spool.spool import Spool, read_acknowledged
+from trainplane.tracking.spool.upload import upload
 from trainplane.tracking.tracker import Tracker
 
 STEPS = 300
@@ -51,7 +51,7 @@ def test_flipped_bytes_cost_their_own_lines_alone(tmp_path: Path, tracking_uri: 
         line[chance.randrange(len(line) - 1)] ^= 1 << chance.randrange(8)
         lines[index] = bytes(line)
     (tmp_path / "s" / "records.jsonl").write_bytes(b"".join(lines))
-    outcome = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    outcome = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     assert (outcome.unsent, outcome.error) == (0, None)
     untouched = [json.loads(line) for index, line in enumerate(lines) if index not in hurt]
     expected = {record["step"]: record["v"]["a"] for record in untouched if record["k"] == "metrics"}
@@ -65,12 +65,12 @@ def test_what_is_cut_off_is_lost_and_recording_goes_on(
     lines = b"".join(recorded(tmp_path / "s", tracking_uri, run_id))
     kept = lines[: int(len(lines) * part)]
     client = TrackingServer(tracking_uri).client
-    drain(tmp_path / "s", client)
+    upload(tmp_path / "s", client)
     (tmp_path / "s" / "records.jsonl").write_bytes(kept)
     spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
     spool.append({"k": "metrics", "step": STEPS, "ts": STEPS, "v": {"a": 1.0}})
     spool.close()
-    assert drain(tmp_path / "s", client).error is None
+    assert upload(tmp_path / "s", client).error is None
     assert arrived(tracking_uri, run_id) == {**{step: step / 3 for step in range(STEPS)}, STEPS: 1.0}
 
 
@@ -83,19 +83,19 @@ def test_records_cut_off_behind_waiting_points_neither_hide_nor_double_the_next_
     client = TrackingServer(tracking_uri).client
     for first, value in ((1, 0.25), (4, 0.75)):
         spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
-        spool.go_on_from(first - 1, b"")
+        spool.resume_from(first - 1, b"")
         for step in range(first, first + 6):
             spool.append({"k": "metrics", "step": step, "ts": step, "v": {"a": value}})
             if step == 3:
                 spool.append({"k": "commit", "step": 3})
         spool.append({"k": "commit", "step": 9}) if first > 1 else None
         spool.close()
-        assert drain(tmp_path / "s", client).error is None
+        assert upload(tmp_path / "s", client).error is None
         if first == 1:
             lines = (tmp_path / "s" / "records.jsonl").read_bytes().splitlines(keepends=True)
             (tmp_path / "s" / "records.jsonl").write_bytes(b"".join(lines[: len(lines) - lines_lost]))
             if is_sent_before:
-                assert drain(tmp_path / "s", client).error is None
+                assert upload(tmp_path / "s", client).error is None
     assert arrived(tracking_uri, run_id) == {step: 0.25 if step < 4 else 0.75 for step in range(1, 10)}
 
 
@@ -108,15 +108,15 @@ def test_notes_that_are_damaged_cost_a_second_sending_at_most(
 ) -> None:
     recorded(tmp_path / "s", tracking_uri, run_id)
     client = TrackingServer(tracking_uri).client
-    assert drain(tmp_path / "s", client).error is None
+    assert upload(tmp_path / "s", client).error is None
     (tmp_path / "s" / name).write_bytes(content)
     spool = Spool(tmp_path / "s", run_id=run_id, tracking=tracking_uri)
     spool.append({"k": "metrics", "step": STEPS, "ts": STEPS, "v": {"a": 1.0}})
     spool.close()
-    outcome = drain(tmp_path / "s", client)
+    outcome = upload(tmp_path / "s", client)
     assert (outcome.unsent, outcome.error) == (0, None)
     assert arrived(tracking_uri, run_id) == {**{step: step / 3 for step in range(STEPS)}, STEPS: 1.0}
-    assert read_sent(tmp_path / "s").marks["a"] == STEPS
+    assert read_acknowledged(tmp_path / "s").marks["a"] == STEPS
 
 
 def test_a_clock_that_jumps_back_loses_and_doubles_nothing(
@@ -125,8 +125,8 @@ def test_a_clock_that_jumps_back_loses_and_doubles_nothing(
     now = 1_700_000_000_000_000_000
     jumps: list[Any] = [0, 86_400, -86_400, -(10**6), 10**9]
     for attempt in range(2):
-        tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
-        tracker.go_on_from(2 * attempt)
+        tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
+        tracker.resume_from(2 * attempt)
         for step in range(2 * attempt + 1, 6):
             shifted = now + jumps[step - 1] * 10**9 + attempt
             monkeypatch.setattr("trainplane.tracking.tracker.time.time_ns", lambda shifted=shifted: shifted)
@@ -136,15 +136,15 @@ def test_a_clock_that_jumps_back_loses_and_doubles_nothing(
         tracker.commit(5) if attempt else None
         tracker.close(0)
         monkeypatch.undo()
-        assert drain(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
+        assert upload(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
     assert arrived(tracking_uri, run_id) == {step: float(step) for step in range(1, 6)}
 
 
 def test_a_second_process_of_the_same_run_is_told_so(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
-    first = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
+    first = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
     with pytest.raises(UserError, match="another process is recording"):
-        Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
+        Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
     first.log_metrics(1, {"a": 1.0})
     first.close(0)
-    assert drain(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
+    assert upload(tmp_path / "s", TrackingServer(tracking_uri).client).error is None
     assert arrived(tracking_uri, run_id) == {1: 1.0}

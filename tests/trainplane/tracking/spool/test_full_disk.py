@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from trainplane.tracking.client import TrackingServer, reason
-from trainplane.tracking.spool.upload import drain
+from trainplane.tracking.spool.upload import upload
 from trainplane.tracking.tracker import Tracker
 
 
@@ -35,16 +35,16 @@ def test_a_full_disk_drops_metrics_and_the_run_says_how_many(
 ) -> None:
     client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
-    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
+    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
     with files_of_at_most(5_000), caplog.at_level(logging.WARNING):
         for step in range(1, 1001):
             tracker.log_metrics(step, {"train/l1": 1.0})
-        tracker.log_picture("gallery", np.zeros((64, 64, 3), np.uint8), 1000)
+        tracker.log_image("gallery", np.zeros((64, 64, 3), np.uint8), 1000)
     assert "training continues" in caplog.text
     for step in range(1001, 1101):
         tracker.log_metrics(step, {"train/l1": 1.0})
     tracker.close(0)
-    assert drain(tmp_path / "s", client).error is None
+    assert upload(tmp_path / "s", client).error is None
     steps = [point.step for point in client.get_metric_history(run_id, "train/l1")]
     stored = sum(step <= 1000 for step in steps)
     assert 10 < stored < 1000

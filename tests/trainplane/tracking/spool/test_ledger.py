@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.ledger import Ledger
-from trainplane.tracking.spool.upload import drain
+from trainplane.tracking.spool.upload import upload
 from trainplane.tracking.tracker import Tracker
 
 STEPS = 12
@@ -63,8 +63,8 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
         said: set[tuple[int, float]] = set()
         for number, crash in enumerate([*crashes, Crash(STEPS, told=True, sent=True, moved=False)]):
             spool = Path(folder) / f"node-{node}" / run_id
-            tracker = Tracker(TrackingServer(shared_tracking_uri), run_id, spool=spool, flush_every_s=600)
-            tracker.go_on_from(stored, carried)
+            tracker = Tracker(TrackingServer(shared_tracking_uri), run_id, spool=spool, upload_every_s=600)
+            tracker.resume_from(stored, carried)
             expected = {step: value for step, value in expected.items() if step <= stored}
             for step in range(stored + 1, min(STEPS, stored + crash.steps) + 1):
                 # A repeated step gives other numbers, as with another number of ranks.
@@ -79,13 +79,13 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
                         tracker.commit(step)
             tracker.close(0)
             if crash.sent:
-                assert drain(spool, TrackingServer(shared_tracking_uri).client).error is None
+                assert upload(spool, TrackingServer(shared_tracking_uri).client).error is None
             node += crash.moved
         assert points(shared_tracking_uri, run_id, "train/l1") == sorted(expected.items())
         assert sorted(expected) == list(range(1, STEPS + 1))
         # What nodes that were left still have arrives late, and changes nothing but what shows under live/.
         for spool in Path(folder).glob(f"*/{run_id}"):
-            assert drain(spool, TrackingServer(shared_tracking_uri).client).error is None
+            assert upload(spool, TrackingServer(shared_tracking_uri).client).error is None
     stands, live = (points(shared_tracking_uri, run_id, key) for key in ("train/l1", "live/train/l1"))
     assert stands == sorted(expected.items())
     assert said <= {*stands, *live}
@@ -96,27 +96,27 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
 def test_points_show_at_once_and_stand_when_their_checkpoint_is_stored(tmp_path: Path, tracking_uri: str) -> None:
     client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
-    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", flush_every_s=600)
+    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
     tracker.log_metrics(0, {"val/psnr": 20.0})
-    tracker.go_on_from(0)
+    tracker.resume_from(0)
     for step in (1, 2, 3):
         tracker.log_metrics(step, {"train/l1": float(step)})
-    drain(tmp_path / "s", client)
+    upload(tmp_path / "s", client)
     assert points(tracking_uri, run_id, "train/l1") == []
     assert points(tracking_uri, run_id, "live/train/l1") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     tracker.commit(2)
-    drain(tmp_path / "s", client)
+    upload(tmp_path / "s", client)
     assert points(tracking_uri, run_id, "train/l1") == [(1, 1.0), (2, 2.0)]
     tracker.log_metrics(2, {"time/step_s": 0.5})
-    drain(tmp_path / "s", client)
+    upload(tmp_path / "s", client)
     assert points(tracking_uri, run_id, "time/step_s") == [(2, 0.5)]
     # The attempt goes back, as a guard does, and takes another way.
-    tracker.go_on_from(2)
+    tracker.resume_from(2)
     for step in (3, 4):
         tracker.log_metrics(step, {"train/l1": 10.0 * step})
     tracker.commit(4)
     tracker.close(0)
-    assert drain(tmp_path / "s", client).error is None
+    assert upload(tmp_path / "s", client).error is None
     assert points(tracking_uri, run_id, "train/l1") == [(1, 1.0), (2, 2.0), (3, 30.0), (4, 40.0)]
     assert points(tracking_uri, run_id, "val/psnr") == [(0, 20.0)]
 
@@ -129,11 +129,11 @@ def test_an_older_checkpoint_than_the_last_takes_nothing_back_and_repeats_nothin
         {"k": "commit", "step": 6},
         {"k": "branch", "step": 3},
     ):
-        ledger.take(record)
+        ledger.apply(record)
     assert (ledger.marks, ledger.committed) == ({"a": 6}, 6)
 
 
 def test_without_checkpoints_every_point_stands_at_once() -> None:
     ledger = Ledger()
-    ledger.take({"k": "commit", "step": 5})
-    assert not ledger.waits({"k": "metrics", "step": 9, "v": {"a": 1.0}})
+    ledger.apply({"k": "commit", "step": 5})
+    assert not ledger.is_pending({"k": "metrics", "step": 9, "v": {"a": 1.0}})

@@ -14,8 +14,15 @@ import pytest
 
 from trainplane.errors import UserError
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.spool.spool import Sent, Spool, drainer_lock, pending, read_sent, write_sent
-from trainplane.tracking.spool.upload import BUSY, MAX_METRICS, drain
+from trainplane.tracking.spool.spool import (
+    Acknowledged,
+    Spool,
+    read_acknowledged,
+    read_lines,
+    upload_lock,
+    write_acknowledged,
+)
+from trainplane.tracking.spool.upload import BUSY, MAX_METRICS, upload
 
 UNREACHABLE = "http://127.0.0.1:9"  # the discard port: connections are refused at once
 
@@ -41,9 +48,9 @@ def test_records_arrive_in_order_and_once(tmp_path: Path, tracking_uri: str, run
     spool = open_spool(tmp_path / "s", run_id)
     for step in range(2500):
         spool.append(metric(step, step / 7))
-    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    result = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
-    assert (drained.sent, drained.unsent, drained.error) == (2500, 0, None)
+    assert (result.sent, result.unsent, result.error) == (2500, 0, None)
     assert history(tracking_uri, run_id) == [(step, step / 7) for step in range(2500)]
 
 
@@ -55,12 +62,12 @@ def test_sending_again_what_was_acknowledged_changes_nothing(tmp_path: Path, tra
     spool.append({"k": "tags", "v": {"note": "a"}})
     spool.append({"k": "tags", "v": {"note": "b"}})
     client = TrackingServer(tracking_uri).client
-    drain(tmp_path / "s", client)
+    upload(tmp_path / "s", client)
     before = history(tracking_uri, run_id)
-    for offset in (0, read_sent(tmp_path / "s").offset // 2):
+    for offset in (0, read_acknowledged(tmp_path / "s").offset // 2):
         lines = (tmp_path / "s" / "records.jsonl").read_bytes()
-        write_sent(tmp_path / "s", Sent(lines.rfind(b"\n", 0, offset) + 1))
-        assert drain(tmp_path / "s", client).error is None
+        write_acknowledged(tmp_path / "s", Acknowledged(lines.rfind(b"\n", 0, offset) + 1))
+        assert upload(tmp_path / "s", client).error is None
     spool.close()
     assert len(before) == 6
     assert math.isnan(before[1][1])
@@ -75,10 +82,10 @@ def test_one_record_may_hold_more_than_a_request_does(tmp_path: Path, tracking_u
     spool = open_spool(tmp_path / "s", run_id)
     spool.append({"k": "metrics", "step": 1, "ts": 1, "v": {f"m{i}": float(i) for i in range(MAX_METRICS + 200)}})
     spool.append({"k": "params", "v": {f"p{i}": str(i) for i in range(250)}})
-    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    result = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     data = TrackingServer(tracking_uri).client.get_run(run_id).data
-    assert drained.error is None
+    assert result.error is None
     assert len(data.metrics) == MAX_METRICS + 200
     assert len(data.params) == 250
 
@@ -95,10 +102,10 @@ def test_a_refused_entity_is_set_aside_and_its_neighbours_arrive(
     with (tmp_path / "s" / "records.jsonl").open("ab") as stream:
         stream.write(b"\0\0\0 not JSON\n")
     spool.append(metric(21))
-    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    result = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     rejected = [json.loads(line) for line in (tmp_path / "s" / "rejected.jsonl").read_text().splitlines()]
-    assert (drained.rejected, drained.unsent, drained.error) == (3, 0, None)
+    assert (result.rejected, result.unsent, result.error) == (3, 0, None)
     assert len(rejected) == 3
     assert [step for step, _ in history(tracking_uri, run_id)] == [*range(20), 21]
     assert TrackingServer(tracking_uri).client.get_run(run_id).data.params == {"lr": "1", "depth": "4", "width": "8"}
@@ -109,9 +116,9 @@ def test_records_of_a_deleted_run_wait_until_it_is_restored(tmp_path: Path, trac
     spool.append(metric(1))
     client = TrackingServer(tracking_uri).client
     client.delete_run(run_id)
-    refused = drain(tmp_path / "s", client)
+    refused = upload(tmp_path / "s", client)
     client.restore_run(run_id)
-    accepted = drain(tmp_path / "s", client)
+    accepted = upload(tmp_path / "s", client)
     spool.close()
     assert (refused.unsent, refused.rejected) == (1, 0)
     assert "deleted" in str(refused.error)
@@ -126,9 +133,9 @@ def test_a_torn_last_line_is_cut_off_and_writing_goes_on(tmp_path: Path, trackin
         stream.write(b'{"k":"metrics","step":2,"ts":3,"v":{"train/lo')
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(3))
-    drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    result = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
-    assert (drained.sent, drained.rejected) == (2, 0)
+    assert (result.sent, result.rejected) == (2, 0)
     assert [step for step, _ in history(tracking_uri, run_id)] == [1, 3]
 
 
@@ -151,12 +158,12 @@ def test_a_predecessor_that_takes_a_while_to_end_is_waited_for(tmp_path: Path) -
 def test_only_one_drainer_sends_at_a_time(tmp_path: Path, tracking_uri: str, run_id: str) -> None:
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(1))
-    with drainer_lock(tmp_path / "s") as alone:
-        drained = drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    with upload_lock(tmp_path / "s") as alone:
+        result = upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool.close()
     assert alone
-    assert (drained.sent, drained.unsent) == (0, 1)
-    assert drained.error == BUSY
+    assert (result.sent, result.unsent) == (0, 1)
+    assert result.error == BUSY
 
 
 def test_a_full_disk_raises_and_leaves_no_half_record(tmp_path: Path) -> None:
@@ -178,7 +185,7 @@ print(kept)
 """
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     kept = int(done.stdout)
-    records = [record for record, _ in pending(tmp_path / "s", 0)]
+    records = [record for record, _ in read_lines(tmp_path / "s", 0)]
     assert 0 < kept < 100
     assert [record["step"] for record in records if record] == list(range(kept))
 
@@ -188,7 +195,7 @@ def test_marks_survive_acknowledgement_and_reopening(tmp_path: Path, tracking_ur
     spool.append(metric(7))
     spool.append(metric(4, key="val/psnr"))
     spool.close()
-    drain(tmp_path / "s", TrackingServer(tracking_uri).client)
+    upload(tmp_path / "s", TrackingServer(tracking_uri).client)
     spool = open_spool(tmp_path / "s", run_id)
     spool.append(metric(9))
     spool.close()
@@ -203,11 +210,11 @@ def test_unsent_records_move_to_another_node_once(tmp_path: Path, tracking_uri: 
     carried = lost.unsent()
     lost.close()
     spool = open_spool(tmp_path / "new", run_id)
-    assert spool.go_on_from(4, carried) == 5
-    spool.go_on_from(4, carried + b"torn")
+    assert spool.resume_from(4, carried) == 5
+    spool.resume_from(4, carried + b"torn")
     assert spool.ledger.marks == {"train/loss": 4}
     for folder in ("new", "lost"):
-        drain(tmp_path / folder, TrackingServer(tracking_uri).client)
+        upload(tmp_path / folder, TrackingServer(tracking_uri).client)
     spool.close()
     assert [step for step, _ in history(tracking_uri, run_id)] == [0, 1, 2, 3, 4]
 
@@ -219,7 +226,7 @@ def test_attachments_arrive_and_leave_the_disk(tmp_path: Path, tracking_uri: str
         spool.append({"k": "file", "files": [[local, "conf/config.yaml"]]})
     spool.attach("orphan.txt", b"no record refers to it")
     client = TrackingServer(tracking_uri).client
-    assert drain(tmp_path / "s", client).error is None
+    assert upload(tmp_path / "s", client).error is None
     spool.close()
     open_spool(tmp_path / "s", run_id).close()
     stored = Path(client.download_artifacts(run_id, "conf/config.yaml", str(tmp_path)))
@@ -229,4 +236,4 @@ def test_attachments_arrive_and_leave_the_disk(tmp_path: Path, tracking_uri: str
 
 def test_a_folder_that_is_no_spool_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is no spool \(about\.json"):
-        drain(tmp_path, None)
+        upload(tmp_path, None)
