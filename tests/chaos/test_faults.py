@@ -12,7 +12,7 @@ from jobs.bench.faults import GLOBAL_BATCH, bench_store, pack_samples, read_epoc
 from trainplane.testing.fault_proxy import FAULTS, seeded_faults
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_an_epoch_from_a_failing_store_is_whole_and_costs_few_more_requests(isnet) -> None:
     ran = isnet("bench", "faults", "--samples", "500", "--sample-bytes", "8K", "--seed", "3", "--json")
     assert ran.status == 0, ran.err
@@ -28,7 +28,7 @@ def test_an_epoch_from_a_failing_store_is_whole_and_costs_few_more_requests(isne
     assert values["requests for shards in the second of them, 10% faults"] == 0
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_the_bench_would_notice_wrong_missing_and_doubled_samples() -> None:
     with bench_store() as proxy:
         packed = pack_samples(4 * GLOBAL_BATCH, 600, seed=0)

@@ -1,6 +1,5 @@
 """One winner a round, whoever is killed where: on SQLite, and on PostgreSQL where that is installed."""
 
-import socket
 import subprocess
 import time
 
@@ -24,7 +23,7 @@ def test_all_places_have_their_turn_and_few_rounds_reach_from_the_last_place_to_
     assert [place_of(turn, 1, 68) for turn in range(1)] == [0]
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
     check(measured(tracking_uri, tmp_path, processes=4, rounds=8), 8)
 
@@ -32,9 +31,10 @@ def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
 @pytest.fixture
 def postgres(tmp_path_factory):
     """The address of an empty database of a PostgreSQL server of the test's own, on loopback."""
+    from trainplane.cluster.ports import free_port
     from trainplane.cluster.stack.postgres import Postgres, find_programs, server_user
 
-    missing = Postgres.missing()
+    missing = Postgres.install_command()
     if missing is not None:
         pytest.skip(f"PostgreSQL is not installed; {missing}")
     user, binaries = server_user(), find_programs()
@@ -46,9 +46,7 @@ def postgres(tmp_path_factory):
     options = {"user": user, "extra_groups": []} if user else {}
     made = [f"{binaries}/initdb", "-D", f"{place}/data", "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"]
     subprocess.run(made, cwd=place, check=True, capture_output=True, **options)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     command = [f"{binaries}/postgres", "-D", f"{place}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
     command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]
     server = subprocess.Popen(command, cwd=place, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, **options)
@@ -79,6 +77,6 @@ def connect(port, server):
             time.sleep(0.2)
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_one_of_many_wins_on_postgresql(tmp_path, postgres):
     check(measured(postgres, tmp_path, processes=4, rounds=8), 8)

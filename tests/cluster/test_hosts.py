@@ -16,7 +16,7 @@ from hosts import hosts, refusal
 from small_run import SMALL
 
 REFUSAL = refusal()
-pytestmark = [pytest.mark.real, pytest.mark.skipif(REFUSAL is not None, reason=REFUSAL or "")]
+pytestmark = [pytest.mark.nightly, pytest.mark.skipif(REFUSAL is not None, reason=REFUSAL or "")]
 
 ISNET = [sys.executable, "-m", "jobs.cli"]
 RAY = os.path.join(os.path.dirname(sys.executable), "ray")

@@ -19,8 +19,6 @@ import yaml
 
 from trainplane.tracking.client import TrackingServer
 
-pytestmark = pytest.mark.real
-
 SUPPORT = Path(noise_datasets.__file__).parent
 DEADLINE_S = 900
 
@@ -102,6 +100,7 @@ NUMBERS = {"trouble.number": {"choice": list(range(8))}}
 RANK = {"metric": "val/rank", "mode": "min"}
 
 
+@pytest.mark.nightly
 @pytest.mark.parametrize("place", ["metric", "loss"])
 def test_a_trial_of_nan_is_gone_at_once_and_never_a_survivor(stage, place):
     """peers/asha_nan.py, where Ray's ASHA runs NaN trials to their end."""
@@ -123,6 +122,7 @@ def test_a_trial_of_nan_is_gone_at_once_and_never_a_survivor(stage, place):
     assert report["spent"]["waste"]["NaN"]["steps"] <= 0.02 * report["spent"]["steps"] + (0 if place == "metric" else 6)
 
 
+@pytest.mark.real
 def test_killed_twice_it_has_the_same_rungs_and_one_run_for_each_trial(stage):
     """peers/tuner_restore_loses_rungs.py and peers/mlflow_callback_restore.py in one."""
     stage.write(
@@ -156,6 +156,7 @@ def test_killed_twice_it_has_the_same_rungs_and_one_run_for_each_trial(stage):
         assert set(steps.values()) == {1}, steps
 
 
+@pytest.mark.nightly
 def test_a_population_takes_over_weights_and_settings_and_mlflow_puts_up_with_it(stage):
     """peers/pbt_mlflow_crash.py, which dies at its first take-over."""
     stage.write(
@@ -183,6 +184,7 @@ def test_a_population_takes_over_weights_and_settings_and_mlflow_puts_up_with_it
     assert len(pins) == 1
 
 
+@pytest.mark.nightly
 def test_trials_of_two_workers_do_not_wait_for_each_other(stage):
     """peers/tune_train_deadlock.py, which hangs for ever: here as many run as fit, one after the other."""
     stage.write(
@@ -199,6 +201,7 @@ def test_trials_of_two_workers_do_not_wait_for_each_other(stage):
     assert "for the trial itself" in (stage.folder / "home" / "stderr.log").read_text()
 
 
+@pytest.mark.nightly
 def test_a_trial_whose_process_died_is_started_again_and_goes_on_from_its_checkpoint(stage):
     stage.write(
         train={"steps": 9},
@@ -218,6 +221,7 @@ def test_a_trial_whose_process_died_is_started_again_and_goes_on_from_its_checkp
     assert {run.info.status for run in runs} == {"FINISHED"}
 
 
+@pytest.mark.nightly
 def test_a_metric_that_no_trial_reports_is_told_with_those_there_are(stage):
     stage.write(objective={"metric": "val/psnr", "mode": "max"}, trials=2, space=NUMBERS)
     process = stage.start("home")

@@ -16,10 +16,10 @@ import pytest
 from small_run import SMALL
 
 from trainplane.cluster.stack import supervisor
-from trainplane.cluster.stack.stack import STORES, Stack
+from trainplane.cluster.stack.stack import STORES, Stack, component_types
 
-KINDS = Stack._kinds("ceph" if STORES["ceph"].missing() is None else "moto")
-LACKING = {kind.name: command for kind in KINDS if (command := kind.missing())}
+KINDS = component_types("ceph" if STORES["ceph"].install_command() is None else "moto")
+LACKING = {kind.name: command for kind in KINDS if (command := kind.install_command())}
 pytestmark = [
     pytest.mark.real,
     pytest.mark.skipif(bool(LACKING), reason=f"not installed: {LACKING}"),

@@ -393,7 +393,7 @@ def test_the_callers_vgg_is_left_as_it_is() -> None:
     assert {p.dtype for p in vgg.parameters()} == {torch.float32}
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_compiled_networks_take_the_same_step() -> None:
     image, mask = make_batch(torch.float32)
     eager, compiled = make_gan(dtype=torch.float32), make_gan(dtype=torch.float32, compile=True)
@@ -426,7 +426,7 @@ def _rank_under_ddp(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_networks_wrapped_in_ddp_step_as_one(tmp_path: Path) -> None:
     image, mask = make_batch(batch=8)
     alone = make_gan()

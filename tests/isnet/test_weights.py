@@ -303,7 +303,7 @@ def test_damaged_models_are_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["isnet", *[pytest.param(name, marks=pytest.mark.real) for name in ("base", "base_ff", "unet_like")]]
+    "name", ["isnet", *[pytest.param(name, marks=pytest.mark.nightly) for name in ("base", "base_ff", "unet_like")]]
 )
 def test_onnx_runs_at_any_size_with_plain_operators(tmp_path: Path, name: str) -> None:
     onnx = pytest.importorskip("onnx", reason="the extra [onnx] is not installed")

@@ -29,40 +29,11 @@ _QUAINT = re.compile(
     r" accord|without a word)\b",
     re.I,
 )
-_PARTICIPLES = frozenset(
-    [
-        "found",
-        "made",
-        "told",
-        "taken",
-        "given",
-        "known",
-        "wanted",
-        "seen",
-        "asked",
-        "kept",
-        "gone",
-        "held",
-        "heard",
-        "said",
-        "sent",
-        "put",
-        "shown",
-        "one",
-        "other",
-        "both",
-        "lost",
-        "earned",
-        "tried",
-        "gotten",
-        "begun",
-        "began",
-        "brought",
-        "thought",
-        "meant",
-        "dropped",
-    ]
-)
+PARTICIPLES = """
+    found made told taken given known wanted seen asked kept gone held heard said sent put shown one other both lost
+    earned tried gotten begun began brought thought meant dropped
+"""
+_PARTICIPLES = frozenset(PARTICIPLES.split())
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from trainplane.data.pack.pack import pack
 from trainplane.errors import RunFailed
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_reader_meets_no_half_checkpoint_while_training_goes_on_and_storing_fails(tmp_path):
     pack(pictures(8), str(tmp_path), name="bench", split="train", how={})
     with bench.store() as endpoint:

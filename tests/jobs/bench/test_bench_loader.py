@@ -122,7 +122,7 @@ def test_a_store_that_cannot_be_meant_is_refused_before_anything_is_made(
         assert "AWS_ENDPOINT_URL" in capsys.readouterr().err
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_reason(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

@@ -30,7 +30,7 @@ def test_the_memory_of_a_plan_is_not_that_of_the_process_that_asks_for_it() -> N
     assert bench._in_a_fresh_process("plan", "10000", "4")["mib"] < held.nbytes / 2**20 / 2
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_the_command_prints_every_figure_with_its_target(capfd: pytest.CaptureFixture[str]) -> None:
     small = ["--samples", "200000", "--ranks", "8", "--index-samples", "10000"]
     assert main(["bench", "order", "--json", *small]) == 0

@@ -10,7 +10,7 @@ from jobs.bench.common import Taken
 SMALL = ("model.width=4", "data.size=32", "data.resize=40", "train.global_batch=2", "loss.style=0", "loss.perceptual=0")
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_every_way_is_timed_and_the_bare_loop_ends_on_the_runs_weights(isnet):
     ran = isnet("bench", "overhead", "demo", *SMALL, "--steps", "3", "--rounds", "1", "--json")
     # Three steps are no measurement: whether the target is met says nothing here.

@@ -62,7 +62,7 @@ def test_turns_are_taken_alternately_and_compared_with_their_neighbours():
     assert median_ratio([Taken(2, 1), Taken(9, 1), Taken(4, 1)], [Taken(1, 1), Taken(3, 1), Taken(2, 1)]) == 2
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_the_command_reports_every_figure(capfd):
     assert (
         main(["bench", "step", "--sizes", "32", "--rounds", "1", "--blocks", "1", "--curve-steps", "2", "--json"]) == 0

@@ -9,7 +9,7 @@ import pytest
 from trainplane.testing.mlflow_server import StateProxy
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_recording_costs_little_in_every_state_of_the_server_and_all_of_it_arrives_once(isnet) -> None:
     ran = isnet(
         *("bench", "tracking", "--seconds", "3", "--points", "6000", "--steps", "1000", "--sample", "100", "--json")

@@ -15,7 +15,7 @@ import pytest
         (["train", "demo", "--context", "lab"], "context 'lab' is not known"),
         (["tune", "demo"], "is no search"),
         (["tune", "search_demo", "search.objective.mode=best"], "'max' or 'min'"),
-        (["evaluate", "something", "mine"], "is no model"),
+        (["evaluate", "something", "mine"], "is not a model"),
         (["evaluate", "models:/none@production", "mine"], "no registered model 'none'"),
         (["evaluate", "classical:magic", "mine"], "magic"),
         (["inpaint", "no.png", "no.png", "-o", "x.png", "--model", "classical:mean"], "no.png"),

@@ -1,4 +1,4 @@
-"""What of a command may travel to a cluster: judged here, before anything is uploaded."""
+"""A command's paths are made portable or refused before anything is uploaded."""
 
 import argparse
 import os
@@ -7,7 +7,14 @@ import pytest
 
 from jobs.cli import cluster_main
 from jobs.cli.main import build_parser
-from jobs.cluster.portable_args import check_context, check_settings, portable_args, required_addresses
+from jobs.cluster.portable_args import (
+    PATH_ARGS,
+    PATH_OR_NAME_ARGS,
+    check_context,
+    check_settings,
+    portable_args,
+    required_addresses,
+)
 from jobs.commands.submit import job_command, job_folder
 from jobs.config import load_run_config
 from trainplane.cluster.context import local
@@ -28,9 +35,9 @@ def there(tmp_path):
     return local(tmp_path / "home", "lab").at(ray="http://head:8265", tracking="http://mlflow:5000", **store)
 
 
-def sent(context, *words):
-    parsed, _ = build_parser().parse_known_args(words)
-    return portable_args(list(words), parsed, context)
+def portable(context, *args):
+    parsed, _ = build_parser().parse_known_args(args)
+    return portable_args(args, parsed, context)
 
 
 def test_relative_places_become_whole_on_a_cluster_of_this_machine(here, tmp_path, monkeypatch):
@@ -38,11 +45,11 @@ def test_relative_places_become_whole_on_a_cluster_of_this_machine(here, tmp_pat
     (tmp_path / "photos").mkdir()
     (tmp_path / "sub" / "set").mkdir(parents=True)
     full = str(tmp_path)
-    assert sent(here, "data", "pack", "photos", "mine") == ["data", "pack", f"{full}/photos", "mine"]
-    assert sent(here, "data", "pack", "photos", "./out")[-1] == f"{full}/out"
-    assert sent(here, "data", "pack", "photos", "mine", "--lists=sub")[-1] == f"--lists={full}/sub"
-    assert sent(here, "train", "demo", "data.train=sub/set")[-1] == f"data.train={full}/sub/set"
-    assert sent(here, "inpaint", "a.png", "m.png", "-o", "o.png")[1:] == [
+    assert portable(here, "data", "pack", "photos", "mine") == ["data", "pack", f"{full}/photos", "mine"]
+    assert portable(here, "data", "pack", "photos", "./out")[-1] == f"{full}/out"
+    assert portable(here, "data", "pack", "photos", "mine", "--lists=sub")[-1] == f"--lists={full}/sub"
+    assert portable(here, "train", "demo", "data.train=sub/set")[-1] == f"data.train={full}/sub/set"
+    assert portable(here, "inpaint", "a.png", "m.png", "-o", "o.png")[1:] == [
         f"{full}/a.png",
         f"{full}/m.png",
         "-o",
@@ -63,8 +70,8 @@ def test_relative_places_become_whole_on_a_cluster_of_this_machine(here, tmp_pat
 )
 def test_names_and_addresses_travel_as_they_are(here, there, tmp_path, monkeypatch, words):
     monkeypatch.chdir(tmp_path)
-    assert sent(here, *words) == list(words)
-    assert sent(there, *words) == list(words)
+    assert portable(here, *words) == list(words)
+    assert portable(there, *words) == list(words)
 
 
 @pytest.mark.parametrize(
@@ -82,7 +89,7 @@ def test_a_place_on_this_machine_is_refused_for_another_cluster(there, tmp_path,
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError) as refused:
-        sent(there, *words)
+        portable(there, *words)
     assert repr(named) in str(refused.value)
     assert "http://head:8265 cannot see" in str(refused.value)
 
@@ -135,9 +142,9 @@ def test_a_job_whose_store_does_not_answer_says_so_before_it_begins(tmp_path, mo
     monkeypatch.setattr(cluster_main, "_PAUSE_S", 0.0)
     monkeypatch.setattr("jobs.cli.main.main", lambda words: pytest.fail("it began"))
     assert cluster_main.main(["train", "demo"]) == 2
-    said = capsys.readouterr().err
-    assert "tcp://127.0.0.1:1: Connection refused: it does not answer from" in said
-    assert "Traceback" not in said
+    message = capsys.readouterr().err
+    assert "tcp://127.0.0.1:1: Connection refused: it does not answer from" in message
+    assert "Traceback" not in message
 
 
 def test_a_job_that_reaches_everything_is_the_command_itself(tmp_path, monkeypatch):
@@ -149,11 +156,8 @@ def test_a_job_that_reaches_everything_is_the_command_itself(tmp_path, monkeypat
 
 
 def test_the_parser_gives_every_argument_that_is_a_path():
-    """Whoever adds an argument that is a file must add it to `sending`, or a remote job will look for it in vain."""
-    from jobs.cluster import portable_args
-
-    known = set(portable_args._PATHS) | set(portable_args._PATHS_OR_NAMES)
-    named = set()
+    """A new argument that is a file must be added to `portable_args`, or a remote job will not find the file."""
+    path_args = set()
 
     def walk(parser):
         for action in parser._actions:
@@ -161,10 +165,11 @@ def test_the_parser_gives_every_argument_that_is_a_path():
                 for child in action.choices.values():
                     walk(child)
             elif action.metavar in ("SRC", "DIR", "FILE", "OUT", "IMAGE", "MASK", "DATASET", "DEST", "FROM"):
-                named.add(action.dest)
+                path_args.add(action.dest)
 
     walk(build_parser())
-    assert named - known <= {"files", "words"}
+    assert path_args - {*PATH_ARGS, *PATH_OR_NAME_ARGS} <= {"files", "words"}
+    assert len(path_args) > 10
 
 
 def test_links_without_end_and_what_is_no_file_are_refused_before_they_are_copied(here, tmp_path):
@@ -195,7 +200,7 @@ def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monk
     (tmp_path / "mine.yaml").write_text("base: sub/base.yaml+laptop\n")
     with job_folder(here, ["train", "mine.yaml+laptop"], None) as (folder, words):
         assert words == ["train", "./mine.yaml+laptop"]
-        assert sent(there, "train", "./mine.yaml+laptop")[-1] == "./mine.yaml+laptop"
+        assert portable(there, "train", "./mine.yaml+laptop")[-1] == "./mine.yaml+laptop"
         assert (folder / "sub" / "base.yaml").read_text() == "base: demo\n"
     (tmp_path / "mine.yaml").write_text(f"base: {tmp_path}/sub/base.yaml\n")
     with (

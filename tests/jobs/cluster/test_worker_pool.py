@@ -83,7 +83,7 @@ with with_variables(ray_variables(in_job=False)):
 """
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_share_whose_process_is_lost_is_done_by_another_until_it_has_lost_four(tmp_path):
     done = subprocess.run([sys.executable, "-c", _PROGRAM, tmp_path], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -261,7 +261,7 @@ def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, w
     assert {run.info.status for run in client.search_runs(experiments)} <= {"FAILED"}
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_tasks_of_a_cluster_find_the_same_scores(sets, tmp_path):
     words = ["evaluate", "untrained:ablation_isnet_1+laptop", "classical:telea", "held", "--size", "48", "--json"]
     here = sets(*words, "-o", tmp_path / "here").json()

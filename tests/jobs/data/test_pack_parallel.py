@@ -21,8 +21,6 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.pack.ray_executor import RayExecutor
 from trainplane.errors import UserError
 
-pytestmark = pytest.mark.real
-
 SHARD_BYTES = 100_000
 
 
@@ -55,6 +53,7 @@ def files_of(folder: Path) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
+@pytest.mark.real
 def test_any_number_of_tasks_packs_the_same_bytes(ray, pictures: Path, tmp_path: Path) -> None:
     alone = packed(pictures, tmp_path / "alone")
     assert alone.num_shards > 4
@@ -64,6 +63,7 @@ def test_any_number_of_tasks_packs_the_same_bytes(ray, pictures: Path, tmp_path:
         assert files_of(tmp_path / str(count)) == files_of(tmp_path / "alone")
 
 
+@pytest.mark.nightly
 def test_a_mistake_in_a_task_gives_the_same_error_as_in_this_process(ray, pictures: Path, tmp_path: Path) -> None:
     packed(pictures, tmp_path / "set")
     before = files_of(tmp_path / "set")
@@ -75,6 +75,7 @@ def test_a_mistake_in_a_task_gives_the_same_error_as_in_this_process(ray, pictur
     assert files_of(tmp_path / "set") == before
 
 
+@pytest.mark.nightly
 def test_pictures_that_a_node_does_not_see_are_no_damaged_pictures(ray, pictures: Path, tmp_path: Path) -> None:
     with open_pictures(pictures) as found:
         listed = list(found)
@@ -85,6 +86,7 @@ def test_pictures_that_a_node_does_not_see_are_no_damaged_pictures(ray, pictures
         )
 
 
+@pytest.mark.nightly
 def test_a_command_of_two_tasks_killed_by_sigkill_goes_on(pictures: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "jobs.cli", "data", "pack", str(pictures), str(tmp_path / "set"), "--name", "n"]
     command += ["--shard-bytes", str(SHARD_BYTES), "--max-side", "44", "--parallel", "2"]

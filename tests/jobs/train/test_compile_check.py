@@ -87,7 +87,7 @@ def test_one_rank_that_finds_fault_takes_all_back():
     assert players.generator._compiled_call_impl is None
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_the_real_compiler_passes_the_gate():
     torch._dynamo.reset()
     players = gan()

@@ -3,6 +3,7 @@
 import pytest
 
 from trainplane.cluster.context import resolve
+from trainplane.cluster.context_file import text_for_job
 from trainplane.errors import UserError
 
 LAB = """
@@ -115,3 +116,16 @@ def test_a_misspelt_default_does_not_make_everything_local(tmp_path):
     (tmp_path / "isnet.toml").write_text(LAB.replace("default =", "defualt ="))
     with pytest.raises(UserError, match="unknown key 'defualt'; did you mean 'default'"):
         resolve(start=tmp_path)
+
+
+def test_a_job_gets_the_context_without_its_cluster_and_its_secrets(tmp_path, monkeypatch):
+    monkeypatch.setenv("LAB_KEY", "hush")
+    (tmp_path / "isnet.toml").write_text(LAB)
+    context = resolve(start=tmp_path)
+    text = text_for_job(context)
+    assert "hush" not in text
+    (tmp_path / "isnet.toml").write_text(text)
+    job_context = resolve(start=tmp_path)
+    assert job_context == context.at(ray=None, environment=job_context.environment)
+    assert job_context.environment["AWS_ENDPOINT_URL"] == "http://store:9000"
+    assert "AWS_SECRET_ACCESS_KEY" not in job_context.environment

@@ -55,7 +55,7 @@ def test_sigterm_while_ray_connects_is_an_interruption(ours):
     assert signal.getsignal(signal.SIGTERM) is ours
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_cluster_that_lost_a_part_is_noticed_and_no_part_hears_hangups():
     """A closed terminal tells all processes at once: Ray's would be gone before the ranks could save."""
     done = subprocess.run([sys.executable, "-c", LOSES_RAY], capture_output=True, text=True, timeout=200, check=False)

@@ -99,7 +99,9 @@ def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
     assert made(override).identity() == made().identity()
 
 
-@pytest.mark.parametrize("override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.betas=[0.5, 0.9]"])
+@pytest.mark.parametrize(
+    "override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.betas=[0.5, 0.9]"]
+)
 def test_what_decides_what_is_learnt_is_part_of_it(override):
     assert made(override).identity() != made().identity()
 

@@ -1,4 +1,4 @@
-"""Promise 1 as a whole: a run that is killed and continued on other ranks meets the batches of one that never was."""
+"""Promise 1 as a whole: a run killed and resumed on other ranks sees the batches of an uninterrupted run."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from trainplane.data.order import Order
 
 @dataclass(frozen=True)
 class Leg:
-    """One life of a run: so many steps are kept, then it is killed after `lost` more that no checkpoint has seen."""
+    """One leg of a run: `steps` are kept, then it is killed after `lost` more that no checkpoint has."""
 
     steps: int
     lost: int
@@ -52,9 +52,9 @@ def orders_and_legs(draw: st.DrawFn) -> tuple[Order, list[Leg]]:
 def test_kills_resumes_and_changes_of_world_leave_the_global_batches_as_they_were(
     drawn: tuple[Order, list[Leg]],
 ) -> None:
-    order, lives = drawn
+    order, run_legs = drawn
     kept: list[np.ndarray] = []
-    for leg in lives:
+    for leg in run_legs:
         done = len(kept)
         for step in range(done, done + leg.steps + leg.lost):
             shares = [order.share(step, rank=rank, world=leg.world) for rank in range(leg.world)]
@@ -62,8 +62,8 @@ def test_kills_resumes_and_changes_of_world_leave_the_global_batches_as_they_wer
         del kept[done + leg.steps :]
     assert all(np.array_equal(batch, order.batch(step)) for step, batch in enumerate(kept))
     for epoch in range(len(kept) // order.steps_per_epoch):
-        met = np.concatenate(kept[epoch * order.steps_per_epoch : (epoch + 1) * order.steps_per_epoch])
-        assert len(np.unique(met)) == len(met) > order.num_samples - order.global_batch
+        samples = np.concatenate(kept[epoch * order.steps_per_epoch : (epoch + 1) * order.steps_per_epoch])
+        assert len(np.unique(samples)) == len(samples) > order.num_samples - order.global_batch
 
 
 GLOBAL_BATCH = 12
@@ -77,53 +77,53 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> Dataset:
 
 @pytest.fixture(scope="module")
 def undisturbed(dataset: Dataset) -> list[dict[str, list]]:
-    return lived(dataset, Leg(60, 0, 1, 0), start=0)
+    return batches_of_leg(dataset, Leg(60, 0, 1, 0), start=0)
 
 
-@given(lives=legs(GLOBAL_BATCH, most_steps=10, workers=st.just(0)))
+@given(run_legs=legs(GLOBAL_BATCH, most_steps=10, workers=st.just(0)))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_loaders_that_are_killed_and_resumed_hand_out_the_same_tensors_in_the_same_order(
-    dataset: Dataset, undisturbed: list[dict[str, list]], lives: list[Leg]
+    dataset: Dataset, undisturbed: list[dict[str, list]], run_legs: list[Leg]
 ) -> None:
-    assert told(dataset, lives) == undisturbed[: sum(leg.steps for leg in lives)]
+    assert batches_of_run(dataset, run_legs) == undisturbed[: sum(leg.steps for leg in run_legs)]
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
-@given(lives=legs(GLOBAL_BATCH, most_steps=6, workers=st.integers(0, 3)))
+@given(run_legs=legs(GLOBAL_BATCH, most_steps=6, workers=st.integers(0, 3)))
 @settings(max_examples=15, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_worker_processes_of_any_number_join_and_leave_without_a_trace(
-    dataset: Dataset, undisturbed: list[dict[str, list]], lives: list[Leg]
+    dataset: Dataset, undisturbed: list[dict[str, list]], run_legs: list[Leg]
 ) -> None:
-    assert told(dataset, lives) == undisturbed[: sum(leg.steps for leg in lives)]
+    assert batches_of_run(dataset, run_legs) == undisturbed[: sum(leg.steps for leg in run_legs)]
 
 
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_three_workers_after_none_and_a_smaller_world_after_a_larger(
     dataset: Dataset, undisturbed: list[dict[str, list]]
 ) -> None:
-    lives = [Leg(5, 2, 4, 0), Leg(3, 1, 1, 3), Leg(4, 0, 2, 1)]
-    assert told(dataset, lives) == undisturbed[:12]
+    run_legs = [Leg(5, 2, 4, 0), Leg(3, 1, 1, 3), Leg(4, 0, 2, 1)]
+    assert batches_of_run(dataset, run_legs) == undisturbed[:12]
 
 
-def told(dataset: Dataset, lives: list[Leg]) -> list[dict[str, list]]:
-    """The global batches of a run that lived these lives, from all ranks' shares."""
+def batches_of_run(dataset: Dataset, run_legs: list[Leg]) -> list[dict[str, list]]:
+    """Global batches of a run of several legs, from all ranks' shares."""
     kept: list[dict[str, list]] = []
-    for leg in lives:
-        kept += lived(dataset, leg, start=len(kept))
+    for leg in run_legs:
+        kept += batches_of_leg(dataset, leg, start=len(kept))
     return kept
 
 
-def lived(dataset: Dataset, leg: Leg, *, start: int) -> list[dict[str, list]]:
-    ranks = [drawn_by(dataset, leg, rank, start=start) for rank in range(leg.world)]
+def batches_of_leg(dataset: Dataset, leg: Leg, *, start: int) -> list[dict[str, list]]:
+    ranks = [batches_of_rank(dataset, leg, rank, start=start) for rank in range(leg.world)]
     return [
         {name: list(itertools.chain.from_iterable(share[name] for share in shares)) for name in shares[0]}
         for shares in zip(*ranks, strict=True)
     ]
 
 
-def drawn_by(dataset: Dataset, leg: Leg, rank: int, *, start: int) -> list[dict[str, list]]:
-    """What one rank keeps of a life: the loader is dropped in mid flight, `lost` steps later."""
+def batches_of_rank(dataset: Dataset, leg: Leg, rank: int, *, start: int) -> list[dict[str, list]]:
+    """Batches that one rank keeps of a leg; the loader is dropped `lost` steps later."""
     loader = Loader(
         dataset,
         transform=small.number_and_chance,
@@ -148,5 +148,9 @@ def test_an_epoch_whose_size_does_not_divide_leaves_out_less_than_a_batch(tmp_pa
         dataset = small.make(tmp_path / str(count), count)
         steps = count // GLOBAL_BATCH
         for world in (1, 3, 12):
-            met = [number for batch in lived(dataset, Leg(steps, 0, world, 0), start=steps) for number in batch["n"]]
-            assert len(met) == len(set(met)) == steps * GLOBAL_BATCH
+            samples = [
+                number
+                for batch in batches_of_leg(dataset, Leg(steps, 0, world, 0), start=steps)
+                for number in batch["n"]
+            ]
+            assert len(samples) == len(set(samples)) == steps * GLOBAL_BATCH

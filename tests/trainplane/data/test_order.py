@@ -123,7 +123,7 @@ def test_the_algorithm_is_pinned() -> None:
     ]
 
 
-def test_the_order_equals_a_slow_and_plain_telling_of_it() -> None:
+def test_the_order_equals_a_slow_and_plain_implementation() -> None:
     """The same rule written with lists and loops: blocks permuted, laid in a line, cut into slots, windows shuffled."""
     sizes, batch, epoch, window = [700, 1, 2400, 1000], 24, 2, 21
     order = order_of(sizes, global_batch=batch, sample_bytes=2**18 * 2)

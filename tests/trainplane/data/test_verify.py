@@ -1,4 +1,4 @@
-"""Everything that can befall a stored dataset is found, named, and can be undone from another copy."""
+"""Every kind of damage of a stored dataset is found, named, and repaired from a copy."""
 
 from __future__ import annotations
 
@@ -180,9 +180,9 @@ ZOO: list[Spoil] = [
 
 
 def test_a_sound_dataset_has_no_damage_and_every_shard_is_counted(sound: Dataset) -> None:
-    seen = []
-    assert verify(sound, progress=seen.append) == []
-    assert seen == list(sound.shards)
+    checked = []
+    assert verify(sound, progress=checked.append) == []
+    assert checked == list(sound.shards)
 
 
 @pytest.mark.parametrize("spoil", ZOO, ids=lambda spoil: spoil.__name__)
@@ -190,15 +190,15 @@ def test_the_whole_zoo_is_found_and_repaired_from_a_copy(dataset: Dataset, sound
     for seed in range(5):
         spoil(dataset, random.Random(seed))
         assert verify(dataset) != [], seed
-        found, left = repair(dataset, sound.store)
-        assert found != [], seed
-        assert left == [], seed
+        damage, remaining = repair(dataset, sound.store)
+        assert damage != [], seed
+        assert remaining == [], seed
     assert {entry.key: dataset.store.read(entry.key) for entry in dataset.store.list()} == {
         entry.key: sound.store.read(entry.key) for entry in sound.store.list()
     }
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_five_hundred_seeds_of_the_zoo_are_found_and_webdatasets_own_count_stands_beside(
     dataset: Dataset, sound: Dataset, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -218,7 +218,7 @@ def test_five_hundred_seeds_of_the_zoo_are_found_and_webdatasets_own_count_stand
 
 
 def webdataset_complains(dataset: Dataset) -> bool:
-    """Whether reading the shards with webdataset, as it comes, raises anything at all."""
+    """True if webdataset, with its defaults, raises any error on the shards."""
     urls = [f"{dataset.address}/{shard.name}" for shard in dataset.shards]
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -231,7 +231,7 @@ def webdataset_complains(dataset: Dataset) -> bool:
 
 
 class TestKinds:
-    """Which name each finding bears: people and `data verify --json` rely on them."""
+    """Names of the kinds of damage; people and `data verify --json` rely on them."""
 
     def test_a_cut_names_every_sample_behind_it(self, dataset: Dataset) -> None:
         of_shard = members(dataset)
@@ -259,10 +259,10 @@ class TestKinds:
         _, key, at, size = of_shard[5]
         end = at + 512 + -(-size // 512) * 512
         change(dataset.store, SHARD, lambda data: data[:at] + data[end:])
-        found = verify(dataset)
-        assert found[0] == Damage(SHARD, key, "missing-member")
+        damage = verify(dataset)
+        assert damage[0] == Damage(SHARD, key, "missing-member")
         behind = list(dict.fromkeys(other for _, other, _, _ in of_shard[6:] if other != key))
-        assert found[1:] == [Damage(SHARD, other, "moved-member") for other in behind]
+        assert damage[1:] == [Damage(SHARD, other, "moved-member") for other in behind]
 
     def test_whole_shards_and_the_index_have_names_of_their_own(self, dataset: Dataset, tmp_path: Path) -> None:
         shards = [shard.name for shard in dataset.shards]
@@ -298,9 +298,9 @@ def test_a_length_that_only_the_manifest_has_wrong_is_damage(dataset: Dataset, s
     first = dataset.shards[0]
     wrong = size if abs(size) != 512 else first.bytes + size
     shards = (replace(first, bytes=wrong), *dataset.shards[1:])
-    found = [(damage.shard, damage.kind) for damage in verify(sealed(dataset, shards=shards))]
-    assert (first.name, "cut-shard" if wrong > first.bytes else "long-shard") in found
-    assert (("samples.parquet", "damaged-index") in found) == (size == 1)
+    damage = [(one.shard, one.kind) for one in verify(sealed(dataset, shards=shards))]
+    assert (first.name, "cut-shard" if wrong > first.bytes else "long-shard") in damage
+    assert (("samples.parquet", "damaged-index") in damage) == (size == 1)
 
 
 @pytest.mark.parametrize("size", [3, -3, 10**30])
@@ -318,7 +318,7 @@ def test_an_index_whose_length_the_manifest_has_wrong_is_damage_to_readers_too(d
         (lambda row: replace(row, key="other"), "other", "missing-member"),
     ],
 )
-def test_a_row_that_its_shard_does_not_bear_out_is_damage_whatever_the_digests(
+def test_a_row_that_its_shard_contradicts_is_damage_under_any_digests(
     dataset: Dataset, changed: Callable[[Row], Row], key: str, kind: str
 ) -> None:
     index, writer = dataset.index, IndexWriter()
@@ -339,8 +339,8 @@ def test_a_repaired_index_names_the_samples_of_a_shard_that_stays_damaged(datase
     index_lost(dataset, random.Random(0))
     copy = copy_of(sound, Path(dataset.address).parent / "copy")
     copy.store.delete(shard)
-    left = Damage(shard, key, "damaged-payload")
-    assert repair(dataset, copy.store) == ([Damage("samples.parquet", "", "missing-index"), left], [left])
+    remaining = Damage(shard, key, "damaged-payload")
+    assert repair(dataset, copy.store) == ([Damage("samples.parquet", "", "missing-index"), remaining], [remaining])
 
 
 class Flipping(FolderStore):
@@ -359,8 +359,8 @@ class Flipping(FolderStore):
 def test_a_network_that_flips_bytes_is_no_damage_and_hinders_no_repair(dataset: Dataset, sound: Dataset) -> None:
     assert verify(Dataset.open(Flipping(Path(sound.address)))) == []
     shard_lost(dataset, random.Random(1))
-    found, left = repair(Dataset.open(Flipping(Path(dataset.address))), Flipping(Path(sound.address)))
-    assert ([damage.kind for damage in found], left) == (["missing-shard"], [])
+    damage, remaining = repair(Dataset.open(Flipping(Path(dataset.address))), Flipping(Path(sound.address)))
+    assert ([one.kind for one in damage], remaining) == (["missing-shard"], [])
     assert verify(dataset) == []
 
 

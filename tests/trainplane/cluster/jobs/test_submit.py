@@ -1,4 +1,4 @@
-"""Following a job: against a stand-in for Ray's client that answers from a script. The real one: tests/jobs."""
+"""Follows a job against a stub of Ray's client with scripted answers. The real one: tests/cluster."""
 
 import contextlib
 import socket
@@ -10,7 +10,7 @@ import pytest
 from trainplane.cluster.context import local
 from trainplane.cluster.jobs import client as dashboard
 from trainplane.cluster.jobs import logs
-from trainplane.cluster.jobs.client import connect
+from trainplane.cluster.jobs.client import connect, connection_error
 from trainplane.cluster.jobs.logs import follow, wait_for_start
 from trainplane.cluster.jobs.queue import DRIVER
 from trainplane.cluster.jobs.status import JobState, queue_message
@@ -122,19 +122,19 @@ def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
 
 
 def test_a_job_in_the_line_knows_its_place():
-    def one(job, status, started_ms, takes=DRIVER):
+    def state(job, status, started_ms, takes=DRIVER):
         return JobState(job, status, "Ray says this.", "", None, started_ms, None, takes)
 
     jobs = [
-        one("over", "SUCCEEDED", 1),
-        one("runs", "RUNNING", 2),
-        one("beside", "PENDING", 3, takes=""),
-        one("first", "PENDING", 4),
-        one("second", "PENDING", 5),
-        one("third", "PENDING", 6),
+        state("over", "SUCCEEDED", 1),
+        state("runs", "RUNNING", 2),
+        state("beside", "PENDING", 3, takes=""),
+        state("first", "PENDING", 4),
+        state("second", "PENDING", 5),
+        state("third", "PENDING", 6),
     ]
-    said = {job.job: queue_message(job, jobs) for job in jobs if job.status == "PENDING"}
-    assert said == {
+    messages = {job.job: queue_message(job, jobs) for job in jobs if job.status == "PENDING"}
+    assert messages == {
         "beside": "Ray says this.",
         "first": "it is the next in the cluster's line, 1 run",
         "second": "1 job stands before it in the cluster's line, 1 run",
@@ -156,7 +156,7 @@ def test_a_job_that_starts_is_no_longer_waited_for():
 
 def test_an_address_that_drops_packets_is_given_up_in_seconds(tmp_path, monkeypatch):
     monkeypatch.setattr(dashboard, "ROUTE_TIMEOUT_S", 0.2)
-    # A block for documentation (RFC 5737): nobody is there.
+    # A block for documentation (RFC 5737): no host has it.
     with pytest.raises(UserError, match=r"no Ray cluster answers at http://198\.51\.100\.7:8265"):
         connect(local(tmp_path).at(ray="http://198.51.100.7:8265"))
 
@@ -213,20 +213,20 @@ def answering():
         server.bind(("127.0.0.1", port))
         server.listen(20)
         servers.append(server)
-        held = []
+        connections = []
 
         def serve():
             while True:
                 try:
-                    one, _ = server.accept()
+                    connection, _ = server.accept()
                 except OSError:
                     return
-                held.append(one)
+                connections.append(connection)
                 if answer is not None:
                     with contextlib.suppress(OSError):
-                        one.recv(65536)
-                        one.sendall(answer)
-                        one.close()
+                        connection.recv(65536)
+                        connection.sendall(answer)
+                        connection.close()
 
         threading.Thread(target=serve, daemon=True).start()
         return server.getsockname()[1]
@@ -257,5 +257,5 @@ def test_what_listens_and_says_nothing_is_given_up(tmp_path, answering, monkeypa
 
 
 def test_a_port_is_not_taken_for_a_refused_token():
-    text = dashboard._connection_error("http://h:40312", ConnectionError("Failed to connect to Ray at http://h:40312."))
+    text = connection_error("http://h:40312", ConnectionError("Failed to connect to Ray at http://h:40312."))
     assert "no Ray cluster answers" in text

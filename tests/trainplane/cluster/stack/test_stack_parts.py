@@ -1,4 +1,4 @@
-"""What a stack is made of, without starting one: processes, ports, secrets, the context it writes."""
+"""Parts of a stack, without starting one: processes, ports, secrets, its context."""
 
 import http.server
 import json
@@ -37,17 +37,17 @@ STUBBORN = (
 
 
 @pytest.fixture
-def site(tmp_path, monkeypatch):
+def layout(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    made = StackLayout(tmp_path / "stack")
-    made.make()
-    yield made
-    for one in supervisor.find_marked(made.mark).values():
-        one.kill()
+    layout = StackLayout(tmp_path / "stack")
+    layout.make()
+    yield layout
+    for process in supervisor.find_marked(layout.mark).values():
+        process.kill()
 
 
-def launch(site, command, name="part"):
-    return supervisor.start(Launch(name, command, {}, site.root), log=site.log(name), mark=site.mark)
+def launch(layout, command, name="part"):
+    return supervisor.start(Launch(name, command, {}, layout.root), log=layout.log(name), mark=layout.mark)
 
 
 def wait_until(condition, timeout_s=20):
@@ -57,113 +57,108 @@ def wait_until(condition, timeout_s=20):
         time.sleep(0.02)
 
 
-def test_a_process_is_known_by_its_birth_not_by_its_number(site):
-    recorded = launch(site, SLEEP)
+def test_a_process_is_known_by_its_birth_not_by_its_number(layout):
+    recorded = launch(layout, SLEEP)
     assert supervisor.find(recorded).pid == recorded.pid
-    # A number that was given out again belongs to somebody else.
+    # A reused number is another process.
     assert supervisor.find(ProcessId.born_at(recorded.pid, recorded.born - 60)) is None
     assert supervisor.find(ProcessId.born_at(os.getpid(), 1.0)) is None
     assert supervisor.find(None) is None
 
 
-def test_what_ignores_the_request_is_killed_with_its_children(site):
-    recorded = launch(site, [sys.executable, "-c", STUBBORN])
-    wait_until(lambda: b"ready" in site.log("part").read_bytes())
+def test_what_ignores_the_request_is_killed_with_its_children(layout):
+    recorded = launch(layout, [sys.executable, "-c", STUBBORN])
+    wait_until(lambda: b"ready" in layout.log("part").read_bytes())
     family = supervisor.find_family([recorded])
     assert len(family) == 2
     supervisor.stop(family.pop(recorded.pid), family.values(), how=signal.SIGTERM, patience_s=0.2)
-    wait_until(lambda: not supervisor.find_marked(site.mark))
+    wait_until(lambda: not supervisor.find_marked(layout.mark))
 
 
-def test_children_of_a_killed_leader_are_found_by_their_mark(site):
-    recorded = launch(site, [sys.executable, "-c", STUBBORN])
-    wait_until(lambda: b"ready" in site.log("part").read_bytes())
+def test_children_of_a_killed_leader_are_found_by_their_mark(layout):
+    recorded = launch(layout, [sys.executable, "-c", STUBBORN])
+    wait_until(lambda: b"ready" in layout.log("part").read_bytes())
     os.kill(recorded.pid, signal.SIGKILL)
     os.waitpid(recorded.pid, 0)
     assert supervisor.find(recorded) is None
-    (orphan,) = supervisor.find_marked(site.mark).values()
-    stack = Stack(site.root)
+    (orphan,) = supervisor.find_marked(layout.mark).values()
+    stack = Stack(layout.root)
     assert stack.down(wipe=False, emit=lambda text: None) == 1
     assert not psutil.pid_exists(orphan.pid) or psutil.Process(orphan.pid).status() == "zombie"
 
 
-def test_processes_of_others_are_left_alone(site, tmp_path):
+def test_processes_of_others_are_left_alone(layout, tmp_path):
     other = subprocess.Popen(SLEEP, env={**os.environ, supervisor.MARK: "of another stack"})
     try:
         state = StackState(store="moto", processes={"postgres": ProcessId.born_at(other.pid, 12345.0)})
-        site.save(state)
-        Stack(site.root).down(wipe=True, emit=lambda text: None)
+        layout.save(state)
+        Stack(layout.root).down(wipe=True, emit=lambda text: None)
         assert other.poll() is None
-        assert not site.root.exists()
+        assert not layout.root.exists()
     finally:
         other.kill()
         other.wait()
 
 
-def test_secrets_are_made_once_for_the_owners_eyes(site):
-    first = site.secret("RAY_AUTH_TOKEN")
-    assert site.secret("RAY_AUTH_TOKEN") == first
+def test_secrets_are_made_once_for_the_owners_eyes(layout):
+    first = layout.secret("RAY_AUTH_TOKEN")
+    assert layout.secret("RAY_AUTH_TOKEN") == first
     assert len(first) == 48
-    assert site.secret("OTHER") != first
-    file = site.root / "secrets" / "RAY_AUTH_TOKEN"
+    assert layout.secret("OTHER") != first
+    file = layout.root / "secrets" / "RAY_AUTH_TOKEN"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert stat.S_IMODE(file.parent.stat().st_mode) == 0o700
-    assert stat.S_IMODE(site.run.stat().st_mode) == 0o700
+    assert stat.S_IMODE(layout.run.stat().st_mode) == 0o700
 
 
 def test_a_folder_that_somebody_else_put_there_is_refused(tmp_path, monkeypatch):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    site = StackLayout(tmp_path / "stack")
+    layout = StackLayout(tmp_path / "stack")
     (tmp_path / "elsewhere").mkdir()
-    site.run.symlink_to(tmp_path / "elsewhere")
+    layout.run.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(UserError, match="belongs to another user"):
-        site.make()
+        layout.make()
 
 
 @pytest.mark.parametrize("text", ["", "{", "[]", '{"ports": 3}', '{"ports": {}, "processes": {"a": 5}}'])
-def test_a_state_file_that_was_cut_counts_as_none(site, text):
-    (site.root / "state.json").write_text(text)
-    assert site.load() == StackState()
-    assert Stack(site.root).status() == []
+def test_a_state_file_that_was_cut_counts_as_none(layout, text):
+    (layout.root / "state.json").write_text(text)
+    assert layout.load() == StackState()
+    assert Stack(layout.root).status() == []
 
 
-def test_ports_stay_unless_somebody_else_has_them(site):
+def test_ports_stay_unless_somebody_else_has_them(layout):
     kinds = component_types("moto")
-    state, said = StackState(store="moto"), []
-    assign_ports(state, kinds, said.append)
+    state, messages = StackState(store="moto"), []
+    assign_ports(state, kinds, messages.append)
     first = dict(state.ports)
     assert len(set(first.values())) == len(first) == 9
     assert all(20_000 <= port < 32_000 for port in first.values())
-    assign_ports(state, kinds, said.append)
-    assert (state.ports, said) == (first, [])
+    assign_ports(state, kinds, messages.append)
+    assert (state.ports, messages) == (first, [])
     with socket.socket() as taker:
         taker.bind((HOST, first["mlflow"]))
         taker.listen()
         assert not is_free(first["mlflow"])
-        assign_ports(state, kinds, said.append)
+        assign_ports(state, kinds, messages.append)
     assert state.ports["mlflow"] != first["mlflow"]
     assert {**state.ports, "mlflow": 0} == {**first, "mlflow": 0}
-    assert said == [f"port {first['mlflow']} of mlflow is taken by another program; it is {state.ports['mlflow']} now"]
+    assert messages == [
+        f"port {first['mlflow']} of mlflow is taken by another program; it is {state.ports['mlflow']} now"
+    ]
 
 
-def test_ports_of_a_part_that_runs_are_its_own(site):
+def test_ports_of_a_part_that_runs_are_its_own(layout):
     state = StackState(store="moto")
     kinds = component_types("moto")
     assign_ports(state, kinds, pytest.fail)
     first = dict(state.ports)
-    state.processes["mlflow"] = launch(site, SLEEP)
+    state.processes["mlflow"] = launch(layout, SLEEP)
     with socket.socket() as itself:
         itself.bind((HOST, first["mlflow"]))
         itself.listen()
         assign_ports(state, kinds, pytest.fail)
     assert state.ports == first
-
-
-def test_given_ports_are_not_given_twice():
-    taken = []
-    for _ in range(50):
-        taken.append(free_port(taken))
-    assert len(set(taken)) == 50
 
 
 def test_parts_that_are_not_installed_are_named_with_the_command(tmp_path, monkeypatch):
@@ -177,17 +172,17 @@ def test_parts_that_are_not_installed_are_named_with_the_command(tmp_path, monke
     assert not (tmp_path / "stack" / "secrets").exists()
 
 
-def test_two_commands_at_once_are_not_let_in(site):
-    stack = Stack(site.root)
+def test_two_commands_at_once_are_not_let_in(layout):
+    stack = Stack(layout.root)
     with stack.exclusive(), pytest.raises(UserError, match="another `isnet stack up` or `down` is at work"):
         stack.up(store="moto")
 
 
-def test_another_store_than_it_has_is_refused(site, monkeypatch):
-    site.save(StackState(store="moto"))
+def test_another_store_than_it_has_is_refused(layout, monkeypatch):
+    layout.save(StackState(store="moto"))
     monkeypatch.setattr(Stack, "_check_installed", lambda *_: None)
     with pytest.raises(UserError, match="keeps its objects in moto"):
-        Stack(site.root).up(store="ceph")
+        Stack(layout.root).up(store="ceph")
 
 
 OWN = 'default = "lab"\n\n[context.lab]\nray = "http://head:8265"\n'

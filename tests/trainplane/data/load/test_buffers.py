@@ -37,7 +37,7 @@ def test_fresh_memory_and_a_ring_give_back_what_was_laid_there() -> None:
             assert torch.equal(batch[name][2], torch.tensor(9) if name == "label" else tensor)
 
 
-def test_places_of_a_ring_do_not_touch_one_another() -> None:
+def test_buffers_of_a_ring_do_not_overlap() -> None:
     ring = RingBuffer(Layout.of(SAMPLE), 3, num_buffers=3)
     for number in range(3):
         for tensor in ring.buffer(number).values():
@@ -122,7 +122,7 @@ def memory_mib() -> float:
     return sum(one.memory_full_info().pss for one in [own, *own.children(recursive=True)]) / 2**20
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.real)])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.nightly)])
 def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path, workers: int) -> None:
     dataset = small.make(tmp_path / "set", 3000, shard_bytes=400_000)
     with Loader(dataset, transform=noise, seed=1, global_batch=8, workers=workers, cache_bytes=200_000) as loader:

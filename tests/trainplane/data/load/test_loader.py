@@ -45,7 +45,7 @@ def loader_of(dataset: Dataset, **changed: object) -> Loader:
     return Loader(dataset, **(options | changed))
 
 
-def drawn(loader: Loader, start: int, stop: int) -> list[tuple[int, dict[str, list]]]:
+def load(loader: Loader, start: int, stop: int) -> list[tuple[int, dict[str, list]]]:
     with loader:
         return [
             (step, {name: tensor.tolist() for name, tensor in batch.items()})
@@ -63,7 +63,7 @@ def test_batches_are_the_orders_with_each_samples_own_randomness(dataset: Datase
     assert loader.order_hash == order.hash
     assert loader.steps_per_epoch == order.steps_per_epoch == 8
     originals = small.items(100)
-    for step, batch in drawn(loader, 5, 20):
+    for step, batch in load(loader, 5, 20):
         samples = order.batch(step).tolist()
         assert batch["n"] == samples
         assert batch["sum"] == [sum(originals[sample].data) for sample in samples]
@@ -85,8 +85,8 @@ def test_tensors_are_stacked_along_a_first_axis_of_the_ranks_share(dataset: Data
 def test_any_world_size_continues_from_any_step_with_the_same_batches(
     dataset: Dataset, step: int, count: int, world: int
 ) -> None:
-    whole = drawn(loader_of(dataset), step, step + count)
-    shares = [drawn(loader_of(dataset, rank=rank, world=world), step, step + count) for rank in range(world)]
+    whole = load(loader_of(dataset), step, step + count)
+    shares = [load(loader_of(dataset, rank=rank, world=world), step, step + count) for rank in range(world)]
     assert all(len(share) == count for share in shares)
     for number, (step_of_whole, batch) in enumerate(whole):
         assert all(share[number][0] == step_of_whole for share in shares)
@@ -97,23 +97,23 @@ def test_any_world_size_continues_from_any_step_with_the_same_batches(
 @pytest.mark.parametrize(("workers", "world"), [(1, 1), (2, 1), (2, 4)])
 def test_worker_processes_change_nothing(dataset: Dataset, workers: int, world: int) -> None:
     for rank in (0, world - 1):
-        inline = drawn(loader_of(dataset, rank=rank, world=world), 5, 19)
-        assert drawn(loader_of(dataset, rank=rank, world=world, workers=workers), 5, 19) == inline
+        inline = load(loader_of(dataset, rank=rank, world=world), 5, 19)
+        assert load(loader_of(dataset, rank=rank, world=world, workers=workers), 5, 19) == inline
 
 
 def test_more_workers_than_samples_of_a_share_are_not_started(dataset: Dataset) -> None:
-    inline = drawn(loader_of(dataset, rank=3, world=12), 0, 3)
-    assert drawn(loader_of(dataset, rank=3, world=12, workers=2), 0, 3) == inline
+    inline = load(loader_of(dataset, rank=3, world=12), 0, 3)
+    assert load(loader_of(dataset, rank=3, world=12, workers=2), 0, 3) == inline
 
 
 def test_reads_from_s3_in_worker_processes(s3_address: str) -> None:
     dataset = small.make(s3_address, 40)
-    assert drawn(loader_of(dataset, workers=1), 0, 4) == drawn(loader_of(dataset), 0, 4)
+    assert load(loader_of(dataset, workers=1), 0, 4) == load(loader_of(dataset), 0, 4)
 
 
 def test_every_epoch_delivers_every_sample_once_short_of_one_batch(dataset: Dataset) -> None:
-    met = numbers(drawn(loader_of(dataset), 8, 16))
-    assert len(met) == len(set(met)) == 96
+    steps = numbers(load(loader_of(dataset), 8, 16))
+    assert len(steps) == len(set(steps)) == 96
 
 
 def test_world_sizes_that_do_not_divide_the_batch_are_refused(dataset: Dataset) -> None:
@@ -157,7 +157,7 @@ class TestEnding:
     @pytest.mark.parametrize("workers", [0, 1])
     def test_a_fault_of_the_transform_is_no_damage_and_shows_itself(self, dataset: Dataset, workers: int) -> None:
         with pytest.raises(KeyError, match="a fault of the transform's own"):
-            drawn(loader_of(dataset, transform=small.faulty, workers=workers), 0, 1)
+            load(loader_of(dataset, transform=small.faulty, workers=workers), 0, 1)
 
     def test_a_store_that_fails_is_named_even_from_a_worker(self, faulty_s3, s3_address: str) -> None:
         small.make(s3_address, 40)
@@ -166,12 +166,12 @@ class TestEnding:
         faulty_s3.fault = lambda method, path, number: "500" if path.endswith(".tar") else None
         for workers in (0, 1):
             with pytest.raises(StorageError, match=r"^s3://.* keeps failing \(InternalError\)"):
-                drawn(loader_of(dataset, workers=workers), 0, 4)
+                load(loader_of(dataset, workers=workers), 0, 4)
 
-    @pytest.mark.real
+    @pytest.mark.nightly
     def test_a_killed_worker_ends_the_run(self, dataset: Dataset) -> None:
         with pytest.raises(RuntimeError, match="worker"):
-            drawn(loader_of(dataset, transform=small.killed, workers=1), 0, 4)
+            load(loader_of(dataset, transform=small.killed, workers=1), 0, 4)
 
 
 def command_of(pid: int) -> str:
@@ -192,11 +192,11 @@ class TestDamage:
     @pytest.mark.parametrize("workers", [0, 1])
     def test_fail_names_dataset_shard_sample_and_kind_before_the_batch(self, spoilt: Dataset, workers: int) -> None:
         loader = loader_of(spoilt, workers=workers)
-        met: list[int] = []
+        steps: list[int] = []
         with pytest.raises(DamageError) as found, loader:
-            met.extend(step for step, _ in loader.batches(start=0, stop=8))
+            steps.extend(step for step, _ in loader.batches(start=0, stop=8))
         first = next(step for step, batch in enumerate(self.clean_epoch()) if set(batch) & set(self.spoilt_at))
-        assert met == list(range(first))
+        assert steps == list(range(first))
         assert len(loader.damage) == 1
         (damage,) = loader.damage
         assert (damage.shard, damage.key) in self.where
@@ -207,7 +207,7 @@ class TestDamage:
         self, spoilt: Dataset
     ) -> None:
         loader = loader_of(spoilt, on_damage="quarantine")
-        batches = drawn(loader, 0, 16)
+        batches = load(loader, 0, 16)
         assert {(one.shard, one.key) for one in loader.damage} == set(self.where)
         assert all(one.kind == "damaged-payload" for one in loader.damage)
         clean = self.clean_epoch()
@@ -216,7 +216,7 @@ class TestDamage:
                 assert got not in self.spoilt_at
                 assert got == planned or (planned in self.spoilt_at and got == self.substitute(step, slot))
         shares = [
-            drawn(loader_of(spoilt, on_damage="quarantine", rank=rank, world=2, workers=rank), 0, 16)
+            load(loader_of(spoilt, on_damage="quarantine", rank=rank, world=2, workers=rank), 0, 16)
             for rank in range(2)
         ]
         for number, (_, batch) in enumerate(batches):
@@ -227,10 +227,10 @@ class TestDamage:
         ends = []
         for workers in (0, 2):
             loader = loader_of(spoilt, on_damage="quarantine", damage_budget=1, workers=workers)
-            met = []
+            steps = []
             with pytest.raises(DamageError, match=r"data\.damage_budget=1"), loader:
-                met.extend(step for step, _ in loader.batches(start=0, stop=16))
-            ends.append((met, len(loader.damage)))
+                steps.extend(step for step, _ in loader.batches(start=0, stop=16))
+            ends.append((steps, len(loader.damage)))
         assert ends[0] == ends[1]
 
     def test_a_lost_shard_is_missed_not_skipped(self, tmp_path: Path) -> None:
@@ -238,9 +238,9 @@ class TestDamage:
         lost = dataset.shards[1]
         dataset.store.delete(lost.name)
         with pytest.raises(DamageError, match=f"{lost.name}.*missing-shard"):
-            drawn(loader_of(dataset), 0, 8)
+            load(loader_of(dataset), 0, 8)
         loader = loader_of(dataset, on_damage="quarantine", damage_budget=100)
-        batches = drawn(loader, 0, 8)
+        batches = load(loader, 0, 8)
         assert not set(numbers(batches)) & set(dataset.index.samples_of(1))
         assert len(numbers(batches)) == 96
         assert {one.kind for one in loader.damage} == {"missing-shard"}
@@ -248,31 +248,31 @@ class TestDamage:
     @pytest.mark.parametrize(
         ("on_damage", "said"), [("fail", "another dataset stands there"), ("quarantine", "put the former one back")]
     )
-    def test_a_dataset_replaced_under_a_running_job_is_said_to_be_so(self, tmp_path: Path, on_damage, said) -> None:
+    def test_a_dataset_replaced_under_a_running_job_is_reported(self, tmp_path: Path, on_damage, said) -> None:
         dataset = small.make(tmp_path / "set", 100)
         loader = loader_of(dataset, on_damage=on_damage)
         assert loader.order_hash
         _ = dataset.index
         pack(small.items(90, seed=1), dataset.address, name="o", split="all", shard_bytes=40_000, how={}, replace=True)
         with pytest.raises(DamageError, match=said):
-            drawn(loader, 0, 8)
+            load(loader, 0, 8)
         Path(dataset.address, "manifest.json").unlink()
         with pytest.raises(DamageError, match="its manifest is gone"):
-            drawn(loader_of(dataset), 0, 8)
+            load(loader_of(dataset), 0, 8)
 
     def test_what_the_transform_cannot_decode_is_damage_too(self, dataset: Dataset) -> None:
         refusing = small.Refusing(3, 4)
         with pytest.raises(DamageError, match=r"undecodable \(this is no picture\)"):
-            drawn(loader_of(dataset, transform=refusing), 0, 8)
+            load(loader_of(dataset, transform=refusing), 0, 8)
         loader = loader_of(dataset, transform=refusing, on_damage="quarantine")
-        assert not {3, 4} & set(numbers(drawn(loader, 0, 8)))
+        assert not {3, 4} & set(numbers(load(loader, 0, 8)))
         assert {one.key for one in loader.damage} <= {dataset.index.key_of(n) for n in (3, 4)}
         assert {one.kind for one in loader.damage} == {"undecodable"}
 
     def test_a_dataset_without_a_sound_sample_is_given_up(self, dataset: Dataset) -> None:
         loader = loader_of(dataset, transform=small.Refusing(*range(100)), on_damage="quarantine", damage_budget=10**6)
         with pytest.raises(DamageError, match="in a row"):
-            drawn(loader, 0, 1)
+            load(loader, 0, 1)
 
     def clean_epoch(self) -> list[list[int]]:
         return [self.order().batch(step).tolist() for step in range(8)]

@@ -111,14 +111,14 @@ def test_an_owner_that_overslept_learns_that_it_was_followed(store: Store, monke
     assert "packing.claim-000001.json" in [entry.key for entry in store.list()]
 
 
-def test_a_lease_that_cannot_be_read_blocks_nobody(store: Store) -> None:
+def test_an_unreadable_lease_blocks_no_packing(store: Store) -> None:
     store.write("packing.claim-000000.json", b"not json")
     lease = PackLease(store)
     lease.acquire()
     lease.release(finished=True)
 
 
-def test_files_of_somebody_else_stop_nothing_and_stay(store: Store) -> None:
+def test_files_of_other_programs_stop_nothing_and_stay(store: Store) -> None:
     theirs = ["packing.claim-000000.json.bak", "packing.claim-mine.json", "packing.list.txt", "packing.shard-x.json"]
     for key in theirs:
         store.write(key, b"{}")

@@ -139,7 +139,7 @@ def test_packing_the_same_again_brings_back_a_missing_shard(tmp_path: Path) -> N
         {"items": [*items_of(30), SkippedFile("x", "y")]},
     ],
 )
-def test_another_dataset_is_refused_untouched_and_replaced_when_told(tmp_path: Path, other: dict) -> None:
+def test_another_dataset_is_refused_untouched_and_replaced_on_request(tmp_path: Path, other: dict) -> None:
     first = pack_to(tmp_path / "set", items_of(30))
     before = files_of(tmp_path / "set")
     items = other.pop("items")

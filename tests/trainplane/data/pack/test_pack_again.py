@@ -299,7 +299,7 @@ def uploads_in(address: str) -> set[str]:
     return {upload["Key"] for upload in uploads}
 
 
-def test_uploads_of_a_killed_packing_are_aborted_and_nobody_elses(s3_address: str, faulty_s3: FaultProxy) -> None:
+def test_uploads_of_a_killed_packing_are_aborted_and_no_others(s3_address: str, faulty_s3: FaultProxy) -> None:
     chance = np.random.default_rng(1)
     listed = [PackItem(f"{number}.png", chance.bytes(6_000_000), "png") for number in range(8)]
     options: dict[str, Any] = {"name": "large", "split": "all", "shard_bytes": 20_000_000, "how": {}}

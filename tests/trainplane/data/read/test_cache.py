@@ -135,7 +135,7 @@ class TestReading:
         assert store.reads == []
 
     @pytest.mark.parametrize("spoil", ["half a sample", "cut", "emptied", "another shard's", "noise"])
-    def test_whatever_stands_in_its_files_the_bytes_are_right(self, dataset, config, spoil: str) -> None:
+    def test_the_bytes_are_right_with_any_content_of_its_files(self, dataset, config, spoil: str) -> None:
         epoch(reader(dataset, config)[0])
         first, second, *_ = files_of(config)
         content = first.read_bytes()

@@ -69,9 +69,7 @@ def test_samples_that_do_not_exist_are_refused(dataset: Dataset) -> None:
 
 @pytest.mark.parametrize("cache_bytes", [0, 20_000, 10**9])
 @pytest.mark.parametrize("world", [1, 2, 8])
-def test_an_epoch_reads_each_byte_once_whatever_the_ranks_and_the_memory(
-    tmp_path: Path, world: int, cache_bytes: int
-) -> None:
+def test_an_epoch_reads_each_byte_once_with_any_ranks_and_memory(tmp_path: Path, world: int, cache_bytes: int) -> None:
     dataset, store = small.counting(small.make(tmp_path, 2500, shard_bytes=400_000))
     samples = walk_epoch(dataset, world=world, cache_bytes=cache_bytes)
     originals = {item.data for item in small.items(2500)}
@@ -116,7 +114,7 @@ def test_memory_held_stays_within_its_bound(tmp_path: Path) -> None:
         for _ in fetcher.walk((step, order.visits(step, range(8))) for step in steps):
             # Samples read by themselves wait, for the steps ahead, beside what is kept.
             assert fetcher.held_bytes <= bound + 8 * 5 * largest
-        assert fetcher.held_bytes == len(fetcher.held_samples) == 0
+        assert fetcher.held_bytes == len(fetcher.pending) == 0
 
 
 @pytest.mark.parametrize("start", [0, 1, 77, 150, 300, 311])
@@ -131,7 +129,7 @@ def test_a_walk_from_the_middle_keeps_no_sample_visited_before(tmp_path: Path, s
         for step, visits in zip(steps, fetcher.walk(walk, visited=order.visited_before(start, slots)), strict=True):
             assert [visit.sample for visit, _ in visits] == order.share(step, rank=1, world=2).tolist()
             assert all(originals[visit.sample] == members["png"] for visit, members in visits)
-        held = fetcher.held_samples
+        held = list(fetcher.pending)
     # Only samples whose windows reach beyond the last step are still held.
     assert bool(held) is (start > 0)
     assert all(until >= steps.stop for _, until in held)

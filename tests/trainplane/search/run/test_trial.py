@@ -139,7 +139,7 @@ def test_stopped_between_items_it_goes_on_and_each_trial_is_one_run_with_each_st
         assert set(steps.values()) == {1}
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_rung_is_a_place_on_the_way_and_changes_nothing_of_the_training(here):
     """Trained in pieces it ends on the bits of a training in one go."""
     numbers = {"trouble.number": {"choice": [0]}}
@@ -156,7 +156,7 @@ def _renamed(configure):
     return lambda number, drawn, segment: configure(number, drawn, segment).model_copy(update={"name": "whole"})
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_population_takes_over_weights_and_settings_within_one_run_for_each_member(here):
     search = here.search(
         algorithm="pbt",
