@@ -18,8 +18,8 @@ from trainplane.cluster.jobs.client import is_loopback
 from trainplane.errors import UserError
 
 # Arguments that are always files or folders, and those that may also be a name or an address.
-_PATHS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence")
-_PATHS_OR_NAMES = ("destination", "dataset", "masks")
+PATH_ARGS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence")
+PATH_OR_NAME_ARGS = ("destination", "dataset", "masks")
 _YAML = (".yaml", ".yml")
 
 
@@ -51,13 +51,7 @@ def check_context(context: Context) -> None:
 def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Context) -> list[str]:
     """Rewrites the arguments for the job.
 
-    Args:
-        args: the command and its arguments, as typed.
-        parsed: the same, parsed.
-        context: names the cluster.
-
-    Raises:
-        UserError: A path is on this machine, which the cluster cannot see.
+    Raises `UserError` for a path on this machine that the cluster cannot see.
     """
     portable = list(args)
     for position, path in _local_paths(args, parsed):
@@ -104,8 +98,8 @@ def _local_paths(args: Sequence[str], parsed: argparse.Namespace) -> Iterator[tu
 
     The path is the end of its argument (`--lists=DIR`, `a.b=DIR`).
     """
-    paths = {value for name in _PATHS if isinstance(value := getattr(parsed, name, None), str)}
-    maybe = {value for name in _PATHS_OR_NAMES if isinstance(value := getattr(parsed, name, None), str)}
+    paths = {value for name in PATH_ARGS if isinstance(value := getattr(parsed, name, None), str)}
+    maybe = {value for name in PATH_OR_NAME_ARGS if isinstance(value := getattr(parsed, name, None), str)}
     for position, arg in enumerate(args):
         # A file may have `=` in its name.
         value = arg.partition("=")[2] if "=" in arg and not Path(arg).exists() else arg

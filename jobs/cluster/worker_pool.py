@@ -27,8 +27,7 @@ ATTEMPTS = 4
 def task_count(parallel: int | None) -> int:
     """Number of Ray tasks at once; 0 uses this process.
 
-    Args:
-        parallel: the option `--parallel`. None in a job of a cluster fills the cluster.
+    Without the option `--parallel`, a job of a cluster fills its cluster.
     """
     if parallel is not None or not in_ray_job():
         return parallel or 0
@@ -49,10 +48,6 @@ def resources_per_task(tasks: int, cluster: Mapping[str, float]) -> dict[str, fl
 
     A processor and, if there are GPUs, a fraction of one. Without a request, a task would see no GPU, or one that a
     training has reserved.
-
-    Args:
-        tasks: number of tasks at once.
-        cluster: resources of the cluster.
     """
     gpus = int(cluster.get("GPU", 0))
     # A fraction 1/n, because no task spans two GPUs: 3 tasks on 2 GPUs request a half each.
@@ -71,16 +66,8 @@ def capacity_message(request: Mapping[str, float], available: Mapping[str, float
 def run_shares(work: Callable[..., Any], common: Any, shares: Sequence[Any], *, tasks: int) -> Iterator[Any]:
     """Yields `work(common, share)` of every share, as completed.
 
-    An idle worker gets the next share. A share whose process is lost is repeated by another worker.
-
-    Args:
-        work: function of this project; it runs in other processes.
-        common: first argument of every call.
-        shares: second arguments.
-        tasks: number of worker processes.
-
-    Raises:
-        RunFailed: `ATTEMPTS` processes in a row were lost at one share or before their first one.
+    `tasks` processes work at once, and an idle one gets the next share. A share whose process is lost is repeated by
+    another one. Raises `RunFailed` if `ATTEMPTS` processes in a row were lost at one share, or before their first one.
     """
     with ray_session(num_cpus=tasks) as ray:
         resources = resources_per_task(tasks, ray.cluster_resources())

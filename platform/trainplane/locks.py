@@ -45,13 +45,9 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self, *, wait_s: float = 0.0) -> bool:
-        """Takes the lock; False if another holder has it.
+        """Takes the lock; False if another holder keeps it `wait_s`.
 
-        Args:
-            wait_s: seconds to wait for the other holder.
-
-        Raises:
-            OSError: The file cannot be opened, or its file system has no locks.
+        Raises `OSError` if the file cannot be opened, or its file system has no locks.
         """
         # A link planted in a shared folder is not followed: it could truncate or create a file elsewhere.
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)

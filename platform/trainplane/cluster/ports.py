@@ -34,11 +34,7 @@ def is_free(port: int) -> bool:
 
 
 def check_port(port: int) -> int:
-    """Checks the requested port; 0 picks a free one.
-
-    Raises:
-        UserError: It cannot be used.
-    """
+    """Checks the requested port; 0 picks a free one."""
     if not port:
         return free_port()
     if (error := _bind_error(port)) is not None:

@@ -40,9 +40,7 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
 
     A private cluster is shut down after the block in any case. It listens on loopback only and asks for a token of this
     process. Its dashboard stays on, because without it Ray never releases the resources of an ended trial or trainer.
-
-    Args:
-        num_cpus: processors of a private cluster; None for all of the machine.
+    It has `num_cpus` processors, or all of the machine.
     """
     in_job = in_ray_job()
     # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.

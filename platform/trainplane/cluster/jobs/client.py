@@ -47,7 +47,7 @@ def connect(context: Context) -> Any:
         connection.list_jobs()
     # The last three: another program than Ray's head answers. Errors of its HTTP library are among OSError.
     except (RuntimeError, AuthenticationError, OSError, ValueError, KeyError, TypeError) as error:
-        raise UserError(_connection_error(context.ray, error)) from error
+        raise UserError(connection_error(context.ray, error)) from error
     return connection
 
 
@@ -64,7 +64,7 @@ def _route_error(address: str) -> str | None:
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if health_error(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is not None:
-        return _connection_error(address, ConnectionError("no connection"))
+        return connection_error(address, ConnectionError("no connection"))
     # Any answer will do here, a refusal too.
     if (text := health_error(f"{address}/api/version", ANSWER_TIMEOUT_S)) and text.endswith("timed out"):
         return (
@@ -74,7 +74,8 @@ def _route_error(address: str) -> str | None:
     return None
 
 
-def _connection_error(address: str, error: Exception) -> str:
+def connection_error(address: str, error: Exception) -> str:
+    """Message for a failed connection, or a refused token."""
     # Without the address, whose port may be 40312.
     text = str(error).replace(address, "")
     if "401" in text or "403" in text or "auth" in text.lower():

@@ -111,14 +111,7 @@ def ray_version(connection: Any) -> str:
 
 @dataclass(frozen=True)
 class ClusterResources:
-    """Resources of all living nodes together.
-
-    Attributes:
-        nodes: number of nodes.
-        cpus: processors.
-        gpus: GPUs.
-        drivers: places for drivers; 0 if the cluster has no queue.
-    """
+    """Sum over living nodes; without a queue `drivers` is 0."""
 
     nodes: int
     cpus: float
@@ -137,12 +130,7 @@ def cluster_resources(connection: Any) -> ClusterResources:
 
 
 def queue_message(job: JobState, states: Sequence[JobState]) -> str:
-    """Explains what a pending job waits for.
-
-    Args:
-        job: the pending job.
-        states: all jobs of the cluster.
-    """
+    """Explains what a pending job, one of `states`, waits for."""
     if job.takes != DRIVER:
         return job.message
     queued = [state for state in states if state.takes == DRIVER]

@@ -72,9 +72,7 @@ class StackLayout:
     def secret(self, name: str, make: Callable[[], str] | None = None) -> str:
         """Returns a secret, created at first use.
 
-        Args:
-            name: file name of the secret.
-            make: creates its value; by default 48 random hexadecimal digits.
+        `make` creates its value; by default it has 48 random hexadecimal digits.
         """
         file = self.root / "secrets" / name
         # An empty secret would protect nothing.

@@ -27,14 +27,8 @@ _PR_SET_PDEATHSIG = 1
 def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0) -> Iterator[dict[str, str]]:
     """Runs the server during the block; yields clients' environment variables.
 
-    Args:
-        port: port of loopback; 0 chooses a free one.
-        log: file for the server's output; None discards it.
-        timeout_s: seconds within which it must answer.
-
-    Raises:
-        UserError: The port is taken or the server is not installed.
-        RunFailed: It did not answer in time.
+    `port` 0 chooses a free one. Raises `UserError` if the port is taken or the server is not installed, `RunFailed` if
+    it does not answer in time.
     """
     port = check_port(port)
     output = open(log, "ab") if log else subprocess.DEVNULL  # noqa: SIM115 - closed below, after the child has it

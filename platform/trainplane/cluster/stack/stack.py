@@ -45,14 +45,8 @@ _STOP_WAIT_S = 15.0
 class ComponentStatus:
     """Status of one component.
 
-    Attributes:
-        name: name of the component.
-        state: `up`, `silent` (it runs and does not answer), `broken` (a process has ended) or `down`.
-        what: the reason, for people.
-        address: its address.
-        pids: numbers of its living processes.
-        rss_bytes: memory of all its processes and their children.
-        log: its log files.
+    `state` is `up`, `silent` (it runs and does not answer), `broken` (a process has ended) or `down`; `what` is the
+    reason. `pids` are its living processes, `rss_bytes` counts their children too.
     """
 
     name: str
@@ -112,9 +106,7 @@ class Stack:
     def down(self, *, wipe: bool, emit: Callable[[str], None] = print) -> int:
         """Stops all processes; returns their number.
 
-        Args:
-            wipe: remove all files of the stack too.
-            emit: receives one message per component.
+        With `wipe` all files of the stack are removed too.
         """
         if not self.layout.root.exists() and not supervisor.find_marked(self.layout.mark):
             return 0

@@ -27,14 +27,9 @@ _KILL_WAIT_S = 5.0
 
 @dataclass(frozen=True)
 class Launch:
-    """A process to be started.
+    """A process to be started in `folder`.
 
-    Attributes:
-        name: name of the process, and of its log.
-        command: program and arguments.
-        environment: variables added to ours.
-        folder: its current folder.
-        user: user to run as, where we are root and the program refuses to be.
+    `environment` is added to ours. `user` is for a program that refuses to run as root, where we are root.
     """
 
     name: str
