@@ -86,6 +86,7 @@ class LossConfig(Section):
         """Raises `UserError` where the file of VGG19's weights is missing."""
         from isnet.perceptual import HUB_ID, RANDOM
 
+        # Nothing to check for random weights, the hub, and losses that are off.
         weights = self.perceptual_weights
         if weights in (None, RANDOM) or self.needs_hub or not (self.perceptual or self.style):
             return
@@ -191,6 +192,7 @@ def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
     # The base of a search is resolved when its trials are built.
     if "search" in tree:
         return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
+    # Bottom up: base, the file itself, layers.
     if (base := tree.pop("base", None)) is not None:
         tree = merge(_resolve(str(base), [*parents, preset]), tree)
     for layer in layers:
@@ -200,6 +202,7 @@ def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
 
 def _split_layers(preset: str) -> tuple[str, list[str]]:
     """Splits a preset into name or file, and layers."""
+    # A file name may contain a plus sign itself.
     name, *layers = preset.split("+")
     if not layers or Path(preset).is_file():
         return preset, []

@@ -184,6 +184,7 @@ class Task(ABC):
 
 def load_task(reference: str) -> type[Task]:
     """Imports a task class by its name, `package.module:Class`."""
+    # The import runs the user's module: on a node without the package it fails here.
     module_name, _, class_name = reference.partition(":")
     try:
         task_class = getattr(importlib.import_module(module_name), class_name)

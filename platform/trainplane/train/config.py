@@ -123,12 +123,14 @@ class TrainConfig(Section):
                         "fall; set train.lr_schedule=linear or cosine"
                     )
             return self
+        # Rise, stand, fall: in this order.
         if not self.lr_warmup <= curve.decay_from < curve.decay_until:
             raise ValueError(
                 f"rates would rise until step {self.lr_warmup} and fall from step {curve.decay_from} to "
                 f"{curve.decay_until}; need train.lr_warmup ≤ train.lr_decay_from < train.lr_decay_until "
                 "(default: train.steps)"
             )
+        # After a fall to 0 a step changes nothing.
         if self.lr_end == 0 and self.steps > curve.decay_until:
             raise ValueError(
                 f"train.steps={self.steps} and rates that are 0 after train.lr_decay_until={curve.decay_until}: those "
@@ -170,9 +172,11 @@ class TrainConfig(Section):
         )
 
 
+# Amount and unit of a cadence.
 _FORM = re.compile(r"(\d+(?:\.\d+)?)\s*(s|sec|seconds?|min|minutes?|h|hours?|steps?|epochs?)")
 
 
+# Seconds of a unit, by its first letter.
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
 
@@ -191,6 +195,7 @@ class Cadence:
     @staticmethod
     def of(text: int | str) -> Cadence:
         """Parses a cadence; `ValueError` names the possible forms."""
+        # Split into amount and unit; a plain number counts steps.
         if isinstance(text, int):
             amount, unit = float(text), "steps"
         else:
@@ -198,6 +203,7 @@ class Cadence:
             if match is None:
                 raise ValueError(f'{text!r} is no cadence; write 500 (steps), "90s", "5min", "2h" or "1 epoch"')
             amount, unit = float(match[1]), match[2]
+        # Convert to one of three units.
         if unit.startswith("epoch"):
             cadence = Cadence(amount, "epochs")
         elif unit.startswith("step"):

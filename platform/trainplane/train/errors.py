@@ -32,11 +32,9 @@ class CodeFailed(RunFailed):
 
 
 class OutOfMemory(RunFailed):
-    """A step ran out of memory.
+    """A step ran out of memory at this micro-batch.
 
-    Attributes:
-        micro_batch: Samples per forward pass that did not fit.
-        share: Samples per step of each rank.
+    `share` is the number of samples per step of each rank.
     """
 
     def __init__(self, message: str, micro_batch: int, share: int) -> None:

@@ -72,6 +72,7 @@ def find_run_dir(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) 
     """
     store = open_store(checkpoints)
     stem = f"{config.name}-{key[:12]}"
+    # The first run of a key has no number; later ones have 2, 3, ….
     newest = _newest(store, stem)
     number = newest + 1 if fresh or newest == 0 else newest
     folder = stem if number == 1 else f"{stem}.{number}"
@@ -104,6 +105,7 @@ def exclusive(home: Path, name: str, *, doing: str) -> Iterator[None]:
 
     Raises `InUse` with the holder's process id if another process has it, `UserError` if `home` cannot be written.
     """
+    # Take the lock, or report its holder.
     lock = _lock(home, name)
     try:
         (home / "locks").mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ class LrSchedule:
         for name, optimizer in self._optimizers.items():
             times = sum(since <= index and player in (ALL_PLAYERS, name) for since, player in slowed)
             for group, base in zip(optimizer.param_groups, self._base[name], strict=True):
-                # Multiplied one by one, as when the rates were lowered: a power could differ in the last bit.
+                # One factor after the other: a power could differ in the last bit.
                 rate = base
                 for _ in range(times):
                     rate *= slower

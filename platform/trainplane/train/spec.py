@@ -20,7 +20,7 @@ class TrackingTarget:
     `run_id` is the id of the MLflow run, or the one reserved for it.
 
     Attributes:
-        birth: Arguments to create the MLflow run, as JSON, if it does not exist yet.
+        run_spec: Arguments to create the MLflow run, as JSON, if it does not exist yet.
     """
 
     uri: str

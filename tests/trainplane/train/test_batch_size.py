@@ -12,7 +12,9 @@ sizes = st.integers(1, 96)
 
 @given(sizes, sizes, st.one_of(st.none(), sizes))
 def test_the_global_batch_is_the_same_at_every_admissible_number_of_ranks(batch, ranks, micro):
-    for n in admissible_ranks(global_batch=batch, low=1, high=ranks, micro_batch=None):
+    numbers = admissible_ranks(global_batch=batch, low=1, high=ranks, micro_batch=None)
+    assert 1 in numbers
+    for n in numbers:
         cut = split_batch(global_batch=batch, ranks=n, micro_batch=micro)
         assert cut.ranks * cut.micro_batch * cut.accumulation == batch
         assert cut.micro_batch <= (micro or batch)

@@ -108,10 +108,11 @@ def test_a_run_under_a_schedule_taken_up_again_ends_on_the_same_bits(datasets, t
 
 def test_the_stored_state_says_the_rate_of_its_step(datasets, tmp_path):
     trained(config(**FALLING, keep_checkpoints=99), datasets, tmp_path)
-    schedule = config(**FALLING).train.schedule
-    for one in checkpoints.committed(open_store(str(tmp_path))):
-        groups = checkpoints.read(open_store(str(tmp_path)), one).state.scalars["param_groups"]
-        assert groups["adam"][0]["lr"] == 1e-4 * schedule.factor(one.step - 1)
+    curve, store = config(**FALLING).train.schedule, open_store(str(tmp_path))
+    stored = [checkpoints.read(store, checkpoint).state for checkpoint in checkpoints.committed(store)]
+    assert len(stored) > 1
+    rates = [state.scalars["param_groups"]["adam"][0]["lr"] for state in stored]
+    assert rates == [1e-4 * curve.factor(state.step - 1) for state in stored]
 
 
 def test_a_run_whose_rates_fall_until_its_last_step_is_another_with_more_steps():

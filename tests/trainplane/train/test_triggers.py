@@ -23,7 +23,7 @@ def hands():
     return Hands()
 
 
-def agenda(clock, *, stop=lambda: False, **train):
+def triggers(clock, *, stop=lambda: False, **train):
     values = {"steps": 100, "global_batch": 4, "log_every": 7, "validate_every": 50, "checkpoint_every": 30, **train}
     config = build(TinyConfig, {"name": "t", "data": {"train": "t"}, "train": values}).train
     world = World()
@@ -35,7 +35,7 @@ def steps(found, name):
 
 
 def test_steps_epochs_and_the_end(hands):
-    it = agenda(hands, validate_every="2 epochs", checkpoint_every="0.5 epochs")
+    it = triggers(hands, validate_every="2 epochs", checkpoint_every="0.5 epochs")
     found = {done: it.after(done) for done in range(1, 101)}
     assert steps(found, "validate") == [40, 80, 100]
     assert steps(found, "checkpoint") == list(range(10, 101, 10))
@@ -45,7 +45,7 @@ def test_steps_epochs_and_the_end(hands):
 
 
 def test_seconds_are_counted_from_the_last_time(hands):
-    it = agenda(hands, checkpoint_every="10s")
+    it = triggers(hands, checkpoint_every="10s")
     found = {}
     for done in range(1, 30):
         hands.now += 3.0
@@ -55,12 +55,12 @@ def test_seconds_are_counted_from_the_last_time(hands):
 
 def test_an_interruption_is_due_at_once_where_there_is_one_rank(hands):
     asked = iter([False, False, True])
-    it = agenda(hands, stop=lambda: next(asked))
+    it = triggers(hands, stop=lambda: next(asked))
     assert [it.after(done).halt for done in (1, 2, 3)] == [False, False, True]
 
 
 def test_nothing_is_due_at_an_ordinary_step(hands):
-    assert agenda(hands).after(1) == Due()
+    assert triggers(hands).after(1) == Due()
 
 
 def test_the_clock_adds_up_phases_even_where_they_fail():

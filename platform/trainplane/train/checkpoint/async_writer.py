@@ -40,13 +40,9 @@ class CheckpointWriter:
     """Writes the checkpoints of rank 0, one at a time.
 
     Attributes:
-        store: The run's folder.
-        rules: Checkpoints to keep.
         failures_allowed: Uploads in a row that may fail before `save` raises `RunFailed`.
         stall_s: Seconds that training has waited for uploads.
-        failed: Failed uploads of this process.
         last: The newest good checkpoint.
-        token: Right to write, from `start` on.
     """
 
     store: Store

@@ -61,6 +61,7 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
     Raises `UserError` where this run cannot resume from it. Reads no tensors: the JSON of a checkpoint names the data
     and settings it was made with. A checkpoint with damaged JSON is skipped.
     """
+    # The newest checkpoint with readable JSON stands for the run.
     present = checkpoints.committed(store)
     newest, meta = _newest_with_meta(store, present)
     if newest is None:

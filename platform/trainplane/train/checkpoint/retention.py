@@ -74,6 +74,7 @@ def steps_to_keep(
     result = set(pins) & set(steps)
     if not good:
         return result
+    # Newest, best, and those at multiples.
     last = max(rules.last, 1 if good[-1] == rules.final else 2)
     result |= set(good[-last:])
     result |= set(_best(good, metrics, rules))

@@ -50,11 +50,13 @@ class TrainingState:
 
 def capture(task: Task, *, step: int) -> TrainingState:
     """Copies the task's state to the CPU; training may continue."""
+    # Modules: parameters and buffers.
     tensors: dict[str, Tensor] = {}
     param_groups: dict[str, Any] = {}
     for name, module in task.modules().items():
         for key, value in module.state_dict().items():
             tensors[f"module/{name}/{key}"] = _staged(value)
+    # Optimisers: settings as JSON, moments as tensors.
     for name, optimizer in task.optimizers().items():
         packed = optimizer.state_dict()
         param_groups[name] = [{k: v for k, v in group.items() if k != "params"} for group in packed["param_groups"]]
@@ -122,6 +124,7 @@ def _check_same_shapes(
     differing = [key for key in expected.keys() & stored.keys() if expected[key] != stored[key].shape]
     if not (missing or surplus or differing):
         return
+    # One example in the message is enough to see the difference.
     if differing:
         key = sorted(differing)[0]
         example = f"{key} has shape {tuple(stored[key].shape)} there and {tuple(expected[key])} here"

@@ -116,6 +116,7 @@ def write(
         metrics: Metrics of a validation at this step, for retention; values that are not finite are left out.
         check: Raises where this process must not write. Called before the first change and before the manifest.
     """
+    # Serialise everything, then compute the digests of the manifest.
     check()
     folder = _free_folder(store, state.step)
     files = {
@@ -280,6 +281,7 @@ def newest_good(store: Store) -> LoadedCheckpoint | None:
     without being asked would throw away the work that they stand for.
     """
     damaged: list[str] = []
+    # Newest first, until one is good.
     for folder, checkpoint in reversed(_with_manifest(store).items()):
         try:
             if checkpoint is None:
@@ -306,6 +308,7 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
     """
     from trainplane.storage import open_store
 
+    # An abandoned checkpoint can still be read by its own address.
     parent, _, last = address.rstrip("/").rpartition("/")
     is_folder = last.startswith("step-")
     store = open_store(parent if is_folder else address)

@@ -42,14 +42,9 @@ class GuardMonitor:
     """Guards the training of one task.
 
     Attributes:
-        config: Section `guard`.
-        task: The task.
-        world: The ranks of the run.
-        rates: Learning rates of its optimisers.
         emit: Shows a message to the user; takes (steps done, message, faults so far).
         dump: Stores the batch of a faulty step and returns a message.
         last_good: Returns the step of the newest checkpoint; called on rank 0.
-        state: State of the policy.
     """
 
     config: GuardConfig
@@ -79,11 +74,7 @@ class GuardMonitor:
     def evaluate(self, done: int, values: Mapping[str, float]) -> None:
         """Applies the policy to all steps since the last call.
 
-        All ranks call it together.
-
-        Args:
-            done: Steps done.
-            values: Metrics recorded after the last of them.
+        All ranks call it together, with the metrics recorded after `done` steps.
         """
         self._observe()
         # A fault may come from weights that are broken already: then only a roll-back helps.

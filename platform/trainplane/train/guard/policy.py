@@ -167,13 +167,9 @@ class GuardState:
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """Decision of the policy.
+    """Decision of the policy; `message` is empty if nothing happened.
 
-    Attributes:
-        action: Action to execute.
-        message: Text for the user; empty if nothing happened.
-        rollback_to: Resume from a checkpoint that is not beyond this step.
-        faulty: The faulty steps behind the decision.
+    A roll-back resumes from a checkpoint that is not beyond step `rollback_to`.
     """
 
     action: Action = "tell"
@@ -204,14 +200,7 @@ def evaluate(
 ) -> tuple[GuardState, GuardVerdict]:
     """Decides about the pending steps and the recorded metrics.
 
-    Returns the new state and the verdict. A faulty step takes precedence over the balance.
-
-    Args:
-        config: Section `guard`.
-        state: State with the pending observations.
-        done: Steps done.
-        values: Metrics recorded after these steps.
-        bounds: Bounds of some of the metrics.
+    `values` are the metrics recorded after `done` steps. Faulty steps take precedence over the balance.
     """
     # A replay may start after a batch that is skipped by now: its earlier fault is dealt with.
     faulty = tuple(o for o in state.pending if o.is_faulty and o.index not in state.passed_over)
@@ -226,14 +215,8 @@ def evaluate_broken_state(
 ) -> tuple[GuardState, GuardVerdict]:
     """Decides about a training state that is not finite.
 
-    Such a state is never stored. Its cause is the first faulty batch (the later ones met a broken state), or a rate
-    that is too high.
-
-    Args:
-        config: Section `guard`.
-        state: State with the pending observations.
-        done: Steps done.
-        last_good: Step of the newest checkpoint.
+    Such a state is never stored. Its cause is the first faulty batch since the newest checkpoint, at step `last_good`
+    (later batches met a broken state), or a rate that is too high.
     """
     # The first faulty step since the checkpoint is to blame, if there is one.
     suspects = {o.index for o in state.pending if o.is_faulty} | {index for index in state.faults if index >= last_good}
@@ -261,6 +244,7 @@ def merge_bounds(config: GuardConfig, task: Mapping[str, Balance]) -> dict[str, 
 
 def _with_pending(config: GuardConfig, state: GuardState, done: int) -> GuardState:
     """Moves pending observations into the norms and faults."""
+    # Norms of good steps only: those of faulty ones would raise the limit.
     norms = {player: list(window) for player, window in state.norms.items()}
     for observation in state.pending:
         if not observation.is_faulty:
@@ -300,7 +284,7 @@ def _evaluate_steps(
     action: Action = config.exploding if finite else config.non_finite
     if state.num_faults > config.budget:
         count = f"{state.num_faults} in {config.budget_steps} steps (guard.budget={config.budget})"
-        return state, GuardVerdict("stop", f"{message}, which makes {count}; {_REMEDY}", faulty=faulty)
+        action, message = "stop", f"{message}, which makes {count}"
     if action == "stop":
         return state, GuardVerdict("stop", f"{message}; {_REMEDY}", faulty=faulty)
     if action == "roll_back":

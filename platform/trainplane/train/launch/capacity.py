@@ -85,6 +85,7 @@ class ClusterCapacity:
         if not leaving:
             free = self._ray.available_resources()
             return {name: free.get(name, 0.0) for name in self.resources}
+        # Ray's sums include draining nodes, so add up the others.
         from ray._private.state import available_resources_per_node
 
         staying = [free for node, free in available_resources_per_node().items() if node not in leaving]
@@ -116,6 +117,7 @@ class ClusterCapacity:
 
         Bounded by the amounts, and by the size of each node: a rank does not span two nodes.
         """
+        # Resources are floats: 1e-9 allows for rounding.
         by_node = sum(
             min(int((node.get(name, 0.0) + 1e-9) // amount) for name, amount in self.resources.items())
             for node in self._staying()
@@ -123,6 +125,7 @@ class ClusterCapacity:
         return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.resources.items()))
 
     def _refusal(self, smallest: int) -> str:
+        # Name the first resource that is short: GPUs, then CPUs.
         has, cpus = self._total(), smallest * self._config.cpus_per_worker
         if self.use_gpu and has["GPU"] < smallest:
             return (

@@ -33,14 +33,7 @@ class Cause(Enum):
 
 @dataclass(frozen=True)
 class RetryDecision:
-    """Decision about a failed attempt.
-
-    Attributes:
-        retry: True starts another attempt.
-        reason: Text for the user.
-        wait_s: Seconds to wait before it.
-        micro_batch: New micro-batch; None keeps the old one.
-    """
+    """Decision about a failed attempt; `micro_batch=None` keeps the old one."""
 
     retry: bool
     reason: str
@@ -58,6 +51,7 @@ _EXPIRED = re.compile(r"Expired|TokenRefreshRequired")
 
 def cause_of(error: BaseException) -> Cause:
     """Returns the cause of an attempt's error."""
+    # The most specific class first: Resized is a Halted, and all are RunFailed.
     by_kind = {
         OutOfMemory: Cause.MEMORY,
         WorkerLost: Cause.LOST,
@@ -70,6 +64,7 @@ def cause_of(error: BaseException) -> Cause:
     for kind, cause in by_kind.items():
         if isinstance(error, kind):
             return cause
+    # Expired credentials show only in the text of the error.
     if isinstance(error, RunFailed):
         return Cause.CREDENTIALS if _EXPIRED.search(str(error)) else Cause.RUN
     return Cause.CODE
@@ -93,14 +88,17 @@ def decide_retry(
     count = in_a_row.get(cause, 1)
     if cause is Cause.RESIZE:
         return RetryDecision(True, cause.value)
+    # A lost worker or node may be replaced, unless losses come faster than checkpoints.
     if cause in (Cause.LOST, Cause.NOTICE):
         if count >= LOST_IN_A_ROW:
             return RetryDecision(False, f"{count} attempts in a row lost workers without any progress")
         return RetryDecision(True, cause.value)
+    # Credentials are renewed outside this process.
     if cause is Cause.CREDENTIALS:
         if count >= CREDENTIALS_IN_A_ROW:
             return RetryDecision(False, f"credentials stayed expired for {count} attempts; renew them")
         return RetryDecision(True, "credentials expired; waiting for fresh ones", wait_s=CREDENTIALS_WAIT_S)
+    # A smaller micro-batch needs less memory and does not change the losses.
     if cause is Cause.MEMORY and auto_micro_batch and isinstance(error, OutOfMemory):
         smaller = smaller_micro_batch(error.share, error.micro_batch)
         if smaller is None:

@@ -133,15 +133,18 @@ def _cluster(
     from trainplane.train.launch.capacity import ClusterCapacity
     from trainplane.train.launch.worker_group import WorkerGroup
 
+    # One session and one scratch folder for all attempts.
     progress.emit("starting workers under Ray, which takes a while")
     with scratch_folder() as scratch, ExitStack() as cluster:
         ray = cluster.enter_context(ray_session())
         capacity = ClusterCapacity(ray, config)
 
         def attempt(job: TrainJob) -> Outcome:
+            # A private cluster that died since the last attempt.
             if dead_processes():
                 cluster.close()
                 cluster.enter_context(ray_session())
+            # As many ranks as fit now, and how they split the batch.
             ranks = capacity.ranks(interrupted=interrupted)
             split = split_batch(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro

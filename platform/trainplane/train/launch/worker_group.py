@@ -250,19 +250,13 @@ def classify_failure(error: Exception) -> Exception:
     return WorkerLost("the connections between the workers broke, and none of them reported why")
 
 
+# Names of Ray's errors for dead workers and nodes.
+_DEATHS = {"WorkerHealthCheckFailedError", "WorkerHealthCheckTimeoutError", "RayActorError"}
+_DEATHS |= {"ActorDiedError", "WorkerCrashedError", "NodeDiedError"}
+
+
 def _is_death(cause: BaseException) -> bool:
-    names = {kind.__name__ for kind in type(cause).__mro__}
-    return bool(
-        names
-        & {
-            "WorkerHealthCheckFailedError",
-            "WorkerHealthCheckTimeoutError",
-            "RayActorError",
-            "ActorDiedError",
-            "WorkerCrashedError",
-            "NodeDiedError",
-        }
-    )
+    return any(kind.__name__ in _DEATHS for kind in type(cause).__mro__)
 
 
 def is_disconnect(cause: BaseException) -> bool:

@@ -39,19 +39,19 @@ def test_whoever_began_last_may_write(tmp_path):
 @pytest.mark.parametrize("left", [None, b"", b"[]", b"{"])
 def test_a_token_that_is_gone_or_torn_claims_nothing(tmp_path, left):
     store = open_store(str(tmp_path))
-    tenure = FencingToken.acquire(store)
+    token = FencingToken.acquire(store)
     store.delete(KEY)
     if left is not None:
         store.write(KEY, left)
-    tenure.check()
+    token.check()
 
 
 def test_a_store_that_does_not_answer_is_not_taken_for_a_yes(tmp_path, monkeypatch):
     store = open_store(str(tmp_path))
-    tenure = FencingToken.acquire(store)
+    token = FencingToken.acquire(store)
     monkeypatch.setattr(type(store), "read", lambda self, key: (_ for _ in ()).throw(StorageError("away")))
     with pytest.raises(StorageError):
-        tenure.check()
+        token.check()
 
 
 def test_one_that_was_succeeded_neither_writes_over_nor_tidies_what_its_successor_is_writing(tmp_path):
