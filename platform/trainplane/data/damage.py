@@ -33,19 +33,12 @@ BLOCK_BYTES = 512  # of a tar: headers take one block, payloads are padded to a 
 
 @dataclass(frozen=True)
 class Damage:
-    """One damaged sample, shard or index.
+    """One damaged sample, shard or index."""
 
-    Attributes:
-        shard: name of the shard, or of the index.
-        key: key of the sample; empty for the shard as a whole, or the index.
-        kind: one of the kinds above.
-        detail: text for people.
-    """
-
-    shard: str
-    key: str
-    kind: str
-    detail: str = field(default="", compare=False)
+    shard: str  # or the name of the index
+    key: str  # of the sample; empty for the shard as a whole, or the index
+    kind: str  # one of the above
+    detail: str = field(default="", compare=False)  # for people
 
     def __str__(self) -> str:
         sample = f", sample {self.key}" if self.key else ""
@@ -75,10 +68,7 @@ def padded(size: int) -> int:
 
 
 def member_name(header: bytes) -> str | None:
-    """Returns the name in a ustar header of 512 bytes.
-
-    None where the header's checksum fails.
-    """
+    """Returns the name in a valid ustar header, else None."""
     if len(header) != BLOCK_BYTES:
         return None
     # The sum counts the eight bytes of the checksum itself as spaces (POSIX ustar). Compared as text: with a changed

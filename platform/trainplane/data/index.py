@@ -36,19 +36,12 @@ _MAX_EXTENSIONS = 256  # in one dataset: a member's extension is held as a numbe
 
 @dataclass(frozen=True)
 class Member:
-    """One file of a sample.
-
-    Attributes:
-        extension: of its name in the tar.
-        offset: byte of the shard where its payload begins.
-        size: bytes of the payload.
-        crc32: checksum of the payload.
-    """
+    """One file of a sample."""
 
     extension: str
-    offset: int
-    size: int
-    crc32: int
+    offset: int  # byte of the shard where its payload begins
+    size: int  # bytes of the payload
+    crc32: int  # of the payload
 
 
 @dataclass(frozen=True)
@@ -60,10 +53,7 @@ class Row:
 
 
 class IndexWriter:
-    """Writes the index, one shard after the other.
-
-    It holds the compressed file in memory, not the rows.
-    """
+    """Writes the index; holds the compressed file, not the rows."""
 
     def __init__(self) -> None:
         self._file = io.BytesIO()
@@ -177,10 +167,7 @@ class Index:
         return range(int(self._first_sample[shard]), int(self._first_sample[shard + 1]))
 
     def key_of(self, sample: int) -> str:
-        """Returns the key of a sample.
-
-        The keys of the shard asked for last stay in memory.
-        """
+        """Returns a sample's key; keeps those of its shard."""
         shard = self.shard_of(sample)
         with self._lock:
             if self._keys[0] != shard:

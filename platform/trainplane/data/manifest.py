@@ -46,38 +46,23 @@ _LIMIT = 2**63  # bytes or samples: numpy and Arrow count them with as many bits
 
 @dataclass(frozen=True)
 class SkippedFile:
-    """File that was not packed.
+    """File that was not packed."""
 
-    Attributes:
-        file: its path, percent-encoded.
-        reason: text for people.
-    """
-
-    file: str
-    reason: str
+    file: str  # its path, percent-encoded
+    reason: str  # for people
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """Content of `manifest.json`.
-
-    Attributes:
-        name: name of the dataset.
-        split: such as "train".
-        shards: its shards, in order.
-        index_bytes: size of the index.
-        index_sha256: digest of the index, hexadecimal.
-        skipped: files that were not packed.
-        packed: options of the packing, JSON values chosen by the packer.
-    """
+    """Content of `manifest.json`."""
 
     name: str
-    split: str
+    split: str  # such as "train"
     shards: tuple[Shard, ...]
     index_bytes: int
-    index_sha256: str
+    index_sha256: str  # hexadecimal
     skipped: tuple[SkippedFile, ...]
-    packed: Mapping[str, Any]
+    packed: Mapping[str, Any]  # options of the packing: JSON values chosen by the packer
 
     def __post_init__(self) -> None:
         for field, value in (("name", self.name), ("split", self.split)):
@@ -166,19 +151,21 @@ class Dataset:
     """Packed dataset at its address.
 
     Opening reads the manifest alone; the index is loaded at first use. A pickle is small: it has the address and the
-    manifest, and the index is read again where it is used.
-
-    Args:
-        store: store of its objects.
-        manifest: its manifest.
-        cache: folder on the host's disk where readers cache the shards; None for no cache.
+    manifest, and the index is read again where it is used. Readers cache shards on the host's disk if `cache` is set.
     """
 
     def __init__(self, store: Store, manifest: Manifest, *, cache: CacheConfig | None = None) -> None:
         self.store = store
+        self.address = store.address
         self.manifest = manifest
-        self.cache = cache
         self.digest = manifest.digest
+        self.name = manifest.name
+        self.split = manifest.split
+        self.shards = manifest.shards
+        self.num_shards = len(manifest.shards)
+        self.num_samples = manifest.num_samples
+        self.skipped = manifest.skipped
+        self.cache = cache
         self._index: Index | None = None
 
     @classmethod
@@ -187,13 +174,8 @@ class Dataset:
     ) -> Dataset:
         """Opens the dataset at an address or in a store.
 
-        Args:
-            where: the address or store.
-            cache: folder for cached shards.
-            expected_digest: digest that the dataset must have; None for any.
-
         Raises:
-            UserError: there is no dataset, its manifest is damaged, or it has another digest.
+            UserError: there is no dataset, its manifest is damaged, or its digest is not `expected_digest`.
         """
         store = open_store(where) if isinstance(where, str) else where
         try:
@@ -221,31 +203,6 @@ class Dataset:
         return self.__dict__ | {"_index": None}  # keeps the pickle small
 
     @property
-    def address(self) -> str:
-        """Address of its store."""
-        return self.store.address
-
-    @property
-    def name(self) -> str:
-        """Name in the manifest."""
-        return self.manifest.name
-
-    @property
-    def split(self) -> str:
-        """Split in the manifest, such as "train"."""
-        return self.manifest.split
-
-    @property
-    def num_samples(self) -> int:
-        """Number of samples in all shards."""
-        return self.manifest.num_samples
-
-    @property
-    def num_shards(self) -> int:
-        """Number of shards."""
-        return len(self.manifest.shards)
-
-    @property
     def bytes(self) -> int:
         """Bytes of all shards."""
         return sum(shard.bytes for shard in self.manifest.shards)
@@ -266,19 +223,9 @@ class Dataset:
         )
 
     @property
-    def shards(self) -> tuple[Shard, ...]:
-        """Shards in the manifest, in order."""
-        return self.manifest.shards
-
-    @property
     def shard_sizes(self) -> tuple[int, ...]:
         """Samples in each shard."""
         return tuple(shard.samples for shard in self.manifest.shards)
-
-    @property
-    def skipped(self) -> tuple[SkippedFile, ...]:
-        """Files that were not packed."""
-        return self.manifest.skipped
 
     @property
     def index(self) -> Index:
@@ -310,12 +257,7 @@ class Dataset:
         return usual if current == self.digest else _replaced(self.digest, current)
 
     def undecodable(self, sample: int, error: ValueError) -> Damage:
-        """Describes an intact sample that the task cannot decode.
-
-        Args:
-            sample: number of the sample.
-            error: error of the decoder.
-        """
+        """Describes an intact sample that the task cannot decode."""
         shard = self.shards[self.index.shard_of(sample)].name
         return Damage(shard, self.index.key_of(sample), UNDECODABLE, str(error))
 

@@ -228,10 +228,7 @@ class Order:
     def substitute(self, step: int, slot: int, *, attempt: int) -> int:
         """Returns the sample that replaces a damaged one.
 
-        Args:
-            step: global step.
-            slot: slot of the damaged sample.
-            attempt: 0, 1, … until a sample is valid.
+        The attempts 0, 1, … give other samples, until one is valid.
         """
         epoch, within = self.position(step)
         # One count of Philox gives four numbers, hence four attempts.
@@ -299,10 +296,7 @@ class Order:
 
 
 def sample_rng(*, seed: int, epoch: int, sample: int) -> np.random.Generator:
-    """Returns the random generator of one sample in one epoch.
-
-    It is the same in every rank and worker.
-    """
+    """Generator of a sample in an epoch, on any rank."""
     key = np.array([seed % 2**64, seed >> 64], dtype=np.uint64)
     return np.random.Generator(_philox(key, epoch, sample, _SAMPLE))
 
@@ -333,10 +327,7 @@ def _philox(key: Any, second: int, third: int, use: int, *, skip: int = 0) -> np
 
 
 def _blocks(shard_sizes: Sequence[int], block: int) -> tuple[Samples, Samples]:
-    """Returns first sample and size of every block.
-
-    No block crosses the end of a shard.
-    """
+    """Returns start and size of blocks; none crosses a shard."""
     sizes = np.asarray(shard_sizes, dtype=np.int64)
     shard_start = np.cumsum(sizes) - sizes
     # The last block of a shard may be shorter than the others.

@@ -13,19 +13,12 @@ _NAME = re.compile(r"shard-[0-9]{6,}\.tar")
 
 @dataclass(frozen=True)
 class Shard:
-    """Entry of a shard in the manifest.
-
-    Attributes:
-        name: key in the store.
-        bytes: size of the tar.
-        samples: number of samples in it.
-        sha256: digest of the tar, hexadecimal.
-    """
+    """Entry of a shard in the manifest."""
 
     name: str
     bytes: int
-    samples: int
-    sha256: str
+    samples: int  # how many are in it
+    sha256: str  # hexadecimal
 
 
 def shard_name(number: int) -> str:

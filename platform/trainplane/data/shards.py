@@ -34,17 +34,12 @@ class PackItem:
     """A sample ready to be stored.
 
     It is also a `Packable` (pack/executor.py), one without work left to do.
-
-    Attributes:
-        source: original path; bytes that are no UTF-8 as surrogates.
-        data: content of the file.
-        extension: of the tar member, such as "jpg".
-        extra: more fields for the sample's JSON, beside the path: numbers, texts, lists.
     """
 
-    source: str
+    source: str  # original path
     data: bytes
-    extension: str
+    extension: str  # of the tar member, such as "jpg"
+    # More fields for the sample's JSON, beside the path: numbers, texts, lists.
     extra: Mapping[str, Any] = field(default_factory=dict)
 
     @property
@@ -76,10 +71,7 @@ class BuiltShard:
 
 
 def build_shard(number: int, items: Sequence[PackItem]) -> BuiltShard:
-    """Builds the shard of these items.
-
-    Tar members are `KEY.EXT` and `KEY.json`, alphabetically.
-    """
+    """Builds a shard of `KEY.EXT` and `KEY.json`, alphabetically."""
     file = io.BytesIO()
     rows = []
     # webdataset's writer makes ustar headers (no pax, whose extra headers cost 2 KiB a sample). Its arguments fix
@@ -127,10 +119,7 @@ def key_of(source: str) -> str:
 
 
 def percent_encoded(path: str) -> str:
-    """Encodes a path for JSON.
-
-    The bytes of any file name survive, in any encoding.
-    """
+    """Encodes the bytes of any file name for JSON."""
     return quote_from_bytes(_bytes_of(path), safe="/")
 
 

@@ -47,19 +47,12 @@ _READINGS = 8  # of an object whose bytes differ from reading to reading
 
 @dataclass(frozen=True)
 class _DamagedMember:
-    """Member that is not as packed.
+    """Member that is not as packed."""
 
-    Attributes:
-        key: key of its sample.
-        name: name in the tar.
-        at: byte of the shard where its header should be.
-        kind: kind of damage, from its own bytes alone.
-    """
-
-    key: str
-    name: str
-    at: int
-    kind: str
+    key: str  # of its sample
+    name: str  # in the tar
+    at: int  # byte of the shard where its header should be
+    kind: str  # of damage, from its own bytes alone
 
 
 def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard: None) -> list[Damage]:

@@ -31,53 +31,31 @@ _MAX_SUBSTITUTES = 32  # tried for one slot before the dataset is given up
 
 @dataclass(frozen=True)
 class BatchPart:
-    """Part of one step's batch.
+    """Part of one step's batch."""
 
-    Attributes:
-        batch: tensors of shape (slots, …); empty after a failure.
-        damage: damaged samples that were replaced.
-        failure: the error that ended the parts; this part is the last.
-    """
-
-    batch: Batch
-    damage: Sequence[Damage] = ()
-    failure: RunFailed | UserError | None = None
+    batch: Batch  # tensors of shape (slots, …); empty after a failure
+    damage: Sequence[Damage] = ()  # of samples that were replaced
+    failure: RunFailed | UserError | None = None  # after it there are no more parts
 
 
 @dataclass(frozen=True)
 class BatchMaker:
-    """Everything that is needed to make batch parts.
-
-    It pickles, so that worker processes can receive it.
-
-    Attributes:
-        dataset: dataset to read.
-        order: order of its samples.
-        seed: seed of the samples' randomness.
-        transform: decodes a sample.
-        on_damage: "fail" or "quarantine".
-        cache_bytes: memory for samples read ahead.
-    """
+    """Makes parts of batches; pickles for worker processes."""
 
     dataset: Dataset
     order: Order
-    seed: int
+    seed: int  # of the samples' randomness
     transform: Transform
     on_damage: OnDamage
-    cache_bytes: int
+    cache_bytes: int  # memory for samples read ahead
 
     def parts(
         self, start: int, stop: int, slots: range, *, allocate: Allocate | None = None
     ) -> Generator[BatchPart, None, None]:
-        """Yields one part for each global step.
+        """Yields the parts of steps start … stop - 1.
 
-        The next part is started when it is requested, not before. A failure is the last part.
-
-        Args:
-            start: first global step.
-            stop: step behind the last.
-            slots: slots of the parts.
-            allocate: returns memory for a part; None for memory of a pool.
+        The next part is started when it is requested, not before. A failure is the last part. Parts lie in memory of
+        their own, or in that of `allocate`.
         """
         pool = BufferPool()
         try:
@@ -101,16 +79,7 @@ class BatchMaker:
     def _tensors(
         self, step: int, slot: int, sample: int, read: Members | Damage, damage: list[Damage], fetcher: Fetcher
     ) -> Batch:
-        """Returns the tensors of a sample or of its substitute.
-
-        Args:
-            step: global step.
-            slot: slot of the sample.
-            sample: number of the sample.
-            read: its files, or why they cannot be read.
-            damage: list that damaged samples are added to.
-            fetcher: reads substitutes.
-        """
+        """Returns a sample's tensors or its substitute's; extends `damage`."""
         epoch, _ = self.order.position(step)
         for attempt in range(_MAX_SUBSTITUTES):
             tensors = read if isinstance(read, Damage) else self._decode(sample, epoch, read)

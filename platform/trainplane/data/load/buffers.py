@@ -64,9 +64,7 @@ class Layout:
     def view(self, memory: torch.Tensor, num_samples: int) -> Batch:
         """Returns tensors of shape (num_samples, …) in given memory.
 
-        Args:
-            memory: uint8 of `stride(num_samples)` bytes.
-            num_samples: size of the tensors' first axis.
+        The memory is uint8 and has `stride(num_samples)` bytes.
         """
         batch: Batch = {}
         start = 0
@@ -92,11 +90,8 @@ class Layout:
 class BufferPool:
     """Memory of batches, reused when no tensor references it.
 
-    New memory costs more than the copy into it, because the kernel clears every page first. Only the sizes of the
-    latest batch are kept.
-
-    Args:
-        max_free: unused buffers of one size that are kept for each tensor of a layout.
+    New memory costs more than the copy into it, because the kernel clears every page first. Only buffers of the latest
+    batch's sizes are kept, up to `max_free` for each tensor.
     """
 
     def __init__(self, *, max_free: int = 4) -> None:
@@ -151,11 +146,6 @@ class RingBuffer:
 
     Pickled by torch's own pickler, it is a handle of the same memory. The writer uses the buffers in turn. It must
     not reach a buffer again before that was read; workers.py explains why it never does.
-
-    Args:
-        layout: layout of the samples.
-        num_samples: samples in one part.
-        num_buffers: length of the ring.
     """
 
     def __init__(self, layout: Layout, num_samples: int, *, num_buffers: int) -> None:

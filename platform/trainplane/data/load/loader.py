@@ -21,7 +21,6 @@ from collections import deque
 from collections.abc import Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from types import TracebackType
 
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.load.batch_maker import BatchMaker, BatchPart, OnDamage
@@ -90,9 +89,7 @@ class Loader:
     def __enter__(self) -> Loader:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     @property
@@ -110,18 +107,14 @@ class Loader:
 
     @property
     def damage(self) -> list[Damage]:
-        """Distinct damaged samples in this rank's batches so far."""
+        """Distinct damaged samples so far, in the order of batches."""
         return list(self._damage.values())
 
     def batches(self, *, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
-        """Yields (step, batch) for each global step.
+        """Yields (step, batch) of steps start … stop - 1.
 
         Tensors have the shape (share, …) and are page-locked where CUDA is available. The threads and processes of
         the iterator end with it: when it is exhausted, closed, dropped, or fails.
-
-        Args:
-            start: first global step.
-            stop: step behind the last.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"steps {start} to {stop}")

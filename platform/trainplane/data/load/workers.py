@@ -26,15 +26,9 @@ from trainplane.data.types import Batch
 def worker_parts(
     maker: BatchMaker, start: int, stop: int, slots: range, *, workers: int, prefetch: int
 ) -> Generator[BatchPart, None, None]:
-    """Yields the part of each step, made by workers.
+    """Yields the parts of steps start … stop - 1.
 
-    Args:
-        maker: makes parts.
-        start: first global step.
-        stop: step behind the last.
-        slots: slots of the parts.
-        workers: number of processes, at most one per slot.
-        prefetch: parts that each worker makes ahead.
+    The processes, at most one per slot, make `prefetch` parts ahead.
     """
     # Not fork: a training process has threads (Ray's, torch's, ours), and a forked child would inherit their locks
     # as held.
@@ -74,17 +68,11 @@ def worker_parts(
 
 @dataclass(frozen=True)
 class _Message:
-    """Message of a worker about one part.
+    """Message of a worker about one part."""
 
-    Attributes:
-        part: the part without its tensors.
-        buffer: number of the buffer that holds them.
-        ring: the ring of that buffer, if it is new.
-    """
-
-    part: BatchPart
-    buffer: int
-    ring: RingBuffer | None
+    part: BatchPart  # without its tensors
+    buffer: int  # number of the buffer that holds them
+    ring: RingBuffer | None  # only if it is new
 
 
 class _Work(IterableDataset[_Message]):
@@ -133,10 +121,7 @@ class _Work(IterableDataset[_Message]):
 def _join(
     messages: Sequence[_Message], rings: Sequence[RingBuffer | None], shares: Sequence[range], pool: BufferPool
 ) -> BatchPart:
-    """Joins the workers' parts in the order of slots.
-
-    The first failure is the failure of the whole.
-    """
+    """Joins the workers' parts in slot order, or their failure."""
     damage = [damage for message in messages for damage in message.part.damage]
     failure = next((message.part.failure for message in messages if message.part.failure is not None), None)
     if failure is not None:

@@ -37,19 +37,12 @@ _NOTE_KEY = re.compile(rf"{re.escape(_NOTE)}([0-9]{{6,}})\.json")
 
 @dataclass(frozen=True)
 class ListingRange:
-    """Range of entries of a listing.
-
-    Attributes:
-        start: first entry.
-        stop: number behind the last entry.
-        before: digest of the listing up to `start`.
-        after: digest of the listing up to `stop`.
-    """
+    """Entries `start` … `stop` - 1 of a listing."""
 
     start: int
     stop: int
-    before: str
-    after: str
+    before: str  # digest of the listing up to `start`
+    after: str  # digest of the listing up to `stop`
 
     def starts_at(self, position: int, digest: str) -> bool:
         """Tells if the range starts at this position."""
@@ -58,36 +51,21 @@ class ListingRange:
 
 @dataclass(frozen=True)
 class PackedRange:
-    """Result of a range of entries.
+    """Result of a range of entries."""
 
-    Attributes:
-        shard: the stored shard; None where every entry was skipped.
-        rows: its rows of the index.
-        skipped: files of the range that were skipped.
-    """
-
-    shard: Shard | None
+    shard: Shard | None  # None where every entry was skipped
     rows: tuple[Row, ...]
     skipped: tuple[SkippedFile, ...]
 
 
 @dataclass(frozen=True)
 class ShardWriter:
-    """Writes shards to a destination.
-
-    It pickles, so that any process can write shards.
-
-    Attributes:
-        store: store of the destination.
-        existing: manifest of the dataset that is already there.
-        may_replace: another dataset there may be replaced.
-        options_digest: digest of every option that decides the bytes of shards.
-    """
+    """Writes shards to a destination; pickles for other processes."""
 
     store: Store
-    existing: Manifest | None
-    may_replace: bool
-    options_digest: str
+    existing: Manifest | None  # of the dataset that is already there
+    may_replace: bool  # another dataset there
+    options_digest: str  # of every option that decides the bytes of shards
 
     def write(self, plan: ShardPlan, entries: ListingRange, built: BuiltShard) -> PackedRange:
         """Stores a shard and the note about it.
@@ -250,10 +228,7 @@ class Destination:
     def _obsolete_shards(self, names: set[str]) -> list[str]:
         """Returns shards that the new dataset does not have.
 
-        They come from the replaced dataset or from an unfinished packing.
-
-        Args:
-            names: shards of the new dataset.
+        They come from the replaced dataset or from an unfinished packing; `names` are those of the new one.
         """
         if self._lease.follows_unfinished:
             stored = {entry.key for entry in self._store.list("shard-") if is_shard(entry.key)}

@@ -40,10 +40,7 @@ class Packable(Protocol):
         """
 
     def portable(self) -> Packable:
-        """Returns the same entry for another process.
-
-        It pickles, and needs nothing of this process.
-        """
+        """Returns an equal entry that pickles for another process."""
 
 
 Entry: TypeAlias = Packable | SkippedFile
@@ -51,17 +48,10 @@ Prepared: TypeAlias = tuple[list[Outcome], list[PackItem | None]]
 
 
 class PackExecutor(ABC):
-    """Prepares units and stores shards, some of them concurrently.
+    """Works on units and shards; handles stand for unfinished work."""
 
-    A handle stands for work in progress.
-
-    Attributes:
-        max_units: units that may be in progress, which bounds memory.
-        max_shards: shards that may be in progress.
-    """
-
-    max_units: int
-    max_shards: int
+    max_units: int  # in progress at once, which bounds memory
+    max_shards: int  # in progress at once
 
     @abstractmethod
     def start_unit(self, entries: Sequence[Entry]) -> Any:
@@ -75,11 +65,7 @@ class PackExecutor(ABC):
     def start_shard(self, writer: ShardWriter, plan: ShardPlan, entries: ListingRange, units: Mapping[int, Any]) -> Any:
         """Starts to build and store a shard; returns a handle.
 
-        Args:
-            writer: writer of the destination.
-            plan: content of the shard.
-            entries: its entries in the listing.
-            units: handles of the units that it takes samples from, by number.
+        `units` are the handles of the units that its samples are in, by number.
         """
 
     @abstractmethod
@@ -120,10 +106,7 @@ class LocalExecutor(PackExecutor):
 
 
 def prepare(entries: Sequence[Entry]) -> Prepared:
-    """Reads the entries of a unit.
-
-    Returns:
-        The outcome of each entry, and its item, None where it has none.
+    """Returns the outcomes and items of a unit's entries.
 
     Raises:
         UserError: a sample cannot be stored as it is.

@@ -39,25 +39,15 @@ _PATIENCE_S = 20.0  # without a heartbeat, from a process that cannot be looked 
 
 @dataclass(frozen=True)
 class Owner:
-    """Content of a lease.
-
-    Attributes:
-        nonce: random text that makes it unique.
-        host: name of the owner's machine, for people.
-        machine: identity of the machine; empty where processes cannot be looked up by number.
-        pid: process of the owner.
-        born: its start, in seconds since the epoch.
-        beats: heartbeats so far.
-        ended: the owner ended without finishing.
-    """
+    """Content of a lease: the process that packs."""
 
     nonce: str
-    host: str
-    machine: str
+    host: str  # for people
+    machine: str  # empty where processes cannot be looked up by number
     pid: int
-    born: float
-    beats: int = 0
-    ended: bool = False
+    born: float  # start of the process, in seconds since the epoch
+    beats: int = 0  # heartbeats so far
+    ended: bool = False  # without finishing
 
     @classmethod
     def this_process(cls) -> Owner:
@@ -66,10 +56,7 @@ class Owner:
         return cls(secrets.token_hex(8), socket.gethostname(), machine_id(), process.pid, process.born)
 
     def is_gone(self) -> bool | None:
-        """Tells if the owner has ended; None if unknown.
-
-        The process of another machine cannot be looked up.
-        """
+        """Tells if the owner ended, or None where that is unknown."""
         if self.ended:
             return True
         if not self.machine or self.machine != machine_id():
@@ -89,9 +76,6 @@ class PackLease:
     """Lease of a destination by this process.
 
     It is acquired before the first write, renewed by a thread, and released at the end.
-
-    Attributes:
-        follows_unfinished: the packing before this one did not finish.
     """
 
     def __init__(self, store: Store, *, patience_s: float = _PATIENCE_S) -> None:
@@ -99,15 +83,10 @@ class PackLease:
         self._patience_s = patience_s
         self._owner: Owner | None = None
         self._number = -1
-        self._is_lost = False
+        self.is_lost = False  # another process took over
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
-        self.follows_unfinished = False
-
-    @property
-    def is_lost(self) -> bool:
-        """True once another process took over."""
-        return self._is_lost
+        self.follows_unfinished = False  # the packing before this one did not finish
 
     def acquire(self) -> None:
         """Acquires the lease, once.
@@ -130,7 +109,7 @@ class PackLease:
 
     def check(self) -> None:
         """Raises `UserError` if another process took over."""
-        if self._is_lost:
+        if self.is_lost:
             raise self._refusal("took over while this one did not respond")
 
     def release(self, *, finished: bool) -> None:
@@ -144,10 +123,10 @@ class PackLease:
         if self._thread is not None:
             self._thread.join()
         # A lost lease belongs to another process, and so do the notes.
-        if finished and not self._is_lost:
+        if finished and not self.is_lost:
             for key in [entry.key for entry in self._store.list(PREFIX) if is_note(entry.key)]:
                 self._store.delete(key)
-        elif not self._is_lost:
+        elif not self.is_lost:
             try:
                 self._write(ended=True)
             except StorageError as error:
@@ -161,7 +140,7 @@ class PackLease:
             try:
                 latest = self._latest()
                 if latest is not None and latest[0] > self._number:
-                    self._is_lost = True
+                    self.is_lost = True
                     return
                 self._write()
             except StorageError as error:
@@ -174,10 +153,7 @@ class PackLease:
         self._store.write(_key(self._number), _bytes(self._owner))
 
     def _latest(self) -> tuple[int, Owner | None] | None:
-        """Returns number and owner of the latest lease.
-
-        The owner is None where it cannot be read.
-        """
+        """Returns the latest lease: number, and owner unless unreadable."""
         keys = [entry.key for entry in self._store.list(_LEASE) if _LEASE_KEY.fullmatch(entry.key)]
         if not keys:
             return None

@@ -59,10 +59,7 @@ class Listing:
         return entries
 
     def skip_to(self, position: int, digest: str) -> bool:
-        """Advances to a position if the digest there matches.
-
-        Else it stays where it is and returns False.
-        """
+        """Advances to a position if its digest matches, else stays."""
         start = self.position
         skipped: list[Entry] = []
         while self.position < position and (entry := self._next()) is not None:

@@ -131,14 +131,9 @@ def _new_ranges(
     sharder: Sharder,
     stops: Mapping[int, str],
 ) -> Iterator[PackedRange]:
-    """Packs entries up to the next of `stops`.
+    """Packs entries up to the next of `stops`, or all.
 
-    Args:
-        listing: entries, at the first to pack.
-        destination: destination of the shards.
-        executor: does the work.
-        sharder: decides where shards end.
-        stops: digests of the listing by position; packing stops at one that matches, or at the end.
+    `stops` are digests of the listing by position; packing stops at one that matches.
     """
     units: dict[int, Any] = {}  # handles of units that an open or later shard needs
     unread: deque[int] = deque()  # units whose outcomes were not read yet

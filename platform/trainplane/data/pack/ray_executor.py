@@ -26,7 +26,7 @@ class RayExecutor(PackExecutor):
         self.max_shards = count
         self._ray = ray
         self._environment = portable_environment()
-        self._prepare = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(_prepare)
+        self._prepare = ray.remote(num_cpus=1, num_returns=2, max_retries=3)(prepare)
         self._store = ray.remote(num_cpus=1, max_retries=3)(_store)
         self._in_progress: dict[Any, None] = {}
 
@@ -67,10 +67,6 @@ class RayExecutor(PackExecutor):
             return task_result(self._ray, reference)
         finally:
             self._in_progress.pop(reference, None)
-
-
-def _prepare(entries: Sequence[Entry]) -> tuple[list[Outcome], list[PackItem | None]]:
-    return prepare(entries)
 
 
 def _store(

@@ -62,10 +62,7 @@ class Sharder:
 
     @property
     def first_unit(self) -> int:
-        """First unit with a sample of the open shard.
-
-        `sys.maxsize` where it has no sample.
-        """
+        """First unit that the open shard needs, or `sys.maxsize`."""
         return self._samples[0][0] if self._samples else sys.maxsize
 
     def finish(self) -> Iterator[ShardPlan]:

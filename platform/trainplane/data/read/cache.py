@@ -81,10 +81,7 @@ class ShardCache:
         return data if len(data) == length else None
 
     def write(self, shard: Shard, start: int, data: bytes) -> None:
-        """Queues valid bytes for their position in the shard.
-
-        They are dropped where there is no capacity.
-        """
+        """Queues valid bytes for the disk, or drops them."""
         with self._lock:
             if not self._is_writable or self._pending_bytes + len(data) > _PENDING_BYTES:
                 return

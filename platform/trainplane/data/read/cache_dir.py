@@ -39,10 +39,7 @@ LOCK_WAIT_S = 2.0
 
 @dataclass(frozen=True)
 class CacheConfig:
-    """Folder and size limit of a host's cache.
-
-    It pickles, so that worker processes can receive it.
-    """
+    """Folder and size limit of a host's cache; pickles."""
 
     folder: str
     limit_bytes: int
@@ -50,19 +47,12 @@ class CacheConfig:
 
 @dataclass(frozen=True)
 class CachedShard:
-    """File of one cached shard.
-
-    Attributes:
-        name: file name.
-        size: its full size, holes included.
-        on_disk: bytes that it takes on the disk.
-        used_s: time of its last use, in seconds.
-    """
+    """File of one cached shard."""
 
     name: str
-    size: int
-    on_disk: int
-    used_s: float
+    size: int  # holes included
+    on_disk: int  # bytes without holes
+    used_s: float  # time of its last use
 
 
 def shard_file(dataset_digest: str, shard_sha256: str) -> str:
@@ -78,13 +68,7 @@ def shards_to_evict(cached: Sequence[CachedShard], *, excess: int, own: str, now
 
     The result may free less than `excess` bytes: shards in use and those of the own dataset stay. An epoch visits all
     shards of its dataset, so the least recently used one is needed next. Shards that fit serve every epoch; the
-    others are read from the store each time.
-
-    Args:
-        cached: all shards of the cache.
-        excess: bytes to free.
-        own: first characters of the names of the own dataset's shards; empty for none.
-        now_s: current time in seconds.
+    others are read from the store each time. The names of the own dataset's shards begin with `own`.
     """
     evicted: list[CachedShard] = []
     for shard in sorted(cached, key=lambda shard: shard.used_s):

@@ -20,7 +20,6 @@ from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from types import TracebackType
 from typing import TypeAlias
 
 from trainplane.data.damage import BLOCK_BYTES, MISSING_SHARD, Damage, DamageError, check_member
@@ -46,17 +45,11 @@ SampleOrDamage: TypeAlias = Members | Damage
 
 @dataclass
 class _Pending:
-    """Samples of one range, requested and not used yet.
-
-    Attributes:
-        samples: the samples of the range when they have arrived.
-        remaining: number of samples not used yet.
-        bytes: memory that those take, at least 0.
-    """
+    """Samples of one range, requested and not used yet."""
 
     samples: Future[dict[int, SampleOrDamage]]
-    remaining: int
-    bytes: int
+    remaining: int  # samples not used yet
+    bytes: int  # memory that those take
 
     def release_sample(self) -> int:
         """Releases one sample; returns the bytes freed."""
@@ -69,12 +62,8 @@ class _Pending:
 class Fetcher:
     """Reads the samples of one dataset ahead of use.
 
-    Use it from one thread, and close it: this ends its reading threads. The host's disk is used where the dataset
-    names a cache.
-
-    Args:
-        dataset: dataset to read.
-        cache_bytes: memory for samples read ahead.
+    Use it from one thread, and close it: this ends its reading threads. `cache_bytes` limits the memory for samples
+    read ahead; the host's disk is used where the dataset names a cache.
     """
 
     def __init__(self, dataset: Dataset, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -82,38 +71,24 @@ class Fetcher:
         self._cache_bytes = cache_bytes
         self._keeps_all = dataset.bytes <= cache_bytes
         self._shards = ShardReader(dataset)
-        self._pending: dict[tuple[int, int], _Pending] = {}
+        # By sample and last step of its window; the step is -1 where the whole dataset stays in memory.
+        self.pending: dict[tuple[int, int], _Pending] = {}
+        self.held_bytes = 0
         # Ranges that are read sample by sample, and how many of their samples are still to be requested.
         self._split: dict[tuple[int, int, int], int] = {}
-        self._held_bytes = 0
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
 
     def __enter__(self) -> Fetcher:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
-
-    @property
-    def held_bytes(self) -> int:
-        """Bytes of samples requested and not used yet."""
-        return self._held_bytes
-
-    @property
-    def held_samples(self) -> list[tuple[int, int]]:
-        """Samples held, each with the last step of its window.
-
-        The step is -1 where the whole dataset is kept in memory.
-        """
-        return list(self._pending)
 
     def close(self) -> None:
         """Waits for the reads under way and frees the memory."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._shards.close()
-        self._pending.clear()
+        self.pending.clear()
 
     def walk(
         self, steps: Iterable[Step], *, visited: Collection[int] = ()
@@ -142,9 +117,7 @@ class Fetcher:
     def read(self, sample: int, *, rejected: bytes | memoryview | None = None) -> SampleOrDamage:
         """Reads one sample from the store now.
 
-        Args:
-            sample: number of the sample.
-            rejected: bytes of an earlier reading that failed the check. The same bytes again are damage.
+        The bytes of an earlier reading that failed the check are `rejected`: the same bytes again are damage.
         """
         kind = MISSING_SHARD
         for _ in range(_READINGS):
@@ -167,19 +140,19 @@ class Fetcher:
         """Tells if another step may be requested now."""
         if steps_ahead < _MIN_STEPS_AHEAD:
             return True
-        return steps_ahead < _MAX_STEPS_AHEAD and self._held_bytes < self._cache_bytes * 3 // 4
+        return steps_ahead < _MAX_STEPS_AHEAD and self.held_bytes < self._cache_bytes * 3 // 4
 
     def _request(self, step: Step, visited: Collection[int], first_step: int) -> None:
         """Starts the reads that a step still needs."""
         for visit in step[1]:
-            if self._key(visit.sample, visit) in self._pending:
+            if self._key(visit.sample, visit) in self.pending:
                 continue
             window = (visit.first, visit.end, visit.until)
             first, end = visit.first, visit.end
             size = self._size(first, end)
             # Too little memory for the whole range: read this sample alone. Once some of a range was read by itself,
             # all of it is, so that nothing is read twice.
-            if window in self._split or (self._held_bytes + size > self._cache_bytes and not self._keeps_all):
+            if window in self._split or (self.held_bytes + size > self._cache_bytes and not self._keeps_all):
                 self._split[window] = self._split.get(window, visit.end - visit.first) - 1
                 if not self._split[window]:
                     del self._split[window]
@@ -190,12 +163,12 @@ class Fetcher:
             keys = [
                 (sample, key)
                 for sample in range(first, end)
-                if sample not in passed and (key := self._key(sample, visit)) not in self._pending
+                if sample not in passed and (key := self._key(sample, visit)) not in self.pending
             ]
             samples = [sample for sample, _ in keys]
             pending = _Pending(self._threads.submit(self._read_range, first, end, samples), len(samples), size)
-            self._pending.update((key, pending) for _, key in keys)
-            self._held_bytes += size
+            self.pending.update((key, pending) for _, key in keys)
+            self.held_bytes += size
 
     def _key(self, sample: int, visit: Visit) -> tuple[int, int]:
         # The window is part of the key: the next epoch may ask for a sample before this epoch has used it.
@@ -208,12 +181,12 @@ class Fetcher:
     def _take(self, visit: Visit) -> SampleOrDamage:
         """Waits for a sample and releases its memory."""
         key = self._key(visit.sample, visit)
-        pending = self._pending[key]
+        pending = self.pending[key]
         samples = pending.samples.result()
         if self._keeps_all:
             return samples[visit.sample]
-        del self._pending[key]
-        self._held_bytes -= pending.release_sample()
+        del self.pending[key]
+        self.held_bytes -= pending.release_sample()
         return samples.pop(visit.sample)
 
     def _read_range(self, first: int, end: int, samples: Sequence[int]) -> dict[int, SampleOrDamage]:
@@ -239,10 +212,7 @@ class Fetcher:
     def _check(self, sample: int, data: bytes | memoryview, start: int) -> tuple[Members, str | None]:
         """Returns a sample's members, or the kind of its damage.
 
-        Args:
-            sample: number of the sample.
-            data: bytes of its shard.
-            start: byte of the shard where `data` begins.
+        Byte `start` of the shard is the first of `data`.
         """
         members: Members = {}
         key = ""

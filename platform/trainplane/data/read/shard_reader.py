@@ -14,17 +14,11 @@ from trainplane.data.shard import Shard
 
 @dataclass(frozen=True)
 class Chunk:
-    """Bytes of neighbouring samples.
-
-    Attributes:
-        data: the bytes.
-        start: byte of the shard where they begin.
-        fetched: samples whose bytes came from the store.
-    """
+    """Bytes of neighbouring samples."""
 
     data: bytes | memoryview
-    start: int
-    fetched: range
+    start: int  # byte of the shard where they begin
+    fetched: range  # samples whose bytes came from the store
 
 
 class ShardReader:
@@ -67,10 +61,7 @@ class ShardReader:
         return Chunk(self._from_store(self._shard(sample), start, stop), start, range(sample, sample + 1))
 
     def cache_sample(self, sample: int, chunk: Chunk) -> None:
-        """Caches a valid sample of a chunk.
-
-        A sample that came from the cache is not written again.
-        """
+        """Caches a valid sample that the store gave."""
         if self._cache is not None and sample in chunk.fetched:
             start, stop = self._dataset.index.span(sample, sample + 1)
             self._cache.write(self._shard(sample), start, bytes(chunk.data[start - chunk.start : stop - chunk.start]))
