@@ -97,6 +97,7 @@ class MaskSet:
             Files one after the other, uint8, and the start of each and the end of the last, int64.
         """
         if self._encoded is None:
+            # One block of memory that processes can share, instead of thousands of objects.
             dataset = Dataset.open(self.address, expected_digest=self.digest)
             files = [mask_bytes(sample, self.address) for sample in read_samples(dataset, range(dataset.num_samples))]
             ends = torch.from_numpy(np.cumsum([0, *map(len, files)], dtype=np.int64))
@@ -144,6 +145,7 @@ def pin_mask_sets(config: ISNetConfig) -> None:
     Another dataset at one of their addresses is refused when it is read. Masks that were read before with the same
     digest stay in memory.
     """
+    # `locate_masks` put the digests into the configuration when the run started.
     data = config.data
     for address, digest in ((data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
         if address is not None and digest is not None and mask_set(address).digest != digest:
@@ -170,6 +172,7 @@ def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
         ) from error
     if dataset.manifest.packed.get("kind") != "masks":
         raise UserError(f"{masks!r} holds pictures, not masks; pack masks with `isnet data pack … --kind masks`")
+    # Every rank keeps all masks in memory.
     if dataset.bytes > MAX_BYTES:
         raise UserError(
             f"masks {masks!r} take {dataset.bytes / 2**20:.0f} MiB, every rank keeps them in memory, and "
@@ -196,6 +199,7 @@ def with_located_masks(config: ISNetConfig, context: Context) -> ISNetConfig:
     Raises:
         UserError: a dataset of masks is named as pictures.
     """
+    # Pictures and masks must not be mixed up, in either direction.
     for name in ("train", "val"):
         if (pictures := getattr(config.data, name)) is not None:
             _refuse_masks(f"data.{name}", pictures, context)

@@ -98,6 +98,7 @@ class PictureEntry:
         Returns:
             The sample, the reason why there is none, or None for a picture of another side.
         """
+        # A source that cannot be read is skipped like a picture that cannot be decoded.
         try:
             data = self.source.read()
             if self.side is not None and not self.side.contains(data):
@@ -132,6 +133,7 @@ def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any])
     if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         extension = "webp"
     if recode.max_side is not None and max(height, width) > recode.max_side:
+        # Shrunk pictures are always JPEG; no side becomes 0.
         scale = recode.max_side / max(height, width)
         rgb = resized(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
         height, width = rgb.shape[:2]
@@ -144,7 +146,9 @@ def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any])
 def _mask(name: str, data: bytes, recode: Recode, about: Mapping[str, Any]) -> PackItem:
     from isnet.mask_files import MaskRules, read_mask
 
+    # The ratio is stored, so that it can be read without decoding.
     hole = read_mask(data, rules=MaskRules(hole=recode.hole)).hole
+    # White is hole in every packed mask, whatever the source had.
     pixels = np.where(hole, np.uint8(255), np.uint8(0))
     extra = {"height": hole.shape[0], "width": hole.shape[1], "hole_ratio": round(float(hole.mean()), 6)}
     return PackItem(name, _encoded(pixels, "PNG", optimize=True), "png", {**about, **extra})
@@ -186,6 +190,7 @@ def pack_pictures(
     Raises:
         UserError: no picture can be used. Then no manifest is written.
     """
+    # Files that were skipped already go through, for the manifest's list.
     return pack(
         (
             _skipped(entry.file, entry.reason) if isinstance(entry, Skip) else PictureEntry(entry, recode, side)
