@@ -1,6 +1,6 @@
-"""`isnet bench checkpoint`: what a checkpoint takes from training, and what readers see while storing it fails.
+"""Measures the training time that a checkpoint costs: `isnet bench checkpoint`.
 
-Two parts, about two minutes each on two quiet cores: `checkpoint_stalls` and `checkpoint_failing` say what they do.
+About two minutes on two quiet cores; `checkpoint_stalls` says how.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from contextlib import contextmanager
 from statistics import median
 from typing import Any
 
-from jobs.bench.checkpoint_failing import while_failing
 from jobs.bench.checkpoint_stalls import stalls
 from jobs.bench.common import machine
 from jobs.bench.overhead import pictures
@@ -33,9 +32,8 @@ def checkpoint(args: argparse.Namespace) -> int:
         data = f"{folder}/data"
         pack(pictures(32), data, name="bench", split="train", how={})
         stall = stalls(data, f"{BUCKET}/stalls", endpoint, interval_s=args.interval, count=args.checkpoints)
-        failing = while_failing(data, f"{BUCKET}/failing", endpoint, polls=args.polls, different=4)
-    figures = _stall_figures(stall) + _failing_figures(failing)
-    emit(args, {"machine": machine(), **stall, "failing": failing, "figures": figures}, "\n".join(map(_line, figures)))
+    figures = _stall_figures(stall)
+    emit(args, {"machine": machine(), **stall, "figures": figures}, "\n".join(map(_line, figures)))
     return 1 if any(row["met"] is False for row in figures) else 0
 
 
@@ -67,17 +65,6 @@ def _stall_figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
         _figure("steps took longer while it was on the way, in all", of("slowed_s"), "s"),
         _figure("the same in processor time", of("processor_s"), "s"),
         _figure("time lost, of an interval of five minutes", lost / INTERVAL_S, "share", most=MOST),
-    ]
-
-
-def _failing_figures(found: Mapping[str, Any]) -> list[dict[str, Any]]:
-    return [
-        _figure("polls of a reader", found["polls"], "polls"),
-        _figure("half checkpoints it met", found["half"], "polls", most=0),
-        _figure("different whole checkpoints it met", found["different"], "checkpoints"),
-        _figure("steps trained meanwhile", found["steps"], "steps"),
-        _figure("checkpoints refused meanwhile", found["refused"], "checkpoints"),
-        _figure("other requests to store that failed", found["spoilt"] / max(1, found["requests"]), "share"),
     ]
 
 

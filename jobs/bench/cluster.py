@@ -19,8 +19,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.common import machine
-from jobs.bench.soak import _photos, slope
+from jobs.bench.common import machine, slope, smooth_photos
 from jobs.cli.main import emit
 from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
@@ -108,7 +107,7 @@ def _memory(stack: Stack) -> Iterator[dict[str, Any]]:
 
 def _first_step(folder: Path) -> float:
     """From the call of `isnet submit train` to the line of the first step in its log."""
-    photos = _photos(folder)
+    photos = smooth_photos(folder)
     command = [sys.executable, "-m", "jobs.cli"]
     pack = [*command, "data", "pack", str(photos), "bench", "--context", "stack", "--parallel", "0"]
     subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)

@@ -10,12 +10,15 @@ import os
 import platform
 import statistics
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import psutil
+from PIL import Image
 
 Clock = Literal["wall", "cpu"]
 
@@ -91,3 +94,21 @@ def _processor() -> str:
     flags = fields.get("flags", "").split()
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     return f"{fields.get('model name', platform.machine())} ({', '.join(wide) or 'no wide vectors'})"
+
+
+def slope(values: Sequence[float]) -> float:
+    """Slope of a straight line through the values at 0, 1, 2, …; 0 for fewer than three."""
+    return float(np.polyfit(range(len(values)), values, 1)[0]) if len(values) > 2 else 0.0
+
+
+def smooth_photos(folder: Path) -> Path:
+    """Writes twelve smooth photos of 70x90 pixels into `folder`/photos."""
+    photos = folder / "photos"
+    photos.mkdir()
+    for number in range(12):
+        rng = np.random.default_rng(number)
+        y, x = np.mgrid[0:70, 0:90]
+        waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2)) for _ in range(3)]
+        picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
+        Image.fromarray(picture).save(photos / f"{number:02}.png")
+    return photos

@@ -4,8 +4,7 @@ import subprocess
 import time
 
 import pytest
-
-from jobs.bench.promote import measured, place_of
+from promoters import measured, place_of
 
 
 def check(figures, rounds):
@@ -23,7 +22,7 @@ def test_all_places_have_their_turn_and_few_rounds_reach_from_the_last_place_to_
     assert [place_of(turn, 1, 68) for turn in range(1)] == [0]
 
 
-@pytest.mark.nightly
+@pytest.mark.chaos
 def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
     check(measured(tracking_uri, tmp_path, processes=4, rounds=8), 8)
 
@@ -77,6 +76,6 @@ def connect(port, server):
             time.sleep(0.2)
 
 
-@pytest.mark.nightly
+@pytest.mark.chaos
 def test_one_of_many_wins_on_postgresql(tmp_path, postgres):
     check(measured(postgres, tmp_path, processes=4, rounds=8), 8)

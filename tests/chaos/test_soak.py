@@ -5,9 +5,9 @@ import subprocess
 import sys
 
 import pytest
+import soak
 
-from jobs.bench.cluster import _began, _overtakings
-from jobs.bench.soak import Tally, _Clock, _figures, slope
+from jobs.bench.common import slope
 from trainplane.testing.fault_proxy import no_fault
 
 
@@ -15,16 +15,6 @@ def test_the_slope_is_that_of_a_line():
     assert slope([10.0, 12.0, 14.0, 16.0]) == pytest.approx(2.0)
     assert slope([5.0, 5.0, 5.0]) == pytest.approx(0.0, abs=1e-9)
     assert slope([1.0, 9.0]) == 0.0
-
-
-def test_who_began_before_an_earlier_one_is_counted():
-    assert _overtakings([1.0, 2.0, 3.0], 1) == 0
-    assert _overtakings([1.0, 3.0, 2.0, 4.0], 1) == 1
-    assert _overtakings([4.0, 1.0, 2.0, 3.0], 1) == 3
-    # Two start beside each other, and may change places.
-    assert _overtakings([1.0, 3.0, 2.0, 4.0], 2) == 0
-    assert _overtakings([4.0, 1.0, 2.0, 3.0], 2) == 2
-    assert _began("Runtime env is setting up.\nbegan 1764.5\n") == 1764.5
 
 
 class Weather:
@@ -50,8 +40,8 @@ class Endless:
 
 def weather_of(seed, monkeypatch):
     monkeypatch.setattr("os.killpg", lambda pid, number: None)
-    world, tally = Weather(), Tally()
-    clock = _Clock(world, tally, seed, pause_s=3.0)
+    world, tally = Weather(), soak.Tally()
+    clock = soak.Clock(world, tally, seed, pause_s=3.0)
     for _ in range(20):
         assert clock.until_over(Endless())
     return world.told, dict(tally.happened)
@@ -66,14 +56,14 @@ def test_the_same_seed_is_the_same_weather(monkeypatch):
 
 
 def test_a_broken_promise_is_a_missed_target():
-    figures = {figure["name"]: figure["met"] for figure in _figures(Tally(broken=["bits"]), 600, 60)}
+    figures = {figure["name"]: figure["met"] for figure in soak.figures(soak.Tally(broken=["bits"]), 600, 60)}
     assert figures["broken promises"] is False
     assert figures["faults"] is True
 
 
 @pytest.mark.chaos
 def test_half_a_minute_breaks_nothing(tmp_path):
-    command = [sys.executable, "-m", "jobs.cli", "bench", "soak", "--minutes", "0.5", "--seed", "1", "--json"]
+    command = [sys.executable, soak.__file__, "--minutes", "0.5", "--seed", "1"]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=900, check=False)
     assert done.returncode == 0, done.stderr[-3000:] + done.stdout[-2000:]
     report = json.loads(done.stdout)

@@ -64,12 +64,6 @@ def bench(commands: Any) -> None:
     tracking.add_argument("--points", type=count, default=100_000, metavar="N", help="over the outage, default 100000")
     tracking.add_argument("--steps", type=count, default=10_000, metavar="N", help="of 20 metrics, default 10000")
     tracking.add_argument("--sample", type=count, default=2000, metavar="N", help="points one by one, default 2000")
-    promote = command(
-        actions, "promote", "bench.promote:promote", "processes that promote at once, one killed in every round"
-    )
-    promote.add_argument("--rounds", type=count, default=100, metavar="N", help="default 100")
-    promote.add_argument("--processes", type=count, default=8, metavar="N", help="at once, default 8")
-    promote.add_argument("--tracking", metavar="URI", help="an empty database (default: SQLite in a folder of its own)")
     serve = command(
         actions,
         "serve",
@@ -124,12 +118,8 @@ def bench(commands: Any) -> None:
     )
     checkpoint.add_argument("--interval", type=count, default=50, metavar="S", help="seconds between two, default 50")
     checkpoint.add_argument("--checkpoints", type=count, default=2, metavar="N", help="measured, default 2")
-    checkpoint.add_argument("--polls", type=count, default=10_000, metavar="N", help="of a reader, default 10,000")
     cluster = command(
         actions, "cluster", "bench.cluster:cluster", "a local stack: up, down, memory, first step, a queue of jobs"
     )
     cluster.add_argument("--store", choices=("ceph", "moto"), help="default: Ceph where it is installed")
     cluster.add_argument("--jobs", type=count, default=200, metavar="N", help="in the queue, default 200")
-    soak = command(actions, "soak", "bench.soak:soak", "runs while store, MLflow and processes fail by a clock")
-    soak.add_argument("--minutes", type=float, default=60, metavar="M", help="default 60")
-    soak.add_argument("--seed", type=int, default=0, help="of what happens when, default 0")

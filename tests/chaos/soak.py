@@ -1,4 +1,4 @@
-"""`isnet bench soak`: small runs, one after the other, while everything around them fails on a seeded clock.
+"""Trains small runs while everything around them fails on a seeded clock: `python tests/chaos/soak.py`.
 
 An S3 server behind a proxy that spoils requests, an MLflow server behind one that makes it slow, failing or absent, and
 SIGKILL to the whole process group of a run. After each run its promises are asked for: that it ends on the same bits as
@@ -26,10 +26,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from jobs.bench.common import machine
-from jobs.cli.main import emit
+from jobs.bench.common import machine, slope, smooth_photos
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
@@ -71,15 +69,19 @@ class Tally:
     attempts: int = 0
 
 
-def soak(args: argparse.Namespace) -> int:
-    """`isnet bench soak`."""
+def main(words: Sequence[str] | None = None) -> int:
+    """Runs the soak and prints its report as JSON; 1 where a promise broke."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--minutes", type=float, default=60, help="default 60")
+    parser.add_argument("--seed", type=int, default=0, help="of what fails when, default 0")
+    args = parser.parse_args(words)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
-        world.isnet("data", "pack", str(_photos(Path(name))), "soak", "--parallel", "0")
+        world.isnet("data", "pack", str(smooth_photos(Path(name))), "soak", "--parallel", "0")
         begun = time.monotonic()
         calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
         due = _recorded_steps(TrackingServer(world.tracking.address), calm["run_id"])
-        clock = _Clock(world, tally, args.seed, pause_s=(time.monotonic() - begun) / _EVENTS_A_RUN)
+        clock = Clock(world, tally, args.seed, pause_s=(time.monotonic() - begun) / _EVENTS_A_RUN)
         deadline = time.monotonic() + 60 * args.minutes
         while time.monotonic() < deadline:
             run_id = _one_run(world, clock, tally, calm["state_digest"])
@@ -96,19 +98,13 @@ def soak(args: argparse.Namespace) -> int:
         "seed": args.seed,
         "faults": {"store": spoilt, **dict(sorted(tally.happened.items()))},
         "broken": tally.broken,
-        "figures": _figures(tally, faults, args.minutes),
+        "figures": figures(tally, faults, args.minutes),
     }
-    lines = [f"{figure['name']:<44} {figure['value']} {figure['unit']}" for figure in report["figures"]]
-    emit(args, report, "\n".join(lines + tally.broken))
+    print(json.dumps(report, ensure_ascii=False, indent=1))
     return 1 if tally.broken else 0
 
 
-def slope(values: Sequence[float]) -> float:
-    """Of a straight line through the values at 0, 1, 2, …; 0 where there are fewer than three."""
-    return float(np.polyfit(range(len(values)), values, 1)[0]) if len(values) > 2 else 0.0
-
-
-def _figures(tally: Tally, faults: int, minutes: float) -> list[dict[str, Any]]:
+def figures(tally: Tally, faults: int, minutes: float) -> list[dict[str, Any]]:
     growth = round(slope(tally.peak_mib), 2)
 
     def figure(
@@ -182,7 +178,7 @@ def _surroundings(folder: Path) -> Iterator[World]:
                 tracking.close()
 
 
-class _Clock:
+class Clock:
     """Bad weather: at seeded moments one of its kinds begins, or all of it ends."""
 
     def __init__(self, world: World, tally: Tally, seed: int, *, pause_s: float) -> None:
@@ -218,7 +214,7 @@ class _Clock:
                 return True
 
 
-def _one_run(world: World, clock: _Clock, tally: Tally, expected: str) -> str | None:
+def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | None:
     """One run to its end, however often it is killed; returns its id in MLflow."""
     command = [
         sys.executable,
@@ -317,14 +313,5 @@ def _recorded_steps(server: TrackingServer, run_id: str) -> list[int]:
     return sorted(point.step for point in history)
 
 
-def _photos(folder: Path) -> Path:
-    """Twelve smooth pictures."""
-    photos = folder / "photos"
-    photos.mkdir()
-    for number in range(12):
-        rng = np.random.default_rng(number)
-        y, x = np.mgrid[0:70, 0:90]
-        waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2)) for _ in range(3)]
-        picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
-        Image.fromarray(picture).save(photos / f"{number:02}.png")
-    return photos
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,4 +1,4 @@
-"""What a reader meets while storing checkpoints fails, for `isnet bench checkpoint`.
+"""What a reader meets while storing checkpoints fails.
 
 A small network trains; of its checkpoints three in ten are refused, and of its other requests to store three in ten
 fail, until a reader in a process of its own (`checkpoint_reader`) has looked often enough.
@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from jobs.bench.checkpoint_task import bench_job
@@ -23,6 +24,7 @@ from trainplane.train.loop import run
 from trainplane.train.spec import NullProgress
 
 FAILING_EVERY = 2
+READER = str(Path(__file__).with_name("checkpoint_reader.py"))
 SMALL = ("model.width=4", "model.discriminator_width=8", "train.global_batch=2")
 
 
@@ -62,7 +64,7 @@ def while_failing(data: str, place: str, endpoint: str, *, polls: int, different
     """Train until a reader has looked `polls` times and read `different` checkpoints; what came of both."""
     job = bench_job(data, place, *SMALL, "train.steps=1000000", f"train.checkpoint_every={FAILING_EVERY}")
     made = Counted()
-    command = [sys.executable, "-m", "jobs.bench.checkpoint_reader", place, str(polls), str(different)]
+    command = [sys.executable, READER, place, str(polls), str(different)]
     with FaultProxy(endpoint) as proxy:
         proxy.fault = failing = Failing(seed=0)
         # The reader goes to the server itself: it shall find what is there.

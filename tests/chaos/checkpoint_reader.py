@@ -1,4 +1,4 @@
-"""A reader in a process of its own, for `isnet bench checkpoint`: `checkpoint_reader ADDRESS POLLS DIFFERENT`.
+"""A reader in a process of its own: `checkpoint_reader.py ADDRESS POLLS DIFFERENT`.
 
 It looks for the newest checkpoint POLLS times at least, and until it has read DIFFERENT ones. One that was not there at
 the poll before is read whole, digests checked; one that was is looked at again: every file that its manifest names must

@@ -1,21 +1,19 @@
-"""`isnet bench promote`: processes that promote at once, one of them killed in every round, at every step in turn.
+"""Promotes from several processes at once; kills one of them in every round, at every step in turn.
 
 Each round all processes try to move one alias from the version they all expect to one of their own; one of them is
 killed before or after some call of the store or of MLflow. Afterwards exactly one record more must stand in the audit
 trail, its version must be that of the process that says it won (or of the killed one, if nobody does), and the alias,
 read as the next user would, must be the last record's. Measured beside it: a promotion and a rollback, without the
-start of a process. SQLite unless `--tracking` names another database; the store is a folder.
+start of a process.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import statistics
 import subprocess
 import sys
-import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,9 +21,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.common import machine
-from jobs.bench.promoter import NAME
-from jobs.cli.main import emit
+from promoter import NAME
+
 from trainplane.errors import RunFailed
 from trainplane.registry.gates import GateVerdict
 from trainplane.registry.promote import AuditedModel
@@ -34,6 +31,7 @@ from trainplane.storage import open_store
 from trainplane.tracking.client import TrackingServer
 
 ROLLBACK_TARGET_S = 2.0
+PROMOTER = str(Path(__file__).with_name("promoter.py"))
 
 
 @dataclass(frozen=True)
@@ -43,17 +41,6 @@ class Round:
     place: int
     died: bool
     fault: str | None
-
-
-def promote(args: argparse.Namespace) -> int:
-    """The command."""
-    with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
-        folder = Path(name)
-        tracking = args.tracking or f"sqlite:///{folder / 'mlflow.db'}"
-        figures = measured(tracking, folder, processes=args.processes, rounds=args.rounds)
-    lines = [f"{f['name']}: {f['value']:g} {f['unit']}" for f in figures]
-    emit(args, {"machine": machine(), "figures": figures}, "\n".join(lines))
-    return 1 if any(figure["met"] is False for figure in figures) else 0
 
 
 def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> list[dict[str, Any]]:
@@ -68,7 +55,7 @@ def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> lis
         ]
     faults = [one.fault for one in done if one.fault is not None] + audited.verify()
     for fault in faults:
-        print(f"isnet bench promote: {fault}", file=sys.stderr)
+        print(f"promoters: {fault}", file=sys.stderr)
     promoting, rolling = _seconds(audited, name_of_versions)
     good = sum(one.fault is None for one in done)
     places = len({one.place for one in done if one.died})
@@ -95,8 +82,8 @@ def _versions(audited: AuditedModel, folder: Path, count: int) -> list[str]:
 def _num_places(audited: AuditedModel, folder: Path, versions: list[str]) -> int:
     """How many places a promotion has to be killed at, by doing one that is not the first, in a store of its own."""
     apart = open_store(str(folder / "counting"))
-    environment = {**os.environ, "ISNET_BENCH_COUNT": "1"}
-    command = [sys.executable, "-m", "jobs.bench.promoter", audited.model.server.address, apart.address]
+    environment = {**os.environ, "ISNET_COUNT_CALLS": "1"}
+    command = [sys.executable, PROMOTER, audited.model.server.address, apart.address]
     lines = [
         json.dumps({"version": v, "expected": e, "kill_at": None})
         for v, e in zip(versions, (None, versions[0]), strict=True)
@@ -122,7 +109,7 @@ def place_of(turn: int, rounds: int, num_places: int) -> int:
 
 @contextmanager
 def _promoters(audited: AuditedModel, count: int) -> Iterator[list[subprocess.Popen[str]]]:
-    command = [sys.executable, "-m", "jobs.bench.promoter", audited.model.server.address, audited.store.address]
+    command = [sys.executable, PROMOTER, audited.model.server.address, audited.store.address]
     workers = [
         subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(count)
     ]

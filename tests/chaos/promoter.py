@@ -1,6 +1,4 @@
-"""A process that promotes on command, and may die on the way: for `isnet bench promote` and its test.
-
-    python -m jobs.bench.promoter TRACKING STORE
+"""A process that promotes on command and may be killed on the way: `python promoter.py TRACKING STORE`.
 
 Each line of standard input is one command, {"version", "expected", "kill_at"}; each line of standard output its answer:
 won, lost, or killed. A command is carried out by a fork of this process, so that Python's imports are paid for once and
@@ -73,7 +71,7 @@ def _carry_out(tracking: str, address: str, *, version: str, expected: str | Non
     except Exception as error:  # the bench counts whatever else goes wrong, and the process must end with a status
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return FAILED
-    if os.environ.get("ISNET_BENCH_COUNT"):
+    if os.environ.get("ISNET_COUNT_CALLS"):
         print(f"calls {calls[0]}", file=sys.stderr, flush=True)
     return 0
 
