@@ -49,7 +49,7 @@ def plan_tune(args: argparse.Namespace, context: Context) -> int:
     try:
         loaded = load_search(args.preset, args.overrides)
         search = build_search(loaded, context, may_pack=False)
-        seconds = estimate_trial_seconds(loaded, search, context, always=True)
+        seconds = estimate_trial_seconds(search, context, always=True)
         check_resources(search, trial_seconds=seconds)
     except (UserError, InputError, RunFailed) as refusal:
         print(f"isnet: would be refused: {refusal}", file=sys.stderr)

@@ -33,6 +33,7 @@ from trainplane.search.run.launch import (
 from trainplane.storage import open_store
 from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
 from trainplane.tracking.results import send_result
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import end_run, find_or_create_run
 from trainplane.tracking.tracker import Status
 from trainplane.train.checkpoint.pins import pin, unpin
@@ -45,7 +46,7 @@ def tune(args: argparse.Namespace, context: Context) -> int:
         return show(args, context)
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
-    check_resources(search, trial_seconds=estimate_trial_seconds(loaded, search, context))
+    check_resources(search, trial_seconds=estimate_trial_seconds(search, context))
     # A warm start: results of an earlier search guide the sampler from the beginning.
     prior = (
         load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
@@ -133,15 +134,17 @@ def _parent(loaded: LoadedSearch, search: Search, context: Context) -> str:
     goals = ", ".join(f"{goal.mode} {goal.metric}" for goal in search.settings.goals)
     handle = find_or_create_run(
         context.tracking_server,
-        base.tracking.experiment,
-        run_key=search.key,
-        run_name=search.name,
-        tags={
-            "trainplane.search": search.name,
-            "trainplane.objective": goals,
-            "trainplane.journal": f"{context.checkpoints}/{search.folder}",
-        },
-        artifact_root=context.artifacts,
+        RunSpec(
+            base.tracking.experiment,
+            run_key=search.key,
+            run_name=search.name,
+            tags={
+                "trainplane.search": search.name,
+                "trainplane.objective": goals,
+                "trainplane.journal": f"{context.checkpoints}/{search.folder}",
+            },
+            artifact_root=context.artifacts,
+        ),
     )
     return handle.run_id
 

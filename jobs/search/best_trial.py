@@ -36,12 +36,7 @@ def best_of_search(
 ) -> BestTrial:
     """Returns the best trial's checkpoint, trained further on request.
 
-    Args:
-        context: Stores and servers.
-        preset: Name or file of the search.
-        overrides: Settings that the search was started with.
-        steps: Steps of the final training; None: those of the search.
-        seeds: Trainings with different seeds, of which the best one is taken.
+    It is trained to `steps`, with `seeds` different seeds, where these ask for more than the search did.
 
     Raises:
         UserError: The search was not run here, or none of its trials has a finite value.

@@ -8,10 +8,10 @@ from __future__ import annotations
 import shutil
 import sys
 import time
-from typing import Any
+from typing import Any, get_args
 
-from trainplane.search.policy.state import SearchState, TrialState, decode_values
-from trainplane.search.report.summary import format_value, leaderboard
+from trainplane.search.policy.state import SearchState, TrialState, TrialStatus, decode_values
+from trainplane.search.report.summary import format_settings, format_value, leaderboard
 from trainplane.search.run.driver import Driver
 
 # Shortest time between two drawings, and rows of the table.
@@ -41,9 +41,9 @@ class LiveTable:
         else:
             self._print_events(driver.state)
 
-    def close(self, driver: Driver | None) -> None:
+    def close(self, driver: Driver) -> None:
         """Draws the final state."""
-        if driver is not None and self._is_terminal:
+        if self._is_terminal:
             self._draw(driver.state, driver.plan.steps)
 
     def _draw(self, state: SearchState, steps: int) -> None:
@@ -93,9 +93,7 @@ def table_lines(state: SearchState, name: str, steps: int) -> list[str]:
     """Lines of the table: totals, running trials, then the leaderboard."""
     board = leaderboard(state)
     statuses = [trial.status for trial in state.trials.values()]
-    counts = {
-        status: statuses.count(status) for status in ("running", "resting", "finished", "stopped", "nan", "failed")
-    }
+    counts = {status: statuses.count(status) for status in get_args(TrialStatus)}
     summary = ", ".join(f"{count} {status}" for status, count in counts.items() if count)
     head = f"search {name}: {len(state.trials)} of {state.trial_limit} trials ({summary or 'none yet'}), "
     lines = [
@@ -113,7 +111,7 @@ def _line(trial: TrialState, state: SearchState, steps: int, *, best: TrialState
     newest = max(trial.curve, default=None)
     values = trial.curve[newest] if newest is not None else trial.values
     cells = [f"{format_value(values.get(goal.metric)):>14}" for goal in state.goals]
-    settings = " ".join(f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in trial.settings.items())
+    settings = format_settings(trial.settings, " ")
     mark = "*" if best is not None and trial.number == best.number else " "
     progress = f"{max(state.usage.steps.get(trial.number, 0), trial.step)}/{steps}"
     return "  ".join([f"{trial.number:>5}{mark}", f"{trial.status:<9}", f"{progress:>11}", *cells, settings])

@@ -119,7 +119,7 @@ def cost_text(spent: Mapping[str, Any]) -> str:
     return (
         f"spent {spent['steps']:,} steps, {spent['cpu_seconds'] / 3600:.3f} CPU-hours"
         + (f", {spent['gpu_seconds'] / 3600:.3f} GPU-hours" if spent["gpu_seconds"] else "")
-        + f"{money}; of these steps: {waste or 'none for nothing'}"
+        + f"{money}; of these steps: {waste or 'none wasted'}"
     )
 
 
@@ -128,7 +128,7 @@ def chart_drawers(
     state: SearchState,
     board: summary.Leaderboard,
     shares: dict[str, dict[str, float]],
-    context: Context | None,
+    context: Context,
 ) -> dict[str, Callable[[], Pixels]]:
     """Functions that draw the charts, by name of chart."""
     drawers: dict[str, Callable[[], Pixels]] = {
@@ -143,7 +143,7 @@ def chart_drawers(
             name = f"importance_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"
             drawers[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric)  # type: ignore[misc]
     recorded = [trial for trial in board.ranked if trial.run_id][:SHEET_TRIALS]
-    if context is not None and recorded:
+    if recorded:
         drawers["contact_sheet"] = lambda: sheet(recorded, state, context)
     return drawers
 
@@ -179,7 +179,7 @@ def sheet(trials: Sequence[TrialState], state: SearchState, context: Context) ->
                 f"{goal.metric.rpartition('/')[2]} {summary.format_value(trial.values.get(goal.metric))}"
                 for goal in state.goals
             )
-            settings = ", ".join(f"{n.rpartition('.')[2]}={summary.format_value(v)}" for n, v in trial.settings.items())
+            settings = summary.format_settings(trial.settings)
             # The settings have a line of their own, because the strip is narrow.
             strips.append((f"trial {trial.number}, step {trial.step}: {values}\n{settings}", pixels))
     if not strips:
@@ -202,7 +202,7 @@ def _newest_gallery_image(client: Any, run_id: str) -> str | None:
     return max(images)[3] if images else None
 
 
-def leaderboard_csv(ranked: Sequence[Any], state: SearchState) -> str:
+def leaderboard_csv(ranked: Sequence[TrialState], state: SearchState) -> str:
     """Leaderboard as CSV, the best trial first."""
     names = list(dict.fromkeys(name for trial in ranked for name in trial.settings))
     text = io.StringIO()

@@ -27,7 +27,7 @@ def model_costs(config: Mapping[str, Any], names: Collection[str]) -> dict[str, 
     from jobs.config import ISNetConfig
     from trainplane.config.load import build
 
-    # Imports of torch are only paid where a cost is an objective.
+    # Without a cost among the objectives nothing is built.
     if not set(names) & set(COST_METRICS):
         return {}
     parsed = build(ISNetConfig, config)

@@ -55,12 +55,7 @@ class LoadedSearch:
             set_dotted(tree, name, value)
         # A run's name has at most 63 characters.
         tree["name"] = f"{self.file.name[:48]}-{number:04d}" + (f"-g{segment}" if segment else "")
-        return build(config_class(tree), tree)
-
-
-def config_class(tree: dict[str, Any]) -> type[RunConfig]:
-    """Configuration class of the task in `tree`."""
-    return load_task(str(tree.get("task", TASK))).Config
+        return build(load_task(str(tree.get("task", TASK))).Config, tree)
 
 
 def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
@@ -104,10 +99,7 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = True) -> Search:
     """Builds and checks a search; starts nothing.
 
-    Args:
-        loaded: The search file.
-        context: Stores and servers.
-        may_pack: Packs the demo's datasets if they are used and missing.
+    With `may_pack` the demo's datasets are packed if they are used and missing.
 
     Raises:
         UserError: The search would stop later.
@@ -138,7 +130,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     # A configuration refuses its own bad settings, so build some of them.
     _check_trials(settings, space, check)
     # Model costs are measured only where an objective needs them.
-    is_isnet = isinstance(base, ISNetConfig)
+    has_costs = isinstance(base, ISNetConfig) and any(goal.metric in COST_METRICS for goal in settings.goals)
     return Search(
         loaded.file.name,
         search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets]),
@@ -146,9 +138,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
         space,
         base.train,
         configure,
-        extra_metrics=COST_FUNCTION
-        if is_isnet and any(goal.metric in COST_METRICS for goal in settings.goals)
-        else None,
+        extra_metrics=COST_FUNCTION if has_costs else None,
     )
 
 
@@ -156,10 +146,6 @@ def check_resources(search: Search, *, trial_seconds: float | None) -> None:
     """Checks that the budget and this machine allow one trial.
 
     A cluster is checked when the search runs on it.
-
-    Args:
-        search: The search.
-        trial_seconds: Seconds of one trial; None: unknown.
 
     Raises:
         UserError: Not one trial fits.
@@ -173,21 +159,11 @@ def check_resources(search: Search, *, trial_seconds: float | None) -> None:
         admit(resources, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
 
 
-def estimate_trial_seconds(
-    loaded: LoadedSearch, search: Search, context: Context, *, always: bool = False
-) -> float | None:
+def estimate_trial_seconds(search: Search, context: Context, *, always: bool = False) -> float | None:
     """Estimates the seconds of one trial.
 
-    The last run like its base is the measure.
-
-    Args:
-        loaded: The search file.
-        search: The search.
-        context: Stores and servers.
-        always: Estimates also without a limit of time or money.
-
-    Returns:
-        Seconds; None without such a run, or where no limit needs them.
+    The last run like its base is the measure. None without such a run, or where no limit needs the time, unless
+    `always`.
     """
     # Steps need no time; other limits do.
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
@@ -218,10 +194,7 @@ def _check_name(name: str, known_settings: dict[str, Any]) -> None:
 def _check_trials(search: SearchSettings, space: Space, check: Callable[[Settings], None]) -> None:
     """Builds configurations of the first trials and of all edges.
 
-    Args:
-        search: Section `search`.
-        space: Explored settings.
-        check: Raises `UserError` for settings without their masks, or with fewer images than a batch.
+    `check` raises `UserError` for settings without their masks, or with fewer images than a batch.
     """
     if search.algorithm == "grid":
         drawn = space.grid()

@@ -31,11 +31,9 @@ class Space:
     """Explored settings with their conditions.
 
     Attributes:
-        dimensions: Values of each setting.
         base: Flat settings of the base; conditions may name these, too.
         when: Condition under which a setting is explored.
         constraints: Conditions that every trial meets.
-        seed: Seed of the search.
     """
 
     dimensions: Mapping[str, Dimension]
@@ -172,12 +170,9 @@ def draw(dimension: Dimension, rng: np.random.Generator) -> Any:
 def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[str | None] = ()) -> str:
     """Identity of a search, a sha256 in hex.
 
-    Args:
-        search: Its file. The limits do not count: a search resumes under other limits.
-        base: Resolved base of every trial.
-        digests: Digests of its data.
+    It covers the file without its limits, the resolved base of every trial, and the digests of the data. A search may
+    resume under other limits.
     """
-    # The limits are left out.
     file = search.model_dump(mode="json", exclude={"search": set(LIMIT_FIELDS)})
     return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()
 

@@ -30,8 +30,6 @@ class SimulatedCluster:
 
     Attributes:
         value: Metrics of a validation.
-        steps_between_reports: Steps between validations.
-        steps_between_checkpoints: Steps between checkpoints.
         seconds_per_step: Seconds of a step, by the number of its trial.
         diverges_at: Step at which the training of a trial meets NaN, between two reports; None: never.
         checkpoint_steps: Step of the last checkpoint, by trial and segment.
@@ -76,11 +74,6 @@ class _Process:
 
 def simulate(driver: Driver, cluster: SimulatedCluster, *, kill_at: int | None = None) -> None:
     """Runs a search to its end.
-
-    Args:
-        driver: The search.
-        cluster: Its trials.
-        kill_at: Number of records in the journal at which the search is killed.
 
     Raises:
         Killed: The journal has `kill_at` records.

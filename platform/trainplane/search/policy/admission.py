@@ -26,11 +26,7 @@ Node = tuple[float, float]
 class TrialResources:
     """Resources of one running trial.
 
-    Attributes:
-        workers: Workers of a trial.
-        cpus_per_worker: CPUs of each worker.
-        gpus_per_worker: GPUs of each worker.
-        min_workers: Workers that an elastic trial starts with on a full cluster; None: the trial is not elastic.
+    An elastic trial starts with `min_workers` on a full cluster.
     """
 
     workers: int
@@ -69,11 +65,7 @@ def admit(resources: TrialResources, *, nodes: Sequence[Node], trials: int, requ
 
     Each trial gets all its workers if that is possible for at least one trial; else elastic trials get fewer.
 
-    Args:
-        resources: Resources of one trial.
-        nodes: Nodes of the cluster.
-        trials: Trials of the search, an upper bound.
-        requested: Trials at once by the user, an upper bound; None: as many as fit.
+    `trials` and `requested` (by the user) are upper bounds.
 
     Raises:
         UserError: Not one trial fits. The message shows the arithmetic and the smallest change that fits.
@@ -90,11 +82,6 @@ def fitting_trials(resources: TrialResources, nodes: Sequence[Node], *, workers:
     """Largest number of trials that fit in every placement order.
 
     The trials' own processes may all be placed on the nodes where they take the capacity of a worker.
-
-    Args:
-        resources: Resources of one trial.
-        nodes: Nodes of the cluster.
-        workers: Workers of each trial.
     """
     capacity = sum(_worker_capacity(resources, node, 0) for node in nodes)
     # From the number without any trial processes downwards.

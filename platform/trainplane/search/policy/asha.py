@@ -32,13 +32,8 @@ def next_promotion(
 ) -> tuple[int, int] | None:
     """Next trial to promote and index of its rung.
 
-    The highest rung is looked at first. None where no trial may be promoted.
-
-    Args:
-        rungs: Steps of all rungs, ascending.
-        results: Scores by rung.
-        promoted: Trials that were promoted from a rung.
-        eta: One in so many is promoted.
+    The highest rung is looked at first. None where no trial may be promoted. `promoted` has the trials that were
+    promoted from each step.
     """
     for index in range(len(rungs) - 2, -1, -1):
         rung, earlier = results.get(rungs[index], {}), promoted.get(rungs[index], ())

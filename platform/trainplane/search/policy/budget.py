@@ -16,13 +16,7 @@ from trainplane.search.config import Budget
 
 @dataclass(frozen=True)
 class CostRates:
-    """Resources that one running trial occupies.
-
-    Attributes:
-        cpus: CPUs.
-        gpus: GPUs.
-        price_per_hour: Price of an hour; None: no price is set.
-    """
+    """Resources that one running trial occupies."""
 
     cpus: float
     gpus: float = 0.0
@@ -59,12 +53,7 @@ class SearchUsage:
     repeated: int = 0
 
     def tick(self, wall_s: float, running: Mapping[int, float]) -> None:
-        """Adds a time span.
-
-        Args:
-            wall_s: Length of the span in seconds.
-            running: Seconds that each trial ran in it.
-        """
+        """Adds a time span, and each trial's seconds in it."""
         self.wall_s += wall_s
         for trial, seconds in running.items():
             self.trial_s[trial] = self.trial_s.get(trial, 0.0) + seconds
@@ -93,11 +82,7 @@ def reached_limit(budget: Budget, usage: SearchUsage, costs: CostRates) -> str |
 def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float | None) -> None:
     """Refuses a budget that is too small or cannot count.
 
-    Args:
-        budget: Limits.
-        costs: Costs of a running trial.
-        steps: Steps of one trial to its end.
-        trial_seconds: Seconds of one trial, as an earlier run like it took; None: unknown.
+    `steps` and `trial_seconds` are those of one complete trial. The seconds of an earlier run like it may be unknown.
 
     Raises:
         UserError: The budget is less than one trial, or has a limit that no trial adds to.
@@ -133,10 +118,7 @@ def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float 
 def cost_report(usage: SearchUsage, outcomes: Mapping[int, str], costs: CostRates) -> dict[str, Any]:
     """Totals of a search, and its waste by cause.
 
-    Args:
-        usage: Time and steps.
-        outcomes: Status of each trial.
-        costs: Costs of a running trial.
+    `outcomes` is the status of each trial.
     """
     # Steps and seconds of trials that led to no trained model.
     causes = {"stopped": "stopped early", "failed": "failed", "nan": "NaN"}

@@ -45,13 +45,6 @@ def plan_exploits(
     """Exploits at the end of a generation.
 
     Members without a finite score always exploit, in addition to the quantile.
-
-    Args:
-        scores: Scores at the end of the generation.
-        members: Settings of all members.
-        settings: Section `search.pbt`.
-        space: Explored settings.
-        generation: Number of the generation, part of the random seed.
     """
     order = ranking(scores)
     if not order:

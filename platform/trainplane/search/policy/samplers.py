@@ -13,7 +13,6 @@ Not covered: exploits (`pbt`).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
@@ -74,15 +73,11 @@ def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, stat
     for trial in optuna_trials(settings, space, state):
         study.add_trial(trial)
     trial = study.ask()
-    return _drawn(space, lambda name: _suggest(trial, name, space))
-
-
-def _drawn(space: Space, value_of: Callable[[str], Any]) -> Settings:
-    """Draws each setting whose condition holds."""
     drawn: Settings = {}
     for name in space.dimensions:
+        # A setting whose condition does not hold is not part of the trial.
         if space.is_active(name, drawn):
-            drawn[name] = value_of(name)
+            drawn[name] = _suggest(trial, name, space)
     return drawn
 
 

@@ -26,14 +26,7 @@ from trainplane.search.space import Space
 
 @dataclass(frozen=True)
 class SearchPlan:
-    """Constant input of the scheduler.
-
-    Attributes:
-        settings: Section `search` of the search's file.
-        space: Explored settings.
-        steps: Steps of a whole training.
-        costs: Costs of a running trial.
-    """
+    """Constant input of the scheduler; `steps` is a whole training."""
 
     settings: SearchSettings
     space: Space
@@ -167,13 +160,9 @@ def _promotion_work(plan: SearchPlan, promotion: tuple[int, int], why: str) -> J
 
 
 def _fits_step_budget(plan: SearchPlan, state: SearchState, *, cost: int, reached: int) -> bool:
-    """The step budget allows this work and one complete training.
+    """Step budget allows this work and one complete training.
 
-    Args:
-        plan: The plan.
-        state: The state.
-        cost: Steps of the work.
-        reached: Step that the work ends at.
+    The work costs `cost` steps and ends at step `reached` of its trial.
     """
     limit = state.budget.steps
     if limit is None:

@@ -32,13 +32,8 @@ class WorkItem:
 
     Attributes:
         number: Index in `SearchState.items`.
-        trial: Number of the trial.
-        slot: Slot that trains it.
         start_clock: Clock of the slot at the start, in training steps.
-        first_step: Step that the trial starts from.
-        last_step: Step that the trial is trained to.
-        starts: Number of processes started for it.
-        failures: Number of those that failed.
+        starts: Processes started for it, of which `failures` failed.
         reported_step: Step of the last report with values.
         is_finite: The objectives of that report are finite.
         result: Its `done` record.
@@ -85,16 +80,11 @@ class TrialState:
     """One configuration of a search and its progress.
 
     Attributes:
-        number: Index in the order of creation.
-        settings: Explored settings.
         status: `resting` is trained to a rung and may be promoted.
         step: Last committed step.
         values: Metrics at that step.
         curve: Reported metrics by step.
-        run_id: MLflow run.
         checkpoint: Address of the checkpoint at `step`.
-        error: Error of the last item.
-        seconds: Training time of all items.
         segment: Number of exploits so far (population-based training).
         position: Last known step of the newest process.
         donor: Last exploit, {donor, checkpoint, step}.
@@ -128,12 +118,7 @@ class SearchState:
 
     Attributes:
         goals: Objectives; the first one decides.
-        key: Identity of the search.
         width: Number of slots.
-        trial_limit: Trials at most.
-        budget: Limits of resources.
-        trials: Trials by number.
-        items: All work items.
         open_items: Items without a commit, by number.
         arrivals: Number of `done` records.
         commit_order: Numbers of committed items, in the order in which they counted.
@@ -141,9 +126,7 @@ class SearchState:
         rungs: Score by trial at each step that a trial was committed at.
         promoted: Trials that were promoted from a step.
         assigned: Trials that were sent to a step.
-        generation: Generation of population-based training.
         prior_results: Trials of an earlier search, {settings, values}.
-        usage: Resources used.
         end_reason: Reason of the end; None while the search runs.
     """
 

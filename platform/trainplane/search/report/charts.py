@@ -17,7 +17,7 @@ import numpy as np
 
 from trainplane.search.config import Dimension
 from trainplane.search.policy.state import SearchState, TrialState
-from trainplane.search.report.summary import Leaderboard, format_value, trial_scores
+from trainplane.search.report.summary import Leaderboard, format_settings, format_value, trial_scores
 from trainplane.tracking.images import Pixels
 
 DPI = 110
@@ -122,10 +122,7 @@ def pareto_front(state: SearchState, board: Leaderboard) -> Pixels:
     for trial in reversed(valued):
         point = (trial.values[second], trial.values[first])
         chart.axes.plot(*point, marker="o", markersize=7, color=trial_color(trial, board), zorder=3)
-        settings = ", ".join(
-            f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in trial.settings.items()
-        )
-        label = f"{trial.number}: {settings}" if point in front else str(trial.number)
+        label = f"{trial.number}: {format_settings(trial.settings)}" if point in front else str(trial.number)
         _label(chart, point, label, INK, left=point[0] > middle)
     return chart.pixels()
 

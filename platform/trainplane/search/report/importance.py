@@ -19,16 +19,8 @@ MIN_TRIALS = 4
 def importance(settings: SearchSettings, space: Space, state: SearchState, *, goal: int = 0) -> dict[str, float]:
     """Share of an objective's variance by setting, largest first.
 
-    With early stopping, trials are compared at the rung that most of them reached: values of one step.
-
-    Args:
-        settings: Section `search` of the search's file.
-        space: Explored settings.
-        state: State of the search.
-        goal: Index of the objective.
-
-    Returns:
-        Shares that sum to 1; empty with too few trials.
+    With early stopping, trials are compared at the rung that most of them reached: values of one step. The shares sum
+    to 1; there are none with too few trials.
     """
     objective = settings.goals[goal]
     rows = []

@@ -5,7 +5,7 @@ Pure: no I/O. Not covered: drawing (`charts`), the importance of settings (`impo
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -133,6 +133,11 @@ def leaderboard_table(state: SearchState, *, limit: int | None = None) -> str:
     if front:
         lines.append("* on the Pareto front: no other trial is better in everything")
     return "\n".join(lines)
+
+
+def format_settings(settings: Mapping[str, Any], separator: str = ", ") -> str:
+    """Formats settings by the last parts of their names."""
+    return separator.join(f"{name.rpartition('.')[2]}={format_value(value)}" for name, value in settings.items())
 
 
 def format_value(value: Any) -> str:

@@ -27,9 +27,6 @@ class Driver:
     """Search in this process.
 
     Attributes:
-        plan: Constant input of the scheduler.
-        state: Current state.
-        journal: Records behind the state.
         on_change: Called after every change.
         pin_donor: Called with every exploit before its donor may continue. Called again after a kill in between.
         clock: Time in seconds.
@@ -54,7 +51,7 @@ class Driver:
 
         Args:
             plan: Constant input of the scheduler.
-            journal: Its journal.
+            journal: Its records, if any.
             key: Identity of the search, see `space.search_key`.
             width: Slots of a new search. A resumed search keeps its own number.
             prior_results: Trials of an earlier search, for a new one. They are copied into the journal, because the
@@ -138,12 +135,8 @@ class Driver:
     def on_done(self, item: int, *, status: str, step: int, values: Values, **details: object) -> None:
         """Handles a result.
 
-        Args:
-            item: Number of the item.
-            status: `finished` at its last step, or `nan`, or `failed` for good.
-            step: Last step.
-            values: Metrics at that step.
-            details: Further fields of the record, such as `run_id`, `checkpoint`, `error`, `seconds`.
+        `status` is `finished` at the last step, or `nan`, or `failed` for good. `details` are further fields of the
+        record, such as `run_id`, `checkpoint`, `error`, `seconds`.
         """
         self._remove_running(item)
         if self._is_open(item):
@@ -153,10 +146,7 @@ class Driver:
     def on_failed(self, item: int, *, cause: str, error: str) -> None:
         """Handles a failure: retries the item or fails the trial.
 
-        Args:
-            item: Number of the item.
-            cause: Name of a `failure_policy.Cause`, or `GONE`.
-            error: Message of the failure.
+        `cause` is the name of a `failure_policy.Cause`, or `GONE`.
         """
         self._remove_running(item)
         if not self._is_open(item):
@@ -231,11 +221,7 @@ _TRANSIENT_CAUSES = (GONE, "LOST", "NOTICE", "CREDENTIALS", "OURS")
 def should_retry(cause: str, *, failures: int, retries: int) -> bool:
     """Decides whether a failed item is started again.
 
-    The run itself handles its own failures first, such as a lost worker (`trainplane.train.launch.failure_policy`).
-
-    Args:
-        cause: Cause of this failure.
-        failures: Failures of the item so far, this one included.
-        retries: Setting `search.retries`.
+    `failures` includes this one. The run itself handles its own failures first, such as a lost worker
+    (`trainplane.train.launch.failure_policy`).
     """
     return cause in _TRANSIENT_CAUSES and failures <= retries

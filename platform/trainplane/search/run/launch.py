@@ -42,12 +42,7 @@ class Search:
     """A checked search, ready to start.
 
     Attributes:
-        name: Name of the search.
         key: Identity, see `space.search_key`.
-        settings: Section `search` of its file.
-        space: Explored settings.
-        train: Training section of its base.
-        configure: Configuration of a trial.
         extra_metrics: `module:function` that returns metrics which validation does not measure.
     """
 
@@ -111,17 +106,7 @@ def run_search(
 ) -> Driver:
     """Runs a search to its end.
 
-    As many trials run at once as fit.
-
-    Args:
-        search: The search.
-        context: Stores and servers.
-        parent_run_id: MLflow run of the search.
-        on_change: Called after every change of the state.
-        prior_results: Trials of an earlier search, for TPE.
-
-    Returns:
-        The driver, in its last state.
+    As many trials run at once as fit. Returns the driver in its last state.
 
     Raises:
         UserError: Not even one trial fits the cluster.
@@ -229,10 +214,7 @@ def read_state(search: Search, context: Context) -> SearchState | None:
 def load_prior_results(context: Context, name: str, settings: SearchSettings) -> list[JournalRecord]:
     """Finished trials of earlier searches of one name: {settings, values}.
 
-    Args:
-        context: Stores and servers.
-        name: Name of the earlier searches.
-        settings: Settings of this search. Only trials with all its objectives are returned.
+    Only trials with all objectives of this search are returned.
     """
     store = open_store(context.checkpoints)
     # A folder is named NAME-KEY; a folder without a journal is a search that never started.

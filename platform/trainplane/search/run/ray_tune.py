@@ -139,11 +139,7 @@ class TuneBridge:
     def guard(self, action: Callable[[], Any], default: Any) -> Any:
         """Runs an action; an error ends the search.
 
-        Without it the search would continue without its records.
-
-        Args:
-            action: Call of the driver.
-            default: Result after an error.
+        Without it the search would continue without its records. `default` is the result after an error.
         """
         if self.fault is not None:
             return default

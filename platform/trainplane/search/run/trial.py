@@ -1,4 +1,4 @@
-"""Trains one work item of a search, in a process.
+"""Trains one work item of a search.
 
 A trial resumes from its own checkpoints, so no step before a committed checkpoint is trained twice. Its MLflow run
 follows from its search and number and stays the same. Not covered: what is trained next (`policy/scheduler.py`).
