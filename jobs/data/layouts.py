@@ -167,10 +167,12 @@ def _check_split(layout: str, split: str) -> None:
 
 def _list_folders(source: Path, lists: Path | None) -> list[Path]:
     """Folders in which lists are searched, nearest first."""
+    # A folder from the command line is the only one searched.
     if lists is not None:
         if not lists.is_dir():
             raise UserError(f"--lists {lists}: there is no such folder; need the folder of the dataset's lists")
         return [lists]
+    # Lists are published in folders such as `filelist_places365-standard`.
     near = [source, source.parent] if source.is_dir() else [source.parent]
     below = (Path(entry) for folder in near for entry in sorted(os.scandir(folder), key=lambda entry: entry.name)
              if entry.is_dir() and _may_hold_lists(entry.name))  # fmt: skip

@@ -242,6 +242,7 @@ def _raw_lines(file: Path) -> list[str]:
             f"{file}: is not a list in UTF-8: it contains zero bytes (UTF-16, `find -print0`, or not a text file); "
             "need one path on each line; save it as UTF-8"
         )
+    # Names may be undecodable; `surrogateescape` keeps their bytes.
     text = data.removeprefix(codecs.BOM_UTF8).decode("utf-8", "surrogateescape")
     # Not splitlines(): it also splits at form feeds and Unicode separators, which names may contain.
     return re.split(r"\r\n|\r|\n", text)
@@ -265,6 +266,7 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
                 yield Skip(member.name, "link or device in an archive: not followed")
                 continue
             stamp = f"{modified} {member.offset_data} {member.size}"
+            # Bytes of a plain tar lie in one piece, except those of a sparse member.
             if is_plain and not member.issparse():
                 read = partial(_slice, file, member.offset_data, member.size)
                 yield PictureSource(member.name, read, member.size, stamp)
@@ -337,6 +339,7 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
     # zipfile raises any of these for a damaged directory.
     except (zipfile.BadZipFile, OSError, IndexError, ValueError, struct.error) as error:
         raise UserError(f"{file}: the zip is damaged ({error}); fetch it again") from error
+    # Sorted, because the order in a zip depends on the tool that wrote it.
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if not info.filename:
             raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")

@@ -74,6 +74,7 @@ def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         run: params, tags and datasets of its run.
     """
     version, evaluation = entry["version"], entry["evaluation"]
+    # Sections in the usual order of a model card.
     parts = [
         f"# {name}, version {version}",
         "Fills the hole of a picture (inpainting): ISNet, Li et al., ICIP 2020.",
@@ -155,6 +156,7 @@ def _gates(gates: list[Mapping[str, Any]]) -> str:
 def _pictures(entry: Mapping[str, Any]) -> str:
     if not entry["evaluation_digest"]:
         return "none yet"
+    # `attach_evaluation` stores the files of an evaluation below its digest.
     folder = f"evaluations/{entry['evaluation_digest']}"
     return (
         f"Among the run's artifacts: `{folder}/figure.png` (the median of each bin), `{folder}/worst.png` (the worst "
@@ -181,6 +183,7 @@ def _limits(evaluation: Mapping[str, Any] | None) -> list[str]:
 
 
 def _loading(name: str, version: str) -> str:
+    # A request as MLflow's scoring server accepts it.
     request = json.dumps({"dataframe_records": [{"image": "<base64>", "mask": "<base64, white = hole>"}]})
     return f"""```
 isnet inpaint photo.jpg mask.png -o filled.png --model models:/{name}/{version}

@@ -114,6 +114,7 @@ def _without_replacement(pictures: int, masks: int, seed: int) -> list[int]:
 
     The numbers of times that two masks are used differ by one at most.
     """
+    # Rounded up: the last permutation is used in part.
     rounds = -(-pictures // masks)
     permutations = [
         np.random.Generator(np.random.Philox(key=[seed, turn])).permutation(masks) for turn in range(rounds)

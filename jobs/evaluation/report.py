@@ -87,10 +87,11 @@ def _metric_table(report: Report, metric: str) -> Table:
 
     Each mean has its interval, and the best of each column is bold.
     """
+    # Only bins that have pairs.
     bins = [name for name in ALL_BINS if any(name in e["bins"] for e in report.evaluations.values())]
     columns = ["all", PAPER_VIEW, *bins]
     # Find the best value of each column.
-    values = {label: [_value(e, name, metric) for name in columns] for label, e in report.evaluations.items()}
+    values = {label: [_means(e, name).get(metric) for name in columns] for label, e in report.evaluations.items()}
     best = [_best(column, metric) for column in zip(*values.values(), strict=True)]
     # Format the rows, and mark those values where there are models to compare.
     rows = []
@@ -102,7 +103,7 @@ def _metric_table(report: Report, metric: str) -> Table:
         ]
         rows.append([label, *marked])
     # All models have the same pairs, so one row counts them.
-    counts = [_count(report, name) for name in columns]
+    counts = [str(_means(report.evaluations[report.ours], name).get("n", 0)) for name in columns]
     better = "higher is better" if BETTER[metric] == "higher" else "lower is better"
     return {
         "title": f"{METRIC_COLUMNS[metric][0]} by hole ratio",
@@ -112,11 +113,9 @@ def _metric_table(report: Report, metric: str) -> Table:
     }
 
 
-def _value(evaluation: Mapping[str, Any], name: str, metric: str) -> float | None:
-    if name == PAPER_VIEW:
-        view = paper_view(evaluation)
-        return None if view is None else view[metric]
-    return (evaluation["bins"].get(name) or {}).get(metric)
+def _means(evaluation: Mapping[str, Any], name: str) -> Mapping[str, float]:
+    """Means of a bin, or of the paper's bins together."""
+    return (paper_view(evaluation) if name == PAPER_VIEW else evaluation["bins"].get(name)) or {}
 
 
 def _best(values: Sequence[float | None], metric: str) -> float | None:
@@ -127,18 +126,11 @@ def _best(values: Sequence[float | None], metric: str) -> float | None:
 def _cell(evaluation: Mapping[str, Any], name: str, metric: str) -> str:
     # The paper's view has no interval.
     interval = (evaluation.get("intervals", {}).get(name) or {}).get(metric)
-    return mean_text(metric, _value(evaluation, name, metric), interval)
-
-
-def _count(report: Report, name: str) -> str:
-    evaluation = report.evaluations[report.ours]
-    if name == PAPER_VIEW:
-        view = paper_view(evaluation)
-        return str(view["n"]) if view else "0"
-    return str((evaluation["bins"].get(name) or {"n": 0})["n"])
+    return mean_text(metric, _means(evaluation, name).get(metric), interval)
 
 
 def _cost_table(report: Report) -> Table:
+    # Classical methods have no parameters and no steps: None is an empty cell.
     rows = []
     for label, evaluation in report.evaluations.items():
         cost = evaluation["cost"]
@@ -184,6 +176,7 @@ def _gain(metric: str, comparison: Mapping[str, Any]) -> str:
 
 
 def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
+    # Way of loading -> name in the table, as in the paper's code.
     ways = {"nearest": "nearest", "legacy-png": ">0, PNG", "legacy-jpeg": ">0, JPEG"}
     cells = [
         [
@@ -211,6 +204,7 @@ def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> st
         report: the report.
         pictures: files beside the report, by caption.
     """
+    # Labels and addresses are typed by users, so they are escaped.
     lines = [f"# Evaluation of {escaped(report.ours)}", ""]
     lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
     for table in tables(report):
@@ -230,6 +224,7 @@ def csv(report: Report) -> str:
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
             for metric in METRICS:
+                # A bin of one picture has no interval.
                 low, high = (evaluation["intervals"].get(name) or {}).get(metric) or ("", "")
                 cells = [label, evaluation["model"], name, metric, row[metric], low, high, row["n"], BETTER[metric]]
                 lines.append(",".join(_quoted(cell) for cell in cells))

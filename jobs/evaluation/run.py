@@ -131,7 +131,7 @@ def evaluate(
     def measure(model: Model, protocol: Protocol) -> Measurement:
         return measure_model(model, protocol, context=context, tasks=tasks)
 
-    # Measure every model, then ours again for the study.
+    # Measure one model after the other, each with all tasks, then ours again for the study.
     measurements = {label: measure(model, protocol) for label, model in models.items()}
     (ours_label, ours), *others = measurements.items()
     study = []
@@ -152,6 +152,7 @@ def evaluate(
 
 def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
     """Identifies what was measured, for the report's head."""
+    # With these digests and this commit the numbers can be reproduced.
     pairing = protocol.eval_set.pairing
     code = lineage.code_tags()
     dirty = " with changes" if code["trainplane.dirty"] == "true" else ""

@@ -133,6 +133,7 @@ class EvalSet:
 
     def _generated(self, number: int) -> Hole:
         size = self.pairing.size
+        # Counter-based, so each hole has its own seed and any process draws the same.
         rng = np.random.Generator(np.random.Philox(key=[self.pairing.seed, number]))
         if self.pairing.masks == "irregular":
             return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[number % len(RATIO_BINS)]))
@@ -151,10 +152,12 @@ def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
 
 def score(model: Model, view: View, definition: Definition) -> Score:
     """Fills a hole and measures the composite against the picture."""
+    # Only the prediction is timed.
     truth = view.pixels.astype(np.float32) / np.float32(255)
     started = time.perf_counter()
     predicted = model.filler.predict(truth, view.hole)
     seconds = time.perf_counter() - started
+    # `measure` wants 1 for valid pixels and 0 in the hole.
     mask_B1HW = torch.from_numpy(~view.hole)[None, None].float()
     metrics = measure(_batch(predicted), _batch(truth), mask_B1HW, definition=definition)
     return Score(
@@ -212,6 +215,7 @@ def from_csv(text: str) -> list[Score]:
     names, *lines = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
     if names[:-1] != [field.name for field in fields(Score)]:
         raise ValueError("columns are not those of scores")
+    # Types of the fields, in their order; the last column, the bin, follows from the ratio.
     kinds: list[Any] = [int, int, str, float, int, *[float] * 5]
     return [Score(*(kind(cell) for kind, cell in zip(kinds, line[:-1], strict=True))) for line in lines]
 

@@ -116,6 +116,7 @@ def plan(images: str, masks: str, output: str, *, model: str, options: Options) 
     Raises:
         UserError: there are no pictures or no masks, or `output` is an input.
     """
+    # Results below an input would be inputs of the next run.
     stores = {"IMAGE": open_store(images), "MASK": open_store(masks), "OUT": open_store(output)}
     addresses = {name: store.address for name, store in stores.items()}
     for name in ("IMAGE", "MASK"):
@@ -134,6 +135,7 @@ def plan(images: str, masks: str, output: str, *, model: str, options: Options) 
     for key, size in pictures.items():
         name = str(PurePosixPath(key).with_suffix(""))
         mask = mask_by_name.get(name)
+        # A picture without a mask does not stop the others.
         reason = _reason_to_skip(key) or (mask is None and f"no mask called {name}.* in {masks}")
         if mask is None or reason:
             left_out.append({"image": key, "reason": str(reason)})
@@ -206,6 +208,7 @@ def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
             )
         _delete_state(store)
         return finished
+    # Only one job at a time may write to OUT.
     pinned = _register(store, job, context)
     # Do the parts that have no valid record.
     records = _valid_records(store, job)
@@ -245,6 +248,7 @@ def _register(store: Store, job: InpaintJob, context: Context) -> str:
     ours = {"identity": job.identity, "requested": job.model, "model": open_model(job.model, context).pinned}
     if store.create(key, canonical_json(ours)):
         return str(ours["model"])
+    # The key exists: this job, run before, or another one.
     registered = json.loads(store.read(key))
     if registered["identity"] != job.identity:
         raise UserError(
@@ -259,6 +263,7 @@ def _valid_records(store: Store, job: InpaintJob) -> dict[int, dict[str, Any]]:
 
     Deletes the record of a part with a missing result, or one of another size.
     """
+    # One listing instead of a request for each result.
     sizes = {entry.key: entry.size for entry in store.list()}
     records = {}
     for number in range(len(job.parts())):
@@ -287,6 +292,7 @@ def _run_parts(
         shared = (job, pinned, portable_context(context))
         yield from bar(run_shares(_run_part_on_ray, shared, parts, tasks=tasks), "inpaint", total=total)
         return
+    # Without Ray the model is opened once, and not at all where nothing remains.
     model = open_model(pinned, context) if parts else None
     for number, part in bar(parts, "inpaint", total=total):
         assert model is not None
@@ -338,6 +344,7 @@ def fill_item(
         data, notes = encode_photo(result.photo, PurePosixPath(item.output).suffix)
     except (InputError, NotFound) as error:
         return {"image": item.image, "mask": item.mask, "reason": str(error)}
+    # A part that is run twice writes the same bytes twice.
     out.write(item.output, data)
     return {
         "image": item.image,

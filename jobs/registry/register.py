@@ -78,6 +78,7 @@ def try_register(context: Context, address: str, *, name: str, run_id: str) -> t
 
 
 def _register(context: Context, address: str, *, name: str, run_id: str, licence: str | None) -> ModelVersion:
+    # Facts for the version's tags: they lead from a model back to its data, settings, code and state.
     task, loaded = load_task(address)
     # The record also knows the id that a run had while MLflow was unreachable.
     run = RunRecord(context.tracking_server, run_id)
@@ -136,6 +137,7 @@ def licence_text(file: Path | None) -> str | None:
         if not text.strip():
             raise UserError(f"licence {file} is empty; name a file with the terms of use of the weights")
         return text
+    # The licence is a file of the installed distribution.
     try:
         files = metadata.files("isnet-platform") or []
     except metadata.PackageNotFoundError:
