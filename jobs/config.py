@@ -214,6 +214,7 @@ def _split_layers(preset: str) -> tuple[str, list[str]]:
 
 def _file_tree(name: str) -> dict[str, Any]:
     shipped = PRESETS / f"{name}.yaml"
+    # Shipped names win; everything that looks like a path is a file.
     if shipped.is_file():
         return read_yaml(shipped)
     if name.endswith((".yaml", ".yml")) or "/" in name:
@@ -231,6 +232,7 @@ def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
         overrides: Dotted settings, `train.steps=200`.
     """
     tree = preset_tree(preset)
+    # A search has no settings of its own run, only a base and a space.
     if "search" in tree:
         raise UserError(f"{preset!r} is a search; run it with `isnet tune {preset}`")
     return build(ISNetConfig, apply_overrides(tree, overrides))

@@ -31,6 +31,7 @@ Workers = Annotated[int, Field(ge=1)]
 class TrainConfig(Section):
     """Length, batch, workers, schedule and checkpoints of a run."""
 
+    # Length and batch.
     steps: int = Field(..., ge=1, description="global steps")
     global_batch: int = Field(..., ge=1, description="samples per global step, at any number of workers")
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
@@ -38,6 +39,7 @@ class TrainConfig(Section):
         description="samples per forward pass and rank; default: all of the rank's share; "
         "auto: the same, and half of it whenever memory runs out",
     )
+    # Ranks and the resources of each.
     workers: Workers | tuple[Workers, Workers] = Field(
         1,
         description="ranks; 1 trains in this process unless the context names a cluster; "
@@ -49,6 +51,7 @@ class TrainConfig(Section):
     threads: int | None = Field(
         None, ge=1, le=1024, description="torch threads per rank; default: as many as when the run started"
     )
+    # Learning rates by step; the rates themselves are settings of the task.
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant", description="how all rates fall after train.lr_decay_from; they depend on the step alone"
     )
@@ -64,6 +67,7 @@ class TrainConfig(Section):
     )
     lr_end: float = Field(0.0, ge=0, le=1, description="rates after the fall, as a share of the full rates")
     seed: Seed = Field(10, description="seeds weights, order, crops and masks")
+    # Checkpoints: when, and which ones stay.
     checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
     keep_checkpoints: int = Field(
         2,
@@ -78,6 +82,7 @@ class TrainConfig(Section):
     keep_every: int | None = Field(
         None, ge=1, description="steps; the first checkpoint at or after each multiple is never deleted; none: off"
     )
+    # Validation and records.
     validate_every: Every = Field(1000, description="between validations, in the same form")
     price_per_hour: float | None = Field(
         None, ge=0, description="price of one worker, in any currency, for the cost in `isnet plan`"
@@ -88,6 +93,7 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_batch(self) -> TrainConfig:
+        # The range first: an empty one divides nothing.
         if self.min_workers > self.max_workers:
             raise ValueError(
                 f"train.workers=[{self.min_workers}, {self.max_workers}] begins above its end; "

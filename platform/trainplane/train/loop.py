@@ -61,6 +61,7 @@ def run(
         interrupted: Called after each step. Once it is true on any rank, all ranks save a checkpoint and raise
             `KeyboardInterrupt`.
     """
+    # The task's class defines the configuration of the run.
     world, progress = world or World.current(), progress or NullProgress()
     task_class = load_task(job.config["task"])
     config: RunConfig = build(task_class.Config, job.config)
@@ -360,10 +361,7 @@ class _Trainer:
         return dump_batch(self.writer.store, fault, loader=loader, dataset=self.dataset, order=order, world=self.world)
 
     def _wait_for_device(self) -> None:
-        """Waits until the device has finished its steps.
-
-        Recording would wait anyway, but this time belongs to the steps.
-        """
+        # Recording would wait anyway, but this time belongs to the steps.
         if self.task.device.type == "cuda":
             torch.cuda.synchronize(self.task.device)
 

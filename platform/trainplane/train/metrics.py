@@ -45,6 +45,7 @@ class EpochMeans:
 
         A step that was skipped, or whose values are not all finite, is left out.
         """
+        # One bad step must not spoil the mean of an epoch.
         if values and all(map(math.isfinite, values.values())):
             for name, value in values.items():
                 self.totals[name] = self.totals.get(name, 0.0) + value

@@ -95,6 +95,8 @@ class RunConfig(Section):
         addresses. The learning rate schedule counts with its resolved values: where rates fall until `train.steps`,
         the number of steps is part of it.
         """
+        # Replace the schedule's settings by their resolved values. A flat schedule leaves no trace, so runs from before
+        # schedules existed keep their keys.
         tree = self._identity_part(self.model_dump(mode="json"))
         for name in SCHEDULE:
             del tree["train"][name]

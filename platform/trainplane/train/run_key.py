@@ -55,6 +55,7 @@ def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
     about = {"key": run_dir.key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
     try:
         store = open_store(run_dir.address)
+        # `create` keeps the first `run.json`; the token starts a new attempt.
         store.create("run.json", canonical_json(about))
         FencingToken.acquire(store)
     except (StorageError, OSError) as error:
@@ -119,6 +120,7 @@ def exclusive(home: Path, name: str, *, doing: str) -> Iterator[None]:
             f"another process (pid {lock.holder() or 'unknown'}) is {doing} in {home}; "
             "wait for it, end it, or set ISNET_HOME elsewhere"
         )
+    # The id is for the message of a second process.
     try:
         lock.write_pid()
         yield

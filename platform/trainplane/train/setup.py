@@ -166,6 +166,7 @@ def prepared_run(
 
 def _tags(config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None) -> dict[str, str]:
     """Tags of the MLflow run: digests, addresses, code and user."""
+    # Tags of the held-out dataset, if there is one.
     val_tags = {}
     if val_data is not None:
         val_tags = {"trainplane.val_digest": val_data.digest, "trainplane.dataset.validation": val_data.digest}
@@ -278,6 +279,7 @@ def tracker_of(job: TrainJob, world: World) -> Recorder:
 
     So no call site has to check the rank.
     """
+    # With a reserved id, the tracker creates the MLflow run when the server answers.
     if job.tracking is None or not world.is_first:
         return Recorder()
     run_spec = RunSpec(**job.tracking.run_spec) if job.tracking.run_spec else None
@@ -290,6 +292,7 @@ def step_seed(seed: int, index: int, rank: int) -> int:
 
     Splitmix64's finaliser over the three.
     """
+    # Arithmetic modulo 2^64; odd constants spread the three inputs, the shifts mix them.
     mask = (1 << 64) - 1
     value = (seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB + 1) & mask
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask

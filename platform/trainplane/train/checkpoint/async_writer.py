@@ -137,6 +137,7 @@ class CheckpointWriter:
             if not isinstance(error, Superseded):
                 log.warning("checkpoint at step %d could not be stored: %s", state.step, error)
             return
+        # Success: reset the count, then delete what retention no longer keeps.
         self._failures_in_a_row = 0
         self._written.add(state.step)
         try:
@@ -154,6 +155,7 @@ def apply_retention(store: Store, rules: RetentionRules, *, since: int, written:
         since: Step that this process resumed at, 0 for a new run.
         written: Steps that this process has stored. Others beyond `since` were unreadable when it started.
     """
+    # Damaged: beyond the step this process resumed at, and not written by it.
     present = committed(store)
     steps = {checkpoint.step for checkpoint in present}
     damaged = {step for step in steps if step > since and step not in written}

@@ -54,6 +54,7 @@ def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
     The pin stays after the block. If the block fails, the pin is removed, unless it was there before. Raises
     `RunFailed` where retention deleted the checkpoint just before the pin was stored.
     """
+    # Pin first, then look: retention reads the pins before it deletes.
     is_new = pin(store, folder, by=by)
     try:
         yield

@@ -80,6 +80,7 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
             f"checkpoint {address} was made with {differing}; give the configuration it was made with, or start a new "
             "run with --fresh"
         )
+    # With equal data and settings, another order means another version of the program.
     order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
     if meta.get("order_hash") not in (None, order):
         raise UserError(

@@ -94,12 +94,13 @@ def restore(task: Task, state: TrainingState, *, source: str) -> None:
         state: The state to load.
         source: Address of the checkpoint, for the message.
     """
+    # Modules, after a check that names a differing tensor.
     for name, module in task.modules().items():
         stored = _under(state.tensors, f"module/{name}/")
         _check_same_shapes({key: value.shape for key, value in module.state_dict().items()}, stored, name, source)
         module.load_state_dict(stored, strict=True)
     for name, optimizer in task.optimizers().items():
-        # Indexed slots of the stored tensors, and stored settings with this optimiser's own parameters.
+        # Optimisers: stored moments by parameter index, stored settings with this optimiser's own parameters.
         packed = optimizer.state_dict()
         slots: dict[int, dict[str, Tensor]] = {}
         for path, value in _under(state.tensors, f"optimizer/{name}/").items():

@@ -142,6 +142,7 @@ def write(
     store.delete(f"{folder}/{ABANDONED}")
     for name, data in files.items():
         store.write(f"{folder}/{name}", data)
+    # The manifest makes the checkpoint exist, so ask once more whether this attempt may write.
     check()
     store.write(f"{folder}/{MANIFEST}", canonical_json(manifest))
     return Checkpoint(state.step, folder, manifest)
@@ -149,6 +150,7 @@ def write(
 
 def _free_folder(store: Store, step: int) -> str:
     """First folder of a step that has no pin."""
+    # step-00001000, then step-00001000.2, ….
     name, pinned, number = folder_of(step), pins.pinned_folders(store), 1
     folder = name
     while folder in pinned:
@@ -230,6 +232,7 @@ def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
 
     Raises `RunFailed` where a file is missing or does not match the manifest.
     """
+    # Bytes first, then the values that the manifest repeats.
     files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
     loaded = json.loads(files["state.json"])
     _check_repeated(store, checkpoint, loaded["meta"])
@@ -251,6 +254,7 @@ def read_meta(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
 
 
 def _verified(store: Store, checkpoint: Checkpoint, name: str) -> bytes:
+    # A file is good if size and digest match the manifest.
     expected = checkpoint.manifest["files"][name]
     try:
         data = store.read(f"{checkpoint.key}/{name}")

@@ -250,6 +250,7 @@ def _with_pending(config: GuardConfig, state: GuardState, done: int) -> GuardSta
         if not observation.is_faulty:
             for player, norm in observation.norms.items():
                 norms.setdefault(player, []).append(norm or 0.0)
+    # Faults of this round; the window of norms keeps its length.
     faults = [observation.index for observation in state.pending if observation.is_faulty]
     state = replace(
         state, norms={player: window[-config.norm_window :] for player, window in norms.items()}, pending=[]
@@ -275,6 +276,7 @@ def _count_faults(
 def _evaluate_steps(
     config: GuardConfig, state: GuardState, faulty: tuple[Observation, ...], done: int
 ) -> tuple[GuardState, GuardVerdict]:
+    # Describe the fault: exploding or non-finite gradients, or only a loss.
     indices = [observation.index for observation in faulty]
     finite = all(observation.is_finite for observation in faulty)
     message = f"{'exploding' if finite else 'non-finite'} gradients in step {_steps(indices)} ({_norms(faulty[0])})"
@@ -287,6 +289,7 @@ def _evaluate_steps(
         action, message = "stop", f"{message}, which makes {count}"
     if action == "stop":
         return state, GuardVerdict("stop", f"{message}; {_REMEDY}", faulty=faulty)
+    # Roll back and skip the batches, or continue at lower rates, or just continue.
     if action == "roll_back":
         state = _amended(state, passed_over=indices)
         which = "these batches" if indices[1:] else "this batch"
@@ -321,6 +324,7 @@ def _evaluate_balance(
         return state, GuardVerdict("tell", message)
     # Every other action counts against the budget.
     state = _count_faults(config, state, done, turns=[done])
+    # Slow one player, or all.
     whose = "all rates" if slows == ALL_PLAYERS else f"the rate of {slows}"
     if config.unbalanced == "stop" or state.num_faults > config.budget:
         return state, GuardVerdict(

@@ -49,6 +49,7 @@ def train(
         distributed: True uses Ray Train; default: for more than one worker, or inside a Ray job.
         report: Called after each validation; returns whether to continue.
     """
+    # One rank needs no cluster, unless this process is a job of one.
     if distributed is None:
         distributed = config.max_workers > 1 or in_ray_job()
     if not distributed:
@@ -103,6 +104,7 @@ def train_with_retries(
 
 def _wait(seconds: float, interrupted: Callable[[], bool]) -> None:
     until = time.monotonic() + seconds
+    # In short sleeps, so that Ctrl-C ends it soon.
     while (remaining := until - time.monotonic()) > 0:
         if interrupted():
             raise KeyboardInterrupt

@@ -50,6 +50,7 @@ class PlacementGroups:
             ours = {reported} if reported else set() if in_ray_job() else existing - self._before
             for group in ours & existing:
                 remove_placement_group(PlacementGroup(PlacementGroupID.from_hex(group)))
+            # The actor is not part of the group.
             self._ray.kill(actor)
         except self._ray.exceptions.RayError as error:
             log.warning("the workers' placement group could not be removed: %s", error)

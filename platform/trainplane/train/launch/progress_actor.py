@@ -54,6 +54,7 @@ class ProgressActor:
 
     def fail(self, error: Exception) -> None:
         """Stores the first error of any rank."""
+        # Errors of other ranks are mostly consequences of the first.
         self._error = self._error or error
 
     def request_stop(self) -> None:
@@ -76,6 +77,7 @@ class ActorProgress:
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         """Sends the progress, at most twice a second."""
+        # The last step is always sent.
         now = time.monotonic()
         if now >= self._next or step == steps:
             self._next = now + 0.5

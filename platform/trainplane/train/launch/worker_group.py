@@ -115,6 +115,7 @@ class WorkerGroup:
 
         from trainplane.train.launch.preemption import PreemptibleTorchConfig
 
+        # A new run name for every attempt; Ray's own retries are off.
         return TorchTrainer(
             worker,
             train_loop_config=settings,
@@ -132,6 +133,7 @@ class WorkerGroup:
 
     def _forward_progress(self, progress: Progress) -> None:
         """Passes on new messages and the newest progress."""
+        # A busy actor is asked again at the next round.
         try:
             state, messages, _, _, self._placement_group = self._ray.get(self._actor.state.remote(), timeout=5)
         except self._ray.exceptions.RayError:
@@ -191,6 +193,7 @@ def worker(settings: dict[str, Any]) -> None:
     from trainplane.train.world import World
 
     actor, job = settings["actor"], settings["job"]
+    # Rebuild the job from plain values.
     tracking = TrackingTarget(**job["tracking"]) if job["tracking"] else None
     # Before training, so that the group can be removed however this attempt ends.
     if World.current().is_first and (placement_group := current_placement_group()) is not None:
@@ -233,6 +236,7 @@ def classify_failure(error: Exception) -> Exception:
     Decides by the errors that Ray collected from the ranks. For an error of the code it returns Ray's own, which has
     the ranks' tracebacks.
     """
+    # Without errors of ranks, Ray itself failed.
     causes = list(getattr(error, "worker_failures", {}).values())
     if not causes:
         return WorkerLost(f"the workers could not be started, or Ray ended them: {error_line(error, last=True)}")
