@@ -1,6 +1,7 @@
 """Rules of the layout (docs/architecture.md), checked on the source: imports, sizes of folders, mirrored tests."""
 
 import ast
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -84,6 +85,14 @@ def test_folders_of_tests_mirror_those_of_the_source(room):
     folders = {file.parent.relative_to(tests) for file in tests.rglob("test_*.py")}
     assert folders
     assert not {str(folder) for folder in folders if not (SOURCES[room] / folder).is_dir()}
+
+
+@pytest.mark.parametrize("page", ["architecture.md", "glossary.md"])
+def test_every_path_of_the_documentation_exists(page):
+    text = (ROOT / "docs" / page).read_text(encoding="utf-8")
+    paths = [path for path in re.findall(r"`([\w./-]+/[\w./-]*)`", text) if path.partition("/")[0] != "RUN"]
+    assert len(paths) > 20
+    assert not [path for path in paths if not (ROOT / path).exists()]
 
 
 def test_platform_folder_is_no_package():
