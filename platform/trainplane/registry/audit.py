@@ -1,9 +1,9 @@
-"""Audit trail of aliases: append-only records, each with the digest of the one before.
+"""Append-only audit trail of a model's aliases.
 
-A record is created if absent, so of two writers of one number exactly one wins. The trail is the authority; an alias
-in MLflow is its projection (`promote.AuditedModel.reconcile`). Records are canonical JSON under
-`audit/NAME/000001.json`, … MLflow remembers the number and the digest of the last record in a tag, so a trail that was
-cut short or rewritten as a whole is noticed. `promote` decides who may promote.
+Each record holds the digest of the one before. A record is created if absent, so of two writers of one number exactly
+one wins. The trail is the authority; an alias in MLflow is its projection (`promote.AuditedModel.reconcile`). Records
+are canonical JSON under `audit/NAME/000001.json`, … MLflow remembers the number and the digest of the last record in a
+tag, so a trail that was cut short or rewritten as a whole is noticed. `promote` decides who may promote.
 """
 
 from __future__ import annotations
@@ -27,7 +27,9 @@ from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
 
 Action = Literal["promote", "rollback", "force", "approve"]
+# The digest "before" the first record.
 FIRST = "0" * 64
+# MLflow's memory of the trail: a tag of the registered model, NUMBER:SHA256 of the last record.
 _HEAD_TAG = PREFIX + "audit_head"
 _HEAD = re.compile(r"([1-9][0-9]{0,8}):([0-9a-f]{64})")
 _SHOWN_CHARACTERS = 80
@@ -35,7 +37,7 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """One move of an alias, or an approval of a later one.
+    """Move of an alias, or approval of one.
 
     Attributes:
         number: From 1, without gaps.
@@ -68,7 +70,7 @@ class AuditRecord:
 
 @dataclass(frozen=True)
 class Trail:
-    """All records of one name in order, and the digest of the last one."""
+    """Records of one name, with the digest of the last."""
 
     records: tuple[AuditRecord, ...]
     head: str
@@ -86,7 +88,10 @@ class Trail:
         return [record for record in self.records if record.alias == alias and record.action != "approve"]
 
     def approvals(self, alias: str, version: str, subject: str) -> list[AuditRecord]:
-        """Approvals of a version for the alias, of exactly this subject (`promote.approval_subject`)."""
+        """Approvals of a version for the alias.
+
+        Only those of exactly this subject (`promote.approval_subject`).
+        """
         key = ("approve", alias, version, subject)
         return [r for r in self.records if (r.action, r.alias, r.to_version, r.verdict_digest) == key]
 
@@ -95,7 +100,10 @@ class Trail:
         return sorted(filter(can_be_set, self._recorded_aliases()))
 
     def impossible_aliases(self) -> list[str]:
-        """Recorded aliases that MLflow refuses: they were written before names were checked, and moved nothing."""
+        """Recorded aliases that MLflow refuses.
+
+        They were written before names were checked, and moved nothing.
+        """
         return sorted(alias for alias in self._recorded_aliases() if not can_be_set(alias))
 
     def _recorded_aliases(self) -> set[str]:
@@ -103,15 +111,21 @@ class Trail:
 
 
 class Conflict(RunFailed):
-    """Another user moved the alias first."""
+    """Raised where another user moved the alias first."""
 
 
 class StaleTrail(RunFailed):
-    """Another record has this number already: read the trail again."""
+    """Raised where another writer took the record's number.
+
+    The trail has to be read again.
+    """
 
 
 class BrokenTrail(RunFailed):
-    """The trail was changed or has a gap: no decision may rest on it."""
+    """Raised where the trail was changed or has a gap.
+
+    No decision may rest on such a trail.
+    """
 
 
 def rollback_target(moves: Sequence[AuditRecord]) -> str | None:
@@ -158,7 +172,10 @@ def append(
     reason: str,
     verdict_digest: str | None,
 ) -> Trail:
-    """Returns the trail with one more record; raises `StaleTrail` if another writer took its number."""
+    """Appends one record, and returns the new trail.
+
+    Raises `StaleTrail` if another writer took its number.
+    """
     record = AuditRecord(
         number=len(trail.records) + 1,
         prev=trail.head,
@@ -181,12 +198,18 @@ def append(
 
 
 def whoami() -> str:
-    """Acting user as records name it: `user@host`, as reliable as the system's own log-in."""
+    """Acting user as `user@host`.
+
+    As reliable as the system's own log-in.
+    """
     return f"{lineage.account()}@{socket.gethostname()}"
 
 
 def find_faults(store: Store, name: str) -> list[str]:
-    """Describes every record of the trail that does not fit; empty where the chain is intact."""
+    """Describes every record that does not fit.
+
+    An intact chain gives an empty list.
+    """
     faults: list[str] = []
     head: str | None = FIRST
     for number, key in enumerate(_keys(store, name), start=1):
@@ -203,9 +226,10 @@ def find_faults(store: Store, name: str) -> list[str]:
 
 
 def _fault(raw: bytes, *, number: int, prev: str | None, name: str, key: str) -> str | None:
-    """Reason why a record does not fit at its place; None where it does."""
+    """Reason why a record does not fit, if any."""
     if key != _key(name, number):
         return f"record {number} is missing before it"
+    # Its form, then its place in the chain.
     try:
         stored: Any = json.loads(raw)
         record = AuditRecord(**stored)
@@ -234,7 +258,7 @@ def _folder(name: str) -> str:
 
 
 def verified_trail(model: RegisteredModel, store: Store) -> Trail:
-    """Reads the trail and compares it with MLflow's memory of it.
+    """Reads the trail, and checks it against MLflow's memory.
 
     Raises:
         BrokenTrail: MLflow has seen records that are no longer in the trail. Then no decision may rest on it, and no
@@ -250,7 +274,9 @@ def verified_trail(model: RegisteredModel, store: Store) -> Trail:
 
 
 def recorded_head(record: Any) -> tuple[int, str]:
-    """Number and digest of the last record that MLflow has seen; (0, "") before the first.
+    """Number and digest of the last record MLflow has seen.
+
+    (0, "") before the first.
 
     Args:
         record: MLflow's object of the registered model.
@@ -272,8 +298,9 @@ def recorded_head(record: Any) -> tuple[int, str]:
 
 
 def contradiction(trail: Trail, head: tuple[int, str]) -> str | None:
-    """Describes how the trail contradicts what MLflow has seen; None where it does not."""
+    """Contradiction between the trail and MLflow's memory, if any."""
     number, digest = head
+    # Digest of each record by number: a record has the digest of the one before it.
     digests = [FIRST, *[record.prev for record in trail.records][1:], trail.head]
     if number >= len(digests):
         return f"the trail ends at record {len(trail.records)}, MLflow saw record {number}: records were removed"
@@ -283,6 +310,9 @@ def contradiction(trail: Trail, head: tuple[int, str]) -> str | None:
 
 
 def record_head(model: RegisteredModel, trail: Trail) -> None:
-    """Stores the trail's last record in MLflow, unless MLflow knows a later one."""
+    """Stores the trail's last record in MLflow.
+
+    A later one that MLflow knows already stays.
+    """
     if recorded_head(model.record())[0] < len(trail.records):
         model.set_tag(_HEAD_TAG, f"{len(trail.records)}:{trail.head}")

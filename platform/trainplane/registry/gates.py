@@ -1,8 +1,9 @@
-"""Verdicts on a model version: pure functions of declared rules and recorded numbers.
+"""Verdicts of the gates on a model version.
 
-The rules are `rules.GateRules`, as a YAML file declares them. An evaluation is what `isnet evaluate --json` prints:
-{model, dataset_digest, masks_digest, definition, bins: {"all": {psnr, …, n}, "10-20": …}}. A metric that is missing,
-NaN or infinite never passes. `promote` acts on the verdicts.
+Pure: no I/O. They follow from declared rules and recorded numbers. The rules are `rules.GateRules`, as a YAML file
+declares them. An evaluation is what `isnet evaluate --json` prints: {model, dataset_digest, masks_digest, definition,
+bins: {"all": {psnr, …, n}, "10-20": …}}. A metric that is missing, NaN or infinite never passes. `promote` acts on the
+verdicts.
 """
 
 from __future__ import annotations
@@ -41,7 +42,7 @@ class PackageCheck:
 
 @dataclass(frozen=True)
 class GateVerdict:
-    """Answer of one gate, with a sentence of evidence and the numbers behind it."""
+    """Answer of one gate, with its evidence."""
 
     gate: str
     passed: bool
@@ -60,7 +61,9 @@ def evaluate_gates(
     checks: Mapping[str, PackageCheck] | None = None,
     approvers: Sequence[str] = (),
 ) -> list[GateVerdict]:
-    """Returns all verdicts on a version, failed ones too, in the order of the rules.
+    """Applies all rules to a version.
+
+    Failed verdicts are in the list, too, which is in the order of the rules.
 
     Args:
         rules: What the version must show.
@@ -74,6 +77,7 @@ def evaluate_gates(
         approvers: Users who approved, without the one who promotes.
     """
     verdicts = [_is_evaluated(evaluation)]
+    # Numbers of the evaluation: alone, against the baselines, against production.
     if evaluation is not None:
         verdicts += _same_data(rules, evaluation)
         verdicts += [_meets_floor(rule, evaluation) for rule in rules.floors]
@@ -86,6 +90,7 @@ def evaluate_gates(
                 verdicts.append(_beats(rule, evaluation, all_baselines.get(rule.baseline), paired_test))
         if production is not None:
             verdicts += [verdict for rule in rules.no_worse for verdict in _is_no_worse(rule, evaluation, production)]
+    # Everything that needs no evaluation.
     verdicts.append(_has_lineage(rules, lineage))
     if checks is not None:
         verdicts += [_meets_requirement(name, checks.get(name), rules) for name in rules.requires]
@@ -95,7 +100,10 @@ def evaluate_gates(
 
 
 def passed(verdicts: Sequence[GateVerdict]) -> bool:
-    """Tells if all gates passed; no verdict at all is no permission."""
+    """Tells if all gates passed.
+
+    No verdict at all is no permission.
+    """
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
 
 
@@ -110,7 +118,7 @@ def verdict_digest(verdicts: Sequence[GateVerdict]) -> str:
 
 
 def finite(value: Any) -> Any:
-    """Replaces numbers that are not finite by None, at any depth of a JSON value."""
+    """Replaces NaN and infinities in a JSON value by None."""
     if isinstance(value, Mapping):
         return {str(key): finite(child) for key, child in value.items()}
     if isinstance(value, (list, tuple)):
@@ -131,7 +139,7 @@ def _is_evaluated(evaluation: Evaluation | None) -> GateVerdict:
 
 
 def _same_data(rules: GateRules, evaluation: Evaluation) -> list[GateVerdict]:
-    """Compares the digests of dataset and masks with those that the rules name."""
+    """Requires the dataset and masks that the rules name."""
     verdicts = []
     for what, required in (("dataset", rules.dataset_digest), ("masks", rules.masks_digest)):
         digest = evaluation.get(f"{what}_digest")
@@ -181,7 +189,10 @@ def _is_approved(required: int, approvers: Sequence[str]) -> GateVerdict:
 def _beats(
     rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired_test: Mapping[str, Any] | None
 ) -> GateVerdict:
-    """Requires a gain over the baseline, and with `p_below` a significant one."""
+    """Requires a gain over the baseline.
+
+    With `p_below` it must be a significant one.
+    """
     gate = f"beats {rule.baseline} {rule.metric} {rule.bin}"
     if baseline is None:
         evidence = f"baseline {rule.baseline} was not evaluated; evaluate it on the same set"
@@ -210,7 +221,7 @@ def _beats(
 
 
 def _sample_size_hint(pictures: int, p_below: float) -> str:
-    """Hint where no result of so few pictures could have passed.
+    """Hint for a sample too small to pass.
 
     The n signs of a sign test all agree by chance in 2⁻ⁿ of the cases, which is its smallest p.
     """
@@ -221,7 +232,10 @@ def _sample_size_hint(pictures: int, p_below: float) -> str:
 
 
 def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[GateVerdict]:
-    """Compares with production in every bin of the rule, or in every bin that production has."""
+    """Requires that no bin is worse than production's.
+
+    The bins are those of the rule, or all that production has.
+    """
     gate = f"no worse {rule.metric}"
     if (mismatch := _protocol_mismatch(evaluation, production)) is not None:
         return [GateVerdict(gate, False, f"production {mismatch}", {})]
@@ -251,7 +265,7 @@ def _has_lineage(rules: GateRules, lineage: Mapping[str, str | None]) -> GateVer
 
 
 def _protocol_mismatch(evaluation: Evaluation, reference: Evaluation) -> str | None:
-    """Reason why two evaluations cannot be compared; None where they can."""
+    """Reason why two evaluations are not comparable, if any."""
     for what in ("dataset_digest", "masks_digest", "definition"):
         if evaluation.get(what) != reference.get(what):
             name = what.removesuffix("_digest")
@@ -261,7 +275,7 @@ def _protocol_mismatch(evaluation: Evaluation, reference: Evaluation) -> str | N
 
 
 def _metric(evaluation: Evaluation, bin_name: str, metric: str) -> float | None:
-    """A metric of one bin; None where it is missing or not finite."""
+    """Finite metric of one bin, if there is one."""
     return _finite_or_none(((evaluation.get("bins") or {}).get(bin_name) or {}).get(metric))
 
 

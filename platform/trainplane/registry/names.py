@@ -1,7 +1,7 @@
-"""Names of registered models and aliases, checked before anything is measured or recorded.
+"""Rules for names of registered models and aliases.
 
-MLflow refuses names too, but only when it stores them. By then an audit record, which can never be removed, may
-stand in the store.
+They are checked before anything is measured or recorded. MLflow refuses names too, but only when it stores them. By
+then an audit record, which can never be removed, may stand in the store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,10 @@ def check_name(name: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Raises `UserError` for an alias that MLflow or `models:/NAME@ALIAS` cannot hold."""
+    """Raises `UserError` for an impossible alias.
+
+    Neither MLflow nor `models:/NAME@ALIAS` could hold it.
+    """
     if not (can_be_set(alias) and alias.isascii()):
         raise UserError(
             f"alias {_short(alias)}: need letters, digits, - and _, at most {_MAX_ALIAS} of them, and neither "

@@ -1,4 +1,4 @@
-"""Packages: what is registered, its digest, and its way back as files.
+"""Model packages: building, registering and downloading them.
 
 `package` turns what a task exported into an MLflow model folder (python_function flavour, nothing pickled); the same
 export gives the same bytes, so the same digest. `register` makes it a version of a registered model, once. `download`
@@ -95,12 +95,15 @@ def package(
 
 
 def data_of(model_folder: Path) -> Path:
-    """Files that the task exported, inside a folder that `package` made."""
+    """Folder of the exported files inside a package."""
     return model_folder / "data" / "exported"
 
 
 def model_digest(folder: Path) -> str:
-    """Sha256 over names and sha256 of all files of a model folder, in a fixed order."""
+    """Digest of all files of a model folder.
+
+    Sha256 over their names and sha256, in a fixed order.
+    """
     digests = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -113,7 +116,7 @@ def model_digest(folder: Path) -> str:
 def register(
     model: RegisteredModel, folder: Path, *, run: RunRecord, facts: Mapping[str, str], step: int = 0
 ) -> ModelVersion:
-    """Makes a model folder a version of a registered model, once.
+    """Registers a model folder as a version, once.
 
     The same run and the same bytes are the same version, however often and wherever this was killed before.
 
@@ -148,7 +151,9 @@ def register(
 
 
 def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Path:
-    """Fetches the files of a version into a folder below `folder`, and returns that.
+    """Fetches the files of a version.
+
+    Returns their folder, which is below `folder`.
 
     Args:
         version: A version that `register` made.
@@ -187,7 +192,10 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
 
 
 def _fetch(version: ModelVersion, folder: Path) -> Path:
-    """Downloads all files of a version; raises `RunFailed` if the registry names files that are not there."""
+    """Downloads all files of a version.
+
+    Raises `RunFailed` if the registry names files that are not there.
+    """
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -201,7 +209,10 @@ def _fetch(version: ModelVersion, folder: Path) -> Path:
 
 
 def _logged_model(name: str, folder: Path, *, run: RunRecord, digest: str, step: int, tags: Mapping[str, str]) -> Any:
-    """Stores the model under its run, as MLflow's pages show it; one that is stored whole is reused."""
+    """Stores the model under its run, for MLflow's pages.
+
+    A model that is stored completely is reused.
+    """
     from mlflow.entities import LoggedModelOutput
 
     client, experiment = run.server.client, run.run.info.experiment_id

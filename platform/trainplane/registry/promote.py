@@ -1,8 +1,8 @@
-"""Moves of aliases: only past the gates, from the expected version, and with an audit record.
+"""Promotions and rollbacks of aliases.
 
-First the audit record is created (exactly one of several writers wins), then the alias is set to what the trail says.
-If the process is killed in between, the next `reconcile` repairs the alias: the trail is the authority. Rules and
-verdicts are in `gates`.
+An alias moves only past the gates, from the version that the caller expects, and with an audit record. First the
+record is created (exactly one of several writers wins), then the alias is set to what the trail says. If the process is
+killed in between, the next `reconcile` repairs the alias: the trail is the authority. Verdicts are in `gates`.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _MAX_TURNS = 50
 
 
 class Expected(Enum):
-    """Stands for the version in production where the caller names none."""
+    """Placeholder for an expected version that is not named."""
 
     ANY = "the version that is there when the promotion begins"
 
@@ -51,11 +51,14 @@ ANY = Expected.ANY
 
 
 class VersionDeleted(UserError):
-    """The version that the trail has in production was deleted in MLflow: no alias can point at it."""
+    """Raised where the version in production was deleted.
+
+    No alias can point at it.
+    """
 
 
 class AuditedModel:
-    """A registered model whose aliases move only with an audit record.
+    """Registered model whose aliases move with a record.
 
     Args:
         server: MLflow, which has the aliases.
@@ -76,7 +79,9 @@ class AuditedModel:
         reason: str = "",
         force_reason: str | None = None,
     ) -> AuditRecord:
-        """Moves `alias` to a version and returns the audit record of it.
+        """Moves an alias past the gates.
+
+        Returns the audit record of the move.
 
         Repeating a promotion that was killed half-way completes it.
 
@@ -104,11 +109,10 @@ class AuditedModel:
         # The record decides who wins; the alias follows it.
         current = self.trail().current(alias)
         self.check_expected(version.version, current, expected, alias=alias)
-        record = self._append_move(
-            alias,
-            lambda trail: version.version,
+        record = self._append(
+            lambda trail: self._move(trail, alias, current, version.version),
             action="promote" if force_reason is None else "force",
-            expected=current,
+            alias=alias,
             reason=reason if force_reason is None else force_reason,
             digest=verdict_digest(verdicts) if verdicts else None,
         )
@@ -121,12 +125,18 @@ class AuditedModel:
     def check_expected(
         self, version: str, current: str | None, expected: str | Expected | None, *, alias: str = PRODUCTION
     ) -> None:
-        """Raises `Conflict` if `current` is neither the expected version nor already `version`."""
+        """Raises `Conflict` if another version than expected is there.
+
+        A current version that is already `version` is accepted.
+        """
         if expected is not ANY and current not in (expected, version):
             raise self._conflict(alias, version, expected)
 
     def rollback(self, *, reason: str, alias: str = PRODUCTION, expected: str | Expected | None = ANY) -> AuditRecord:
-        """Moves `alias` back to its version before the current one; returns the audit record."""
+        """Moves an alias back to its previous version.
+
+        Returns the audit record of the move.
+        """
         check_alias(alias)
         trail = self.trail()
         current = trail.current(alias)
@@ -144,11 +154,10 @@ class AuditedModel:
                 f"so there is no way back; promote another one: isnet models promote {self.name} VERSION --to {alias}, "
                 "with --force and a reason where its gates stay shut"
             )
-        record = self._append_move(
-            alias,
-            lambda trail: trail.previous(alias),
+        record = self._append(
+            lambda trail: self._move(trail, alias, current, trail.previous(alias)),
             action="rollback",
-            expected=current,
+            alias=alias,
             reason=reason,
             digest=None,
         )
@@ -156,37 +165,44 @@ class AuditedModel:
         return record
 
     def approve(self, version: ModelVersion, *, alias: str = PRODUCTION, note: str = "") -> AuditRecord:
-        """Records that the acting user approves of the version for `alias`, as it is now."""
+        """Records the acting user's approval of a version.
+
+        It covers the version as it is now, for this alias.
+        """
         check_alias(alias)
         subject = approval_subject(version.checked())
-        for _ in range(_MAX_TURNS):
-            trail = self.trail()
+
+        def target(trail: Trail) -> str | AuditRecord:
             mine = [r for r in trail.approvals(alias, version.version, subject) if r.who == audit.whoami()]
-            if mine:
-                return mine[-1]
-            with suppress(StaleTrail):
-                trail = self._append(
-                    trail, action="approve", alias=alias, to_version=version.version, reason=note, digest=subject
-                )
-                record_head(self.model, trail)
-                return trail.records[-1]
-        raise self._busy()
+            return mine[-1] if mine else version.version
+
+        record = self._append(target, action="approve", alias=alias, reason=note, digest=subject)
+        record_head(self.model, self.trail())
+        return record
 
     def trail(self) -> Trail:
-        """Audit trail, refused where it contradicts MLflow's memory of it."""
+        """Audit trail that agrees with MLflow's memory.
+
+        Raises `BrokenTrail` where it does not.
+        """
         return verified_trail(self.model, self.store)
 
     def approvers(self, version: ModelVersion, *, alias: str) -> list[str]:
-        """Users who approved of exactly these files with this evaluation, without the acting user."""
+        """Users who approved, without the acting user.
+
+        Only approvals of exactly these files with this evaluation count.
+        """
         approvals = self.stored_trail().approvals(alias, version.version, approval_subject(version))
         return [record.who for record in approvals if record.who != audit.whoami()]
 
     def stored_trail(self) -> Trail:
-        """Audit trail by its records alone, without MLflow."""
+        """Audit trail as stored, without asking MLflow."""
         return audit.read_trail(self.store, self.name)
 
     def current_version(self, alias: str = PRODUCTION) -> str | None:
-        """Version in production by the trail, with the alias repaired; None before the first promotion.
+        """Version in production by the trail.
+
+        The alias is repaired on the way. None before the first promotion.
 
         A version that was deleted in MLflow is still the one that the next promotion replaces.
         """
@@ -197,7 +213,10 @@ class AuditedModel:
         return current
 
     def reconcile(self) -> list[str]:
-        """Sets every alias to what the trail says; describes each that moved, or cannot be set."""
+        """Sets every alias to what the trail says.
+
+        Returns one message for each alias that moved, or cannot be set.
+        """
         trail = self.trail()
         messages = [
             f"{self.name}@{alias} cannot be set in MLflow, so its records moved nothing"
@@ -214,7 +233,10 @@ class AuditedModel:
         return messages
 
     def verify(self) -> list[str]:
-        """Describes everything that contradicts the trail; empty where record and registry agree."""
+        """Describes contradictions of trail and registry.
+
+        The list is empty where they agree.
+        """
         check_name(self.name)
         # A broken chain is all there is to say.
         faults = audit.find_faults(self.store, self.name)
@@ -237,7 +259,7 @@ class AuditedModel:
         return faults
 
     def _alias_fault(self, alias: str, recorded: str | None, actual: str | None) -> str | None:
-        """Reason why an alias contradicts the trail; None where it does not."""
+        """Reason why an alias contradicts the trail, if any."""
         where = f"{self.name}@{alias}"
         if recorded is None:
             # Other aliases may be set by hand; the one that is served may not.
@@ -254,7 +276,9 @@ class AuditedModel:
         return None
 
     def _project(self, alias: str) -> tuple[str | None, str]:
-        """Points the alias where the trail says; returns (version before, version now).
+        """Points the alias where the trail says.
+
+        Returns (version before, version now).
 
         After every move the trail is read again: a writer that was overtaken while it held an older answer repairs its
         own mistake, so the last one to touch the alias leaves it as the last record has it.
@@ -276,52 +300,55 @@ class AuditedModel:
             f"other processes kept moving {self.name}@{alias} meanwhile; the trail says {target}; try again"
         )
 
-    def _append_move(
+    def _append(
         self,
-        alias: str,
-        target: Callable[[Trail], str | None],
+        target: Callable[[Trail], str | AuditRecord],
         *,
         action: Action,
-        expected: str | None,
+        alias: str,
         reason: str,
         digest: str | None,
     ) -> AuditRecord:
-        """Appends the record of one move, as long as the alias is where it was expected.
+        """Appends one record.
 
-        Approvals and moves of other aliases that take its number only cost another turn. An alias that is there
-        already keeps the record that put it there.
+        Another record that takes its number only costs another turn.
+
+        Args:
+            target: Returns the version of the record, or a record that makes it unnecessary.
+            action: As in the record.
+            alias: As in the record.
+            reason: As in the record.
+            digest: Of the verdicts, or of what is approved.
         """
         for _ in range(_MAX_TURNS):
             trail = self.trail()
-            current, version = trail.current(alias), target(trail)
-            if current != expected:
-                raise self._conflict(alias, version or "the one before", expected)
-            assert version is not None, "the caller has seen a target in the same state of the alias"
-            if current == version:
-                return trail.moves(alias)[-1]
+            version = target(trail)
+            if isinstance(version, AuditRecord):
+                return version
             with suppress(StaleTrail):
-                trail = self._append(
-                    trail, action=action, alias=alias, to_version=version, reason=reason, digest=digest
+                trail = audit.append(
+                    self.store,
+                    trail,
+                    action=action,
+                    name=self.name,
+                    alias=alias,
+                    to_version=version,
+                    reason=reason,
+                    verdict_digest=digest,
                 )
                 return trail.records[-1]
-        raise self._busy()
+        raise RunFailed(f"other processes kept writing the trail of {self.name} meanwhile; try again")
 
-    def _append(
-        self, trail: Trail, *, action: Action, alias: str, to_version: str, reason: str, digest: str | None
-    ) -> Trail:
-        return audit.append(
-            self.store,
-            trail,
-            action=action,
-            name=self.name,
-            alias=alias,
-            to_version=to_version,
-            reason=reason,
-            verdict_digest=digest,
-        )
+    def _move(self, trail: Trail, alias: str, expected: str | None, version: str | None) -> str | AuditRecord:
+        """Version to move to, or the record that moved there before.
 
-    def _busy(self) -> RunFailed:
-        return RunFailed(f"other processes kept writing the trail of {self.name} meanwhile; try again")
+        Raises `Conflict` if the alias is no longer where it was expected.
+        """
+        current = trail.current(alias)
+        if current != expected:
+            raise self._conflict(alias, version or "the one before", expected)
+        assert version is not None, "the caller has seen a target in the same state of the alias"
+        return trail.moves(alias)[-1] if current == version else version
 
     def _deleted_message(self, alias: str, version: str) -> str:
         return (
@@ -340,7 +367,9 @@ class AuditedModel:
 
 
 def approval_subject(version: ModelVersion) -> str:
-    """Digest of what an approval covers: these files with this evaluation.
+    """Digest of what an approval covers.
+
+    That is the files of the version with this evaluation.
 
     A new evaluation needs a new approval.
     """

@@ -1,6 +1,6 @@
-"""Requirements on a version before an alias may move to it, as users declare them in YAML.
+"""Rules of the gates, as users declare them.
 
-Rules are read with `config.load.build(GateRules, read_yaml(path))`::
+A version must meet them before an alias may move to it. `config.load.build(GateRules, read_yaml(path))` reads them::
 
     dataset_digest: 5c6f…            # the held-out set that was to be evaluated on
     floors:
@@ -51,14 +51,16 @@ class Floor(Section):
 
 
 class Limit(Section):
-    """Upper bound on a cost, as the evaluation has it under `cost`."""
+    """Upper bound on one cost of the evaluation."""
 
     what: Literal["latency_ms", "memory_bytes", "parameters", "package_bytes"]
     at_most: float = Field(..., gt=0)
 
 
 class Beat(Section):
-    """Gain over a baseline by more than `by`, with `p_below` a significant one.
+    """Required gain over a baseline.
+
+    By more than `by`; with `p_below` it must be significant, too.
 
     A rule about production holds from the second promotion of a name on: before, there is none.
     """
@@ -74,7 +76,10 @@ class Beat(Section):
 
 
 class NoWorse(Section):
-    """Loss against production of at most `by`, in every bin both have."""
+    """Largest allowed loss against production.
+
+    At most `by`, in every bin both have.
+    """
 
     metric: str
     better: Better

@@ -146,7 +146,10 @@ def _large_means(sums: Floats, counts: Floats) -> tuple[float, float]:
 
 
 def _chances(sums: Floats, seed: int) -> tuple[float, float]:
-    """Chances that a sum with random signs is at least, and at most, the observed sum."""
+    """Chances that random signs reach the observed sum.
+
+    P(sum >= observed) and P(sum <= observed).
+    """
     total = float(sums.sum())
     # Many groups: the sum is normal with mean 0.
     if len(sums) > LARGE:

@@ -81,7 +81,7 @@ class ProbeResult:
 def probe(
     model: Path, rows: Sequence[Mapping[str, str]], *, loader_module: str, timeout_s: float = TIMEOUT_S
 ) -> ProbeResult:
-    """Loads a model folder in a fresh process and sends it the rows.
+    """Sends rows to a package in a fresh process.
 
     Args:
         model: Folder of the package.

@@ -55,16 +55,19 @@ def parse_address(address: str) -> VersionAddress:
 
 
 class RegisteredModel:
-    """One name of the registry.
+    """Registered model, by its name.
 
-    Every method asks MLflow anew, because other processes register versions and move aliases.
+    Every method asks MLflow again, because other processes register versions and move aliases.
     """
 
     def __init__(self, server: TrackingServer, name: str) -> None:
         self.server, self.name = server, name
 
     def record(self) -> Any:
-        """MLflow's object of the model; raises `UserError` where there is none, or the name is impossible."""
+        """MLflow's object of the model.
+
+        Raises `UserError` where there is none, or the name is impossible.
+        """
         check_name(self.name)
         client = self.server.client
         from mlflow.exceptions import MlflowException
@@ -104,7 +107,10 @@ class RegisteredModel:
         return ModelVersion(self.server, self.name, version)
 
     def has_version(self, version: str) -> bool:
-        """Tells if MLflow has this version; raises `UserError` where it has no such model."""
+        """Tells if MLflow has this version.
+
+        Raises `UserError` where it has no such model.
+        """
         self.record()
         return any(candidate.version == version for candidate in self.versions())
 
@@ -121,13 +127,18 @@ class RegisteredModel:
         self.server.client.update_registered_model(self.name, description=text)
 
     def as_json(self) -> dict[str, Any]:
-        """The model and its versions as `isnet models show --json` prints them: {name, versions: […]}."""
+        """Model and versions, as `isnet models show --json` prints them.
+
+        {name, versions: […]}.
+        """
         aliases = self.aliases()
         return {"name": self.name, "versions": [version.as_json(aliases) for version in self.versions()]}
 
 
 class ModelVersion:
-    """One version of a registered model; MLflow is asked at the first use, and once.
+    """Version of a registered model.
+
+    MLflow is asked at the first use, and once.
 
     Attributes:
         server: The server that has it.
@@ -182,7 +193,10 @@ class ModelVersion:
 
     @cached_property
     def record(self) -> Any:
-        """MLflow's object of the version; a `UserError` lists the versions there are."""
+        """MLflow's object of the version.
+
+        A `UserError` lists the versions that there are.
+        """
         self.model.record()
         versions = self.model.versions()
         for candidate in versions:
@@ -216,7 +230,10 @@ class ModelVersion:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """The last evaluation; None before the first, or where it does not have the digest recorded beside it."""
+        """Last evaluation of the version.
+
+        None before the first, or where its digest is not the one recorded beside it.
+        """
         text = self.tags.get(PREFIX + "evaluation")
         if text is None or hashlib.sha256(text.encode()).hexdigest() != self.evaluation_digest:
             return None
@@ -240,11 +257,17 @@ class ModelVersion:
 
     @property
     def card_of(self) -> str | None:
-        """Digest of the evaluation that the card describes; "none" where there was none."""
+        """Digest of the evaluation that the card describes.
+
+        "none" where the version had none.
+        """
         return self.tags.get(PREFIX + "card_of")
 
     def as_json(self, aliases: Mapping[str, str]) -> dict[str, Any]:
-        """Everything known of it, as `isnet models show --json` prints it."""
+        """Facts, evaluation and verdicts of the version.
+
+        As `isnet models show --json` prints them.
+        """
         return {
             "version": self.version,
             "aliases": sorted(alias for alias, version in aliases.items() if version == self.version),
@@ -258,7 +281,7 @@ class ModelVersion:
         }
 
     def attach_evaluation(self, evaluation: Mapping[str, Any]) -> str:
-        """Stores an evaluation with the version at once; returns its digest."""
+        """Stores an evaluation at once, and returns its digest."""
         attachment = evaluation_attachment(self.address, evaluation, {})
         for path, content in attachment.files.items():
             self._log_text(content.decode(), path)
@@ -267,7 +290,7 @@ class ModelVersion:
         return attachment.tags[PREFIX + "evaluation_digest"]
 
     def evaluation_file(self, name: str) -> bytes | None:
-        """File stored beside the last evaluation; None where there is none of that name."""
+        """File stored beside the last evaluation, if any."""
         from mlflow.exceptions import MlflowException
 
         if self.run_id is None or self.evaluation_digest is None:
@@ -280,7 +303,10 @@ class ModelVersion:
                 return None
 
     def attach_verdicts(self, verdicts: Sequence[GateVerdict]) -> str:
-        """Stores verdicts, passed or not, as a tag and as a table on the page; returns their digest."""
+        """Stores verdicts, passed or not, and returns their digest.
+
+        They become a tag, and a table on the version's page.
+        """
         text, digest = canonical_json(verdicts_as_json(verdicts)).decode(), verdict_digest(verdicts)
         # Tags show the last verdicts; the run keeps all, under the digest that the audit trail names.
         self._log_text(text, f"verdicts/{digest}.json")
@@ -343,7 +369,7 @@ def list_models(server: TrackingServer) -> list[dict[str, Any]]:
 
 
 def evaluation_attachment(address: str, evaluation: Mapping[str, Any], files: Mapping[str, Path]) -> VersionAttachment:
-    """Tags and artifacts that store an evaluation with a registered version.
+    """Tags and artifacts that store an evaluation.
 
     Args:
         address: `models:/NAME/VERSION`.

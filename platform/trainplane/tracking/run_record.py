@@ -1,4 +1,4 @@
-"""The record of one run in MLflow: status, tags, settings, files."""
+"""Record of one run in MLflow."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ class RunRecord:
 
     @cached_property
     def run(self) -> Any:
-        """MLflow's own object of the run; a `UserError` where there is none."""
+        """MLflow's own object of the run.
+
+        Raises `UserError` where there is none.
+        """
         from mlflow.exceptions import MlflowException
 
         client = self.server.client
@@ -67,7 +70,10 @@ class RunRecord:
 
     @property
     def datasets(self) -> list[tuple[str, Any]]:
-        """Purpose, such as `training`, and MLflow's dataset of each input; the purpose is "" where none is recorded."""
+        """Purpose and MLflow's dataset of each input.
+
+        The purpose, such as `training`, is "" where none is recorded.
+        """
         inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
         return [
             (next((tag.value for tag in entry.tags if tag.key == "mlflow.data.context"), ""), entry.dataset)
@@ -76,11 +82,11 @@ class RunRecord:
 
     @cached_property
     def artifacts(self) -> frozenset[str]:
-        """Names of files and folders at the top of the run's artifacts."""
+        """Names at the top of the run's artifacts."""
         return frozenset(entry.path for entry in self.server.client.list_artifacts(self.run_id))
 
     def read_text(self, name: str) -> str | None:
-        """Text of a top-level artifact; None where the run has none of that name."""
+        """Text of a top-level artifact, if there is one."""
         if name not in self.artifacts:
             return None
         with tempfile.TemporaryDirectory() as folder:

@@ -23,6 +23,7 @@ from trainplane.registry.versions import ModelVersion, RegisteredModel, list_mod
 from trainplane.storage import open_store
 from trainplane.task import Exported
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.runs import find_or_create_run
 from trainplane.tracking.tracker import Tracker
@@ -260,11 +261,7 @@ def test_pictures_and_models_go_straight_to_the_object_store(
 ) -> None:
     run = find_or_create_run(
         TrackingServer(tracking_uri),
-        "on-s3",
-        run_key="k",
-        run_name="n",
-        tags={},
-        artifact_root=f"{s3_address}/artifacts",
+        RunSpec("on-s3", run_key="k", run_name="n", tags={}, artifact_root=f"{s3_address}/artifacts"),
     )
     tracker = Tracker(TrackingServer(tracking_uri), run.run_id, spool=tmp_path / "spool")
     tracker.log_image("gallery", np.zeros((8, 8, 3), np.uint8), 1)
@@ -288,11 +285,7 @@ def test_a_server_registers_promotes_and_gives_back_the_same_bytes(
     with mlflow_server() as address:
         run = find_or_create_run(
             TrackingServer(address),
-            "isnet",
-            run_key="k",
-            run_name="n",
-            tags={},
-            artifact_root=str(tmp_path / "artifacts"),
+            RunSpec("isnet", run_key="k", run_name="n", tags={}, artifact_root=str(tmp_path / "artifacts")),
         )
         server = TrackingServer(address)
         isnet = RegisteredModel(server, "isnet")
