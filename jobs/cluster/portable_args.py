@@ -57,7 +57,7 @@ def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Cont
     for position, path in _local_paths(args, parsed):
         if is_remote(context):
             raise UserError(
-                f"{path!r} is a place on this machine, which the cluster at {context.ray} cannot see; put it into the "
+                f"{path!r} is a path on this machine, which the cluster at {context.ray} cannot see; put it into the "
                 "store (isnet data pack SRC s3://…) and give that address"
             )
         # Only the path is replaced, not the option or the setting before it.
@@ -78,7 +78,7 @@ def check_settings(config: Any, context: Context) -> None:
     ):
         if isinstance(value, str) and _looks_like_path(value):
             raise UserError(
-                f"{name} = {value!r} is a place on this machine, which the cluster at {context.ray} cannot see; put it "
+                f"{name} = {value!r} is a path on this machine, which the cluster at {context.ray} cannot see; put it "
                 "into the store and give its address, s3://… or a name"
             )
 

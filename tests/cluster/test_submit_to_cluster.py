@@ -380,9 +380,8 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     line = [hand_over(f"echo {number}; date +%s.%N; sleep 3")[0] for number in range(8)]
     said = []
     following.wait_for_start(connection, line[-1], timeout_s=120, emit=said.append)
-    assert any(re.search(r"waits: [2-6] jobs stand before it in the cluster's line, 2 run", text) for text in said), (
-        said
-    )
+    queued = r"waits: [2-6] jobs are before it in the cluster's queue \(2 running\)"
+    assert any(re.search(queued, text) for text in said), said
     assert [job_state.wait_until_over(connection, job, timeout_s=60).status for job in line] == ["SUCCEEDED"] * 8
     # Ray writes into the same log, anywhere.
     moments = [float(re.search(r"^\d{10}\.\d+", connection.get_job_logs(job), re.M)[0]) for job in line]

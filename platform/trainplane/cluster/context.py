@@ -157,7 +157,7 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
             try:
                 tree = tomllib.loads(file.read_text(encoding="utf-8"))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-                raise UserError(f"{file}: is no TOML ({error}); correct it") from error
+                raise UserError(f"{file}: is not valid TOML ({error}); correct it") from error
             except OSError as error:
                 raise UserError(f"{file}: cannot be read ({error.strerror}); make it readable") from error
             for key in tree:
@@ -168,7 +168,7 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
             if not isinstance(tables, dict) or not all(isinstance(table, dict) for table in tables.values()):
                 raise UserError(f"{file}: contexts are tables; write [context.NAME] and its keys below")
             if default is not None and not isinstance(default, str):
-                raise UserError(f'{file}: default = {default!r} is no name; write default = "NAME"')
+                raise UserError(f'{file}: default = {default!r} is not a name; write default = "NAME"')
             return file, tables, default
     return None, {}, None
 
@@ -183,7 +183,9 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
     if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
         # The address is not shown: it may hold a password.
-        raise UserError(f"{file}: tracking of context {name!r} is no address; need http://…, https://… or sqlite:///…")
+        raise UserError(
+            f"{file}: tracking of context {name!r} is not an address; need http://…, https://… or sqlite:///…"
+        )
     for key in ("ray", "tracking", "s3_endpoint"):
         if "://" in table.get(key, ""):
             _check_address(name, key, table[key], file)
@@ -203,7 +205,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | No
 def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
     """Refuses all but text: a number would become a folder."""
     if not isinstance(value, str) or not value.strip():
-        raise UserError(f'{file}: {key} of context {name!r} is no text, or an empty one; write {key} = "…"')
+        raise UserError(f'{file}: {key} of context {name!r} is not a text, or is empty; write {key} = "…"')
     if value.startswith("s3://") and not value.removeprefix("s3://").strip("/"):
         raise UserError(f"{file}: {key} of context {name!r} names no bucket; need s3://bucket/prefix")
 
@@ -226,13 +228,13 @@ def _check_address(name: str, key: str, address: str, file: Path | None) -> None
     except ValueError:
         is_whole = False
     if not is_whole:
-        raise UserError(f"{file}: {key} of context {name!r} is no address; need {parts.scheme}://HOST:PORT")
+        raise UserError(f"{file}: {key} of context {name!r} is not an address; need {parts.scheme}://HOST:PORT")
 
 
 def _ray_address(address: str, name: str) -> str:
     if not address.startswith(("http://", "https://")):
         raise UserError(
-            f"context {name!r}: ray = {address!r} is no job address; need http://HEAD:8265, "
+            f"context {name!r}: ray = {address!r} is not a job address; need http://HEAD:8265, "
             "the address of the cluster's dashboard"
         )
     return address.rstrip("/")
@@ -247,7 +249,9 @@ def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
         variables["AWS_DEFAULT_REGION"] = str(table["s3_region"])
     for variable, reference in table.get("secrets", {}).items():
         if not _VARIABLE.fullmatch(variable):
-            raise UserError(f"context {name!r}: secret {variable!r} is no name of a variable; need letters, digits, _")
+            raise UserError(
+                f"context {name!r}: secret {variable!r} is not the name of a variable; need letters, digits, _"
+            )
         variables[variable] = _secret(name, variable, str(reference))
     return variables
 
@@ -266,7 +270,7 @@ def _secret(name: str, variable: str, reference: str) -> str:
                 raise ValueError("no variable holds a zero byte")
             return text
         except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            reason = error.strerror if isinstance(error, OSError) else "it is not text"
             raise UserError(
                 f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({reason})"
             ) from error

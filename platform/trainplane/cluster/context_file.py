@@ -38,10 +38,12 @@ def check(file: Path) -> None:
     try:
         tree = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{file}: is no TOML ({error}); correct it") from error
+        raise UserError(f"{file}: is not valid TOML ({error}); correct it") from error
     contexts = tree.get("context", {})
     if isinstance(contexts, dict) and NAME in contexts:
-        raise UserError(f"{file} has a context {NAME!r} that is not the stack's; rename it, and run this again")
+        raise UserError(
+            f"{file} has a context {NAME!r} that `isnet stack up` did not write; rename it, and run this again"
+        )
 
 
 def write(file: Path, values: Mapping[str, str], secrets: Mapping[str, Path]) -> None:

@@ -43,7 +43,7 @@ def health_error(address: str, timeout_s: float = TIMEOUT_S) -> str | None:
             return f"{address}: {error.strerror or error}"
         return None
     if parts.scheme not in ("http", "https"):
-        return f"{address}: no address to ask; need http://HOST:PORT/PATH or tcp://HOST:PORT"
+        return f"{address}: not an address to check; need http://HOST:PORT/PATH or tcp://HOST:PORT"
     # No proxy: the server is at most one hop away.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}), _NoRedirects)
     try:

@@ -40,7 +40,7 @@ def portable(context, *args):
     return portable_args(args, parsed, context)
 
 
-def test_relative_places_become_whole_on_a_cluster_of_this_machine(here, tmp_path, monkeypatch):
+def test_relative_paths_become_absolute_on_a_cluster_of_this_machine(here, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     (tmp_path / "sub" / "set").mkdir(parents=True)
@@ -85,7 +85,7 @@ def test_names_and_addresses_travel_as_they_are(here, there, tmp_path, monkeypat
         (("data", "verify", "photos"), "photos"),
     ],
 )
-def test_a_place_on_this_machine_is_refused_for_another_cluster(there, tmp_path, monkeypatch, words, named):
+def test_a_path_on_this_machine_is_refused_for_another_cluster(there, tmp_path, monkeypatch, words, named):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "photos").mkdir()
     with pytest.raises(UserError) as refused:
@@ -94,9 +94,9 @@ def test_a_place_on_this_machine_is_refused_for_another_cluster(there, tmp_path,
     assert "http://head:8265 cannot see" in str(refused.value)
 
 
-def test_a_setting_in_a_file_that_names_a_place_here_is_refused_too(there, here):
+def test_a_setting_in_a_file_that_is_a_path_here_is_refused_too(there, here):
     config = load_run_config("demo", ["data.train=/mnt/photos"])
-    with pytest.raises(UserError, match=r"data\.train = '/mnt/photos' is a place on this machine"):
+    with pytest.raises(UserError, match=r"data\.train = '/mnt/photos' is a path on this machine"):
         check_settings(config, there)
     check_settings(config, here)
     check_settings(load_run_config("demo", []), there)

@@ -74,7 +74,7 @@ def test_a_secret_may_come_from_a_file(tmp_path):
         (("tracking =", "traking ="), ["traking", "did you mean 'tracking'"]),
         (("http://head:8265", "head:6379"), ["head:6379", "http://HEAD:8265"]),
         (('default = "lab"', 'default = "lba"'), ["'lba' is not known", "lab"]),
-        (("[context.lab]", "[context.lab"), ["is no TOML"]),
+        (("[context.lab]", "[context.lab"), ["is not valid TOML"]),
     ],
 )
 def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words):
@@ -89,17 +89,17 @@ def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words
 @pytest.mark.parametrize(
     ("table", "words"),
     [
-        ("store = 5", ["store of context 'lab' is no text"]),
-        ('store = ["s3://bucket"]', ["store of context 'lab' is no text"]),
-        ('store = " "', ["store of context 'lab' is no text, or an empty one"]),
+        ("store = 5", ["store of context 'lab' is not a text"]),
+        ('store = ["s3://bucket"]', ["store of context 'lab' is not a text"]),
+        ('store = " "', ["store of context 'lab' is not a text, or is empty"]),
         ('store = "s3://"', ["store of context 'lab' names no bucket"]),
-        ('ray = "http://head:port"', ["ray of context 'lab' is no address", "http://HOST:PORT"]),
-        ('ray = "http://"', ["ray of context 'lab' is no address"]),
-        ('tracking = "http://mlflow:99999"', ["tracking of context 'lab' is no address"]),
+        ('ray = "http://head:port"', ["ray of context 'lab' is not an address", "http://HOST:PORT"]),
+        ('ray = "http://"', ["ray of context 'lab' is not an address"]),
+        ('tracking = "http://mlflow:99999"', ["tracking of context 'lab' is not an address"]),
         ('tracking = "http://me:hush@mlflow:5000"', ["tracking of context 'lab' holds a user or a password"]),
         ('ray = "https://me:hush@head"', ["ray of context 'lab' holds a user or a password"]),
         ('s3_endpoint = "http://me:hush@store"', ["s3_endpoint of context 'lab' holds a user or a password"]),
-        ('[context.lab.secrets]\n"A=B" = "env:HOME"', ["'A=B' is no name of a variable"]),
+        ('[context.lab.secrets]\n"A=B" = "env:HOME"', ["'A=B' is not the name of a variable"]),
         ('[context.lab.secrets]\nA = "file:a\\u0000b"', ["secret A is read from", "cannot be read"]),
     ],
 )

@@ -68,8 +68,8 @@ def _route_error(address: str) -> str | None:
     # Any answer will do here, a refusal too.
     if (text := health_error(f"{address}/api/version", ANSWER_TIMEOUT_S)) and text.endswith("timed out"):
         return (
-            f"something listens at {address} and says nothing within {ANSWER_TIMEOUT_S:.0f} s, as no Ray cluster does; "
-            "look at its head, or correct `ray` of the context in isnet.toml"
+            f"a server at {address} accepts connections and does not answer within {ANSWER_TIMEOUT_S:.0f} s; "
+            "check the cluster's head, or correct `ray` of the context in isnet.toml"
         )
     return None
 

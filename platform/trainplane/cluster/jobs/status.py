@@ -137,7 +137,7 @@ def queue_message(job: JobState, states: Sequence[JobState]) -> str:
     # Submission decides the order; the id decides between jobs of one millisecond.
     position = (job.started_ms or 0, job.job)
     before = sum(state.status == "PENDING" and (state.started_ms or 0, state.job) < position for state in queued)
-    run = sum(state.status == "RUNNING" for state in queued)
+    running = sum(state.status == "RUNNING" for state in queued)
     if not before:
-        return f"it is the next in the cluster's line, {run} run"
-    return f"{before} {'jobs stand' if before > 1 else 'job stands'} before it in the cluster's line, {run} run"
+        return f"it is first in the cluster's queue ({running} running)"
+    return f"{before} {'jobs are' if before > 1 else 'job is'} before it in the cluster's queue ({running} running)"

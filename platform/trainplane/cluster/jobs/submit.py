@@ -89,7 +89,7 @@ def submit(
         # Another `submit` of the same command was a moment faster: there is one job, and both follow it.
         if "already" not in str(error):
             reason = error_line(error, last=True)
-            raise RunFailed(f"the cluster at {context.ray} did not take the job: {reason}") from error
+            raise RunFailed(f"the cluster at {context.ray} did not accept the job: {reason}") from error
         return job, False
     return job, True
 

@@ -134,7 +134,7 @@ class Postgres(Component):
                 )
             except psycopg2.OperationalError as error:
                 if "starting up" not in str(error) or time.monotonic() > deadline:
-                    raise RunFailed(f"postgres: it does not let us in: {str(error).strip()}") from error
+                    raise RunFailed(f"postgres: the superuser cannot log in: {str(error).strip()}") from error
                 time.sleep(0.1)
 
 

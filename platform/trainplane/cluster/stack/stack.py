@@ -151,12 +151,12 @@ class Stack:
             self.layout.root.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise UserError(
-                f"{self.layout.root}: is no folder and cannot be made one ({error.strerror}); move away what is there, "
-                "or set ISNET_HOME to a folder of yours"
+                f"{self.layout.root}: is not a folder and cannot be created ({error.strerror}); "
+                "move away what is there, or set ISNET_HOME to a folder of yours"
             ) from error
         with FileLock(self.layout.root / "lock").attempt() as acquired:
             if not acquired:
-                raise UserError("another `isnet stack up` or `down` is at work here; wait for it")
+                raise UserError("another `isnet stack up` or `down` is running here; wait for it")
             yield
 
     def _load_state(self) -> StackState:
@@ -175,8 +175,8 @@ class Stack:
     def _check_same_store(state: StackState, types: Sequence[type[Component]]) -> None:
         if state.store is not None and STORES[state.store] not in types:
             raise UserError(
-                f"this stack keeps its objects in {state.store}; start it with that, or begin anew after "
-                "`isnet stack down --wipe`"
+                f"this stack keeps its objects in {state.store}; start it with that store, or remove the stack "
+                "with `isnet stack down --wipe` first"
             )
 
     def _component_status(self, component: Component, state: StackState) -> ComponentStatus:
@@ -188,7 +188,7 @@ class Stack:
         if not alive:
             condition, reason = "down", "not running"
         elif ended:
-            condition, reason = "broken", f"{', '.join(ended)} is gone; `isnet stack up` starts it again"
+            condition, reason = "broken", f"{', '.join(ended)} has ended; `isnet stack up` starts it again"
         elif errors:
             condition, reason = "silent", "; ".join(errors)
         else:
@@ -296,7 +296,7 @@ class _Startup:
                 self.emit(f"{component.name} is up at {component.address()} after {elapsed_s:.0f} s")
                 return
             if attempt < component.attempts:
-                self.emit(f"{component.name}: {ended} gave up while starting; it is started again")
+                self.emit(f"{component.name}: {ended} ended while starting; it is started again")
         raise RunFailed(f"{component.name}: {ended} ended while starting; {self._log_tail(ended or '')}")
 
     def _wait_for_answers(self, component: Component) -> str | None:
@@ -312,7 +312,7 @@ class _Startup:
     def _launch(self, launch: supervisor.Launch) -> None:
         with self._lock:
             if self.failure is not None:
-                raise RunFailed(f"{launch.name}: not started, because another part failed")
+                raise RunFailed(f"{launch.name}: not started, because another component failed")
             process = supervisor.start(launch, log=self.layout.log(launch.name), mark=self.layout.mark)
             self.state.processes[launch.name] = process
             # Recorded at once: a killed `up` must leave no process that `down` does not know.
@@ -320,7 +320,7 @@ class _Startup:
 
     def _check_time(self, component: Component, awaited: str) -> None:
         if self.failure is not None:
-            raise RunFailed(f"{component.name}: given up, because another part failed")
+            raise RunFailed(f"{component.name}: given up, because another component failed")
         if time.monotonic() > self.deadline:
             raise RunFailed(f"{component.name}: waited too long for {awaited}")
 

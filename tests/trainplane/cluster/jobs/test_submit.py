@@ -121,7 +121,7 @@ def test_a_job_that_waits_says_what_for_and_is_stopped_at_the_deadline():
     assert cluster.stopped == ["job"]
 
 
-def test_a_job_in_the_line_knows_its_place():
+def test_a_queued_job_reports_its_position():
     def state(job, status, started_ms, takes=DRIVER):
         return JobState(job, status, "Ray says this.", "", None, started_ms, None, takes)
 
@@ -136,15 +136,15 @@ def test_a_job_in_the_line_knows_its_place():
     messages = {job.job: queue_message(job, jobs) for job in jobs if job.status == "PENDING"}
     assert messages == {
         "beside": "Ray says this.",
-        "first": "it is the next in the cluster's line, 1 run",
-        "second": "1 job stands before it in the cluster's line, 1 run",
-        "third": "2 jobs stand before it in the cluster's line, 1 run",
+        "first": "it is first in the cluster's queue (1 running)",
+        "second": "1 job is before it in the cluster's queue (1 running)",
+        "third": "2 jobs are before it in the cluster's queue (1 running)",
     }
 
 
 def test_a_job_that_the_list_has_lost_is_no_mistake():
     gone = JobState("gone", "PENDING", "", "", None, 7, None, DRIVER)
-    assert queue_message(gone, []) == "it is the next in the cluster's line, 0 run"
+    assert queue_message(gone, []) == "it is first in the cluster's queue (0 running)"
 
 
 def test_a_job_that_starts_is_no_longer_waited_for():
@@ -252,7 +252,7 @@ def test_what_answers_and_is_no_head_of_ray_is_said_in_a_sentence(tmp_path, answ
 def test_what_listens_and_says_nothing_is_given_up(tmp_path, answering, monkeypatch):
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
     monkeypatch.setattr(dashboard, "ANSWER_TIMEOUT_S", 0.3)
-    with pytest.raises(UserError, match="says nothing within 0 s"):
+    with pytest.raises(UserError, match="does not answer within 0 s"):
         connect(local(tmp_path).at(ray=f"http://127.0.0.1:{answering(None)}"))
 
 

@@ -174,7 +174,7 @@ def test_parts_that_are_not_installed_are_named_with_the_command(tmp_path, monke
 
 def test_two_commands_at_once_are_not_let_in(layout):
     stack = Stack(layout.root)
-    with stack.exclusive(), pytest.raises(UserError, match="another `isnet stack up` or `down` is at work"):
+    with stack.exclusive(), pytest.raises(UserError, match="another `isnet stack up` or `down` is running"):
         stack.up(store="moto")
 
 
@@ -223,10 +223,10 @@ def test_text_behind_the_context_stays_too(tmp_path):
 def test_a_context_of_that_name_which_is_not_ours_is_refused(tmp_path):
     file = tmp_path / "isnet.toml"
     file.write_text('[context.stack]\nray = "http://head:8265"\n')
-    with pytest.raises(UserError, match="has a context 'stack' that is not the stack's"):
+    with pytest.raises(UserError, match="has a context 'stack' that `isnet stack up` did not write"):
         context_file.check(file)
     file.write_text("[context\n")
-    with pytest.raises(UserError, match="is no TOML"):
+    with pytest.raises(UserError, match="is not valid TOML"):
         context_file.check(file)
 
 
@@ -255,7 +255,7 @@ def test_health_is_any_answer_that_is_no_error(server):
     assert health_error(f"{server}/moved") is None
     assert health_error(f"{server}/broken") == f"{server}/broken: HTTP 500"
     assert health_error(server.replace("http", "tcp")) is None
-    assert "no address to ask" in health_error("ftp://x")
+    assert "not an address to check" in health_error("ftp://x")
     assert main([f"{server}/ok", f"{server}/moved"]) == 0
     assert main([f"{server}/ok", f"{server}/broken"]) == 1
 
@@ -298,5 +298,5 @@ def test_a_state_that_is_not_whole_counts_as_none(tmp_path, monkeypatch, noted):
 
 def test_a_file_in_the_place_of_the_folder_is_said(tmp_path):
     (tmp_path / "stack").write_text("")
-    with pytest.raises(UserError, match="is no folder and cannot be made one"):
+    with pytest.raises(UserError, match="is not a folder and cannot be created"):
         Stack(tmp_path / "stack").down(wipe=True)
