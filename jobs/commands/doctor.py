@@ -114,7 +114,7 @@ def cluster(context: Context) -> Iterator[Finding]:
         return
     try:
         connection = client.connect(context)
-        version, room = status.ray_version(connection), status.cluster_resources(connection)
+        version, resources = status.ray_version(connection), status.cluster_resources(connection)
     except (UserError, RuntimeError, OSError, KeyError) as error:
         # RuntimeError and KeyError come from answers that no Ray head gives.
         yield _from_error(f"Ray at {context.ray}", error, "correct `ray` of the context: the address of a dashboard")
@@ -125,14 +125,16 @@ def cluster(context: Context) -> Iterator[Finding]:
         yield Finding("error", f"Ray at {context.ray} is {version}, here it is {ours}", "install the same version")
     else:
         yield Finding("ok", f"Ray at {context.ray}: {version}")
-    what = f"the cluster has {room.nodes} nodes, {room.cpus:g} processors and {room.gpus:g} GPUs for work"
-    if room.cpus or room.gpus:
+    what = (
+        f"the cluster has {resources.nodes} nodes, {resources.cpus:g} processors and {resources.gpus:g} GPUs for work"
+    )
+    if resources.cpus or resources.gpus:
         yield Finding("ok", what)
     else:
         yield Finding("warning", what, "start workers, or wait until the autoscaler has them when a job asks")
     # A resource of the head limits the number of drivers (`trainplane.cluster.jobs.queue`).
-    if room.drivers >= 1:
-        yield Finding("ok", f"its head takes {room.drivers:g} drivers at once; further jobs wait in its queue")
+    if resources.drivers >= 1:
+        yield Finding("ok", f"its head takes {resources.drivers:g} drivers at once; further jobs wait in its queue")
     else:
         remedy = f"start the head with {shlex.join(head_args(4))} to have them wait in a queue"
         yield Finding("note", "its head takes any number of drivers at once, each of some hundred megabytes", remedy)

@@ -1,6 +1,7 @@
 """`isnet`: a mistake of the user is answered in one sentence with status 2."""
 
 import pytest
+from mlflow.exceptions import MlflowException
 
 
 @pytest.mark.parametrize(
@@ -39,6 +40,16 @@ def test_a_mistake_is_answered_in_one_sentence_with_status_2(isnet, photos, word
     assert sentence in ran.err
     assert "Traceback" not in ran.err
     assert ran.out == ""
+
+
+def test_a_failed_request_to_mlflow_names_its_reason_with_status_1(isnet, monkeypatch):
+    def fail(args, context):
+        raise MlflowException("database is locked")
+
+    monkeypatch.setattr("jobs.commands.runs.list_runs", fail)
+    ran = isnet("runs", "list")
+    assert ran.status == 1
+    assert "The MLflow request failed (database is locked); fix the server and rerun the command" in ran.err
 
 
 @pytest.mark.parametrize("words", [["ui", "--port", "70000"], ["data", "pack", "x", "y", "--shard-bytes", "inf"]])
