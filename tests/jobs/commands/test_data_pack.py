@@ -356,7 +356,7 @@ def test_a_command_killed_by_sigkill_goes_on_to_the_same_bytes(isnet, many: Path
         (["--kind", "masks", "--max-side", "9"], "masks are not shrunk"),
         (["--black-is-hole"], "photos have no hole"),
         (["--quality", "101"], "quality 101 is out of range"),
-        (["--split", "a b"], "split 'a b' is none"),
+        (["--split", "a b"], "split 'a b' cannot be used"),
         (["--parallel", "-1"], "-1 is negative"),
         (["--layout", "celeb"], "invalid choice: 'celeb'"),
         (["--layout", "celeba", "--split", "val"], "list_eval_partition.txt"),

@@ -56,7 +56,7 @@ class Owner:
         return cls(secrets.token_hex(8), socket.gethostname(), machine_id(), process.pid, process.born)
 
     def is_gone(self) -> bool | None:
-        """Tells if the owner ended, or None where that is unknown."""
+        """Tells if the owner ended; None where that is unknown."""
         if self.ended:
             return True
         if not self.machine or self.machine != machine_id():
