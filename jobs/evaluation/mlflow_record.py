@@ -23,6 +23,7 @@ from trainplane.errors import UserError
 from trainplane.markdown import escaped, markdown_table
 from trainplane.tracking import lineage
 from trainplane.tracking.results import RunResult, VersionAttachment
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import end_run, find_or_create_run
 
 EXPERIMENT = "isnet-evaluations"
@@ -42,16 +43,18 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
     labels = ", ".join(models)
     run = find_or_create_run(
         context.tracking_server,
-        EXPERIMENT,
-        run_key=hashlib.sha256(identity).hexdigest(),
-        run_name=f"{labels} on {protocol.name}"[:200],
-        tags={
-            **lineage.code_tags(),
-            "isnet.masks_digest": pairing.digest,
-            "isnet.definition": protocol.eval_set.definition,
-            **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},
-        },
-        artifact_root=context.artifacts,
+        RunSpec(
+            EXPERIMENT,
+            run_key=hashlib.sha256(identity).hexdigest(),
+            run_name=f"{labels} on {protocol.name}"[:200],
+            tags={
+                **lineage.code_tags(),
+                "isnet.masks_digest": pairing.digest,
+                "isnet.definition": protocol.eval_set.definition,
+                **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},
+            },
+            artifact_root=context.artifacts,
+        ),
     )
     lineage.log_dataset(
         context.tracking_server,

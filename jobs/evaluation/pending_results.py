@@ -1,4 +1,4 @@
-"""Evaluations and searches whose results wait on this disk for MLflow.
+"""Results that wait on this disk for MLflow.
 
 A result waits in the spool of its run (`trainplane.tracking.results`). Older code kept it as a letter,
 `HOME/outbox/RUN.json`, beside the folder of its files; such letters are moved into spools and sent from there.
@@ -23,19 +23,26 @@ logger = logging.getLogger(__name__)
 
 
 def send(context: Context, result: RunResult) -> str | None:
-    """Sends the result of an evaluation, with the cards of its versions; returns a message if it has to wait."""
+    """Sends an evaluation's result; returns a message if it waits.
+
+    The cards of its registered versions are written when they have the evaluation.
+    """
     return send_result(context.tracking_server, _spools(context), result, on_version=_card_writer(context))
 
 
 def sync_all(context: Context, *, also: str | None = None) -> dict[str, UploadResult]:
-    """Sends every spool for this context's server, or for the address `also`; outcomes by run id."""
+    """Sends all spools of one server; outcomes by run id.
+
+    Spools for the address `also` go to this context's server, too.
+    """
+    # Letters first, so that they are sent with the other spools.
     failures = _import_letters(context)
     outcomes = sync_spools(_spools(context), context.tracking_server, also=also, on_version=_card_writer(context))
     return outcomes | {run_id: UploadResult(unsent=1, error=error) for run_id, error in failures.items()}
 
 
 def waiting(context: Context) -> list[UnsentSpool]:
-    """Results and records of runs that MLflow does not have yet."""
+    """Spools and letters that MLflow does not have yet."""
     failures = _import_letters(context)
     unreadable = [UnsentSpool(run_id, "an unknown address", 1) for run_id in failures]
     return [*unsent_spools(_spools(context)), *unreadable]
@@ -53,7 +60,11 @@ def _card_writer(context: Context) -> OnVersion:
 
 
 def _import_letters(context: Context) -> dict[str, str]:
-    """Moves letters of older code into spools; returns the reason by run id for each that has to stay."""
+    """Moves letters of older code into spools.
+
+    Returns:
+        Reasons by run id, for letters that have to stay.
+    """
     failures = {}
     for path in sorted((context.home / "outbox").glob("*.json")):
         try:
@@ -66,6 +77,7 @@ def _import_letters(context: Context) -> dict[str, str]:
 
 
 def _import_letter(context: Context, path: Path) -> None:
+    # Keys as older code stored the fields of its letter.
     letter = json.loads(path.read_bytes())
     folder = Path(letter["folder"])
     if not folder.is_dir():
@@ -85,5 +97,6 @@ def _import_letter(context: Context, path: Path) -> None:
         attachments=attachments,
         time_ms=letter["time_ms"],
     )
+    # Removed after its spool is complete; a crash in between imports it twice, which changes nothing.
     write_result(TrackingServer(letter["tracking"]), _spools(context), result)
     path.unlink()

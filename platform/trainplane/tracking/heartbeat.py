@@ -60,6 +60,7 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
     from mlflow.exceptions import MlflowException
 
     try:
+        # A silent host would cost the time limit of a whole request.
         server.knock()
         client = server.client
         experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
@@ -73,6 +74,7 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
             remote = [run for run in running if LEASE_TAG in run.data.tags and not _is_local(run)]
             reason = "its process, on another host, has not renewed its lease for minutes"
             reasons |= dict.fromkeys(_expired_runs(remote, home / _SIGHTINGS, term_s), reason)
+        # The tag before the status, so that an owner that is alive can tell this end from its own.
         for run_id, reason in reasons.items():
             set_tags(client, run_id, {REAPED_TAG: reason})
             client.set_terminated(run_id, status="FAILED")
@@ -86,7 +88,7 @@ def _is_local(run: Any) -> bool:
 
 
 def _has_died(run: Any) -> bool:
-    """Tells a run of this host whose process has ended."""
+    """Checks for a local run whose process has ended."""
     if not _is_local(run):
         return False
     _, pid, start_ticks = run.data.tags[OWNER_TAG].rsplit(":", 2)

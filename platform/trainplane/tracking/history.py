@@ -47,6 +47,7 @@ class RecordedSteps:
 
     def without_recorded(self, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:
         """Removes points that MLflow had; renumbers samples of the machine."""
+        # The usual case: a new run, or one whose recorder left them out.
         if not self.marks:
             return list(records)
         return [remaining for record in records if (remaining := self._without_recorded(record)) is not None]
@@ -54,9 +55,11 @@ class RecordedSteps:
     def _without_recorded(self, record: SpoolRecord) -> SpoolRecord | None:
         match record["k"]:
             case "metrics":
+                # Samples of the machine continue after those recorded.
                 samples = [mark for key, mark in self.marks.items() if key.startswith(SYSTEM)]
                 if samples and all(key.startswith(SYSTEM) for key in record["v"]):
                     return {**record, "step": record["step"] + max(samples) + 1}
+                # Training metrics lose the keys that MLflow has up to this step.
                 values = {key: value for key, value in record["v"].items() if self._is_new(key, record["step"])}
                 return {**record, "v": values} if values else None
             case "file" if "key" in record:

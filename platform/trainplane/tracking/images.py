@@ -44,6 +44,7 @@ def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128
     # (H, W, 3) -> (factor * H, factor * W, 3)
     images = [image.repeat(factor, axis=0).repeat(factor, axis=1) for image in images]
     height, width = images[0].shape[:2]
+    # Rounded up: the last row may be shorter.
     columns = columns or len(images)
     rows = -(-len(images) // columns)
     canvas = np.full((rows * (CAPTION_HEIGHT + height), columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
@@ -67,6 +68,7 @@ def contact_sheet(strips: Sequence[tuple[str, Pixels]], *, columns: int = 1) -> 
     if not strips:
         raise ValueError("a contact sheet needs at least one strip")
     width = max(pixels.shape[1] for _, pixels in strips)
+    # All cells are as large as the largest strip with the longest title.
     title_height = max(title.count("\n") + 1 for title, _ in strips) * CAPTION_HEIGHT
     height = max(pixels.shape[0] for _, pixels in strips) + title_height
     rows = -(-len(strips) // columns)

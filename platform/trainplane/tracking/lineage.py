@@ -18,8 +18,10 @@ from typing import Any
 
 from trainplane.tracking.client import TrackingServer, without_secrets
 
+# For code without its repository; `isnet submit` and the image's Dockerfile set them.
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
 DIRTY_VARIABLE = "TRAINPLANE_DIRTY"
+# MLflow's limit.
 DATASET_DIGEST_LENGTH = 36
 MAX_DIFF_BYTES = 200_000
 _TRUNCATED = "[cut here:"
@@ -38,6 +40,7 @@ def code_tags() -> dict[str, str]:
     if commit is None:
         variables = {"trainplane.commit": COMMIT_VARIABLE, "trainplane.dirty": DIRTY_VARIABLE}
         return {tag: os.environ.get(variable) or "unknown" for tag, variable in variables.items()}
+    # Untracked files do not count as changes.
     dirty = bool(_git("status", "--porcelain", "--untracked-files=no"))
     return {
         "mlflow.source.git.commit": commit,
@@ -67,6 +70,7 @@ def account() -> str:
     For records of decisions: the environment (LOGNAME, USER) cannot change it.
     """
     number = os.getuid()
+    # A container's user often has no entry.
     try:
         return pwd.getpwuid(number).pw_name
     except KeyError:
@@ -81,6 +85,7 @@ def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:
     diff = _git("diff", "HEAD") if _is_checkout() else None
     if not diff:
         return None
+    # Bytes, not characters: the limit is one of storage.
     encoded = diff.encode()
     if len(encoded) <= max_bytes:
         return diff + "\n"
@@ -89,7 +94,7 @@ def code_diff(*, max_bytes: int = MAX_DIFF_BYTES) -> str | None:
 
 
 def is_truncated(diff: str) -> bool:
-    """Tells a diff that `code_diff` truncated."""
+    """Checks whether `code_diff` truncated this diff."""
     return diff.rstrip("\n").rpartition("\n")[2].startswith(_TRUNCATED)
 
 
@@ -111,6 +116,7 @@ def environment() -> dict[str, str]:
 
 def hardware() -> dict[str, Any]:
     """Processor, usable CPUs, memory and GPUs; sizes in bytes."""
+    # Imported here, because commands that record no lineage should not wait for torch.
     import psutil
     import torch
 
@@ -177,6 +183,7 @@ def _is_checkout() -> bool:
 
 def _git(*arguments: str) -> str | None:
     """Output of git here; None without git or repository."""
+    # The folder of this file, because the process may run anywhere.
     command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
     try:
         process = subprocess.run(command, capture_output=True, timeout=20, check=False)

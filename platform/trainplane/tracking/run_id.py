@@ -19,6 +19,7 @@ from urllib.parse import quote
 
 from trainplane.errors import UserError
 
+# The tags that connect an MLflow run with its key, its reserved id and its process.
 KEY_TAG = "trainplane.run_key"
 RESERVED_TAG = "trainplane.reserved"
 ATTEMPTS_TAG = "trainplane.attempts"
@@ -27,6 +28,7 @@ REAPED_TAG = "trainplane.reaped"
 # Why the last attempt failed; a finished run has none.
 ERROR_TAG = "trainplane.error"
 _RESERVED = "reserved-"
+# 96 bits: enough for all runs, short enough for a folder's name.
 _RESERVED_DIGITS = 24
 # MLflow's pages then open on runs and metrics, not on traces of language models.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
@@ -40,7 +42,8 @@ class RunSpec:
         experiment: Name of MLflow's experiment.
         run_key: 1 to 250 letters, digits and `._:/@+=-`; the same key is the same run.
         run_name: Shown on MLflow's pages.
-        artifact_root: `s3://…` or a folder, where a new experiment stores its artifacts.
+        artifact_root: `s3://…` or a folder, where a new experiment stores its artifacts. The recorder writes there
+            directly, not through the tracking server.
         parent_run_id: The search that it is a trial of.
         tags: Tags of the run.
     """
@@ -61,6 +64,7 @@ class RunSpec:
     @property
     def reserved_id(self) -> str:
         """Id until MLflow has the run; names its spool, too."""
+        # JSON of a list, so that no two pairs of names give one text.
         identity = json.dumps([self.experiment, self.run_key]).encode()
         return f"{_RESERVED}{hashlib.sha256(identity).hexdigest()[:_RESERVED_DIGITS]}"
 
@@ -70,7 +74,7 @@ class RunSpec:
 
 
 def is_reserved(run_id: str) -> bool:
-    """Tells a reserved id from an id of MLflow."""
+    """Checks whether an id is reserved, so not MLflow's own."""
     return run_id.startswith(_RESERVED)
 
 
@@ -122,6 +126,7 @@ def start_attempt(client: Any, run: Any, *, tags: Mapping[str, str], owner: str,
 
 def find_reserved_run(client: Any, reserved_id: str) -> Any | None:
     """Finds a run by its reserved id, in any experiment."""
+    # MLflow searches runs by experiment only.
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     runs = client.search_runs(experiments, filter_string=f"tags.`{RESERVED_TAG}` = '{reserved_id}'", max_results=2)
     return runs[0] if runs else None
@@ -140,6 +145,7 @@ def _experiment_id(client: Any, name: str, artifact_root: str) -> str:
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
+        # Absolute, because later processes run in other folders.
         root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
         try:
             location = f"{root.rstrip('/')}/{quote(name, safe='')}"

@@ -37,6 +37,7 @@ from trainplane.tracking.tracker import Status
 
 logger = logging.getLogger(__name__)
 
+# A command that starts or ends a run waits this long for a slow server; `isnet runs sync` sends what is left.
 _UPLOAD_S = 15.0
 _ERROR_CHARACTERS = 500
 
@@ -75,34 +76,13 @@ class RunMetadata:
     inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
 
-def find_or_create_run(
-    server: TrackingServer,
-    experiment: str,
-    *,
-    run_key: str,
-    run_name: str,
-    tags: Mapping[str, str],
-    parent_run_id: str | None = None,
-    artifact_root: str,
-) -> RunHandle:
+def find_or_create_run(server: TrackingServer, spec: RunSpec) -> RunHandle:
     """Starts an attempt of a run, in MLflow alone.
 
-    Args:
-        server: An unreachable one is a `UserError`.
-        experiment: MLflow's experiment.
-        run_key: The same key is the same run.
-        run_name: Shown on MLflow's pages.
-        tags: Tags of the run.
-        parent_run_id: The search that it is a trial of.
-        artifact_root: `s3://…` or a folder, where a new experiment stores its artifacts. The recorder writes there
-            directly, not through the tracking server.
-
-    Returns:
-        The run, now RUNNING and owned by this process.
+    The run is then RUNNING and owned by this process. An unreachable server is a `UserError`.
     """
     from mlflow.exceptions import MlflowException
 
-    spec = RunSpec(experiment, run_key, run_name, artifact_root, parent_run_id, tags)
     try:
         server.knock()
         return _start_in_mlflow(server.client, spec)
@@ -133,6 +113,7 @@ def start_run(server: TrackingServer, spec: RunSpec, metadata: RunMetadata, *, s
         except (MlflowException, OSError) as error:
             if require or is_refusal(error):
                 raise server.unreachable(error) from error
+            # Unreachable: the run starts in its spool.
             handle = _start_offline(spec, spool, reason(error))
         _record_start(server, spec, metadata, handle, spool)
     except BaseException as error:
@@ -148,8 +129,10 @@ def _record_start(
     """Writes start and metadata into the spool; sends both."""
     try:
         with closing(Spool(folder, run_id=handle.run_id, tracking=server.public_address, run_spec=spec)) as spool:
+            # MLflow could not be asked to start the attempt, so the uploader will do it.
             if handle.offline_reason is not None:
                 spool.append({"k": "start", "v": {**spec.tags, LEASE_TAG: new_lease()}, "owner": owner_id()})
+            # A resumed run has its metadata from its first attempt.
             if not handle.resumed:
                 for record in _metadata_records(spool, metadata):
                     spool.append(record)
@@ -201,9 +184,11 @@ def _running_here(server: TrackingServer, spec: RunSpec) -> str | None:
 
 
 def _start_in_mlflow(client: Any, spec: RunSpec) -> RunHandle:
+    # The claim names this process as owner even if it dies before the attempt starts.
     run, existed = find_or_create(client, spec, claim={OWNER_TAG: owner_id(), LEASE_TAG: new_lease()})
     run_id = run.info.run_id
     attempt = start_attempt(client, run, tags={**spec.tags, LEASE_TAG: new_lease()}, owner=owner_id())
+    # An earlier attempt was marked stale; this one is alive.
     if REAPED_TAG in run.data.tags:
         client.delete_tag(run_id, REAPED_TAG)
     return RunHandle(run_id, existed, attempt)
@@ -272,6 +257,7 @@ def close_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping
     except (OSError, UserError) as error:
         # The disk is full, or a rank that was taken for dead still records: try MLflow directly.
         logger.warning("tracking: the end of the run cannot be stored on this disk (%s)", error)
+    # Without a spool the end is lost if MLflow does not answer either.
     try:
         end_run(server, run_id, status, tags)
     except UserError as error:
@@ -293,6 +279,7 @@ def _record(
             spool.append({"k": "file", "files": [[spool.attach(Path(name).name, text.encode()), name]]})
         if tags:
             spool.append({"k": "tags", "v": {key: str(value) for key, value in tags.items()}})
+        # The status last: a run that has ended has all of its records.
         if status is not None:
             spool.append({"k": "status", "v": status, "ts": time.time_ns() // 1_000_000})
     from mlflow.exceptions import MlflowException

@@ -98,6 +98,7 @@ class _Gpus:
     def __init__(self) -> None:
         self._handles: list[Any] = []
         try:
+            # Optional: a machine without GPUs need not have the package.
             self._nvml = importlib.import_module("pynvml")
             self._nvml.nvmlInit()
         except ImportError:

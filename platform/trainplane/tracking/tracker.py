@@ -34,6 +34,7 @@ from trainplane.tracking.system_metrics import Counters, SystemMonitor
 logger = logging.getLogger(__name__)
 
 MONITOR_EVERY_S = 10.0
+# The tag is older than its meaning: metrics used to be thinned on a full disk.
 DROPPED_TAG = "trainplane.thinned"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
 
@@ -166,6 +167,7 @@ class Tracker(Recorder):
         """Records values of one step, unless the disk is full."""
 
         def write() -> None:
+            # A replayed step was recorded by an earlier attempt.
             marks = self._ledger.marks
             values = {key: float(value) for key, value in metrics.items() if step > marks.get(key, step - 1)}
             if values:
@@ -195,6 +197,7 @@ class Tracker(Recorder):
                 (f"{stem}+compressed.webp", _encoded(image, "WEBP", quality=80, method=0)),
             ):
                 files.append([self._spool.attach(file_name, data), f"images/{file_name}"])
+            # The pages show the gallery of runs with this tag only.
             self._spool.append({"k": "tags", "v": {"mlflow.loggedImages": "True"}})
             self._spool.append({"k": "file", "files": files, "key": mark, "step": int(step)})
 
@@ -204,6 +207,7 @@ class Tracker(Recorder):
         """Records a text; only a relative path is accepted."""
 
         def write() -> None:
+            # A name must not lead out of the run's artifacts.
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.name:
                 raise ValueError(f"artifact name {name!r} is no relative path")
@@ -224,6 +228,7 @@ class Tracker(Recorder):
 
     def commit(self, step: int) -> None:
         """Makes points up to `step` final, unless they are already."""
+        # Before the first branch nothing is pending.
         if self._ledger.committed is not None and step > self._ledger.committed:
             self._append({"k": "commit", "step": int(step)})
 
@@ -246,6 +251,7 @@ class Tracker(Recorder):
         if self._system_monitor is not None:
             self._system_monitor.close()
         self._guarded(self._report_dropped)
+        # The uploader first: it sends what the monitor and this report have appended.
         self._num_left = self._uploader.close(timeout_s)
         self._spool.close()
         if self._num_left:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from trainplane.cluster.context import Context, resolve
-from trainplane.tracking.run_id import REAPED_TAG
+from trainplane.tracking.run_id import REAPED_TAG, RunSpec
 from trainplane.tracking.runs import find_or_create_run
 
 DEAD = "http://127.0.0.1:9"
@@ -24,11 +24,7 @@ def write_letter(context: Context, folder: Path, **fields: Any) -> str:
     """A waiting result of a new run, as code before the common spool wrote it."""
     run = find_or_create_run(
         context.tracking_server,
-        "results",
-        run_key=folder.name,
-        run_name=folder.name,
-        tags={},
-        artifact_root=context.artifacts,
+        RunSpec("results", run_key=folder.name, run_name=folder.name, tags={}, artifact_root=context.artifacts),
     )
     folder.mkdir(parents=True)
     (folder / "front.png").write_bytes(b"picture")

@@ -22,7 +22,7 @@ from trainplane.tracking.heartbeat import (
     renew_lease,
     sightings_from_json,
 )
-from trainplane.tracking.run_id import REAPED_TAG
+from trainplane.tracking.run_id import REAPED_TAG, RunSpec
 from trainplane.tracking.runs import find_or_create_run
 
 
@@ -88,7 +88,7 @@ def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_b
     def start(key: str) -> str:
         root = str(tmp_path / "artifacts")
         handle = find_or_create_run(
-            TrackingServer(tracking_uri), "isnet", run_key=key, run_name=key, tags={}, artifact_root=root
+            TrackingServer(tracking_uri), RunSpec("isnet", run_key=key, run_name=key, tags={}, artifact_root=root)
         )
         client.set_tag(handle.run_id, "trainplane.owner", "another-host/1:1:1.00")
         return handle.run_id

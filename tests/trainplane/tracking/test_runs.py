@@ -32,12 +32,7 @@ def start(tracking_uri: str, tmp_path: Path, key: str = "places2-abc", **options
     root = str(tmp_path / "artifacts")
     return find_or_create_run(
         TrackingServer(tracking_uri),
-        "isnet",
-        run_key=key,
-        run_name="first",
-        tags={"seed": "1"},
-        artifact_root=root,
-        **options,
+        RunSpec("isnet", run_key=key, run_name="first", tags={"seed": "1"}, artifact_root=root, **options),
     )
 
 
@@ -91,12 +86,13 @@ def test_two_launchers_at_once_end_up_in_one_run(tracking_uri: str, tmp_path: Pa
     script = f"""
 import sys
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import find_or_create_run
 TrackingServer({tracking_uri!r}).client.search_experiments()
 print("ready", flush=True)
 sys.stdin.readline()
-print(find_or_create_run(TrackingServer({tracking_uri!r}), "isnet", run_key="k", run_name="n", tags={{}},
-      artifact_root={str(tmp_path)!r}).run_id)
+print(find_or_create_run(TrackingServer({tracking_uri!r}), RunSpec("isnet", run_key="k", run_name="n", tags={{}},
+      artifact_root={str(tmp_path)!r})).run_id)
 """
     launchers = [
         subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
@@ -233,9 +229,10 @@ def test_a_run_whose_process_was_killed_is_marked_failed_by_the_next_command(tra
     script = f"""
 import os, signal
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import find_or_create_run
-print(find_or_create_run(TrackingServer({tracking_uri!r}), "isnet", run_key="dead", run_name="n", tags={{}},
-      artifact_root={str(tmp_path)!r}).run_id, flush=True)
+print(find_or_create_run(TrackingServer({tracking_uri!r}), RunSpec("isnet", run_key="dead", run_name="n", tags={{}},
+      artifact_root={str(tmp_path)!r})).run_id, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     dead = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False).stdout.strip()
@@ -253,7 +250,8 @@ def test_a_run_whose_process_died_while_it_was_made_is_closed_too(tracking_uri: 
         "import os, sys; from trainplane.tracking import client, runs\n"
         "runs.start_attempt = lambda *_, **__: os._exit(0)\n"
         "server = client.TrackingServer(sys.argv[1])\n"
-        "runs.find_or_create_run(server, 'isnet', run_key='k', run_name='k', tags={}, artifact_root=sys.argv[2])"
+        "spec = runs.RunSpec('isnet', run_key='k', run_name='k', artifact_root=sys.argv[2])\n"
+        "runs.find_or_create_run(server, spec)"
     )
     subprocess.run([sys.executable, "-c", code, tracking_uri, str(tmp_path)], check=True)
     [run_id] = fail_stale_runs(TrackingServer(tracking_uri))

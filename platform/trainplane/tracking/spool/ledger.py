@@ -8,8 +8,8 @@ that led to the end.
 
 Two kinds of records among the others carry this, in order: `{"k": "commit", "step": s}` when the checkpoint of step s
 is stored, and `{"k": "branch", "step": s}` when an attempt resumes from s. A branch discards every pending point; those
-that belong to the checkpoint come back with it (`without_discarded`), on any node. Before the
-first branch, as in runs that keep no checkpoints, every point is committed at once.
+that belong to the checkpoint come back with it (`without_discarded`), on any node. Before the first branch, as in runs
+that keep no checkpoints, every point is committed at once.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SpoolRecord = dict[str, Any]
 """One line of a spool: its kind under `k`, and what `_FIELDS` lists for that kind."""
 LIVE = "live/"
 SYSTEM = "system/"
-# These measure no step of the training: they happened, whatever became of the attempt.
+# These measure no step of the training: they happened, however the attempt ended.
 _NEVER_PENDING = (SYSTEM, "guard/")
 _IMAGE = "picture "
 
@@ -65,7 +65,7 @@ class Ledger:
             self.mark([key], step)
 
     def is_pending(self, record: SpoolRecord) -> bool:
-        """Tells points that no checkpoint has committed yet."""
+        """Checks for points that no checkpoint has committed yet."""
         return (
             record["k"] == "metrics"
             and self.committed is not None
@@ -88,6 +88,7 @@ def without_discarded(lines: Iterable[tuple[SpoolRecord | None, bytes]], committ
         lines: Records with their bytes; None for a damaged line, which is left out.
         committed: State of the ledger before the first line.
     """
+    # Replay the lines on a ledger.
     ledger = Ledger(committed=committed)
     remaining: list[tuple[SpoolRecord, bytes]] = []
     for record, raw in lines:

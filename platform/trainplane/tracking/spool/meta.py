@@ -36,6 +36,7 @@ def read_meta(folder: Path) -> SpoolMeta:
     """Reads `about.json`; raises `UserError` where the folder is no spool."""
     try:
         stored = json.loads((folder / "about.json").read_text())
+        # The key's name is that of the stored format.
         run_spec = RunSpec(**stored["birth"]) if stored.get("birth") else None
         return SpoolMeta(str(stored["run_id"]), str(stored["tracking"]), run_spec)
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -57,6 +58,7 @@ def update_meta(folder: Path, meta: SpoolMeta) -> SpoolMeta:
         stored = read_meta(folder)
     except UserError:
         stored = meta
+    # The uploader may have stored MLflow's id since the caller read the reserved one.
     if is_reserved(meta.run_id) and not is_reserved(stored.run_id) and stored.tracking == meta.tracking:
         meta = replace(meta, run_id=stored.run_id)
     write_meta(folder, replace(meta, run_spec=meta.run_spec or stored.run_spec))
@@ -78,6 +80,7 @@ def resolve_run_id(folder: Path, client: Any) -> str:
             f"{folder}: its run {meta.run_id} was never created in MLflow, and about.json lacks the arguments for it"
         )
     run, _ = find_or_create(client, meta.run_spec)
+    # Stored before anything is sent, so that the next upload need not search for the run.
     run_id = str(run.info.run_id)
     write_meta(folder, replace(meta, run_id=run_id))
     return run_id
@@ -85,6 +88,7 @@ def resolve_run_id(folder: Path, client: Any) -> str:
 
 def replace_file(path: Path, data: bytes) -> None:
     """Writes a whole file or nothing."""
+    # A name of this thread alone: two may replace the same file.
     temporary = path.with_name(f"{path.name}.{os.getpid()}.{threading.get_ident()}.tmp")
     temporary.write_bytes(data)
     os.replace(temporary, path)

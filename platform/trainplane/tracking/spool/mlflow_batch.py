@@ -74,6 +74,7 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord])
                 _send_status(client, run_id, record)
             case unknown:
                 refused.append((json.dumps(record), f"unknown kind {unknown!r}"))
+    # Send the collected ones, within MLflow's limits.
     for entities, limit in ((metrics, MAX_METRICS), (others, MAX_NAMES)):
         for start in range(0, len(entities), limit):
             refused += _send_batch(client, run_id, entities[start : start + limit])
@@ -95,6 +96,7 @@ class _RecordedInRun:
         self._files: set[str] | None = None
 
     def new_params(self, values: Mapping[str, str]) -> dict[str, str]:
+        # One request for all records of the group.
         if self._params is None:
             self._params = set(self._client.get_run(self._run_id).data.params)
         return {key: value for key, value in values.items() if key not in self._params}
@@ -121,6 +123,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
     except MlflowException as error:
         if not _is_final(error) or _is_deleted(client, run_id):
             raise
+        # One bad entity refuses the whole request: halve it until the bad one stands alone.
         if len(entities) > 1:
             middle = len(entities) // 2
             return _send_batch(client, run_id, entities[:middle]) + _send_batch(client, run_id, entities[middle:])
@@ -129,7 +132,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
 
 
 def _is_final(error: Any) -> bool:
-    """Tells a final refusal from a failure that may pass.
+    """Checks for a refusal that stays the same.
 
     Final are MLflow's own refusals, and requests too large for its gateway.
     """
@@ -139,12 +142,13 @@ def _is_final(error: Any) -> bool:
 
 
 def _is_deleted(client: Any, run_id: str) -> bool:
-    """Tells a deleted run; records wait for `mlflow runs restore`."""
+    """Checks for a deleted run, which `mlflow runs restore` restores."""
     return bool(client.get_run(run_id).info.lifecycle_stage != "active")
 
 
 def _check_arrived(client: Any, run_id: str, metrics: list[Any]) -> None:
     """Reads the last step of each metric back."""
+    # A run has the last step of each metric.
     newest: dict[str, int] = {}
     for metric in metrics:
         newest[metric.key] = max(metric.step, newest.get(metric.key, metric.step))
@@ -165,6 +169,7 @@ def _send_files(client: Any, run_id: str, folder: Path, record: SpoolRecord) -> 
         parent = str(Path(artifact).parent)
         try:
             client.log_artifact(run_id, str(folder / local), None if parent == "." else parent)
+        # Removed by hand, or sent before: after a damaged `sent.json` everything is sent again.
         except FileNotFoundError:
             refused.append((artifact, "the attachment is missing in the spool"))
         except MlflowException as error:
@@ -195,6 +200,7 @@ def _send_version(client: Any, folder: Path, record: SpoolRecord) -> Refused:
     name, version = record["name"], record["version"]
     run_id = client.get_model_version(name, version).run_id
     refused = _send_files(client, run_id, folder, record) if run_id else []
+    # In the record's order: the last tag vouches for files and tags before it.
     for key, value in record["v"].items():
         set_with_retry(client.set_model_version_tag, name, version, key, value)
     return refused

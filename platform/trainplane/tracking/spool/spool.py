@@ -125,6 +125,7 @@ class Spool:
 
     def _append(self, line: bytes) -> None:
         with self._append_lock:
+            # A full disk may take a part of the line.
             if os.write(self._fd, line) != len(line):
                 os.ftruncate(self._fd, self._size)
                 raise OSError(errno.ENOSPC, "no space left for records", str(self.folder))
@@ -149,6 +150,7 @@ class Spool:
         """Lines that MLflow lacks, or has only under `live/`."""
         acknowledged = read_acknowledged(self.folder)
         with (self.folder / "records.jsonl").open("rb") as stream:
+            # Acknowledged points that are still pending are carried, too.
             stream.seek(acknowledged.needed_from)
             lines = stream.read(self._size - stream.tell())
         # Parsing costs milliseconds of a step, and mostly all lines are of one attempt.
@@ -205,6 +207,7 @@ class Spool:
     def _sync(self) -> None:
         # Attachments first: after a power failure a record must not refer to an empty file.
         while self._unsynced:
+            # `attach` may append at the same time; `pop` takes each path once.
             path = self._unsynced.pop()
             if path.exists():
                 with path.open("rb") as attachment:
@@ -251,7 +254,7 @@ def repair_acknowledged(folder: Path) -> Acknowledged:
 
 
 def has_writer(folder: Path) -> bool:
-    """Tells whether a process has this spool open for writing."""
+    """Checks whether a process has this spool open for writing."""
     return FileLock(folder / WRITER_LOCK).holder() is not None
 
 
@@ -266,6 +269,7 @@ def _repair(folder: Path) -> Acknowledged:
     path.touch(mode=0o600)
     size = path.stat().st_size
     end = _end_of_last_line(path, size)
+    # A line torn by a crash was never accepted.
     if end < size:
         os.truncate(path, end)
     with upload_lock(folder) as is_uploader:
@@ -287,6 +291,7 @@ def _remove_orphans(folder: Path, acknowledged: Acknowledged) -> None:
     referenced = {
         local.split("/")[1]
         for record, _ in read_lines(folder, acknowledged.offset)
+        # `files/<random digits>/<name>`
         for local, _ in (record or {}).get("files", [])
     }
     for path in (folder / "files").iterdir():
@@ -299,6 +304,7 @@ def read_lines(folder: Path, start: int) -> Iterator[tuple[SpoolRecord | None, b
     with (folder / "records.jsonl").open("rb") as stream:
         stream.seek(start)
         for raw in stream:
+            # Torn by a crash, or still being written.
             if not raw.endswith(b"\n"):
                 return
             yield _parse(raw), raw

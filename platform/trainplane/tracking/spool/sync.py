@@ -51,7 +51,9 @@ def sync_spools(
     for path in sorted(root.glob("*/about.json"), key=lambda path: (not is_reserved(path.parent.name), path)):
         folder, meta = path.parent, read_meta(path.parent)
         if meta.tracking in addresses:
+            # From now on its records are for this server, even if this upload fails.
             write_meta(folder, replace(meta, tracking=server.public_address))
+            # The upload may give the run its id.
             result = upload(folder, client, on_version=on_version)
             results[read_meta(folder).run_id] = result
     return results

@@ -145,11 +145,11 @@ class Orders(threading.Thread):
         self.closing = threading.Event()
 
     def is_over(self) -> bool:
-        """Tells whether the deadline has passed."""
+        """Checks whether the deadline has passed."""
         return time.monotonic() > self.deadline
 
     def run(self) -> None:
-        """Waits for the end, then for the deadline, and exits the process."""
+        """Waits for the end; exits the process at its deadline."""
         seconds = self.wait_for_close()
         self.deadline = time.monotonic() + seconds
         self.closing.set()

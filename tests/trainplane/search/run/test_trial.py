@@ -18,6 +18,7 @@ from trainplane.search.run.trial import Assignment, train_item
 from trainplane.search.space import Space, set_dotted
 from trainplane.storage import open_store
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import find_or_create_run
 from trainplane.train.checkpoint.store import open_address, read
 
@@ -33,11 +34,7 @@ class Here:
         self.context = local(folder).at(tracking=tracking)
         self.parent = find_or_create_run(
             TrackingServer(tracking),
-            "tiny",
-            run_key="p",
-            run_name="p",
-            tags={},
-            artifact_root=str(folder / "artifacts"),
+            RunSpec("tiny", run_key="p", run_name="p", tags={}, artifact_root=str(folder / "artifacts")),
         ).run_id
 
     def search(self, *, train=None, trouble=None, guard=None, **settings):
