@@ -340,7 +340,7 @@ class AuditedModel:
         raise RunFailed(f"other processes kept writing the trail of {self.name} meanwhile; try again")
 
     def _move(self, trail: Trail, alias: str, expected: str | None, version: str | None) -> str | AuditRecord:
-        """Version to move to, or the record that moved there before.
+        """Version to move to, or the record of that move.
 
         Raises `Conflict` if the alias is no longer where it was expected.
         """

@@ -43,8 +43,7 @@ class RunRecord:
             raise self.server.unreachable(error) from error
         if run is None:
             raise UserError(
-                f"MLflow has not heard of run {self.asked_id} yet; `isnet runs sync` on the machine that it ran on "
-                "sends it"
+                f"MLflow does not have run {self.asked_id} yet; `isnet runs sync` on the machine where it ran sends it"
             )
         return run
 
