@@ -82,7 +82,7 @@ def _add_overrides(parser: Parser, args: argparse.Namespace, extra: list[str]) -
 
 
 def _context(args: argparse.Namespace) -> Context:
-    """Returns the context of `--context`, with its variables set for this process."""
+    """Returns the context of `--context`, and sets its variables."""
     from trainplane.cluster.context import resolve
 
     context = resolve(args.context)
@@ -90,7 +90,7 @@ def _context(args: argparse.Namespace) -> Context:
     return context
 
 
-# Commands that start servers of their own, or time code without any: each of them finds what it needs.
+# Commands without a context: they start servers of their own, or need none.
 WITHOUT_CONTEXT = ("bench.", "commands.stack:")
 
 # Advice after an interruption, by command.

@@ -123,7 +123,7 @@ def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, r
 def _promote(
     context: Context, version: ModelVersion, evaluations: list[dict[str, Any]]
 ) -> tuple[list[GateVerdict], bool]:
-    """Promotes the version if it passes the gates of the demo."""
+    """Promotes the version if it passes the demo's gates."""
     audited = audited_model(context, MODEL)
     current = audited.current_version()
     production = None
