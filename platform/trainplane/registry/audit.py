@@ -134,6 +134,7 @@ def rollback_target(moves: Sequence[AuditRecord]) -> str | None:
     Pure: no I/O. Promotions push a version on a stack, a rollback takes the last one off.
     """
     stack: list[str] = []
+    # A repeated promotion of the same version is one entry.
     for record in moves:
         if record.action == "rollback" and len(stack) > 1:
             stack.pop()
@@ -148,6 +149,7 @@ def read_trail(store: Store, name: str) -> Trail:
     Raises:
         BrokenTrail: Names the first record that does not fit.
     """
+    # Each record is checked against the one before it.
     records: list[AuditRecord] = []
     head = FIRST
     for number, key in enumerate(_keys(store, name), start=1):
@@ -192,6 +194,7 @@ def append(
         nonce=secrets.token_hex(8),
     )
     raw = canonical_json(asdict(record))
+    # Created only if absent: of two writers of this number, one wins.
     if not store.create(_key(name, record.number), raw):
         raise StaleTrail(f"another process has written record {record.number} of {name} meanwhile; try again")
     return Trail((*trail.records, record), hashlib.sha256(raw).hexdigest())

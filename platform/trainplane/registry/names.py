@@ -1,4 +1,4 @@
-"""Rules for names of registered models and aliases.
+"""Names of registered models, aliases and versions.
 
 They are checked before anything is measured or recorded. MLflow refuses names too, but only when it stores them. By
 then an audit record, which can never be removed, may stand in the store.
@@ -7,15 +7,39 @@ then an audit record, which can never be removed, may stand in the store.
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
 
 from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 
+_ADDRESS = re.compile(rf"models:/(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
 MAX_NAME = 100
 # MLflow's own limit (3.17.2).
 _MAX_ALIAS = 255
 # Longer names are cut in messages.
 _MAX_SHOWN = 60
+
+
+@dataclass(frozen=True)
+class VersionAddress:
+    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
+
+    Exactly one of alias and version is set.
+    """
+
+    name: str
+    alias: str | None
+    version: str | None
+
+
+def parse_address(address: str) -> VersionAddress:
+    """Splits a model's address; raises `UserError` for anything else."""
+    match = _ADDRESS.fullmatch(address)
+    if match is None:
+        raise UserError(
+            f"{address!r} is no address of a model version; need models:/NAME@ALIAS or models:/NAME/VERSION"
+        )
+    return VersionAddress(match["name"], match["alias"], match["version"])
 
 
 def check_name(name: str) -> None:

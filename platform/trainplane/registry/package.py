@@ -133,10 +133,12 @@ def register(
 
     digest = model_digest(folder)
     try:
+        # Registered before, perhaps by a process that was killed later.
         registered = [v for v in model.versions() if v.run_id == run.run_id and v.model_digest == digest]
         if registered:
             return registered[-1]
         tags = {PREFIX + key: str(value) for key, value in {**facts, "model_digest": digest}.items()}
+        # Files first, then the name, then the version: killed in between, the next call continues.
         logged = _logged_model(model.name, folder, run=run, digest=digest, step=step, tags=tags)
         model.create()
         with server.as_default():
@@ -170,6 +172,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
             f"{version.address}: version {version.version} of {version.name!r} carries no digest, so it was not "
             "registered here; register it with `isnet models register`"
         )
+    # Folders are named by digest, so a version that two names share is fetched once.
     cached = folder / expected
     if not again and cached.is_dir() and model_digest(cached) == expected:
         return cached
@@ -177,6 +180,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
     # Fetched beside the cache, and moved into it only when the digest is right.
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         fetched = _fetch(version, Path(part) / "model")
+        # MLflow and Python leave files of their own, which are no part of the model.
         for leftover in _NOT_PACKAGED:
             for path in list(fetched.rglob(leftover)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()

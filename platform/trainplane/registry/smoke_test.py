@@ -36,6 +36,7 @@ class Blocked:
         if name.partition(".")[0] in blocked:
             raise ImportError(f"{name} may not be needed by a packaged model")
 
+# Whatever it imports from here on must be in the package or in its requirements.
 sys.meta_path.insert(0, Blocked())
 warnings.simplefilter("ignore")
 import mlflow.pyfunc, pandas, torch
@@ -46,6 +47,7 @@ def refuse(*arguments, **options):
 class Refusing:
     __init__ = refuse
 
+# Weights must come from a format that cannot run code.
 pickle.load = pickle.loads = torch.load = refuse
 pickle.Unpickler = Refusing
 imported = time.perf_counter()
@@ -106,6 +108,7 @@ def probe(
             )
         except subprocess.TimeoutExpired:
             return ProbeResult((), {}, None, f"it did not answer within {timeout_s:.0f} s")
+    # Libraries may print before the report, which is the last line; an error's message is the last one, too.
     lines = process.stdout.strip().splitlines()
     if process.returncode or not lines:
         reason = (process.stderr.strip().splitlines() or [f"it ended with status {process.returncode}"])[-1]

@@ -8,50 +8,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
-from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 from trainplane.markdown import escaped
 from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdicts_as_json
-from trainplane.registry.names import check_name
+from trainplane.registry.names import check_name, parse_address
 from trainplane.tracking.client import TrackingServer, all_pages, set_with_retry
 from trainplane.tracking.results import VersionAttachment
 
+# Of all tags of ours.
 PREFIX = "trainplane."
+# What a version was made from, in the order in which it is shown.
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
-_ADDRESS = re.compile(rf"models:/(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
 # MLflow (3.17.2) keeps tags of 5,000 characters and descriptions of as many.
 _MAX_SUMMARY, _MAX_DESCRIPTION = 1000, 4900
-
-
-@dataclass(frozen=True)
-class VersionAddress:
-    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-
-    Exactly one of alias and version is set.
-    """
-
-    name: str
-    alias: str | None
-    version: str | None
-
-
-def parse_address(address: str) -> VersionAddress:
-    """Splits a model's address; raises `UserError` for anything else."""
-    match = _ADDRESS.fullmatch(address)
-    if match is None:
-        raise UserError(
-            f"{address!r} is no address of a model version; need models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
-    return VersionAddress(match["name"], match["alias"], match["version"])
 
 
 class RegisteredModel:
@@ -77,6 +53,7 @@ class RegisteredModel:
         except MlflowException as error:
             if error.error_code != "RESOURCE_DOES_NOT_EXIST":
                 raise self.server.unreachable(error) from error
+        # Not found: the message lists the names there are.
         names = ", ".join(sorted(model.name for model in all_pages(client.search_registered_models))) or "none yet"
         raise UserError(f"no registered model {self.name!r} (registered: {names}); register a run's model first")
 
@@ -148,6 +125,7 @@ class ModelVersion:
 
     def __init__(self, server: TrackingServer, name: str, version: str, record: Any = None) -> None:
         self.server, self.name, self.version = server, name, str(version)
+        # A record from a listing need not be asked for again.
         if record is not None:
             self.__dict__["record"] = record
 
@@ -159,6 +137,7 @@ class ModelVersion:
             UserError: Names the part of the address that leads nowhere.
         """
         parts = parse_address(address)
+        # An alias may move at any time, so it is replaced by its version here.
         version = parts.version
         if parts.alias is not None:
             aliases = RegisteredModel(server, parts.name).aliases()
@@ -235,6 +214,7 @@ class ModelVersion:
         None before the first, or where its digest is not the one recorded beside it.
         """
         text = self.tags.get(PREFIX + "evaluation")
+        # The digest is written last: if it does not fit, a writer was killed or the tag was changed.
         if text is None or hashlib.sha256(text.encode()).hexdigest() != self.evaluation_digest:
             return None
         evaluation: dict[str, Any] | None = self._json_tag("evaluation")
@@ -326,6 +306,7 @@ class ModelVersion:
             description: Short form for the version's page.
         """
         self._log_text(text, path)
+        # `card_of` shows a gate whether the card describes the evaluation that counts.
         self._set_tag(PREFIX + "card_digest", hashlib.sha256(text.encode()).hexdigest())
         self._set_tag(PREFIX + "card_of", self.evaluation_digest or "none")
         self._set_description(description)

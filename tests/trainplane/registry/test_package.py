@@ -17,9 +17,10 @@ import pytest
 
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry.gates import GateVerdict
+from trainplane.registry.names import parse_address
 from trainplane.registry.package import download, model_digest, package, register
 from trainplane.registry.promote import AuditedModel
-from trainplane.registry.versions import ModelVersion, RegisteredModel, list_models, parse_address
+from trainplane.registry.versions import ModelVersion, RegisteredModel, list_models
 from trainplane.storage import open_store
 from trainplane.task import Exported
 from trainplane.tracking.client import TrackingServer
@@ -178,6 +179,7 @@ def test_a_registration_that_was_killed_is_completed_by_the_next(
 import os, signal
 from pathlib import Path
 import mlflow
+from trainplane.registry.names import parse_address
 from trainplane.registry.package import register
 from trainplane.registry.versions import RegisteredModel
 from trainplane.tracking.client import TrackingServer
