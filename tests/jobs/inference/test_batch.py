@@ -75,7 +75,7 @@ def test_a_job_that_was_stopped_goes_on_and_fills_nothing_twice(
     monkeypatch.setattr(batch, "fill_item", counted)
     stopped = isnet(*words(photos, masks, tmp_path / "out"))
     assert stopped.status == 130
-    assert "goes on" in stopped.err
+    assert "continues after the stored parts" in stopped.err
     assert not (tmp_path / "out" / "manifest.json").exists()
     monkeypatch.setattr(batch, "fill_item", lambda item, *rest: filled.append(item.image) or original(item, *rest))
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
