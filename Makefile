@@ -21,7 +21,8 @@ demo: $(STAMP)
 	$(BIN)/isnet demo $(if $(PHOTOS),--photos "$(PHOTOS)") $(ARGS)
 
 # Three tiers. `test` and `test-real` are run on every push; `test-nightly` takes hours on two cores.
-PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadgroup --durations 25
+# A file stays in one process, with the fixtures that its tests share.
+PYTEST := $(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 25
 
 test: $(STAMP)
 	$(PYTEST) -m "not real and not nightly and not chaos" $(ARGS)

@@ -26,24 +26,6 @@ settings.register_profile("any machine", deadline=None, suppress_health_check=[H
 settings.load_profile("any machine")
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Keeps tests that share an expensive fixture in one process of pytest-xdist (`--dist loadgroup`)."""
-    for item in items:
-        if group := _shared_fixture(item):
-            item.add_marker(pytest.mark.xdist_group(group))
-
-
-def _shared_fixture(item: pytest.Item) -> str | None:
-    """Returns the group of a test: the shared project, or its file where a fixture is shared within it."""
-    if item.get_closest_marker("xdist_group") is not None:
-        return None
-    if "trained_once" in getattr(item, "fixturenames", ()):
-        return "project"
-    definitions = getattr(getattr(item, "_fixtureinfo", None), "name2fixturedefs", {})
-    scopes = {definition.scope for found in definitions.values() for definition in found}
-    return str(item.path) if scopes & {"module", "class", "package"} else None
-
-
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
     """Computes with one thread, as commands that a test starts do."""

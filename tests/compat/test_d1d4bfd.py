@@ -23,7 +23,6 @@ SETTINGS_TEXT = (
     " loss.feature_matching=0 loss.style=0 loss.perceptual=0 data.train=mine data.val=held"
 )
 SETTINGS = SETTINGS_TEXT.split()
-pytestmark = pytest.mark.xdist_group("d1d4bfd")
 
 
 @pytest.fixture
