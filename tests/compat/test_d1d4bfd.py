@@ -25,23 +25,23 @@ SETTINGS_TEXT = (
 SETTINGS = SETTINGS_TEXT.split()
 
 
-@pytest.fixture
-def old_home(monkeypatch):
-    """The unpacked folder as the current one, its home as ISNET_HOME."""
+@pytest.fixture(scope="module")
+def unpacked():
+    """The unpacked folder; once for all tests, because MLflow keeps a database open by its address."""
     shutil.rmtree(FOLDER, ignore_errors=True)
     with tarfile.open(ARCHIVE) as archive:
         archive.extractall(FOLDER.parent, filter="data")
-    for name in ("ISNET_CONTEXT", "RAY_ADDRESS", "AWS_ENDPOINT_URL"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("ISNET_HOME", str(FOLDER / "home"))
-    monkeypatch.chdir(FOLDER)
     yield FOLDER
     shutil.rmtree(FOLDER, ignore_errors=True)
 
 
 @pytest.fixture
-def isnet(old_home, capfd):
-    """Runs a command over the old home."""
+def isnet(unpacked, monkeypatch, capfd):
+    """Runs a command in the old folder, over its home."""
+    for name in ("ISNET_CONTEXT", "RAY_ADDRESS", "AWS_ENDPOINT_URL"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("ISNET_HOME", str(unpacked / "home"))
+    monkeypatch.chdir(unpacked)
     return runner(capfd)
 
 
@@ -55,6 +55,13 @@ def test_datasets_are_sound(isnet):
         assert isnet("data", "verify", name, "--json").json()["sound"] is True
 
 
+def test_a_finished_run_has_the_state_that_was_recorded(isnet):
+    old = printed("run.json")
+    ran = isnet("train", "demo", "train.steps=4", *SETTINGS, "--json")
+    assert ran.status == 0, ran.err
+    assert ran.json()["state_digest"] == old["state_digest"]
+
+
 def test_a_run_resumes_from_its_checkpoint_as_the_same_run(isnet):
     old = printed("run.json")
     ran = isnet("train", "demo", "train.steps=6", *SETTINGS, "--json")
@@ -63,13 +70,6 @@ def test_a_run_resumes_from_its_checkpoint_as_the_same_run(isnet):
     shown = isnet("runs", "show", old["run_id"], "--json").json()
     assert shown["run_id"] == old["run_id"]
     assert "step 1/6" not in ran.err
-
-
-def test_a_finished_run_has_the_state_that_was_recorded(isnet):
-    old = printed("run.json")
-    ran = isnet("train", "demo", "train.steps=4", *SETTINGS, "--json")
-    assert ran.status == 0, ran.err
-    assert ran.json()["state_digest"] == old["state_digest"]
 
 
 def test_what_was_recorded_during_an_outage_is_sent_once(isnet, tracking_uri, tmp_path):
