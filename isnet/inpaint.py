@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from isnet.errors import InputError
 from isnet.images.open_image import MAX_PIXELS
 from isnet.images.photo import Photo, photo_of_array, read_photo
-from isnet.images.pixels import turned
+from isnet.images.pixels import apply_orientation
 from isnet.images.save import write_photo
 from isnet.inference.filler import Filler, Hole
 from isnet.inference.predictor import Predictor
@@ -158,7 +158,7 @@ def _fitted(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -> 
         by_size = mask.hole.shape == as_stored and as_stored != (height, width)
         if mask.hole.shape == as_stored and (frame == "stored" or (frame == "auto" and by_size)):
             note = f"mask turned like the photo (EXIF orientation {photo.orientation})"
-            mask = replace(mask, hole=turned(mask.hole, photo.orientation), notes=(*mask.notes, note))
+            mask = replace(mask, hole=apply_orientation(mask.hole, photo.orientation), notes=(*mask.notes, note))
     if mask.hole.shape == (height, width):
         return mask
     if not resize:

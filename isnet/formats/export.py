@@ -74,7 +74,7 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
     def run(image: Tensor, mask: Tensor) -> Tensor:
         return torch.from_numpy(session.run(None, {"image": image.numpy(), "mask": mask.numpy()})[0])
 
-    return compare(folded, run, path, tolerance)
+    return verify_export(folded, run, path, tolerance)
 
 
 def export_program(network: Generator, path: str | Path, *, tolerance: float = TOLERANCE) -> ExportReport:
@@ -88,7 +88,7 @@ def export_program(network: Generator, path: str | Path, *, tolerance: float = T
     folded = _folded_float(network)
     program = _program(folded)
     torch.export.save(program, path)
-    return compare(folded, program.module(), path, tolerance)
+    return verify_export(folded, program.module(), path, tolerance)
 
 
 def _writable(path: str | Path) -> Path:
@@ -125,7 +125,7 @@ def _example(network: Generator, shape: tuple[int, int, int]) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def compare(network: Generator, run: Callable[[Tensor, Tensor], Tensor], path: Path, tolerance: float) -> ExportReport:
+def verify_export(network: Generator, run: Callable[[Tensor, Tensor], Tensor], path: Path, tolerance: float) -> ExportReport:
     """Run both on sizes other than the traced one; beyond `tolerance` remove `path` and raise ExportMismatch."""
     step = network.size_multiple
     shapes = ((1, 4 * step, 4 * step), (3, 2 * step, 5 * step))

@@ -1,1 +1,1 @@
-"""Pictures: finding, decoding, keeping what belongs to a photo, and writing it back."""
+"""Pictures: finding, decoding and writing them with their metadata."""

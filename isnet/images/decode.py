@@ -1,14 +1,14 @@
-"""Bytes of a picture file to pixels, and the crops made of them: what training and evaluation read.
+"""Decodes picture files for training and evaluation.
 
-Every picture comes out as 8-bit RGB, upright. How each kind is brought there:
+Every picture becomes upright 8-bit RGB:
 
 * gray, bilevel and palette pictures are expanded; alpha is dropped, the stored colours below it are kept;
 * CMYK is converted without its profile, 16-bit samples keep their high byte, float samples must say their range;
-* of an animation or a multi-page file the first frame is taken; the EXIF orientation is applied;
+* an animation or a multi-page file gives its first frame; the EXIF orientation is applied;
 * a size beyond `max_pixels` is refused from the header, before anything is allocated;
-* a broken or cut file is refused whole: half a picture is never returned.
+* a damaged or truncated file is refused: half a picture is never returned.
 
-Not here: how bytes are opened and checked (`isnet.images.open_image`), photos that are written back in their own mode
+Not here: opening and checking bytes (`isnet.images.open_image`), photos that are written back in their own mode
 (`isnet.images.photo`), finding pictures in a folder (`isnet.images.folders`), masks (`isnet.masks`,
 `isnet.mask_files`).
 """
@@ -22,55 +22,53 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isnet.errors import InputError
-from isnet.images.crops import center_square, flip, random_crop
-from isnet.images.files import MAX_FILE_BYTES, PictureError, read_bytes, shown
 from isnet.images.open_image import (
     DECODE_ERRORS,
     MAX_PIXELS,
-    broken,
     check_size,
+    decode_failure,
     is_jpeg_damage,
-    native,
-    opened,
+    load_samples,
+    open_picture,
     orientation_of,
     pillow_is_quiet,
 )
-from isnet.images.pixels import to_rgb8, turned
-
-__all__ = [
-    "MAX_FILE_BYTES", "MAX_PIXELS", "PictureError", "center_square", "decode_rgb", "flip", "random_crop", "read_bytes",
-    "shown",
-]  # fmt: skip
+from isnet.images.pixels import apply_orientation, to_rgb8
 
 Pixels = NDArray[np.uint8]
 
 
 def decode_rgb(data: bytes, *, shortest: int | None = None, max_pixels: int = MAX_PIXELS) -> Pixels:
-    """Decode an encoded picture to upright RGB: uint8 of shape (H, W, 3).
+    """Decodes bytes to upright RGB: uint8 (H, W, 3).
 
     With `shortest`, a picture at least twice as large is reduced while it is decoded, by the largest of 1, 2, 4, 8
     that leaves its shorter side at `shortest` pixels or more; the factor does not depend on the file format.
 
-    Raises `PictureError` naming what is wrong.
+    Raises:
+        PictureError: The picture cannot be used; the message says why.
     """
     if shortest is not None and shortest < 1:
         raise InputError(f"shortest is {shortest}; need at least 1 pixel, or None for the full size")
+    # JPEG has a faster decoder of its own; it leaves unusual files to Pillow.
     if data[:3] == b"\xff\xd8\xff":
         rgb = _decode_jpeg(data, shortest, max_pixels)
         if rgb is not None:
             return rgb
-    with opened(data, max_pixels=max_pixels) as image:
+    with open_picture(data, max_pixels=max_pixels) as image:
         factor = reduction(image.size, shortest)
-        pixels, mode, palette = native(image, data)
+        pixels, mode, palette = load_samples(image, data)
         rgb = to_rgb8(pixels, mode, palette)
         orientation = orientation_of(image)
     if factor > 1:
         rgb = np.asarray(Image.fromarray(rgb).reduce(factor))
-    return turned(rgb, orientation)
+    return apply_orientation(rgb, orientation)
 
 
 def _decode_jpeg(data: bytes, shortest: int | None, max_pixels: int) -> Pixels | None:
-    """The same with libjpeg-turbo, twice as fast and strict about damage; None where Pillow has to do it."""
+    """Decodes with libjpeg-turbo; None where Pillow must do it.
+
+    libjpeg-turbo is twice as fast as Pillow and strict about damage.
+    """
     import simplejpeg
 
     try:
@@ -82,17 +80,18 @@ def _decode_jpeg(data: bytes, shortest: int | None, max_pixels: int) -> Pixels |
     check_size(width, height, max_pixels)
     factor = reduction((width, height), shortest)
     smallest = {"min_height": -(-height // factor), "min_width": -(-width // factor)} if factor > 1 else {}
+    # Decode strictly first; again without that where the warning means no lost pixels.
     try:
         rgb: Pixels = simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, **smallest)
     except ValueError as error:
         if is_jpeg_damage(error):
-            raise broken(error, f"JPEG of {width}x{height}") from error
+            raise decode_failure(error, f"JPEG of {width}x{height}") from error
         rgb = simplejpeg.decode_jpeg(data, "RGB", min_factor=factor, strict=False, **smallest)
-    return turned(rgb, _jpeg_orientation(data))
+    return apply_orientation(rgb, _jpeg_orientation(data))
 
 
 def _jpeg_orientation(data: bytes) -> int:
-    # Looking for the words is far cheaper than asking Pillow, and most pictures of a data set have neither.
+    # A byte search is far cheaper than Pillow's parser, and most pictures of a data set have no orientation.
     end = _start_of_scan(data)
     if data.find(b"Exif\0\0", 0, end) < 0 and data.find(b"tiff:Orientation", 0, end) < 0:
         return 1
@@ -105,19 +104,19 @@ def _jpeg_orientation(data: bytes) -> int:
 
 
 def _start_of_scan(data: bytes) -> int:
-    """Where a JPEG's header segments end; the end of the file where they make no sense."""
-    place = 2
-    while data[place : place + 1] == b"\xff" and place + 4 <= len(data):
-        marker = data[place + 1]
-        if marker == 0xDA:
-            return place
+    """End of a JPEG's headers; the file's end if malformed."""
+    offset = 2
+    while data[offset : offset + 1] == b"\xff" and offset + 4 <= len(data):
+        marker = data[offset + 1]
+        if marker == 0xDA:  # start of scan
+            return offset
         # Any number of 0xFF may fill the space before a marker (ITU-T T.81, B.1.1.2).
-        place += 1 if marker == 0xFF else 2 + int.from_bytes(data[place + 2 : place + 4])
+        offset += 1 if marker == 0xFF else 2 + int.from_bytes(data[offset + 2 : offset + 4])
     return len(data)
 
 
 def reduction(size: tuple[int, int], shortest: int | None) -> int:
-    """The factor 1, 2, 4 or 8 by which a picture of `size` may shrink and still have `shortest` pixels a side."""
+    """Largest reduction, 1 to 8, that keeps `shortest` pixels."""
     if shortest is None:
         return 1
     return max(factor for factor in (1, 2, 4, 8) if factor == 1 or min(size) >= factor * shortest)

@@ -1,4 +1,4 @@
-"""Reading a file that somebody named: regular files only, and names that fit on one line.
+"""Safe reading of user-named files, and printable file names.
 
 Not here: what the bytes hold (`isnet.images.open_image`), whole folders (`isnet.images.folders`).
 """
@@ -15,7 +15,7 @@ MAX_FILE_BYTES = 1 << 30
 
 
 class PictureError(InputError):
-    """A picture that cannot be used.
+    """Reports a picture that cannot be used.
 
     `kind` is one of: empty, truncated, damaged, not a picture, unsupported, encrypted, too large, missing, not a file,
     unreadable.
@@ -31,15 +31,18 @@ class PictureError(InputError):
 
 
 def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES) -> bytes:
-    """The bytes of a regular file; pipes, devices, folders and broken links are refused without opening them."""
-    name = shown(path)
+    """Reads a regular file of at most `max_bytes`.
+
+    Pipes, devices, folders and broken links are refused without opening them: a pipe could block for ever.
+    """
+    name = display_name(path)
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
-            what = "folder" if stat.S_ISDIR(found.st_mode) else "pipe, socket or device"
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
+            what = "folder" if stat.S_ISDIR(status.st_mode) else "pipe, socket or device"
             raise PictureError("not a file", f"{name} is a {what}; need a picture file")
-        if found.st_size > max_bytes:
-            raise PictureError("too large", f"{name} has {found.st_size} bytes; need at most {max_bytes}")
+        if status.st_size > max_bytes:
+            raise PictureError("too large", f"{name} has {status.st_size} bytes; need at most {max_bytes}")
         return Path(path).read_bytes()
     except PictureError:
         raise
@@ -52,7 +55,7 @@ def read_bytes(path: str | os.PathLike[str], *, max_bytes: int = MAX_FILE_BYTES)
         raise PictureError("missing", f"{name} is no file name ({error}); check the path") from error
 
 
-def shown(path: str | os.PathLike[str]) -> str:
-    """A file name on one line, whatever its bytes: unprintable ones as escapes."""
+def display_name(path: str | os.PathLike[str]) -> str:
+    """File name on one line, unprintable bytes as escapes."""
     text = os.fsencode(path).decode("utf-8", "backslashreplace")
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)

@@ -1,6 +1,6 @@
-"""Which files of a folder are pictures, in an order that does not depend on the machine.
+"""Finds the pictures of a folder, in a stable order.
 
-Decided by name and kind of file alone; whether the content can be decoded is found out by `isnet.images.decode`.
+The order is the same on every machine. Name and kind of file decide; `isnet.images.decode` tests the content.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from isnet.errors import InputError
-from isnet.images.files import shown
+from isnet.images.files import display_name
 
 SUFFIXES = frozenset(
     (
@@ -25,26 +25,27 @@ _UNREADABLE_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".psd", ".svg", ".dn
 
 @dataclass(frozen=True)
 class Skipped:
-    """A file left out: its path relative to the folder, and a reason for people."""
+    """Skipped file: path relative to the folder, and reason."""
 
     path: Path
     reason: str
 
 
 def find_pictures(folder: str | os.PathLike[str], *, links_out: bool = False) -> tuple[list[Path], list[Skipped]]:
-    """All picture files below `folder`, and what was left out and why; both sorted by the bytes of the relative path.
+    """Lists picture files below `folder`, and skipped files with reasons.
 
-    Paths start with `folder` and keep any name the file system can hold. Empty and unreadable files, broken links,
-    pipes and devices are left out; so are links that lead out of the folder, unless `links_out`. Links to folders
-    are not followed. Files whose suffix is no picture's are passed over in silence.
+    Both are sorted by the bytes of the relative path. Paths start with `folder` and keep any name the file system can
+    hold. Empty and unreadable files, broken links, pipes and devices are skipped; so are links that lead out of the
+    folder, unless `links_out`. Links to folders are not followed. Files without a picture's suffix are not listed.
 
-    Raises `InputError` when `folder` is no folder.
+    Raises:
+        InputError: `folder` is no folder.
     """
     root = Path(folder)
     if not root.is_dir():
-        raise InputError(f"{shown(root)} is no folder; need a folder of pictures; check the path")
+        raise InputError(f"{display_name(root)} is no folder; need a folder of pictures; check the path")
     inside = os.path.realpath(root)
-    found: list[Path] = []
+    pictures: list[Path] = []
     skipped: list[Skipped] = []
 
     def refuse_folder(error: OSError) -> None:
@@ -57,19 +58,20 @@ def find_pictures(folder: str | os.PathLike[str], *, links_out: bool = False) ->
             if reason:
                 skipped.append(Skipped(path.relative_to(root), reason))
             elif name in files and path.suffix.lower() in SUFFIXES:
-                found.append(path)
-    return sorted(found, key=os.fsencode), sorted(skipped, key=lambda entry: os.fsencode(entry.path))
+                pictures.append(path)
+    return sorted(pictures, key=os.fsencode), sorted(skipped, key=lambda entry: os.fsencode(entry.path))
 
 
-def unreadable(name: str | os.PathLike[str]) -> str:
-    """Why a file of this name is a picture that nothing here reads; empty for others."""
+def unsupported_reason(name: str | os.PathLike[str]) -> str:
+    """Reason to skip an unsupported picture format; else empty."""
     suffix = PurePath(name).suffix.lower()
     return f"{suffix} pictures cannot be read here; convert it" if suffix in _UNREADABLE_SUFFIXES else ""
 
 
 def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
-    """Why this is no usable picture; empty for one that is, and for what never claimed to be one."""
+    """Reason to skip a file; empty where there is none."""
     suffix = path.suffix.lower()
+    # Broken links and unreadable entries are reported under any suffix.
     try:
         link = path.is_symlink()
         status = path.stat()
@@ -77,14 +79,16 @@ def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
         return "link to nothing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+    # `os.walk` enters folders, but no links to folders.
     if stat.S_ISDIR(status.st_mode):
         if link:
             return "link to a folder: not followed"
         return "a folder with a picture's name; looked inside" if suffix in SUFFIXES else ""
-    if reason := unreadable(path):
+    if reason := unsupported_reason(path):
         return reason
     if suffix not in SUFFIXES:
         return ""
+    # From here on the name is a picture's: check that its content can be read.
     if not stat.S_ISREG(status.st_mode):
         return "pipe, socket or device, not a file"
     if link and not links_out and not _is_below(os.path.realpath(path), inside):

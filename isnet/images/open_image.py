@@ -1,7 +1,7 @@
-"""The bytes of a picture file to loaded samples, with every refusal a `PictureError`.
+"""Opens encoded pictures safely; every refusal is a `PictureError`.
 
-Sizes are checked on the header, before anything is allocated; damage is looked for where Pillow passes over it.
-Not here: what becomes of the samples (`isnet.images.decode` for training, `isnet.images.photo` for filling).
+Sizes are checked in the header, before anything is allocated. Damage that Pillow ignores is detected here.
+Not here: the use of the samples (`isnet.images.decode` for training, `isnet.images.photo` for filling).
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ from PIL import (
 
 from isnet.errors import InputError
 from isnet.images.files import PictureError
-from isnet.images.pixels import Array, Palette, inverted, samples_of
-from isnet.images.png_chunks import walked
-from isnet.images.tiff_tags import deep_in_planes, white_is_zero
+from isnet.images.pixels import Array, Palette, invert_gray, samples_from_pillow
+from isnet.images.png_chunks import iter_chunks
+from isnet.images.tiff_tags import is_planar_16_bit, white_is_zero
 
 # Pillow's own warning threshold (a quarter of a GiB as 24-bit RGB); a 100-megapixel picture is beyond it.
 MAX_PIXELS = 89_478_485
-# Pillow refuses beyond twice that by itself.
+# Pillow itself refuses more than twice that.
 MAX_PIXELS_CEILING = 2 * MAX_PIXELS
-# Formats whose decoders run in this process alone; PostScript, for one, would start another program.
+# Only formats decoded inside this process; PostScript, for example, would start another program.
 FORMATS = (
     JpegImagePlugin.JpegImageFile.format,
     PngImagePlugin.PngImageFile.format,
@@ -53,19 +53,10 @@ FORMATS = (
 
 # What Pillow's decoders raise on bytes that are not what their header promises.
 DECODE_ERRORS = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    KeyError,
-    IndexError,
-    TypeError,
-    AttributeError,
-    OverflowError,
-    RuntimeError,
-    struct.error,
-    zlib.error,
+    *(OSError, SyntaxError, ValueError, EOFError, KeyError, IndexError, TypeError, AttributeError, OverflowError),
+    *(RuntimeError, struct.error, zlib.error),
 )
+# First bytes of files that users mistake for pictures.
 _FIRST_BYTES = (
     (b"<", "a web page or XML"),
     (b"%PDF", "a PDF document"),
@@ -78,8 +69,8 @@ _FIRST_BYTES = (
 
 
 @contextmanager
-def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
-    """The picture as Pillow sees it, its header checked and its samples not loaded yet."""
+def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image]:
+    """Opens a picture and checks its header, not its samples."""
     if not data:
         raise PictureError("empty", "the file has no bytes; fetch it again or remove it")
     with pillow_is_quiet():
@@ -90,30 +81,36 @@ def opened(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image.Image
             yield image
 
 
-def native(image: Image.Image, data: bytes) -> tuple[Array, str, Palette | None]:
-    """Load a picture opened from `data`: samples, mode and palette (`isnet.images.pixels`), not turned yet."""
+def load_samples(image: Image.Image, data: bytes) -> tuple[Array, str, Palette | None]:
+    """Loads samples, mode and palette, before the EXIF orientation.
+
+    `data` are the bytes that `image` was opened from; modes are those of `isnet.images.pixels`.
+    """
     what = f"{image.format} of {image.width}x{image.height}"
+    # Pillow reads these kinds of damage, and this layout, without an error.
     if image.format == "PNG":
         _check_png(data, what)
     elif image.format in ("JPEG", "MPO"):
         _check_jpeg(data, what)
-    elif deep_in_planes(image):
+    elif is_planar_16_bit(image):
         raise PictureError("unsupported", f"{what} has 16-bit colours in separate planes; interleave or convert them")
     with _decoding(data, what):
         image.load()
     try:
-        pixels, mode, palette = samples_of(image)
+        pixels, mode, palette = samples_from_pillow(image)
     except ValueError as error:
         raise PictureError("unsupported", str(error)) from error
+    # Pillow inverts such gray for up to 8 bits only.
     if mode in ("I;16", "F") and white_is_zero(image):
-        pixels = inverted(pixels)
+        pixels = invert_gray(pixels)
     return pixels, mode, palette
 
 
 def _check_png(data: bytes, what: str) -> None:
-    """Compare the checksums of the chunks that make the picture; Pillow does not look at all of them."""
-    # What is missing at the end, Pillow notices.
-    for name, start, end in walked(data):
+    """Compares the checksums of the critical chunks; Pillow skips some."""
+    # Pillow itself detects a missing end.
+    for name, start, end in iter_chunks(data):
+        # Bit 5 of the first letter marks a chunk that readers may ignore.
         critical = not name[0] & 0x20
         if critical and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
             part = name.decode("ascii", "backslashreplace")
@@ -121,19 +118,23 @@ def _check_png(data: bytes, what: str) -> None:
 
 
 def _check_jpeg(data: bytes, what: str) -> None:
-    """Pillow fills a JPEG that ends early, but properly, with gray; the stricter decoder notices."""
+    """Detects JPEGs that end early with a proper end marker.
+
+    Pillow fills those with gray; libjpeg-turbo reports them, here at an eighth of the size.
+    """
     import simplejpeg
 
     try:
         simplejpeg.decode_jpeg(data, "GRAY", min_factor=8, min_height=1, min_width=1)
     except ValueError as error:
         if is_jpeg_damage(error):
-            raise broken(error, what) from error
+            raise decode_failure(error, what) from error
 
 
 def is_jpeg_damage(error: ValueError) -> bool:
-    """Whether libjpeg-turbo's complaint means lost pixels. Padding between segments, which some cameras write, and
-    sampling factors it does not know are none.
+    """True if libjpeg-turbo's error means lost pixels.
+
+    Padding between segments, which some cameras write, and sampling factors unknown to it lose none.
     """
     text = str(error).lower()
     return "premature end" in text or ("corrupt jpeg data" in text and "extraneous bytes before marker" not in text)
@@ -141,28 +142,29 @@ def is_jpeg_damage(error: ValueError) -> bool:
 
 @contextmanager
 def _decoding(data: bytes, what: str) -> Iterator[None]:
-    """What Pillow raises, as `PictureError`."""
+    """Converts Pillow's exceptions to `PictureError`."""
     try:
         yield
     except MemoryError as error:
         raise PictureError("too large", f"{what} does not fit into memory; reduce it first") from error
     except Image.DecompressionBombError as error:
-        found = re.search(r"[0-9]+", str(error))
-        pixels = found.group() if found else "too many"
+        match = re.search(r"[0-9]+", str(error))
+        pixels = match.group() if match else "too many"
         raise PictureError(
             "too large", f"its header says {pixels} pixels; need at most {MAX_PIXELS}; reduce the picture first"
         ) from error
     except UnidentifiedImageError as error:
         raise _not_a_picture(data) from error
     except DECODE_ERRORS as error:
-        raise broken(error, what) from error
+        raise decode_failure(error, what) from error
 
 
 @contextmanager
 def pillow_is_quiet() -> Iterator[None]:
-    """Pillow warns about broken EXIF blocks and large sizes; the first are harmless, the second are checked here.
+    """Silences Pillow's warnings about EXIF blocks and large sizes.
 
-    Restoring the filters is not safe between threads; at worst Pillow's warnings stay silent afterwards.
+    Broken EXIF blocks are harmless, and sizes are checked here. Restoring the filters is not safe between threads; at
+    worst Pillow's warnings stay silent afterwards.
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
@@ -171,7 +173,7 @@ def pillow_is_quiet() -> Iterator[None]:
 
 
 def check_size(width: int, height: int, max_pixels: int) -> None:
-    """Refuse a size from the header alone."""
+    """Refuses a size from the header alone."""
     if not 0 < max_pixels <= MAX_PIXELS_CEILING:
         raise InputError(f"max_pixels is {max_pixels}; need 1 to {MAX_PIXELS_CEILING}")
     if width < 1 or height < 1:
@@ -185,33 +187,41 @@ def check_size(width: int, height: int, max_pixels: int) -> None:
 
 
 def orientation_of(image: Image.Image) -> int:
-    """The EXIF orientation 1 to 8 still to be applied; 1 (upright) where it is missing or makes no sense."""
+    """EXIF orientation still to apply, 1 (upright) to 8.
+
+    1 where it is absent or invalid.
+    """
     try:
-        found = image.getexif().get(0x0112, 1)
+        orientation = image.getexif().get(0x0112, 1)
     except DECODE_ERRORS:
         return 1
-    return int(found) if found in range(1, 9) else 1
+    return int(orientation) if orientation in range(1, 9) else 1
 
 
-def broken(error: BaseException, what: str) -> PictureError:
+def decode_failure(error: BaseException, what: str) -> PictureError:
+    """Error for a picture `what` whose decoder raised `error`."""
     text = str(error) or type(error).__name__
-    cut = any(word in text.lower() for word in ("truncated", "premature end", "eof", "not enough", "incomplete"))
-    if cut:
+    # Decoders have many wordings for an early end.
+    if any(word in text.lower() for word in ("truncated", "premature end", "eof", "not enough", "incomplete")):
         return PictureError("truncated", f"{what} ends too early ({text}); fetch it again or remove it")
     return PictureError("damaged", f"{what} cannot be decoded ({text}); fetch it again or remove it")
 
 
 def _not_a_picture(data: bytes) -> PictureError:
-    known = f"need one of {', '.join(FORMATS)}"
+    needed = f"need one of {', '.join(FORMATS)}"
+    # Real pictures that Pillow cannot open here.
     if data[4:8] == b"ftyp":
-        return PictureError("unsupported", f"a file of type {data[8:12]!r} (HEIC or a film); {known}; convert it")
+        return PictureError("unsupported", f"a file of type {data[8:12]!r} (HEIC or a film); {needed}; convert it")
     if data[:4] in (b"II*\0", b"MM\0*"):
         return PictureError(
             "unsupported",
             "a TIFF with other samples; need integers of 8 or 16 bits, or one 32-bit float a pixel; convert it",
         )
+    # Other kinds of files.
     start = data[:64].lstrip()
     for first, what in _FIRST_BYTES:
         if start.startswith(first):
-            return PictureError("not a picture", f"the content looks like {what}; {known}; fetch it again or remove it")
-    return PictureError("not a picture", f"{len(data)} bytes starting {data[:8]!r}; {known}; check the file")
+            return PictureError(
+                "not a picture", f"the content looks like {what}; {needed}; fetch it again or remove it"
+            )
+    return PictureError("not a picture", f"{len(data)} bytes starting {data[:8]!r}; {needed}; check the file")

@@ -1,9 +1,9 @@
-"""A photo kept in its own mode, so that it can be filled and written back with every known sample as it was.
+"""Photos in their own mode; filling keeps known samples.
 
     photo = read_photo("garden.png")
-    photo.filled(prediction_HW3, hole_HW)          # a new Photo, equal outside the hole
+    photo.filled(prediction_HW3, hole_HW)          # a new Photo, unchanged outside the hole
 
-Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution; from PNG to PNG also what its chunks say of the
+Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution; from PNG to PNG also the chunks that define its
 colours. The EXIF orientation is applied to the samples. EXIF and XMP blocks are not kept: their previews show the
 picture as it was before the hole.
 
@@ -21,24 +21,27 @@ from PIL import Image
 
 from isnet.errors import InputError
 from isnet.images.files import PictureError, read_bytes
-from isnet.images.open_image import MAX_PIXELS, native, opened, orientation_of
-from isnet.images.palette import filled_palette
-from isnet.images.pixels import Array, Palette, checked_float, divided_by_alpha, luma, to_rgb, to_rgb8, turned
-from isnet.images.png_chunks import Chunks, colour_chunks, still
-from isnet.images.tiff_tags import bits, multiplied_by_alpha, reading_notes
+from isnet.images.open_image import MAX_PIXELS, load_samples, open_picture, orientation_of
+from isnet.images.palette import extend_palette
+from isnet.images.pixels import Array, Palette, apply_orientation, checked_float, luma, to_rgb, to_rgb8, unpremultiply
+from isnet.images.png_chunks import Chunks, colour_chunks, without_animation
+from isnet.images.tiff_tags import bits_per_sample, is_premultiplied, reading_notes
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Photo:
-    """Upright samples (H, W) or (H, W, C) in a mode of `isnet.images.pixels`, and what belongs to them.
+    """Upright samples of a picture, and their metadata.
 
-    palette     -- RGBA entries of mode P, uint8 (N, 4)
-    icc         -- the colour profile's bytes
-    colours     -- the chunks in which a PNG says what its colours mean, beside or without a profile
-    dpi         -- resolution, horizontal and vertical
-    format      -- as read, such as "PNG"; empty for arrays
-    orientation -- the EXIF orientation 1 to 8 that was stored and has been applied
-    notes       -- what a user should know about reading it
+    Attributes:
+        pixels: Samples (H, W) or (H, W, C).
+        mode: A mode of `isnet.images.pixels`.
+        palette: RGBA entries of mode P, uint8 (N, 4).
+        icc: Bytes of the colour profile.
+        colours: The chunks in which a PNG defines its colours, beside or without a profile.
+        dpi: Horizontal and vertical resolution.
+        format: The file's format, such as "PNG"; empty for arrays.
+        orientation: The stored EXIF orientation 1 to 8, already applied.
+        notes: Remarks for the user about reading it.
     """
 
     pixels: Array
@@ -53,19 +56,22 @@ class Photo:
 
     @property
     def size(self) -> tuple[int, int]:
-        """(height, width) as shown."""
+        """Height and width as shown."""
         return self.pixels.shape[0], self.pixels.shape[1]
 
     def rgb(self) -> NDArray[np.float32]:
-        """float32 (H, W, 3) in [0, 1]."""
+        """Converts to RGB: float32 (H, W, 3) in [0, 1]."""
         return to_rgb(self.pixels, self.mode, self.palette)
 
     def rgb8(self) -> NDArray[np.uint8]:
-        """uint8 (H, W, 3)."""
+        """Converts to RGB: uint8 (H, W, 3)."""
         return to_rgb8(self.pixels, self.mode, self.palette)
 
     def plain(self) -> Array:
-        """Samples a reader understands without palette or inks: gray, gray+alpha, RGB or RGBA of the photo's depth."""
+        """Samples without palette or inks, at the photo's depth.
+
+        Gray (H, W), gray and alpha (H, W, 2), RGB (H, W, 3) or RGBA (H, W, 4).
+        """
         if self.mode == "P" and self.palette is not None and (self.palette[:, 3] < 255).any():
             return np.dstack([self.rgb8(), self.palette[:, 3][self.pixels]])
         if self.mode in ("P", "CMYK"):
@@ -73,30 +79,34 @@ class Photo:
         return self.pixels.astype(np.uint8) * np.uint8(255) if self.mode == "1" else self.pixels
 
     def filled(self, rgb_HW3: NDArray[np.float32], hole_HW: NDArray[np.bool_]) -> Photo:
-        """The photo with RGB in [0, 1] put into the hole, in the photo's mode; every other sample untouched.
+        """Fills the hole with RGB; other samples stay.
 
-        Gray photos take the luma, CMYK ones carry no black ink in the hole, palette photos use free entries for new
-        colours and else the nearest. Alpha stays, unless the whole hole is transparent: then it becomes opaque.
+        RGB is in [0, 1]. Gray photos take the luma, CMYK ones have no black ink in the hole, palette photos use free
+        entries for new colours, then the nearest. Alpha stays, unless the whole hole is transparent: then it becomes
+        opaque.
         """
         if not hole_HW.any():
             return self
-        # (N, 3): the pixels of the hole alone
+        # (N, 3): the pixels of the hole alone.
         colours = np.clip(rgb_HW3[hole_HW], 0, 1)
         pixels = self.pixels.copy()
+        # Palette and CMYK photos have a conversion of their own.
         if self.mode == "P":
             assert self.palette is not None
-            pixels[hole_HW], palette, note = filled_palette(self.palette, np.rint(colours * 255).astype(np.uint8))
+            pixels[hole_HW], palette, note = extend_palette(self.palette, np.rint(colours * 255).astype(np.uint8))
             return replace(self, pixels=pixels, palette=palette, notes=(*self.notes, note))
         if self.mode == "CMYK":
             inks = np.rint((1 - colours) * 255).astype(np.uint8)
             pixels[hole_HW] = np.concatenate([inks, np.zeros_like(inks[:, :1])], axis=1)
             return replace(self, pixels=pixels)
+        # Other photos take gray or colours at their own depth.
         if self.mode.split(";")[0] in ("1", "L", "LA", "I", "F"):
             colours = luma(colours)[:, None]
         samples = _quantised(colours, pixels.dtype)
         if pixels.ndim == 2:
             pixels[hole_HW] = samples[:, 0]
             return replace(self, pixels=pixels)
+        # A visible filling in a hole that was transparent everywhere; elsewhere alpha stays.
         num_colours = samples.shape[1]
         notes = self.notes
         if pixels.shape[2] > num_colours and not pixels[hole_HW][:, -1].any():
@@ -107,7 +117,7 @@ class Photo:
 
 
 def _quantised(values: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Array:
-    """[0, 1] to the samples of a type: bool from a half upwards, integers rounded, floats as they are."""
+    """Converts [0, 1] to `dtype`: bool from 0.5, integers rounded."""
     if dtype == np.bool_:
         return values >= 0.5
     if dtype.kind == "u":
@@ -117,26 +127,32 @@ def _quantised(values: NDArray[np.float32], dtype: np.dtype[np.generic]) -> Arra
 
 
 def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_PIXELS) -> Photo:
-    """A photo from a file or its bytes. Raises `PictureError` as `isnet.images.decode.decode_rgb` does."""
+    """Reads a photo from a file or its bytes.
+
+    Raises:
+        PictureError: The picture cannot be used; the message says why.
+    """
     data = source if isinstance(source, bytes) else read_bytes(source)
-    with opened(data, max_pixels=max_pixels) as image:
+    with open_picture(data, max_pixels=max_pixels) as image:
         stored = orientation_of(image)
-        pixels, mode, palette = native(image, data)
-        # Pillow turns TIFF by itself while loading, and says so by forgetting the tag.
+        pixels, mode, palette = load_samples(image, data)
+        # Pillow turns TIFF while loading, and then drops the tag.
         pending = orientation_of(image)
         stored = max(stored, pending)
         notes = []
+        # Pillow reads the first frame alone, and 16-bit colour as 8-bit: OpenCV reads that again.
         if getattr(image, "is_animated", False):
             notes.append("only the first frame or page was read")
         notes += reading_notes(image)
         if _is_deep(image, data):
-            # Pillow calls 16-bit gray with alpha RGBA.
+            # Pillow reads 16-bit gray with alpha as RGBA.
             gray_alpha = image.format == "PNG" and data[25] == 4
             # OpenCV would take the first frame of an animation, Pillow the picture before it.
-            encoded = still(data) if image.format == "PNG" else data
+            encoded = without_animation(data) if image.format == "PNG" else data
             pixels, mode = _deep_samples(encoded, "LA" if gray_alpha else mode)
-            if multiplied_by_alpha(image):
-                pixels = divided_by_alpha(pixels)
+            if is_premultiplied(image):
+                pixels = unpremultiply(pixels)
+        # A transparent colour must be an alpha channel before the hole is filled.
         if mode in _WITH_ALPHA and "transparency" in image.info:
             pixels, mode = _with_alpha(pixels, _transparent(image, data)), _WITH_ALPHA[mode]
             notes.append("its transparent colour became an alpha channel")
@@ -144,7 +160,7 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
             notes.append(f"its {image.mode} samples were converted to RGB")
         dpi = image.info.get("dpi")
         return Photo(
-            pixels=turned(pixels, pending),
+            pixels=apply_orientation(pixels, pending),
             mode=mode,
             palette=palette,
             # A profile of LAB would be wrong for the RGB made from it.
@@ -158,42 +174,54 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:
-    """Whether the file has 16-bit colour, which Pillow reads as 8-bit."""
+    """True for 16-bit colour, which Pillow reads as 8-bit."""
     if image.format == "PNG":
+        # Bytes 24 and 25 belong to IHDR, always the first chunk.
         bit_depth, colour_type = data[24], data[25]
         return bit_depth == 16 and colour_type in (2, 4, 6)
-    return image.mode in ("RGB", "RGBA") and bits(image) == {16}
+    return image.mode in ("RGB", "RGBA") and bits_per_sample(image) == {16}
 
 
 def _deep_samples(data: bytes, mode: str) -> tuple[NDArray[np.uint16], str]:
-    """uint16 samples (H, W, C) of a picture that Pillow could read as 8-bit `mode`."""
+    """Reads samples (H, W, C) at 16 bits with OpenCV.
+
+    `mode` is the 8-bit one that Pillow reads.
+    """
     import cv2
 
     samples = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
     if samples is None or samples.dtype != np.uint16 or samples.ndim != 3:
         raise PictureError("unsupported", f"16-bit {mode} picture cannot be read at its depth; convert it to 8-bit")
     if mode == "LA":
-        # OpenCV repeats the gray
+        # OpenCV repeats the gray three times.
         return np.ascontiguousarray(samples[..., [0, -1]]), "LA;16"
+    # OpenCV's order is blue, green, red.
     order = [2, 1, 0, 3] if mode == "RGBA" else [2, 1, 0]
     return np.ascontiguousarray(samples[..., order]), f"{mode};16"
 
 
+# Modes that can have a transparent colour, and the mode with alpha for each.
 _WITH_ALPHA = {"1": "LA", "L": "LA", "RGB": "RGBA", "I;16": "LA;16", "RGB;16": "RGBA;16"}
 
 
 def _transparent(image: Image.Image, data: bytes) -> object:
-    """The transparent colour on the scale of the samples; PNG stores that of gray of 2 or 4 bits unscaled."""
+    """Transparent colour on the scale of the samples.
+
+    PNG stores the one of 2-bit or 4-bit gray unscaled.
+    """
     key = image.info["transparency"]
     if image.format == "PNG" and image.mode == "L" and isinstance(key, int):
         largest = (1 << data[24]) - 1
-        # bits beyond the depth mean nothing
+        # Bits beyond the depth have no meaning.
         return (key & largest) * 255 // largest
     return key
 
 
 def _with_alpha(pixels: Array, key: object) -> Array:
-    """Alpha 0 where the colour is the transparent one: (H, W) to (H, W, 2), (H, W, 3) to (H, W, 4)."""
+    """Adds an alpha channel, 0 where the colour equals `key`.
+
+    (H, W) becomes (H, W, 2), (H, W, 3) becomes (H, W, 4).
+    """
     colours = pixels if pixels.ndim == 3 else pixels[..., None]
     if not isinstance(key, int | tuple):
         raise PictureError("unsupported", f"transparent colour {key!r} of a {pixels.shape} picture; convert it")
@@ -204,6 +232,7 @@ def _with_alpha(pixels: Array, key: object) -> Array:
     return np.concatenate([colours, opaque.astype(colours.dtype) * colours.dtype.type(largest)], axis=2)
 
 
+# (dtype, channels) to mode; the dtype is its kind for bool and float, else its code with the width in bytes.
 _ARRAY_MODES = {
     ("b", 1): "1",
     ("u1", 1): "L", ("u1", 2): "LA", ("u1", 3): "RGB", ("u1", 4): "RGBA",
@@ -213,9 +242,13 @@ _ARRAY_MODES = {
 
 
 def photo_of_array(array: Array) -> Photo:
-    """A photo of an array: bool, uint8, uint16 or float in [0, 1]; (H, W), or (H, W, C) with C 1 to 4.
+    """Makes a photo of an array.
 
-    Raises `InputError` naming shape, dtype or range, and NaN.
+    Args:
+        array: bool, uint8, uint16 or float in [0, 1]; (H, W), or (H, W, C) with C 1 to 4.
+
+    Raises:
+        InputError: Shape, dtype or range cannot be used, or there is a NaN.
     """
     if array.ndim not in (2, 3) or array.size == 0:
         raise InputError(f"image has shape {array.shape}; need (height, width) or (height, width, 1 to 4)")
@@ -223,7 +256,7 @@ def photo_of_array(array: Array) -> Photo:
     channels = 1 if array.ndim == 2 else array.shape[2]
     kind = array.dtype.kind if array.dtype.kind in "bf" else array.dtype.str[1:]
     mode = _ARRAY_MODES.get((kind, channels))
-    if mode is None and not any(kind == known for known, _ in _ARRAY_MODES):
+    if mode is None and not any(kind == supported for supported, _ in _ARRAY_MODES):
         raise InputError(
             f"image has dtype {array.dtype}; need uint8, uint16, bool, or float in [0, 1]; convert it with .astype"
         )

@@ -1,8 +1,8 @@
-"""What the samples of a picture mean: from a Pillow image to an array in the picture's own mode, and to and from RGB.
+"""Samples and modes of a picture, and conversion to RGB.
 
-Modes are Pillow's names, and for what Pillow cannot hold: `RGB;16`, `RGBA;16`, `LA;16` (uint16) and `RGB;F`, `RGBA;F`
-(float). Arrays are (H, W) for one sample a pixel and (H, W, C) otherwise. Palette pictures are indices beside a
-palette of shape (N, 4), RGBA. Alpha is never mixed into the colours: RGB is what is stored.
+Modes have Pillow's names. For samples that Pillow cannot hold: `RGB;16`, `RGBA;16`, `LA;16` (uint16) and `RGB;F`,
+`RGBA;F` (float). Arrays are (H, W) for one sample a pixel and (H, W, C) otherwise. Palette pictures are indices beside
+an RGBA palette (N, 4). Alpha is never mixed into the colours: RGB is what is stored.
 
 Not here: files (`isnet.images.decode`, `isnet.images.photo`).
 """
@@ -25,33 +25,41 @@ _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
 _PLAIN = ("1", "L", "LA", "RGB", "RGBA", "CMYK")
 
 
-def samples_of(image: Image.Image) -> tuple[Array, str, Palette | None]:
-    """A loaded Pillow image as (samples, mode, palette); modes nobody stores are brought to a neighbour."""
+def samples_from_pillow(image: Image.Image) -> tuple[Array, str, Palette | None]:
+    """Samples, mode and palette of a loaded Pillow image.
+
+    Modes that no `Photo` has are converted to the nearest one.
+    """
     mode = image.mode
+    # Indices stay indices.
     if mode in ("P", "PA"):
         if mode == "PA":
             return np.asarray(image.convert("RGBA")), "RGBA", None
         indices = np.asarray(image)
-        return indices, "P", _covering(palette_of(image), int(indices.max()))
+        return indices, "P", _covering(read_palette(image), int(indices.max()))
     if mode in _PLAIN:
         return np.asarray(image), mode, None
+    # Integers of 16 bits come as I;16, I;16B or, from some formats, as 32-bit I.
     if mode.startswith("I;16"):
         return np.asarray(image).astype(np.uint16), "I;16", None
     if mode == "I":
         return _from_int32(np.asarray(image)), "I;16", None
     if mode == "F":
         return checked_float(np.asarray(image)), "F", None
+    # Colours multiplied by alpha become straight; LAB, YCbCr and HSV become RGB.
     target = {"La": "LA", "RGBa": "RGBA"}.get(mode, "RGB")
     return np.asarray(image.convert(target)), target, None
 
 
-def palette_of(image: Image.Image) -> Palette:
-    """The palette as RGBA entries, uint8 of shape (N, 4); entries are opaque unless the file says otherwise."""
+def read_palette(image: Image.Image) -> Palette:
+    """Reads the palette as RGBA entries, uint8 (N, 4)."""
     flat = image.getpalette("RGBA") or []
     palette = np.array(flat, np.uint8).reshape(-1, 4)
+    # Without a palette, indices are levels of gray.
     if len(palette) == 0:
         palette = np.repeat(np.arange(256, dtype=np.uint8)[:, None], 4, axis=1)
         palette[:, 3] = 255
+    # One transparent index, or the alpha of the first entries; the others are opaque.
     transparency = image.info.get("transparency")
     if isinstance(transparency, int) and 0 <= transparency < len(palette):
         palette[transparency, 3] = 0
@@ -62,7 +70,7 @@ def palette_of(image: Image.Image) -> Palette:
 
 
 def _covering(palette: Palette, largest_index: int) -> Palette:
-    """With opaque black entries up to the largest index used, as viewers show indices beyond a palette."""
+    """Adds opaque black up to the largest index, like viewers."""
     missing = np.zeros((max(0, largest_index + 1 - len(palette)), 4), np.uint8)
     missing[:, 3] = 255
     return np.concatenate([palette, missing])
@@ -76,7 +84,10 @@ def _from_int32(values: Array) -> NDArray[np.uint16]:
 
 
 def checked_float(values: Array) -> Array:
-    """Float samples that are finite and within [0, 1]; their scale is never guessed."""
+    """Checks that floats are finite and within [0, 1].
+
+    Their scale is never guessed.
+    """
     finite = np.isfinite(values)
     if not finite.all():
         where = tuple(int(i) for i in np.argwhere(~finite)[0])
@@ -90,23 +101,27 @@ def checked_float(values: Array) -> Array:
     return values
 
 
-def inverted(values: Array) -> Array:
-    """Gray counted down from white, uint16 or float in [0, 1], to gray counted up from black."""
+def invert_gray(values: Array) -> Array:
+    """Inverts gray: uint16, or float in [0, 1]."""
     return 65535 - values if values.dtype == np.uint16 else 1 - values
 
 
-def divided_by_alpha(samples_HW4: NDArray[np.uint16]) -> NDArray[np.uint16]:
-    """RGBA whose colours were stored multiplied by alpha, rounded; black where alpha is 0."""
+def unpremultiply(samples_HW4: NDArray[np.uint16]) -> NDArray[np.uint16]:
+    """Divides the colours of RGBA by alpha, rounded.
+
+    Black where alpha is 0.
+    """
     alpha = samples_HW4[..., 3:].astype(np.uint32)
-    # 65535 · 65535 + 32767 fits 32 bits
+    # 65535 · 65535 + 32767 fits into 32 bits.
     colours = (samples_HW4[..., :3] * np.uint32(65535) + alpha // 2) // np.maximum(alpha, 1)
     colours = np.minimum(colours, 65535) * (alpha > 0)
     return np.concatenate([colours.astype(np.uint16), samples_HW4[..., 3:]], axis=2)
 
 
 def to_rgb8(pixels: Array, mode: str, palette: Palette | None = None) -> NDArray[np.uint8]:
-    """Samples to RGB: uint8 of shape (H, W, 3)."""
+    """Converts to RGB: uint8 (H, W, 3)."""
     colours = _colours(pixels, mode, palette)
+    # 16 bits keep their high byte.
     if colours.dtype == np.uint16:
         colours = (colours >> 8).astype(np.uint8)
     elif colours.dtype == np.bool_:
@@ -117,7 +132,7 @@ def to_rgb8(pixels: Array, mode: str, palette: Palette | None = None) -> NDArray
 
 
 def to_rgb(pixels: Array, mode: str, palette: Palette | None = None) -> NDArray[np.float32]:
-    """Samples to RGB: float32 in [0, 1] of shape (H, W, 3)."""
+    """Converts to RGB: float32 (H, W, 3) in [0, 1]."""
     colours = _colours(pixels, mode, palette)
     largest = {np.dtype(np.uint8): 255, np.dtype(np.uint16): 65535}.get(colours.dtype, 1)
     scaled = colours.astype(np.float32) / np.float32(largest)
@@ -125,14 +140,14 @@ def to_rgb(pixels: Array, mode: str, palette: Palette | None = None) -> NDArray[
 
 
 def _colours(pixels: Array, mode: str, palette: Palette | None) -> Array:
-    """Without alpha and ink: (H, W) or (H, W, 3) of the samples' own type."""
+    """Gray (H, W) or RGB (H, W, 3), without alpha."""
     if mode == "P":
         assert palette is not None
         return palette[:, :3][pixels]
     if mode == "CMYK":
         inks = pixels.astype(np.uint16)
         white = 255 - inks[..., 3:]
-        # (H, W, 3): rounded product of two 8-bit fractions
+        # (H, W, 3): the rounded product of two 8-bit fractions.
         product = inks[..., :3] * white + 128
         return (white - ((product + (product >> 8)) >> 8)).astype(np.uint8)
     if mode.startswith("LA"):
@@ -145,12 +160,15 @@ def _three(colours: Array) -> Array:
 
 
 def luma(rgb: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Gray of RGB: (..., 3) to (...)."""
+    """Converts RGB to gray: (..., 3) to (...)."""
     return rgb @ _LUMA
 
 
-def turned(pixels: Array, orientation: int) -> Array:
-    """Stored rows and columns to the upright picture, by EXIF orientation 1 to 8; (H, W, ...) in and out."""
+def apply_orientation(pixels: Array, orientation: int) -> Array:
+    """Turns an array upright by EXIF orientation 1 to 8.
+
+    Any array (H, W, ...); the result is writable and contiguous.
+    """
     if orientation in (5, 6, 7, 8):
         pixels = pixels.swapaxes(0, 1)
     if orientation in (3, 4, 7, 8):

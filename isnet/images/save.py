@@ -1,6 +1,7 @@
-"""Writing a `Photo`: in its own mode where the format can hold it, saying so where it cannot or where it is lossy.
+"""Writes photos, in their own mode where the format allows.
 
-A file appears whole or not at all. The format follows from the suffix. Not here: reading (`isnet.images.photo`).
+Notes report a lossy format and a mode that the format cannot hold. A file appears whole or not at all. The format
+follows from the suffix. Not here: reading (`isnet.images.photo`).
 """
 
 from __future__ import annotations
@@ -19,16 +20,19 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from isnet.errors import InputError
-from isnet.images.files import shown
+from isnet.images.files import display_name
 from isnet.images.photo import Photo
-from isnet.images.png_chunks import SIGNATURE, chunk, other_colours, with_colours
+from isnet.images.png_chunks import SIGNATURE, chunk, insert_colour_chunks, non_srgb_chunks
 
 _DEEP = ("LA;16", "RGB;16", "RGBA;16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Format:
-    """What a format holds without loss (or, if `lossy`, holds at all), and how Pillow is told to write it."""
+    """Modes a format holds, and Pillow's options to write it.
+
+    The modes are held without loss, or, if `lossy`, at all.
+    """
 
     name: str
     modes: tuple[str, ...]
@@ -74,7 +78,7 @@ def _to_8(photo: Photo) -> NDArray[Any]:
     return (photo.pixels >> 8).astype(np.uint8)
 
 
-# From a mode to the next poorer or plainer one; every chain ends at RGB.
+# From a mode to the next simpler one, with the conversion of the samples; every chain ends at RGB.
 _STEPS: dict[str, tuple[str | Callable[[Photo], str], Callable[[Photo], NDArray[Any]]]] = {
     "1": ("L", Photo.plain),
     "P": (_of_palette, Photo.plain),
@@ -93,13 +97,16 @@ _STEPS: dict[str, tuple[str | Callable[[Photo], str], Callable[[Photo], NDArray[
 
 
 def write_photo(photo: Photo, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
-    """Write the photo to a file in the format of its suffix; returns what a user should know about the loss.
+    """Writes a photo in the format of the suffix.
 
-    `quality` 1 to 100 is for lossy formats. Raises `InputError` when the suffix or the folder is of no use.
+    `quality` 1 to 100 is for lossy formats. Returns notes for the user on everything that the format loses.
+
+    Raises:
+        InputError: The suffix names no format written here, or the folder cannot be written.
     """
     target = Path(path)
     data, notes = encode_photo(photo, target.suffix, quality=quality)
-    # A name of its own, however long the target's: some names leave no room for a suffix.
+    # A short temporary name: a long target name leaves no room for another suffix.
     partial = target.parent / f".{os.getpid()}-{zlib.crc32(os.fsencode(target.name)):08x}.partial"
     try:
         partial.write_bytes(data)
@@ -107,51 +114,57 @@ def write_photo(photo: Photo, path: str | os.PathLike[str], *, quality: int = 95
     except OSError as error:
         partial.unlink(missing_ok=True)
         raise InputError(
-            f"{shown(target)} cannot be written ({error.strerror}); check folder and permissions"
+            f"{display_name(target)} cannot be written ({error.strerror}); check folder and permissions"
         ) from error
     return notes
 
 
-def is_written(suffix: str) -> bool:
-    """Whether pictures can be written in the format of a suffix (".png")."""
+def can_write(suffix: str) -> bool:
+    """True if a suffix (".png") names a format written here."""
     return suffix.lower() in _FORMATS
 
 
 def check_suffix(suffix: str) -> None:
-    """Refuse a suffix that stands for no format written here, before any work is done."""
-    if not is_written(suffix):
+    """Refuses a suffix of no format written here."""
+    if not can_write(suffix):
         raise InputError(
             f"pictures cannot be written as {suffix or 'a name without suffix'!r}; need {', '.join(_FORMATS)}"
         )
 
 
 def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
-    """The bytes of a file in the format of `suffix` (".png"), and notes as `write_photo` returns them."""
+    """Encodes in the format of `suffix` (".png"); notes as `write_photo`."""
     check_suffix(suffix)
     if not 1 <= quality <= 100:
         raise InputError(f"quality is {quality}; need 1 to 100")
     form = _FORMATS[suffix.lower()]
-    found, notes = photo, []
-    while found.mode not in form.modes or _loses_transparency(found, form):
-        if found.mode == "RGB":
+    # Simplify the mode step by step until the format holds it.
+    output, notes = photo, []
+    while output.mode not in form.modes or _loses_transparency(output, form):
+        if output.mode == "RGB":
             raise InputError(f"{form.name} holds no {photo.mode} picture; write PNG or TIFF")
-        found = _poorer(found)
-    if found.mode != photo.mode:
-        notes.append(f"{form.name} holds no {photo.mode} picture like this one; written as {found.mode}")
+        output = _simplify(output)
+    # Report each loss.
+    if output.mode != photo.mode:
+        notes.append(f"{form.name} holds no {photo.mode} picture like this one; written as {output.mode}")
     if form.lossy:
         notes.append(f"{form.name} is lossy: known pixels are not kept exactly; write PNG or TIFF to keep them")
-    if photo.icc and not (form.profile and found.icc):
+    if photo.icc and not (form.profile and output.icc):
         notes.append("its colour profile is lost")
-    data = _encoded(found, form, quality)
+    data = _encode(output, form, quality)
+    # Only PNG has chunks for colours.
     if form is _PNG:
-        return with_colours(data, found.colours, profile=bool(found.icc)), tuple(notes)
-    if lost := other_colours(found.colours, profile=bool(photo.icc)):
-        notes.append(f"what its {' and '.join(lost)} said of its colours is lost: they are shown as sRGB")
+        return insert_colour_chunks(data, output.colours, profile=bool(output.icc)), tuple(notes)
+    if chunk_names := non_srgb_chunks(output.colours, profile=bool(photo.icc)):
+        notes.append(f"what its {' and '.join(chunk_names)} said of its colours is lost: they are shown as sRGB")
     return data, tuple(notes)
 
 
 def _loses_transparency(photo: Photo, form: _Format) -> bool:
-    """Whether transparent palette entries would become visible: PNG and GIF alone keep them, GIF one of them."""
+    """True if transparent palette entries would become visible.
+
+    PNG keeps all of them, GIF one, other formats none.
+    """
     if photo.mode != "P" or photo.palette is None:
         return False
     alpha = photo.palette[:, 3]
@@ -160,7 +173,7 @@ def _loses_transparency(photo: Photo, form: _Format) -> bool:
     return form.name != "PNG" and bool((alpha < 255).any())
 
 
-def _poorer(photo: Photo) -> Photo:
+def _simplify(photo: Photo) -> Photo:
     mode, convert = _STEPS[photo.mode]
     mode = mode if isinstance(mode, str) else mode(photo)
     icc = photo.icc if _family(mode) == _family(photo.mode) else None
@@ -168,15 +181,16 @@ def _poorer(photo: Photo) -> Photo:
 
 
 def _family(mode: str) -> str:
-    """The colour space a profile must be made for."""
+    """Colour space that a profile must fit."""
     if mode == "CMYK":
         return "CMYK"
     return "RGB" if mode.startswith(("RGB", "P")) else "gray"
 
 
-def _encoded(photo: Photo, form: _Format, quality: int) -> bytes:
+def _encode(photo: Photo, form: _Format, quality: int) -> bytes:
     if photo.mode in _DEEP:
         return _deep_png(photo) if form is _PNG else _deep_tiff(photo)
+    # Metadata that the format can hold.
     options: dict[str, Any] = dict(form.options)
     if photo.icc and form.profile:
         options["icc_profile"] = photo.icc
@@ -185,18 +199,19 @@ def _encoded(photo: Photo, form: _Format, quality: int) -> bytes:
     if form.lossy:
         # Full colour resolution: a hole's edge must not bleed into its neighbours.
         options.update(quality=quality, **({} if photo.mode == "L" else {"subsampling": 0}))
-    image = _pillow(photo)
+    image = _to_pillow(photo)
+    # PNG stores alpha for each entry, GIF one transparent index.
     if photo.mode == "P" and photo.palette is not None and (photo.palette[:, 3] < 255).any():
         alpha = photo.palette[:, 3]
         options["transparency"] = int(np.flatnonzero(alpha == 0)[0]) if form.name == "GIF" else alpha.tobytes()
     if form.name == "GIF":
-        options["optimize"] = False  # it would renumber the palette
+        options["optimize"] = False  # True would renumber the palette.
     file = io.BytesIO()
     image.save(file, form.name, **options)
     return file.getvalue()
 
 
-def _pillow(photo: Photo) -> Image.Image:
+def _to_pillow(photo: Photo) -> Image.Image:
     height, width = photo.size
     if photo.mode == "1":
         return Image.fromarray(photo.pixels)
@@ -226,14 +241,18 @@ def _deep_tiff(photo: Photo) -> bytes:
 
 
 def _deep_png(photo: Photo) -> bytes:
-    """PNG with 16-bit colour, which Pillow does not write (PNG specification, chapters 7, 9 and 11)."""
+    """Encodes 16-bit colour as PNG, which Pillow does not write.
+
+    See the PNG specification, chapters 7, 9 and 11.
+    """
     height, width = photo.size
-    # (H, W·C·2) bytes, big-endian; each row as its difference from the one above (filter type 2)
+    # (H, W·C·2) bytes, big-endian; each row as its difference from the row above (filter type 2).
     rows = np.ascontiguousarray(photo.pixels.astype(">u2")).view(np.uint8).reshape(height, -1)
     filtered = np.empty((height, rows.shape[1] + 1), np.uint8)
     filtered[:, 0] = 2
     filtered[0, 1:] = rows[0]
     np.subtract(rows[1:], rows[:-1], out=filtered[1:, 1:])
+    # Header, profile, resolution, then the pixels.
     colour_type = {"LA;16": 4, "RGB;16": 2, "RGBA;16": 6}[photo.mode]
     chunks = [(b"IHDR", struct.pack(">IIBBBBB", width, height, 16, colour_type, 0, 0, 0))]
     if photo.icc:

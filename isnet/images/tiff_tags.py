@@ -1,4 +1,4 @@
-"""What the tags of a TIFF say about its samples, and which of it is not what comes out of Pillow.
+"""Sample layout from a TIFF's tags, where Pillow's reading differs.
 
 Not here: loading (`isnet.images.open_image`).
 """
@@ -13,43 +13,52 @@ _SIGNED = 2
 
 
 def _values(image: Image.Image, tag: int) -> tuple[int, ...]:
-    """A tag's values; none where it is missing or the picture is no TIFF."""
+    """Values of a tag; empty for other formats."""
     if image.format != "TIFF":
         return ()
-    found = image.tag_v2.get(tag, ())  # type: ignore[attr-defined]
-    found = found if isinstance(found, tuple) else (found,)
-    # a damaged tag may hold text or rationals
-    return tuple(value for value in found if isinstance(value, int))
+    stored = image.tag_v2.get(tag, ())  # type: ignore[attr-defined]
+    values = stored if isinstance(stored, tuple) else (stored,)
+    # A damaged tag may hold text or rationals.
+    return tuple(value for value in values if isinstance(value, int))
 
 
-def bits(image: Image.Image) -> set[int]:
-    """Bits of the samples of a TIFF; empty for other formats."""
+def bits_per_sample(image: Image.Image) -> set[int]:
+    """Bits per sample of a TIFF; empty for other formats."""
     return set(_values(image, TiffImagePlugin.BITSPERSAMPLE))
 
 
-def deep_in_planes(image: Image.Image) -> bool:
-    """A layout that both Pillow and OpenCV read wrongly, without a word."""
+def is_planar_16_bit(image: Image.Image) -> bool:
+    """True for a deep planar layout.
+
+    Pillow and OpenCV both misread it, without an error.
+    """
     depths = _values(image, TiffImagePlugin.BITSPERSAMPLE)
     return _values(image, TiffImagePlugin.PLANAR_CONFIGURATION) == (2,) and len(depths) > 1 and max(depths) > 8
 
 
 def white_is_zero(image: Image.Image) -> bool:
-    """Gray counted down from white. Pillow turns it round for up to 8 bits, and for more hands it out as stored."""
+    """True if gray counts down from white.
+
+    Pillow inverts it for up to 8 bits, and returns deeper gray as stored.
+    """
     return _values(image, TiffImagePlugin.PHOTOMETRIC_INTERPRETATION) == (0,)
 
 
-def multiplied_by_alpha(image: Image.Image) -> bool:
-    """Colours stored multiplied by alpha ("associated"). Pillow divides them, OpenCV hands them out as stored."""
+def is_premultiplied(image: Image.Image) -> bool:
+    """True if colours are multiplied by alpha ("associated").
+
+    Pillow divides them by alpha, OpenCV returns them as stored.
+    """
     return _MULTIPLIED in _values(image, TiffImagePlugin.EXTRASAMPLES)
 
 
 def reading_notes(image: Image.Image) -> list[str]:
-    """What a user should know where the samples read are not those stored."""
+    """Notes where the samples read differ from those stored."""
     notes = []
-    depths = bits(image)
+    depths = bits_per_sample(image)
     if white_is_zero(image):
         notes.append("its gray counts down from white; it was turned round and is written as counting up from black")
-    if multiplied_by_alpha(image):
+    if is_premultiplied(image):
         notes.append(
             "its colours were stored multiplied by alpha; they were divided by it, rounded, and are written as straight"
         )

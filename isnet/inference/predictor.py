@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from isnet.errors import InputError
 from isnet.inference.fast_conv import prepare_for_inference
 from isnet.inference.filler import Filler, Hole, Rgb
-from isnet.inference.tiles import Tile, padded, tiles, weights
+from isnet.inference.tiles import Tile, blend_weights, padded_length, tiles
 from isnet.spectral_norm import fold_spectral_norm
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -59,7 +59,7 @@ class Predictor(Filler):
         self._check_limit()
 
     def _check_limit(self) -> None:
-        smallest = padded(1, multiple=self.multiple, minimum=self.minimum) ** 2
+        smallest = padded_length(1, multiple=self.multiple, minimum=self.minimum) ** 2
         if self.max_pixels < smallest:
             raise InputError(
                 f"max_pixels is {self.max_pixels}; need at least {smallest}, the smallest picture the network takes"
@@ -103,7 +103,7 @@ class Predictor(Filler):
                 predicted = coarse[tile.area]
             else:
                 predicted = self._whole(rgb_HW3[tile.area], hole_HW[tile.area])
-            share = weights(tile, height, width)
+            share = blend_weights(tile, height, width)
             total[tile.area] += share * predicted
             weight[tile.area] += share
         return np.where(weight > 0, total / np.maximum(weight, np.float32(1e-12)), rgb_HW3)
@@ -111,8 +111,8 @@ class Predictor(Filler):
     def _whole(self, rgb_HW3: Rgb, hole_HW: Hole) -> Rgb:
         """One pass over a picture padded by its own mirror image, then cropped."""
         height, width = hole_HW.shape
-        below = padded(height, multiple=self.multiple, minimum=self.minimum) - height
-        right = padded(width, multiple=self.multiple, minimum=self.minimum) - width
+        below = padded_length(height, multiple=self.multiple, minimum=self.minimum) - height
+        right = padded_length(width, multiple=self.multiple, minimum=self.minimum) - width
         # numpy's reflect repeats where the picture is narrower than the padding, down to a single pixel
         image = np.pad(rgb_HW3, ((0, below), (0, right), (0, 0)), mode="reflect")
         hole = np.pad(hole_HW, ((0, below), (0, right)), mode="reflect")

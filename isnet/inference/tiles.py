@@ -24,7 +24,7 @@ class Tile:
         return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
 
 
-def padded(length: int, *, multiple: int, minimum: int) -> int:
+def padded_length(length: int, *, multiple: int, minimum: int) -> int:
     """The least multiple that holds `length` and `minimum`."""
     return math.ceil(max(length, minimum) / multiple) * multiple
 
@@ -35,10 +35,10 @@ def tiles(height: int, width: int, *, max_pixels: int, multiple: int, minimum: i
     A tile has at most `max_pixels` when padded (or the smallest size possible, if that is more). Neighbours overlap by
     an eighth of a tile or more.
     """
-    full = [padded(length, multiple=multiple, minimum=minimum) for length in (height, width)]
+    full = [padded_length(length, multiple=multiple, minimum=minimum) for length in (height, width)]
     if full[0] * full[1] <= max_pixels:
         return [Tile(0, 0, height, width)]
-    smallest = padded(1, multiple=multiple, minimum=minimum)
+    smallest = padded_length(1, multiple=multiple, minimum=minimum)
     side = max(smallest, math.isqrt(max_pixels) // multiple * multiple)
     # A strip's short side leaves room for a longer tile.
     rows = min(full[0], max(side, max_pixels // full[1] // multiple * multiple))
@@ -57,7 +57,7 @@ def _starts(length: int, tile: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
-def weights(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
+def blend_weights(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
     """How much each pixel of a tile counts where tiles overlap: (tile.height, tile.width, 1), above 0.
 
     Falls towards the borders that lie inside the picture, so that seams fade.

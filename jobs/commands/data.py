@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from isnet.images.files import shown
+from isnet.images.files import display_name
 from jobs.cli.main import emit
 from jobs.cli.progress import bar
 from jobs.data.layouts import LAYOUTS
@@ -167,9 +167,11 @@ def _text(payload: dict[str, Any]) -> str:
         lines.append(f"  {len(payload['skipped'])} left out:")
     for kind, count in payload["reasons"].items():
         files = [entry for entry in payload["skipped"] if _kind(entry["reason"]) == kind]
-        lines.append(f"    {count} {shown(kind)}")
+        lines.append(f"    {count} {display_name(kind)}")
         # A manifest may come from anywhere, so control characters in it must not reach the terminal.
-        lines += [shown(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN_FILES]]
+        lines += [
+            display_name(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN_FILES]
+        ]
         if count > _SHOWN_FILES:
             lines.append(f"      and {count - _SHOWN_FILES} more: --json lists all")
     return "\n".join(lines)

@@ -15,7 +15,7 @@ from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.folders import find_pictures
-from isnet.images.save import check_suffix, is_written
+from isnet.images.save import can_write, check_suffix
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.main import emit
@@ -137,7 +137,7 @@ def _written_name(image: Path) -> str:
 
     Formats that cannot be written become PNG, under a name that no other picture has.
     """
-    if is_written(image.suffix):
+    if can_write(image.suffix):
         return image.name
     png = image.with_suffix(".png")
     return f"{image.name}.png" if png.exists() else png.name

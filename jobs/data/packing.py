@@ -20,7 +20,7 @@ import numpy as np
 from PIL import Image
 
 from isnet.errors import InputError
-from isnet.images.crops import resized
+from isnet.images.crops import resize
 from isnet.images.decode import decode_rgb
 from jobs.data.sources import PictureSource, Skip
 from jobs.data.split import Side
@@ -135,7 +135,7 @@ def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any])
     if recode.max_side is not None and max(height, width) > recode.max_side:
         # Shrunk pictures are always JPEG; no side becomes 0.
         scale = recode.max_side / max(height, width)
-        rgb = resized(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
+        rgb = resize(rgb, max(1, round(height * scale)), max(1, round(width * scale)))
         height, width = rgb.shape[:2]
         data, extension = _encoded(rgb, "JPEG", quality=recode.quality), "jpg"
     elif extension is None:

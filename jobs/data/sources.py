@@ -25,9 +25,8 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isnet.errors import InputError
-from isnet.images.decode import MAX_FILE_BYTES, read_bytes
-from isnet.images.files import PictureError
-from isnet.images.folders import SUFFIXES, find_pictures, unreadable
+from isnet.images.files import MAX_FILE_BYTES, PictureError, read_bytes
+from isnet.images.folders import SUFFIXES, find_pictures, unsupported_reason
 from jobs.data.tars import TAR_ERRORS, is_tar, open_tar
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
@@ -176,7 +175,7 @@ def _listed_bytes(path: Path) -> bytes:
 def _stored(store: Store) -> Iterator[PictureSource | Skip]:
     """Lists the pictures below a prefix on S3."""
     for entry in store.list():
-        if reason := unreadable(entry.key):
+        if reason := unsupported_reason(entry.key):
             yield Skip(entry.key, reason)
         elif _is_picture(entry.key):
             read = partial(_object, store, entry.key)
@@ -258,7 +257,7 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
         modified = file.stat().st_mtime_ns
         is_plain = isinstance(archive.fileobj, io.BufferedReader)
         for member in archive:
-            if reason := unreadable(member.name):
+            if reason := unsupported_reason(member.name):
                 yield Skip(member.name, reason)
             if not _is_picture(member.name) or member.isdir():
                 continue
@@ -343,7 +342,7 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
     for info in sorted(archive.infolist(), key=lambda info: info.filename):
         if not info.filename:
             raise UserError(f"{file}: the zip is damaged (an entry without a name); fetch it again")
-        if reason := unreadable(info.filename):
+        if reason := unsupported_reason(info.filename):
             yield Skip(info.filename, reason)
         elif not info.is_dir() and _is_picture(info.filename):
             stamp = f"{info.CRC:08x} {info.file_size}"

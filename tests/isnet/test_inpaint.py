@@ -15,7 +15,7 @@ import isnet
 from isnet.errors import InputError
 from isnet.images.photo import read_photo
 from isnet.inference.classical import classical
-from isnet.inference.tiles import padded, tiles, weights
+from isnet.inference.tiles import blend_weights, padded_length, tiles
 from isnet.inpaint import MaskRules, Predictor, inpaint
 from isnet.masks import box, irregular
 
@@ -292,9 +292,9 @@ def test_tiles_cover_the_picture_within_the_limit(height, width, max_pixels, mul
         for (start, end), (following, _) in pairwise(spans):
             assert end - following >= (end - start) // 8
     for tile in plan:
-        rows, columns = (padded(side, multiple=multiple, minimum=multiple) for side in (tile.height, tile.width))
+        rows, columns = (padded_length(side, multiple=multiple, minimum=multiple) for side in (tile.height, tile.width))
         assert rows * columns <= max_pixels
-    assert (weights(plan[-1], height, width) > 0).all()
+    assert (blend_weights(plan[-1], height, width) > 0).all()
 
 
 def test_tiles_agree_with_one_pass_where_the_network_sees_little():

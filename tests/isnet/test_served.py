@@ -12,7 +12,7 @@ from PIL import Image
 
 import isnet
 from isnet.errors import InputError
-from isnet.images.decode import PictureError
+from isnet.images.files import PictureError
 from isnet.inpaint import inpaint
 from isnet.masks import box
 from isnet.served import ServedModel, _load_pyfunc

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from isnet.images.crops import random_crop, shorter_side
+from isnet.images.crops import random_crop, resize_shorter_side
 from isnet.images.decode import decode_rgb
 from jobs.bench.readers.serving import Open, Spec, serve
 from jobs.isnet_task import TrainTransform
@@ -29,7 +29,7 @@ class Crop:
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
         rgb = decode_rgb(sample["jpg"], shortest=self.resize)
         if self.resize is not None:
-            rgb = shorter_side(rgb, self.resize)
+            rgb = resize_shorter_side(rgb, self.resize)
         return {"image": torch.from_numpy(random_crop(rgb, self.size, rng))}
 
 

@@ -12,9 +12,11 @@ import pytest
 from PIL import Image, ImageOps
 
 from isnet.errors import InputError
-from isnet.images.crops import at_least, center_square, flip, random_crop
-from isnet.images.decode import MAX_PIXELS, PictureError, decode_rgb, read_bytes, reduction, shown
+from isnet.images.crops import center_square, enlarge_to, flip, random_crop
+from isnet.images.decode import decode_rgb, reduction
+from isnet.images.files import PictureError, display_name, read_bytes
 from isnet.images.folders import find_pictures
+from isnet.images.open_image import MAX_PIXELS
 
 
 def photo(height=60, width=80, seed=0):
@@ -227,7 +229,7 @@ def test_crops_have_their_size_whatever_the_picture(shape):
 
 
 def test_enlarging_keeps_the_aspect():
-    assert at_least(np.zeros((50, 100, 3), np.uint8), 64).shape == (64, 128, 3)
+    assert enlarge_to(np.zeros((50, 100, 3), np.uint8), 64).shape == (64, 128, 3)
 
 
 def test_center_square_takes_the_middle():
@@ -280,7 +282,7 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
     assert find_pictures(root) == (found, skipped)
     for path in found:
         assert decode_rgb(read_bytes(path)).shape == (60, 80, 3)
-        assert shown(path).isprintable()
+        assert display_name(path).isprintable()
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

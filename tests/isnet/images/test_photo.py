@@ -10,7 +10,8 @@ import tifffile
 from PIL import Image, ImageCms
 
 from isnet.errors import InputError
-from isnet.images.decode import PictureError, decode_rgb
+from isnet.images.decode import decode_rgb
+from isnet.images.files import PictureError
 from isnet.images.photo import Photo, photo_of_array, read_photo
 from isnet.images.save import encode_photo, write_photo
 
