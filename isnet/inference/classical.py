@@ -1,11 +1,11 @@
-"""Filling without learning, so that every table has something to beat.
+"""Classical methods without learning: the baselines of every table.
 
-`mean`       -- the mean colour of the known pixels
-`telea`      -- fast marching (Telea 2004), OpenCV
-`ns`         -- Navier–Stokes (Bertalmio et al. 2001), OpenCV
-`biharmonic` -- smoothest continuation (Damelin and Hoang 2018), scikit-image; minutes on holes of a megapixel
+* `mean`: the mean colour of the known pixels;
+* `telea`: fast marching (Telea 2004), OpenCV;
+* `ns`: Navier–Stokes (Bertalmio et al. 2001), OpenCV;
+* `biharmonic`: smoothest continuation (Damelin and Hoang 2018), scikit-image; minutes on holes of a megapixel.
 
-All look at known pixels alone. Without a single one they answer with mid-gray.
+All use known pixels alone. Without any they return mid-gray.
 """
 
 from __future__ import annotations
@@ -19,30 +19,34 @@ from numpy.typing import NDArray
 from isnet.errors import InputError
 from isnet.inference.filler import Filler, Hole, Rgb
 
-# OpenCV's examples use 3 pixels of neighbourhood.
+# Neighbourhood of OpenCV's methods; its examples use 3 pixels.
 _RADIUS_PX = 3
 
 
 class Classical(Filler):
-    """A method that changes the hole alone: its prediction elsewhere is the picture itself."""
+    """Classical method: predicts the hole, and copies the known pixels."""
 
     def __init__(self, name: str) -> None:
         self.name = name
 
     @final
     def predict(self, rgb_HW3: Rgb, hole_HW: Hole, *, everywhere: bool = False) -> Rgb:
-        """As `Filler.predict`; `everywhere` makes no difference."""
+        """Predicts as `Filler.predict`; `everywhere` makes no difference."""
         if hole_HW.all():
             return np.full_like(rgb_HW3, 0.5)
         if not hole_HW.any():
             return rgb_HW3.copy()
+        # No method sees the content of the hole: it is gray.
         hidden = np.where(hole_HW[..., None], np.float32(0.5), rgb_HW3)
         filled = np.clip(self._fill(hidden, hole_HW), 0, 1).astype(np.float32)
         return np.where(hole_HW[..., None], filled, rgb_HW3)
 
     @abstractmethod
     def _fill(self, rgb_HW3: Rgb, hole_HW: Hole) -> NDArray[np.floating]:
-        """RGB (H, W, 3); the hole is neither empty nor everything, and gray in `rgb_HW3`."""
+        """Predicts RGB (H, W, 3) from a picture with a gray hole.
+
+        The hole is neither empty nor the whole picture.
+        """
 
 
 class _Mean(Classical):
@@ -74,7 +78,7 @@ CLASSICAL = tuple(_METHODS)
 
 
 def classical(name: str) -> Classical:
-    """The method of that name: `classical("telea")(image_HW3, hole_HW)`, uint8 (H, W, 3) and bool (H, W)."""
+    """Classical method by its name, one of `CLASSICAL`."""
     if name not in _METHODS:
         raise InputError(f"method {name!r} is unknown; need one of {', '.join(_METHODS)}")
     return _METHODS[name](name)

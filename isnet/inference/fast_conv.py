@@ -1,11 +1,11 @@
-"""A generator made ready to run many times on the CPU: less work a picture, the same function.
+"""Faster convolutions for repeated inference on the CPU.
 
     fast = prepare_for_inference(network)        # no gradients; within 1e-5 of network's output
 
-Spectral norm is folded in; each convolution's weight is brought once into the order that oneDNN computes with, instead
-of at every call, and its activation happens while the result is still in registers. These are the operators that
-torch.compile's own "freezing" emits, without its compile time. Elsewhere than on the CPU, in other types than float32
-and bfloat16, or where torch is built without oneDNN, only the folding is done.
+Spectral norm is folded in. Each weight is converted once to oneDNN's memory order, instead of at every call, and the
+activation is computed while the result is still in registers. torch.compile's "freezing" emits the same operators,
+after a compile time. Only the folding is done on other devices than the CPU, in other types than float32 and bfloat16,
+and where torch is built without oneDNN.
 Not covered: training; moving or saving the result (prepare it again instead).
 """
 
@@ -20,12 +20,12 @@ from isnet.spectral_norm import fold_spectral_norm
 
 Network = TypeVar("Network", bound=nn.Module)
 
-# Only a hint for the choice of order: any size runs.
+# A hint for oneDNN's choice of memory order; any size runs.
 _TYPICAL_SIDE = 64
 
 
 class PackedConv2d(nn.Module):
-    """An ordinary convolution whose weight is in oneDNN's own order. Takes any size; gives no gradient."""
+    """Convolution with its weight in oneDNN's order, without gradients."""
 
     def __init__(self, conv: nn.Conv2d) -> None:
         super().__init__()
@@ -39,17 +39,21 @@ class PackedConv2d(nn.Module):
         )
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes conv(x)."""
         return self.activated(x, "none", [])
 
     def activated(self, x: Tensor, activation: str, scalars: list[float]) -> Tensor:
-        """σ(conv(x)) by oneDNN's name of σ: none, tanh, leaky_relu with its slope."""
+        """Computes σ(conv(x)) in one call.
+
+        `activation` is oneDNN's name of σ: none, tanh, or leaky_relu with its slope in `scalars`.
+        """
         result: Tensor = torch.ops.mkldnn._convolution_pointwise(
             x, self._weight, self._bias, *self._geometry(), activation, scalars, ""
         )
         return result
 
     def added(self, x: Tensor, other: Tensor) -> Tensor:
-        """conv(x) + other."""
+        """Computes conv(x) + other in one call."""
         result: Tensor = torch.ops.mkldnn._convolution_pointwise.binary(
             x, other, self._weight, self._bias, *self._geometry(), "add", 1.0, None, [], ""
         )
@@ -60,13 +64,18 @@ class PackedConv2d(nn.Module):
 
 
 def prepare_for_inference(network: Network) -> Network:
-    """A copy of `network` for inference, frozen, in evaluation mode, on the same device and in the same type."""
+    """Copies `network` for inference: frozen, in evaluation mode.
+
+    Device and type stay the same.
+    """
     prepared = fold_spectral_norm(network).requires_grad_(False).eval()
+    # oneDNN packs weights on the CPU in two types.
     kinds = {(weight.device.type, weight.dtype) for weight in prepared.parameters()}
     if not kinds <= {("cpu", torch.float32), ("cpu", torch.bfloat16)} or not _can_pack():
         return prepared
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):
+            # Exactly Conv2d: a subclass may compute something else.
             if type(child) is nn.Conv2d:
                 setattr(parent, name, PackedConv2d(child))
     return prepared

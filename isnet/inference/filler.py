@@ -1,4 +1,4 @@
-"""What fills holes: one interface for networks and for methods without learning.
+"""Interface of all methods that fill holes, learned or classical.
 
 fill = classical("telea")                       # or Predictor(net)
 filled_HW3 = fill(image_HW3, hole_HW)           # uint8 in and out, equal outside the hole
@@ -27,14 +27,17 @@ class Filler(ABC):
 
     @abstractmethod
     def predict(self, rgb_HW3: Rgb, hole_HW: Hole, *, everywhere: bool = False) -> Rgb:
-        """RGB for every pixel, float32 (H, W, 3) in [0, 1], from RGB in [0, 1] and a bool mask, True in the hole.
+        """Predicts the whole picture: float32 RGB in [0, 1].
 
-        What `rgb_HW3` holds in the hole is never looked at. Outside the hole only `everywhere` asks for a prediction.
+        Args:
+            rgb_HW3: RGB in [0, 1], any height and width; its values in the hole are never used.
+            hole_HW: True in the hole.
+            everywhere: True needs a prediction outside the hole too; False allows any values there.
         """
 
     @final
     def __call__(self, image_HW3: NDArray[np.uint8], hole_HW: Hole) -> NDArray[np.uint8]:
-        """The picture with its hole filled: uint8 (H, W, 3), bit-equal outside the hole."""
+        """Fills the hole of uint8 (H, W, 3); known pixels stay."""
         if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
             raise InputError(
                 f"image has shape {image_HW3.shape} and dtype {image_HW3.dtype}; need uint8 (H, W, 3); "
@@ -47,16 +50,18 @@ class Filler(ABC):
             )
         if not hole_HW.any():
             return image_HW3.copy()
+        # Predict in [0, 1], then round back and keep the known bytes.
         predicted = self.predict(image_HW3.astype(np.float32) / np.float32(255), hole_HW)
         filled = np.rint(np.clip(predicted, 0, 1) * 255).astype(np.uint8)
         return np.where(hole_HW[..., None], filled, image_HW3)
 
     @final
     def predict_batch(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """Predictions for a batch of pictures of one size, float32 on the images' device.
+        """Predicts a batch in float32, on the images' device.
 
-        image_B3HW -- RGB of a floating type in [0, 1]
-        mask_B1HW  -- above 0.5 on valid pixels, else hole
+        Args:
+            image_B3HW: RGB of a floating type in [0, 1], all of one size.
+            mask_B1HW: Above 0.5 on valid pixels, else hole.
         """
         image, mask = tuple(image_B3HW.shape), tuple(mask_B1HW.shape)
         if len(image) != 4 or image[1] != 3 or 0 in image or mask != (image[0], 1, *image[2:]):
@@ -69,7 +74,7 @@ class Filler(ABC):
         return self._predict_batch(image_B3HW.detach().float(), mask_B1HW.detach() > 0.5)
 
     def _predict_batch(self, image_B3HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-        """From checked float32 images and bool masks, True on valid pixels."""
+        """Predicts checked float32 images, one by one."""
         images = image_B3HW.cpu().permute(0, 2, 3, 1).numpy()
         holes = ~valid_B1HW[:, 0].cpu().numpy()
         predicted = [self.predict(image, hole) for image, hole in zip(images, holes, strict=True)]

@@ -1,6 +1,7 @@
-"""A generator as something that fills any picture: padding to its multiple, tiles above a limit, precision, device.
+"""Fills pictures of any size with a generator.
 
-Not here: files, modes and what stays bit-identical (`isnet.inpaint`).
+Pads a picture to the network's multiple, and cuts a large one into tiles. Not here: files, modes and compositing
+(`isnet.inpaint`).
 """
 
 from __future__ import annotations
@@ -24,15 +25,21 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 # Measured in float32 without gradients: ISNet and UNet-like take 1.2 to 1.6 KiB a pixel, the base models 4.
 MAX_PIXELS_AT_ONCE = 1 << 20
-# A tile with more hole than this sees too little to go by and takes what the shrunken picture says.
+# A tile with a larger share of hole has too little context; it takes the prediction for the reduced picture.
 _BLIND_ABOVE = 0.8
 
 
 class Predictor(Filler):
-    """Fills pictures of any size with a generator, `net(image_B3HW, mask_B1HW)`, as it is now: it takes a copy.
+    """Runs a generator on pictures of any size.
 
-    precision  -- "bf16" and "fp16" run under autocast; results are float32 in any case
-    max_pixels -- pictures with more are cut into overlapping tiles; halved by itself when a GPU runs out of memory
+    It keeps a copy of the generator as it is at creation.
+
+    Args:
+        net: The generator, called as `net(image_B3HW, mask_B1HW)`.
+        device: Where the copy runs.
+        precision: "bf16" and "fp16" run under autocast; results are always float32.
+        max_pixels: Larger pictures are cut into overlapping tiles; halved when a GPU runs out of memory.
+        name: The name in tables.
     """
 
     def __init__(
@@ -47,9 +54,9 @@ class Predictor(Filler):
         if precision not in get_args(Precision):
             raise InputError(f"precision is {precision!r}; need one of {', '.join(get_args(Precision))}")
         self.device = torch.device(device)
-        # Folded first, which copies: the caller's network stays where it is, as it is.
+        # Folding copies: the caller's network keeps its device, type and spectral norm.
         folded = fold_spectral_norm(net).to(self.device, torch.float32).eval()
-        # oneDNN's order of weights is float32's here: under autocast they are cast as they come.
+        # Packed weights are float32; autocast needs ordinary ones, which it can cast.
         self.net = prepare_for_inference(folded) if precision == "fp32" else folded
         self.precision = precision
         self.name = name
@@ -66,26 +73,30 @@ class Predictor(Filler):
             )
 
     def predict(self, rgb_HW3: Rgb, hole_HW: Hole, *, everywhere: bool = False) -> Rgb:
-        """As `Filler.predict`. Without `everywhere`, tiles that have no hole are left as they are."""
+        """Predicts as `Filler.predict`, in tiles where needed.
+
+        Without `everywhere`, tiles without a hole are copied.
+        """
         while True:
             try:
                 return self._predict(rgb_HW3, hole_HW, everywhere=everywhere)
             except torch.OutOfMemoryError:
+                # Try again with smaller tiles, down to the smallest picture.
                 self.max_pixels = min(self.max_pixels, hole_HW.size) // 2
                 self._check_limit()
 
     def _predict_batch(self, image_B3HW: Tensor, valid_B1HW: Tensor) -> Tensor:
-        """In one pass where the batch's size suits the network and its limit."""
+        """Predicts in one pass where network and limit allow."""
         height, width = image_B3HW.shape[-2:]
-        suits = height % self.multiple == 0 == width % self.multiple and min(height, width) >= self.minimum
-        if not suits or height * width > self.max_pixels:
+        fits = height % self.multiple == 0 == width % self.multiple and min(height, width) >= self.minimum
+        if not fits or height * width > self.max_pixels:
             return super()._predict_batch(image_B3HW, valid_B1HW)
         predicted = self._forward(image_B3HW.to(self.device), valid_B1HW.to(self.device, torch.float32))
-        # A clone is an ordinary tensor, not one of inference mode, with which no graph can be built.
+        # A tensor of inference mode takes no part in autograd; its clone does.
         return predicted.to(image_B3HW.device).clone()
 
     def plan(self, height: int, width: int) -> list[Tile]:
-        """The tiles a picture of this size is cut into."""
+        """Tiles of a picture of this size."""
         return tiles(height, width, max_pixels=self.max_pixels, multiple=self.multiple, minimum=self.minimum)
 
     def _predict(self, rgb_HW3: Rgb, hole_HW: Hole, *, everywhere: bool) -> Rgb:
@@ -93,37 +104,41 @@ class Predictor(Filler):
         plan = self.plan(height, width)
         if len(plan) == 1:
             return self._whole(rgb_HW3, hole_HW)
-        wanted = [tile for tile in plan if everywhere or hole_HW[tile.area].any()]
         coarse: Rgb | None = None
+        # The weighted mean of overlapping tiles: the sum of predictions, and of their weights.
         total = np.zeros((height, width, 3), np.float32)
         weight = np.zeros((height, width, 1), np.float32)
-        for tile in wanted:
+        for tile in plan:
+            if not everywhere and not hole_HW[tile.area].any():
+                continue
             if hole_HW[tile.area].mean() > _BLIND_ABOVE:
+                # Computed once, for the first such tile.
                 coarse = self._coarse(rgb_HW3, hole_HW) if coarse is None else coarse
                 predicted = coarse[tile.area]
             else:
                 predicted = self._whole(rgb_HW3[tile.area], hole_HW[tile.area])
-            share = blend_weights(tile, height, width)
-            total[tile.area] += share * predicted
-            weight[tile.area] += share
+            tile_weight = blend_weights(tile, height, width)
+            total[tile.area] += tile_weight * predicted
+            weight[tile.area] += tile_weight
         return np.where(weight > 0, total / np.maximum(weight, np.float32(1e-12)), rgb_HW3)
 
     def _whole(self, rgb_HW3: Rgb, hole_HW: Hole) -> Rgb:
-        """One pass over a picture padded by its own mirror image, then cropped."""
+        """Predicts in one pass over the picture, padded by reflection."""
         height, width = hole_HW.shape
         below = padded_length(height, multiple=self.multiple, minimum=self.minimum) - height
         right = padded_length(width, multiple=self.multiple, minimum=self.minimum) - width
-        # numpy's reflect repeats where the picture is narrower than the padding, down to a single pixel
+        # numpy's reflect repeats where the picture is narrower than the padding, down to a single pixel.
         image = np.pad(rgb_HW3, ((0, below), (0, right), (0, 0)), mode="reflect")
         hole = np.pad(hole_HW, ((0, below), (0, right)), mode="reflect")
         image_B3HW = torch.from_numpy(image).permute(2, 0, 1)[None].contiguous().to(self.device)
         mask_B1HW = torch.from_numpy(~hole)[None, None].to(self.device, torch.float32)
+        # The padding is cropped off again.
         predicted = self._forward(image_B3HW, mask_B1HW)[0, :, :height, :width]
         return predicted.permute(1, 2, 0).contiguous().cpu().numpy()
 
     @torch.inference_mode()
     def _forward(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        # Nothing of the hole reaches the network, whatever it does with the mask; NaN times 0 would.
+        # The network never gets the hole's content, however it uses the mask. Not a product: NaN · 0 is NaN.
         hidden_B3HW = torch.where(mask_B1HW > 0.5, image_B3HW, torch.zeros_like(image_B3HW))
         with self._autocast():
             predicted: Tensor = self.net(hidden_B3HW, mask_B1HW).float()
@@ -141,17 +156,21 @@ class Predictor(Filler):
         return torch.autocast(self.device.type, dtype=dtype)
 
     def _coarse(self, rgb_HW3: Rgb, hole_HW: Hole) -> Rgb:
-        """A prediction for the picture shrunk to fit one pass, enlarged again: what a hole larger than a tile gets."""
+        """Predicts the reduced picture in one pass, and enlarges it.
+
+        For holes larger than a tile.
+        """
+        # The least whole factor whose result fits one pass.
         height, width = hole_HW.shape
         factor = math.ceil(math.sqrt(height * width / self.max_pixels))
         while len(self.plan(math.ceil(height / factor), math.ceil(width / factor))) > 1:
             factor += 1
         below, right = -height % factor, -width % factor
-        known = np.pad((~hole_HW)[..., None].astype(np.float32), ((0, below), (0, right), (0, 0)), mode="edge")
+        valid = np.pad((~hole_HW)[..., None].astype(np.float32), ((0, below), (0, right), (0, 0)), mode="edge")
         image = np.pad(rgb_HW3, ((0, below), (0, right), (0, 0)), mode="edge")
-        # (1, C, H/f, W/f): the mean of the known pixels below each coarse one, which is hole if none is known
-        share = _pooled(known, factor)
-        small = _pooled(np.where(known > 0, image, np.float32(0)), factor) / share.clamp_min(1e-6)
+        # (1, C, H/f, W/f): the mean of the known pixels of each block; a block without any is hole.
+        share = _pooled(valid, factor)
+        small = _pooled(np.where(valid > 0, image, np.float32(0)), factor) / share.clamp_min(1e-6)
         predicted = self._whole(small[0].permute(1, 2, 0).contiguous().numpy(), (share[0, 0] == 0).numpy())
         large = F.interpolate(
             torch.from_numpy(predicted).permute(2, 0, 1)[None],
