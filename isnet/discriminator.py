@@ -1,6 +1,6 @@
-"""The patch discriminator, EdgeConnect's: five convolutions, a logit for each 70×70 patch.
+"""Patch discriminator of EdgeConnect: one logit per 70×70 patch.
 
-Not covered: what it is shown and how its answers become losses (losses.py, gan.py).
+Not covered: its inputs and the losses of its logits (losses.py, gan.py).
 """
 
 from __future__ import annotations
@@ -11,24 +11,24 @@ from typing import Any
 from torch import Tensor, nn
 
 from isnet.errors import InputError
-from isnet.generator import MOST_WIDTH, is_count, is_positive
+from isnet.generator import MAX_WIDTH, is_count, is_positive
 from isnet.layers import Activation, conv, initialise, num_parameters
 
+# Below it the last convolution has no output.
 MINIMUM_SIZE = 24
 
 
 class Discriminator(nn.Module):
-    """Five conv 4×4 (3 -> 64 -> 128 -> 256 -> 512 -> 1; strides 2, 2, 2, 1, 1), LeakyReLU(0.2) after the first four.
+    """Five convolutions 4×4, LeakyReLU(0.2) after the first four.
 
-    width    -- channels of the first convolution; the others scale with it
-    spectral -- spectral norm on every convolution, as the released code has it
-    init_std -- standard deviation of fresh weights
+    Channels 3 -> 64 -> 128 -> 256 -> 512 -> 1, strides 2, 2, 2, 1, 1; 2,763,776 parameters. All scale with `width`.
+    As in the released code, spectral norm is on every convolution.
     """
 
     def __init__(self, *, width: int = 64, spectral: bool = True, init_std: float = 0.001) -> None:
         super().__init__()
-        if not is_count(width, MOST_WIDTH):
-            raise InputError(f"discriminator width is {width!r}; need a whole number, 1 to {MOST_WIDTH} (paper: 64)")
+        if not is_count(width, MAX_WIDTH):
+            raise InputError(f"discriminator width is {width!r}; need a whole number, 1 to {MAX_WIDTH} (paper: 64)")
         if not isinstance(spectral, bool):
             raise InputError(f"discriminator spectral is {spectral!r}; need True or False")
         if not is_positive(init_std):
@@ -45,25 +45,28 @@ class Discriminator(nn.Module):
 
     @classmethod
     def from_options(cls, options: Mapping[str, Any]) -> Discriminator:
-        """With the options of the constructor by name; an unknown one is an `InputError`."""
-        known = {"width", "spectral", "init_std"}
-        if unknown := sorted(set(options) - known):
-            raise InputError(f"discriminator has no option {', '.join(unknown)}; it has {', '.join(sorted(known))}")
+        """Builds it from options; an unknown one is an `InputError`."""
+        names = {"width", "spectral", "init_std"}
+        if unknown := sorted(set(options) - names):
+            raise InputError(f"discriminator has no option {', '.join(unknown)}; it has {', '.join(sorted(names))}")
         return cls(**options)
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
-        """The five maps, finest first: four after their activation, then the raw logits (B, 1, H/8 - 2, W/8 - 2)."""
+        """Returns the five maps, finest first, logits last."""
         if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or min(image_B3HW.shape[2:]) < MINIMUM_SIZE:
             raise InputError(
                 f"discriminator got shape {tuple(image_B3HW.shape)}; need (B, 3, H, W) with sides from {MINIMUM_SIZE}; "
                 "train on larger crops"
             )
+        # Maps for feature matching, after their activation.
         maps = []
         x = image_B3HW
         for layer in self.convs[:-1]:
             x = self.activation(layer(x))
             maps.append(x)
+        # Raw logits, (B, 1, H/8 - 2, W/8 - 2); the losses take them without a sigmoid, which could overflow.
         return [*maps, self.convs[-1](x)]
 
     def num_parameters(self) -> int:
+        """Number of trainable values."""
         return num_parameters(self)

@@ -1,6 +1,6 @@
-"""What a generator is, whichever it is: its options, its call, and the sizes it takes.
+"""Base class of all generators: options and input checks.
 
-Tensors carry their shape in their name: B batch, C channels, H height, W width; `image_B3HW` is RGB in [0, 1] and
+Tensors carry their shape in their name: B batch, C channels, H height, W width. `image_B3HW` is RGB in [0, 1] and
 `mask_B1HW` the paper's M, 1 on valid pixels and 0 in the hole.
 Not covered: the layers (network.py, unet_like.py) and pictures of other sizes (inpaint.py pads and crops).
 """
@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from abc import abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
@@ -22,26 +22,27 @@ from isnet.layers import ActivationName, num_parameters
 GENERATORS = ("isnet", "base", "base_ff", "unet_like")
 SpectralNorm = Literal["released", "all", "none"]
 
-# Far beyond any use, and small enough that a wrong number in a file or a setting is an error and not all memory.
-MOST_BLOCKS = 64
-MOST_WIDTH = 1024
-MOST_DILATION = 1024
+# Far beyond any use. A wrong number in a file or a setting becomes an error before it takes all memory.
+MAX_BLOCKS = 64
+MAX_WIDTH = 1024
+MAX_DILATION = 1024
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Architecture:
-    """Everything that decides which layers a generator has; saved beside its weights.
+    """Options that decide a generator's layers, saved beside its weights.
 
-    name          -- isnet; base and base_ff (the paper's Table 1); unet_like
-    blocks        -- residual blocks per stage and branch (Table 2: 1 to 4)
-    width         -- channels of the full-resolution branch; all others scale with it
-    in_channels   -- 3: the picture with black holes; 4: the mask beside it, so that black is not a hole
-    activation    -- tanh or leaky_relu; None takes the released code's (tanh; leaky_relu in base and base_ff)
-    dilation      -- of the first convolution of a residual block in the low-resolution branch
-    spectral_norm -- released: where the released code has it; all: on every convolution (the paper's text); none
-    skips         -- unet_like with skip connections, which the released one lacks
-    prune         -- base without the 45 % of its weights that never get a gradient
-    init_std      -- standard deviation of fresh weights; see `layers.initialise`
+    Attributes:
+        name: isnet; base and base_ff (the paper's Table 1); unet_like.
+        blocks: Residual blocks per stage and branch (Table 2: 1 to 4).
+        width: Channels of the full-resolution branch; all others scale with it.
+        in_channels: 3 for the picture with black holes; 4 adds the mask, so that a black pixel is not taken for a hole.
+        activation: tanh or leaky_relu; None takes the released code's (tanh; leaky_relu in base and base_ff).
+        dilation: Of the first convolution of a residual block in the low-resolution branch.
+        spectral_norm: released = where the released code has it; all = on every convolution (the paper's text); none.
+        skips: unet_like with skip connections, which the released one lacks.
+        prune: base without the 45 % of its weights that never get a gradient.
+        init_std: Standard deviation of fresh weights; see `layers.initialise`.
     """
 
     name: str
@@ -56,90 +57,88 @@ class Architecture:
     init_std: float = 0.001
 
     def __post_init__(self) -> None:
-        _need(self.name in GENERATORS, "name", self.name, f"one of {', '.join(GENERATORS)}")
-        _need(
-            is_count(self.blocks, MOST_BLOCKS),
-            "blocks",
-            self.blocks,
-            f"a whole number, 1 to {MOST_BLOCKS} (paper: 1 to 4)",
-        )
-        _need(is_count(self.width, MOST_WIDTH), "width", self.width, f"a whole number, 1 to {MOST_WIDTH} (paper: 32)")
+        for valid, option, need in self._checks():
+            if not valid:
+                raise InputError(f"architecture option {option} is {getattr(self, option)!r}; need {need}")
+
+    def _checks(self) -> Iterator[tuple[bool, str, str]]:
+        # A generator: a later check may rely on the types that an earlier one made sure of.
+        yield self.name in GENERATORS, "name", f"one of {', '.join(GENERATORS)}"
+        yield is_count(self.blocks, MAX_BLOCKS), "blocks", f"a whole number, 1 to {MAX_BLOCKS} (paper: 1 to 4)"
+        yield is_count(self.width, MAX_WIDTH), "width", f"a whole number, 1 to {MAX_WIDTH} (paper: 32)"
         channels = is_count(self.in_channels, 4) and self.in_channels >= 3
-        _need(channels, "in_channels", self.in_channels, "3 (picture) or 4 (picture and mask)")
-        _need(self.activation in (None, "tanh", "leaky_relu"), "activation", self.activation, "'tanh' or 'leaky_relu'")
-        dilation = is_count(self.dilation, MOST_DILATION)
-        _need(dilation, "dilation", self.dilation, f"a whole number, 1 to {MOST_DILATION} (the paper's code: 2)")
-        _need(
-            self.spectral_norm in ("released", "all", "none"),
-            "spectral_norm",
-            self.spectral_norm,
-            "'released', 'all' or 'none'",
-        )
-        _need(isinstance(self.skips, bool), "skips", self.skips, "True or False")
-        _need(isinstance(self.prune, bool), "prune", self.prune, "True or False")
-        _need(not self.skips or self.name == "unet_like", "skips", self.skips, "False unless name is unet_like")
-        _need(not self.prune or self.name == "base", "prune", self.prune, "False unless name is base")
-        _need(is_positive(self.init_std), "init_std", self.init_std, "a positive number (the paper's code: 0.001)")
+        yield channels, "in_channels", "3 (picture) or 4 (picture and mask)"
+        yield self.activation in (None, "tanh", "leaky_relu"), "activation", "'tanh' or 'leaky_relu'"
+        dilation = f"a whole number, 1 to {MAX_DILATION} (the paper's code: 2)"
+        yield is_count(self.dilation, MAX_DILATION), "dilation", dilation
+        norms = ("released", "all", "none")
+        yield self.spectral_norm in norms, "spectral_norm", "'released', 'all' or 'none'"
+        yield isinstance(self.skips, bool), "skips", "True or False"
+        yield isinstance(self.prune, bool), "prune", "True or False"
+        yield not self.skips or self.name == "unet_like", "skips", "False unless name is unet_like"
+        yield not self.prune or self.name == "base", "prune", "False unless name is base"
+        yield is_positive(self.init_std), "init_std", "a positive number (the paper's code: 0.001)"
 
     @property
     def resolved_activation(self) -> ActivationName:
         """The activation in force where the option is None."""
         if self.activation is not None:
             return self.activation
+        # The paper names none. The released ablation networks kept LeakyReLU when ISNet changed to Tanh.
         return "leaky_relu" if self.name in ("base", "base_ff") else "tanh"
 
     def to_dict(self) -> dict[str, Any]:
+        """Options by name, as they are stored beside the weights."""
         return dataclasses.asdict(self)
 
     @classmethod
     def from_dict(cls, options: Mapping[str, Any]) -> Architecture:
-        """The inverse of `to_dict`; an option this version does not know is an `InputError`."""
-        known = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(options) - known)
-        if unknown or "name" not in options:
+        """Inverse of `to_dict`; an unknown option is an `InputError`."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        if not set(options) <= names or "name" not in options:
             raise InputError(
-                f"architecture has the options {sorted(options)}; need 'name' and any of {sorted(known)}; "
+                f"architecture has the options {sorted(options)}; need 'name' and any of {sorted(names)}; "
                 "was it written by another version of isnet?"
             )
         return cls(**options)
 
 
 class Generator(nn.Module):
-    """Maps (image_B3HW, mask_B1HW) to a whole predicted picture in [0, 1], at least float32.
-
-    size_multiple -- height and width must be multiples of it
-    minimum_size  -- and no smaller than this
-    """
+    """Network from (image_B3HW, mask_B1HW) to a picture in [0, 1]."""
 
     def __init__(self, architecture: Architecture, *, size_multiple: int, minimum_size: int) -> None:
         super().__init__()
         self.architecture = architecture
+        # Height and width must be multiples of the one and not below the other.
         self.size_multiple = size_multiple
         self.minimum_size = minimum_size
 
     @abstractmethod
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
-        """The network proper, C = in_channels."""
+        """Runs the layers on the damaged picture (C = in_channels)."""
 
     def forward(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """Eq. 1, I_pred = G(I_gt ⊙ M). What the hole holds in `image_B3HW` does not matter unless it is NaN.
+        """Predicts the whole picture (Eq. 1), in at least float32.
 
-        Raises InputError when shapes or sizes do not fit.
+        Pixels inside the hole do not matter unless they are NaN. Raises InputError where shapes or sizes do not fit.
         """
-        # An exported program fixes its own rule for sizes, so the check would only add guards to it.
+        # An exported program has its own rule for sizes; the check would only add guards to it.
         if not torch.compiler.is_exporting():
             self._check(image_B3HW, mask_B1HW)
+        # Eq. 1: I_pred = G(I_gt ⊙ M).
         damaged_B3HW = image_B3HW * mask_B1HW
+        # ISNET.md §8 row 16: with the mask as fourth channel, black pixels and holes differ.
         if self.architecture.in_channels == 4:
             return self.repair(torch.cat([damaged_B3HW, mask_B1HW.to(damaged_B3HW.dtype)], dim=1))
         return self.repair(damaged_B3HW)
 
     def num_parameters(self) -> int:
-        """All trainable numbers, as the paper's tables count them (it prints them divided by 2^20 as "M")."""
+        """Number of trainable values, as the paper's tables count."""
+        # The paper prints it divided by 2^20 as "M".
         return num_parameters(self)
 
     def num_live_parameters(self) -> int:
-        """Those that ever get a gradient; smaller in `base` alone."""
+        """Number of values with a gradient; smaller only in `base`."""
         return num_parameters(self)
 
     def _check(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> None:
@@ -150,6 +149,7 @@ class Generator(nn.Module):
             )
         if not image_B3HW.is_floating_point():
             raise InputError(f"image is {image_B3HW.dtype}; need a floating type in [0, 1]; divide bytes by 255")
+        # Other sizes would fail in the concatenations, or give a silently smaller picture (unet_like).
         height, width = image[2:]
         if height % self.size_multiple or width % self.size_multiple or min(height, width) < self.minimum_size:
             raise InputError(
@@ -158,16 +158,11 @@ class Generator(nn.Module):
             )
 
 
-def is_count(value: object, most: int) -> bool:
-    """Whether an option is a whole number from 1 to `most`."""
-    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= most
+def is_count(value: object, maximum: int) -> bool:
+    """True for a whole number from 1 to `maximum`."""
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= maximum
 
 
 def is_positive(value: object) -> bool:
-    """Whether an option is a positive, finite number."""
+    """True for a positive, finite number."""
     return isinstance(value, int | float) and not isinstance(value, bool) and 0 < value < math.inf
-
-
-def _need(met: bool, option: str, got: object, need: str) -> None:
-    if not met:
-        raise InputError(f"architecture option {option} is {got!r}; need {need}")

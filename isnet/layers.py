@@ -1,4 +1,4 @@
-"""The few layers every network here is made of: convolution, activation, residual block, initialisation.
+"""Layers of all networks: convolution, activation, residual block, initialisation.
 
 Not covered: how they are put together (network.py, unet_like.py, discriminator.py).
 """
@@ -17,8 +17,8 @@ from isnet.spectral_norm import SpectralConv2d, SpectralConvTranspose2d, power_i
 ActivationName = Literal["tanh", "leaky_relu"]
 LEAKY_SLOPE = 0.2
 
-# As many as torch's own parametrisation takes: without them σ of a fresh network is the quadratic form of two random
-# vectors, anything near zero, and its output means nothing.
+# The number of torch's own parametrisation. Without them σ of a fresh network is the quadratic form of two random
+# vectors, which can be near zero, and its output means nothing.
 WARM_UP_ITERATIONS = 15
 
 
@@ -33,30 +33,32 @@ class Activation(nn.Module):
         self.name = name
 
     def forward(self, x: Tensor) -> Tensor:
+        """Computes σ(x) in place."""
         if self.name == "tanh":
             return torch.tanh_(x)
         return F.leaky_relu_(x, LEAKY_SLOPE)
 
     def of(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """σ(conv(x)), in one go where the convolution can."""
+        """Computes σ(conv(x)), in one call where the convolution can."""
         if isinstance(conv, PackedConv2d):
             return conv.activated(x, self.name, [LEAKY_SLOPE] if self.name == "leaky_relu" else [])
         return self(conv(x))  # type: ignore[no-any-return]
 
-    def of_sum(self, conv: nn.Module, x: Tensor, other: Tensor) -> Tensor:
-        """σ(conv(x) + other)."""
+    def of_sum(self, conv: nn.Module, x: Tensor, addend: Tensor) -> Tensor:
+        """Computes σ(conv(x) + addend)."""
         if isinstance(conv, PackedConv2d):
-            return self(conv.added(x, other))  # type: ignore[no-any-return]
-        return self(conv(x).add_(other))  # type: ignore[no-any-return]
+            return self(conv.added(x, addend))  # type: ignore[no-any-return]
+        return self(conv(x).add_(addend))  # type: ignore[no-any-return]
 
     def of_shuffled(self, conv: nn.Module, x: Tensor) -> Tensor:
-        """σ(pixel_shuffle(conv(x), 2))."""
+        """Computes σ(pixel_shuffle(conv(x), 2))."""
         if isinstance(conv, PackedConv2d):
             return F.pixel_shuffle(self.of(conv, x), 2)
         # σ after the shuffle, which copies: backward then keeps one tensor, not two.
         return self(F.pixel_shuffle(conv(x), 2))  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
+        """Name of the activation, for printing."""
         return self.name
 
 
@@ -71,23 +73,23 @@ def conv(
     padding: int | None = None,
     bias: bool = False,
 ) -> nn.Conv2d:
-    """A convolution, zero padded by dilation·(kernel-1)/2 unless `padding` says otherwise."""
+    """Builds a convolution, zero padded by dilation·(kernel-1)/2 by default."""
     if padding is None:
         padding = dilation * (kernel - 1) // 2
-    make = SpectralConv2d if spectral else nn.Conv2d
-    return make(channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
+    layer = SpectralConv2d if spectral else nn.Conv2d
+    return layer(channels_in, channels_out, kernel, stride=stride, padding=padding, dilation=dilation, bias=bias)
 
 
 def conv_transpose(
     channels_in: int, channels_out: int, kernel: int, *, spectral: bool, stride: int, padding: int
 ) -> nn.ConvTranspose2d:
-    """A transposed convolution with bias."""
-    make = SpectralConvTranspose2d if spectral else nn.ConvTranspose2d
-    return make(channels_in, channels_out, kernel, stride=stride, padding=padding)
+    """Builds a transposed convolution with bias."""
+    layer = SpectralConvTranspose2d if spectral else nn.ConvTranspose2d
+    return layer(channels_in, channels_out, kernel, stride=stride, padding=padding)
 
 
 class ResidualBlock(nn.Module):
-    """σ( x + conv3×3( σ( conv3×3_dilated(x) ) ) ), channels and size unchanged (the paper's reference [11])."""
+    """Residual block (the paper's reference [11]); channels and size unchanged."""
 
     def __init__(
         self, channels: int, *, dilation: int, activation: ActivationName, spectral: bool, bias: bool = False
@@ -98,11 +100,13 @@ class ResidualBlock(nn.Module):
         self.activation = Activation(activation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Computes σ(x + conv3×3(σ(conv3×3_dilated(x))))."""
         return self.activation.of_sum(self.plain, self.activation.of(self.dilated, x_BCHW), x_BCHW)
 
 
 def to_unit_range(y_B3HW: Tensor) -> Tensor:
-    """(tanh(y) + 1) / 2 in at least float32: in bfloat16 the upper half of [0, 1] would have 128 levels."""
+    """Computes (tanh(y) + 1) / 2 in at least float32."""
+    # In bfloat16 the upper half of [0, 1] would have 128 levels.
     if y_B3HW.dtype in (torch.bfloat16, torch.float16):
         y_B3HW = y_B3HW.float()
     return torch.tanh(y_B3HW).add(1).mul_(0.5)
@@ -110,23 +114,25 @@ def to_unit_range(y_B3HW: Tensor) -> Tensor:
 
 @torch.no_grad()
 def initialise(network: nn.Module, *, std: float) -> None:
-    """Weights N(0, std), biases 0 (the released code), random u and v brought near the truth. torch's global generator.
+    """Draws weights from N(0, std) and sets biases to 0.
 
-    Under spectral norm `std` does not change the function but sets the effective learning rate: with the paper's 0.001
-    and rate 1e-4 the first Adam step moves a raw weight by a tenth of itself.
+    As the released code does, from torch's global generator. Under spectral norm `std` does not change the function but
+    sets the effective learning rate: with the paper's 0.001 and rate 1e-4 the first Adam step moves a raw weight by a
+    tenth of itself.
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             module.weight.normal_(0.0, std)
             if module.bias is not None:
                 module.bias.zero_()
+    # Random u and v, then brought near the singular vectors.
     for layer in spectral_layers(network):
         layer.randomise_vectors()
-    # On the meta device there is nothing to bring near, and its matrix products are slow.
+    # The meta device has no values to iterate on, and its matrix products are slow.
     if not any(p.is_meta for p in network.parameters()):
         power_iteration(network, times=WARM_UP_ITERATIONS)
 
 
 def num_parameters(network: nn.Module) -> int:
-    """Trainable numbers of `network`: raw weights and biases."""
+    """Number of trainable values: raw weights and biases."""
     return sum(p.numel() for p in network.parameters())

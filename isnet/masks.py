@@ -1,8 +1,8 @@
-"""Holes drawn at random: pure functions of (height, width, rng). True is hole, and no mask is empty or full.
+"""Random holes: pure functions of (height, width, rng).
 
-Kinds: `irregular` (strokes up to a wished hole ratio, in the manner of Liu et al.'s masks), `thin`, `medium` and
-`thick` (LaMa's three), `box`, `half`, and `silhouette` (shapes of objects). Lengths in the settings are pixels of a
-256-pixel picture and grow with the shorter side. Also here: hole ratios and their six bins.
+True is hole, and no mask is empty or full. Kinds: `irregular` (strokes up to a requested hole ratio, like Liu et al.'s
+masks [4]), `thin`, `medium` and `thick` (LaMa's three), `box`, `half`, and `silhouette` (shapes of objects). Lengths in
+the settings are pixels of a 256-pixel picture and grow with the shorter side. Hole ratios and their bins are here too.
 
 Not here: masks from files and arrays (`isnet.mask_files`).
 """
@@ -21,17 +21,18 @@ from isnet.errors import InputError
 Hole = NDArray[np.bool_]
 Generator = Callable[[int, int, np.random.Generator], Hole]
 
-# Hole ratio in percent, each bin without its lower and with its upper edge, as Liu et al. divide their test masks.
+# Hole ratio in percent, each bin without its lower and with its upper edge, as Liu et al. [4] divide their test masks.
+# The paper's Tables 3 and 4 have the four from 10-20 to 40-50.
 RATIO_BINS = ("0-10", "10-20", "20-30", "30-40", "40-50", "50-60")
 
 
 def hole_ratio(hole: Hole) -> float:
-    """The share of pixels in the hole, 0 to 1, of a bool array (H, W)."""
+    """Share of hole pixels, 0 to 1."""
     return float(np.count_nonzero(hole)) / hole.size
 
 
 def ratio_bin(ratio: float) -> str | None:
-    """The bin of a hole ratio between 0 and 1, such as "10-20"; None beyond 60 %, where the paper has no bin."""
+    """Bin of a hole ratio: "10-20"; None above 0.6."""
     if not 0 <= ratio <= 1:
         raise InputError(f"hole ratio {ratio} is outside 0 to 1; give the share of hole pixels")
     # A ratio such as 0.3 arrives as 30.000000000000004 percent.
@@ -40,7 +41,7 @@ def ratio_bin(ratio: float) -> str | None:
 
 
 def bin_range(name: str) -> tuple[float, float]:
-    """The edges of a bin as hole ratios: "10-20" gives (0.1, 0.2)."""
+    """Edges of a bin: "10-20" gives hole ratios (0.1, 0.2)."""
     if name not in RATIO_BINS:
         raise InputError(f"ratio bin {name!r} is unknown; need one of {', '.join(RATIO_BINS)}")
     low, high = name.split("-")
@@ -48,13 +49,13 @@ def bin_range(name: str) -> tuple[float, float]:
 
 
 def valid_1HW(hole: Hole) -> NDArray[np.float32]:
-    """The paper's M: float32 (1, H, W), 1 on valid pixels and 0 in the hole."""
+    """The paper's M as float32, 0 in the hole."""
     return (~hole)[None].astype(np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Strokes:
-    """How a brush moves. Every pair is a range with both ends; lengths at 256 pixels; `max_turn` in radians."""
+    """Ranges of a brush, ends included; pixels at 256, radians."""
 
     num: tuple[int, int]
     width: tuple[float, float]
@@ -65,7 +66,7 @@ class Strokes:
 
 @dataclass(frozen=True, kw_only=True)
 class Boxes:
-    """How many rectangles, and their sides at 256 pixels."""
+    """Number of rectangles and their sides in pixels at 256."""
 
     num: tuple[int, int]
     side: tuple[float, float]
@@ -73,11 +74,12 @@ class Boxes:
 
 @dataclass(frozen=True, kw_only=True)
 class Mixture:
-    """Strokes or, with weight `box_weight` against 1, boxes; drawn again while more than `max_ratio` is hole."""
+    """Strokes or, with weight `box_weight` against 1, boxes."""
 
     strokes: Strokes
     boxes: Boxes | None = None
     box_weight: float = 0.3
+    # A mask is drawn again while more than this is hole.
     max_ratio: float = 0.5
 
 
@@ -85,9 +87,10 @@ class Mixture:
 THIN = Mixture(strokes=Strokes(num=(4, 50), width=(2, 10), length=(10, 40)))
 MEDIUM = Mixture(strokes=Strokes(num=(4, 5), width=(5, 50), length=(10, 100)), boxes=Boxes(num=(1, 5), side=(10, 50)))
 THICK = Mixture(strokes=Strokes(num=(1, 5), width=(5, 100), length=(10, 200)), boxes=Boxes(num=(1, 3), side=(30, 150)))
-# Strokes as wide and long as most in Liu et al.'s masks look; the number is whatever the ratio takes.
+# Strokes as wide and long as most in Liu et al.'s masks; their number follows from the ratio.
 IRREGULAR = Strokes(num=(1, 1), width=(5, 40), length=(15, 120), vertices=(2, 8), max_turn=2.5)
 
+# Draws before a mask that covers too much is replaced by a small box.
 _ATTEMPTS = 20
 
 
@@ -99,10 +102,10 @@ def irregular(
     ratio: tuple[float, float] = (0.1, 0.5),
     strokes: Strokes = IRREGULAR,
 ) -> Hole:
-    """Strokes until the hole ratio is above ratio[0] and at most ratio[1], the goal uniform between the two.
+    """Draws strokes until the hole ratio is in the range.
 
-    The default covers the four bins of the paper's tables; `bin_range("20-30")` gives one of them.
-    Raises `InputError` when no number of pixels of this size lies in the range.
+    The goal is uniform above ratio[0] and up to ratio[1]. The default covers the four bins of the paper's Tables 3
+    and 4; `bin_range("20-30")` gives one of them. Raises `InputError` when no number of pixels lies in the range.
     """
     import cv2
 
@@ -115,16 +118,18 @@ def irregular(
         raise InputError(f"no hole of {width}x{height} pixels has a ratio of {low} to {high}; take a larger picture")
     goal = int(rng.integers(least, most + 1))
 
+    # Segment by segment, so that the goal is passed by one segment at most.
     canvas = np.zeros((height, width), np.uint8)
     count, scale = 0, min(height, width) / 256
     for _ in range(1000):
+        # Below a fifth of a pixel a smaller brush draws the same.
         if count >= goal or scale * strokes.width[0] < 0.2:
             break
         for segment in _stroke(height, width, rng, strokes, scale):
             trial = _draw(canvas.copy(), segment)
             num_hole = cv2.countNonZero(trial)
             if num_hole > most:
-                scale *= 0.7  # too much in one go: a smaller brush for what is missing
+                scale *= 0.7  # one segment covers too much: continue with a smaller brush
                 break
             canvas, count = trial, num_hole
             if count >= goal:
@@ -134,7 +139,7 @@ def irregular(
 
 
 def _topped_up(hole: Hole, goal: int, rng: np.random.Generator) -> Hole:
-    """Single pixels added in reading order from a random place, for pictures too small for a brush."""
+    # For pictures too small for a brush: single pixels in reading order from a random start.
     order = np.roll(np.arange(hole.size), -int(rng.integers(hole.size)))
     free = order[~hole.ravel()[order]]
     hole.ravel()[free[: goal - np.count_nonzero(hole)]] = True
@@ -142,11 +147,12 @@ def _topped_up(hole: Hole, goal: int, rng: np.random.Generator) -> Hole:
 
 
 def mixture(height: int, width: int, rng: np.random.Generator, *, settings: Mixture) -> Hole:
-    """One mask of LaMa's kind; a small box after twenty draws that covered too much."""
+    """Draws one mask as LaMa does."""
     _num_pixels(height, width)
     scale = min(height, width) / 256
     for _ in range(_ATTEMPTS):
         canvas = np.zeros((height, width), np.uint8)
+        # Boxes or strokes, never both in one mask.
         if settings.boxes and rng.random() < settings.box_weight / (1 + settings.box_weight):
             for _ in range(_between(rng, settings.boxes.num)):
                 _draw_box(canvas, rng, settings.boxes.side[0] * scale, settings.boxes.side[1] * scale)
@@ -161,22 +167,22 @@ def mixture(height: int, width: int, rng: np.random.Generator, *, settings: Mixt
 
 
 def thin(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """LaMa's thin masks: 4 to 50 strokes, up to 10 wide and 40 long at 256 pixels."""
+    """LaMa's thin masks: 4 to 50 strokes."""
     return mixture(height, width, rng, settings=THIN)
 
 
 def medium(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """LaMa's medium masks: 4 or 5 strokes, up to 50 wide and 100 long, or boxes of 10 to 50."""
+    """LaMa's medium masks: 4 or 5 strokes, or boxes."""
     return mixture(height, width, rng, settings=MEDIUM)
 
 
 def thick(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """LaMa's thick masks: 1 to 5 strokes, up to 100 wide and 200 long, or boxes of 30 to 150."""
+    """LaMa's thick masks: 1 to 5 strokes, or boxes."""
     return mixture(height, width, rng, settings=THICK)
 
 
 def box(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """One rectangle whose sides are a quarter to a half of the picture's, anywhere inside it."""
+    """Draws a rectangle, a quarter to half of each side."""
     _num_pixels(height, width)
     canvas = np.zeros((height, width), np.uint8)
     rows = max(1, round(height * rng.uniform(0.25, 0.5)))
@@ -187,13 +193,14 @@ def box(height: int, width: int, rng: np.random.Generator) -> Hole:
 
 
 def half(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """The left, right, upper or lower half; of a picture one pixel wide, the half that exists."""
+    """Draws the left, right, upper or lower half."""
     _num_pixels(height, width)
     hole = np.zeros((height, width), bool)
     side = int(rng.integers(4))
-    across = width > 1 and (side < 2 or height == 1)
-    turned = hole.T if across else hole
-    turned[: len(turned) // 2] = True
+    # A picture one pixel wide or high can be split in one direction only.
+    by_columns = width > 1 and (side < 2 or height == 1)
+    lines = hole.T if by_columns else hole
+    lines[: len(lines) // 2] = True
     return hole[::-1, ::-1].copy() if side % 2 else hole
 
 
@@ -207,10 +214,10 @@ def silhouette(
     side: tuple[float, float] = (0.25, 0.8),
     max_ratio: float = 0.5,
 ) -> Hole:
-    """Outlines of objects, each bool (h, w), scaled so that their longer side is a share `side` of the shorter side.
+    """Draws outlines of objects.
 
-    Each is mirrored half of the time and put anywhere with its centre inside. `read_silhouettes` of
-    `isnet.mask_files` makes `shapes` from a folder.
+    `shapes` are bool (h, w); `isnet.mask_files.read_silhouettes` reads them from a folder. `side` is the range of an
+    object's longer side as a share of the picture's shorter side.
     """
     _num_pixels(height, width)
     if len(shapes) == 0:
@@ -221,6 +228,7 @@ def silhouette(
             shape = shapes[int(rng.integers(len(shapes)))]
             factor = rng.uniform(*side) * min(height, width) / max(shape.shape)
             shape = resized_hole(shape, max(1, round(shape.shape[0] * factor)), max(1, round(shape.shape[1] * factor)))
+            # Mirrored half of the time.
             _paste(hole, shape[:, ::-1] if rng.random() < 0.5 else shape, rng)
         if 0 < hole_ratio(hole) <= max_ratio:
             return hole
@@ -228,6 +236,7 @@ def silhouette(
 
 
 def _paste(hole: Hole, shape: Hole, rng: np.random.Generator) -> None:
+    # Anywhere with its centre inside; parts beyond the edges are cut off.
     top = int(rng.integers(hole.shape[0])) - shape.shape[0] // 2
     left = int(rng.integers(hole.shape[1])) - shape.shape[1] // 2
     inside = shape[max(0, -top) : hole.shape[0] - top, max(0, -left) : hole.shape[1] - left]
@@ -236,7 +245,8 @@ def _paste(hole: Hole, shape: Hole, rng: np.random.Generator) -> None:
 
 
 def resized_hole(hole: Hole, height: int, width: int) -> Hole:
-    """Nearest-neighbour resize of a bool array: each new pixel takes the old one below its centre."""
+    """Resizes a bool array by nearest neighbour."""
+    # Each new pixel takes the old one below its centre, in exact integers.
     rows = ((2 * np.arange(height) + 1) * hole.shape[0]) // (2 * height)
     columns = ((2 * np.arange(width) + 1) * hole.shape[1]) // (2 * width)
     resized: Hole = hole[rows[:, None], columns]
@@ -254,7 +264,7 @@ GENERATORS: dict[str, Generator] = {
 
 
 def generator(name: str) -> Generator:
-    """The generator of that name, a picklable function of (height, width, rng)."""
+    """Picklable function of (height, width, rng) by name."""
     if name not in GENERATORS:
         raise InputError(f"mask kind {name!r} is unknown; need one of {', '.join(GENERATORS)}")
     return GENERATORS[name]
@@ -262,7 +272,7 @@ def generator(name: str) -> Generator:
 
 @dataclass(frozen=True)
 class _Segment:
-    """A straight piece of a stroke: (x, y) in pixels."""
+    """Straight piece of a stroke, (x, y) in pixels."""
 
     start: tuple[int, int]
     end: tuple[int, int]
@@ -270,27 +280,28 @@ class _Segment:
 
 
 def _stroke(height: int, width: int, rng: np.random.Generator, strokes: Strokes, scale: float) -> Iterator[_Segment]:
-    """A zigzag from a random place: turns left and right in turn, reflected to stay inside the picture."""
+    """Yields a zigzag from a random start."""
     x, y = rng.uniform(0, width), rng.uniform(0, height)
     heading = rng.uniform(0, 2 * math.pi)
     thickness = max(1, round(scale * rng.uniform(*strokes.width)))
     for number in range(_between(rng, strokes.vertices)):
+        # Left and right in turn; a point beyond an edge is reflected.
         heading += rng.uniform(0, strokes.max_turn) * (1 if number % 2 else -1)
         length = scale * rng.uniform(*strokes.length)
-        to_x = _mirrored(x + length * math.cos(heading), width - 1)
-        to_y = _mirrored(y + length * math.sin(heading), height - 1)
+        to_x = _reflected(x + length * math.cos(heading), width - 1)
+        to_y = _reflected(y + length * math.sin(heading), height - 1)
         yield _Segment((int(x), int(y)), (int(to_x), int(to_y)), thickness)
         x, y = to_x, to_y
 
 
-def _mirrored(place: float, last: int) -> float:
-    """A coordinate beyond an edge thrown back inside 0 to `last`."""
-    place = abs(place)
-    return max(0.0, min(place, 2 * last - place))
+def _reflected(position: float, last: int) -> float:
+    """Reflects a coordinate at the edges 0 and `last`."""
+    position = abs(position)
+    return max(0.0, min(position, 2 * last - position))
 
 
 def _draw(canvas: NDArray[np.uint8], segment: _Segment) -> NDArray[np.uint8]:
-    """Draw into `canvas`, with round ends."""
+    """Draws into `canvas`, with round ends."""
     import cv2
 
     cv2.line(canvas, segment.start, segment.end, 1, segment.thickness)

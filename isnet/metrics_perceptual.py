@@ -1,13 +1,13 @@
-"""LPIPS, FID, P-IDS and U-IDS: what networks trained on other pictures say of fillings. Behind an extra.
+"""LPIPS, FID, P-IDS and U-IDS of fillings, behind an extra.
 
     pip install "isnet-platform[perceptual-metrics]"
 
-LPIPS  -- Zhang et al. 2018, version 0.1, on AlexNet or VGG16 (name it: the two are not on one scale)
-FID    -- Heusel et al. 2017, on torch-fidelity's Inception, 2048 features, its TensorFlow-like resize
-P-IDS, U-IDS -- Zhao et al. 2021: a linear SVM on the same features; 0.5 and 0.5 is indistinguishable, 0 and 0 the worst
+* LPIPS: Zhang et al. 2018, version 0.1, on AlexNet or VGG16 (name it: the two are not on one scale).
+* FID: Heusel et al. 2017, on torch-fidelity's Inception, 2048 features, its TensorFlow-like resize.
+* P-IDS, U-IDS: Zhao et al. 2021, a linear SVM on the same features; 0.5 and 0.5 is indistinguishable, 0 and 0 worst.
 
 Weights come from a file or are downloaded once and checked against the digest in their name. No pickled code is run.
-The last three compare distributions: below a thousand pictures they are noise, and refused unless told.
+The last three compare distributions: below a thousand pictures they are noise, and refused unless `allow_few` is set.
 
 Not here: PSNR, SSIM, L1 (`isnet.metrics`).
 """
@@ -33,6 +33,7 @@ Features = NDArray[np.float64]
 
 MIN_PICTURES = 1000
 NUM_FEATURES = 2048
+# Pictures that go through Inception together.
 _BATCH = 16
 
 INCEPTION_URL = (
@@ -41,9 +42,9 @@ INCEPTION_URL = (
 
 
 class Lpips(nn.Module):
-    """LPIPS of pairs of pictures; 0 for equal ones, more for more different ones.
+    """LPIPS distance of pairs of pictures, 0 for equal ones.
 
-    weights -- file with the ImageNet weights of torchvision's AlexNet or VGG16 (a state dict); None downloads it
+    `weights` is a file with torchvision's ImageNet weights of AlexNet or VGG16 (a state dict); None downloads it.
     """
 
     def __init__(self, backbone: Backbone = "alex", *, weights: str | os.PathLike[str] | None = None) -> None:
@@ -56,40 +57,40 @@ class Lpips(nn.Module):
         # The public class downloads the backbone and unpickles it; this one, behind it, lets us load it ourselves.
         from torchmetrics.functional.image.lpips import _LPIPS
 
-        url = {"alex": torchvision.models.AlexNet_Weights, "vgg": torchvision.models.VGG16_Weights}[
-            backbone
-        ].DEFAULT.url
-        state = _state_dict(weights, url)
+        models = torchvision.models
+        origin = {"alex": models.AlexNet_Weights, "vgg": models.VGG16_Weights}[backbone]
+        state = _state_dict(weights, origin.DEFAULT.url)
         self.net = _LPIPS(net=backbone, pnet_rand=True)
         _load_backbone(self.net.net, state, backbone)
         self.requires_grad_(False).eval()
 
     @torch.no_grad()
     def forward(self, filled_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
-        """(B,) float32 for RGB in [0, 1]. Pictures below 64 pixels a side are too small for the backbones."""
+        """Returns (B,) float32 for RGB in [0, 1]."""
+        # Smaller pictures vanish in the backbones' pools.
         if min(truth_B3HW.shape[-2:]) < 64:
             raise InputError(f"pictures of {tuple(truth_B3HW.shape[-2:])} pixels; LPIPS needs 64 a side or more")
-        found: Tensor = self.net(filled_B3HW.float(), truth_B3HW.float(), normalize=True)
-        return found.flatten()
+        distances_B111: Tensor = self.net(filled_B3HW.float(), truth_B3HW.float(), normalize=True)
+        return distances_B111.flatten()
 
 
 def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str) -> None:
-    """Put torchvision's `features.N.*` where LPIPS keeps the same layer, under `sliceK.N.*`."""
-    wanted = net.state_dict()
-    found = {name: state.get("features." + name.split(".", 1)[1]) for name in wanted}
-    wrong = [name for name, tensor in found.items() if tensor is None or tensor.shape != wanted[name].shape]
+    """Loads torchvision's `features.N.*` as LPIPS' `sliceK.N.*`."""
+    targets = net.state_dict()
+    sources = {name: state.get("features." + name.split(".", 1)[1]) for name in targets}
+    wrong = [name for name, tensor in sources.items() if tensor is None or tensor.shape != targets[name].shape]
     if wrong:
         raise InputError(
-            f"the weights do not fit the {backbone} backbone of LPIPS: {len(wrong)} of {len(wanted)} tensors "
+            f"the weights do not fit the {backbone} backbone of LPIPS: {len(wrong)} of {len(targets)} tensors "
             f"({wrong[0]} first) are missing or of another shape; need torchvision's ImageNet weights of that network"
         )
-    net.load_state_dict({name: tensor for name, tensor in found.items() if tensor is not None})
+    net.load_state_dict({name: tensor for name, tensor in sources.items() if tensor is not None})
 
 
 class InceptionFeatures(nn.Module):
-    """The 2048 features of FID, for RGB pictures of any size.
+    """FID's 2048 features, for RGB pictures of any size.
 
-    weights -- torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; None downloads it
+    `weights` is torch-fidelity's `weights-inception-2015-12-05-6726825d.pth`; None downloads it.
     """
 
     def __init__(self, *, weights: str | os.PathLike[str] | None = None) -> None:
@@ -105,7 +106,7 @@ class InceptionFeatures(nn.Module):
                 'install the extra: pip install "isnet-platform[perceptual-metrics]"'
             ) from error
         state = _state_dict(weights, INCEPTION_URL)
-        # torch-fidelity unpickles whatever path it is given: it gets a file written here, of checked tensors.
+        # torch-fidelity unpickles the file at its path: it gets one written here, of checked tensors.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "inception.pth")
             torch.save(state, path)
@@ -121,7 +122,7 @@ class InceptionFeatures(nn.Module):
 
     @torch.no_grad()
     def forward(self, image_B3HW: Tensor) -> Features:
-        """float64 (B, 2048) of RGB in [0, 1], which is rounded to 8 bits first."""
+        """Returns float64 (B, 2048) of RGB rounded to 8 bits."""
         eight_bit = (image_B3HW.clamp(0, 1) * 255).round().to(torch.uint8)
         starts = range(0, len(eight_bit), _BATCH)
         parts = [self.net(eight_bit[start : start + _BATCH])[0].double().cpu().numpy() for start in starts]
@@ -129,7 +130,7 @@ class InceptionFeatures(nn.Module):
 
 
 def _state_dict(weights: str | os.PathLike[str] | None, url: str) -> dict[str, Tensor]:
-    """Tensors by name from a file; downloaded first, into torch's cache, where there is none."""
+    """Reads tensors by name, from a file or a download."""
     path = Path(weights) if weights is not None else _downloaded(url)
     if not path.is_file():
         raise InputError(f"weights {path} are no file; fetch {url} and give its path")
@@ -146,7 +147,7 @@ def _downloaded(url: str) -> Path:
     if path.exists():
         return path
     path.parent.mkdir(parents=True, exist_ok=True)
-    # such names end in the first digits of the file's SHA-256
+    # Such names end in the first digits of the file's SHA-256.
     digest = Path(name).stem.rpartition("-")[2]
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
@@ -156,9 +157,10 @@ def _downloaded(url: str) -> Path:
 
 
 def distances(real_ND: Features, filled_ND: Features, *, allow_few: bool = False) -> dict[str, float]:
-    """`fid`, `p_ids` and `u_ids` from the features of as many originals as fillings, row for row the same picture.
+    """Computes `fid`, `p_ids` and `u_ids` from features.
 
-    Raises `InputError` below 1,000 pictures unless `allow_few`: such figures are noise, comparable to nothing.
+    Both tables have the same picture in the same row. Raises InputError below 1,000 pictures unless `allow_few`: such
+    figures are noise, comparable to nothing.
     """
     if real_ND.shape != filled_ND.shape or real_ND.ndim != 2:
         raise InputError(f"features {real_ND.shape} and {filled_ND.shape}; need two tables (N, D) of one shape")
@@ -172,30 +174,32 @@ def distances(real_ND: Features, filled_ND: Features, *, allow_few: bool = False
 
 
 def frechet_distance(real_ND: Features, filled_ND: Features) -> float:
-    """|μ₁−μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½) of two tables of features; at least 0."""
+    """Fréchet distance of two tables of features, at least 0."""
+    # Heusel et al.: |μ₁−μ₂|² + tr(Σ₁ + Σ₂ − 2(Σ₁Σ₂)^½).
     centred = [table - table.mean(axis=0) for table in (real_ND, filled_ND)]
     mean_term = float(((real_ND.mean(axis=0) - filled_ND.mean(axis=0)) ** 2).sum())
     scatters = [float((table**2).sum()) for table in centred]
     # With A the centred tables, Σ = AᵀA/(N−1), and the eigenvalues of Σ₁Σ₂ are the squared singular values of A₁A₂ᵀ:
     # their sum needs no root of a matrix that rounding may have made indefinite.
-    roots = [_root(table) for table in centred]
-    cross = float(np.linalg.svd(roots[0] @ roots[1].T, compute_uv=False).sum())
+    first, second = (_compressed(table) for table in centred)
+    cross = float(np.linalg.svd(first @ second.T, compute_uv=False).sum())
     return max(0.0, mean_term + (sum(scatters) - 2 * cross) / (len(real_ND) - 1))
 
 
-def _root(table_ND: Features) -> Features:
-    """A table with the same scatter TᵀT and no more rows than columns."""
+def _compressed(table_ND: Features) -> Features:
+    # A table with the same scatter TᵀT and no more rows than columns: R of its QR decomposition.
     if len(table_ND) <= table_ND.shape[1]:
         return table_ND
     return np.asarray(np.linalg.qr(table_ND, mode="r"), np.float64)
 
 
 def inception_scores(real_ND: Features, filled_ND: Features) -> tuple[float, float]:
-    """(P-IDS, U-IDS): how often a linear SVM finds the filling more real than its original, and how often it errs."""
+    """Computes (P-IDS, U-IDS) with a linear SVM."""
+    # P-IDS: how often it takes the filling for more real than its original. U-IDS: how often it errs.
     from sklearn.svm import LinearSVC
 
     labels = np.repeat([1, 0], len(real_ND))
     features = np.concatenate([real_ND, filled_ND])
-    judge: Any = LinearSVC(dual=False, random_state=0).fit(features, labels)
-    p_ids = float(np.mean(judge.decision_function(filled_ND) > judge.decision_function(real_ND)))
-    return p_ids, float(1 - judge.score(features, labels))
+    svm: Any = LinearSVC(dual=False, random_state=0).fit(features, labels)
+    p_ids = float(np.mean(svm.decision_function(filled_ND) > svm.decision_function(real_ND)))
+    return p_ids, float(1 - svm.score(features, labels))

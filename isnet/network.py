@@ -1,8 +1,8 @@
-"""ISNet and the two networks its paper compares it with (Table 1): BaseModel and BaseModel+FF.
+"""ISNet and the paper's BaseModel and BaseModel+FF (Table 1).
 
-Two branches run side by side: Hi keeps full resolution and its 32 channels, Lo halves its size and doubles its channels
+Two branches run side by side. Hi keeps full resolution and its 32 channels. Lo halves its size and doubles its channels
 at each of four stages. A stage is Inpainting (residual blocks), Interaction (each branch gets the other's maps at its
-own size) and Aggregation (one convolution per branch), as in Figures 1 and 2; Final Fusion makes the picture of both.
+own size) and Aggregation (one convolution per branch), as in Figures 1 and 2. Final Fusion joins both into the picture.
 Channel numbers below are for the paper's `width` of 32. Not covered: UNet-like (unet_like.py), training (gan.py).
 """
 
@@ -31,11 +31,14 @@ NUM_STAGES = 4
 
 @dataclass(frozen=True)
 class Style:
-    """What all layers of a network have in common.
+    """Options common to all layers of a network.
 
-    spectral   -- spectral norm wherever the released code has it
-    everywhere -- and in the stem's shortcut and the heads, which the released code leaves out against §2.2 of the paper
-    dilation   -- in the residual blocks of Lo
+    Attributes:
+        activation: σ of every layer.
+        spectral: Spectral norm wherever the released code has it.
+        everywhere: Spectral norm also in the stem's shortcut and the heads. The released code leaves them out, against
+            §2.2 of the paper ("each layer").
+        dilation: Of the residual blocks of Lo.
     """
 
     activation: ActivationName
@@ -44,15 +47,21 @@ class Style:
     dilation: int
 
     def conv(self, channels_in: int, channels_out: int, *, stride: int = 1) -> nn.Conv2d:
+        """Convolution 3×3 without bias."""
         return conv(channels_in, channels_out, 3, stride=stride, spectral=self.spectral)
 
     def residual_blocks(self, count: int, channels: int, *, dilation: int) -> nn.Sequential:
-        options = {"dilation": dilation, "activation": self.activation, "spectral": self.spectral}
-        return nn.Sequential(*[ResidualBlock(channels, **options) for _ in range(count)])  # type: ignore[arg-type]
+        """The Inpainting part of one branch (§2.1)."""
+        return nn.Sequential(
+            *[
+                ResidualBlock(channels, dilation=dilation, activation=self.activation, spectral=self.spectral)
+                for _ in range(count)
+            ]
+        )
 
 
 class Stem(nn.Module):
-    """The picture as 32 maps: conv 1×1 plus (conv 3×3 to 64, σ, conv 3×3 to 32), then σ."""
+    """First layers, from the damaged picture to 32 maps (§2.2)."""
 
     def __init__(self, channels_in: int, width: int, style: Style) -> None:
         super().__init__()
@@ -62,42 +71,47 @@ class Stem(nn.Module):
         self.activation = Activation(style.activation)
 
     def forward(self, x_BCHW: Tensor) -> Tensor:
+        """Computes σ(conv1×1(x) + conv3×3(σ(conv3×3(x))))."""
         inner = self.activation.of(self.expand, x_BCHW)
         return self.activation.of_sum(self.reduce, inner, self.shortcut(x_BCHW))
 
 
 class Down(nn.Module):
-    """Interaction, Hi to Lo: as many strided convolutions as given, each halving the size and doubling the channels."""
+    """Interaction from Hi to Lo by strided convolutions (§2.1)."""
 
     def __init__(self, channels: int, steps: int, style: Style) -> None:
         super().__init__()
+        # The paper names the stride alone; doubled channels are the released code's (ISNET.md §8 row 13).
         self.steps = nn.ModuleList(
             style.conv(channels * 2**step, channels * 2 ** (step + 1), stride=2) for step in range(steps)
         )
         self.activation = Activation(style.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C·2^steps, H/2^steps, W/2^steps)."""
         for step in self.steps:
             x = self.activation.of(step, x)
         return x
 
 
 class SubPixelUp(nn.Module):
-    """Interaction, Lo to Hi: conv 3×3 c -> 2c, pixel shuffle to c/2 at twice the size, σ; repeated [12]."""
+    """Interaction from Lo to Hi by sub-pixel convolutions [12]."""
 
     def __init__(self, channels: int, steps: int, style: Style) -> None:
         super().__init__()
+        # Each step: conv 3×3 c -> 2c, pixel shuffle to c/2 channels at twice the size, σ.
         self.steps = nn.ModuleList(style.conv(channels // 2**step, 2 * channels // 2**step) for step in range(steps))
         self.activation = Activation(style.activation)
 
     def forward(self, x: Tensor) -> Tensor:
+        """Maps (B, C, H, W) to (B, C/2^steps, H·2^steps, W·2^steps)."""
         for step in self.steps:
             x = self.activation.of_shuffled(step, x)
         return x
 
 
 class BilinearUp(nn.Module):
-    """The base models' way up: bilinear, channels unchanged. BaseModel puts one more LeakyReLU(0.2) before it."""
+    """Interaction from Lo to Hi of the base models (§3.1)."""
 
     def __init__(self, factor: int, *, extra_leaky: bool) -> None:
         super().__init__()
@@ -105,35 +119,38 @@ class BilinearUp(nn.Module):
         self.extra_leaky = extra_leaky
 
     def forward(self, x: Tensor) -> Tensor:
+        """Enlarges x by `factor`, channels unchanged."""
+        # BaseModel's extra LeakyReLU(0.2). Not in place: Lo's own way down reads the same maps.
         if self.extra_leaky:
-            # Not in place: Lo's own way down reads the same maps.
             x = F.leaky_relu(x, LEAKY_SLOPE)
         return F.interpolate(x, scale_factor=self.factor, mode="bilinear", align_corners=False)
 
 
 class Stage(nn.Module):
-    """Inpainting, Interaction, Aggregation (Figure 2). Stage 1 has no Lo branch yet; it is born in the interaction.
+    """One stage: Inpainting, Interaction, Aggregation (Figure 2).
 
-    up            -- brings Lo to Hi's size with `up_channels` channels; None in stage 1
-    lo_out        -- channels of Lo after aggregation; None leaves Lo out altogether, as nothing reads it
+    `number` is the paper's n. Stage 1 has no Lo branch yet; its interaction creates Lo. `up` brings Lo to Hi's size
+    with `up_channels` channels. `lo_out` are Lo's channels after aggregation; None leaves Lo out, as nothing reads it.
     """
 
     def __init__(
         self,
         number: int,
-        *,
-        width: int,
-        blocks: int,
+        architecture: Architecture,
         style: Style,
+        *,
         up: nn.Module | None,
         up_channels: int,
         lo_out: int | None,
     ) -> None:
         super().__init__()
+        width, blocks = architecture.width, architecture.blocks
         lo = width * 2 ** (number - 1)
         has_lo = number > 1
+        # Inpainting: residual blocks, dilated in Lo alone.
         self.hi_blocks = style.residual_blocks(blocks, width, dilation=1)
         self.lo_blocks = style.residual_blocks(blocks, lo, dilation=style.dilation) if has_lo else None
+        # Interaction and Aggregation. The order fixes which random numbers each layer gets.
         self.up = up
         self.aggregate_hi = style.conv(width + up_channels, width)
         self.down_hi = Down(width, number, style) if lo_out is not None else None
@@ -142,20 +159,26 @@ class Stage(nn.Module):
         self.activation = Activation(style.activation)
 
     def forward(self, hi: Tensor, lo: Tensor | None, *, want_lo: bool = True) -> tuple[Tensor, Tensor | None]:
-        """hi (B, 32, H, W); lo (B, C, H/2^(n-1), W/2^(n-1)) or None in stage 1; the new pair, lo at half the size."""
+        """Returns the new Hi and the halved new Lo.
+
+        `hi` is (B, 32, H, W); `lo` is (B, C, H/2^(n-1), W/2^(n-1)), or None in stage 1.
+        """
+        # Inpainting.
         hi = self.hi_blocks(hi)
         if lo is not None and self.lo_blocks is not None:
             lo = self.lo_blocks(lo)
+        # Interaction [hi, up(lo)] and Aggregation of Hi.
         for_hi = [hi] if self.up is None else [hi, self.up(lo)]
         new_hi = self.activation.of(self.aggregate_hi, torch.cat(for_hi, dim=1))
         if not want_lo or self.down_hi is None or self.aggregate_lo is None:
             return new_hi, None
+        # Interaction [down(hi), down(lo)] and Aggregation of Lo, both from the maps before Aggregation.
         for_lo = [self.down_hi(hi)] if self.down_lo is None else [self.down_hi(hi), self.down_lo(lo)]
         return new_hi, self.activation.of(self.aggregate_lo, torch.cat(for_lo, dim=1))
 
 
 class FinalFusion(nn.Module):
-    """Lo brought up to full size, beside Hi, through conv 7×7 with bias to 32 maps, σ."""
+    """Final Fusion of both branches to 32 maps (§2.2)."""
 
     def __init__(self, up: nn.Module, channels_in: int, width: int, style: Style) -> None:
         super().__init__()
@@ -164,29 +187,32 @@ class FinalFusion(nn.Module):
         self.activation = Activation(style.activation)
 
     def forward(self, hi: Tensor, lo: Tensor) -> Tensor:
+        """Computes σ(conv7×7([hi, up(lo)])) at full size."""
         return self.activation.of(self.conv, torch.cat([hi, self.up(lo)], dim=1))
 
 
 class TwoBranchNetwork(Generator):
-    """Stem, four stages, a fusion of the two branches or none, head. The functions below choose the parts."""
+    """Stem, four stages, fusion or none, head (Figure 1)."""
 
     def __init__(
         self,
         architecture: Architecture,
-        *,
-        stem: Stem,
+        style: Style,
         stages: list[Stage],
         fusion: FinalFusion | None,
         head: nn.Conv2d,
+        *,
         size_multiple: int,
     ) -> None:
         super().__init__(architecture, size_multiple=size_multiple, minimum_size=size_multiple)
-        self.stem = stem
+        self.stem = Stem(architecture.in_channels, architecture.width, style)
         self.stages = nn.ModuleList(stages)
         self.fusion = fusion
         self.head = head
+        initialise(self, std=architecture.init_std)
 
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
+        """Runs stem, stages, fusion and head; RGB in [0, 1]."""
         hi, lo = self.stem(damaged_BCHW), None
         for stage in self.stages:
             # BaseModel reads Hi alone at the end: its last Lo would be computed and thrown away.
@@ -194,6 +220,7 @@ class TwoBranchNetwork(Generator):
         return to_unit_range(self.head(hi if self.fusion is None else self.fusion(hi, lo)))
 
     def num_live_parameters(self) -> int:
+        """All parameters but those of an unread last Lo."""
         last = self.stages[-1]
         assert isinstance(last, Stage)
         unread = [last.down_hi, last.down_lo, last.aggregate_lo] if self.fusion is None else []
@@ -201,45 +228,50 @@ class TwoBranchNetwork(Generator):
 
 
 def isnet(architecture: Architecture) -> TwoBranchNetwork:
-    """The paper's ISNet: sub-pixel convolutions up, final fusion, Tanh. 24,774,307 parameters at 4 blocks."""
+    """The paper's ISNet: sub-pixel convolutions up, final fusion, Tanh."""
+    # 24,774,307 parameters at 4 blocks (Tables 1 and 2: 23.63M).
     style, width = _style(architecture), architecture.width
     stages = []
     for number in range(1, NUM_STAGES + 1):
+        # §2.1: n − 1 sub-pixel convolutions, from 32·2^(n−1) channels to 32.
         up = SubPixelUp(width * 2 ** (number - 1), number - 1, style) if number > 1 else None
         lo_out = width * 2**number
-        stages.append(_stage(number, architecture, style, up=up, up_channels=width if up else 0, lo_out=lo_out))
+        stages.append(Stage(number, architecture, style, up=up, up_channels=width if up else 0, lo_out=lo_out))
     fusion = FinalFusion(SubPixelUp(width * 2**NUM_STAGES, NUM_STAGES, style), 2 * width, width, style)
     head = conv(width, 3, 3, spectral=style.spectral, bias=True)
-    return _network(architecture, style, stages, fusion, head, size_multiple=16)
+    return TwoBranchNetwork(architecture, style, stages, fusion, head, size_multiple=16)
 
 
 def base(architecture: Architecture) -> TwoBranchNetwork:
-    """Table 1's BaseModel: bilinear up, no fusion, LeakyReLU. 16,516,995 parameters, 45 % of them dead."""
+    """Table 1's BaseModel: bilinear up, no fusion, LeakyReLU."""
+    # 16,516,995 parameters, 45 % of them without a gradient: nothing reads the Lo of stage 4.
     style, width = _style(architecture), architecture.width
     stages = []
     for number in range(1, NUM_STAGES + 1):
         lo = width * 2 ** (number - 1)
         up = BilinearUp(2 ** (number - 1), extra_leaky=True) if number > 1 else None
+        # `prune` leaves out the Lo that nothing reads (ISNET.md §8 row 14).
         lo_out = None if architecture.prune and number == NUM_STAGES else 2 * lo
-        stages.append(_stage(number, architecture, style, up=up, up_channels=lo if up else 0, lo_out=lo_out))
+        stages.append(Stage(number, architecture, style, up=up, up_channels=lo if up else 0, lo_out=lo_out))
     head = conv(width, 3, 1, spectral=style.everywhere, bias=True)
-    return _network(architecture, style, stages, None, head, size_multiple=8)
+    return TwoBranchNetwork(architecture, style, stages, None, head, size_multiple=8)
 
 
 def base_ff(architecture: Architecture) -> TwoBranchNetwork:
-    """Table 1's BaseModel+FF: bilinear up, a fusion of 256 Lo maps brought up bilinearly. 14,610,083 parameters."""
+    """Table 1's BaseModel+FF: bilinear up, fusion of 256 Lo maps."""
+    # 14,610,083 parameters (Table 1: 13.93M).
     style, width = _style(architecture), architecture.width
-    # The one number by which the released code reduces channels: the last Lo, 512 -> 256.
+    # §3.1 reduces channels when FF is added. In the released code that is one number: the last Lo, 512 -> 256.
     lo_outs = {1: 2 * width, 2: 4 * width, 3: 8 * width, 4: 8 * width}
     stages = []
     for number, lo_out in lo_outs.items():
         lo = width * 2 ** (number - 1)
         up = BilinearUp(2 ** (number - 1), extra_leaky=False) if number > 1 else None
-        stages.append(_stage(number, architecture, style, up=up, up_channels=lo if up else 0, lo_out=lo_out))
+        stages.append(Stage(number, architecture, style, up=up, up_channels=lo if up else 0, lo_out=lo_out))
     up = BilinearUp(2**NUM_STAGES, extra_leaky=False)
     fusion = FinalFusion(up, width + lo_outs[NUM_STAGES], width, style)
     head = conv(width, 3, 3, spectral=style.everywhere, bias=True)
-    return _network(architecture, style, stages, fusion, head, size_multiple=16)
+    return TwoBranchNetwork(architecture, style, stages, fusion, head, size_multiple=16)
 
 
 def _style(architecture: Architecture) -> Style:
@@ -249,40 +281,3 @@ def _style(architecture: Architecture) -> Style:
         everywhere=architecture.spectral_norm == "all",
         dilation=architecture.dilation,
     )
-
-
-def _stage(
-    number: int,
-    architecture: Architecture,
-    style: Style,
-    *,
-    up: nn.Module | None,
-    up_channels: int,
-    lo_out: int | None,
-) -> Stage:
-    return Stage(
-        number,
-        width=architecture.width,
-        blocks=architecture.blocks,
-        style=style,
-        up=up,
-        up_channels=up_channels,
-        lo_out=lo_out,
-    )
-
-
-def _network(
-    architecture: Architecture,
-    style: Style,
-    stages: list[Stage],
-    fusion: FinalFusion | None,
-    head: nn.Conv2d,
-    *,
-    size_multiple: int,
-) -> TwoBranchNetwork:
-    stem = Stem(architecture.in_channels, architecture.width, style)
-    network = TwoBranchNetwork(
-        architecture, stem=stem, stages=stages, fusion=fusion, head=head, size_multiple=size_multiple
-    )
-    initialise(network, std=architecture.init_std)
-    return network

@@ -1,10 +1,10 @@
-"""VGG19 up to the layers that the perceptual and the style loss look at (timm's network, frozen).
+"""Frozen VGG19 features for the perceptual and the style loss.
 
-    perceptual = Perceptual("vgg19.safetensors")     # a file; or "timm/vgg19.tv_in1k"; or "random", said out loud
+    perceptual = Perceptual("vgg19.safetensors")     # a file; or "timm/vgg19.tv_in1k"; or explicitly "random"
     features = perceptual(image_B3HW)                # {"relu1_1": (B, 64, H, W), ...}
 
-Layers are named relu1_1 ... relu5_4 after their block and place; nothing deeper than the deepest one asked for is run.
-Not covered: the losses themselves (losses.py).
+The network is timm's. Layers are named relu1_1 ... relu5_4 after block and position; nothing deeper than the deepest
+requested one is run. Not covered: the losses themselves (losses.py).
 """
 
 from __future__ import annotations
@@ -22,12 +22,13 @@ from isnet.errors import InputError
 from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.torchvision_shim import ensure_torchvision
 
-# The released code's choice; the paper gives none.
+# The released code's choice; the paper gives none (ISNET.md §5).
 PERCEPTUAL_LAYERS = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
 STYLE_LAYERS = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 HUB_ID = "timm/vgg19.tv_in1k"
 RANDOM = "random"
 
+# VGG19's five blocks; a max pool stands between two.
 _CONVS_PER_BLOCK = (2, 2, 4, 4, 4)
 LAYERS = tuple(f"relu{block}_{i}" for block, n in enumerate(_CONVS_PER_BLOCK, start=1) for i in range(1, n + 1))
 _IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -38,12 +39,14 @@ _HUB_TIMEOUT_S = 5.0
 class Perceptual(nn.Module):
     """Frozen VGG19 features.
 
-    weights           -- a .safetensors file, or a .pth state dict, in torchvision's or timm's layout; timm's hub id
-                         `timm/vgg19.tv_in1k`; or 'random': kaiming normal from `seed`, untouched by torch's generators
-    perceptual_layers -- compared directly by the perceptual loss
-    style_layers      -- compared by Gram matrix by the style loss
-    normalise         -- subtract ImageNet's mean and divide by its deviation first. The released code does not, and
-                         the loss weights 0.1 and 250 are tuned to that
+    Args:
+        weights: A .safetensors file, or a .pth state dict, in torchvision's or timm's layout; timm's hub id
+            `timm/vgg19.tv_in1k`; or 'random': kaiming normal from `seed`, independent of torch's global generators.
+        perceptual_layers: Layers that the perceptual loss compares directly.
+        style_layers: Layers that the style loss compares by Gram matrix.
+        normalise: Subtract ImageNet's mean and divide by its deviation first. The released code does not, and the loss
+            weights 0.1 and 250 are tuned to that (ISNET.md §8 row 7).
+        seed: For weights 'random'.
     """
 
     def __init__(
@@ -61,25 +64,28 @@ class Perceptual(nn.Module):
         self.normalise = normalise
         self.taps = frozenset(self.perceptual_layers + self.style_layers)
         _check_layers(self.taps)
-        # Only what the deepest tap needs.
+        # Only the layers that the deepest tap needs.
         names = LAYERS[: max(LAYERS.index(tap) for tap in self.taps) + 1]
         self.convs = nn.ModuleDict(_vgg19_convolutions(names))
         self.source = _fill(self.convs, weights, seed=seed)
+        # Every pool halves the sides, and one pixel must remain.
         self.minimum_size = 2 ** (_block(names[-1]) - 1)
         self.requires_grad_(False).eval()
 
     def forward(self, image_B3HW: Tensor) -> dict[str, Tensor]:
-        """Features of RGB in [0, 1] by layer name, after their ReLU, in the dtype of the weights."""
+        """Features of RGB in [0, 1] after ReLU, by layer."""
         if image_B3HW.ndim != 4 or image_B3HW.shape[1] != 3 or min(image_B3HW.shape[2:]) < self.minimum_size:
             raise InputError(
                 f"VGG19 got shape {tuple(image_B3HW.shape)}; need (B, 3, H, W) with sides from {self.minimum_size}; "
                 "use larger pictures or shallower layers"
             )
+        # In the dtype of the weights.
         x = image_B3HW.to(next(self.parameters()).dtype)
         if self.normalise:
             x = (x - x.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / x.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
         features = {}
         for i, (name, conv) in enumerate(self.convs.items()):
+            # A new block begins with a pool.
             if i and name.endswith("_1"):
                 x = F.max_pool2d(x, 2)
             x = F.relu_(conv(x))
@@ -100,10 +106,11 @@ def _check_layers(taps: frozenset[str]) -> None:
 
 
 def _vgg19_convolutions(names: Sequence[str]) -> dict[str, nn.Module]:
-    """timm's first convolutions, one a name, without storage: neither random numbers nor memory are spent on them."""
+    """First convolutions of timm's VGG19, one per name."""
     ensure_torchvision()
     import timm
 
+    # On the meta device their creation costs neither random numbers nor memory.
     with torch.device("meta"):
         network = timm.create_model("vgg19", pretrained=False, features_only=True)
     convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
@@ -111,7 +118,7 @@ def _vgg19_convolutions(names: Sequence[str]) -> dict[str, nn.Module]:
 
 
 def _fill(convs: nn.ModuleDict, weights: str | Path, *, seed: int) -> str:
-    """Give the convolutions their weights; returns where these are from, for the record."""
+    """Loads the convolutions' weights and returns their origin."""
     if str(weights) == RANDOM:
         _randomise(convs, seed)
         return f"random, seed {seed}"
@@ -128,7 +135,8 @@ def _fill(convs: nn.ModuleDict, weights: str | Path, *, seed: int) -> str:
 
 @torch.no_grad()
 def _randomise(convs: nn.ModuleDict, seed: int) -> None:
-    """Kaiming normal and zero bias: the mean square of the activations stays the same through all layers."""
+    """Draws kaiming normal weights and sets biases to 0."""
+    # With this scale the mean square of the activations stays the same through all layers.
     generator = torch.Generator().manual_seed(seed)
     for conv in convs.values():
         assert isinstance(conv, nn.Conv2d)
@@ -141,18 +149,19 @@ def _randomise(convs: nn.ModuleDict, seed: int) -> None:
 def _copy_weights(convs: nn.ModuleDict, state: Mapping[str, Tensor], file: Path) -> None:
     for (name, conv), index in zip(convs.items(), _feature_indices(), strict=False):
         for kind, target in conv.named_parameters():
-            found = state.get(f"{index}.{kind}")
-            if found is None or found.shape != target.shape:
-                got = "nothing" if found is None else tuple(found.shape)
+            tensor = state.get(f"{index}.{kind}")
+            if tensor is None or tensor.shape != target.shape:
+                got = "nothing" if tensor is None else tuple(tensor.shape)
                 raise InputError(
                     f"{file}: features.{index}.{kind} ({name}) is {got}, need {tuple(target.shape)}; "
                     "is it a VGG19 without batch norm, in torchvision's or timm's layout?"
                 )
-            target.copy_(found)
+            target.copy_(tensor)
 
 
 def _feature_indices() -> list[int]:
-    """Where the convolutions stand in the usual list of features: 0, 2, (pool) 5, 7, (pool) 10, ..."""
+    """Indices of the convolutions in torchvision's `features`."""
+    # Convolution and ReLU alternate, a pool ends each block: 0, 2, (pool) 5, 7, (pool) 10, ...
     indices, position = [], 0
     for count in _CONVS_PER_BLOCK:
         indices += [position + 2 * i for i in range(count)]
@@ -161,12 +170,13 @@ def _feature_indices() -> list[int]:
 
 
 def _read_state(file: Path) -> dict[str, Tensor]:
-    """A file's tensors by `INDEX.weight` and `INDEX.bias`, whatever the layout put before the index."""
+    """Tensors of a file by `INDEX.weight` and `INDEX.bias`."""
     content = read_tensor_file(file, advice="is it complete?")
     if isinstance(content, Mapping) and isinstance(content.get("state_dict"), Mapping):
         content = content["state_dict"]
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}; need a state dict of VGG19")
+    # Prefixes differ by layout: features.N (torchvision), features_N (timm), module.features.N (wrapped).
     state = {}
     for name, value in content.items():
         match = re.fullmatch(r"(?:module\.)?(?:features[._])?(\d+\.(?:weight|bias))", str(name))
@@ -177,14 +187,14 @@ def _read_state(file: Path) -> dict[str, Tensor]:
 
 
 def _download() -> Path:
-    """The hub's safetensors, from the local cache when it is there."""
+    """The hub's safetensors file, from the local cache if present."""
     from huggingface_hub import hf_hub_download
 
     try:
         return Path(hf_hub_download(HUB_ID, "model.safetensors", etag_timeout=_HUB_TIMEOUT_S))
     except (OSError, RuntimeError) as error:
         raise InputError(
-            f"VGG19 weights {HUB_ID!r} are neither in the local cache nor to be had from the hub "
+            f"VGG19 weights {HUB_ID!r} are neither in the local cache nor available from the hub "
             f"({type(error).__name__}); download that repository's model.safetensors elsewhere and give its path as "
-            "perceptual.weights, or say perceptual.weights: random"
+            "perceptual.weights, or set perceptual.weights: random"
         ) from error

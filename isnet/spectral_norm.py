@@ -1,16 +1,16 @@
-"""Spectral normalisation (Miyato et al. 2018) whose cost is paid once a training step, not once a forward pass.
+"""Spectral normalisation [13], computed once per training step.
 
-A layer keeps its raw weight W as the parameter and two unit vectors u, v as buffers, and convolves with W/σ, σ = uᵀWv.
-Plain use needs nothing: every forward pass computes W/σ and gradients flow through it. The vectors move only when
-`power_iteration` is called; training and evaluation mode do not differ.
+A layer keeps its raw weight W as the parameter and two unit vectors u, v as buffers, and convolves with W/σ, σ = uᵀWv
+(Miyato et al. 2018). Plain use needs nothing: every forward pass computes W/σ and gradients flow through it. The
+vectors move only when `power_iteration` is called; training and evaluation mode do not differ.
 
 A training step runs the same weights many times (micro-batches, real and fake pictures). `step_weights` computes W/σ
 once for all of them, collects their gradients there, and turns the sum into the gradient of W at the end. Exactly:
 
     dL/dW = (G - <G, W/σ> u vᵀ) / σ        with G = dL/d(W/σ), u and v held constant
 
-State dict: `weight`, `bias`, `u`, `v`. Not covered: the order of one iteration per forward pass that the released code
-has, which makes σ depend on how often a network is run.
+State dict: `weight`, `bias`, `u`, `v`. Not covered: one iteration per forward pass, as in the released code, which
+makes σ depend on how often a network is run.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Conv = TypeVar("Conv", nn.Conv2d, nn.ConvTranspose2d)
 
 
 class SpectralLayer(_ConvNd):
-    """What convolution and transposed convolution share. Seen as a matrix, W has one row per output channel."""
+    """Base of the normalised convolutions."""
 
     u: Tensor
     v: Tensor
@@ -40,7 +40,7 @@ class SpectralLayer(_ConvNd):
     effective: Tensor | None
     _store: Tensor | None
     _sigma: Tensor | None
-    # Whether W/σ is held in NHWC order. No torch.memory_format: torch.save of the network could not write one.
+    # True holds W/σ in NHWC order. No torch.memory_format: torch.save of the network could not write one.
     channels_last: bool
     # The dimension of W that counts output channels.
     rows_dim = 0
@@ -53,38 +53,41 @@ class SpectralLayer(_ConvNd):
         self.channels_last = False
 
     def matrix(self) -> Tensor:
-        """The raw weight as (output channels, everything else)."""
+        """W as a matrix, one row per output channel."""
         return self.weight.transpose(0, self.rows_dim).flatten(1)
 
     def sigma(self) -> Tensor:
-        """The estimate uᵀWv of the largest singular value, 0-dim, differentiable in W, never below float32."""
+        """Estimates the largest singular value as uᵀWv, 0-dim."""
+        # Differentiable in W, never below float32.
         with torch.autocast(self.weight.device.type, enabled=False):
             return torch.dot(self.u, torch.mv(self.matrix(), self.v))
 
     def normalised_weight(self) -> Tensor:
-        """W/σ, shape of W."""
+        """W/σ in the shape of W."""
         if self.effective is not None:
             return self.effective
         return self.weight / self.sigma()
 
     @torch.no_grad()
     def randomise_vectors(self) -> None:
-        """New random unit vectors from torch's global generator."""
+        """Draws new unit vectors from torch's global generator."""
         self.u.copy_(F.normalize(torch.randn_like(self.u), dim=0, eps=EPS))
         self.v.copy_(F.normalize(torch.randn_like(self.v), dim=0, eps=EPS))
 
     @torch.no_grad()
     def set_exact_vectors(self) -> None:
-        """Set u and v to the singular vectors of the largest singular value, from a full decomposition of W Wᵀ."""
+        """Sets u and v to the exact first singular vectors."""
         matrix = self.matrix()
+        # A full decomposition of W Wᵀ; eigenvalues come in ascending order.
         _, vectors = torch.linalg.eigh(matrix @ matrix.t())
         self.u.copy_(vectors[:, -1])
         self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS))
 
     @torch.no_grad()
     def hold(self) -> None:
-        """Compute W/σ once and use it until `release`."""
+        """Computes W/σ once, for use until `release`."""
         self._sigma = self.sigma()
+        # The memory of the last step serves again unless dtype or device have changed.
         store = self._store
         if store is None or store.dtype != self.weight.dtype or store.device != self.weight.device:
             order = torch.channels_last if self.channels_last else torch.contiguous_format
@@ -93,36 +96,40 @@ class SpectralLayer(_ConvNd):
         store.requires_grad_(False)
         torch.div(self.weight, self._sigma, out=store)
         store.grad = None
-        # Gradients are wanted where the parameter's are, so that a frozen network stays frozen.
+        # It takes gradients where the parameter does, so that a frozen network stays frozen.
         self.effective = store.requires_grad_(self.weight.requires_grad)
 
     @torch.no_grad()
     def collect_gradient(self) -> None:
-        """Turn what reached W/σ since `hold` into a gradient of W (equation in the module docstring)."""
+        """Turns the gradient of W/σ since `hold` into W's."""
         assert self.effective is not None
         assert self._sigma is not None
         if self.effective.grad is None:
             return
         gradient = self.effective.grad.contiguous()
         self.effective.grad = None
+        # <G, W/σ> of the equation in the module docstring.
         along = torch.dot(gradient.flatten(), self.effective.contiguous().flatten())
+        # G - <G, W/σ> u vᵀ, in place; where rows are not the first dimension the outer product is turned to fit.
         if self.rows_dim == 0:
             gradient.flatten(1).addr_(self.u * along, self.v, alpha=-1)
         else:
             outer = torch.outer(self.u * along, self.v)
             gradient.sub_(outer.view(gradient.transpose(0, self.rows_dim).shape).transpose(0, self.rows_dim))
         gradient.div_(self._sigma)
+        # Adds to a gradient that is already there, as autograd does.
         self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
 
     def release(self) -> None:
+        """Ends `hold`: forward passes compute W/σ themselves again."""
         self.effective = None
 
     @torch.no_grad()
-    def _give_folded(self, conv: Conv) -> Conv:
-        wanted = self.weight.requires_grad
-        conv.weight = nn.Parameter(self.normalised_weight().clone(), requires_grad=wanted)
+    def _fold_into(self, conv: Conv) -> Conv:
+        trainable = self.weight.requires_grad
+        conv.weight = nn.Parameter(self.normalised_weight().clone(), requires_grad=trainable)
         if self.bias is not None:
-            conv.bias = nn.Parameter(self.bias.clone(), requires_grad=wanted)
+            conv.bias = nn.Parameter(self.bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
 
 
@@ -145,40 +152,36 @@ class SpectralConv2d(SpectralLayer, nn.Conv2d):
         self._prepare_buffers()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Convolves x with W/σ."""
         return self._conv_forward(x, self.normalised_weight(), self.bias)  # type: ignore[no-any-return]
 
     def plain(self) -> nn.Conv2d:
-        """An ordinary convolution with W/σ as its weight."""
-        return self._give_folded(nn.Conv2d(*self._arguments, bias=self.bias is not None, device="meta"))
+        """Builds an ordinary convolution with the weight W/σ."""
+        return self._fold_into(nn.Conv2d(*self._arguments, bias=self.bias is not None, device="meta"))
 
 
 class SpectralConvTranspose2d(SpectralLayer, nn.ConvTranspose2d):
-    """`nn.ConvTranspose2d` that convolves with W/σ. Its weight is (in, out, kh, kw): rows are dimension 1."""
+    """`nn.ConvTranspose2d` that convolves with W/σ."""
 
+    # Its weight is (in, out, kh, kw).
     rows_dim = 1
 
     def __init__(
-        self,
-        channels_in: int,
-        channels_out: int,
-        kernel: int,
-        *,
-        stride: int = 1,
-        padding: int = 0,
-        bias: bool = True,
+        self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, padding: int = 0, bias: bool = True
     ) -> None:
         super().__init__(channels_in, channels_out, kernel, stride, padding, bias=bias)
         self._arguments = (channels_in, channels_out, kernel, stride, padding)
         self._prepare_buffers()
 
     def forward(self, x: Tensor, output_size: list[int] | None = None) -> Tensor:
+        """Convolves x with W/σ; `output_size` must be None."""
         assert output_size is None, "the size follows from stride and padding"
         _, _, _, stride, padding = self._arguments
         return F.conv_transpose2d(x, self.normalised_weight(), self.bias, stride, padding)
 
     def plain(self) -> nn.ConvTranspose2d:
-        """An ordinary transposed convolution with W/σ as its weight."""
-        return self._give_folded(nn.ConvTranspose2d(*self._arguments, bias=self.bias is not None, device="meta"))
+        """Builds an ordinary transposed convolution with the weight W/σ."""
+        return self._fold_into(nn.ConvTranspose2d(*self._arguments, bias=self.bias is not None, device="meta"))
 
 
 def spectral_layers(network: nn.Module) -> list[SpectralLayer]:
@@ -188,10 +191,11 @@ def spectral_layers(network: nn.Module) -> list[SpectralLayer]:
 
 @torch.no_grad()
 def power_iteration(network: nn.Module, *, times: int = 1) -> None:
-    """Improve u and v of every layer: v <- norm(Wᵀu), then u <- norm(Wv), `times` times."""
+    """Improves u and v of every layer by `times` iterations."""
     for layer in spectral_layers(network):
         matrix = layer.matrix()
         for _ in range(times):
+            # v before u, as the released code; torch's parametrisation has the opposite order (ISNET.md §4).
             _set_unit(layer.v, torch.mv(matrix.t(), layer.u))
             _set_unit(layer.u, torch.mv(matrix, layer.v))
 
@@ -202,9 +206,10 @@ def _set_unit(vector: Tensor, direction: Tensor) -> None:
 
 @contextmanager
 def step_weights(*networks: nn.Module) -> Iterator[None]:
-    """Compute W/σ once for everything run inside; on a clean exit their summed gradients become those of W.
+    """Computes W/σ once for all passes inside the block.
 
-    Inside, select gradients with `weight_leaves`: the raw weights take no part in any graph there.
+    On a clean exit their summed gradients become those of W. Inside, select gradients with `weight_leaves`: the raw
+    weights take no part in any graph there.
     """
     layers = [layer for network in networks for layer in spectral_layers(network)]
     try:
@@ -219,13 +224,15 @@ def step_weights(*networks: nn.Module) -> Iterator[None]:
 
 
 def weight_leaves(network: nn.Module) -> list[Tensor]:
-    """The leaf tensors that gradients of `network` reach: W/σ where `step_weights` holds it, else the parameters."""
-    held = {id(layer.weight): layer.effective for layer in spectral_layers(network) if layer.effective is not None}
-    return [held.get(id(p), p) for p in network.parameters() if p.requires_grad]
+    """Leaf tensors that gradients of `network` reach."""
+    # W/σ where `step_weights` holds it, else the parameters.
+    leaves = {id(layer.weight): layer.effective for layer in spectral_layers(network) if layer.effective is not None}
+    return [leaves.get(id(p), p) for p in network.parameters() if p.requires_grad]
 
 
 def fold_spectral_norm(network: Network) -> Network:
-    """A copy of `network` whose normalised layers are ordinary ones with weight W/σ: the same output, less work."""
+    """Copies `network` with W/σ as weights of ordinary layers."""
+    # The output is the same, for less work.
     folded = copy.deepcopy(network)
     for parent in list(folded.modules()):
         for name, child in list(parent.named_children()):

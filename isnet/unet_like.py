@@ -1,7 +1,7 @@
-"""UNet-like, the paper's third comparison (Table 1): EdgeConnect's encoder and decoder around dilated residual blocks.
+"""UNet-like, the paper's third comparison network (Table 1).
 
-Instance norm, biases, no spectral norm and, despite its name, no skip connections unless asked for.
-Not covered: the two-branch networks (network.py).
+EdgeConnect's encoder and decoder around dilated residual blocks: instance norm, biases, no spectral norm and, despite
+its name, no skip connections unless asked for (ISNET.md §8 row 15). Not covered: the two-branch networks (network.py).
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ from isnet.generator import Architecture, Generator
 from isnet.layers import ResidualBlock, conv, conv_transpose, initialise, to_unit_range
 
 NUM_HALVINGS = 3
+# Half of the 7×7 kernels of the first and the last convolution.
 RIM = 3
 
 
 class UNetLike(Generator):
-    """conv 7×7 -> 64, three times conv 4×4 /2 to 512, residual blocks, three transposed convolutions, conv 7×7 -> 3."""
+    """Encoder, residual blocks, decoder; 24,403,715 parameters."""
 
     def __init__(self, architecture: Architecture) -> None:
+        # conv 7×7 -> 64, three times conv 4×4 /2 to 512, residual blocks, three transposed convolutions, conv 7×7 -> 3.
         # A side that is no multiple of 8 would give a silently smaller picture (250 -> 248).
         super().__init__(architecture, size_multiple=2**NUM_HALVINGS, minimum_size=16)
         spectral = architecture.spectral_norm == "all"
@@ -43,10 +45,10 @@ class UNetLike(Generator):
             ]
         )
         # With skips, every level but the deepest gets the encoder's maps of its size beside its own.
-        doubled = 2 if architecture.skips else 1
+        inputs = 2 if architecture.skips else 1
         self.up = nn.ModuleList(
             conv_transpose(
-                widths[level + 1] * (doubled if level + 1 < NUM_HALVINGS else 1),
+                widths[level + 1] * (inputs if level + 1 < NUM_HALVINGS else 1),
                 widths[level],
                 4,
                 stride=2,
@@ -55,16 +57,19 @@ class UNetLike(Generator):
             )
             for level in reversed(range(NUM_HALVINGS))
         )
-        self.last = conv(widths[0] * doubled, 3, 7, padding=0, spectral=spectral, bias=True)
+        self.last = conv(widths[0] * inputs, 3, 7, padding=0, spectral=spectral, bias=True)
         initialise(self, std=architecture.init_std)
 
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
+        """Runs encoder, residual blocks and decoder; RGB in [0, 1]."""
+        # Encoder; its maps are stacked for the skips.
         x = _norm_relu(self.first(F.pad(damaged_BCHW, [RIM] * 4, mode="reflect")))
         encoded = []
         for down in self.down:
             encoded.append(x)
             x = _norm_relu(down(x))
         x = self.middle(x)
+        # Decoder, deepest level first.
         for up in self.up:
             x = _norm_relu(up(x))
             if self.architecture.skips:
@@ -73,4 +78,5 @@ class UNetLike(Generator):
 
 
 def _norm_relu(x: Tensor) -> Tensor:
+    # Instance norm without affine parameters and running statistics, as in the released code.
     return F.relu_(F.instance_norm(x, eps=1e-5))

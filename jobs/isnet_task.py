@@ -22,11 +22,11 @@ import isnet
 from isnet.errors import InputError
 from isnet.gan import GAN, GanSettings
 from isnet.generator import Generator
-from isnet.images.crops import center_square, flip, planes, random_crop, shorter_side
+from isnet.images.crops import center_square, channels_first, flip, random_crop, resize_shorter_side
 from isnet.images.decode import decode_rgb
 from isnet.losses import LossWeights
 from isnet.masks import RATIO_BINS, Hole, bin_range, irregular, valid_1HW
-from isnet.metrics import Tally, composite, measure
+from isnet.metrics import MetricSums, composite, measure
 from isnet.perceptual import Perceptual
 from isnet.spectral_norm import fold_spectral_norm
 from isnet.weights import save_model
@@ -120,13 +120,13 @@ class TrainTransform:
         if self.resize is None:
             rgb = center_square(rgb, self.size)
         else:
-            rgb = random_crop(shorter_side(rgb, self.resize), self.size, rng)
+            rgb = random_crop(resize_shorter_side(rgb, self.resize), self.size, rng)
         hole = hole_generator(self.masks)(self.size, self.size, rng)
         if self.flip and rng.random() < 0.5:
             rgb = flip(rgb)
         # Only the mask is rotated, by a random multiple of 90 degrees; the picture is not (ISNET.md §6).
         hole = np.rot90(hole, int(rng.integers(4)))
-        return {"image": torch.from_numpy(planes(rgb)), "mask": torch.from_numpy(~hole[None])}
+        return {"image": torch.from_numpy(channels_first(rgb)), "mask": torch.from_numpy(~hole[None])}
 
 
 def _reduce_transform(transform: TrainTransform) -> tuple[Any, ...]:
@@ -169,7 +169,7 @@ def validation_pair(index: int, sample: Sample, size: int, masks: str) -> tuple[
         raise RunFailed(
             f"held-out picture {key} (number {index}) cannot be read: {error}; repair it and pack data.val again"
         ) from error
-    image = torch.from_numpy(planes(rgb)).float().div_(255)
+    image = torch.from_numpy(channels_first(rgb)).float().div_(255)
     return image, torch.from_numpy(valid_1HW(fixed_hole(masks, size, index)))
 
 
@@ -233,7 +233,7 @@ class ISNetTask(Task):
 
     def timings(self) -> dict[str, float]:
         """Returns seconds by part of the step."""
-        return self.gan.stopwatch.seconds()
+        return self.gan.timer.seconds()
 
     @torch.no_grad()
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
@@ -243,7 +243,7 @@ class ISNetTask(Task):
         """
         # Spectral norm is folded into the weights once, not once a picture.
         network = fold_spectral_norm(self.gan.eval_generator()).eval()
-        tally, pictures = Tally.empty(), []
+        tally, pictures = MetricSums.empty(), []
         for index, sample in samples:
             pair = validation_pair(index, sample, self.config.data.evaluation_size, self.config.data.evaluation_masks)
             image, mask = (tensor[None].to(self.device) for tensor in pair)
@@ -254,7 +254,7 @@ class ISNetTask(Task):
         # Ranks measure different pictures; sums and counts add up to the means over all.
         sums = torch.from_numpy(tally.sums).to(self.device)
         reduce.sum_([sums])
-        return Validation(flat_metrics(Tally(sums.cpu().numpy())), pictures)
+        return Validation(flat_metrics(MetricSums(sums.cpu().numpy())), pictures)
 
     @classmethod
     def measured(cls, config: Any) -> list[str]:
@@ -317,7 +317,7 @@ def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return picture.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
-def flat_metrics(tally: Tally) -> dict[str, float]:
+def flat_metrics(tally: MetricSums) -> dict[str, float]:
     """Names means over all pictures `psnr`, by bin `psnr_10-20`."""
     overall = tally.overall()
     metrics = {name: overall[name] for name in OVERALL if name in overall}

@@ -1,1 +1,1 @@
-"""What the GAN's training step needs beside networks and losses."""
+"""Parts of the GAN's training step beside networks and losses."""

@@ -1,4 +1,4 @@
-"""Sums over ranks, as the training step needs them, without knowing who runs the ranks."""
+"""Sums over ranks for the training step, for any launcher."""
 
 from __future__ import annotations
 
@@ -10,27 +10,33 @@ import torch.distributed as dist
 from torch import Tensor
 
 
-class Reducer(Protocol):
-    """Sums tensors over all ranks, in place. Every rank calls it with the same shapes in the same order."""
+class SumReducer(Protocol):
+    """Sums tensors over all ranks, in place.
 
-    def sum_(self, tensors: Sequence[Tensor]) -> None: ...
+    Every rank calls it with the same shapes in the same order.
+    """
+
+    def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Replaces each tensor by its sum over ranks."""
 
 
 class LocalReducer:
-    """One rank: the sum is what it has."""
+    """Sums over one rank, which change nothing."""
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
-        return None
+        """Leaves the tensors as they are."""
 
 
 class GroupReducer:
-    """Ranks of a torch.distributed process group; None is the default group. One message per dtype."""
+    """Sums over a torch.distributed group; None is the default."""
 
     def __init__(self, group: Any = None) -> None:
         self.group = group
 
     @torch.no_grad()
     def sum_(self, tensors: Sequence[Tensor]) -> None:
+        """Sums in place, with one message per dtype."""
+        # Sorted: all ranks must send the same dtype at the same time.
         for dtype in sorted({t.dtype for t in tensors}, key=str):
             same = [t for t in tensors if t.dtype == dtype]
             flat = torch.cat([t.reshape(-1) for t in same])

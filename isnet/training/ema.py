@@ -1,4 +1,4 @@
-"""A moving average of a network's parameters, for evaluation.
+"""Moving average of a network's parameters, for evaluation.
 
 Not covered: the paper's presets use none; the released code has none.
 """
@@ -17,9 +17,10 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 class EMA(Generic[Network]):
-    """`module` is a copy of `network` whose parameters follow it: p <- decay·p + (1 - decay)·p_network.
+    """Exponential moving average of a network.
 
-    Buffers are copied, not averaged: the average of two unit vectors u is no unit vector, and σ would shrink.
+    `module` is a copy whose parameters follow those of `network`. Its buffers are copied, not averaged: the average of
+    two unit vectors u is no unit vector, and σ would shrink.
     """
 
     def __init__(self, network: Network, *, decay: float) -> None:
@@ -30,9 +31,10 @@ class EMA(Generic[Network]):
 
     @torch.no_grad()
     def update(self, network: Network) -> None:
-        """Take one step towards `network`."""
-        own: list[Tensor] = list(self.module.parameters())
-        other: list[Tensor] = list(network.parameters())
-        torch._foreach_lerp_(own, other, 1 - self.decay)
+        """Moves the average one step towards `network`."""
+        # p <- decay·p + (1 − decay)·p_network.
+        averages: list[Tensor] = list(self.module.parameters())
+        parameters: list[Tensor] = list(network.parameters())
+        torch._foreach_lerp_(averages, parameters, 1 - self.decay)
         for buffer, current in zip(self.module.buffers(), network.buffers(), strict=True):
             buffer.copy_(current)

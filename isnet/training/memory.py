@@ -1,13 +1,13 @@
-"""What a training step needs in memory, without doing one: a function of architecture, batch, size and precision.
+"""Memory of a training step, computed without running one.
 
     footprint = step_footprint(gan_on_meta, size=256, micro_batch=6)
     footprint.state, footprint.peak        # bytes
     inference_bytes(architecture, size=256)
 
-The step itself is run, on tensors that have shapes and no numbers (torch's FakeTensorMode), while every storage is
-counted from its birth to its end. So whatever the step really builds and frees is in the figure, and nothing else: not
-the allocator's rounding and gaps, a convolution library's scratch space, a GPU's context (about 0.5 GB) or the process
-around it; docs/LOG.md has how far that is from what was measured.
+It depends on architecture, batch, size and precision. The step's own code runs on tensors that have shapes and no
+numbers (torch's FakeTensorMode), and every storage is counted from creation to release. The figure covers all tensors
+of the step and nothing else: not the allocator's rounding and gaps, a convolution library's scratch space, a GPU's
+context (about 0.5 GB) or the process around it. docs/LOG.md compares it with measurements.
 """
 
 from __future__ import annotations
@@ -32,101 +32,108 @@ from isnet.training.distributed import LocalReducer
 
 @dataclass(frozen=True)
 class Footprint:
-    """Bytes.
+    """Bytes of a training step.
 
-    state -- what a checkpoint holds: weights and buffers of both players and the moving average, Adam's moments
-    rest  -- what stays between steps beside it: gradients, normalised weights, VGG
-    peak  -- most at once within a step, with all of the above
+    Attributes:
+        state: Content of a checkpoint: weights and buffers of both players and the moving average, Adam's moments.
+        resident: Kept between steps beside it: gradients, normalised weights, VGG.
+        peak: Most at once within a step, with all of the above.
     """
 
     state: int
-    rest: int
+    resident: int
     peak: int
 
 
 def step_footprint(gan: GAN, *, size: int, micro_batch: int, accumulation: int = 1, on_gpu: bool = False) -> Footprint:
-    """The footprint of a step of `accumulation` micro-batches of square pictures with sides of `size` pixels.
+    """Computes the footprint of a step of `accumulation` micro-batches.
 
-    `gan` was built on torch's device "meta" and is used up. Its precision and losses are those it was built with.
+    Pictures are squares of `size` pixels. `gan` was built on torch's device "meta" and cannot be used afterwards; its
+    precision and losses are those it was built with.
     """
     if gan.device.type != "meta":
         raise InputError(f"the GAN is on {gan.device}; build it under torch.device('meta')")
     if on_gpu:
-        gan.__class__ = _AllAtOnce
-    with FakeTensorMode(), _Live() as live:
+        gan.__class__ = _GpuGan
+    with FakeTensorMode(), _StorageCounter() as storages:
         _put_on_cpu(gan)
         micro_batches = [
             (torch.rand(micro_batch, 3, size, size), torch.ones(micro_batch, 1, size, size))
             for _ in range(accumulation)
         ]
-        # The first step makes Adam's moments; the second has them from the start.
+        # The first step creates Adam's moments; the second, which counts, has them from the start.
         for _ in range(2):
-            live.peak = live.now
+            storages.peak = storages.now
             gan.step(micro_batches, global_batch=micro_batch * accumulation, reduce=LocalReducer())
+        # Between steps there are no pictures.
         state = state_bytes(gan.modules(), gan.optimizers())
         del micro_batches
-        return Footprint(state, live.now - state, live.peak)
+        return Footprint(state, storages.now - state, storages.peak)
 
 
 def inference_bytes(architecture: Architecture, *, size: int) -> int:
-    """Bytes at the most while one square picture is filled: weights as they are exported, and what is computed."""
+    """Peak bytes of filling one square picture, weights included."""
     with torch.device("meta"):
         # Exported weights have spectral norm folded in.
         network = isnet.build_from(replace(architecture, spectral_norm="none")).eval()
-    with FakeTensorMode(), _Live() as live, torch.no_grad():
-        for module in network.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                module.register_parameter(name, nn.Parameter(_like(parameter), requires_grad=False))
-            for name, buffer in module.named_buffers(recurse=False):
-                module.register_buffer(name, _like(buffer))
+    with FakeTensorMode(), _StorageCounter() as storages, torch.no_grad():
+        _replace_tensors(network)
         network(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size))
-        peak: int = live.peak
+        peak: int = storages.peak
         return peak
 
 
 def state_bytes(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch.optim.Optimizer]) -> int:
-    """Bytes of all tensors of these: what a checkpoint stores, less a few kilobytes of names."""
+    """Bytes of all tensors that a checkpoint stores."""
+    # Their names take a few kilobytes more.
     tensors = [value for module in modules.values() for value in module.state_dict().values()]
     for optimizer in optimizers.values():
         tensors += [value for slots in optimizer.state.values() for value in slots.values() if torch.is_tensor(value)]
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class _AllAtOnce(GAN):
-    """A GPU sends all pictures through VGG together. Stands in for one: autocast refuses "cuda" where there is none."""
+class _GpuGan(GAN):
+    """GAN that sends all pictures through VGG together."""
 
-    def _vgg_parts(self, truth: Tensor) -> list[slice]:
+    # As on a GPU. The device itself cannot be "cuda": autocast refuses it where there is none.
+
+    def _vgg_chunks(self, truth: Tensor) -> list[slice]:
         return [slice(0, len(truth))]
 
 
 def _put_on_cpu(gan: GAN) -> None:
-    """Give everything of `gan` tensors of the mode we are in; Module.to cannot exchange a tensor's kind."""
     gan.device = torch.device("cpu")
     frozen = [gan.perceptual] if gan.perceptual is not None else []
     for network in [*gan.modules().values(), *frozen]:
-        for module in network.modules():
-            for name, parameter in module.named_parameters(recurse=False):
-                fake = nn.Parameter(_like(parameter), requires_grad=parameter.requires_grad)
-                module.register_parameter(name, fake)
-            for name, buffer in module.named_buffers(recurse=False):
-                module.register_buffer(name, _like(buffer))
+        _replace_tensors(network)
+    # Adam refers to the parameters that were replaced.
     gan._optimizers = {
         "generator": gan._adam(gan.generator, gan.settings.lr_g),
         "discriminator": gan._adam(gan.discriminator, gan.settings.lr_d),
     }
 
 
+def _replace_tensors(network: nn.Module) -> None:
+    # By tensors of the active mode; Module.to cannot change a tensor's kind.
+    for module in network.modules():
+        for name, parameter in module.named_parameters(recurse=False):
+            fake = nn.Parameter(_like(parameter), requires_grad=parameter.requires_grad)
+            module.register_parameter(name, fake)
+        for name, buffer in module.named_buffers(recurse=False):
+            module.register_buffer(name, _like(buffer))
+
+
 def _like(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cpu")
 
 
-class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of all storages that are alive."""
+class _StorageCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts the bytes of all storages in use."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.now = self.peak = 0
-        self._seen: weakref.WeakSet[Any] = weakref.WeakSet()
+        self._counted: weakref.WeakSet[Any] = weakref.WeakSet()
 
     def __torch_dispatch__(
         self, function: Any, types: Sequence[Any], args: Any = (), kwargs: dict[str, Any] | None = None
@@ -138,9 +145,10 @@ class _Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return result
 
     def _count(self, storage: Any) -> None:
-        if storage in self._seen:
+        # Views share their storage.
+        if storage in self._counted:
             return
-        self._seen.add(storage)
+        self._counted.add(storage)
         num_bytes = storage.nbytes()
         self.now += num_bytes
         self.peak = max(self.peak, self.now)

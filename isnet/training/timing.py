@@ -1,11 +1,11 @@
-"""Where a step's time goes, without waiting for the device.
+"""Times a step's parts without waiting for the device.
 
-    watch = Stopwatch(device)
-    with watch.part("discriminator"):
+    timer = StepTimer(device)
+    with timer.part("discriminator"):
         ...
-    watch.seconds()                    # {"discriminator": 1.7}: summed since the start
+    timer.seconds()                    # {"discriminator": 1.7}: summed since the start
 
-On a GPU parts are bounded by events in the stream: what is timed is the device's work, and only `seconds` waits for it.
+On a GPU a part lies between two events in the stream: the device's work is timed, and only `seconds` waits for it.
 Not covered: work on other streams; parts within parts.
 """
 
@@ -18,11 +18,11 @@ from contextlib import contextmanager
 
 import torch
 
-# Pairs of events that may be under way; older ones have long passed.
-_EVENTS_HELD = 256
+# Pairs of events that may be pending; beyond it finished ones are added up.
+_MAX_EVENTS = 256
 
 
-class Stopwatch:
+class StepTimer:
     """Seconds by part, for one device."""
 
     def __init__(self, device: torch.device) -> None:
@@ -32,31 +32,32 @@ class Stopwatch:
 
     @contextmanager
     def part(self, name: str) -> Iterator[None]:
-        """Count what is done inside as `name`."""
+        """Adds the time of the block to `name`."""
         if not self._on_gpu:
-            begin = time.perf_counter()
+            start = time.perf_counter()
             yield
-            self._seconds[name] += time.perf_counter() - begin
+            self._seconds[name] += time.perf_counter() - start
             return
-        begun, ended = self._event(), self._event()
-        begun.record()
+        start_event, end_event = self._event(), self._event()
+        start_event.record()
         yield
-        ended.record()
-        self._events.append((name, begun, ended))
-        while len(self._events) > _EVENTS_HELD and self._events[0][2].query():  # type: ignore[no-untyped-call]
+        end_event.record()
+        self._events.append((name, start_event, end_event))
+        while len(self._events) > _MAX_EVENTS and self._events[0][2].query():  # type: ignore[no-untyped-call]
             self._count(*self._events.popleft())
 
     def seconds(self) -> dict[str, float]:
-        """Seconds by part so far. Waits for a GPU."""
+        """Seconds by part since the start; waits for a GPU."""
         while self._events:
-            name, begun, ended = self._events.popleft()
-            ended.synchronize()
-            self._count(name, begun, ended)
+            name, start, end = self._events.popleft()
+            end.synchronize()
+            self._count(name, start, end)
         return dict(self._seconds)
 
     @staticmethod
     def _event() -> torch.cuda.Event:
         return torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
 
-    def _count(self, name: str, begun: torch.cuda.Event, ended: torch.cuda.Event) -> None:
-        self._seconds[name] += begun.elapsed_time(ended) / 1000
+    def _count(self, name: str, start: torch.cuda.Event, end: torch.cuda.Event) -> None:
+        # elapsed_time is in milliseconds.
+        self._seconds[name] += start.elapsed_time(end) / 1000

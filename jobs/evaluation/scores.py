@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from isnet.images.crops import center_square
 from isnet.images.decode import decode_rgb
-from isnet.mask_files import loaded, read_mask
+from isnet.mask_files import read_mask, resize_like_loader
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, measure
 from jobs.cli.progress import bar
@@ -129,7 +129,8 @@ class EvalSet:
             key = samples[picture]["__key__"].decode("utf-8", "replace")
             drawn = self._generated(hole) if self.mask_set is None else _packed(self.mask_set, masks, hole)
             # Generated holes have this size already; loading changes them too, except with `nearest`.
-            yield View(number, picture, key, decoded[1], loaded(drawn, size, size, way=self.pairing.loading))
+            hole_HW = resize_like_loader(drawn, size, size, loader=self.pairing.loading)
+            yield View(number, picture, key, decoded[1], hole_HW)
 
     def _generated(self, number: int) -> Hole:
         size = self.pairing.size

@@ -18,7 +18,8 @@ import tifffile
 import torch
 from PIL import Image
 
-from isnet.images.decode import PictureError, decode_rgb, read_bytes, shown
+from isnet.images.decode import decode_rgb
+from isnet.images.files import PictureError, display_name, read_bytes
 from isnet.images.folders import find_pictures
 from isnet.images.photo import read_photo
 from isnet.inference.classical import classical
@@ -296,7 +297,7 @@ def test_published_files_are_found_under_their_names(published, names):
     assert {path.name for path in found} == set(names) - LEFT_OUT
     assert {entry.path.name for entry in skipped} == LEFT_OUT
     assert all(entry.reason for entry in skipped)
-    assert all(shown(path).isprintable() for path in found)
+    assert all(display_name(path).isprintable() for path in found)
 
 
 def test_published_broken_files_are_refused(published):
@@ -357,10 +358,11 @@ def test_published_masks_agree_or_say_why_not(published):
 
 
 def test_published_names_survive_to_the_output(published, names, tmp_path):
-    for name in names:
-        if not name.isascii() or name.startswith(("new", "spaces", "-rf", "comma", "xxx")):
-            mask = np.zeros((300, 400), bool)
-            mask[100:150, 100:200] = True
-            inpaint(published / name, mask, model=FILL).save(tmp_path / name)
-            assert (tmp_path / name).exists()
-            assert os.listdir(tmp_path).count(name) == 1
+    odd = [name for name in names if not name.isascii() or name.startswith(("new", "spaces", "-rf", "comma", "xxx"))]
+    mask = np.zeros((300, 400), bool)
+    mask[100:150, 100:200] = True
+    assert len(odd) > 5
+    for name in odd:
+        inpaint(published / name, mask, model=FILL).save(tmp_path / name)
+        assert (tmp_path / name).exists()
+        assert os.listdir(tmp_path).count(name) == 1

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -71,6 +73,7 @@ def test_discriminator_losses_are_half_the_sum_of_both_terms() -> None:
         "nsgan": F.binary_cross_entropy(real.sigmoid(), ones) + F.binary_cross_entropy(fake.sigmoid(), zeros),
         "lsgan": F.mse_loss(real.sigmoid(), ones) + F.mse_loss(fake.sigmoid(), zeros),
     }
+    assert set(expected) == set(get_args(losses.GanKind))
     for kind, value in expected.items():
         found = losses.discriminator_loss(real, fake, kind=kind, global_batch=2)
         assert float(found) == pytest.approx(float(value) / 2)
@@ -89,6 +92,7 @@ def test_adversarial_losses_of_the_generator() -> None:
         "nsgan": F.binary_cross_entropy(fake.sigmoid(), torch.ones_like(fake)),
         "lsgan": F.mse_loss(fake.sigmoid(), torch.ones_like(fake)),
     }
+    assert set(expected) == set(get_args(losses.GanKind))
     for kind, value in expected.items():
         assert float(losses.adversarial_loss(fake, kind=kind, global_batch=2)) == pytest.approx(float(value))
 

@@ -1,4 +1,4 @@
-"""Metrics against scikit-image and plain loops, finite everywhere, and tallies by bin."""
+"""Metrics against scikit-image and plain loops, finite everywhere, and sums by bin."""
 
 import numpy as np
 import pytest
@@ -9,7 +9,7 @@ from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 
 from isnet.errors import InputError
 from isnet.masks import irregular, valid_1HW
-from isnet.metrics import MAX_PSNR_DB, METRICS, Tally, composite, measure
+from isnet.metrics import MAX_PSNR_DB, METRICS, MetricSums, composite, measure
 
 DEFINITIONS = ["isnet", "edge_connect", "skimage"]
 
@@ -25,7 +25,8 @@ def batch(count=3, size=64, seed=0, noise=0.1):
 
 
 def as_numpy(tensor):
-    """(B, 3, H, W) to (B, H, W, 3)."""
+    """(B, 3, H, W) to (B, H, W, 3), at least one picture."""
+    assert len(tensor) > 0
     return tensor.permute(0, 2, 3, 1).numpy()
 
 
@@ -147,8 +148,9 @@ def test_a_batch_is_its_pictures_one_by_one(definition):
 
 def test_float32_pictures_give_the_same_figures():
     pred, truth, mask = batch()
-    for name, value in measure(pred.float(), truth.float(), mask).items():
-        assert value.tolist() == pytest.approx(measure(pred, truth, mask)[name].tolist(), rel=1e-6)
+    narrow, wide = measure(pred.float(), truth.float(), mask), measure(pred, truth, mask)
+    for name in METRICS:
+        assert narrow[name].tolist() == pytest.approx(wide[name].tolist(), rel=1e-6)
 
 
 def test_mistakes_are_named():
@@ -161,14 +163,15 @@ def test_mistakes_are_named():
         measure(pred, truth, mask, definition="edge_connect")
 
 
-def test_tallies_of_ranks_add_up_to_the_tally_of_all():
+def test_sums_of_ranks_add_up_to_those_of_all():
     pred, truth, mask = batch(12)
     found = measure(pred, truth, mask)
-    whole = Tally.empty().plus(found, mask)
+    whole = MetricSums.empty().plus(found, mask)
     ranks = [
-        Tally.empty().plus({name: value[rank::3] for name, value in found.items()}, mask[rank::3]) for rank in range(3)
+        MetricSums.empty().plus({name: value[rank::3] for name, value in found.items()}, mask[rank::3])
+        for rank in range(3)
     ]
-    added = Tally(sum(rank.sums for rank in ranks))
+    added = MetricSums(sum(rank.sums for rank in ranks))
     assert np.allclose((ranks[0] + ranks[1] + ranks[2]).sums, added.sums)
     assert np.allclose(added.sums, whole.sums, rtol=1e-12)
     assert sum(row["n"] for row in whole.table().values()) == 12
@@ -181,7 +184,7 @@ def test_a_picture_counts_in_the_bin_of_its_mask():
     mask[0, :, :3] = 0
     mask[1, :, :11] = 0
     mask[2] = 0
-    table = Tally.empty().plus(measure(truth * 0.5, truth, mask), mask).table()
+    table = MetricSums.empty().plus(measure(truth * 0.5, truth, mask), mask).table()
     assert {name: row["n"] for name, row in table.items()} == {"10-20": 1, "50-60": 1, "60-100": 1}
-    assert Tally.empty().table() == {}
-    assert Tally.empty().overall() == {}
+    assert MetricSums.empty().table() == {}
+    assert MetricSums.empty().overall() == {}

@@ -90,6 +90,7 @@ def test_every_option_gives_a_picture(name: str, options: dict[str, object]) -> 
     assert float(prediction.min()) >= 0
     assert float(prediction.max()) <= 1
     convolutions = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.ConvTranspose2d)]
+    assert convolutions
     normalised = len(spectral_layers(network))
     if options.get("spectral_norm") == "all":
         assert normalised == len(convolutions)
@@ -221,12 +222,15 @@ def test_the_same_seed_builds_the_same_network() -> None:
         return isnet.build("isnet", **SMALL).state_dict()
 
     first, second = state(), state()
+    assert len(first) > 100
     assert all(torch.equal(first[name], second[name]) for name in first)
 
 
 def test_fresh_normalised_weights_have_a_norm_near_one() -> None:
     torch.manual_seed(0)
-    for layer in spectral_layers(isnet.build("isnet", blocks=1, width=8)):
+    layers = spectral_layers(isnet.build("isnet", blocks=1, width=8))
+    assert len(layers) == 49
+    for layer in layers:
         norm = torch.linalg.matrix_norm(layer.normalised_weight().detach().flatten(1), ord=2)
         assert 0.99 < float(norm) < 1.25
 
@@ -342,8 +346,9 @@ def test_a_whole_network_can_be_saved_and_read() -> None:
         network, file = isnet.build(name, width=2), io.BytesIO()
         torch.save(network, file)
         file.seek(0)
-        read = torch.load(file, weights_only=False)
-        assert all(torch.equal(a, b) for a, b in zip(read.parameters(), network.parameters(), strict=True))
+        copied = torch.load(file, weights_only=False)
+        assert copied.num_parameters() == network.num_parameters() > 100
+        assert all(torch.equal(a, b) for a, b in zip(copied.parameters(), network.parameters(), strict=True))
 
 
 def test_output_is_never_coarser_than_float32() -> None:
@@ -369,6 +374,7 @@ def test_normalised_layers_compile_in_one_graph_held_or_not() -> None:
     x = torch.rand(2, 3, 9, 9)
     network(x).square().sum().backward()
     expected = [p.grad.clone() for p in network.parameters()]
+    assert len(expected) == 4
 
     compiled = torch.compile(network, backend="aot_eager", fullgraph=True)
     network.zero_grad()
@@ -379,8 +385,8 @@ def test_normalised_layers_compile_in_one_graph_held_or_not() -> None:
         compiled(x).square().sum().backward()
     held = [p.grad.clone() for p in network.parameters()]
     for found in (free, held):
-        for gradient, wanted in zip(found, expected, strict=True):
-            torch.testing.assert_close(gradient, wanted, rtol=1e-4, atol=1e-6)
+        for gradient, reference in zip(found, expected, strict=True):
+            torch.testing.assert_close(gradient, reference, rtol=1e-4, atol=1e-6)
 
 
 def test_importing_isnet_pulls_in_nothing_heavy() -> None:

@@ -1,4 +1,4 @@
-"""VGG19: the spec's layers, weights from where they were asked for, and never silently from elsewhere."""
+"""VGG19: the specified layers, and weights from the requested source alone."""
 
 from __future__ import annotations
 
@@ -86,6 +86,7 @@ def test_random_weights_are_the_seeds_and_leave_the_global_generator_alone() -> 
 
 def test_random_activations_keep_their_scale() -> None:
     features = Perceptual("random")(torch.rand(2, 3, 64, 64))
+    assert features.keys() == set(PERCEPTUAL_LAYERS + STYLE_LAYERS)
     for name, feature in features.items():
         assert 0.05 < float(feature.square().mean().sqrt()) < 5, name
 
@@ -95,7 +96,7 @@ def test_is_frozen_but_lets_gradients_through() -> None:
     image = torch.rand(1, 3, 16, 16, requires_grad=True)
     sum(f.sum() for f in perceptual(image).values()).backward()
     assert float(image.grad.abs().sum()) > 0
-    assert not any(p.requires_grad for p in perceptual.parameters())
+    assert {p.requires_grad for p in perceptual.parameters()} == {False}
 
 
 def test_normalising_is_an_option() -> None:
@@ -117,7 +118,7 @@ def test_a_hub_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"neither in the local cache nor to be had.*perceptual\.weights: random"):
+    with pytest.raises(InputError, match=r"neither in the local cache nor available.*perceptual\.weights: random"):
         Perceptual(HUB_ID)
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from isnet.mask_files import LOADINGS, loaded
+from isnet.mask_files import LOADINGS, resize_like_loader
 from jobs.evaluation.mlflow_record import run_result
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.paper_tables import TABLE_3, differences, paper_tables
@@ -166,15 +166,18 @@ def test_no_mask_is_used_once_more_than_another(sets, home, isnet, masks, tmp_pa
 def test_holes_shrink_as_the_authors_loader_has_them():
     hole = np.zeros((512, 512), bool)
     hole[100:300, 150:400] = True
-    ratios = [loaded(hole, 256, 256, way=way).mean() for way in LOADINGS]
+    ratios = [resize_like_loader(hole, 256, 256, loader=way).mean() for way in LOADINGS]
     assert ratios[0] == pytest.approx(hole.mean(), abs=1e-3)
     assert ratios[0] > ratios[1] > 0
     rng = np.random.default_rng(0)
     ragged = hole & (rng.random(hole.shape) > 0.002)
-    assert loaded(ragged, 256, 256, way="legacy-jpeg").mean() < loaded(ragged, 256, 256, way="legacy-png").mean()
+    assert (
+        resize_like_loader(ragged, 256, 256, loader="legacy-jpeg").mean()
+        < resize_like_loader(ragged, 256, 256, loader="legacy-png").mean()
+    )
     for way in LOADINGS:
-        assert loaded(np.ones((64, 64), bool), 32, 32, way=way).all()
-        assert not loaded(np.zeros((64, 64), bool), 32, 32, way=way).any()
+        assert resize_like_loader(np.ones((64, 64), bool), 32, 32, loader=way).all()
+        assert not resize_like_loader(np.zeros((64, 64), bool), 32, 32, loader=way).any()
 
 
 def test_the_study_says_what_loading_is_worth(sets):
