@@ -1,11 +1,11 @@
-"""Fill the hole of a picture: any size and mode in, the same out, known pixels bit-identical.
+"""Fills holes in pictures of any size and mode.
 
     result = inpaint("garden.jpg", "hole.png", model=Predictor(net))     # files, arrays or tensors
     result.image; result.notes; result.save("filled.png")
 
-A mask's white means hole unless `rules` say otherwise, for files, arrays and tensors alike. A photo with an EXIF
-orientation is put upright, and so is its mask. Not here: the model
-(`isnet.inference.predictor`, `isnet.inference.classical`).
+Size and mode stay the same, and known pixels are bit-identical. White in a mask means hole, unless `rules` say
+otherwise, for files, arrays and tensors alike. A photo with an EXIF orientation is turned upright, and so is its mask.
+Not here: the model (`isnet.inference.predictor`, `isnet.inference.classical`).
 """
 
 from __future__ import annotations
@@ -37,13 +37,15 @@ MaskFrame = Literal["auto", "shown", "stored"]
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Inpainted:
-    """A filled picture.
+    """Filled picture.
 
-    image -- an array or tensor of the kind, shape and dtype handed in; for files an array of the photo's depth,
-             (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA, upright
-    photo -- the same in the photo's own mode
-    hole  -- what was filled, bool (H, W); `ratio` is its share
-    notes -- what a user should know: about the photo, the mask, the filling
+    Attributes:
+        image: An array or tensor of the kind, shape and dtype of the input. For files an upright array of the photo's
+            depth: (H, W) gray, (H, W, 2) gray and alpha, (H, W, 3) RGB or (H, W, 4) RGBA.
+        photo: The same in the photo's own mode.
+        hole: True on filled pixels, bool (H, W).
+        ratio: Share of the hole, 0 to 1.
+        notes: Remarks for the user about the photo, the mask and the filling.
     """
 
     image: Array | Tensor
@@ -53,7 +55,7 @@ class Inpainted:
     notes: tuple[str, ...]
 
     def save(self, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
-        """Write the picture in the format of the suffix; returns notes on what that format loses, if anything."""
+        """Writes the picture; returns notes on losses of its format."""
         return write_photo(self.photo, path, quality=quality)
 
 
@@ -68,35 +70,40 @@ def inpaint(
     mask_frame: MaskFrame = "auto",
     max_pixels: int = MAX_PIXELS,
 ) -> Inpainted:
-    """Fill the white part of `mask` in `image`.
+    """Fills the white part of `mask` in `image`.
 
-    image       -- a file's path or bytes; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or
-                   float in [0, 1]; a tensor (C, H, W) or (1, C, H, W) of uint8 or float in [0, 1]
-    mask        -- likewise, of the same height and width
-    model       -- a `Filler`, or a generator, which is then run on its own device in float32
-    composite   -- False returns the prediction for the whole picture, known pixels changed
-    resize_mask -- True resizes a mask of another size, nearest neighbour, instead of refusing it
-    mask_frame  -- of a photo with an EXIF orientation: whether the mask was drawn on what viewers show or on the
-                   stored pixels; "auto" decides by size, and for what is shown where the sizes agree
+    Args:
+        image: A file's path or bytes; an array (H, W), (H, W, 1), (H, W, 3) or (H, W, 4) of uint8, uint16, bool or
+            float in [0, 1]; a tensor (C, H, W) or (1, C, H, W) of uint8 or float in [0, 1].
+        mask: Likewise, of the same height and width.
+        model: A `Filler`, or a generator, which is then run on its own device in float32.
+        composite: False returns the prediction for the whole picture, known pixels changed.
+        rules: How to read the mask; None means white is hole.
+        resize_mask: True resizes a mask of another size, nearest neighbour, instead of refusing it.
+        mask_frame: For a photo with an EXIF orientation: "shown" if the mask was drawn on the upright picture, "stored"
+            if on the stored pixels. "auto" decides by size; where both sizes agree, it means "shown".
+        max_pixels: A file with more pixels is refused.
 
-    Raises `InputError` naming what is wrong with the image, the mask, or the two together.
+    Raises:
+        InputError: The image, the mask, or the two together cannot be used; the message says why.
     """
     if mask_frame not in get_args(MaskFrame):
         raise InputError(f"mask_frame is {mask_frame!r}; need one of {', '.join(get_args(MaskFrame))}")
     if not isinstance(rules, MaskRules | None):
         raise InputError(f"rules is {rules!r}; need MaskRules, such as MaskRules(hole='black'), or None")
-    photo = _photo(image, max_pixels)
-    read = _fitted(_mask(mask, rules, max_pixels), photo, resize=resize_mask, frame=mask_frame)
+    # Read both, then bring the mask to the photo's size and orientation.
+    photo = _read_image(image, max_pixels)
+    read = _fit_mask(_read_mask(mask, rules, max_pixels), photo, resize=resize_mask, frame=mask_frame)
     notes = [*photo.notes, *read.notes]
     filler = model if isinstance(model, Filler) else _predictor(model)
     if composite and not read.hole.any():
         filled = photo
         notes.append("the picture is returned unchanged")
     else:
+        # Predict in RGB, then write into the photo's own mode; its new notes follow the old ones.
         predicted = filler.predict(photo.rgb(), read.hole, everywhere=not composite)
-        before = len(photo.notes)
         filled = photo.filled(predicted, read.hole if composite else np.ones_like(read.hole))
-        notes += filled.notes[before:]
+        notes += filled.notes[len(photo.notes) :]
         if not composite:
             notes.append("this is the raw prediction: known pixels are changed")
         if isinstance(filler, Predictor) and len(filler.plan(*photo.size)) > 1:
@@ -109,13 +116,13 @@ def _predictor(net: nn.Module) -> Predictor:
     return Predictor(net, device=parameter.device if parameter is not None else "cpu")
 
 
-def _photo(image: Source, max_pixels: int) -> Photo:
+def _read_image(image: Source, max_pixels: int) -> Photo:
     if isinstance(image, Tensor):
         return photo_of_array(_array_of_tensor(image, "image"))
     return photo_of_array(image) if isinstance(image, np.ndarray) else read_photo(_path(image), max_pixels=max_pixels)
 
 
-def _mask(mask: Source, rules: MaskRules | None, max_pixels: int) -> ReadMask:
+def _read_mask(mask: Source, rules: MaskRules | None, max_pixels: int) -> ReadMask:
     if isinstance(mask, Tensor):
         return mask_from_array(_array_of_tensor(mask, "mask"), rules=rules)
     if isinstance(mask, np.ndarray):
@@ -130,29 +137,34 @@ def _path(source: object) -> str | os.PathLike[str] | bytes:
 
 
 def _array_of_tensor(tensor: Tensor, what: str) -> Array:
-    """(C, H, W) or (1, C, H, W) to (H, W, C); (H, W) for masks stays."""
+    """Converts a tensor to an array (H, W, C).
+
+    The tensor is (C, H, W) or (1, C, H, W), a mask also (H, W).
+    """
     if tensor.layout != torch.strided or tensor.is_quantized or tensor.is_meta:
         kind = "without data" if tensor.is_meta else "quantized" if tensor.is_quantized else f"of {tensor.layout}"
         raise InputError(f"{what} is a tensor {kind}; need a dense one; convert it with .to_dense() or .dequantize()")
-    found = tensor.detach().cpu()
-    if found.ndim == 4 and found.shape[0] == 1:
-        found = found[0]
-    if what == "mask" and found.ndim == 2:
-        found = found[None]
-    if found.ndim != 3 or found.shape[0] > 4:
+    planes = tensor.detach().cpu()
+    # Drop a batch of one, and add the channel of a mask.
+    if planes.ndim == 4 and planes.shape[0] == 1:
+        planes = planes[0]
+    if what == "mask" and planes.ndim == 2:
+        planes = planes[None]
+    if planes.ndim != 3 or planes.shape[0] > 4:
         raise InputError(
             f"{what} tensor has shape {tuple(tensor.shape)}; need (C, H, W) or (1, C, H, W) with C 1 to 4; "
             "hand in one picture at a time, or use predict_batch"
         )
-    # numpy has no bfloat16; float32 holds each of its values
-    found = found.float() if found.dtype == torch.bfloat16 else found
-    array: Array = found.permute(1, 2, 0).contiguous().numpy()
+    # numpy has no bfloat16; float32 holds each of its values.
+    planes = planes.float() if planes.dtype == torch.bfloat16 else planes
+    array: Array = planes.permute(1, 2, 0).contiguous().numpy()
     return array
 
 
-def _fitted(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -> ReadMask:
-    """The mask at the photo's size as shown, or an error that names both sizes."""
+def _fit_mask(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -> ReadMask:
+    """Turns or resizes the mask to the upright photo's size."""
     height, width = photo.size
+    # Turn a mask of the stored pixels. Orientations 5 to 8 exchange height and width.
     if photo.orientation > 1:
         as_stored = (width, height) if photo.orientation >= 5 else (height, width)
         by_size = mask.hole.shape == as_stored and as_stored != (height, width)
@@ -170,7 +182,7 @@ def _fitted(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -> 
 
 
 def _like(image: Source, photo: Photo) -> Array | Tensor:
-    """The filled photo as what was handed in."""
+    """Converts the filled photo to the input's kind."""
     if isinstance(image, Tensor):
         pixels = photo.pixels if photo.pixels.ndim == 3 else photo.pixels[..., None]
         return torch.from_numpy(np.moveaxis(pixels, 2, 0).copy()).to(image.device, image.dtype).reshape(image.shape)

@@ -1,10 +1,10 @@
-"""A filled picture over HTTP: MLflow's loader convention for pyfunc models, without MLflow itself.
+"""Serves a model over HTTP, by MLflow's pyfunc convention.
 
-MLflow calls `_load_pyfunc(folder)`, and `predict` on what it returns. A request is a table with the columns `image` and
-`mask`, each cell an encoded picture in base64 (a `data:` address is fine); the answer is a table with `image`, a PNG in
-base64, and `notes`. White is hole unless the parameter `hole` says "black".
+MLflow calls `_load_pyfunc(folder)`, and `predict` on the result; nothing here imports MLflow. A request is a table with
+the columns `image` and `mask`, each cell an encoded picture in base64 (a `data:` address is fine); the answer is a
+table with `image`, a PNG in base64, and `notes`. White is hole unless the parameter `hole` says "black".
 
-Not here: registering (the registry's work), any other kind of input (`isnet.inpaint`).
+Not here: registering a model, any other kind of input (`isnet.inpaint`).
 """
 
 from __future__ import annotations
@@ -29,37 +29,45 @@ from isnet.inpaint import inpaint
 from isnet.mask_files import MaskRules, Polarity
 
 COLUMNS = ("image", "mask")
-# MLflow's number for what a client must mend: HTTP status 400.
+# MLflow's error code for an invalid request: HTTP status 400.
 _INVALID = 1000
 PARAMETERS = ("hole", "threshold", "composite", "resize_mask")
 
 
 class ServedModel:
-    """What a scoring server calls. Pictures beyond `max_pixels` are refused from their header."""
+    """Model for a scoring server.
+
+    Pictures beyond `max_pixels` are refused from their header.
+    """
 
     def __init__(self, net: nn.Module, *, device: str | torch.device = "cpu", max_pixels: int = MAX_PIXELS) -> None:
         self._predictor = Predictor(net, device=device)
         self._max_pixels = max_pixels
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
-        """Fill each row's hole.
+        """Fills the hole of each row.
 
-        model_input -- a pandas DataFrame, a list of dicts, or a dict of columns, with `image` and `mask`
-        params      -- `hole` ("white"), `threshold` (128), `composite` (True), `resize_mask` (False)
+        Args:
+            model_input: A pandas DataFrame, a list of dicts, or a dict of columns, with `image` and `mask`.
+            params: `hole` ("white"), `threshold` (128), `composite` (True), `resize_mask` (False).
 
-        Returns a DataFrame for a DataFrame, else a list of dicts, row by row: `image` and `notes`, both strings.
-        Raises `InputError` naming the row; nothing is returned then.
+        Returns:
+            A DataFrame for a DataFrame, else a list of dicts, row by row: `image` and `notes`, both strings.
+
+        Raises:
+            InputError: A row cannot be used; the message names it, and no row is returned.
         """
         try:
             options = _options(params or {})
             rows = _rows(model_input)
-            answers = [self._answer(number, row, options) for number, row in enumerate(rows)]
+            answers = [self._fill_row(number, row, options) for number, row in enumerate(rows)]
         except InputError as error:
-            raise _for_the_server(error) from error
+            raise _as_mlflow_error(error) from error
         return type(model_input)(answers) if hasattr(model_input, "to_dict") else answers
 
-    def _answer(self, number: int, row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
+    def _fill_row(self, number: int, row: Mapping[str, Any], options: Mapping[str, Any]) -> dict[str, str]:
         image, mask = (_bytes_of(row, column, number) for column in COLUMNS)
+        # Every refusal names its row.
         try:
             result = inpaint(image, mask, model=self._predictor, max_pixels=self._max_pixels, **options)
             data, notes = encode_photo(result.photo, ".png")
@@ -71,33 +79,38 @@ class ServedModel:
 
 
 def _load_pyfunc(path: str | os.PathLike[str]) -> ServedModel:
-    """The model in a folder written by `isnet.weights.save_model`, on a GPU where there is one."""
+    """Loads a folder of `save_model`, onto a GPU if possible."""
     from isnet.weights import load_model
 
     return ServedModel(load_model(os.fspath(path)), device="cuda" if torch.cuda.is_available() else "cpu")
 
 
-class _Silent(Exception):
-    """Between MLflow's exception and ours: MLflow's hands its message on to whatever class comes next."""
+class _StopInit(Exception):
+    """Ends the chain of `__init__` between MLflow's exception and ours.
 
-    def __init__(self, *arguments: object) -> None:
-        """Ours is initialised already."""
+    MLflow's exception passes its message to the next class; ours is initialised already.
+    """
+
+    def __init__(self, *arguments: object) -> None: ...
 
 
-def _for_the_server(error: InputError) -> InputError:
-    """The same refusal, where MLflow is serving, as a kind of its own exception: its server answers those with their
-    status and sentence, and anything else with a stack trace."""
+def _as_mlflow_error(error: InputError) -> InputError:
+    """Makes a refusal an MLflow exception too, where MLflow serves.
+
+    MLflow's server answers its own exceptions with status and message, others with a stack trace.
+    """
     mlflow = sys.modules.get("mlflow.exceptions")
     if mlflow is None:
         return error
     base: Any = mlflow.MlflowException
-    sentence = str(error)
-    # The server would put the whole request before the message; it cannot be set.
-    fixed = {"message": property(lambda _: sentence, lambda _, value: None), "__str__": lambda _: sentence}
-    kind = type("Refused", (base, _Silent, type(error)), fixed)
+    message = str(error)
+    # `message` ignores assignment: the server would put the whole request before it.
+    members = {"message": property(lambda _: message, lambda _, value: None), "__str__": lambda _: message}
+    # A class of both kinds, made without a second call of our own `__init__`.
+    kind = type("Refused", (base, _StopInit, type(error)), members)
     refused: Any = kind.__new__(kind, str(error))
     refused.__dict__.update(error.__dict__)
-    base.__init__(refused, sentence, error_code=_INVALID)
+    base.__init__(refused, message, error_code=_INVALID)
     return cast(InputError, refused)
 
 
@@ -119,9 +132,10 @@ def _options(params: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _rows(model_input: Any) -> Sequence[Mapping[str, Any]]:
-    """The request as a list of rows, whichever of the kinds it came in."""
+    """Converts a request of any supported kind to rows."""
     if hasattr(model_input, "to_dict"):  # a DataFrame, without importing pandas
         model_input = model_input.to_dict("records")
+    # A dict of columns; a bare cell is a column of one row.
     if isinstance(model_input, Mapping):
         columns = {name: [cell] if isinstance(cell, str | bytes) else list(cell) for name, cell in model_input.items()}
         lengths = {name: len(cells) for name, cells in columns.items()}
@@ -143,10 +157,12 @@ def _bytes_of(row: Mapping[str, Any], column: str, number: int) -> bytes:
     if not isinstance(cell, str | bytes):
         raise InputError(f"row {number}: {column} is {type(cell).__name__}; need an encoded picture in base64")
     text = cell.encode("utf-8", "replace") if isinstance(cell, str) else cell
+    # A data: address has its base64 behind a comma.
     if text.startswith(b"data:"):
         text = text.partition(b",")[2]
     if len(text) > MAX_FILE_BYTES:
         raise InputError(f"row {number}: {column} has {len(text)} characters; need at most {MAX_FILE_BYTES}")
+    # Base64 may be wrapped; white space carries no data.
     try:
         return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error as error:

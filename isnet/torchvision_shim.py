@@ -1,9 +1,10 @@
-"""Lets `import torchvision` succeed beside a CPU-only torch. Call `ensure_torchvision()` before timm or torchmetrics.
+"""Makes `import torchvision` succeed beside a CPU-only torch.
 
-The wheel of torchvision on PyPI is built for CUDA. Its compiled part cannot be loaded without CUDA's libraries, so two
-operators stay unregistered and the import of torchvision, and with it that of timm and torchmetrics, fails with
-`operator torchvision::nms does not exist`. Declaring the two is enough, since nothing here calls them. A matching pair
-of wheels never reaches that branch. Not covered: `torchvision.io` and the real operators stay unusable then.
+Call `ensure_torchvision()` before importing timm or torchmetrics. The wheel of torchvision on PyPI is built for CUDA.
+Its compiled part cannot be loaded without CUDA's libraries, so two operators stay unregistered. Then the import of
+torchvision, and with it that of timm and torchmetrics, fails with `operator torchvision::nms does not exist`. Declaring
+the two is enough, since nothing here calls them. A matching pair of wheels imports at once. Not covered:
+`torchvision.io` and the real operators stay unusable.
 """
 
 from __future__ import annotations
@@ -14,12 +15,15 @@ import sys
 import torch
 
 _MISSING_OPERATORS = ("nms", "qnms")
-# The declarations vanish when the library object is collected.
+# Keeps the library objects alive: garbage collection of one removes its declarations.
 _declared: list[torch.library.Library] = []
 
 
 def ensure_torchvision() -> None:
-    """Import torchvision, declaring the operators whose absence would stop it. Cheap when already imported."""
+    """Imports torchvision, and declares missing operators if needed.
+
+    Cheap when it is already imported.
+    """
     if "torchvision" in sys.modules:
         return
     try:
@@ -27,12 +31,13 @@ def ensure_torchvision() -> None:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-        _forget_half_imported()
+        # Try again from the start, with the operators declared.
+        _remove_partial_import()
         _declare_operators()
         importlib.import_module("torchvision")
 
 
-def _forget_half_imported() -> None:
+def _remove_partial_import() -> None:
     for name in [name for name in sys.modules if name == "torchvision" or name.startswith("torchvision.")]:
         del sys.modules[name]
 

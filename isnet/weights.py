@@ -1,10 +1,11 @@
-"""Weights in and out: the author's release, our own model folder, ONNX, torch.export.
+"""Loads and saves weights in every supported format.
 
     net = isnet.weights.load_author_checkpoint("Places2_gen.pth")
     isnet.weights.save_model(net, folder)        # model.safetensors with spectral norm folded in, config.json
     net = isnet.weights.load_model(folder)       # ordinary convolutions, the same output
 
-Loading never unpickles code. Not covered: checkpoints of a training run, which need more than weights.
+Formats: the author's release, our own model folder, ONNX, torch.export. Loading never unpickles code. Not covered:
+checkpoints of a training run, which need more than weights.
 """
 
 from __future__ import annotations
@@ -44,15 +45,16 @@ __all__ = [
 
 
 def save_model(network: Generator, folder: str | Path) -> None:
-    """Write `network`, spectral norm folded in, into `folder`: model.safetensors, then config.json.
+    """Writes `network` into `folder`: model.safetensors, then config.json.
 
-    Weights of other types than float32 are brought to it. The configuration says how the network was built, how it
-    wants its input, and the digest of the tensors.
+    Spectral norm is folded in, and weights are converted to float32. The configuration has the architecture, the form
+    of the input, and the digest of the tensors.
     """
     from safetensors.torch import save_file
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
+    # The tensors, without the parameters of spectral norm.
     folded = fold_spectral_norm(network).float()
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in folded.state_dict().items()}
     save_file(tensors, folder / TENSORS)
@@ -70,28 +72,32 @@ def save_model(network: Generator, folder: str | Path) -> None:
         "output": "RGB, float in [0, 1], (B, 3, H, W), the whole picture",
         "sha256": {TENSORS: _digest(folder / TENSORS)},
     }
-    # Last, and whole or not at all: a folder without it is no model.
+    # The configuration comes last, by an atomic rename: a folder without it is no model.
     unfinished = folder / f"{CONFIG}.unfinished"
     unfinished.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n", encoding="utf-8")
     unfinished.replace(folder / CONFIG)
 
 
 def load_model(folder: str | Path) -> Generator:
-    """The network in a folder that `save_model` wrote, on the CPU, in evaluation mode, without spectral norm.
+    """Loads a folder that `save_model` wrote.
 
-    Raises InputError when a file is missing, damaged, or does not fit the architecture it names.
+    The network is on the CPU, in evaluation mode, and has no spectral norm.
+
+    Raises:
+        InputError: A file is missing, damaged, or does not fit its architecture.
     """
     folder = Path(folder)
     config = _read_config(folder)
     tensors_file = folder / TENSORS
     if not tensors_file.is_file():
         raise InputError(f"{folder} has no {TENSORS}; need the folder as save_model wrote it; copy all of it")
-    found, expected = _digest(tensors_file), config["sha256"][TENSORS]
-    if found != expected:
-        raise InputError(f"{tensors_file} has sha256 {found}, need {expected}; it is damaged; copy the model again")
+    # The digest tells a damaged copy from a good one.
+    digest, expected = _digest(tensors_file), config["sha256"][TENSORS]
+    if digest != expected:
+        raise InputError(f"{tensors_file} has sha256 {digest}, need {expected}; it is damaged; copy the model again")
     tensors: Any = read_tensor_file(tensors_file, advice="save the model again")
     architecture = replace(Architecture.from_dict(config["architecture"]), spectral_norm="none")
-    # On the meta device nothing is allocated or drawn for weights that are replaced at once.
+    # On the meta device no weights are allocated or initialised; the file's tensors replace them.
     with torch.device("meta"):
         network = isnet.build_from(architecture)
     try:
@@ -109,17 +115,13 @@ def _read_config(folder: Path) -> Mapping[str, Any]:
         raise InputError(f"{folder} has no {CONFIG}; need a folder that save_model finished writing") from None
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise InputError(f"{file} cannot be read ({error}); save the model again") from error
-    known = config.get("format") if isinstance(config, Mapping) else None
-    if known != FORMAT:
+    version = config.get("format") if isinstance(config, Mapping) else None
+    if version != FORMAT:
         raise InputError(
-            f"{file} says format {known!r}; this version reads {FORMAT!r}; save the model with this version"
+            f"{file} says format {version!r}; this version reads {FORMAT!r}; save the model with this version"
         )
-    digests = config.get("sha256")
-    if (
-        not isinstance(config.get("architecture"), Mapping)
-        or not isinstance(digests, Mapping)
-        or TENSORS not in digests
-    ):
+    architecture, digests = config.get("architecture"), config.get("sha256")
+    if not isinstance(architecture, Mapping) or not isinstance(digests, Mapping) or TENSORS not in digests:
         raise InputError(f"{file} lacks the architecture or the digest of {TENSORS}; save the model again")
     return config  # type: ignore[no-any-return]
 

@@ -1,1 +1,1 @@
-"""Weights in the formats of others: the author's release, safetensors, ONNX."""
+"""Weights in foreign formats: the author's release, safetensors, ONNX."""

@@ -1,9 +1,9 @@
-"""Reads the checkpoints of the paper's own release: which of its tensors is which of ours.
+"""Reads the checkpoints of the paper's release.
 
-The release saved `NAME_N_gen.pth` and loaded `NAME_gen.pth`; the file holds a state dict, bare or under `generator` or
-`discriminator` beside an iteration, of plain or `module.`-wrapped networks, with spectral norm as `weight_orig`,
-`weight_u`, `weight_v`, as today's `parametrizations.weight`, or folded away. All of these are read, none is unpickled
-as code. Not covered: our own format (weights.py).
+The release saved `NAME_N_gen.pth` and loaded `NAME_gen.pth`. The file is a state dict, bare or under `generator` or
+`discriminator` beside an iteration. The network may be plain or wrapped (`module.`). Spectral norm is stored as
+`weight_orig`, `weight_u`, `weight_v`, as today's `parametrizations.weight`, or folded away. All of these are read, none
+is unpickled as code. Not covered: our own format (`isnet.weights`).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.generator import Generator
 from isnet.spectral_norm import SpectralLayer
 
-# Our module's path -> the author's; {0}, {1} are numbers found in ours.
+# Pattern of our module's path -> the author's path; {0}, {1} are the numbers that the pattern matched.
 _TWO_BRANCH_NAMES = {
     r"stem\.shortcut": "layer1.downsample",
     r"stem\.expand": "layer1.conv_block.1",
@@ -63,8 +63,9 @@ _DISCRIMINATOR_NAMES = {
 }
 _HEADS = {"isnet": "final_layer.2", "base": "final_layer", "base_ff": "final_layer.2"}
 
-# The author's spellings of a tensor, by what it is to us.
+# The author's names of u and v, for reports.
 _VECTORS = {"u": "weight_u", "v": "weight_v"}
+# End of a tensor's name in a checkpoint -> kind of tensor.
 _SPELLINGS = {
     "weight_orig": "weight",
     "weight_u": "u",
@@ -76,27 +77,28 @@ _SPELLINGS = {
     "bias": "bias",
 }
 
-# Where the width stands in the shape of a convolution's weight: author's name -> (dimension, multiple of the width).
+# Convolutions whose weight shows the width: author's path -> (dimension, multiple of the width).
 _WIDTHS = {
     "discriminator": {"conv2.0": (1, 1), "conv1.0": (0, 1), "features.0": (0, 1), "conv3.0": (1, 2)},
     "unet_like": {"encoder.1": (0, 2), "encoder.4": (1, 2), "decoder.10": (1, 2)},
     "two branches": {"layer1.downsample": (0, 1), "layer1.conv_block.1": (0, 2), "layer1.conv_block.4": (0, 1)},
 }
-# With strict=False a file may lack parts of its network, but not nearly all of it: a few kilobytes could ask for any
-# amount of memory.
-_MOST_NUMBERS_A_NUMBER = 10
+# With strict=False a file may lack parts of its network, but not nearly all of it: a few kilobytes could otherwise
+# request any amount of memory.
+_MAX_NETWORK_TO_FILE = 10
 
 
 @dataclasses.dataclass(frozen=True)
 class ImportReport:
-    """What of a checkpoint found its place.
+    """Result of matching a checkpoint with our network.
 
-    architecture -- the network it was read as, with its options
-    iteration    -- the training step written in the file, if any
-    loaded       -- number of our tensors that were filled
-    missing      -- author's names that our network needs and the file lacks
-    unexpected   -- names in the file that our network has no place for
-    mismatched   -- (name, shape in the file, shape needed)
+    Attributes:
+        architecture: The network it was read as, with its options.
+        iteration: The training step stored in the file, if any.
+        loaded: Number of our tensors that were filled.
+        missing: Author's names that our network needs and the file lacks.
+        unexpected: Names in the file that our network does not have.
+        mismatched: (name, shape in the file, shape needed).
     """
 
     architecture: Mapping[str, Any]
@@ -108,7 +110,7 @@ class ImportReport:
 
     @property
     def fits(self) -> bool:
-        """Whether every tensor of the file has its place and every place its tensor."""
+        """True if file and network have the same tensors."""
         return not (self.missing or self.unexpected or self.mismatched)
 
     def __str__(self) -> str:
@@ -120,30 +122,36 @@ class ImportReport:
 
 
 def load_author_checkpoint(path: str | Path, *, strict: bool = True) -> Generator | Discriminator:
-    """The network the author's checkpoint `path` holds, its options read off the tensors, in evaluation mode.
+    """Loads the network of an author's checkpoint, in evaluation mode.
 
-    `path` is a file, a folder with one `*_gen.pth`, or the name without its number. The `ImportReport` is on the
-    network as `import_report`. Where something does not fit, `strict` raises InputError with the report; otherwise
-    the places without a tensor keep their fresh weights.
+    Kind, depth and width follow from the tensors. The network has the `ImportReport` as `import_report`.
+
+    Args:
+        path: A file, a folder with one `*_gen.pth`, or the name without its number.
+        strict: False keeps fresh weights where the file has no tensor that fits.
+
+    Raises:
+        InputError: The file cannot be read, or, if `strict`, does not fit; the message contains the report.
     """
     file = _resolve(Path(path))
     tensors, iteration = read_author_tensors(file)
-    options = _options_of(tensors, file)
-    # By shapes alone first: nothing is allocated for a file that does not fit.
+    options = _read_options(tensors, file)
+    # Compare the shapes first, on the meta device: nothing is allocated for a file that does not fit.
     try:
         with torch.device("meta"):
             planned = isnet.build(**options)
     except InputError as error:
         raise InputError(f"{file} holds none of the author's networks: {error}") from error
-    report = _placed(planned, tensors)[1]
+    report = _match_tensors(planned, tensors)[1]
     if strict and not report.fits:
         raise InputError(
             f"{file} does not fit: {report}; need exactly the tensors of the author's {report.architecture['name']}; "
             "pass strict=False to take what fits"
         )
     need, got = planned.num_parameters(), sum(value.numel() for value in tensors.values())
-    if need > _MOST_NUMBERS_A_NUMBER * got:
+    if need > _MAX_NETWORK_TO_FILE * got:
         raise InputError(f"{file} holds {got} numbers of a network of {need}; need most of it; is the file complete?")
+    # Build the network and copy what fits.
     network: Generator | Discriminator = isnet.build(**options)
     report = dataclasses.replace(apply_author_tensors(network, tensors), iteration=iteration)
     network.import_report = report  # type: ignore[assignment]
@@ -151,82 +159,99 @@ def load_author_checkpoint(path: str | Path, *, strict: bool = True) -> Generato
 
 
 def read_author_tensors(path: str | Path) -> tuple[dict[str, Tensor], int | None]:
-    """The tensors of a checkpoint by the author's names, prefixes removed, and its iteration if it says one."""
+    """Reads a checkpoint's tensors by name, and its iteration.
+
+    The author's names, without prefixes of wrappers; None without a valid iteration.
+    """
     file = Path(path)
     content = read_tensor_file(file, advice="is it the author's file, and complete?")
     if not isinstance(content, Mapping):
         raise InputError(f"{file} holds a {type(content).__name__}; need a state dict")
+    # The state dict may be nested one level, with the iteration beside it.
     iteration = content.get("iteration", content.get("epoch"))
     for wrapper in ("generator", "discriminator", "state_dict", "model"):
         if isinstance(content.get(wrapper), Mapping):
             content = content[wrapper]
             break
     tensors = {
-        _bare(name): value for name, value in content.items() if isinstance(name, str) and isinstance(value, Tensor)
+        _without_prefixes(name): value
+        for name, value in content.items()
+        if isinstance(name, str) and isinstance(value, Tensor)
     }
     if not tensors:
         raise InputError(f"{file} holds no tensors by name (keys: {sorted(map(str, content))[:8]}); need a state dict")
     check_tensors(tensors, file)
-    known = isinstance(iteration, int | float) and math.isfinite(iteration)
-    return tensors, int(iteration) if known else None
+    valid = isinstance(iteration, int | float) and math.isfinite(iteration)
+    return tensors, int(iteration) if valid else None
 
 
 @torch.no_grad()
 def apply_author_tensors(network: nn.Module, tensors: Mapping[str, Tensor]) -> ImportReport:
-    """Copy tensors under the author's names into `network` and report what did not fit. Keeps the network's dtype.
+    """Copies the author's tensors into `network`.
 
-    A plain weight for a normalised layer counts as already divided by σ, whatever σ was: the layer's u and v are made
-    such that it computes with this very weight, until the next power iteration. A normalised weight for a plain layer
-    is folded.
+    The report lists what did not fit. The network keeps its dtype. A plain weight for a normalised layer counts as
+    already divided by its σ: u and v are set so that the layer computes with exactly this weight, until the next power
+    iteration. A normalised weight for a plain layer is folded.
     """
-    placed, report = _placed(network, tensors)
-    for ours, found in placed.items():
-        layer = network.get_submodule(ours)
-        for kind, value in _wanted(layer).items():
-            if kind in found:
-                value.copy_(found[kind])
-        if "weight" in found:
-            _settle_norm(layer, found)
+    matches, report = _match_tensors(network, tensors)
+    for path, values in matches.items():
+        layer = network.get_submodule(path)
+        targets: dict[str, Tensor] = dict(layer.named_parameters(recurse=False))
+        if isinstance(layer, SpectralLayer):
+            targets |= {"u": layer.u, "v": layer.v}
+        for kind in targets.keys() & values.keys():
+            targets[kind].copy_(values[kind])
+        if "weight" in values:
+            _match_spectral_norm(layer, values)
     return report
 
 
-def _placed(network: nn.Module, tensors: Mapping[str, Tensor]) -> tuple[dict[str, dict[str, Tensor]], ImportReport]:
-    """For each of our layers what fits it, by kind, and the report. Looks at names and shapes alone."""
-    left = dict(tensors)
-    # The first convolution of the discriminator stands twice in the author's state dicts, one tensor, two names.
+def _match_tensors(
+    network: nn.Module, tensors: Mapping[str, Tensor]
+) -> tuple[dict[str, dict[str, Tensor]], ImportReport]:
+    """Matches tensors with layers by name and shape.
+
+    Returns the tensors by path and kind, and the report. Uses names and shapes alone, so that `network` may be on the
+    meta device.
+    """
+    unused = dict(tensors)
+    # The author's state dicts have the discriminator's first convolution twice: one tensor, two names.
     for spelling in _SPELLINGS:
-        first = left.pop(f"conv1.0.{spelling}", None)
+        first = unused.pop(f"conv1.0.{spelling}", None)
         if first is not None:
-            left.setdefault(f"features.0.{spelling}", first)
-    placed: dict[str, dict[str, Tensor]] = {}
+            unused.setdefault(f"features.0.{spelling}", first)
+    matches: dict[str, dict[str, Tensor]] = {}
     missing, mismatched = [], []
-    for ours, theirs in author_names(network).items():
-        layer = network.get_submodule(ours)
-        found: dict[str, tuple[str, Tensor]] = {}
+    for path, author_path in author_names(network).items():
+        layer = network.get_submodule(path)
+        # Kind -> (name, tensor); the first spelling of a kind counts.
+        named: dict[str, tuple[str, Tensor]] = {}
         for spelling, kind in _SPELLINGS.items():
-            if kind not in found and (name := f"{theirs}.{spelling}") in left:
-                found[kind] = (name, left.pop(name))
+            if kind not in named and (name := f"{author_path}.{spelling}") in unused:
+                named[kind] = (name, unused.pop(name))
+        # Shapes needed: our parameters, and u and v where the file has spectral norm.
         shapes = {kind: tuple(value.shape) for kind, value in layer.named_parameters(recurse=False)}
-        if {"u", "v"} & set(found) or ("weight" in found and found["weight"][0] != f"{theirs}.weight"):
+        if {"u", "v"} & set(named) or ("weight" in named and named["weight"][0] != f"{author_path}.weight"):
             rows, columns = _matrix(layer).shape
             shapes |= {"u": (rows,), "v": (columns,)}
-        missing += [f"{theirs}.{_VECTORS.get(kind, kind)}" for kind in shapes if kind not in found]
-        wrong = [kind for kind in shapes if kind in found and tuple(found[kind][1].shape) != shapes[kind]]
-        mismatched += [(found[kind][0], tuple(found[kind][1].shape), shapes[kind]) for kind in wrong]
-        left |= {name: value for kind, (name, value) in found.items() if kind not in shapes}
-        placed[ours] = {kind: found[kind][1] for kind in shapes if kind in found and kind not in wrong}
-    return placed, ImportReport(
+        missing += [f"{author_path}.{_VECTORS.get(kind, kind)}" for kind in shapes if kind not in named]
+        wrong = [kind for kind in shapes if kind in named and tuple(named[kind][1].shape) != shapes[kind]]
+        mismatched += [(named[kind][0], tuple(named[kind][1].shape), shapes[kind]) for kind in wrong]
+        # A kind that the layer does not have, such as an extra bias, is reported as unexpected.
+        unused |= {name: value for kind, (name, value) in named.items() if kind not in shapes}
+        matches[path] = {kind: named[kind][1] for kind in shapes if kind in named and kind not in wrong}
+    return matches, ImportReport(
         architecture=_describe(network),
         iteration=None,
-        loaded=sum(len(found) for found in placed.values()),
+        loaded=sum(len(values) for values in matches.values()),
         missing=tuple(missing),
-        unexpected=tuple(left),
+        unexpected=tuple(unused),
         mismatched=tuple(mismatched),
     )
 
 
 def author_names(network: nn.Module) -> dict[str, str]:
-    """For each convolution of `network`, by its path, the author's path."""
+    """Maps the path of each convolution to the author's."""
     if isinstance(network, Discriminator):
         table = _DISCRIMINATOR_NAMES
     elif isinstance(network, Generator) and network.architecture.name == "unet_like":
@@ -236,47 +261,42 @@ def author_names(network: nn.Module) -> dict[str, str]:
     else:
         raise InputError(f"{type(network).__name__} is none of the author's networks; build it with isnet.build")
     names = {}
-    for ours, module in network.named_modules():
+    for path, module in network.named_modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            found = ((re.fullmatch(pattern, ours), theirs) for pattern, theirs in table.items())
-            names[ours] = next(theirs.format(*match.groups()) for match, theirs in found if match)
+            matches = ((re.fullmatch(pattern, path), author_path) for pattern, author_path in table.items())
+            names[path] = next(author_path.format(*match.groups()) for match, author_path in matches if match)
     return names
 
 
-def _wanted(layer: nn.Module) -> dict[str, Tensor]:
-    wanted: dict[str, Tensor] = dict(layer.named_parameters(recurse=False))
-    if isinstance(layer, SpectralLayer):
-        wanted |= {"u": layer.u, "v": layer.v}
-    return wanted
-
-
 def _matrix(layer: nn.Module) -> Tensor:
-    """A convolution's weight as spectral norm sees it, (output channels, everything else)."""
+    """Weight of a convolution as (output channels, all others)."""
     assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
     return layer.weight.transpose(0, 1 if isinstance(layer, nn.ConvTranspose2d) else 0).flatten(1)
 
 
-def _settle_norm(layer: nn.Module, found: Mapping[str, Tensor]) -> None:
-    """Where exactly one side has spectral norm, make the layer's function that of the file."""
-    if isinstance(layer, SpectralLayer) and not {"u", "v"} & set(found):
+def _match_spectral_norm(layer: nn.Module, values: Mapping[str, Tensor]) -> None:
+    """Keeps the function if exactly one side has spectral norm."""
+    if isinstance(layer, SpectralLayer) and not {"u", "v"} & set(values):
         layer.set_exact_vectors()
-        # The largest singular value of W/(uᵀWv) is above 1 wherever u and v lagged behind W, as in training they do;
-        # dividing by it again would be another network. By the length of v our own uᵀWv is 1.
+        # The largest singular value of W/(uᵀWv) is above 1 where u and v lagged behind W, as they do in training.
+        # Division by it would change the network. So v is scaled until our own uᵀWv is 1.
         layer.v.div_(layer.sigma())
-    if not isinstance(layer, SpectralLayer) and {"u", "v"} <= set(found):
+    # The other way round: fold σ = uᵀWv into the weight.
+    if not isinstance(layer, SpectralLayer) and {"u", "v"} <= set(values):
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
         matrix = _matrix(layer)
-        layer.weight.div_(found["u"].to(matrix) @ matrix @ found["v"].to(matrix))
+        layer.weight.div_(values["u"].to(matrix) @ matrix @ values["v"].to(matrix))
 
 
-def _options_of(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
-    """For `isnet.build`: the kind, depth and width that the names and shapes of `tensors` show.
+def _read_options(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
+    """Options for `isnet.build`, from the names and shapes of `tensors`.
 
-    What is not to be seen has its default; the report then says what the file lacks.
+    An option that they do not show has its default; the report then lists what the file lacks.
     """
     layers = {_layer_of(name) for name in tensors}
     shapes = {_layer_of(name): tuple(value.shape) for name, value in tensors.items() if value.ndim == 4}
     normalised = any(name.endswith((".weight_u", ".0._u")) for name in tensors)
+    # Names that only one kind of network has.
     if layers & set(_DISCRIMINATOR_NAMES.values()):
         return {"name": "discriminator", "spectral": normalised, **_width(shapes, "discriminator")}
     if any(layer.startswith("encoder.") for layer in layers):
@@ -290,7 +310,7 @@ def _options_of(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
     return {
         "name": "isnet" if "up_layer.0.0" in layers else "base" if "final_layer" in layers else "base_ff",
         "blocks": _count(layers, r"stage0\.branches\.0\.(\d+)\.conv_block\.1"),
-        # Folded weights are those of ordinary convolutions.
+        # Folded weights belong to ordinary convolutions.
         "spectral_norm": "released" if normalised else "none",
         **_width(shapes, "two branches"),
         **_channels(shapes, "layer1.downsample"),
@@ -298,9 +318,11 @@ def _options_of(tensors: Mapping[str, Tensor], file: Path) -> dict[str, Any]:
 
 
 def _width(shapes: Mapping[str, tuple[int, ...]], kind: str) -> dict[str, int]:
-    places = _WIDTHS[kind].items()
-    found = [shapes[layer][dim] // multiple for layer, (dim, multiple) in places if layer in shapes]
-    return {"width": found[0]} if found else {}
+    # The first convolution that the file has decides.
+    for layer, (dim, multiple) in _WIDTHS[kind].items():
+        if layer in shapes:
+            return {"width": shapes[layer][dim] // multiple}
+    return {}
 
 
 def _channels(shapes: Mapping[str, tuple[int, ...]], first: str) -> dict[str, int]:
@@ -308,7 +330,7 @@ def _channels(shapes: Mapping[str, tuple[int, ...]], first: str) -> dict[str, in
 
 
 def _layer_of(name: str) -> str:
-    for spelling in sorted(_SPELLINGS, key=len, reverse=True):
+    for spelling in _SPELLINGS:
         if name.endswith(f".{spelling}"):
             return name.removesuffix(f".{spelling}")
     return name
@@ -324,14 +346,15 @@ def _describe(network: nn.Module) -> Mapping[str, Any]:
     return {"name": "discriminator", "width": getattr(network, "width", None)}
 
 
-def _bare(name: str) -> str:
+def _without_prefixes(name: str) -> str:
+    # Prefixes of DataParallel and torch.compile, in any order.
     while name.startswith(("module.", "_orig_mod.")):
         name = name.partition(".")[2]
     return name
 
 
 def _resolve(path: Path) -> Path:
-    """The file itself, or the newest of `NAME_N_gen.pth` for a folder or for `NAME_gen.pth`."""
+    """Finds the newest `NAME_N_gen.pth` of a folder or of `NAME_gen.pth`."""
     if path.is_file():
         return path
     if path.is_dir():
@@ -341,12 +364,10 @@ def _resolve(path: Path) -> Path:
             raise InputError(f"{path} holds checkpoints of {sorted(names)}; need one; name the file")
     else:
         head, separator, tail = path.name.rpartition("_")
-        candidates = [
-            file
-            for file in path.parent.glob(f"{head}_*_{tail}")
-            if re.fullmatch(rf".*_\d+_{re.escape(tail)}", file.name)
-        ]
-        candidates = candidates if separator else []
+        # The glob also matches longer names without a number.
+        numbered = re.compile(rf".*_\d+_{re.escape(tail)}")
+        files = path.parent.glob(f"{head}_*_{tail}") if separator else ()
+        candidates = [file for file in files if numbered.fullmatch(file.name)]
     if not candidates:
         raise InputError(f"no checkpoint at {path}; need the author's .pth file, or a folder with one *_gen.pth")
     return max(candidates, key=_number)

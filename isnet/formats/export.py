@@ -1,8 +1,8 @@
-"""Generators for other runtimes: ONNX and torch.export, any batch and size, each compared with the network it is of.
+"""Exports generators to ONNX and torch.export, with dynamic sizes.
 
-The files take `image` (B, 3, H, W) in [0, 1] and `mask` (B, 1, H, W), 1 valid and 0 hole, and give `prediction`. Height
-and width must be multiples of the network's `size_multiple`, which a runtime may not check.
-Not covered: reading `.pt2` back. torch's reader unpickles parts of it, so use it on files of your own only.
+Each file is compared with its network. The files take `image` (B, 3, H, W) in [0, 1] and `mask` (B, 1, H, W), 1 valid
+and 0 hole, and give `prediction`. Height and width must be multiples of the network's `size_multiple`, which a runtime
+may not check. Not covered: reading `.pt2` back. torch's reader unpickles parts of it, so use it only on your own files.
 """
 
 from __future__ import annotations
@@ -21,20 +21,22 @@ from isnet.spectral_norm import fold_spectral_norm
 
 LARGEST_SIDE = 16384
 LARGEST_BATCH = 4096
-# float32 sums in another order; images have 255 steps of 4e-3.
+# Runtimes sum float32 in another order; the steps of 8-bit images are 4e-3.
 TOLERANCE = 1e-4
 
 
 class ExportMismatch(RuntimeError):
-    """An exported file computes something else than its network. The file is removed."""
+    """Reports an exported file that differs from its network."""
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """What was written and how near it is.
+    """Result of an export and its comparison.
 
-    shapes                 -- (batch, height, width) at which it was compared, none of them the one it was traced at
-    max_absolute_difference -- the largest over all shapes, of values in [0, 1]
+    Attributes:
+        path: The file.
+        shapes: (batch, height, width) of the comparisons, none of them the traced one.
+        max_absolute_difference: Maximum over all shapes, of values in [0, 1].
     """
 
     path: Path
@@ -43,10 +45,11 @@ class ExportReport:
 
 
 def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLERANCE) -> ExportReport:
-    """Write `network` as ONNX with dynamic batch and size, and run it with onnxruntime against the network.
+    """Writes `network` as ONNX, and compares it in onnxruntime.
 
-    Raises ExportMismatch beyond `tolerance`, InputError for a missing folder or when onnx, onnxscript or onnxruntime is
-    not installed.
+    Raises:
+        ExportMismatch: The results differ by more than `tolerance`.
+        InputError: The folder is missing, or onnx, onnxscript or onnxruntime is not installed.
     """
     try:
         import onnx
@@ -57,7 +60,7 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
     path = _writable(path)
     folded = _folded_float(network)
     with warnings.catch_warnings():
-        # The exporter's own deprecations; nothing a caller could do about them.
+        # The exporter warns about deprecations in its own code.
         warnings.simplefilter("ignore")
         torch.onnx.export(
             _program(folded),
@@ -69,6 +72,7 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
             verbose=False,
         )
     _name_dimensions(path, onnx)
+    # Compare the file as other programs run it.
     session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
 
     def run(image: Tensor, mask: Tensor) -> Tensor:
@@ -78,13 +82,15 @@ def export_onnx(network: Generator, path: str | Path, *, tolerance: float = TOLE
 
 
 def export_program(network: Generator, path: str | Path, *, tolerance: float = TOLERANCE) -> ExportReport:
-    """Write `network` as a torch.export program (.pt2) with dynamic batch and size, compared with the network.
+    """Writes `network` as a torch.export program, and compares it.
 
-    Raises ExportMismatch beyond `tolerance`, InputError for another suffix or a missing folder.
+    Raises:
+        ExportMismatch: The results differ by more than `tolerance`.
+        InputError: The suffix is not .pt2, or the folder is missing.
     """
     path = _writable(path)
     if path.suffix != ".pt2":
-        raise InputError(f"program file is {path.name!r}; need a name that ends in .pt2, as torch.export.load wants")
+        raise InputError(f"program file is {path.name!r}; need a name that ends in .pt2, as torch.export.load requires")
     folded = _folded_float(network)
     program = _program(folded)
     torch.export.save(program, path)
@@ -92,7 +98,7 @@ def export_program(network: Generator, path: str | Path, *, tolerance: float = T
 
 
 def _writable(path: str | Path) -> Path:
-    """Looked at before the export's seconds of work."""
+    """Checks the path before the export, which takes seconds."""
     path = Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise InputError(f"{path} cannot be written; need a file name in a folder that exists; make the folder first")
@@ -104,13 +110,16 @@ def _folded_float(network: Generator) -> Generator:
 
 
 def _program(network: Generator) -> torch.export.ExportedProgram:
-    """The network as a graph whose batch, height and width are free; the sides in steps of `size_multiple`."""
+    """Traces the network with free batch, height and width.
+
+    The sides are multiples of `size_multiple`.
+    """
     step = network.size_multiple
     batch = torch.export.Dim("batch", min=1, max=LARGEST_BATCH)
     rows = torch.export.Dim("rows", min=1, max=LARGEST_SIDE // step)
     columns = torch.export.Dim("columns", min=1, max=LARGEST_SIDE // step)
     free = {0: batch, 2: step * rows, 3: step * columns}
-    # Traced at sizes other than 1, which would be taken for constants, and different from each other.
+    # The tracer would treat sizes of 1, or equal sizes, as constants.
     example = _example(network, (2, 3 * step, 4 * step))
     return torch.export.export(network, example, dynamic_shapes=(free, dict(free)))
 
@@ -125,16 +134,22 @@ def _example(network: Generator, shape: tuple[int, int, int]) -> tuple[Tensor, T
 
 
 @torch.no_grad()
-def verify_export(network: Generator, run: Callable[[Tensor, Tensor], Tensor], path: Path, tolerance: float) -> ExportReport:
-    """Run both on sizes other than the traced one; beyond `tolerance` remove `path` and raise ExportMismatch."""
+def verify_export(
+    network: Generator, run: Callable[[Tensor, Tensor], Tensor], path: Path, tolerance: float
+) -> ExportReport:
+    """Compares `run` with `network` on sizes not traced.
+
+    Raises:
+        ExportMismatch: They differ by more than `tolerance`; `path` is removed.
+    """
     step = network.size_multiple
     shapes = ((1, 4 * step, 4 * step), (3, 2 * step, 5 * step))
     differences = []
     for shape in shapes:
         image, mask = _example(network, shape)
         differences.append((run(image, mask) - network(image, mask)).abs().max())
-    # torch's maximum of NaN is NaN, and NaN is no difference within tolerance.
     difference = float(torch.stack(differences).max())
+    # `not <=` also refuses NaN, which torch's maximum keeps.
     if not difference <= tolerance:
         path.unlink()
         raise ExportMismatch(f"{path} differs by {difference:.3g} from the network it was exported from; removed")
@@ -142,7 +157,7 @@ def verify_export(network: Generator, run: Callable[[Tensor, Tensor], Tensor], p
 
 
 def _name_dimensions(path: Path, onnx: object) -> None:
-    """Give the free dimensions the names a reader of the model expects, instead of the tracer's."""
+    """Renames the tracer's free dimensions to batch, height and width."""
     model = onnx.load(path)  # type: ignore[attr-defined]
     for value in [*model.graph.input, *model.graph.output]:
         dims = value.type.tensor_type.shape.dim

@@ -1,9 +1,9 @@
-"""Files of tensors from elsewhere: read without running anything in them, refused in a sentence, never believed.
+"""Reads untrusted tensor files without executing code.
 
-    content = read_tensor_file(path, advice="fetch it again")     # what a .safetensors or a .pth file holds
-    check_tensors(tensors, path)                                  # ordinary, finite, and as large as they claim
+    content = read_tensor_file(path, advice="fetch it again")     # the content of a .safetensors or .pth file
+    check_tensors(tensors, path)                                  # dense, finite, and as large as they claim
 
-Not covered: what the tensors are for (author.py, perceptual.py, metrics_perceptual.py, weights.py).
+Not covered: the use of the tensors (`isnet.formats.author`, `isnet.perceptual`, `isnet.weights`).
 """
 
 from __future__ import annotations
@@ -23,20 +23,10 @@ from isnet.errors import InputError
 
 # What torch's restricted unpickler and the reader of safetensors raise on bytes that are no weights.
 _READ_ERRORS = (
-    OSError,
-    RuntimeError,
-    EOFError,
-    ValueError,
-    ArithmeticError,
-    LookupError,
-    TypeError,
-    AttributeError,
-    AssertionError,
-    MemoryError,
-    struct.error,
-    zipfile.BadZipFile,
-    SafetensorError,
+    *(OSError, RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
+    *(AssertionError, MemoryError, struct.error, zipfile.BadZipFile, SafetensorError),
 )
+# Types of weights: real numbers.
 _NUMBERS = {
     *(torch.float32, torch.float64, torch.float16, torch.bfloat16),
     *(torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64),
@@ -44,13 +34,17 @@ _NUMBERS = {
 
 
 def read_tensor_file(path: Path, *, advice: str) -> object:
-    """What `path` holds, on the CPU; InputError, ending in `advice`, for a file that cannot be read or holds code."""
+    """Reads a .safetensors or .pth file, onto the CPU.
+
+    Raises:
+        InputError: The file cannot be read or holds code; the message ends in `advice`.
+    """
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
         content: object = torch.load(path, map_location="cpu", weights_only=True)
         return content
-    # Neither sentence quotes torch: its texts advise reading the file with weights_only=False, which would run it.
+    # No message quotes torch: its texts advise weights_only=False, which would execute the file.
     except pickle.UnpicklingError as error:
         raise InputError(
             f"{path} cannot be read: it is damaged or holds more than tensors; nothing was executed; "
@@ -62,8 +56,9 @@ def read_tensor_file(path: Path, *, advice: str) -> object:
 
 
 def check_tensors(tensors: Mapping[str, Tensor], path: Path) -> None:
-    """Raise InputError unless all are dense tensors of finite real numbers that the file really holds."""
+    """Refuses tensors that are not dense, finite and real."""
     for name, value in tensors.items():
+        # Sparse, quantised or complex tensors, and those of the meta device.
         kind = "without numbers" if value.is_meta else f"{value.layout}, {value.dtype}"
         if value.is_meta or value.layout != torch.strided or value.dtype not in _NUMBERS:
             raise InputError(f"{path}: {name} is a tensor {kind}; need dense real numbers; save the state dict again")

@@ -43,7 +43,7 @@ class Classical(Filler):
 
     @abstractmethod
     def _fill(self, rgb_HW3: Rgb, hole_HW: Hole) -> NDArray[np.floating]:
-        """Predicts RGB (H, W, 3) from a picture with a gray hole.
+        """Predicts RGB (H, W, 3) for a gray hole.
 
         The hole is neither empty nor the whole picture.
         """

@@ -37,7 +37,10 @@ class Filler(ABC):
 
     @final
     def __call__(self, image_HW3: NDArray[np.uint8], hole_HW: Hole) -> NDArray[np.uint8]:
-        """Fills the hole of uint8 (H, W, 3); known pixels stay."""
+        """Fills the hole in uint8 (H, W, 3).
+
+        Known pixels stay bit-identical.
+        """
         if image_HW3.dtype != np.uint8 or image_HW3.ndim != 3 or image_HW3.shape[2] != 3:
             raise InputError(
                 f"image has shape {image_HW3.shape} and dtype {image_HW3.dtype}; need uint8 (H, W, 3); "
