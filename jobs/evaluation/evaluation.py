@@ -1,8 +1,7 @@
 """Evaluations: means by hole ratio, intervals, costs, comparisons.
 
-Every model of a comparison is measured on the same list of pairs, so differences are computed pair by pair. An
-evaluation is a JSON object: gates read it, and model versions keep it. Scores are measured in `jobs.evaluation.scores`
-and shown in `jobs.evaluation.report`.
+All models of a comparison are measured on the same list of pairs, so differences are computed pair by pair. An
+evaluation is a JSON object: gates read it, and model versions keep it.
 """
 
 from __future__ import annotations
@@ -33,16 +32,10 @@ BETTER = {"psnr": "higher", "ssim": "higher", "l1_percent": "lower", "l1_hole": 
 
 @dataclass(frozen=True)
 class Protocol:
-    """Data and settings shared by all models of a comparison.
+    """Data and settings shared by all models of a comparison."""
 
-    Attributes:
-        name: dataset, as typed.
-        masks: generator or mask dataset, as typed.
-        eval_set: data and definition of the metrics.
-    """
-
-    name: str
-    masks: str
+    name: str  # dataset, as typed
+    masks: str  # generator or mask dataset, as typed
     eval_set: EvalSet
 
     @property
@@ -81,9 +74,6 @@ def make_protocol(
         definition: of the metrics, see `isnet.metrics`.
         loading: how mask files are resized.
         pictures: number of pictures, taken evenly over the dataset; None takes all.
-
-    Raises:
-        UserError: a number is out of range, or a dataset is missing, empty or of the other kind.
     """
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
@@ -110,15 +100,9 @@ def make_protocol(
 
 
 def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
-    """Scores a model and summarises the scores.
-
-    Args:
-        model: model to measure.
-        protocol: data and settings.
-        context: opens the model in Ray tasks.
-        tasks: number of Ray tasks at once; 0 for this process.
-    """
+    """Scores a model here, or in `tasks` Ray tasks."""
     if tasks:
+        # Tasks open the model by its address, so they need the context.
         assert context is not None, "tasks open the model by its address"
         scores = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
     else:
@@ -174,31 +158,22 @@ def _intervals(scores: Sequence[Score]) -> dict[str, list[float] | None]:
 
 
 def _cost(model: Model, scores: Sequence[Score], size: int) -> dict[str, float | int | None]:
-    """Costs of a model.
-
-    Returns:
-        parameters; memory_bytes: estimated maximum of weights and activations; latency_ms: median of a picture on this
-        machine; package_bytes.
-    """
     # Without the first prediction of the process, which includes initialisation.
     seconds = [score.seconds for score in scores][1:] or [score.seconds for score in scores]
     return {
         "parameters": model.parameters,
+        # An estimated maximum of weights and activations.
         "memory_bytes": inference_bytes(model.architecture, size=size) if model.architecture else None,
-        "latency_ms": 1000 * statistics.median(seconds),
+        "latency_ms": 1000 * statistics.median(seconds),  # of a picture on this machine
         "package_bytes": model.package_bytes,
     }
 
 
 def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[str, dict[str, Any]]]:
-    """Compares two models pair by pair.
-
-    Args:
-        ours: scores of the first model; its bins group the pairs.
-        theirs: scores of the second model on the same list of pairs.
+    """Compares two models pair by pair; ours minus theirs.
 
     Returns:
-        {bin: {metric: comparison}}, the first model minus the second.
+        {bin: {metric: comparison}} by the bins of ours.
 
     Raises:
         RunFailed: the holes differ, because the dataset or its masks were changed between the measurements.
@@ -217,10 +192,6 @@ def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[st
 
 
 def _compare_metric(ours: Sequence[Score], theirs: Sequence[Score], metric: str) -> dict[str, Any]:
-    """Compares one metric, ours minus theirs.
-
-    `p_better` is the probability of an improvement of at least this size if the models were equally good.
-    """
     comparison = significance.compare(
         [getattr(score, metric) for score in ours],
         [getattr(score, metric) for score in theirs],
@@ -231,6 +202,7 @@ def _compare_metric(ours: Sequence[Score], theirs: Sequence[Score], metric: str)
     return {
         **numbers,
         "interval": None if ends is None else [ends.low, ends.high],
+        # Probability of an improvement of at least this size if the models were equally good.
         "p_better": comparison.p_greater if is_higher else comparison.p_less,
         "p_value": comparison.p_value,
     }

@@ -1,7 +1,6 @@
 """Pictures of a report: representative pairs and the worst pairs.
 
-A strip shows one pair: damaged, each other method, ours, truth, like Fig. 3 of the paper. A rule chooses the
-representative pairs: the median PSNR of ours in each of the paper's bins. Titles give the picture's key and the PSNR.
+A strip shows one pair: damaged, each other method, ours, truth, like Fig. 3 of the paper.
 """
 
 from __future__ import annotations
@@ -22,17 +21,15 @@ NUM_WORST = 10
 
 
 def representative_pairs(scores: Sequence[Score]) -> list[Score]:
-    """Chooses the pair of median PSNR in each bin.
-
-    The bins are the paper's, or all bins where none of the paper's has a pair. A picture that was chosen for another
-    bin is avoided if possible.
-    """
+    """Chooses the pair of median PSNR in each bin."""
+    # The paper's bins, or all bins where none of the paper's has a pair.
     bins = [name for name in PAPER_BINS if any(score.bin == name for score in scores)] or list(ALL_BINS)
     chosen: list[Score] = []
     for name in bins:
         ranked = sorted((score for score in scores if score.bin == name), key=lambda score: (score.psnr, score.pair))
         # Nearest to the median first.
         from_middle = sorted(range(len(ranked)), key=lambda rank: abs(rank - len(ranked) // 2))
+        # Prefer a picture that shows no other bin yet.
         pictures = {score.picture for score in chosen}
         unused = [ranked[rank] for rank in from_middle if ranked[rank].picture not in pictures]
         chosen += (unused or [ranked[rank] for rank in from_middle])[:1]
@@ -40,10 +37,7 @@ def representative_pairs(scores: Sequence[Score]) -> list[Score]:
 
 
 def worst_pairs(scores: Sequence[Score], count: int = NUM_WORST) -> list[Score]:
-    """Chooses the pairs of lowest PSNR, the worst first.
-
-    Of each picture only its worst pair is taken.
-    """
+    """Chooses pairs of lowest PSNR, one a picture, worst first."""
     # Sorted by PSNR, so the first score of a picture is its worst.
     by_picture: dict[int, Score] = {}
     for score in sorted(scores, key=lambda score: (score.psnr, score.pair)):
@@ -54,14 +48,8 @@ def worst_pairs(scores: Sequence[Score], count: int = NUM_WORST) -> list[Score]:
 def strips(
     pairs: Sequence[Score], eval_set: EvalSet, models: Mapping[str, Model], *, psnr: Mapping[str, Mapping[int, float]]
 ) -> list[tuple[str, Pixels]]:
-    """Draws a titled strip for each pair.
-
-    Args:
-        pairs: pairs to draw.
-        eval_set: reads the pictures and holes.
-        models: models by label, ours first.
-        psnr: PSNR by label and pair, for the titles of the panels.
-    """
+    """Draws a titled strip for each pair, ours last."""
+    # Ours is the first model. `psnr` has dB by label and pair, for the titles of the panels.
     ours, *others = models
     # In ascending order, as they lie in the shards.
     views = {view.pair: view for view in eval_set.views(sorted(score.pair for score in pairs))}

@@ -1,7 +1,6 @@
 """Records an evaluation as a run in MLflow.
 
-The run has metrics, tables, pictures, page and scores. The same models on the same list of pairs are always the same
-run. A registered version keeps its evaluation too (`registry.versions`).
+The same models on the same list of pairs are always the same run.
 """
 
 from __future__ import annotations
@@ -30,11 +29,7 @@ EXPERIMENT = "isnet-evaluations"
 
 
 def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol) -> str:
-    """Starts or reopens the evaluation's run; returns its id.
-
-    Raises:
-        UserError: MLflow does not answer.
-    """
+    """Starts or reopens the evaluation's run; returns its id."""
     pairing = protocol.eval_set.pairing
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
@@ -68,25 +63,16 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
 
 
 def run_result(run_id: str, report: Report, folder: Path, attachments: Sequence[VersionAttachment]) -> RunResult:
-    """Collects the run's metrics, files and attachments to versions.
-
-    Args:
-        run_id: run in MLflow.
-        report: gives the metrics and the description.
-        folder: its files become artifacts.
-        attachments: evaluations of registered versions.
-    """
+    """Collects the run's metrics, files and attachments to versions."""
     # MLflow's page of a run begins with its description.
     tags = {"mlflow.note.content": _note(report)}
     return RunResult(run_id, folder, _metrics(report), tags, attachments=attachments)
 
 
 def fail_run(context: Context, run_id: str) -> None:
-    """Closes the run of an evaluation that was interrupted.
-
-    An unreachable server is ignored: the evaluation's own error is raised.
-    """
+    """Closes the run of an interrupted evaluation."""
     try:
+        # Where the server is unreachable, the evaluation's own error counts.
         end_run(context.tracking_server, run_id, "FAILED")
     except UserError:
         return
@@ -106,11 +92,10 @@ def _metrics(report: Report) -> dict[str, float]:
 
 
 def _keys(labels: Iterable[str]) -> dict[str, str]:
-    """Makes a unique metric prefix of each label.
-
-    MLflow restricts names of metrics. With one prefix for two labels one model's metrics would replace the other's.
-    """
+    """Makes a unique metric prefix of each label."""
+    # MLflow restricts names of metrics.
     keys = {label: re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100] for label in labels}
+    # With one prefix for two labels one model's metrics would replace the other's.
     shared = {key for key, times in Counter(keys.values()).items() if times > 1}
     # Labels may differ only beyond the first 100 characters, such as two steps of a run in a deep folder.
     return {

@@ -1,10 +1,7 @@
 """Opens models by their address.
 
-    models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · untrained:PRESET ·
-    classical:mean|telea|ns|biharmonic
-
-An address names a registered version, a run, a checkpoint, the author's file, or a method without weights. Each is
-opened as a `Model`, which fills holes.
+models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · untrained:PRESET ·
+classical:mean|telea|ns|biharmonic
 """
 
 from __future__ import annotations
@@ -39,27 +36,16 @@ from trainplane.train.checkpoint.state import restore
 
 @dataclass(frozen=True)
 class Model:
-    """A model that fills holes.
+    """A model that fills holes."""
 
-    Attributes:
-        address: as typed.
-        filler: fills holes.
-        size: side of the square to evaluate on, pixels; None if the model does not define it.
-        pinned: address of the same version or checkpoint for ever, without an alias.
-        architecture: None for a method without a network.
-        parameters: number of parameters; None for a method without a network.
-        steps: trained steps; None if unknown.
-        package_bytes: size of the registered package; None if it is not registered.
-    """
-
-    address: str
+    address: str  # as typed
     filler: Filler
-    size: int | None = None
-    pinned: str = ""
-    architecture: Architecture | None = None
+    size: int | None = None  # side of the square to evaluate on, pixels; None if the model does not define it
+    pinned: str = ""  # address of the same version or checkpoint for ever, without an alias
+    architecture: Architecture | None = None  # None, like `parameters`, for a method without a network
     parameters: int | None = None
-    steps: int | None = None
-    package_bytes: int | None = None
+    steps: int | None = None  # trained steps; None if unknown
+    package_bytes: int | None = None  # None if the model is not registered
 
     def __post_init__(self) -> None:
         if not self.pinned:
@@ -79,11 +65,7 @@ def network_model(address: str, network: Generator, **attributes: Any) -> Model:
 
 
 def open_model(address: str, context: Context) -> Model:
-    """Opens the model of an address.
-
-    Raises:
-        UserError: this is not the address of a model.
-    """
+    """Opens the model of an address."""
     # Methods and networks that are not in MLflow.
     if address.startswith("classical:"):
         return Model(address, classical(address.removeprefix("classical:")))
@@ -147,11 +129,7 @@ def eval_generator(task: ISNetTask) -> Generator:
 
 
 def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
-    """Restores a task from its checkpoint, on the CPU.
-
-    Args:
-        address: a run's folder, for its newest checkpoint, or one step in it.
-    """
+    """Restores a run's newest checkpoint, or one step, on CPU."""
     store, checkpoint = checkpoints.open_address(address)
     loaded = checkpoints.read(store, checkpoint)
     task = ISNetTask(_without_vgg(build(ISNetTask.Config, loaded.meta["config"])), torch.device("cpu"))
@@ -160,10 +138,7 @@ def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
 
 
 def _without_vgg(config: Any) -> Any:
-    """Removes the losses that need VGG.
-
-    VGG's weights are not in the checkpoint, and filling holes does not need them.
-    """
+    """Removes the losses that need VGG: checkpoints lack its weights."""
     return config.model_copy(update={"loss": config.loss.model_copy(update={"perceptual": 0.0, "style": 0.0})})
 
 
@@ -181,16 +156,10 @@ _open_models: dict[str, Model] = {}
 
 @contextmanager
 def worker_model(address: str, portable_context: tuple[Context, dict[str, str]]) -> Iterator[Model]:
-    """Opens a model in a worker process.
-
-    The process keeps it for its next shares; another model replaces it.
-
-    Args:
-        address: pinned address of the model.
-        portable_context: context and environment from `worker_pool.portable`.
-    """
+    """Opens a model by pinned address in a worker process."""
     context, environment = portable_context
     os.environ.update(environment)
+    # The process keeps the model for its next shares; another model replaces it.
     if address not in _open_models:
         _open_models.clear()
         # A task has one processor.

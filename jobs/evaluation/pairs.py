@@ -1,9 +1,8 @@
 """Pairs of held-out pictures and holes for an evaluation.
 
-The list is the same for every model and is identified by its digest. With a mask dataset each picture gets one mask,
-drawn without replacement from a seeded permutation of all masks (another permutation for each round). With a generator
-each picture gets one hole of each ratio bin. The list is stored under its digest. Pictures and holes are read in
-`jobs.evaluation.scores`.
+The list is the same for every model, identified by its digest and stored under it. With a mask dataset each picture
+gets one mask, drawn without replacement from a seeded permutation of all masks (another one for each round). With a
+generator each picture gets one hole of each ratio bin.
 """
 
 from __future__ import annotations
@@ -25,23 +24,14 @@ FORMAT = 2
 
 @dataclass(frozen=True)
 class Pairing:
-    """List of pairs.
+    """List of pairs."""
 
-    Attributes:
-        dataset_digest: of the pictures.
-        masks: name of a generator, or digest of a mask dataset.
-        size: side of pictures and holes, pixels.
-        seed: of the permutations, or of the generator.
-        loading: how mask files are resized.
-        pairs: numbers of picture and hole.
-    """
-
-    dataset_digest: str
+    dataset_digest: str  # of the pictures
     masks: str
     size: int
     seed: int
     loading: Loading
-    pairs: tuple[tuple[int, int], ...]
+    pairs: tuple[tuple[int, int], ...]  # numbers of picture and hole
 
     def to_json(self) -> bytes:
         """Returns canonical JSON, the digest's input."""
@@ -110,10 +100,7 @@ def _spread(count: int, limit: int | None) -> list[int]:
 
 
 def _without_replacement(pictures: int, masks: int, seed: int) -> list[int]:
-    """Draws a mask for each picture, permutation by permutation.
-
-    The numbers of times that two masks are used differ by one at most.
-    """
+    # The numbers of times that two masks are used differ by one at most.
     # Rounded up: the last permutation is used in part.
     rounds = -(-pictures // masks)
     permutations = [

@@ -1,9 +1,8 @@
 """Tables 1 to 4 of the paper beside our evaluations.
 
-Notes list the differences between both. Li et al., ICIP 2020. The rows for ISNet use the author's definitions
-(`isnet.metrics`, definition `isnet`). Rows of Tables 3 and 4 for other methods were copied from EdgeConnect, which
-defines PSNR, SSIM and L1 differently. The author's loader makes the holes of test masks smaller (`isnet.mask_files`).
-So none of these numbers is a target by itself.
+Li et al., ICIP 2020. The rows for ISNet use the author's definitions (`isnet.metrics`, definition `isnet`). Rows of
+Tables 3 and 4 for other methods were copied from EdgeConnect, which defines PSNR, SSIM and L1 differently. The author's
+loader makes the holes of test masks smaller (`isnet.mask_files`). So none of these numbers is a target by itself.
 """
 
 from __future__ import annotations
@@ -59,11 +58,7 @@ Table = dict[str, Any]
 
 
 def paper_tables(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Table]:
-    """Returns the four tables with our evaluations added.
-
-    Args:
-        evaluations: evaluations by label; each appears in the rows or columns where it fits.
-    """
+    """Returns the four tables with our evaluations where they fit."""
     return [
         _ablation("Table 1: models with different components (Places2)", TABLE_1, evaluations, _row_of_table_1),
         _ablation("Table 2: residual blocks in each stage (Places2)", TABLE_2, evaluations, _row_of_table_2),
@@ -145,13 +140,9 @@ def paper_view(evaluation: Mapping[str, Any]) -> dict[str, float] | None:
 
 
 def differences(evaluation: Mapping[str, Any], dataset: str) -> list[str]:
-    """Reasons why our numbers and the paper's are not comparable.
-
-    Args:
-        evaluation: ours.
-        dataset: dataset of the paper's table, places2 or celeba.
-    """
+    """Reasons why ours and the paper's numbers are not comparable."""
     reasons = []
+    # `dataset` is that of the paper's table, places2 or celeba.
     if dataset not in str(evaluation["dataset"]).lower().replace("_", ""):
         theirs = {"places2": "Places2's 328,500 test pictures", "celeba": "CelebA's"}[dataset]
         reasons.append(f"measured on {evaluation['dataset']} ({evaluation['pictures']} pictures), not on {theirs}")

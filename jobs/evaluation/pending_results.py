@@ -23,18 +23,12 @@ logger = logging.getLogger(__name__)
 
 
 def send(context: Context, result: RunResult) -> str | None:
-    """Sends an evaluation's result; returns a message if it waits.
-
-    The cards of its registered versions are written when they have the evaluation.
-    """
+    """Sends an evaluation's result; returns a message if it waits."""
     return send_result(context.tracking_server, _spools(context), result, on_version=_card_writer(context))
 
 
 def sync_all(context: Context, *, also: str | None = None) -> dict[str, UploadResult]:
-    """Sends all spools of one server; outcomes by run id.
-
-    Spools for the address `also` go to this context's server, too.
-    """
+    """Sends spools for this server or `also`; outcomes by run."""
     # Letters first, so that they are sent with the other spools.
     failures = _import_letters(context)
     outcomes = sync_spools(_spools(context), context.tracking_server, also=also, on_version=_card_writer(context))
@@ -53,6 +47,7 @@ def _spools(context: Context) -> Path:
 
 
 def _card_writer(context: Context) -> OnVersion:
+    # Called when MLflow has the version's evaluation.
     def write_card(name: str, version: str) -> None:
         model_card.write(ModelVersion(context.tracking_server, name, version))
 
@@ -60,11 +55,7 @@ def _card_writer(context: Context) -> OnVersion:
 
 
 def _import_letters(context: Context) -> dict[str, str]:
-    """Moves letters of older code into spools.
-
-    Returns:
-        Reasons by run id, for letters that have to stay.
-    """
+    """Moves letters into spools; reasons for those that stay."""
     failures = {}
     for path in sorted((context.home / "outbox").glob("*.json")):
         try:

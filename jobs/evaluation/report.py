@@ -1,7 +1,7 @@
 """Formats an evaluation report as Markdown, CSV and terminal text.
 
-The report has tables of means with intervals, differences, costs and the paper's results. Its first model ("ours") is
-compared with the others. Pure: no I/O. The HTML page is in `report_html`, its pictures in `figures`.
+The first model ("ours") is compared with the others. Pure: no I/O. The HTML page is in `report_html`, its pictures in
+`figures`.
 """
 
 from __future__ import annotations
@@ -34,21 +34,14 @@ _STUDY_NOTE = (
 
 @dataclass(frozen=True)
 class Report:
-    """Content of a report.
+    """Content of a report."""
 
-    Attributes:
-        evaluations: by label, ours first.
-        comparisons: ours minus each other model: {label: {bin: {metric: …}}}.
-        study: rows of the study of mask loading.
-        worst: pairs of ours with the lowest PSNR, the worst first.
-        facts: name and value of each line of the report's head.
-    """
-
-    evaluations: Mapping[str, Mapping[str, Any]]
+    evaluations: Mapping[str, Mapping[str, Any]]  # by label, ours first
+    # Ours minus another: {label: {bin: {metric: …}}}.
     comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     study: Sequence[Mapping[str, Any]] = ()
-    worst: Sequence[Mapping[str, Any]] = ()
-    facts: Mapping[str, str] = field(default_factory=dict)
+    worst: Sequence[Mapping[str, Any]] = ()  # pairs of ours with the lowest PSNR, the worst first
+    facts: Mapping[str, str] = field(default_factory=dict)  # lines of the report's head by name
 
     @property
     def ours(self) -> str:
@@ -56,11 +49,9 @@ class Report:
         return next(iter(self.evaluations))
 
     def to_json(self) -> dict[str, Any]:
-        """Returns the output of `isnet evaluate --json`.
-
-        The evaluation of ours is at the top level, everything else beside it.
-        """
+        """Returns the output of `isnet evaluate --json`."""
         return {
+            # The evaluation of ours is at the top level, everything else beside it.
             **self.evaluations[self.ours],
             "label": self.ours,
             "models": [{"label": label, **evaluation} for label, evaluation in self.evaluations.items()],
@@ -83,10 +74,7 @@ def tables(report: Report) -> list[Table]:
 
 
 def _metric_table(report: Report, metric: str) -> Table:
-    """Table of one metric by model and bin.
-
-    Each mean has its interval, and the best of each column is bold.
-    """
+    """Means of one metric with intervals; the best are bold."""
     # Only bins that have pairs.
     bins = [name for name in ALL_BINS if any(name in e["bins"] for e in report.evaluations.values())]
     columns = ["all", PAPER_VIEW, *bins]
@@ -198,12 +186,7 @@ def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 
 
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
-    """Formats the report as Markdown.
-
-    Args:
-        report: the report.
-        pictures: files beside the report, by caption.
-    """
+    """Formats the report; `pictures` are files beside it by caption."""
     # Labels and addresses are typed by users, so they are escaped.
     lines = [f"# Evaluation of {escaped(report.ours)}", ""]
     lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
@@ -216,10 +199,7 @@ def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> st
 
 
 def csv(report: Report) -> str:
-    """Formats the means for a spreadsheet, at full precision.
-
-    There is a line for each model, bin and metric.
-    """
+    """Formats means, a line each, for spreadsheets at full precision."""
     lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():

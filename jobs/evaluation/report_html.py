@@ -1,6 +1,6 @@
-"""Formats the report as one self-contained HTML page.
+"""Formats the report as one HTML page without external files.
 
-Tables and pictures are in the page. It has no script and needs no network.
+It has no script and needs no network.
 """
 
 from __future__ import annotations
@@ -40,13 +40,7 @@ figure { margin: 1rem 0; } figcaption { color: #444; font-size: .85rem; } img { 
 
 
 def page(report: Report, *, figure: Titled, worst: Titled) -> str:
-    """Formats the page.
-
-    Args:
-        report: the report.
-        figure: titled strips of the representative pairs.
-        worst: titled strips of the worst pairs.
-    """
+    """Formats the page with strips of representative and worst pairs."""
     # Every text from outside goes through `_text`.
     facts = "".join(f"<dt>{_text(name)}</dt><dd>{_text(value)}</dd>" for name, value in report.facts.items())
     parts = [

@@ -29,19 +29,12 @@ PAGE, FIGURE, WORST = "report.html", "figure.png", "worst.png"
 
 @dataclass(frozen=True)
 class RecordedEvaluation:
-    """A report and its record.
-
-    Attributes:
-        report: the report.
-        run_id: run in MLflow.
-        folder: folder of the report's files.
-        unsent: message if the result waits on this disk, because MLflow does not answer.
-    """
+    """A report and its record in MLflow."""
 
     report: Report
     run_id: str
     folder: Path
-    unsent: str | None
+    unsent: str | None  # message if the result waits on this disk, because MLflow does not answer
 
 
 def report_folder(output: str) -> Path:
@@ -55,15 +48,7 @@ def report_folder(output: str) -> Path:
 
 
 def open_models(args: list[str], context: Context) -> dict[str, Model]:
-    """Opens models by label.
-
-    Args:
-        args: `LABEL=MODEL`, or an address, which is its own label.
-        context: resolves the addresses.
-
-    Raises:
-        UserError: two models have one label.
-    """
+    """Opens models by label: `LABEL=MODEL`, or a bare address."""
     models: dict[str, Model] = {}
     for arg in args:
         match = _LABELLED.fullmatch(arg)
@@ -117,16 +102,7 @@ def evaluate(
     tasks: int = 0,
     with_study: bool = False,
 ) -> Report:
-    """Measures models and writes the report into a folder.
-
-    Args:
-        context: opens the models in Ray tasks.
-        models: models by label; the first is compared with each other one.
-        protocol: data and settings.
-        folder: for the report's files.
-        tasks: number of Ray tasks at once; 0 for this process.
-        with_study: also compare the ways of loading masks.
-    """
+    """Measures models, ours first, and writes the report into `folder`."""
 
     def measure(model: Model, protocol: Protocol) -> Measurement:
         return measure_model(model, protocol, context=context, tasks=tasks)
@@ -197,7 +173,7 @@ def _write(
 
 
 def _attachments(models: Mapping[str, Model], report: Report, folder: Path) -> list[VersionAttachment]:
-    """Evaluations of the registered versions among the models, with files."""
+    """Evaluations and files for the registered versions among the models."""
     attachments = []
     for number, (label, model) in enumerate(models.items()):
         if model.pinned.startswith("models:/"):

@@ -1,7 +1,6 @@
 """Scores a model on a list of pairs.
 
-A score depends on picture, hole, model and definition alone, so this process or any Ray task can compute it. Means,
-intervals and comparisons are in `jobs.evaluation.evaluation`, the list of pairs in `jobs.evaluation.pairs`.
+A score depends on picture, hole, model and definition alone, so this process or any Ray task can compute it.
 """
 
 from __future__ import annotations
@@ -43,20 +42,7 @@ PAIRS_PER_TASK = 64
 
 @dataclass(frozen=True)
 class Score:
-    """Metrics of one pair.
-
-    Attributes:
-        pair: number of the pair.
-        picture: number of the picture in its dataset.
-        key: key of the picture's sample.
-        ratio: share of the hole, 0 to 1.
-        hole_crc32: checksum of the hole's bits, to compare holes.
-        seconds: duration of the prediction on this machine.
-        psnr: dB.
-        ssim: up to 1.
-        l1_percent: percent.
-        l1_hole: 0 to 1.
-    """
+    """Metrics of one pair."""
 
     pair: int
     picture: int
@@ -66,7 +52,7 @@ class Score:
     seconds: float
     psnr: float
     ssim: float
-    l1_percent: float
+    l1_percent: float  # L1 of the composite, percent
     l1_hole: float
 
     @property
@@ -77,29 +63,18 @@ class Score:
 
 @dataclass(frozen=True)
 class View:
-    """Picture and hole of a pair.
-
-    Attributes:
-        pair: number of the pair.
-        picture: number of the picture in its dataset.
-        key: key of the picture's sample.
-        pixels: uint8 (size, size, 3).
-        hole: bool (size, size), True in the hole.
-    """
+    """Picture and hole of a pair."""
 
     pair: int
     picture: int
     key: str
-    pixels: Pixels
-    hole: Hole
+    pixels: Pixels  # uint8 (size, size, 3)
+    hole: Hole  # bool (size, size), True in the hole
 
 
 @dataclass(frozen=True)
 class EvalSet:
-    """Data of an evaluation: datasets, pairs, definition of metrics.
-
-    Pickles as addresses; each task reads its own share.
-    """
+    """Data of an evaluation; pickles as addresses."""
 
     dataset: Dataset
     mask_set: Dataset | None
@@ -107,10 +82,7 @@ class EvalSet:
     definition: Definition
 
     def views(self, numbers: Sequence[int]) -> Iterator[View]:
-        """Yields the pairs with these numbers.
-
-        Only the files of `PAIRS_PER_TASK` pairs are in memory at a time.
-        """
+        """Yields pairs; files of `PAIRS_PER_TASK` are in memory at once."""
         for start in range(0, len(numbers), PAIRS_PER_TASK):
             yield from self._views_of_block(numbers[start : start + PAIRS_PER_TASK])
 
@@ -208,11 +180,7 @@ def to_csv(scores: Sequence[Score]) -> str:
 
 
 def from_csv(text: str) -> list[Score]:
-    """Parses scores that `to_csv` wrote.
-
-    Raises:
-        ValueError: the text was not written by `to_csv`.
-    """
+    """Parses scores that `to_csv` wrote; else raises ValueError."""
     names, *lines = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
     if names[:-1] != [field.name for field in fields(Score)]:
         raise ValueError("columns are not those of scores")
