@@ -1,8 +1,7 @@
 """Photos of `isnet demo`, split into training and held-out.
 
-They come from installed packages, or from the user's folder. A photo is on one side only and never changes it. The
-sha256 of its bytes decides the side. For photos of packages a list of names does, so that the held-out photos have
-different subjects.
+They come from installed packages, or from the user's folder. The sha256 of a photo's bytes decides its side, so it
+never changes sides. For photos of packages a list of names does, so that the held-out photos have other subjects.
 """
 
 from __future__ import annotations
@@ -80,15 +79,12 @@ def _installed(photos: dict[tuple[str, str], tuple[str, ...]]) -> Iterator[Pictu
 
 
 def folder_photos(folder: Path) -> PhotoSides:
-    """Splits the photos of a folder by their digest.
-
-    A fifth of the different photos is held out, at least one. Photos that cannot be decoded are left out here, so that
-    both sides have some.
-    """
+    """Splits photos by digest; holds out a fifth of them."""
     usable: list[tuple[bytes, PictureSource]] = []
     skipped: list[Skip] = []
     if not folder.is_dir():
         raise UserError(f"{folder}: there is no such folder; give a folder of JPEG, PNG or WebP photos")
+    # Undecodable photos are left out here, so that both sides have some.
     # Decode every photo and note its digest.
     with open_pictures(folder) as entries:
         for entry in entries:
@@ -111,7 +107,7 @@ def folder_photos(folder: Path) -> PhotoSides:
             f"{folder}: {len(usable)} usable photos found{alike}{''.join(first)}, need at least {MINIMUM}; "
             "give a folder of JPEG, PNG or WebP photos"
         )
-    # The smallest digests are held out.
+    # The smallest digests are held out, at least one.
     limit = different[max(1, len(different) // 5) - 1]
     train = [source for digest, source in usable if digest > limit]
     return PhotoSides(train, [source for digest, source in usable if digest <= limit], skipped)

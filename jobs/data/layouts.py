@@ -1,16 +1,16 @@
 """Layouts of published datasets: Places2 (Places365) and CelebA.
 
-A layout chooses the pictures of one split of the dataset from a source (a folder, a tar, a zip). It adds labels from
-the dataset's lists, and reports pictures that are listed but not in the source. The lists are searched in the source,
-beside it, one folder deeper, or in the folder of `--lists`.
+A layout chooses the pictures of one split from a source (a folder, a tar, a zip), adds labels from the dataset's lists,
+and reports listed pictures that the source lacks. The lists are searched in the source, beside it, one folder deeper,
+or in the folder of `--lists`.
 
-Places2 as its authors publish it (places2.csail.mit.edu, "Places365-Standard"): `data_256/a/airfield/00000001.jpg`
-(or `data_large/…`, or `train/…`) for training, flat `val_256/Places365_val_00000001.jpg` and
+Places2 as its authors publish it (places2.csail.mit.edu, "Places365-Standard"): `data_256/a/airfield/00000001.jpg` (or
+`data_large/…`, or `train/…`) for training, flat `val_256/Places365_val_00000001.jpg` and
 `test_256/Places365_test_00000001.jpg`; lists `places365_train_standard.txt` (`/a/airfield/00000001.jpg 0`),
-`places365_val.txt` (`Places365_val_00000001.jpg 165`), `places365_test.txt`, `categories_places365.txt`
-(`/a/airfield 0`). The "easy format" keeps categories in one folder each, `val/airfield/Places365_val_….jpg` and
-`train/apartment_building-outdoor/…`. CelebA: `img_align_celeba/000001.jpg` and `list_eval_partition.txt`
-(`000001.jpg 0`; 0 train, 1 val, 2 test).
+`places365_val.txt` (`Places365_val_00000001.jpg 165`), `places365_test.txt`, `categories_places365.txt` (`/a/airfield
+0`). The "easy format" keeps categories in one folder each, `val/airfield/Places365_val_….jpg` and
+`train/apartment_building-outdoor/…`. CelebA: `img_align_celeba/000001.jpg` and `list_eval_partition.txt` (`000001.jpg
+0`; 0 train, 1 val, 2 test).
 """
 
 from __future__ import annotations
@@ -43,13 +43,7 @@ _CELEBA_LISTS = ("list_eval_partition.txt", "list_eval_partition.csv")
 def places2(entries: Entries, split: str, *, source: Path, lists: Path | None) -> Iterator[PictureSource | Skip]:
     """Selects a split of Places365.
 
-    Adds `category` and `label`, which are published for train and val.
-
-    Args:
-        entries: all pictures of the source.
-        split: train, val or test.
-        source: file or folder of the pictures; lists are searched beside it.
-        lists: folder of the lists, where they are somewhere else.
+    `category` and `label` are published for train and val. Lists are searched near `source`, or only in `lists`.
     """
     _check_split("places2", split)
     folders = _list_folders(source, lists)
@@ -71,10 +65,8 @@ def _places_labelled(split: str, folders: list[Path]) -> Listed:
 
 
 def _places_test(folders: list[Path]) -> Listed | None:
-    """Reads the list of the test pictures, if any.
-
-    It has no labels and only shows which pictures are missing.
-    """
+    """Reads the list of the test pictures, if any."""
+    # The list has no labels and only shows which pictures are missing.
     file = _find_any(_PLACES_LISTS["test"], folders)
     if file is None:
         return None
@@ -89,10 +81,7 @@ def _listed_key(split: str, name: str, file: Path) -> str:
 
 
 def _place_key(split: str, name: str) -> str | None:
-    """Key of a picture, from its path or its list.
-
-    None for a picture of another split.
-    """
+    """Key of a picture; None if it has another split."""
     parts = PurePosixPath(name.lstrip("/")).parts
     if split != "train":
         # File names of val and test are unique, so the folder does not matter.
@@ -111,14 +100,7 @@ def _without_letter(name: str) -> str:
 
 
 def celeba(entries: Entries, split: str, *, source: Path, lists: Path | None) -> Iterator[PictureSource | Skip]:
-    """Selects the aligned faces of a partition of CelebA.
-
-    Args:
-        entries: all pictures of the source.
-        split: train, val or test.
-        source: file or folder of the pictures; lists are searched beside it.
-        lists: folder of the lists, where they are somewhere else.
-    """
+    """Selects the aligned faces of a partition of CelebA."""
     _check_split("celeba", split)
     file = _find(_CELEBA_LISTS, _list_folders(source, lists), "the partition of each picture")
     listed: Listed = {}
@@ -134,14 +116,8 @@ def celeba(entries: Entries, split: str, *, source: Path, lists: Path | None) ->
 def _select(
     entries: Entries, listed: Listed | None, *, key: Callable[[str], str | None], what: str
 ) -> Iterator[PictureSource | Skip]:
-    """Yields the listed pictures, then reports the missing ones.
-
-    Args:
-        entries: all pictures of the source.
-        listed: pictures to select; None selects every picture that has a key.
-        key: of a picture's path, as in `listed`; None for a picture of another split.
-        what: name of the selection, for messages.
-    """
+    """Yields the listed pictures, then reports the missing ones."""
+    # Without a list, every picture that has a key is selected.
     missing = dict(listed) if listed is not None else {}
     count = 0
     for entry in entries:
@@ -199,10 +175,7 @@ def _find(names: tuple[str, ...], folders: list[Path], what: str) -> Path:
 
 
 def _labelled(file: Path, *, required: bool) -> Iterator[tuple[str, int]]:
-    """Yields name and number of each line.
-
-    A line without a number gives -1, unless the number is required.
-    """
+    """Yields each line's name and number; -1 without a number."""
     for number, line in enumerate(read_lines(file), 1):
         name, _, value = line.replace(",", " ").rpartition(" ")
         # A CSV file begins with the names of its columns.

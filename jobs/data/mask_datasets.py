@@ -1,7 +1,5 @@
 """Draws the holes of a training run.
 
-The holes come from a generator by name, or from the masks of a packed dataset (`isnet data pack … --kind masks`).
-
     draw = hole_generator("irregular")                         # a function (height, width, rng) -> bool (height, width)
     draw = hole_generator("s3://bucket/masks-train")           # draws one of the dataset's masks each time
 
@@ -31,11 +29,7 @@ MAX_BYTES = 256 * 2**20
 
 
 def mask_bytes(sample: Sample, address: str) -> bytes:
-    """Returns the encoded mask of a sample.
-
-    Raises:
-        UserError: the dataset at `address` was not packed as masks.
-    """
+    """Returns the encoded mask of a sample."""
     if "png" not in sample:
         members = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
         key = sample["__key__"].decode("utf-8", "replace")
@@ -46,22 +40,15 @@ def mask_bytes(sample: Sample, address: str) -> bytes:
 
 
 class MaskSet:
-    """Masks of one dataset.
+    """Masks of one dataset, read at the first use.
 
-    White is hole, as packed. All masks are read at the first use. Pickles as address and digest; a decoding process
-    gets the masks in shared memory instead.
+    White is hole, as packed. Pickles as address and digest; a decoding process gets the masks in shared memory instead.
     """
 
     def __init__(
         self, address: str, digest: str | None = None, encoded: tuple[torch.Tensor, torch.Tensor] | None = None
     ) -> None:
-        """Names the masks.
-
-        Args:
-            address: full address of the dataset.
-            digest: digest that the dataset must have when it is read; None accepts any.
-            encoded: the masks, as `encoded()` returns them, if they are in memory already.
-        """
+        """Names the masks; with a digest, other masks are refused."""
         self.address = address
         self.digest = digest
         self._encoded = encoded
@@ -75,16 +62,13 @@ class MaskSet:
         return self.hole(int(rng.integers(len(ends) - 1)), height, width)
 
     def hole(self, index: int, height: int, width: int) -> Hole:
-        """Returns mask `index` modulo their number.
-
-        Raises:
-            RunFailed: the mask cannot be decoded. Not an `InputError`, which would be reported for the picture.
-        """
+        """Returns mask `index` modulo their number."""
         memory, ends = self.encoded()
         number = index % (len(ends) - 1)
         start, stop = ends[number : number + 2].tolist()
         try:
             return read_mask(memory[start:stop].numpy().tobytes(), size=(height, width)).hole
+        # Not an `InputError`, which would be reported for the picture.
         except InputError as error:
             raise RunFailed(
                 f"mask {number} of {self.address} cannot be read: {error}; repair it and pack the masks again"
@@ -121,11 +105,7 @@ _mask_sets: dict[str, MaskSet] = {}
 
 
 def hole_generator(masks: str) -> Generator:
-    """Returns the function that draws a run's holes.
-
-    Args:
-        masks: name of a generator, or full address of a mask dataset.
-    """
+    """Returns the function for a generator's name or dataset's address."""
     return generator(masks) if masks in GENERATORS else cast("Generator", mask_set(masks))
 
 
@@ -140,14 +120,11 @@ def cache_mask_set(masks: MaskSet) -> None:
 
 
 def pin_mask_sets(config: ISNetConfig) -> None:
-    """Requires the mask datasets with which the run started.
-
-    Another dataset at one of their addresses is refused when it is read. Masks that were read before with the same
-    digest stay in memory.
-    """
+    """Requires the mask datasets with which the run started."""
     # `locate_masks` put the digests into the configuration when the run started.
     data = config.data
     for address, digest in ((data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
+        # Other masks are refused when they are read; masks of the same digest stay in memory.
         if address is not None and digest is not None and mask_set(address).digest != digest:
             cache_mask_set(MaskSet(address, digest))
 
@@ -157,9 +134,6 @@ def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
 
     Returns:
         Full address and digest; for a generator its name and None.
-
-    Raises:
-        UserError: neither generator nor dataset, a dataset of pictures, or too large to keep in memory.
     """
     if masks in GENERATORS:
         return masks, None
@@ -195,9 +169,6 @@ def with_located_masks(config: ISNetConfig, context: Context) -> ISNetConfig:
     """Adds addresses and digests of the mask datasets to `config`.
 
     With the address any worker finds them; with the digest other masks make another run.
-
-    Raises:
-        UserError: a dataset of masks is named as pictures.
     """
     # Pictures and masks must not be mixed up, in either direction.
     for name in ("train", "val"):

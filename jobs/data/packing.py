@@ -2,8 +2,7 @@
 
 Every picture is decoded once before it is packed; a picture that cannot be decoded is skipped with a reason. JPEG, PNG
 and WebP bytes are kept; other formats become PNG, and with `max_side` larger pictures are shrunk and encoded as JPEG.
-Masks become PNG with white = hole, with their hole ratio in the sample's JSON. Any process can prepare a
-`PictureEntry`.
+Masks become PNG with white = hole. Any process can prepare a `PictureEntry`.
 """
 
 from __future__ import annotations
@@ -36,19 +35,12 @@ _KEPT = ((b"\xff\xd8\xff", "jpg"), (b"\x89PNG\r\n\x1a\n", "png"))
 
 @dataclass(frozen=True)
 class Recode:
-    """Conversion of pictures while they are packed.
+    """Conversion of pictures while they are packed."""
 
-    Attributes:
-        kind: photos or masks.
-        max_side: photos with a longer side are shrunk to it, pixels; None keeps all.
-        quality: of the JPEG of a shrunk photo, 1 to 100.
-        hole: colour of the hole in the source's masks.
-    """
-
-    kind: str = "photos"
-    max_side: int | None = None
-    quality: int = 90
-    hole: Literal["white", "black"] = "white"
+    kind: str = "photos"  # or "masks"
+    max_side: int | None = None  # photos with a longer side are shrunk to it, pixels
+    quality: int = 90  # of the JPEG of a shrunk photo, 1 to 100
+    hole: Literal["white", "black"] = "white"  # colour of the hole in the source's masks
 
     def __post_init__(self) -> None:
         if not 1 <= self.quality <= 100:
@@ -66,17 +58,11 @@ class Recode:
 
 @dataclass(frozen=True)
 class PictureEntry:
-    """Picture in the packer's listing.
-
-    Attributes:
-        source: the picture.
-        recode: conversion.
-        side: side of a split; a picture of another side is left out. None takes all.
-    """
+    """Picture in the packer's listing."""
 
     source: PictureSource
     recode: Recode
-    side: Side | None = None
+    side: Side | None = None  # leaves out pictures of other sides; None takes all
 
     @property
     def identity(self) -> str:
@@ -93,11 +79,7 @@ class PictureEntry:
         return replace(self, source=self.source.portable())
 
     def item(self) -> PackItem | SkippedFile | None:
-        """Prepares the picture for its shard.
-
-        Returns:
-            The sample, the reason why there is none, or None for a picture of another side.
-        """
+        """Prepares the sample; None for a picture of another side."""
         # A source that cannot be read is skipped like a picture that cannot be decoded.
         try:
             data = self.source.read()
@@ -120,9 +102,6 @@ def prepare(name: str, data: bytes, recode: Recode, *, about: Mapping[str, Any])
         data: encoded picture.
         recode: conversion.
         about: labels for the sample's JSON.
-
-    Raises:
-        InputError: the picture cannot be used.
     """
     if recode.kind == "masks":
         return _mask(name, data, recode, about)

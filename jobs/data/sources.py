@@ -43,47 +43,33 @@ _MAX_COLUMNS = 16
 
 @dataclass(frozen=True)
 class PictureSource:
-    """One picture before packing.
+    """One picture before packing."""
 
-    Attributes:
-        name: path relative to the source.
-        read: returns the encoded bytes.
-        size: approximate number of bytes to read.
-        stamp: changes when the bytes change, as far as sizes and times show it.
-        about: labels from a dataset's lists, for the sample's JSON.
-        only_here: True for a member of an archive that this process holds open; no other process can read it.
-    """
-
-    name: str
+    name: str  # path relative to the source
     read: Callable[[], bytes]
-    size: int = 0
-    stamp: str = ""
-    about: Mapping[str, Any] = field(default_factory=dict)
-    only_here: bool = False
+    size: int = 0  # approximate number of bytes to read
+    stamp: str = ""  # changes when the bytes change, as far as sizes and times show it
+    about: Mapping[str, Any] = field(default_factory=dict)  # labels from a dataset's lists, for the sample's JSON
+    only_here: bool = False  # member of an archive that this process holds open; no other process can read it
 
     def portable(self) -> PictureSource:
-        """Returns a copy that another process can read.
-
-        The bytes of a picture that only this process can read are read now. A failure is raised in the other process,
-        so that it is reported for this picture.
-        """
+        """Returns a copy that another process can read."""
         if not self.only_here:
             return self
         try:
+            # Only this process can read the bytes, so they are read now.
             return replace(self, read=partial(bytes, self.read()), only_here=False)
         except InputError as error:
+            # Raised in the other process, so that it is reported for this picture.
             return replace(self, read=partial(_raise, error), only_here=False)
 
 
 @dataclass(frozen=True)
 class Skip:
-    """A file that is left out.
-
-    The reason starts with its kind and a colon, such as `damaged: …`.
-    """
+    """A file that is left out."""
 
     file: str
-    reason: str
+    reason: str  # starts with its kind and a colon, such as `damaged: …`
 
 
 def _raise(error: InputError) -> bytes:
@@ -94,8 +80,7 @@ def _raise(error: InputError) -> bytes:
 def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]]:
     """Opens a folder, `s3://` prefix, `.txt` list, tar or zip.
 
-    Yields:
-        Every picture of the source. An archive is open as long as the `with` block.
+    An archive is open as long as the `with` block.
     """
     if "://" in str(source):
         yield _stored(open_store(str(source)))
@@ -124,10 +109,7 @@ def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]
 
 
 def _without_repeats(entries: Iterator[PictureSource | Skip]) -> Iterator[PictureSource | Skip]:
-    """Skips a path that an archive or a list repeats.
-
-    A dataset has each path once.
-    """
+    """Skips repeated paths: a dataset has each path once."""
     digests: set[bytes] = set()
     for entry in entries:
         if isinstance(entry, PictureSource):
@@ -148,10 +130,7 @@ def _folder(folder: Path) -> Iterator[PictureSource | Skip]:
 
 
 def file_source(name: str, path: Path) -> PictureSource:
-    """Makes a source of a file.
-
-    Reading an absent file raises an error that says so.
-    """
+    """Makes a source; reading an absent file reports that."""
     try:
         stat = path.stat()
     except OSError:
@@ -191,12 +170,10 @@ def _object(store: Store, key: str) -> bytes:
 
 
 def _list(file: Path) -> Iterator[PictureSource | Skip]:
-    """Reads a list of paths, one on each line.
-
-    Paths are relative to the list's folder. Columns behind the path (labels) and comments are ignored.
-    """
+    """Reads a list of paths relative to the list's folder."""
     for line in _raw_lines(file):
         # Names may contain spaces, end with them and begin with '#': a line means the longest name that exists.
+        # Columns behind the path (labels) and comments are ignored.
         names = [line, *_without_last_columns(line)]
         name = next((name for name in names if _exists(file.parent / name)), None)
         if name is None:
@@ -248,10 +225,7 @@ def _raw_lines(file: Path) -> list[str]:
 
 
 def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
-    """Lists the pictures of a tar.
-
-    Members of an uncompressed tar are read by their offset, so any process can read them.
-    """
+    """Lists the pictures of a tar."""
     try:
         archive = stack.enter_context(open_tar(file))
         modified = file.stat().st_mtime_ns
@@ -265,6 +239,7 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
                 yield Skip(member.name, "link or device in an archive: not followed")
                 continue
             stamp = f"{modified} {member.offset_data} {member.size}"
+            # Read by offset, so any process can read them.
             # Bytes of a plain tar lie in one piece, except those of a sparse member.
             if is_plain and not member.issparse():
                 read = partial(_slice, file, member.offset_data, member.size)
@@ -377,8 +352,5 @@ def _is_picture(name: str) -> bool:
 
 
 def _text(path: Path) -> str:
-    """Returns a path as text that may contain undecodable bytes.
-
-    The packer percent-encodes them.
-    """
+    """Path as text; the packer percent-encodes undecodable bytes."""
     return os.fsdecode(os.fsencode(path))

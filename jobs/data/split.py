@@ -35,11 +35,7 @@ class Side:
 
 
 def parse_shares(text: str) -> dict[str, Fraction]:
-    """Parses `train=90,val=5,test=5` into percent by name.
-
-    Raises:
-        UserError: a share is not above 0, or the shares do not sum up to 100.
-    """
+    """Parses `train=90,val=5,test=5`, which must sum up to 100."""
     shares: dict[str, Fraction] = {}
     for part in text.split(","):
         name, _, value = (piece.strip() for piece in part.partition("="))
@@ -56,11 +52,7 @@ def parse_shares(text: str) -> dict[str, Fraction]:
 
 
 def side_of(shares: Mapping[str, Fraction], name: str) -> Side:
-    """Returns the side called `name`.
-
-    Raises:
-        UserError: the name has no share.
-    """
+    """Returns the side called `name`."""
     if name not in shares:
         raise UserError(f"--split {name} has no share; need one of {', '.join(sorted(shares))}")
     # Sorted by name: the same shares typed in another order are the same split.
@@ -76,10 +68,7 @@ def shares_text(shares: Mapping[str, Fraction]) -> str:
 
 
 def _exact(percent: Fraction) -> str:
-    """Formats percent exactly, without trailing zeros.
-
-    Parsing the manifest's text again gives the same split.
-    """
+    """Formats percent exactly: parsing it again gives the same split."""
     return f"{(Decimal(percent.numerator) / Decimal(percent.denominator)).normalize():f}"
 
 

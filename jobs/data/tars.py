@@ -29,10 +29,7 @@ _EXTENSIONS = (
 
 
 class _Header(tarfile.TarInfo):
-    """Header that refuses an impossible size with a `TarError`.
-
-    The size may come from the header itself or from pax records.
-    """
+    """Header that refuses an impossible size, also from pax records."""
 
     __slots__ = ("_size",)
     _size: int
@@ -59,19 +56,12 @@ class _Header(tarfile.TarInfo):
 
 
 def open_tar(file: Path) -> tarfile.TarFile:
-    """Opens a tar, compressed or not.
-
-    Raises one of `TAR_ERRORS` for a damaged first header.
-    """
+    """Opens a tar, compressed or not; may raise `TAR_ERRORS`."""
     return tarfile.open(file, tarinfo=_Header)
 
 
 def is_tar(file: Path) -> bool:
-    """Tests if a file is a tar, damaged or not.
-
-    Raises:
-        UserError: the file may not be read.
-    """
+    """Tests if a file is a tar, damaged or not."""
     try:
         open_tar(file).close()
     except (tarfile.ReadError, tarfile.CompressionError):
