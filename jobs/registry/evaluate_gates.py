@@ -52,13 +52,13 @@ def gate_verdicts(
     """Measures a version as the rules need, and returns verdicts.
 
     Args:
-        context: Where everything is.
-        audited: The registered model.
-        version: The version to promote; an evaluation that is made here is attached to it.
-        rules: What it must show.
-        current: Version that the alias points at now.
-        dataset: Held-out set; None: the one that the version was evaluated on.
-        alias: The alias to move.
+        context: stores, tracking server and cluster.
+        audited: the registered model.
+        version: version to promote; an evaluation that is made here is attached to it.
+        rules: requirements.
+        current: version that the alias points at now.
+        dataset: held-out set; None: the one that the version was evaluated on.
+        alias: alias to move.
     """
     # The package comes first: a version that does not load is not measured.
     checks = check_package(context, version)
@@ -114,14 +114,8 @@ def promote_version(
 ) -> AuditRecord:
     """Moves an alias if the gates passed; updates the pages.
 
-    Args:
-        audited: the registered model.
-        version: version to promote.
-        verdicts: verdicts of the gates.
-        alias: alias to move.
-        expected: version that the alias must point at now; None if it must not exist.
-        reason: for the audit record.
-        force_reason: promotes in spite of failed gates, for this reason.
+    An alias that points at another version than `expected` (None: that exists) is not moved. A `force_reason` promotes
+    in spite of failed gates.
     """
     try:
         return audited.promote(
@@ -148,10 +142,7 @@ def evaluate_version(context: Context, version: ModelVersion, dataset: str) -> N
 
 
 def check_package(context: Context, version: ModelVersion) -> dict[str, PackageCheck]:
-    """Checks the package of a version.
-
-    Its files must have the registered digest, and it needs a signature and a licence. A fresh process must load it with
-    its own code and answer the golden requests.
+    """Checks the package of a version, as far as possible.
 
     Returns:
         Checks by name: artifact, signature, licence, loads, golden. Only those that were reached.
@@ -172,6 +163,7 @@ def check_package(context: Context, version: ModelVersion) -> dict[str, PackageC
     outcome = probe(folder, rows, loader_module=LOADER)
     if outcome.error is not None:
         return checks | {"loads": PackageCheck(False, f"it does not answer in a fresh process: {outcome.error}")}
+    # The package must bring its own code: this project may be absent where it runs.
     is_own = outcome.code is not None and Path(outcome.code).resolve().is_relative_to(folder.resolve())
     times = f"loaded in {outcome.seconds['load']:.2f} s, first answer after {outcome.seconds['first']:.2f} s more"
     code = "its own code" if is_own else f"code from {outcome.code}, not from the package"
@@ -231,11 +223,7 @@ def _needs_evaluation(context: Context, version: ModelVersion, dataset: str | No
 
 
 def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
-    """Makes the protocol of an evaluation again.
-
-    Raises:
-        UserError: the dataset or the masks have changed since.
-    """
+    """Makes an evaluation's protocol again; its data must be unchanged."""
     protocol = make_protocol(
         context,
         evaluation["dataset"],
@@ -257,10 +245,7 @@ def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
 
 
 def _scores(context: Context, version: ModelVersion, protocol: Protocol) -> list[Score]:
-    """Reads the scores behind a version's evaluation.
-
-    Missing or damaged scores are measured again.
-    """
+    """Reads the scores behind a version's evaluation, or measures again."""
     # The scores belong to this list if there is one for each pair.
     file = version.evaluation_file("scores.csv")
     if file is not None:
@@ -276,10 +261,8 @@ def _scores(context: Context, version: ModelVersion, protocol: Protocol) -> list
 def _production(
     context: Context, current: ModelVersion, evaluation: Mapping[str, Any], protocol: Protocol
 ) -> Measurement:
-    """Finds or measures the evaluation of production.
-
-    An existing one must be comparable with `evaluation`.
-    """
+    """Finds or measures a comparable evaluation of production."""
+    # An existing one on the same list is used again.
     existing = current.evaluation
     if existing is not None and all(existing.get(field) == evaluation[field] for field in _COMPARABLE):
         return Measurement(existing, _scores(context, current, protocol))
@@ -287,10 +270,8 @@ def _production(
 
 
 def update_page(audited: AuditedModel) -> None:
-    """Updates MLflow's page of the model.
-
-    It shows the last move of each alias, and the newest 20 versions with their means and gates.
-    """
+    """Updates MLflow's page of the model."""
+    # First the last move of each alias, then a table of versions.
     model = audited.model.as_json()
     trail = audited.stored_trail()
     lines = []

@@ -1,8 +1,7 @@
 """Golden pictures: small inputs with the trained network's answers.
 
 They are packaged with a model version. The answers are computed before the export, by the network as training left it.
-A packaged model with other answers was damaged by the export, or runs on hardware with other arithmetic. Requests and
-answers have the format of the served model.
+A packaged model with other answers was damaged by the export, or runs on hardware with other arithmetic.
 """
 
 from __future__ import annotations
@@ -26,10 +25,7 @@ FILE = "golden.json"
 
 
 def requests() -> list[dict[str, str]]:
-    """Makes three small pictures with holes.
-
-    They are a gradient, waves of odd size with a hole at the edge, and gray stripes.
-    """
+    """Makes three small pictures with holes."""
     # Odd sizes and a hole at the edge need padding; gray stripes show changes of colour.
     ramp = np.linspace(0, 255, 32).astype(np.uint8)
     gradient = np.stack(np.broadcast_arrays(ramp[None, :], ramp[:, None], np.uint8(128)), axis=-1)
@@ -57,12 +53,7 @@ def _png(pixels: NDArray[np.uint8]) -> str:
 
 
 def write(network: Any, folder: Path) -> None:
-    """Writes requests and answers into an exported model's folder.
-
-    Args:
-        network: the trained network.
-        folder: folder of the exported model.
-    """
+    """Writes requests and answers into an exported model's folder."""
     rows = requests()
     answers: Sequence[Mapping[str, str]] = ServedModel(network).predict(rows)
     pictures = [{**row, "answer": answer["image"]} for row, answer in zip(rows, answers, strict=True)]
@@ -70,10 +61,7 @@ def write(network: Any, folder: Path) -> None:
 
 
 def read(folder: Path) -> list[dict[str, str]]:
-    """Reads golden pictures: {image, mask, answer}.
-
-    Returns an empty list for a missing or damaged file.
-    """
+    """Reads {image, mask, answer} rows; none of a damaged file."""
     try:
         pictures = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return [{name: str(row[name]) for name in ("image", "mask", "answer")} for row in pictures]
@@ -84,12 +72,7 @@ def read(folder: Path) -> list[dict[str, str]]:
 def largest_difference(pictures: Sequence[Mapping[str, str]], answers: Sequence[Mapping[str, str]]) -> float | None:
     """Largest difference between golden and new answers, 0 to 255.
 
-    Args:
-        pictures: golden pictures.
-        answers: new answers of the served model, in the same order.
-
-    Returns:
-        None if an answer is missing, cannot be decoded, or has another size.
+    None if an answer is missing, cannot be decoded, or has another size.
     """
     if len(pictures) != len(answers) or not pictures:
         return None

@@ -1,8 +1,8 @@
 """Registers a checkpoint as a model version.
 
-The checkpoint is exported, packaged and registered. The same checkpoint always gives the same version. A version
-contains everything needed to use it: folded weights, configuration, the package `isnet`, pinned requirements, a licence
-and golden pictures. Evaluation, verdicts and card are stored beside it and may change.
+The same checkpoint always gives the same version. A version contains everything needed to use it: folded weights,
+configuration, the package `isnet`, pinned requirements, a licence and golden pictures. Evaluation, verdicts and card
+are stored beside it and may change.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ PARAMS: dict[str, str | bool | int] = {"hole": "white", "threshold": 128, "compo
 
 
 def register_checkpoint(context: Context, address: str, *, name: str, run_id: str, licence: Path | None = None) -> str:
-    """Registers a checkpoint and writes the version's card.
-
-    The checkpoint is pinned meanwhile, because a run that is still training would delete it.
+    """Registers a checkpoint, writes its card, returns the version's number.
 
     Args:
         context: tracking server and stores.
@@ -41,12 +39,10 @@ def register_checkpoint(context: Context, address: str, *, name: str, run_id: st
         name: registered model.
         run_id: MLflow run that wrote the checkpoint.
         licence: file of the licence; the project's own by default.
-
-    Returns:
-        Number of the version.
     """
     text = licence_text(licence)
     store, checkpoint = open_address(address)
+    # Pinned meanwhile: a run that is still training would delete the checkpoint.
     with pinned(store, checkpoint.key, by=f"models:/{name}"):
         version = _register(context, f"{store.address}/{checkpoint.key}", name=name, run_id=run_id, licence=text)
     model_card.write(version)
@@ -54,15 +50,7 @@ def register_checkpoint(context: Context, address: str, *, name: str, run_id: st
 
 
 def try_register(context: Context, address: str, *, name: str, run_id: str) -> tuple[str | None, str]:
-    """Registers a checkpoint if MLflow answers.
-
-    An unreachable server never fails the run.
-
-    Args:
-        context: tracking server and stores.
-        address: a run's folder, or one step in it.
-        name: registered model.
-        run_id: MLflow run that wrote the checkpoint.
+    """Registers a checkpoint if MLflow answers; never fails the run.
 
     Returns:
         Number of the version, or None, and a message.
@@ -121,13 +109,9 @@ def _add_steps(file: Path, steps: int) -> None:
 
 
 def licence_text(file: Path | None) -> str | None:
-    """Reads the licence of a version.
+    """Reads a file's licence, or that of the installed project.
 
-    Args:
-        file: text file; None for the licence of the installed project.
-
-    Returns:
-        The text, or None if the project was installed without its licence. The licence gate then fails.
+    None if the project was installed without its licence. The licence gate then fails.
     """
     if file is not None:
         try:
