@@ -45,15 +45,7 @@ KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 # Field names of the next three classes are part of a job's identity, which OUT keeps.
 @dataclass(frozen=True)
 class InpaintItem:
-    """One picture of a job.
-
-    Attributes:
-        image: key of the picture in its store.
-        mask: key of the mask in its store.
-        output: key of the result.
-        bytes: size of the picture's file.
-        mask_bytes: size of the mask's file.
-    """
+    """Keys of one picture's files, and their sizes."""
 
     image: str
     mask: str
@@ -73,25 +65,15 @@ class Options:
 
 @dataclass(frozen=True)
 class InpaintJob:
-    """Everything that decides the results of a job.
-
-    Attributes:
-        images: address of the pictures.
-        masks: address of the masks.
-        output: address of the results.
-        model: address as typed, perhaps with an alias.
-        options: how pictures are filled.
-        items: pictures to fill, sorted by key.
-        left_out: pictures that cannot be filled: {image, reason}.
-    """
+    """Everything that decides the results of a job."""
 
     images: str
     masks: str
     output: str
-    model: str
+    model: str  # address as typed, perhaps with an alias
     options: Options
-    items: tuple[InpaintItem, ...]
-    left_out: tuple[dict[str, str], ...] = field(default=())
+    items: tuple[InpaintItem, ...]  # pictures to fill, sorted by key
+    left_out: tuple[dict[str, str], ...] = field(default=())  # pictures that cannot be filled: {image, reason}
 
     @property
     def identity(self) -> str:
@@ -104,18 +86,7 @@ class InpaintJob:
 
 
 def plan(images: str, masks: str, output: str, *, model: str, options: Options) -> InpaintJob:
-    """Lists the stores and pairs pictures with masks by name.
-
-    Args:
-        images: address or folder of the pictures.
-        masks: address or folder of the masks.
-        output: address or folder for the results.
-        model: address of the model.
-        options: how pictures are filled.
-
-    Raises:
-        UserError: there are no pictures or no masks, or `output` is an input.
-    """
+    """Lists the stores and pairs pictures with masks by name."""
     # Results below an input would be inputs of the next run.
     stores = {"IMAGE": open_store(images), "MASK": open_store(masks), "OUT": open_store(output)}
     addresses = {name: store.address for name, store in stores.items()}
@@ -164,10 +135,7 @@ def _reason_to_skip(key: str) -> str | None:
 
 
 def _target(key: str, pictures: dict[str, int], targets: set[str]) -> str:
-    """Key of a picture's result.
-
-    It is the picture's own key, or that of a PNG where its format is not written or not lossless.
-    """
+    """Key of a picture's result: its own, or a PNG's."""
     path = PurePosixPath(key)
     if path.suffix.lower() in KEPT_SUFFIXES:
         return key
@@ -181,15 +149,12 @@ def _target(key: str, pictures: dict[str, int], targets: set[str]) -> str:
 
 
 def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
-    """Does the remaining parts and writes the manifest.
+    """Does the remaining parts; writes and returns the manifest.
 
     Args:
         job: as planned.
         context: opens the model.
         tasks: number of Ray tasks at once; 0 for this process.
-
-    Returns:
-        The manifest.
 
     Raises:
         UserError: `job.output` belongs to another job.
@@ -237,13 +202,7 @@ def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
 
 
 def _register(store: Store, job: InpaintJob, context: Context) -> str:
-    """Registers the job in OUT and returns its pinned model.
-
-    A resumed job keeps the version of its first run.
-
-    Raises:
-        UserError: another job is registered.
-    """
+    """Registers the job in OUT and returns its pinned model."""
     key = f"{STATE_PREFIX}/job.json"
     ours = {"identity": job.identity, "requested": job.model, "model": open_model(job.model, context).pinned}
     if store.create(key, canonical_json(ours)):
@@ -255,14 +214,12 @@ def _register(store: Store, job: InpaintJob, context: Context) -> str:
             f"{job.output} belongs to another job that is not finished (model {registered['requested']}, or other "
             f"options or inputs); give another OUT, or remove {job.output}/{STATE_PREFIX} to abandon that job"
         )
+    # A resumed job keeps the version of its first run.
     return str(registered["model"])
 
 
 def _valid_records(store: Store, job: InpaintJob) -> dict[int, dict[str, Any]]:
-    """Records of finished parts by number.
-
-    Deletes the record of a part with a missing result, or one of another size.
-    """
+    """Records of finished parts by number."""
     # One listing instead of a request for each result.
     sizes = {entry.key: entry.size for entry in store.list()}
     records = {}
@@ -274,6 +231,7 @@ def _valid_records(store: Store, job: InpaintJob) -> dict[int, dict[str, Any]]:
         if all(sizes.get(row["output"]) == row["bytes"] for row in record["pictures"] if "reason" not in row):
             records[number] = record
         else:
+            # A result is missing or has another size: the part is done again.
             store.delete(key)
     return records
 
@@ -309,10 +267,7 @@ def _run_part_on_ray(
 
 
 def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: Model) -> dict[str, Any]:
-    """Fills the pictures of a part and creates its record.
-
-    If another process has created the record, that record is returned.
-    """
+    """Fills the pictures of a part and creates its record."""
     images, masks, out = open_store(job.images), open_store(job.masks), open_store(job.output)
     record = {"pictures": [fill_item(item, images, masks, out, model, job.options) for item in part]}
     # `create` fails where the key exists, so one process alone records the part.
@@ -325,11 +280,7 @@ def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: 
 def fill_item(
     item: InpaintItem, images: Store, masks: Store, out: Store, model: Model, options: Options
 ) -> dict[str, Any]:
-    """Fills one picture and writes the result.
-
-    Returns:
-        The picture's row in the record; for a picture that cannot be filled its reason.
-    """
+    """Fills one picture; returns its row for the record."""
     try:
         if max(item.bytes, item.mask_bytes) > MAX_FILE_BYTES:
             raise InputError(f"too large: more than {MAX_FILE_BYTES} bytes")
