@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = ("isnet", "platform/trainplane", "jobs")
 MAX_WORDS = 10
 MAX_LINES = 400
+# Comments in 100 lines of code.
+MIN_COMMENTS = 6.5
 _RELATIVE = re.compile(
     r"(PURE\b|What|Which|Who|Whose|Whether|Whoever|Whatever|Where|When|How|As many|As much|That|If|Is|Are)\b", re.I
 )
