@@ -72,15 +72,15 @@ class _Bench:
         """How long a call takes while the server is in each state."""
         figures = []
         for state in STATES:
-            self._proxy.put("healthy")
+            self._proxy.set_state("healthy")
             with self._writer(self._new_run(), 1, int(seconds * STEPS_PER_S), pause_s=1 / STEPS_PER_S) as writer:
-                self._proxy.put(state)
+                self._proxy.set_state(state)
                 _go(writer)
                 told = _report(writer)
             p99, bare = (1000 * float(np.percentile(told[which], 99)) for which in ("log_s", "bare_s"))
             figures.append(_figure(f"p99 of log, server {state}", round(p99, 3), "ms", below=1.0))
             figures.append(_figure(f"p99 of a bare write, server {state}", round(bare, 3), "ms"))
-        self._proxy.put("healthy")
+        self._proxy.set_state("healthy")
         return figures
 
     def outage(self, points: int) -> list[dict[str, Any]]:
@@ -89,14 +89,14 @@ class _Bench:
         with self._writer(run_id, 1, last, pause_s=0.001) as writer:
             _go(writer)
             _wait_for(writer, last * 3 // 10)
-            self._proxy.put("down")
+            self._proxy.set_state("down")
             killed_at = _wait_for(writer, last // 2)
             os.kill(writer.pid, signal.SIGKILL)
         # As after a checkpoint: the last steps are taken again, and give the same.
         with self._writer(run_id, max(1, killed_at - REPEATED_STEPS), last, pause_s=0.001) as writer:
             _go(writer)
             _wait_for(writer, last * 8 // 10)
-            self._proxy.put("healthy")
+            self._proxy.set_state("healthy")
             _report(writer)
         self._send_rest(run_id)
         lost, doubled, other = self._count(run_id, last)

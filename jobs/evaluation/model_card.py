@@ -14,7 +14,7 @@ from typing import Any
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import METRIC_COLUMNS, ratio_rows
 from jobs.evaluation.paper_tables import differences
-from trainplane.markdown import coded, markdown_table
+from trainplane.markdown import code_span, markdown_table
 from trainplane.registry.versions import FACTS, ModelVersion
 from trainplane.tracking.run_record import RunRecord
 
@@ -129,7 +129,7 @@ def _origin(entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
 
 
 def _list(rows: Mapping[str, Any]) -> str:
-    return "\n".join(f"- {key}: {coded(str(value))}" for key, value in rows.items() if value not in (None, ""))
+    return "\n".join(f"- {key}: {code_span(str(value))}" for key, value in rows.items() if value not in (None, ""))
 
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
@@ -138,8 +138,8 @@ def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     rows = ratio_rows(evaluation["bins"], evaluation.get("intervals"))
     table = markdown_table(["hole %", "pairs", *(title for title, _ in METRIC_COLUMNS.values())], rows)
     protocol = (
-        f"On {coded(str(evaluation['dataset']))} ({str(evaluation['dataset_digest'])[:12]}), "
-        f"masks {coded(str(evaluation['masks']))} ({str(evaluation['masks_digest'])[:12]}), "
+        f"On {code_span(str(evaluation['dataset']))} ({str(evaluation['dataset_digest'])[:12]}), "
+        f"masks {code_span(str(evaluation['masks']))} ({str(evaluation['masks_digest'])[:12]}), "
         f"{evaluation['size']} px, definition `{evaluation['definition']}`; "
         "95 % intervals over pictures in brackets."
     )

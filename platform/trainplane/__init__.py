@@ -1,5 +1,5 @@
-"""What is true of any model that is trained, searched, recorded and promoted here.
+"""Platform that trains, searches, records and promotes any model.
 
-trainplane knows Ray, MLflow, S3 and WebDataset. It has never heard of inpainting: a model reaches it through the
-seam in `trainplane.task`, and `isnet` and `trainplane` never import each other (tests/test_architecture.py).
+trainplane uses Ray, MLflow, S3 and WebDataset, and contains nothing about inpainting: a model is plugged in through
+the interface in `trainplane.task`. `isnet` and `trainplane` never import each other (tests/test_architecture.py).
 """

@@ -17,6 +17,7 @@ def preserved_variables(*names: str) -> Iterator[None]:
     try:
         yield
     finally:
+        # A variable that was absent is removed, not set to an empty text.
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)

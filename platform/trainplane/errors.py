@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Collection
 
+# Start of a line that SQLAlchemy puts before the error itself.
 _PREAMBLE = "(raised as a result of"
 
 
@@ -31,6 +32,7 @@ def nearest(name: str, names: Collection[str]) -> str:
 
     It lists all `names` if none is similar.
     """
+    # Below a similarity of 0.6 a suggestion misleads.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]!r}?"
@@ -44,7 +46,6 @@ def error_line(error: BaseException | str, *, last: bool = False) -> str:
         error: the error, or its text. An error without a message gives the name of its type.
         last: return the last line instead, which says most in Ray's long messages.
     """
-    # SQLAlchemy begins with what it was about to do, and then says what went wrong.
     lines = [line for line in map(str.strip, str(error).splitlines()) if line and not line.startswith(_PREAMBLE)]
     if not lines:
         return "no message" if isinstance(error, str) else type(error).__name__

@@ -188,7 +188,7 @@ class Clock:
 
     def calm(self) -> None:
         self._world.store.fault = no_fault
-        self._world.tracking.put("healthy")
+        self._world.tracking.set_state("healthy")
 
     def until_over(self, process: subprocess.Popen[str]) -> bool:
         """Let things happen until the process ends; returns whether we ended it."""
@@ -205,7 +205,7 @@ class Clock:
                 self._world.store.fault = seeded_faults(rate, seed=self._seed) if rate else no_fault
             elif kind == "tracking":
                 state = self._chance.choice(("slow", "failing", "down", "healthy"))
-                self._world.tracking.put(state)  # type: ignore[arg-type]
+                self._world.tracking.set_state(state)  # type: ignore[arg-type]
                 self._tally.happened[f"MLflow {state}"] += state != "healthy"
             else:
                 os.killpg(process.pid, signal.SIGKILL)

@@ -24,7 +24,7 @@ class Weather:
         self.store, self.tracking = self, self
         self.fault, self.told = no_fault, []
 
-    def put(self, state):
+    def set_state(self, state):
         self.told.append(state)
 
 

@@ -1,12 +1,12 @@
-"""Names in Markdown are shown, not obeyed."""
+"""Names in Markdown are shown as text."""
 
 import pytest
 
-from trainplane.markdown import coded, escaped
+from trainplane.markdown import code_span, escaped
 
 
 @pytest.mark.parametrize(
-    ("text", "shown"),
+    ("text", "escaped_text"),
     [
         ("models:/isnet/1, 0.5 > 0.4", "models:/isnet/1, 0.5 > 0.4"),
         ("author:<img src=x>&amp;", "author:&lt;img src=x>&amp;amp;"),
@@ -14,10 +14,10 @@ from trainplane.markdown import coded, escaped
         ("a\\|b\\", "a\\\\\\|b\\\\"),
     ],
 )
-def test_a_name_is_text(text, shown):
-    assert escaped(text) == shown
+def test_a_name_is_text(text, escaped_text):
+    assert escaped(text) == escaped_text
 
 
 @pytest.mark.parametrize(("text", "code"), [("a<b", "`a<b`"), ("a`<b>`", "`` a`<b>` ``"), ("``\n", "```" + " ``  ```")])
 def test_code_cannot_be_left(text, code):
-    assert coded(text) == code
+    assert code_span(text) == code

@@ -1,1 +1,1 @@
-"""Frozen configuration: canonical JSON, sections, YAML, overrides."""
+"""Frozen configuration: YAML files, overrides, sections, canonical JSON."""

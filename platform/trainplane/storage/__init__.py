@@ -1,12 +1,12 @@
-"""A few verbs over `s3://` and folders: read a range, write whole, create if absent, list, delete.
+"""Object storage over `s3://` and folders.
 
-    store = open_store("s3://bucket/datasets/places2")      # connects at the first verb, not before
-    store.write("manifest.json", data)                      # there whole or not at all
+    store = open_store("s3://bucket/datasets/places2")      # connects at the first operation, not before
+    store.write("manifest.json", data)                      # the object is there whole or not at all
     store.read("shard-000000.tar", start=512, length=4096)
 
-store.py says what every store promises, folder.py and s3.py keep it. Retries live here and only here: retry.py and
-meaning.py decide (purely) whether and when, requesting.py acts. Not covered: caching, and what the bytes mean (their
-digests are the readers' matter).
+`store.py` defines the interface; `folder.py` and `s3/store.py` implement it. Retries exist only in this package:
+`s3/retry.py` and `s3/errors.py` decide (without I/O) whether and when, `s3/request.py` executes. Not covered: caching,
+and the meaning of the bytes (readers check their digests).
 """
 
 from trainplane.storage.address import ensure_bucket, open_store

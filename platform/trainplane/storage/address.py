@@ -1,4 +1,4 @@
-"""From an address to a store. Nothing is contacted here except by `ensure_bucket`."""
+"""Opens stores by address; only `ensure_bucket` contacts a server."""
 
 from __future__ import annotations
 
@@ -17,12 +17,14 @@ _BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 def open_store(address: str, *, policy: RetryPolicy | None = None) -> Store:
-    """The store at `s3://bucket/prefix`, `file:///folder`, `/folder` or `relative/folder`; connects lazily.
+    """Store at an address; connects lazily.
 
-    S3's endpoint and credentials come from the usual environment (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …).
+    Addresses are `s3://bucket/prefix`, `file:///folder`, `/folder` or `relative/folder`. S3's endpoint and
+    credentials come from the usual environment variables (AWS_ENDPOINT_URL, AWS_ACCESS_KEY_ID, …).
     """
     if not address.strip():
         raise UserError("the address of a store is empty; give s3://bucket/prefix or a folder")
+    # A path has no scheme.
     scheme, separator, _ = address.partition("://")
     if not separator:
         return FolderStore(Path(address).absolute())
@@ -38,7 +40,7 @@ def open_store(address: str, *, policy: RetryPolicy | None = None) -> Store:
 
 
 def ensure_bucket(address: str) -> None:
-    """Make the bucket of an `s3://` address, or the folder, unless it is there."""
+    """Creates the bucket or folder of an address, if absent."""
     store = open_store(address)
     if isinstance(store, S3Store):
         store.ensure_bucket()
@@ -49,7 +51,7 @@ def ensure_bucket(address: str) -> None:
 def _bucket_and_prefix(address: str) -> tuple[str, str]:
     bucket, _, prefix = address.removeprefix("s3://").partition("/")
     if "@" in bucket or ":" in bucket:
-        # The address is not repeated: what stands there is likely a secret.
+        # The message does not repeat the address, which likely holds a secret.
         raise UserError(
             "an s3:// address holds a user, a key or a port; need s3://bucket/prefix; "
             "set AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY and AWS_ENDPOINT_URL in the environment instead"

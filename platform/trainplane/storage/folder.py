@@ -1,7 +1,7 @@
-"""A folder as a store: for one machine, or a file system that all machines share.
+"""Store in a folder of a local or shared filesystem.
 
-A file appears by rename (or link) after its bytes are on the disk, and the folder's entry is then forced to the disk
-too, so what was written survives a power cut. Not covered: file systems without hard links (`create` needs them).
+A file appears by rename (or link) after its bytes are on the disk, and the folder's entry is then synced too, so a
+stored object survives a power cut. Not covered: file systems without hard links (`create` needs them).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from trainplane.storage.store import (
 
 
 class FolderStore(Store):
-    """Objects are files below `root`, which is created by the first write."""
+    """Objects as files below `root`, which the first write creates."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -38,15 +38,18 @@ class FolderStore(Store):
 
     @property
     def address(self) -> str:
+        """Absolute path of the folder."""
         return str(self._root)
 
     def child(self, prefix: str) -> FolderStore:
+        """Store in a folder below this one."""
         return FolderStore(self._root / checked_key(prefix))
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """Reads from the file; a folder is not an object."""
         checked_range(start, length)
         path = self._path(key)
-        with self._explained(f"read {key}"):
+        with self._storage_errors(f"read {key}"):
             try:
                 with path.open("rb") as file:
                     file.seek(start)
@@ -55,6 +58,7 @@ class FolderStore(Store):
                 raise NotFound(f"{path}: no such file") from None
 
     def write(self, key: str, data: bytes | Path) -> None:
+        """Writes a temporary file and renames it."""
         with self.open_writer(key) as file:
             if isinstance(data, Path):
                 with data.open("rb") as source:
@@ -63,155 +67,165 @@ class FolderStore(Store):
                 file.write(data)
 
     def create(self, key: str, data: bytes) -> bool:
+        """Writes a temporary file and links it."""
         path = self._path(key)
-        with self._explained(f"create {key}"):
-            temporary, file = _new_beside(path)
+        with self._storage_errors(f"create {key}"):
+            temporary, file = _open_temporary(path)
             try:
                 with file:
                     file.write(data)
-                    _to_disk(file)
-                # A link, unlike a rename, fails when the name is taken.
+                    _sync_file(file)
+                # A link, unlike a rename, fails when the name exists.
                 os.link(temporary, path)
             except FileExistsError:
                 return False
             finally:
                 temporary.unlink(missing_ok=True)
-            _file_entry_to_disk(path)
+            _sync_parent(path)
             return True
 
     def size(self, key: str) -> int | None:
+        """Size of the file."""
         path = self._path(key)
-        with self._explained(f"look at {key}"):
+        with self._storage_errors(f"look at {key}"):
             try:
-                found = path.stat()
+                status = path.stat()
             except (FileNotFoundError, NotADirectoryError):
                 return None
-            return found.st_size if path.is_file() else None
+            return status.st_size if path.is_file() else None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Walks the folders that the prefix can lead into."""
         checked_prefix(prefix)
-        with self._explained(f"list {prefix}"):
-            found = list(_files_below(self._root, prefix))
+        with self._storage_errors(f"list {prefix}"):
+            entries = list(_files_below(self._root, prefix))
         # The order of whole keys differs from a walk's, because '-' and '.' sort before '/'.
-        yield from sorted(found, key=lambda entry: entry.key)
+        yield from sorted(entries, key=lambda entry: entry.key)
 
     def delete(self, key: str) -> None:
+        """Deletes the file, and the folders that it leaves empty."""
         path = self._path(key)
-        with self._explained(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
+        with self._storage_errors(f"delete {key}"), suppress(FileNotFoundError, NotADirectoryError):
             path.unlink()
-            self._remove_empty(path.parent)
-
-    def _remove_empty(self, folder: Path) -> None:
-        """Take the folders of a deleted file away that it leaves empty, as a bucket has none; the store itself stays.
-
-        The kernel refuses where somebody has a file there, and whoever is about to make one makes the folder again.
-        """
-        with suppress(OSError):
-            while folder != self._root:
-                folder.rmdir()
-                folder = folder.parent
+            # Remove empty folders up to the root, which stays: a bucket has no folders either. The kernel refuses to
+            # remove one that holds a file, and a process that is about to create a file creates the folder again.
+            folder = path.parent
+            with suppress(OSError):
+                while folder != self._root:
+                    folder.rmdir()
+                    folder = folder.parent
 
     def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
-        found = []
-        with self._explained("list unfinished files"):
+        """Removes temporary files of these keys."""
+        unfinished = []
+        with self._storage_errors("list unfinished files"):
             for folder, _, names in os.walk(self._root, onerror=_raise_unless_absent):
                 for name in names:
                     path = Path(folder, name)
-                    meant = name.removeprefix(TEMPORARY_PREFIX).partition("~")[2]
-                    key = (path.parent / meant).relative_to(self._root).as_posix()
-                    if name.startswith(TEMPORARY_PREFIX) and meant and is_ours(key):
-                        found.append(path)
-            for path in found:
+                    # ".part~<token>~<final name>"; the final name is missing where it is too long.
+                    final_name = name.removeprefix(TEMPORARY_PREFIX).partition("~")[2]
+                    key = (path.parent / final_name).relative_to(self._root).as_posix()
+                    if name.startswith(TEMPORARY_PREFIX) and final_name and is_ours(key):
+                        unfinished.append(path)
+            for path in unfinished:
                 path.unlink(missing_ok=True)
-        return len(found)
+        return len(unfinished)
 
     @contextmanager
     def open_writer(self, key: str) -> Iterator[BinaryIO]:
+        """Opens a temporary file, which a clean exit renames."""
+        # Errors of opening are the store's; then the caller's block runs, and on a clean exit the file appears.
         path = self._path(key)
-        with self._explained(f"write {key}"):
-            temporary, file = _new_beside(path)
+        with self._storage_errors(f"write {key}"):
+            temporary, file = _open_temporary(path)
         try:
             try:
                 yield file
             except OSError as error:
-                # Only a full disk is this store's matter; other errors of the caller's block are the caller's.
-                if error.errno in _OUT_OF_ROOM:
-                    raise self._refusal(f"write {key}", error) from error
+                # A full disk is an error of this store; other errors come from the caller's block.
+                if error.errno in _DISK_FULL:
+                    raise self._storage_error(f"write {key}", error) from error
                 raise
-            with self._explained(f"write {key}"):
-                _to_disk(file)
+            with self._storage_errors(f"write {key}"):
+                _sync_file(file)
                 os.replace(temporary, path)
-                _file_entry_to_disk(path)
+                _sync_parent(path)
         finally:
             file.close()
             temporary.unlink(missing_ok=True)
 
     def ensure_folder(self) -> None:
-        """Make the folder unless it is there."""
-        with self._explained("make the folder"):
+        """Creates the folder, if absent."""
+        with self._storage_errors("make the folder"):
             self._root.mkdir(parents=True, exist_ok=True)
 
     def _path(self, key: str) -> Path:
         return self._root / checked_key(key)
 
     @contextmanager
-    def _explained(self, verb: str) -> Iterator[None]:
-        """The operating system's refusals as sentences."""
+    def _storage_errors(self, verb: str) -> Iterator[None]:
+        """Raises errors of the operating system as `StorageError`."""
         try:
             yield
         except OSError as error:
-            raise self._refusal(verb, error) from error
+            raise self._storage_error(verb, error) from error
 
-    def _refusal(self, verb: str, error: OSError) -> StorageError:
-        remedy = "free some space" if error.errno in _OUT_OF_ROOM else "check the folder and its permissions"
+    def _storage_error(self, verb: str, error: OSError) -> StorageError:
+        remedy = "free some space" if error.errno in _DISK_FULL else "check the folder and its permissions"
         return StorageError(f"{self.address}: cannot {verb} ({error.strerror}); {remedy}")
 
 
-_OUT_OF_ROOM = (errno.ENOSPC, errno.EDQUOT)
-# Each is a folder that another process emptied in the microseconds since it was made.
-_TRIES = 20
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
+# Each failed attempt means that another process removed the folder in the microseconds since it was created.
+_ATTEMPTS = 20
 
 
-def _new_beside(path: Path) -> tuple[Path, BinaryIO]:
-    """An empty file of a name no one else uses, in the same folder so that a rename is atomic; open for writing."""
-    for left in reversed(range(_TRIES)):
+def _open_temporary(path: Path) -> tuple[Path, BinaryIO]:
+    """Creates an empty temporary file beside `path`, open for writing.
+
+    It lies in the same folder, because a rename is atomic only there.
+    """
+    for remaining in reversed(range(_ATTEMPTS)):
         try:
-            temporary = _temporary_beside(path)
+            temporary = _temporary_path(path)
             return temporary, temporary.open("xb")
-        # "Exists" is what making a folder says where it was there and is gone the instant after.
+        # mkdir raises FileExistsError also for a folder that existed and was removed an instant later.
         except (FileNotFoundError, FileExistsError):
-            if not left:
+            if not remaining:
                 raise
     raise AssertionError("unreachable")
 
 
-def _temporary_beside(path: Path) -> Path:
-    """A name no one else uses, in the same folder; missing folders are made."""
+def _temporary_path(path: Path) -> Path:
+    """Unique name beside `path`; creates missing folders."""
+    # Note the folders that do not exist yet, innermost first.
     missing = []
     folder = path.parent
     while not folder.exists():
         missing.append(folder)
         folder = folder.parent
     path.parent.mkdir(parents=True, exist_ok=True)
-    for made in reversed(missing):
-        _entry_to_disk(made.parent)
-    # The name that is meant is told as far as file systems have room for it: 255 bytes.
-    meant = path.name if len(path.name.encode()) < 200 else ""
-    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}~{meant}"
+    # Each new folder is an entry of its parent, which must reach the disk too.
+    for new_folder in reversed(missing):
+        _sync_folder(new_folder.parent)
+    # The final name is included where it fits: file systems limit a name to 255 bytes.
+    final_name = path.name if len(path.name.encode()) < 200 else ""
+    return path.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(8)}~{final_name}"
 
 
-def _to_disk(file: BinaryIO) -> None:
+def _sync_file(file: BinaryIO) -> None:
+    # First Python's buffer, then the kernel's.
     file.flush()
     os.fsync(file.fileno())
 
 
-def _file_entry_to_disk(path: Path) -> None:
-    # Without the folder the file has been deleted again, and nothing is left to keep.
+def _sync_parent(path: Path) -> None:
+    # A missing folder means that the file was deleted again: there is nothing to keep.
     with suppress(FileNotFoundError):
-        _entry_to_disk(path.parent)
+        _sync_folder(path.parent)
 
 
-def _entry_to_disk(folder: Path) -> None:
+def _sync_folder(folder: Path) -> None:
     handle = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -229,8 +243,8 @@ def _files_below(root: Path, prefix: str) -> Iterator[Entry]:
             if not key.startswith(prefix) or name.startswith(TEMPORARY_PREFIX):
                 continue
             with suppress(FileNotFoundError):  # deleted since the walk saw it
-                found = path.stat()
-                yield Entry(key, found.st_size, str(found.st_mtime_ns))
+                status = path.stat()
+                yield Entry(key, status.st_size, str(status.st_mtime_ns))
 
 
 def _raise_unless_absent(error: OSError) -> None:

@@ -1,7 +1,7 @@
-"""Make the bucket of a fresh store: `python -m trainplane.storage.make_bucket s3://NAME`; an old one stays.
+"""Command that creates a bucket: `python -m trainplane.storage.make_bucket s3://NAME`.
 
-Address and keys come from the usual AWS variables. For stores of one's own (the local stack, compose.yaml); a bucket in
-a cloud is made with its policies (infra/s3) by whoever owns the account.
+An existing bucket stays. Address and keys come from the usual AWS variables. For self-hosted stores (the local stack,
+compose.yaml); the owner of a cloud account creates a bucket there with its policies (infra/s3).
 """
 
 from __future__ import annotations
@@ -17,15 +17,16 @@ from trainplane.errors import RunFailed, UserError
 def make_bucket(
     name: str, *, endpoint: str | None = None, keys: tuple[str, str] | None = None, timeout_s: float = 60.0
 ) -> None:
-    """Create the bucket `name`, waiting up to `timeout_s` for a store that is still starting.
+    """Creates a bucket; waits for a store that is starting.
 
-    `endpoint` and `keys` (access, secret) stand for what the environment says otherwise.
+    `endpoint` and `keys` (access, secret) override the environment.
     """
     import boto3
     from botocore.config import Config
     from botocore.exceptions import BotoCoreError, ClientError
 
-    # A store that has just started answers 5xx or nothing at all; one attempt a turn keeps the deadline ours.
+    # A store that has just started answers 5xx or nothing at all. One attempt per request leaves the deadline to the
+    # loop below.
     config = Config(
         retries={"total_max_attempts": 1}, connect_timeout=5, read_timeout=30, s3={"addressing_style": "path"}
     )
@@ -46,6 +47,7 @@ def make_bucket(
         except (client.exceptions.BucketAlreadyOwnedByYou, client.exceptions.BucketAlreadyExists):
             return
         except (BotoCoreError, ClientError) as error:
+            # Wrong keys or a wrong name will not become right: only other errors are retried.
             code = getattr(error, "response", {}).get("Error", {}).get("Code", "")
             if code in ("AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "InvalidBucketName"):
                 raise UserError(
@@ -57,7 +59,7 @@ def make_bucket(
 
 
 def main(argv: Sequence[str]) -> int:
-    """The command."""
+    """Runs the command; returns its exit status."""
     if len(argv) != 1 or not argv[0].startswith("s3://") or "/" in argv[0].removeprefix("s3://").rstrip("/"):
         print("usage: python -m trainplane.storage.make_bucket s3://NAME", file=sys.stderr)
         return 2

@@ -1,8 +1,8 @@
-"""What every store promises, whatever stands behind it.
+"""Interface of every store.
 
-A store is one place, a bucket with a prefix or a folder. Keys are relative and '/'-separated. A store holds its
-address alone: it pickles, survives fork, and opens connections in the process that uses it. Not covered: locking
-between writers; `create` is the one verb in which exactly one of several writers wins.
+A store is a bucket with a prefix, or a folder. Keys are relative and '/'-separated. A store holds only its address: it
+pickles, survives fork, and opens connections in the process that uses it. Not covered: locking between writers;
+`create` is the one operation in which exactly one of several writers wins.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ from typing import BinaryIO
 
 from trainplane.errors import RunFailed, UserError
 
-# Names of a folder store's unfinished files begin so; as keys they are refused everywhere, to keep stores alike.
+# Prefix of a folder store's unfinished files. All stores refuse such keys, to accept the same ones.
 TEMPORARY_PREFIX = ".part~"
 
+# Control characters have no place in a portable key.
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _MAX_KEY_BYTES = 1024  # the limit of S3
 
@@ -29,16 +30,25 @@ class NotFound(LookupError):
 
 
 class StorageError(RunFailed):
-    """The store does not answer, refuses us, or has no room: a sentence that names the address and no secret."""
+    """The store does not answer, refuses access, or is full.
+
+    The message names the address and no secret.
+    """
 
 
 class NoBucket(StorageError):
-    """The bucket of an address is not there: no answer about any object, and nothing can be stored."""
+    """The bucket of an address does not exist.
+
+    It says nothing about any object, unlike `NotFound`.
+    """
 
 
 @dataclass(frozen=True)
 class Entry:
-    """One stored object; `size` in bytes. `stamp` is another once its bytes are: S3's ETag, a file's time of change."""
+    """One stored object; `size` in bytes.
+
+    `stamp` changes with the bytes: S3's ETag, or a file's modification time.
+    """
 
     key: str
     size: int
@@ -46,7 +56,10 @@ class Entry:
 
 
 class Store(ABC):
-    """One place. Every verb raises `StorageError` when the store cannot be used, `UserError` for a malformed key."""
+    """Objects below one address.
+
+    Every method raises `StorageError` when the store cannot be used, and `UserError` for a malformed key.
+    """
 
     @property
     @abstractmethod
@@ -55,58 +68,69 @@ class Store(ABC):
 
     @abstractmethod
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
-        """`length` bytes from offset `start`, or all that follow; fewer when the object ends before.
+        """Reads `length` bytes from `start`, or all that follow.
 
-        Raises `NotFound`. A connection that breaks is resumed at the offset reached.
+        Returns fewer bytes when the object ends before. Raises `NotFound`. After a broken connection, reading resumes
+        at the offset reached.
         """
 
     def view(self, key: str, *, start: int = 0, length: int | None = None) -> memoryview:
-        """The same as `read`, in memory that was not copied where the store can do without."""
+        """Reads as `read` does, without a copy where possible."""
         return memoryview(self.read(key, start=start, length=length))
 
     @abstractmethod
     def write(self, key: str, data: bytes | Path) -> None:
-        """Store bytes, or a file's content, under `key`: there whole or not at all, replacing what was there."""
+        """Stores bytes, or the content of a file.
+
+        The object appears whole or not at all, and replaces an existing one.
+        """
 
     @abstractmethod
     def create(self, key: str, data: bytes) -> bool:
-        """Store `data` unless `key` exists, atomically; False when it does.
+        """Stores `data` atomically; False when `key` exists.
 
         Of several writers exactly one gets True. Where an answer was lost on the way, equal content under the key
-        counts as ours, so give every writer content of its own (a nonce) when that difference matters.
+        counts as ours, so give every writer its own content (a nonce) when that difference matters.
         """
 
     @abstractmethod
     def size(self, key: str) -> int | None:
-        """Bytes stored under `key`; None when there is no such object."""
+        """Size in bytes; None when there is no such object."""
 
     @abstractmethod
     def list(self, prefix: str = "") -> Iterator[Entry]:
-        """Every object whose key begins with the text `prefix`, at any depth, in order of key."""
+        """Lists objects whose key begins with `prefix`, sorted by key.
+
+        `prefix` is text and may end inside a name; objects at any depth count.
+        """
 
     @abstractmethod
     def delete(self, key: str) -> None:
-        """Remove the object; one that is absent is fine."""
+        """Deletes the object, if it exists."""
 
     @abstractmethod
     def child(self, prefix: str) -> Store:
-        """The place below this one."""
+        """Store below this one."""
 
     @abstractmethod
     def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
-        """Remove what writers that died left of keys for which `is_ours` holds; how many pieces of writing it was.
+        """Removes unfinished writes of selected keys; returns their number.
 
-        Only keys of this store are asked about, never those of another prefix. A store cannot tell a dead writer from
-        a living one: whoever calls this knows that nobody writes to these keys.
+        `is_ours` selects among the keys of this store, never those of another prefix. A store cannot distinguish a dead
+        writer from a living one: the caller guarantees that no process writes to these keys.
         """
 
     @abstractmethod
     def open_writer(self, key: str) -> AbstractContextManager[BinaryIO]:
-        """A file to write to piece by piece, in bounded memory: appears whole on a clean exit, not at all otherwise."""
+        """Opens a file for writing in bounded memory.
+
+        The object appears whole on a clean exit, and not at all otherwise.
+        """
 
 
 def checked_key(key: str) -> str:
-    """`key` itself, or a `UserError` saying why it cannot name an object in any store."""
+    """Returns a key that every store accepts, or raises `UserError`."""
+    # No empty, '.' or '..' parts: a file system would resolve them, S3 would not.
     parts = key.split("/")
     if not key or key.startswith("/") or any(part in ("", ".", "..") for part in parts):
         raise UserError(f"{key!r} is no key; need a relative path such as 'a/b.json' without empty, '.' or '..' parts")
@@ -124,13 +148,13 @@ def checked_key(key: str) -> str:
 
 
 def checked_prefix(prefix: str) -> str:
-    """`prefix` itself, or a `UserError` where it would leave the store. It is text: it may end inside a name."""
+    """Returns a prefix inside the store, or raises `UserError`."""
     if prefix.startswith("/") or ".." in prefix.split("/"):
         raise UserError(f"{prefix!r} is no prefix of keys; need relative text without '..' parts")
     return prefix
 
 
 def checked_range(start: int, length: int | None) -> None:
-    """A `ValueError` for a range that no object can have."""
+    """Raises a `ValueError` for a negative range."""
     if start < 0 or (length is not None and length < 0):
         raise ValueError(f"range of {length} bytes from {start}: neither may be negative")

@@ -1,10 +1,10 @@
-"""A proxy before an S3 server that fails on request: what networks and stores do on bad days, seeded.
+"""Proxy before an S3 server that injects seeded faults.
 
     with FaultProxy(endpoint) as proxy:             # then AWS_ENDPOINT_URL=proxy.endpoint
         proxy.fault = seeded_faults(0.1, seed=1)
 
-For tests and for `isnet bench faults`; it passes on plain HTTP from loopback only. Not covered: faults of the server
-itself, such as wrong bytes that it has stored.
+For tests and for `isnet bench faults`; it forwards plain HTTP from loopback only. Not covered: faults of the server
+itself, such as wrong stored bytes.
 """
 
 from __future__ import annotations
@@ -18,50 +18,51 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from types import TracebackType
 from typing import TypeAlias
 
 Fault: TypeAlias = Callable[[str, str, int], str | None]
-"""(method, path, number of the request) -> the name of a fault, or None."""
+"""(method, path, number of the request) -> name of a fault, or None."""
 
 REFUSALS = {"500": (500, "InternalError"), "503": (503, "SlowDown"), "expired": (400, "ExpiredToken")}
-FINAL_REFUSALS = {"denied": (403, "AccessDenied")}  # no fault that comes and goes, and not among FAULTS
-SPOILT_BODIES = {
+FINAL_REFUSALS = {"denied": (403, "AccessDenied")}  # not transient, hence not among FAULTS
+BODY_FAULTS = {
     "reset": "half of the body, then a reset connection",
     "short": "half of the body under the whole length",
     "lying": "half of the body under half of the length",
     "stall": "half of the body, then silence",
     "slow": "10 kB/s",
     "flip": "a flipped bit somewhere in the body",
-    "elsewhere": "the right answer to another range",
+    "elsewhere": "the correct answer to another range",
 }
-FAULTS = (*REFUSALS, *SPOILT_BODIES)
+FAULTS = (*REFUSALS, *BODY_FAULTS)
 
 _SLOW_BYTES_PER_S = 10_000
 _PIECE_BYTES = 1 << 16
-_NOT_PASSED_ON = ("content-length", "connection", "transfer-encoding", "date", "server")
+# Headers that the proxy's own HTTP layer writes.
+_NOT_FORWARDED = ("content-length", "connection", "transfer-encoding", "date", "server")
 
 
 def no_fault(method: str, path: str, number: int) -> str | None:
-    """Everything passes."""
+    """Forwards every request unchanged."""
     return None
 
 
 def seeded_faults(rate: float, *, seed: int, kinds: Sequence[str] = FAULTS) -> Fault:
-    """Spoils a share `rate` of the requests, each kind as often; the same ones whenever the seed is the same."""
+    """Injects faults, evenly by kind, into a share of requests."""
 
     def fault(method: str, path: str, number: int) -> str | None:
-        chance = random.Random(f"{seed} {number}")
-        return chance.choice(kinds) if chance.random() < rate else None
+        # A generator per request: threads that overtake each other do not change its fault.
+        rng = random.Random(f"{seed} {number}")
+        return rng.choice(kinds) if rng.random() < rate else None
 
     return fault
 
 
 class FaultProxy:
-    """Passes requests on to the S3 server at `endpoint` and spoils the answers that `fault` names.
+    """Forwards requests to an S3 server and injects `fault`.
 
-    `requests` counts what came in, `faults` what was spoilt, by name. `stall_s` is how long silence lasts. All that is
-    sent up together takes its time by `upload_bytes_per_s`. `port` 0 takes a free one.
+    `requests` counts all requests, `faults` the injected faults by name. A stall lasts `stall_s`. All uploads together
+    are limited to `upload_bytes_per_s`. `port` 0 takes a free one.
     """
 
     def __init__(
@@ -73,12 +74,13 @@ class FaultProxy:
         self._upstream = endpoint.removeprefix("http://")
         self._stall_s = stall_s
         self._upload_bytes_per_s = upload_bytes_per_s
-        self._received_until = 0.0
+        # Time at which the limited uplink becomes free.
+        self._uplink_free_at = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class _Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
             # Headers and body are two packets; the second must not wait for the first one's acknowledgement.
             disable_nagle_algorithm = True
@@ -89,28 +91,27 @@ class FaultProxy:
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
             def log_message(self, format: str, *args: object) -> None:
-                """Say nothing."""
+                """Logs nothing."""
 
-        class Server(ThreadingHTTPServer):
+        class _Server(ThreadingHTTPServer):
             daemon_threads = True
             request_queue_size = 128
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """Clients that hang up are what this is about."""
+                """Ignores clients that hang up, which these faults cause."""
 
-        self._server = Server(("127.0.0.1", port), Handler)
+        self._server = _Server(("127.0.0.1", port), _Handler)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
 
     def __enter__(self) -> FaultProxy:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
+        """Stops the proxy and ends its stalls."""
         self._closed.set()
         self._server.shutdown()
         self._server.server_close()
@@ -119,7 +120,7 @@ class FaultProxy:
         with self._lock:
             self.requests += 1
             number = self.requests
-        sent = b"".join(self._received(handler))
+        body = b"".join(self._receive(handler))
         fault = self.fault(handler.command, handler.path, number)
         if fault:
             with self._lock:
@@ -127,21 +128,23 @@ class FaultProxy:
         if fault in REFUSALS or fault in FINAL_REFUSALS:
             self._refuse(handler, fault)
         else:
-            self._pass_on(handler, sent, fault, number)
+            self._forward(handler, body, fault, number)
 
-    def _received(self, handler: BaseHTTPRequestHandler) -> Iterator[bytes]:
-        """The request's body, no faster than all uploads together may be."""
-        left, rate = int(handler.headers.get("Content-Length") or 0), self._upload_bytes_per_s
-        while left and (piece := handler.rfile.read(min(left, _PIECE_BYTES) if rate else left)):
-            left -= len(piece)
+    def _receive(self, handler: BaseHTTPRequestHandler) -> Iterator[bytes]:
+        """Receives the request's body within the limit on uploads."""
+        remaining, rate = int(handler.headers.get("Content-Length") or 0), self._upload_bytes_per_s
+        while remaining and (piece := handler.rfile.read(min(remaining, _PIECE_BYTES) if rate else remaining)):
+            remaining -= len(piece)
             yield piece
             if rate:
+                # Each piece reserves its time on the shared uplink, then waits for it.
                 with self._lock:
-                    self._received_until = max(time.monotonic(), self._received_until) + len(piece) / rate
-                    pause = self._received_until - time.monotonic()
+                    self._uplink_free_at = max(time.monotonic(), self._uplink_free_at) + len(piece) / rate
+                    pause = self._uplink_free_at - time.monotonic()
                 self._closed.wait(max(0.0, pause))
 
-    def _pass_on(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None, number: int) -> None:
+    def _forward(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None, number: int) -> None:
+        # Get the server's answer.
         upstream = http.client.HTTPConnection(self._upstream, timeout=30)
         try:
             upstream.request(handler.command, handler.path, sent, dict(handler.headers))
@@ -149,27 +152,31 @@ class FaultProxy:
             body = answer.read()
         finally:
             upstream.close()
+        # Send the headers, with a false range or length where the fault is one.
         half = len(body) // 2
         handler.send_response(answer.status)
         for name, value in answer.getheaders():
             if fault == "elsewhere" and name.lower() == "content-range":
                 value = f"bytes 0-{len(body) - 1}/{value.rpartition('/')[2]}"
-            if name.lower() not in _NOT_PASSED_ON:
+            if name.lower() not in _NOT_FORWARDED:
                 handler.send_header(name, value)
         length = int(answer.getheader("Content-Length") or len(body)) if handler.command == "HEAD" else len(body)
         handler.send_header("Content-Length", str(half if fault == "lying" else length))
         handler.end_headers()
+        # Send the body, whole or damaged.
         if fault == "flip" and body:
-            chance = random.Random(number)
-            at = chance.randrange(len(body))
-            body = body[:at] + bytes([body[at] ^ 1 << chance.randrange(8)]) + body[at + 1 :]
+            rng = random.Random(number)
+            at = rng.randrange(len(body))
+            body = body[:at] + bytes([body[at] ^ 1 << rng.randrange(8)]) + body[at + 1 :]
         if fault == "slow":
             return self._trickle(handler, body)
         handler.wfile.write(body[:half] if fault in ("reset", "short", "lying", "stall") else body)
         handler.wfile.flush()
+        # End the connection as the fault requires.
         if fault == "stall":
             self._closed.wait(self._stall_s)
         if fault == "reset":
+            # Closing with a linger of 0 s sends RST instead of FIN.
             handler.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         if fault in ("reset", "short", "stall"):
             handler.close_connection = True
@@ -177,6 +184,7 @@ class FaultProxy:
         return None
 
     def _trickle(self, handler: BaseHTTPRequestHandler, body: bytes) -> None:
+        # Ten pieces a second.
         piece = _SLOW_BYTES_PER_S // 10
         for start in range(0, len(body), piece):
             if self._closed.is_set():
@@ -190,5 +198,6 @@ class FaultProxy:
         handler.send_response(status)
         handler.send_header("Content-Length", str(len(body)))
         handler.end_headers()
+        # The answer to a HEAD has headers only.
         if handler.command != "HEAD":
             handler.wfile.write(body)

@@ -1,6 +1,6 @@
-"""An MLflow server process, and before it a proxy that makes it healthy, slow, failing or absent on demand.
+"""MLflow server process, and a proxy that simulates its outages.
 
-For `isnet bench tracking` and for tests. The proxy passes on plain HTTP over loopback only.
+For `isnet bench tracking` and for tests. The proxy forwards plain HTTP over loopback only.
 """
 
 from __future__ import annotations
@@ -23,15 +23,16 @@ from typing import Literal
 from trainplane.cluster.ports import free_port
 from trainplane.errors import RunFailed
 
-State = Literal["healthy", "slow", "failing", "down"]
-STATES: tuple[State, ...] = ("healthy", "slow", "failing", "down")
+ServerState = Literal["healthy", "slow", "failing", "down"]
+STATES: tuple[ServerState, ...] = ("healthy", "slow", "failing", "down")
 SLOW_S = 5.0
-_NOT_PASSED_ON = ("connection", "transfer-encoding", "date", "server", "content-length")
+# Headers that the proxy's own HTTP layer writes.
+_NOT_FORWARDED = ("connection", "transfer-encoding", "date", "server", "content-length")
 
 
 @contextmanager
 def mlflow_server(folder: Path) -> Iterator[int]:
-    """A server over a new SQLite database in `folder`; gives its port."""
+    """Runs a server over a new database; yields its port."""
     port = free_port()
     with tracking_server(f"sqlite:///{folder}/mlflow.db", port=port, artifacts=str(folder / "art")):
         yield port
@@ -41,22 +42,23 @@ def mlflow_server(folder: Path) -> Iterator[int]:
 def tracking_server(
     store: str, *, port: int, artifacts: str, options: Sequence[str] = (), environment: Mapping[str, str] | None = None
 ) -> Iterator[str]:
-    """Serves the tracking store at the address `store`; gives its own. Everything it started ends with the block.
+    """Serves the tracking store at `store`; gives the server's address.
 
-    options -- more words of its command line; environment -- more variables.
-    Raises `RunFailed` where it does not come up within three minutes.
+    `options` and `environment` extend its command line and variables. The block's end kills its process group. Raises
+    `RunFailed` if it does not start within three minutes.
     """
     command = [sys.executable, "-m", "mlflow", "server", "--port", str(port), "--workers", "1", *options]
     command += ["--default-artifact-root", artifacts]
     variables = {
         **os.environ,
-        # Not on the command line, which shows passwords.
+        # Not on the command line, where every user of the machine could read a password.
         "MLFLOW_BACKEND_STORE_URI": store,
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         **(environment or {}),
     }
     with tempfile.TemporaryFile() as log:
+        # A session of its own, so that its worker processes can be killed with it.
         server = subprocess.Popen(command, env=variables, stdout=log, stderr=log, start_new_session=True)
         try:
             deadline = time.monotonic() + 180
@@ -80,66 +82,74 @@ def _is_healthy(port: int) -> bool:
 
 
 class StateProxy:
-    """Passes requests on to a server on loopback, in whatever state it is put; always at the same address."""
+    """Proxy at a fixed address that simulates a server's state."""
 
     def __init__(self, server_port: int) -> None:
         self._server_port = server_port
-        self._state: State = "healthy"
+        self._state: ServerState = "healthy"
         self._listener = self._listen(0)
         self.port = int(self._listener.server_address[1])
 
     @property
     def address(self) -> str:
+        """URL of the proxy."""
         return f"http://127.0.0.1:{self.port}"
 
-    def put(self, state: State) -> None:
-        """Down: connections are refused, and those under way get no answer."""
-        was, self._state = self._state, state
-        if state == "down" and was != "down":
-            self._silence()
-        if was == "down" and state != "down":
+    def set_state(self, state: ServerState) -> None:
+        """Changes the simulated state.
+
+        Down means that connections are refused, and that requests in progress get no answer.
+        """
+        previous, self._state = self._state, state
+        if state == "down" and previous != "down":
+            self._stop_listening()
+        if previous == "down" and state != "down":
             self._listener = self._listen(self.port)
 
     def close(self) -> None:
+        """Stops the proxy."""
+        # Down, it has stopped already.
         if self._state != "down":
-            self._silence()
+            self._stop_listening()
 
-    def _silence(self) -> None:
+    def _stop_listening(self) -> None:
         self._listener.shutdown()
         self._listener.server_close()
 
     def _listen(self, port: int) -> ThreadingHTTPServer:
         proxy = self
 
-        class Handler(BaseHTTPRequestHandler):
+        class _Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                proxy._pass_on(self)
+                proxy._forward(self)
 
             do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
 
             def log_message(self, format: str, *args: object) -> None:
-                """The bench has its own report."""
+                """Logs nothing: the benchmark has its own report."""
 
-        class Listener(ThreadingHTTPServer):
-            # Waiting for the threads of slow answers would hold up the next state.
+        class _Listener(ThreadingHTTPServer):
+            # Waiting for the threads of slow answers would delay the next state.
             daemon_threads, block_on_close, allow_reuse_address = True, False, True
 
             def handle_error(self, request: object, client_address: object) -> None:
-                """A client that was killed while it was answered is what the bench is about."""
+                """Ignores killed clients, which the benchmark causes."""
 
-        listener = Listener(("127.0.0.1", port), Handler)
+        listener = _Listener(("127.0.0.1", port), _Handler)
         threading.Thread(target=listener.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         return listener
 
-    def _pass_on(self, request: BaseHTTPRequestHandler) -> None:
+    def _forward(self, request: BaseHTTPRequestHandler) -> None:
         body = request.rfile.read(int(request.headers.get("Content-Length") or 0))
         if self._state == "slow":
             time.sleep(SLOW_S)
+        # The state may have changed during the pause.
         if self._state == "down":
             request.close_connection = True
             return
+        # The answer is a failure, or that of the server.
         status, headers, data = 500, [("Content-Type", "text/plain")], b"made to fail"
         if self._state != "failing":
             server = http.client.HTTPConnection("127.0.0.1", self._server_port, timeout=60)
@@ -151,7 +161,7 @@ class StateProxy:
                 server.close()
         request.send_response(status)
         for name, value in headers:
-            if name.lower() not in _NOT_PASSED_ON:
+            if name.lower() not in _NOT_FORWARDED:
                 request.send_header(name, value)
         request.send_header("Content-Length", str(len(data)))
         request.end_headers()

@@ -25,7 +25,7 @@ def test_recording_costs_little_in_every_state_of_the_server_and_all_of_it_arriv
 
 def test_the_proxy_is_in_the_state_it_was_put_in() -> None:
     behind = StateProxy(server_port=1)
-    behind.put("failing")
+    behind.set_state("failing")
     before = StateProxy(server_port=behind.port)
 
     def status() -> int:
@@ -34,10 +34,10 @@ def test_the_proxy_is_in_the_state_it_was_put_in() -> None:
         return client.getresponse().status
 
     assert status() == 500  # what stands behind it says so
-    before.put("down")
+    before.set_state("down")
     with pytest.raises(ConnectionRefusedError):
         status()
-    before.put("failing")
+    before.set_state("failing")
     assert status() == 500
     before.close()
     behind.close()

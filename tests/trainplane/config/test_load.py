@@ -1,4 +1,4 @@
-"""Configuration: what can be typed, and that every mistake is answered with the field and the remedy."""
+"""Configuration: accepted values, and refusals that name the field and the remedy."""
 
 import pytest
 from tiny_task import TinyConfig
@@ -10,12 +10,12 @@ from trainplane.errors import UserError
 TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
 
 
-def made(*overrides):
+def build_with(*overrides):
     return build(TinyConfig, apply_overrides(TREE, list(overrides)))
 
 
 def test_overrides_are_read_as_yaml_and_numbers_as_people_write_them():
-    config = made("train.lr_g=1e-4", "train.betas=[0.5, 0.99]", "data.val=null", "tracking.require=true")
+    config = build_with("train.lr_g=1e-4", "train.betas=[0.5, 0.99]", "data.val=null", "tracking.require=true")
     assert config.train.lr_g == 1e-4
     assert config.train.betas == (0.5, 0.99)
     assert config.data.val is None
@@ -28,7 +28,7 @@ def test_numbers_in_a_file_may_be_written_without_a_point():
 
 def test_the_tree_under_overrides_is_not_changed():
     before = canonical_json(TREE)
-    made("train.steps=9", "data.val=b")
+    build_with("train.steps=9", "data.val=b")
     assert canonical_json(TREE) == before
 
 
@@ -64,19 +64,19 @@ def test_the_tree_under_overrides_is_not_changed():
 )
 def test_a_mistake_is_answered_with_field_and_remedy(override, words):
     with pytest.raises(UserError) as refusal:
-        made(override)
+        build_with(override)
     for word in words:
         assert word in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
 def test_an_elastic_run_may_have_what_divides_the_global_batch():
-    assert made("train.global_batch=24", "train.workers=[2, 8]").train.world_sizes == [2, 3, 4, 6, 8]
-    fixed = made("train.global_batch=24", "train.workers=[2, 8]", "train.micro_batch=4").train
+    assert build_with("train.global_batch=24", "train.workers=[2, 8]").train.world_sizes == [2, 3, 4, 6, 8]
+    fixed = build_with("train.global_batch=24", "train.workers=[2, 8]", "train.micro_batch=4").train
     assert fixed.world_sizes == [2, 3, 6]
-    assert made("train.workers=2").train.world_sizes == [2]
-    # Counted no further than there are pictures, or this would not end.
-    assert made("train.workers=[1, 1000000000000000]").train.world_sizes == [1, 2, 4]
+    assert build_with("train.workers=2").train.world_sizes == [2]
+    # Counted no further than there are samples, or this would not end.
+    assert build_with("train.workers=[1, 1000000000000000]").train.world_sizes == [1, 2, 4]
 
 
 def test_a_missing_field_is_named():
@@ -86,24 +86,24 @@ def test_a_missing_field_is_named():
 
 def test_a_configuration_cannot_be_changed():
     with pytest.raises(Exception, match="frozen"):
-        made().train.steps = 5
+        build_with().train.steps = 5
 
 
 def test_the_digest_changes_with_any_value_and_only_then():
-    assert made().digest() == made("train.steps=4").digest()
-    assert made().digest() != made("train.steps=5").digest()
+    assert build_with().digest() == build_with("train.steps=4").digest()
+    assert build_with().digest() != build_with("train.steps=5").digest()
 
 
 @pytest.mark.parametrize("override", ["train.steps=400", "train.workers=2", "data.cache_dir=/x", "train.log_every=3"])
 def test_where_how_long_and_how_often_are_no_part_of_a_runs_identity(override):
-    assert made(override).identity() == made().identity()
+    assert build_with(override).identity() == build_with().identity()
 
 
 @pytest.mark.parametrize(
     "override", ["train.lr_g=0.5", "train.global_batch=2", "train.seed=3", "train.betas=[0.5, 0.9]"]
 )
 def test_what_decides_what_is_learnt_is_part_of_it(override):
-    assert made(override).identity() != made().identity()
+    assert build_with(override).identity() != build_with().identity()
 
 
 @pytest.mark.parametrize(
@@ -131,7 +131,7 @@ def test_merged_keys_may_be_written_over(tmp_path):
         "x: &x {a: 1, c: 3}\nin:\n  base: &base {<<: *x, a: 2}\nuse: {<<: *base, c: 9}\nboth: {<<: [*x, *base], a: 4}\n"
     )
     (tmp_path / "run.yaml").write_text(text)
-    found = read_yaml(tmp_path / "run.yaml")
-    assert found["in"]["base"] == {"a": 2, "c": 3}
-    assert found["use"] == {"a": 2, "c": 9}
-    assert found["both"] == {"a": 4, "c": 3}
+    tree = read_yaml(tmp_path / "run.yaml")
+    assert tree["in"]["base"] == {"a": 2, "c": 3}
+    assert tree["use"] == {"a": 2, "c": 9}
+    assert tree["both"] == {"a": 4, "c": 3}

@@ -1,4 +1,4 @@
-"""Every promise of a store, kept by folders and by S3; and S3's faults, which no reader ever sees."""
+"""Interface of a store, in folders and in S3, and recovery from faults of S3."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from hypothesis import strategies as st
 
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, RetryPolicy, StorageError, Store, ensure_bucket, open_store
-from trainplane.storage.s3.request import Requests
-from trainplane.storage.s3.retry import Budget, Concurrency, Pace
-from trainplane.storage.s3.session import connection
+from trainplane.storage.s3.request import RetryingClient
+from trainplane.storage.s3.retry import ConcurrencyLimit, RetryBudget, ThroughputCheck
+from trainplane.storage.s3.session import bucket_state
 
 QUICK = RetryPolicy(attempts=6, base_s=0.001, cap_s=0.01, connect_timeout_s=1.0, read_timeout_s=0.5, patience_s=0.4)
 MEBIBYTE = 1 << 20
@@ -74,16 +74,16 @@ class TestEveryStore:
         assert store.read("claim") == b"first"
 
     def test_of_many_creators_exactly_one_wins(self, store: Store) -> None:
-        won: list[int] = []
+        winners: list[int] = []
         threads = [
-            threading.Thread(target=lambda n=n: won.append(n) if store.create("claim", b"%d" % n) else None)
+            threading.Thread(target=lambda n=n: winners.append(n) if store.create("claim", b"%d" % n) else None)
             for n in range(8)
         ]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert [b"%d" % n for n in won] == [store.read("claim")]
+        assert [b"%d" % n for n in winners] == [store.read("claim")]
 
     def test_lists_by_text_prefix_in_order_of_key(self, store: Store) -> None:
         for key in ("b", "a/2", "a/1/x", "a-b", "ab"):
@@ -167,7 +167,7 @@ def test_a_listing_with_bytes_spoilt_on_the_way_is_asked_for_again(
             response_dict["body"] = response_dict["body"].replace(sound, spoilt)
 
     bucket = s3_address.removeprefix("s3://").partition("/")[0]
-    client = connection(bucket, QUICK).session.client(QUICK.silence_s(0, is_read=False))
+    client = bucket_state(bucket, QUICK).clients.get(QUICK.timeout_s(0, is_read=False))
     client.meta.events.register("before-parse.s3.ListObjectsV2", spoil)
     try:
         assert [(entry.key, entry.size) for entry in store.list()] == [("a", 1)]
@@ -274,10 +274,10 @@ class TestS3Faults:
         store.write("x", data)
         before = faulty_s3.requests
         faulty_s3.fault = lambda method, path, number: "slow" if number == before + 1 else None
-        begun = time.monotonic()
+        started = time.monotonic()
         assert store.read("x") == data
         assert faulty_s3.requests - before == 2
-        assert time.monotonic() - begun < 20  # the whole of it takes 105 s at 10 kB/s
+        assert time.monotonic() - started < 20  # the whole of it takes 105 s at 10 kB/s
 
     def test_silence_is_cut_short_whatever_went_before_and_a_slow_store_is_waited_for(
         self, faulty_s3, s3_address: str
@@ -286,9 +286,9 @@ class TestS3Faults:
         store.write("x", bytes(5000))
         faults = {faulty_s3.requests + n: fault for n, fault in enumerate(("503", "stall", "500", "stall"), 1)}
         faulty_s3.fault = lambda method, path, number: faults.get(number)
-        begun = time.monotonic()
+        started = time.monotonic()
         assert store.read("x") == bytes(5000)
-        assert time.monotonic() - begun < 4
+        assert time.monotonic() - started < 4
 
         def take_time(method: str, path: str, number: int) -> None:
             time.sleep(0.6)
@@ -327,7 +327,7 @@ class TestS3Faults:
         for _ in range(reads):
             with pytest.raises(StorageError, match="keeps failing"):
                 dead.read("x")
-        assert faulty_s3.requests - before <= reads + Budget().reserve
+        assert faulty_s3.requests - before <= reads + RetryBudget().capacity
         faulty_s3.fault = lambda method, path, number: "500" if number % 2 else None
         assert [other.read("x") for _ in range(20)] == [b"1"] * 20
 
@@ -404,7 +404,7 @@ class TestS3Faults:
         lock = threading.Lock()
         refused = set(range(faulty_s3.requests + 1, faulty_s3.requests + 33))
 
-        def watch(method: str, path: str, number: int) -> str | None:
+        def measure(method: str, path: str, number: int) -> str | None:
             with lock:
                 under_way[0] += 1
                 if number > max(refused) + 16:
@@ -414,7 +414,7 @@ class TestS3Faults:
                 under_way[0] -= 1
             return "503" if number in refused else None
 
-        faulty_s3.fault = watch
+        faulty_s3.fault = measure
         with ThreadPoolExecutor(32) as threads:
             assert list(threads.map(store.read, ["x"] * 100)) == [bytes(1000)] * 100
         assert 1 <= most_after[0] <= 24  # 32 before
@@ -423,8 +423,8 @@ class TestS3Faults:
         policy = replace(QUICK, read_timeout_s=5.0)
         store = open_store(s3_address, policy=policy)
         store.write("x", b"1")
-        session = connection(store.address.split("/")[2], policy).session
-        first = session.client(5.0)
+        clients = bucket_state(store.address.split("/")[2], policy).clients
+        first = clients.get(5.0)
         expired = set(range(faulty_s3.requests + 1, faulty_s3.requests + 9))
         everyone = threading.Barrier(8)
 
@@ -437,14 +437,14 @@ class TestS3Faults:
         faulty_s3.fault = fault
         with ThreadPoolExecutor(8) as threads:
             assert list(threads.map(store.read, ["x"] * 8)) == [b"1"] * 8
-        second = session.client(5.0)
+        second = clients.get(5.0)
         assert second is not first
-        session.renew(first)  # a straggler's
-        assert session.client(5.0) is second
+        clients.discard(first)  # a straggler's
+        assert clients.get(5.0) is second
 
     def test_a_missing_bucket_is_named(self, s3_server: str) -> None:
         store = open_store("s3://no-such-bucket/x", policy=QUICK)
-        # No answer about any object: whoever takes "not found" for an answer must not take this for one.
+        # It says nothing about any object: a caller that handles NotFound must not handle this.
         for verb in (lambda: store.read("x"), lambda: list(store.list()), lambda: store.write("x", b"y")):
             with pytest.raises(NoBucket, match="no-such-bucket"):
                 verb()
@@ -460,15 +460,15 @@ class TestS3Faults:
             raise ClientError(refusal, "GetObject")
 
         with pytest.raises(StorageError, match="set the clock"):
-            Requests("bucket", "s3://bucket", QUICK).make("read x", skewed)
+            RetryingClient("bucket", "s3://bucket", QUICK).call("read x", skewed)
 
     def test_refused_credentials_are_said_to_be_so(self) -> None:
         from botocore.exceptions import ClientError
 
-        from trainplane.storage.s3.errors import Meaning, meaning_of
+        from trainplane.storage.s3.errors import ErrorKind, classify
 
         refusal = {"Error": {"Code": "SignatureDoesNotMatch"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-        assert meaning_of(ClientError(refusal, "GetObject")) is Meaning.FORBIDDEN
+        assert classify(ClientError(refusal, "GetObject")) is ErrorKind.FORBIDDEN
 
 
 class TestRetryDecisions:
@@ -482,28 +482,28 @@ class TestRetryDecisions:
 
     def test_the_budget_sustains_thirty_percent_of_failures_and_stops_a_storm(self) -> None:
         chance = random.Random(0)
-        budget = Budget()
+        budget = RetryBudget()
         for _ in range(20_000):
             budget = budget.after_retry() if chance.random() < 0.3 else budget.after_success()
-            assert not budget.spent
+            assert not budget.exhausted
         retries = 0
-        while not budget.spent:
+        while not budget.exhausted:
             budget = budget.after_retry()
             retries += 1
-        assert retries <= Budget().reserve
+        assert retries <= RetryBudget().capacity
 
     def test_a_silent_read_is_cut_short_once_and_other_verbs_are_not(self) -> None:
         policy = RetryPolicy()
-        assert [policy.silence_s(silences, is_read=True) for silences in range(3)] == [2.0, 20.0, 20.0]
-        assert policy.silence_s(0, is_read=False) == 20.0
-        assert RetryPolicy(read_timeout_s=1.0).silence_s(0, is_read=True) == 1.0
+        assert [policy.timeout_s(timeouts, is_read=True) for timeouts in range(3)] == [2.0, 20.0, 20.0]
+        assert policy.timeout_s(0, is_read=False) == 20.0
+        assert RetryPolicy(read_timeout_s=1.0).timeout_s(0, is_read=True) == 1.0
 
     @settings(deadline=None)
-    @given(rate=st.floats(1.0, 1e6), step_s=st.floats(0.01, 3.0), given_up=st.integers(0, 6))
-    def test_a_pace_is_slow_exactly_below_the_least_rate(self, rate: float, step_s: float, given_up: int) -> None:
+    @given(rate=st.floats(1.0, 1e6), step_s=st.floats(0.01, 3.0), reconnects=st.integers(0, 6))
+    def test_a_pace_is_slow_exactly_below_the_least_rate(self, rate: float, step_s: float, reconnects: int) -> None:
         policy = RetryPolicy()
-        least = policy.least_bytes_per_s / 2.0**given_up
-        pace, verdicts, steps = Pace(policy, (0.0, 0), given_up), [], int(12.0 / step_s) + 2
+        least = policy.least_bytes_per_s / 2.0**reconnects
+        pace, verdicts, steps = ThroughputCheck(policy, (0.0, 0), reconnects), [], int(12.0 / step_s) + 2
         for step in range(1, steps):
             pace, slow = pace.after(step * step_s, int(rate * step * step_s))
             verdicts.append(slow)
@@ -514,23 +514,23 @@ class TestRetryDecisions:
             assert not any(verdicts)
 
     def test_a_connection_that_becomes_slow_after_a_quick_start_is_noticed(self) -> None:
-        pace, slow = Pace(RetryPolicy(), (0.0, 0)).after(2.0, 10**9)
+        pace, slow = ThroughputCheck(RetryPolicy(), (0.0, 0)).after(2.0, 10**9)
         assert not slow
         assert pace.after(4.5, 10**9 + 30_000)[1]
 
     def test_refusals_of_requests_that_were_under_way_together_count_once(self) -> None:
-        concurrency = Concurrency(32.0)
+        limit = ConcurrencyLimit(32.0)
         for _ in range(32):
-            concurrency = concurrency.after_slow_down(0)
-        assert (concurrency.allowed, concurrency.round) == (16.0, 1)
-        assert concurrency.after_slow_down(1).allowed == 8.0
+            limit = limit.after_slow_down(0)
+        assert (limit.allowed, limit.halvings) == (16.0, 1)
+        assert limit.after_slow_down(1).allowed == 8.0
 
     def test_concurrency_halves_on_slow_down_and_grows_back_slowly(self) -> None:
-        concurrency = Concurrency(16.0).after_slow_down(0)
-        assert concurrency.allowed == 8.0
+        limit = ConcurrencyLimit(16.0).after_slow_down(0)
+        assert limit.allowed == 8.0
         for _ in range(8):
-            concurrency = concurrency.after_success()
-        assert 8.9 < concurrency.allowed < 9.0
+            limit = limit.after_success()
+        assert 8.9 < limit.allowed < 9.0
         for _ in range(20):
-            concurrency = concurrency.after_slow_down(concurrency.round)
-        assert concurrency.allowed == 1.0
+            limit = limit.after_slow_down(limit.halvings)
+        assert limit.allowed == 1.0

@@ -1,4 +1,4 @@
-"""The proxy before an S3 server: what it slows down and refuses for good."""
+"""Fault proxy: limited uploads and final refusals."""
 
 import time
 
@@ -13,11 +13,11 @@ def test_uploads_take_their_time_and_arrive_whole(s3_server, s3_address, monkeyp
     with FaultProxy(s3_server, upload_bytes_per_s=1e6) as proxy:
         monkeypatch.setenv("AWS_ENDPOINT_URL", proxy.endpoint)
         store = open_store(s3_address)
-        began = time.monotonic()
+        started = time.monotonic()
         store.write("sent", data)
-        took = time.monotonic() - began
+        elapsed_s = time.monotonic() - started
         assert store.read("sent") == data
-    assert 0.5 < took < 20
+    assert 0.5 < elapsed_s < 20
 
 
 def test_a_final_refusal_is_not_tried_again(faulty_s3, s3_address):

@@ -1,1 +1,1 @@
-"""The S3 store: requests, retries, reads, uploads."""
+"""S3 store: requests, retries, reads, uploads."""

@@ -1,4 +1,4 @@
-"""PURE: what a failed request asks of us, and what it is called in a sentence."""
+"""Classification of failed S3 requests. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -19,96 +19,98 @@ from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-# An answer with bytes spoilt on the way: a date that is none, or a field that is missing. Botocore lets both pass.
+# An answer damaged on the way: an invalid date, or a missing field. Botocore lets both pass.
 _GARBLED = (ResponseParserError, ValueError, KeyError)
-# What a request can fail with. HTTP's and the system's are raised below botocore while a body is read.
+# All errors of a request. Those of HTTP and of the system are raised below botocore while a body is read.
 REQUEST_ERRORS = (ClientError, BotoCoreError, HTTPError, HTTPException, OSError, *_GARBLED)
 
 
 class ShortBody(OSError):
-    """The body ended before the range that was asked for, or is not of that range."""
+    """The body is too short, or belongs to another range."""
 
 
 class SlowBody(OSError):
     """The body comes too slowly: another connection may be better."""
 
 
-class Meaning(enum.Enum):
-    """What a failed request asks of us."""
+class ErrorKind(enum.Enum):
+    """Reaction that a failed request needs."""
 
-    AGAIN = "again"
-    ELSEWHERE = "over another connection"
+    RETRY = "retry"
+    RECONNECT = "retry over another connection"
     SLOW_DOWN = "slow down"
-    FRESH_SESSION = "fresh session"
-    ABSENT = "absent"
+    RENEW_SESSION = "renew session"
+    NOT_FOUND = "not found"
     NO_BUCKET = "no bucket"
-    CONDITION = "condition failed"
+    PRECONDITION = "precondition failed"
     PAST_END = "past the end"
     FORBIDDEN = "forbidden"
     NO_CREDENTIALS = "no credentials"
-    HOPELESS = "hopeless"
+    FATAL = "fatal"
 
 
 _BY_CODE = {
-    "SlowDown": Meaning.SLOW_DOWN,
-    "TooManyRequests": Meaning.SLOW_DOWN,
-    "RequestLimitExceeded": Meaning.SLOW_DOWN,
-    "RequestTimeout": Meaning.AGAIN,
-    "InternalError": Meaning.AGAIN,
-    "BadDigest": Meaning.AGAIN,  # damaged on the way to the store
-    "IncompleteBody": Meaning.AGAIN,
-    "ConditionalRequestConflict": Meaning.AGAIN,
-    "OperationAborted": Meaning.AGAIN,
-    "ExpiredToken": Meaning.FRESH_SESSION,
-    "ExpiredTokenException": Meaning.FRESH_SESSION,
-    "TokenRefreshRequired": Meaning.FRESH_SESSION,
-    "RequestExpired": Meaning.FRESH_SESSION,
-    "NoSuchKey": Meaning.ABSENT,
-    "NoSuchUpload": Meaning.ABSENT,
-    "NoSuchBucket": Meaning.NO_BUCKET,
-    "PreconditionFailed": Meaning.CONDITION,
-    "InvalidRange": Meaning.PAST_END,
+    "SlowDown": ErrorKind.SLOW_DOWN,
+    "TooManyRequests": ErrorKind.SLOW_DOWN,
+    "RequestLimitExceeded": ErrorKind.SLOW_DOWN,
+    "RequestTimeout": ErrorKind.RETRY,
+    "InternalError": ErrorKind.RETRY,
+    "BadDigest": ErrorKind.RETRY,  # damaged on the way to the store
+    "IncompleteBody": ErrorKind.RETRY,
+    "ConditionalRequestConflict": ErrorKind.RETRY,
+    "OperationAborted": ErrorKind.RETRY,
+    "ExpiredToken": ErrorKind.RENEW_SESSION,
+    "ExpiredTokenException": ErrorKind.RENEW_SESSION,
+    "TokenRefreshRequired": ErrorKind.RENEW_SESSION,
+    "RequestExpired": ErrorKind.RENEW_SESSION,
+    "NoSuchKey": ErrorKind.NOT_FOUND,
+    "NoSuchUpload": ErrorKind.NOT_FOUND,
+    "NoSuchBucket": ErrorKind.NO_BUCKET,
+    "PreconditionFailed": ErrorKind.PRECONDITION,
+    "InvalidRange": ErrorKind.PAST_END,
 }
-# HEAD answers carry no code, only a status; an expired token shows as a bare 400 there.
+# HEAD answers carry no code, only a status.
 _BY_STATUS = {
-    400: Meaning.HOPELESS,
-    403: Meaning.FORBIDDEN,
-    404: Meaning.ABSENT,
-    409: Meaning.AGAIN,
-    412: Meaning.CONDITION,
-    416: Meaning.PAST_END,
-    429: Meaning.SLOW_DOWN,
-    503: Meaning.SLOW_DOWN,
+    400: ErrorKind.FATAL,
+    403: ErrorKind.FORBIDDEN,
+    404: ErrorKind.NOT_FOUND,
+    409: ErrorKind.RETRY,
+    412: ErrorKind.PRECONDITION,
+    416: ErrorKind.PAST_END,
+    429: ErrorKind.SLOW_DOWN,
+    503: ErrorKind.SLOW_DOWN,
 }
 
 
-def meaning_of(error: Exception) -> Meaning:
-    """What this failure asks of us."""
+def classify(error: Exception) -> ErrorKind:
+    """Kind of a failed request."""
     if isinstance(error, SlowBody):
-        return Meaning.ELSEWHERE
+        return ErrorKind.RECONNECT
     if isinstance(error, ClientError):
         code = str(error.response.get("Error", {}).get("Code", ""))
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        # An expired token shows as a bare 400 in the answer to a HEAD.
         if code == "400":
-            return Meaning.FRESH_SESSION
+            return ErrorKind.RENEW_SESSION
         if code in _BY_CODE:
             return _BY_CODE[code]
-        return _BY_STATUS.get(status, Meaning.AGAIN if status >= 500 else Meaning.HOPELESS)
+        return _BY_STATUS.get(status, ErrorKind.RETRY if status >= 500 else ErrorKind.FATAL)
     if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
-        return Meaning.NO_CREDENTIALS
-    over_the_wire = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, HTTPException, OSError)
-    if isinstance(error, (*over_the_wire, *_GARBLED)):
-        return Meaning.AGAIN
-    return Meaning.HOPELESS
+        return ErrorKind.NO_CREDENTIALS
+    network_errors = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, HTTPException, OSError)
+    if isinstance(error, (*network_errors, *_GARBLED)):
+        return ErrorKind.RETRY
+    return ErrorKind.FATAL
 
 
-def is_silence(error: Exception) -> bool:
-    """Whether the store was waited for in vain."""
+def is_timeout(error: Exception) -> bool:
+    """True where the store sent nothing in time."""
     return isinstance(error, (BotoReadTimeoutError, ReadTimeoutError, TimeoutError))
 
 
-def name_of(error: Exception) -> str:
-    """The failure's short name: S3's code or the exception's type. Never its text, which may quote a request."""
+def error_name(error: Exception) -> str:
+    """S3's error code, or the exception's type."""
+    # Never the error's text, which may quote a request.
     if isinstance(error, ClientError):
         return str(error.response.get("Error", {}).get("Code", "")) or "unnamed error"
     return type(error).__name__

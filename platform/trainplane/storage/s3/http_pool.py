@@ -1,7 +1,8 @@
-"""GET over connections that are kept: Python's own HTTP client, its bodies read straight into the reader's memory.
+"""HTTP GET over pooled connections, without copies of the body.
 
-urllib3 and what is above it copy a body two or three times, which for large ranges costs more processor time than
-receiving it. Not covered: proxies, redirects, credentials (getting.py), trying again (requesting.py).
+Bodies are read by Python's own HTTP client straight into the reader's memory. urllib3 and the layers above it copy a
+body two or three times, which for large ranges costs more processor time than receiving it. Not covered: proxies,
+redirects, credentials (`fast_get.py`), retries (`request.py`).
 """
 
 from __future__ import annotations
@@ -12,120 +13,123 @@ import ssl
 import threading
 from collections.abc import Mapping
 from functools import cached_property
-from types import TracebackType
 from typing import TypeAlias
 from urllib.parse import SplitResult
 
-_MOST_ERROR_BYTES = 64 * 1024
+_MAX_ERROR_BYTES = 64 * 1024  # of an error's body; S3's have a few hundred
 
-Place: TypeAlias = tuple[str, str]
+Origin: TypeAlias = tuple[str, str]
 """Scheme and host with port."""
 
 
-class Answer:
-    """What came: a status, headers, and a body to be read or not.
+class HttpResponse:
+    """Status, headers (names in small letters) and unread body.
 
-    Use as a context manager: read to its end, the connection serves again; left early, it is closed.
+    Use as a context manager. A body read to its end returns the connection to the pool; otherwise it is closed.
     """
 
-    def __init__(self, wire: Wire, place: Place, line: http.client.HTTPConnection, made: http.client.HTTPResponse):
-        self._wire = wire
-        self._place = place
-        self._line = line
-        self._made = made
-        self.status = made.status
-        self.headers: Mapping[str, str] = {name.lower(): value for name, value in made.getheaders()}
+    def __init__(
+        self, pool: HttpPool, origin: Origin, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
+    ) -> None:
+        self._pool = pool
+        self._origin = origin
+        self._connection = connection
+        self._raw = raw
+        self.status = raw.status
+        self.headers: Mapping[str, str] = {name.lower(): value for name, value in raw.getheaders()}
 
-    def __enter__(self) -> Answer:
+    def __enter__(self) -> HttpResponse:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if self._made.isclosed() and not self._made.will_close:
-            self._wire.put_back(self._place, self._line)
+    def __exit__(self, *_: object) -> None:
+        # http.client marks a body as closed when its last byte was read.
+        if self._raw.isclosed() and not self._raw.will_close:
+            self._pool.put_back(self._origin, self._connection)
         else:
-            self._made.close()
-            self._line.close()
+            self._raw.close()
+            self._connection.close()
 
     def read1(self, amount: int) -> bytes:
-        """What there is, `amount` bytes at most; empty at the end."""
-        return self._made.read1(amount)
+        """Reads up to `amount` available bytes; empty at the end."""
+        return self._raw.read1(amount)
 
     def readinto(self, memory: memoryview) -> int:
-        """Fill the memory; fewer bytes only at the end."""
-        return self._made.readinto(memory)
+        """Fills the memory; fewer bytes only at the end."""
+        return self._raw.readinto(memory)
 
     def error_body(self) -> bytes:
-        """What a refusal says, as far as it is short."""
-        return self._made.read(_MOST_ERROR_BYTES)
+        """Body of an error answer, at most 64 KiB."""
+        return self._raw.read(_MAX_ERROR_BYTES)
 
 
-class Wire:
-    """Connections of several threads. `connect_s` and `silence_s` are how long a server may take and be silent."""
+class HttpPool:
+    """Pool of connections; keeps `size` idle ones per origin."""
 
-    def __init__(self, *, connect_s: float, silence_s: float, most: int) -> None:
+    def __init__(self, *, connect_s: float, timeout_s: float, size: int) -> None:
         self._connect_s = connect_s
-        self._silence_s = silence_s
-        self._most = most
+        self._timeout_s = timeout_s
+        self._size = size
         self._lock = threading.Lock()
-        self._idle: dict[Place, list[http.client.HTTPConnection]] = {}
+        self._idle: dict[Origin, list[http.client.HTTPConnection]] = {}
 
-    def get(self, url: SplitResult, headers: Mapping[str, str]) -> Answer:
-        """Ask for a URL. Raises `OSError` and `http.client.HTTPException`."""
-        place = (url.scheme, url.netloc)
-        kept = self._kept(place)
-        if kept is not None:
+    def get(self, url: SplitResult, headers: Mapping[str, str]) -> HttpResponse:
+        """Sends a GET. Raises `OSError` and `http.client.HTTPException`."""
+        # First over an idle connection; if that one is dead, over a new one.
+        origin = (url.scheme, url.netloc)
+        idle = self._take_idle(origin)
+        if idle is not None:
             try:
-                return self._ask(kept, place, url.path, headers)
+                return self._send(idle, origin, url.path, headers)
             except (ConnectionError, http.client.BadStatusLine):
-                # The server may end a connection that nobody uses at any time: that is no failure of the request.
-                kept.close()
-        line = self._connected(place)
-        return self._ask(line, place, url.path, headers)
+                # The server may close an idle connection at any time: that is no failure of the request.
+                idle.close()
+        return self._send(self._connect(origin), origin, url.path, headers)
 
-    def put_back(self, place: Place, line: http.client.HTTPConnection) -> None:
-        """Keep a connection for another request."""
+    def put_back(self, origin: Origin, connection: http.client.HTTPConnection) -> None:
+        """Keeps a connection, or closes it in a full pool."""
         with self._lock:
-            idle = self._idle.setdefault(place, [])
-            if len(idle) < self._most:
-                idle.append(line)
+            idle = self._idle.setdefault(origin, [])
+            if len(idle) < self._size:
+                idle.append(connection)
                 return
-        line.close()
+        connection.close()
 
     def close(self) -> None:
-        """End the connections that nobody uses."""
+        """Closes the idle connections."""
         with self._lock:
-            idle = [line for lines in self._idle.values() for line in lines]
+            idle = [connection for connections in self._idle.values() for connection in connections]
             self._idle.clear()
-        for line in idle:
-            line.close()
+        for connection in idle:
+            connection.close()
 
-    def _kept(self, place: Place) -> http.client.HTTPConnection | None:
+    def _take_idle(self, origin: Origin) -> http.client.HTTPConnection | None:
         with self._lock:
-            idle = self._idle.get(place)
-            # The last one that was used: it is the least likely to have been ended.
+            idle = self._idle.get(origin)
+            # The most recently used one is the least likely to have been closed by the server.
             return idle.pop() if idle else None
 
-    def _ask(self, line: http.client.HTTPConnection, place: Place, path: str, headers: Mapping[str, str]) -> Answer:
+    def _send(
+        self, connection: http.client.HTTPConnection, origin: Origin, path: str, headers: Mapping[str, str]
+    ) -> HttpResponse:
         try:
-            line.request("GET", path, headers=dict(headers))
-            return Answer(self, place, line, line.getresponse())
+            connection.request("GET", path, headers=dict(headers))
+            return HttpResponse(self, origin, connection, connection.getresponse())
         except BaseException:
-            line.close()
+            connection.close()
             raise
 
-    def _connected(self, place: Place) -> http.client.HTTPConnection:
-        scheme, host = place
-        line = (
-            http.client.HTTPSConnection(host, timeout=self._connect_s, context=self._trust)
+    def _connect(self, origin: Origin) -> http.client.HTTPConnection:
+        scheme, host = origin
+        connection = (
+            http.client.HTTPSConnection(host, timeout=self._connect_s, context=self._ssl_context)
             if scheme == "https"
             else http.client.HTTPConnection(host, timeout=self._connect_s)
         )
-        line.connect()
-        line.sock.settimeout(self._silence_s)
-        return line
+        connection.connect()
+        # Connected: from here on the limit is on silence.
+        connection.sock.settimeout(self._timeout_s)
+        return connection
 
     @cached_property
-    def _trust(self) -> ssl.SSLContext:
+    def _ssl_context(self) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=os.environ.get("AWS_CA_BUNDLE"))

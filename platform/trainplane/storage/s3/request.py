@@ -1,6 +1,6 @@
-"""The one place where a request to S3 is made, and made again; and the sentence when it is given up.
+"""Sends S3 requests, retries them, and words their failures.
 
-retry.py says when, meaning.py why, connection.py holds what the requests of a process share.
+`retry.py` says when to retry, `errors.py` why, `session.py` holds the state that a process's requests share.
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trainplane.errors import UserError
-from trainplane.storage.s3.errors import REQUEST_ERRORS, Meaning, is_silence, meaning_of, name_of
+from trainplane.storage.s3.errors import REQUEST_ERRORS, ErrorKind, classify, error_name, is_timeout
 from trainplane.storage.s3.retry import RetryPolicy
-from trainplane.storage.s3.session import Connection, connection, endpoint_in_words
+from trainplane.storage.s3.session import BucketState, bucket_state, endpoint_name
 from trainplane.storage.store import NoBucket, NotFound, StorageError
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_FRESH_SESSIONS = 4  # per operation: credentials that stay expired are not ours to mend
+_MAX_RENEWALS = 4  # per operation: credentials that stay expired cannot be repaired here
 
 
 class ConditionFailed(StorageError):
@@ -30,96 +30,104 @@ class ConditionFailed(StorageError):
 
 
 class PastEnd(StorageError):
-    """A range that begins at or after the end of its object."""
+    """The range begins after the last byte of its object."""
 
 
 @dataclass(frozen=True)
-class Requests:
-    """Requests to one bucket. `address` is what sentences call it; pickles, for it holds no connection."""
+class RetryingClient:
+    """Picklable client of one bucket; error messages name `address`."""
 
     bucket: str
     address: str
     policy: RetryPolicy
 
     @property
-    def line(self) -> Connection:
-        return connection(self.bucket, self.policy)
+    def state(self) -> BucketState:
+        """Shared state of this process's requests to the bucket."""
+        return bucket_state(self.bucket, self.policy)
 
-    def make(self, verb: str, request: Callable[[Any], T], *, progress: Callable[[], int] | None = None) -> T:
-        """Make the request until it succeeds or the policy says to stop.
+    def call(self, verb: str, request: Callable[[Any], T], *, progress: Callable[[], int] | None = None) -> T:
+        """Calls `request` until it succeeds or retries are used up.
 
-        The request takes out of the answer what is wanted of it: an answer that lacks it was spoilt on the way.
-        `progress`, given by reads, counts bytes that arrived: an attempt that brought some is no failure.
+        Args:
+            verb: the operation in an error message, such as "read KEY".
+            request: gets a boto3 client and must extract its result from the answer, because an answer that lacks a
+                field was damaged on the way and is retried.
+            progress: for reads, the number of bytes received so far. An attempt that received some is no failure.
         """
-        failures = silences = fresh_sessions = 0
+        failures = timeouts = renewals = 0
         while True:
-            line = self.line
-            reached = progress() if progress else 0
-            client = line.session.client(self.policy.silence_s(silences, is_read=progress is not None))
-            begun_in = 0
+            # Each attempt looks the client up again: the last one may have been discarded.
+            state = self.state
+            received = progress() if progress else 0
+            client = state.clients.get(self.policy.timeout_s(timeouts, is_read=progress is not None))
+            started_at = 0
             try:
-                with line.turn() as begun_in:
+                # Wait for a slot of the concurrency limit, then send.
+                with state.slot() as started_at:
                     answer = request(client)
             except UserError:
                 raise
             except REQUEST_ERRORS as error:
-                meaning = meaning_of(error)
-                brought_some = progress is not None and progress() > reached
-                failures = 0 if brought_some else failures + 1
-                silences = 0 if brought_some else silences + is_silence(error)
-                if meaning is Meaning.SLOW_DOWN:
-                    line.slow_down(begun_in)
-                if meaning is Meaning.FRESH_SESSION and fresh_sessions < _FRESH_SESSIONS:
-                    line.session.renew(client)
-                    if fresh_sessions:
-                        self._wait(verb, error, meaning, line, failures)
-                    fresh_sessions += 1
-                elif meaning in (Meaning.AGAIN, Meaning.SLOW_DOWN):
-                    self._wait(verb, error, meaning, line, failures)
-                elif meaning is not Meaning.ELSEWHERE:
-                    raise self._sentence(verb, error, meaning) from error
+                kind = classify(error)
+                has_progress = progress is not None and progress() > received
+                # Received bytes reset the back-off.
+                failures = 0 if has_progress else failures + 1
+                timeouts = 0 if has_progress else timeouts + is_timeout(error)
+                if kind is ErrorKind.SLOW_DOWN:
+                    state.slow_down(started_at)
+                if kind is ErrorKind.RENEW_SESSION and renewals < _MAX_RENEWALS:
+                    state.clients.discard(client)
+                    # The first renewal costs neither a delay nor budget: tokens expire in every long run.
+                    if renewals:
+                        self._wait(verb, error, kind, state, failures)
+                    renewals += 1
+                elif kind in (ErrorKind.RETRY, ErrorKind.SLOW_DOWN):
+                    self._wait(verb, error, kind, state, failures)
+                # RECONNECT repeats at once: its retry was taken from the budget when the reader gave up.
+                elif kind is not ErrorKind.RECONNECT:
+                    raise self._final_error(verb, error, kind) from error
             else:
-                line.succeeded()
+                state.record_success()
                 return answer
 
-    def _wait(self, verb: str, error: Exception, meaning: Meaning, line: Connection, failures: int) -> None:
-        """Sleep before the next attempt, or raise where there shall be none."""
-        if failures >= self.policy.attempts or not line.take_retry():
-            raise self._sentence(verb, error, meaning) from error
+    def _wait(self, verb: str, error: Exception, kind: ErrorKind, state: BucketState, failures: int) -> None:
+        """Sleeps before the next attempt, or raises the final error."""
+        if failures >= self.policy.attempts or not state.take_retry():
+            raise self._final_error(verb, error, kind) from error
         delay_s = self.policy.delay_s(failures, random.random())
-        log.info("%s: %s failed (%s); again in %.1f s", self.address, verb, name_of(error), delay_s)
+        log.info("%s: %s failed (%s); again in %.1f s", self.address, verb, error_name(error), delay_s)
         time.sleep(delay_s)
 
-    def _sentence(self, verb: str, error: Exception, meaning: Meaning) -> Exception:
-        name = name_of(error)
-        if meaning is Meaning.ABSENT:
-            return NotFound(f"{self.address}: cannot {verb}, there is no such object")
-        if meaning is Meaning.NO_BUCKET:
-            return NoBucket(f"{self.address}: cannot {verb}, there is no bucket {self.bucket!r}; make it first")
-        if meaning is Meaning.CONDITION:
-            return ConditionFailed(f"{self.address}: cannot {verb}, the object is there already")
-        if meaning is Meaning.PAST_END:
-            return PastEnd(f"{self.address}: cannot {verb}, the object ends before the range")
-        if meaning is Meaning.NO_CREDENTIALS:
-            return UserError(
-                f"{self.address}: no credentials for {endpoint_in_words()} ({name}); "
-                "set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE"
-            )
+    def _final_error(self, verb: str, error: Exception, kind: ErrorKind) -> Exception:
+        name = error_name(error)
+        error_type, template = _MESSAGES.get(kind, (StorageError, _FAILING))
+        # FORBIDDEN, but with another remedy.
         if name == "RequestTimeTooSkewed":
-            return StorageError(
-                f"{self.address}: {endpoint_in_words()} refuses to {verb}, the clock of this machine and the store's "
-                "differ by more than it allows; set the clock (NTP)"
-            )
-        if meaning in (Meaning.FORBIDDEN, Meaning.FRESH_SESSION):
-            return StorageError(
-                f"{self.address}: {endpoint_in_words()} refuses to {verb} ({name}); "
-                "check the credentials in the environment and what they may do"
-            )
-        if meaning is Meaning.HOPELESS:
-            return StorageError(
-                f"{self.address}: cannot {verb} ({name}); check the address and the store at {endpoint_in_words()}"
-            )
-        return StorageError(
-            f"{self.address}: cannot {verb}, {endpoint_in_words()} keeps failing ({name}); "
-            "check AWS_ENDPOINT_URL, the network and the store's health, then run again"
-        )
+            template = _SKEWED
+        text = template.format(verb=verb, name=name, bucket=self.bucket, endpoint=endpoint_name())
+        return error_type(f"{self.address}: {text}")
+
+
+_REFUSED = "{endpoint} refuses to {verb} ({name}); check the credentials in the environment and their permissions"
+_SKEWED = (
+    "{endpoint} refuses to {verb}, the clock of this machine and the store's differ by more than it allows; "
+    "set the clock (NTP)"
+)
+_FAILING = (
+    "cannot {verb}, {endpoint} keeps failing ({name}); "
+    "check AWS_ENDPOINT_URL, the network and the store's health, then run again"
+)
+_MESSAGES: dict[ErrorKind, tuple[type[Exception], str]] = {
+    ErrorKind.NOT_FOUND: (NotFound, "cannot {verb}, there is no such object"),
+    ErrorKind.NO_BUCKET: (NoBucket, "cannot {verb}, there is no bucket {bucket!r}; make it first"),
+    ErrorKind.PRECONDITION: (ConditionFailed, "cannot {verb}, the object exists already"),
+    ErrorKind.PAST_END: (PastEnd, "cannot {verb}, the object ends before the range"),
+    ErrorKind.NO_CREDENTIALS: (
+        UserError,
+        "no credentials for {endpoint} ({name}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
+    ),
+    ErrorKind.FORBIDDEN: (StorageError, _REFUSED),
+    ErrorKind.RENEW_SESSION: (StorageError, _REFUSED),
+    ErrorKind.FATAL: (StorageError, "cannot {verb} ({name}); check the address and the store at {endpoint}"),
+}

@@ -1,10 +1,8 @@
-"""PURE: when a failed request is tried again, how long to wait first, and when to stop.
+"""Retry policy, retry budget and concurrency limit of S3 requests.
 
-Full-jitter exponential back-off spreads clients that failed together ("Exponential Backoff And Jitter", AWS
-Architecture Blog, 2015). A budget, one per bucket and process, keeps retries a bounded share of the requests, so that
-a store in trouble is not loaded further. The number of requests at once halves on SlowDown and grows back by one per
-round of successes (additive increase, multiplicative decrease). A connection that brings too little is given up for
-another. Time and chance come in as values.
+Pure but for `RetryCounter`: time and random numbers come in as values. Full-jitter exponential back-off spreads clients
+that failed together ("Exponential Backoff And Jitter", AWS Architecture Blog, 2015). A budget per bucket and process
+keeps retries a bounded share of the requests, so that a store in trouble is not loaded further.
 """
 
 from __future__ import annotations
@@ -15,11 +13,11 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class RetryPolicy:
-    """How patient one operation is. An attempt that brought bytes does not count against `attempts`.
+    """Patience of one operation.
 
-    A read may be silent for `patience_s`: another connection is quicker than waiting. When it met nothing but silence,
-    and for all other verbs, the store may take `read_timeout_s`. `least_bytes_per_s` is what a connection must bring
-    over any `patience_s`.
+    An attempt that received bytes does not count against `attempts`. A read may be silent for `patience_s`: another
+    connection is quicker than waiting. When it met nothing but silence, and for all other operations, the store may
+    take `read_timeout_s`. A connection must bring `least_bytes_per_s` over any `patience_s`.
     """
 
     attempts: int = 8
@@ -30,93 +28,109 @@ class RetryPolicy:
     patience_s: float = 2.0
     least_bytes_per_s: float = 20_000.0
 
-    def delay_s(self, failures: int, chance: float) -> float:
-        """Seconds to wait after the given number of failures in a row; `chance` is uniform in [0, 1)."""
-        return chance * min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 32))
+    def delay_s(self, failures: int, jitter: float) -> float:
+        """Delay after consecutive failures; `jitter` is uniform in [0, 1)."""
+        # The exponent is bounded so that the power cannot overflow.
+        return jitter * min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 32))
 
-    def silence_s(self, silences: int, *, is_read: bool) -> float:
-        """Seconds that an attempt may bring nothing, after so many that ended in silence from the beginning."""
-        return min(self.patience_s, self.read_timeout_s) if is_read and not silences else self.read_timeout_s
+    def timeout_s(self, timeouts: int, *, is_read: bool) -> float:
+        """Read timeout after `timeouts` attempts without a byte."""
+        return min(self.patience_s, self.read_timeout_s) if is_read and not timeouts else self.read_timeout_s
 
 
 @dataclass(frozen=True)
-class Budget:
-    """Retries that may still be made. A success earns `earn` of one, up to `reserve`; a retry costs one.
+class RetryBudget:
+    """Token bucket that bounds the share of retries.
 
-    With these values a store that fails 30 % of its requests (0.43 retries per success) is borne for ever; one that
-    fails more than a third of them uses the reserve up, and then its failures are final at once.
+    A success adds `refill` tokens, a retry costs one. With these values a store that fails 30 % of its requests (0.43
+    retries per success) is tolerated for ever. One that fails more than a third of them empties the bucket, and then
+    its failures are final at once.
     """
 
-    left: float = 100.0
-    reserve: float = 100.0
-    earn: float = 0.5
+    tokens: float = 100.0
+    capacity: float = 100.0
+    refill: float = 0.5
 
-    def after_success(self) -> Budget:
-        return replace(self, left=min(self.reserve, self.left + self.earn))
+    def after_success(self) -> RetryBudget:
+        """Budget after one successful request."""
+        return replace(self, tokens=min(self.capacity, self.tokens + self.refill))
 
-    def after_retry(self) -> Budget:
-        return replace(self, left=self.left - 1.0)
+    def after_retry(self) -> RetryBudget:
+        """Budget after one retry."""
+        return replace(self, tokens=self.tokens - 1.0)
 
     @property
-    def spent(self) -> bool:
-        return self.left < 1.0
+    def exhausted(self) -> bool:
+        """True where no retry remains."""
+        return self.tokens < 1.0
 
     @property
     def plentiful(self) -> bool:
-        """Enough for retries that are no need but a choice: a slow connection does bring bytes."""
-        return self.left >= 1.0 + self.reserve / 2.0
+        """True where retries suffice to replace a slow connection."""
+        return self.tokens >= 1.0 + self.capacity / 2.0
 
 
 @dataclass(frozen=True)
-class Concurrency:
-    """How many requests a process may have under way. `allowed` is fractional: 1/allowed is gained per success.
+class ConcurrencyLimit:
+    """Limit of concurrent requests: additive increase, multiplicative decrease.
 
-    `round` counts the halvings. Requests that were under way together are refused together, which is one event: a
-    refusal counts only when its request began after the last halving.
+    `allowed` is fractional: each success adds 1/allowed, hence one per round of successes. SlowDown halves it. Requests
+    that ran together are refused together, which is one event: a refusal counts only when its request started after
+    the last halving. `halvings` counts these.
     """
 
     allowed: float = 32.0
-    most: float = 32.0
-    round: int = 0
+    maximum: float = 32.0
+    halvings: int = 0
 
-    def after_success(self) -> Concurrency:
-        return replace(self, allowed=min(self.most, self.allowed + 1.0 / self.allowed))
+    def after_success(self) -> ConcurrencyLimit:
+        """Limit after one successful request."""
+        return replace(self, allowed=min(self.maximum, self.allowed + 1.0 / self.allowed))
 
-    def after_slow_down(self, begun_in: int) -> Concurrency:
-        """What is allowed after a refusal of a request that began in the given round."""
-        if begun_in < self.round:
+    def after_slow_down(self, started_at: int) -> ConcurrencyLimit:
+        """Limit after SlowDown; `started_at`: `halvings` when the request started."""
+        # Refused together with an earlier request, which halved the limit already.
+        if started_at < self.halvings:
             return self
-        return replace(self, allowed=max(1.0, self.allowed / 2.0), round=self.round + 1)
+        return replace(self, allowed=max(1.0, self.allowed / 2.0), halvings=self.halvings + 1)
 
 
 @dataclass(frozen=True)
-class Pace:
-    """Whether a body comes fast enough, judged over one `patience_s` after the other. `since`: (seconds, bytes)."""
+class ThroughputCheck:
+    """Check of a body's throughput over consecutive windows of `patience_s`.
+
+    Attributes:
+        policy: source of `patience_s` and `least_bytes_per_s`.
+        since: time in seconds and bytes received at the start of the window.
+        reconnects: slow connections already replaced for the same range. Each one halves the required rate, because a
+            slow network stays slow.
+    """
 
     policy: RetryPolicy
     since: tuple[float, int]
-    given_up: int = 0
-    """Connections given up for the same range: each halves what the next must bring, for a slow line stays slow."""
+    reconnects: int = 0
 
-    def after(self, now_s: float, brought: int) -> tuple[Pace, bool]:
-        """The pace to go on with, and whether the last stretch was too slow; `brought` counts all bytes so far."""
-        elapsed_s, bytes_brought = now_s - self.since[0], brought - self.since[1]
+    def after(self, now_s: float, received: int) -> tuple[ThroughputCheck, bool]:
+        """Next check, and True where a window was too slow."""
+        # `received` counts all bytes, so the window's are a difference.
+        elapsed_s, window_bytes = now_s - self.since[0], received - self.since[1]
         if elapsed_s < self.policy.patience_s:
             return self, False
-        least = self.policy.least_bytes_per_s / 2.0**self.given_up
-        return replace(self, since=(now_s, brought)), bytes_brought < least * elapsed_s
+        least = self.policy.least_bytes_per_s / 2.0**self.reconnects
+        return replace(self, since=(now_s, received)), window_bytes < least * elapsed_s
 
 
-class Tally:
-    """A number that only grows, from any thread."""
+class RetryCounter:
+    """Thread-safe counter of this process's retries."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self.value = 0
 
-    def add_one(self) -> None:
+    def increment(self) -> None:
+        """Adds one."""
         with self._lock:
             self.value += 1
 
 
-RETRIES = Tally()
+RETRIES = RetryCounter()

@@ -1,9 +1,9 @@
-"""The boto3 clients of this process, and what its requests to one bucket share.
+"""boto3 clients of this process, and its state per bucket.
 
-Clients belong to the environment that they were made in; retry budget and number of requests at once belong to a
-bucket, so that one in trouble takes nothing from another. A forked child starts with none of them, because sockets
-and locks of the parent are of no use to it. Credentials are boto3's matter; a session that expired is replaced by a
-fresh one, which reads files and environment again.
+Clients belong to the environment variables under which they were created. Retry budget and concurrency limit belong to
+a bucket, so that one in trouble takes nothing from another. A forked child starts with none of them, because sockets
+and locks of the parent are of no use to it. boto3 finds the credentials; an expired session is replaced by a new one,
+which reads files and environment again.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
 from trainplane.errors import UserError
-from trainplane.storage.s3.fast_get import DIRECT, Direct
-from trainplane.storage.s3.retry import RETRIES, Budget, Concurrency, RetryPolicy
+from trainplane.storage.s3.fast_get import DIRECT_CLIENTS, DirectClient
+from trainplane.storage.s3.retry import RETRIES, ConcurrencyLimit, RetryBudget, RetryPolicy
 
 
-class Session:
-    """boto3's clients under one environment, one for each time that a store may be silent; safe between threads."""
+class ClientCache:
+    """boto3 clients of one environment, one per read timeout; thread-safe."""
 
     def __init__(self, policy: RetryPolicy) -> None:
         self._policy = policy
@@ -34,100 +34,106 @@ class Session:
         self._session: Any = None
         self._clients: dict[float, Any] = {}
 
-    def client(self, silence_s: float) -> Any:
-        """The S3 client that waits so long for a byte, made at first use."""
+    def get(self, timeout_s: float) -> Any:
+        """S3 client with this read timeout, created at first use."""
         with self._lock:
-            if silence_s not in self._clients:
-                self._clients[silence_s] = self._new_client(silence_s)
-            return self._clients[silence_s]
+            if timeout_s not in self._clients:
+                self._clients[timeout_s] = self._new_client(timeout_s)
+            return self._clients[timeout_s]
 
-    def renew(self, expired: Any) -> None:
-        """Forget the session whose client is given; the next one reads credentials anew."""
+    def discard(self, expired: Any) -> None:
+        """Drops this client's session; the next reads credentials again."""
         with self._lock:
             # Many threads find the same session expired: only the first of them replaces it.
             if any(client is expired for client in self._clients.values()):
                 self._session = None
                 self._clients = {}
 
-    def _new_client(self, silence_s: float) -> Any:
+    def _new_client(self, timeout_s: float) -> Any:
+        pool_size = int(ConcurrencyLimit().maximum)
         config = Config(
             connect_timeout=self._policy.connect_timeout_s,
-            read_timeout=silence_s,
-            max_pool_connections=int(Concurrency().most),
+            read_timeout=timeout_s,
+            max_pool_connections=pool_size,
             # Retries are decided in retry.py alone: two layers would multiply.
             retries={"total_max_attempts": 1, "mode": "standard"},
             # Older gateways refuse the checksum trailers that are newer than they are; digests are checked by readers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # Stores behind an endpoint of their own seldom have a DNS name for each bucket.
-            s3={"addressing_style": "path"} if endpoint_in_words() != "Amazon S3" else {},
+            # Stores behind a custom endpoint seldom have a DNS name for each bucket.
+            s3={"addressing_style": "path"} if endpoint_name() != "Amazon S3" else {},
         )
         try:
             self._session = self._session or boto3.session.Session()
             client = self._session.client("s3", config=config)
         except (ValueError, BotoCoreError) as error:
             raise UserError(
-                f"no S3 client can be made for {endpoint_in_words()} ({type(error).__name__}); "
+                f"no S3 client can be made for {endpoint_name()} ({type(error).__name__}); "
                 "check AWS_ENDPOINT_URL, AWS_PROFILE and the region in the environment"
             ) from error
-        direct = Direct(
+        # Ranges are read beside the boto3 client, over a pool that ends with it.
+        direct = DirectClient(
             client,
             self._session.get_credentials(),
             connect_s=self._policy.connect_timeout_s,
-            silence_s=silence_s,
-            most=int(Concurrency().most),
+            timeout_s=timeout_s,
+            pool_size=pool_size,
         )
-        DIRECT[client] = direct
+        DIRECT_CLIENTS[client] = direct
         weakref.finalize(client, direct.close)
         return client
 
 
-class Connection:
-    """The way to one bucket: its session, its retry budget and its number of requests at once."""
+class BucketState:
+    """Shared clients, retry budget and concurrency limit of a bucket."""
 
-    def __init__(self, session: Session) -> None:
-        self.session = session
+    def __init__(self, clients: ClientCache) -> None:
+        self.clients = clients
         self._lock = threading.Lock()
-        self._turn_free = threading.Condition(self._lock)
-        self._budget = Budget()
-        self._concurrency = Concurrency()
-        self._under_way = 0
+        self._slot_free = threading.Condition(self._lock)
+        self._budget = RetryBudget()
+        self._limit = ConcurrencyLimit()
+        self._running = 0
 
     @contextmanager
-    def turn(self) -> Iterator[int]:
-        """Wait until one more request may be under way, and count it while it is. Gives the round it began in."""
-        with self._turn_free:
-            self._turn_free.wait_for(lambda: self._under_way < int(self._concurrency.allowed))
-            self._under_way += 1
-            begun_in = self._concurrency.round
+    def slot(self) -> Iterator[int]:
+        """Waits for and holds a slot; gives the limit's `halvings`."""
+        with self._slot_free:
+            self._slot_free.wait_for(lambda: self._running < int(self._limit.allowed))
+            self._running += 1
+            started_at = self._limit.halvings
         try:
-            yield begun_in
+            yield started_at
         finally:
-            with self._turn_free:
-                self._under_way -= 1
-                self._turn_free.notify()
+            with self._slot_free:
+                self._running -= 1
+                self._slot_free.notify()
 
-    def succeeded(self) -> None:
-        with self._turn_free:
+    def record_success(self) -> None:
+        """Refills the budget and raises the limit."""
+        with self._slot_free:
             self._budget = self._budget.after_success()
-            self._concurrency = self._concurrency.after_success()
-            self._turn_free.notify()
+            self._limit = self._limit.after_success()
+            # The raised limit may admit one more.
+            self._slot_free.notify()
 
-    def slow_down(self, begun_in: int) -> None:
+    def slow_down(self, started_at: int) -> None:
+        """Lowers the limit; `started_at` as in `ConcurrencyLimit.after_slow_down`."""
         with self._lock:
-            self._concurrency = self._concurrency.after_slow_down(begun_in)
+            self._limit = self._limit.after_slow_down(started_at)
 
-    def take_retry(self, *, by_choice: bool = False) -> bool:
-        """Whether the budget has a retry left, or plenty where it is no need; it is taken."""
+    def take_retry(self, *, optional: bool = False) -> bool:
+        """Takes one retry from the budget; False if none remains."""
         with self._lock:
-            if self._budget.spent or (by_choice and not self._budget.plentiful):
+            # Optional retries stop at half of the budget, to leave the other half for failures.
+            if self._budget.exhausted or (optional and not self._budget.plentiful):
                 return False
             self._budget = self._budget.after_retry()
-            RETRIES.add_one()
+            RETRIES.increment()
             return True
 
 
-# Everything outside the store's address that decides which service is spoken to and as whom.
+# The environment variables that select the service and the identity.
 _ENVIRONMENT = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
@@ -138,37 +144,40 @@ _ENVIRONMENT = (
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
 )
-_sessions: dict[tuple[object, ...], Session] = {}
-_connections: dict[tuple[object, ...], Connection] = {}
+_clients: dict[tuple[object, ...], ClientCache] = {}
+_buckets: dict[tuple[object, ...], BucketState] = {}
 _lock = threading.Lock()
 
 
-def connection(bucket: str, policy: RetryPolicy) -> Connection:
-    """This process's connection to a bucket under the present environment."""
+def bucket_state(bucket: str, policy: RetryPolicy) -> BucketState:
+    """State of a bucket under the current environment variables."""
     environment = (policy, *(os.environ.get(name) for name in _ENVIRONMENT))
     with _lock:
-        if (bucket, *environment) not in _connections:
-            session = _sessions.setdefault(environment, Session(policy))
-            _connections[(bucket, *environment)] = Connection(session)
-        return _connections[(bucket, *environment)]
+        if (bucket, *environment) not in _buckets:
+            # Buckets of one environment share clients, hence connections.
+            clients = _clients.setdefault(environment, ClientCache(policy))
+            _buckets[(bucket, *environment)] = BucketState(clients)
+        return _buckets[(bucket, *environment)]
 
 
-def _forget_in_child() -> None:
+def _reset_in_child() -> None:
     global _lock
+    # The parent may have held the lock at the fork: the child's copy would never be released.
     _lock = threading.Lock()
-    _sessions.clear()
-    _connections.clear()
+    _clients.clear()
+    _buckets.clear()
 
 
-os.register_at_fork(after_in_child=_forget_in_child)
+os.register_at_fork(after_in_child=_reset_in_child)
 
 
-def endpoint_in_words() -> str:
-    """Host and port of the endpoint, without a user or password that its URL may carry."""
+def endpoint_name() -> str:
+    """Host and port of the endpoint, without its credentials."""
     url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     if not url:
         return "Amazon S3"
     parts = urlsplit(url)
+    # A malformed port raises only when it is read.
     try:
         port = parts.port
     except ValueError:

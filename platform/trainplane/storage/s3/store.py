@@ -1,7 +1,6 @@
-"""S3, or whatever speaks its protocol, through boto3: the verbs of a store as requests.
+"""Store over S3 or a compatible server, through boto3.
 
-How a request is tried again stands in requesting.py, how a body is received in reading.py, how one is sent in
-upload.py.
+`request.py` retries the requests, `range_reader.py` receives bodies, `upload.py` sends them.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from trainplane.storage.s3.range_reader import Reading
-from trainplane.storage.s3.request import ConditionFailed, PastEnd, Requests
+from trainplane.storage.s3.range_reader import RangeReader
+from trainplane.storage.s3.request import ConditionFailed, PastEnd, RetryingClient
 from trainplane.storage.s3.retry import RetryPolicy
 from trainplane.storage.s3.upload import PART_BYTES, Upload, abort_upload, md5
 from trainplane.storage.store import Entry, NoBucket, NotFound, Store, checked_key, checked_prefix, checked_range
@@ -33,47 +32,57 @@ class S3Store(Store):
 
     @property
     def address(self) -> str:
+        """Address without a trailing slash."""
         return f"s3://{self._bucket}/{self._prefix}".rstrip("/")
 
     @property
-    def _requests(self) -> Requests:
-        return Requests(self._bucket, self.address, self._policy)
+    def _client(self) -> RetryingClient:
+        return RetryingClient(self._bucket, self.address, self._policy)
 
     def child(self, prefix: str) -> S3Store:
+        """Store below this one, with the same retry policy."""
         return S3Store(self._bucket, self._name(prefix), self._policy)
 
     def read(self, key: str, *, start: int = 0, length: int | None = None) -> bytes:
+        """Copies the bytes of `view`."""
         return bytes(self.view(key, start=start, length=length))
 
     def view(self, key: str, *, start: int = 0, length: int | None = None) -> memoryview:
+        """Reads over as many connections as needed, without a copy."""
         checked_range(start, length)
+        # HTTP has no range of zero bytes.
         if length == 0:
             if self.size(key) is None:
                 raise NotFound(f"{self.address}/{key}: no such object")
             return memoryview(b"")
-        reading = Reading(self._bucket, self._name(key), start, length, self._policy)
-        may_give_up = partial(self._requests.line.take_retry, by_choice=True)
+        reader = RangeReader(self._bucket, self._name(key), start, length, self._policy)
+        # Replacing a slow connection is optional: it must leave retries for real failures.
+        may_reconnect = partial(self._client.state.take_retry, optional=True)
         try:
-            self._requests.make(
+            self._client.call(
                 f"read {key}",
-                lambda client: reading.attempt(client, may_give_up),
-                progress=lambda: reading.reached,
+                lambda client: reader.attempt(client, may_reconnect),
+                progress=lambda: reader.received,
             )
         except PastEnd:
             return memoryview(b"")
-        return reading.taken()
+        return reader.result()
 
     def write(self, key: str, data: bytes | Path) -> None:
+        """Puts small data in one request, the rest in parts."""
         if isinstance(data, Path):
             with data.open("rb") as source, self.open_writer(key) as file:
                 shutil.copyfileobj(source, file, 1 << 20)
+        # Up to the size of two parts, one put costs fewer requests.
         elif len(data) > 2 * PART_BYTES:
             with self.open_writer(key) as file:
                 file.write(data)
         else:
-            self._put(key, data)
+            arguments = self._put_arguments(key, data)
+            self._client.call(f"write {key}", lambda client: client.put_object(**arguments))
 
     def create(self, key: str, data: bytes) -> bool:
+        """Puts with the condition If-None-Match, which the store checks atomically."""
         arguments = self._put_arguments(key, data) | {"IfNoneMatch": "*"}
         attempts = 0
 
@@ -83,16 +92,19 @@ class S3Store(Store):
             client.put_object(**arguments)
 
         try:
-            self._requests.make(f"create {key}", put)
+            self._client.call(f"create {key}", put)
         except ConditionFailed:
-            # After a lost answer, what stands there may be what we wrote.
-            return attempts > 1 and self._holds(key, data)
+            # The answer to the first attempt may be lost: then the stored object may be ours.
+            with suppress(NotFound):
+                return attempts > 1 and self.read(key) == data
+            return False
         return True
 
     def size(self, key: str) -> int | None:
+        """Sends a HEAD request."""
         name = self._name(key)
         try:
-            return self._requests.make(
+            return self._client.call(
                 f"look at {key}",
                 lambda client: int(client.head_object(Bucket=self._bucket, Key=name)["ContentLength"]),
             )
@@ -100,11 +112,13 @@ class S3Store(Store):
             return None
 
     def list(self, prefix: str = "") -> Iterator[Entry]:
+        """Requests one page after the other, as the caller iterates."""
         checked_prefix(prefix)
         root = f"{self._prefix}/" if self._prefix else ""
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix}
+        # Pages of up to 1000 keys, already in order.
         while True:
-            entries, token = self._requests.make(
+            entries, token = self._client.call(
                 f"list {prefix}".rstrip(), lambda client: _page(client.list_objects_v2(**arguments), root)
             )
             yield from entries
@@ -113,80 +127,77 @@ class S3Store(Store):
             arguments["ContinuationToken"] = token
 
     def delete(self, key: str) -> None:
+        """Sends a DELETE request."""
         name = self._name(key)
+        # S3 itself answers success for an absent object; some compatible servers do not.
         with suppress(NotFound):
-            self._requests.make(f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name))
+            self._client.call(f"delete {key}", lambda client: client.delete_object(Bucket=self._bucket, Key=name))
 
     def clear_unfinished(self, is_ours: Callable[[str], bool]) -> int:
+        """Aborts multipart uploads below the prefix."""
         root = f"{self._prefix}/" if self._prefix else ""
-        found = []
+        unfinished = []
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root}
         while True:
-            uploads, after = self._requests.make(
-                "list unfinished uploads", lambda client: _unfinished(client.list_multipart_uploads(**arguments))
+            uploads, markers = self._client.call(
+                "list unfinished uploads", lambda client: _uploads_page(client.list_multipart_uploads(**arguments))
             )
-            found += [upload for upload in uploads if is_ours(upload["Key"].removeprefix(root))]
-            if after is None:
+            unfinished += [upload for upload in uploads if is_ours(upload["Key"].removeprefix(root))]
+            if markers is None:
                 break
-            arguments.update(after)
-        for upload in found:
-            abort_upload(self._requests, upload["Key"], upload["UploadId"])
-        return len(found)
+            arguments.update(markers)
+        # Aborted after the listing: its markers refer to uploads that must still exist.
+        for upload in unfinished:
+            abort_upload(self._client, upload["Key"], upload["UploadId"])
+        return len(unfinished)
 
     @contextmanager
     def open_writer(self, key: str) -> Iterator[BinaryIO]:
-        upload = Upload(self._requests, key, self._name(key))
+        """Opens a multipart upload; small content needs one put."""
+        upload = Upload(self._client, key, self._name(key))
         try:
             yield cast(BinaryIO, upload)
             upload.finish()
+        # Also on KeyboardInterrupt: parts that stay cost money.
         except BaseException:
             upload.abort()
             raise
 
     def ensure_bucket(self) -> None:
-        """Make the bucket unless it is there."""
+        """Creates the bucket if it does not exist."""
         try:
-            self._requests.make("look at the bucket", lambda client: client.head_bucket(Bucket=self._bucket))
+            self._client.call("look at the bucket", lambda client: client.head_bucket(Bucket=self._bucket))
         except (NotFound, NoBucket):
-            self._requests.make("make the bucket", self._create_bucket)
+            self._client.call("make the bucket", self._create_bucket)
 
     def _create_bucket(self, client: Any) -> None:
         region = client.meta.region_name
-        elsewhere = {"CreateBucketConfiguration": {"LocationConstraint": region}}
+        # S3 refuses a constraint that names its default region.
+        location = {"CreateBucketConfiguration": {"LocationConstraint": region}}
         with suppress(client.exceptions.BucketAlreadyOwnedByYou):
-            client.create_bucket(Bucket=self._bucket, **(elsewhere if region not in (None, "us-east-1") else {}))
-
-    def _holds(self, key: str, data: bytes) -> bool:
-        try:
-            return self.read(key) == data
-        except NotFound:
-            return False
+            client.create_bucket(Bucket=self._bucket, **(location if region not in (None, "us-east-1") else {}))
 
     def _name(self, key: str) -> str:
         return f"{self._prefix}/{checked_key(key)}" if self._prefix else checked_key(key)
-
-    def _put(self, key: str, data: bytes) -> None:
-        arguments = self._put_arguments(key, data)
-        self._requests.make(f"write {key}", lambda client: client.put_object(**arguments))
 
     def _put_arguments(self, key: str, data: bytes) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._name(key), "Body": data, "ContentMD5": md5(data)}
 
 
 def _page(answer: Mapping[str, Any], root: str) -> tuple[list[Entry], str | None]:
-    """A page of a listing, and what to ask for the next one with."""
+    """Entries of one page, and the next page's token."""
     entries = [
-        Entry(found["Key"].removeprefix(root), int(found["Size"]), str(found.get("ETag", "")))
-        for found in answer.get("Contents", ())
+        Entry(item["Key"].removeprefix(root), int(item["Size"]), str(item.get("ETag", "")))
+        for item in answer.get("Contents", ())
         # Some tools store an empty object to stand for a folder.
-        if not found["Key"].endswith("/")
+        if not item["Key"].endswith("/")
     ]
     return entries, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
 
 
-def _unfinished(answer: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str] | None]:
-    """A page of unfinished uploads, and what to ask for the next one with."""
-    found = [{"Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in answer.get("Uploads", ())]
+def _uploads_page(answer: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str] | None]:
+    """Unfinished uploads of one page, and the next page's markers."""
+    uploads = [{"Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in answer.get("Uploads", ())]
     if not answer.get("IsTruncated"):
-        return found, None
-    return found, {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}
+        return uploads, None
+    return uploads, {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}

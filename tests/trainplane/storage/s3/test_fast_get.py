@@ -1,4 +1,4 @@
-"""Ranges got by plain requests, and the ones that are left to boto3."""
+"""Ranges read by plain requests, and those that boto3 reads."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from trainplane.storage import NotFound, RetryPolicy, open_store
 from trainplane.storage.s3 import fast_get, range_reader
-from trainplane.storage.s3.range_reader import Reading
+from trainplane.storage.s3.range_reader import RangeReader
 from trainplane.storage.s3.retry import RETRIES
 
 CONTENT = bytes(range(256)) * 8
@@ -32,11 +32,11 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
 
     @contextmanager
     def run(refusals: list[tuple[int, str]]) -> Iterator[list[str]]:
-        asked: list[str] = []
+        requests: list[str] = []
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self) -> None:
-                asked.append(f"{self.path}\n{self.headers}")
+                requests.append(f"{self.path}\n{self.headers}")
                 if refusals:
                     status, code = refusals.pop(0)
                     body = f"<Error><Code>{code}</Code></Error>".encode() if code else b"no XML"
@@ -60,7 +60,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
         for name, value in (("ACCESS_KEY_ID", "me"), ("SECRET_ACCESS_KEY", "hunter2"), ("DEFAULT_REGION", "eu-west-1")):
             monkeypatch.setenv(f"AWS_{name}", value)
         try:
-            yield asked
+            yield requests
         finally:
             server.shutdown()
             thread.join()
@@ -70,14 +70,14 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
 
 
 def test_a_range_is_signed_for_the_clients_region_and_names_no_secret(serving: Serving) -> None:
-    with serving([]) as asked:
+    with serving([]) as requests:
         assert open_store("s3://bucket/a b").read("ü+~.tar", start=300, length=500) == CONTENT[300:800]
-    assert len(asked) == 1
-    assert asked[0].startswith("/bucket/a%20b/%C3%BC%2B~.tar\n")
-    assert "Authorization: AWS4-HMAC-SHA256 Credential=me/" in asked[0]
-    assert "/eu-west-1/s3/aws4_request" in asked[0]
-    assert "Boto3/" in asked[0]
-    assert "hunter2" not in asked[0]
+    assert len(requests) == 1
+    assert requests[0].startswith("/bucket/a%20b/%C3%BC%2B~.tar\n")
+    assert "Authorization: AWS4-HMAC-SHA256 Credential=me/" in requests[0]
+    assert "/eu-west-1/s3/aws4_request" in requests[0]
+    assert "Boto3/" in requests[0]
+    assert "hunter2" not in requests[0]
 
 
 @pytest.mark.parametrize(
@@ -87,9 +87,9 @@ def test_a_range_is_signed_for_the_clients_region_and_names_no_secret(serving: S
 def test_a_bucket_that_lies_elsewhere_or_another_signature_is_left_to_boto3(
     serving: Serving, refusal: tuple[int, str]
 ) -> None:
-    with serving([refusal]) as asked:
+    with serving([refusal]) as requests:
         assert open_store("s3://bucket").read("o", start=5, length=20) == CONTENT[5:25]
-    assert len(asked) == 2
+    assert len(requests) == 2
 
 
 @pytest.mark.parametrize("code", ["", "NoSuchKey"])
@@ -99,37 +99,37 @@ def test_a_missing_object_is_known_by_its_code_or_its_status(serving: Serving, c
 
 
 def test_a_refusal_is_tried_again_with_one_request_each_time(serving: Serving) -> None:
-    with serving([(500, "InternalError"), (503, "SlowDown"), (500, "")]) as asked:
+    with serving([(500, "InternalError"), (503, "SlowDown"), (500, "")]) as requests:
         assert open_store("s3://bucket").read("o", start=0, length=2048) == CONTENT
-    assert len(asked) == 4
+    assert len(requests) == 4
 
 
 def test_one_signature_serves_the_ranges_of_an_object_until_it_is_old(
     serving: Serving, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def signatures(asked: list[str]) -> int:
-        return len({line for one in asked for line in one.splitlines() if line.startswith("Authorization")})
+    def signatures(requests: list[str]) -> int:
+        return len({line for request in requests for line in request.splitlines() if line.startswith("Authorization")})
 
-    with serving([]) as asked:
+    with serving([]) as requests:
         store = open_store("s3://bucket")
         for start in range(0, 100, 10):
             assert store.read("o", start=start, length=10) == CONTENT[start : start + 10]
-        assert signatures(asked) == 1
+        assert signatures(requests) == 1
         store.read("other", start=0, length=10)
-        assert signatures(asked) == 2
-        monkeypatch.setattr(fast_get, "_SIGNED_FOR_S", 0.0)
+        assert signatures(requests) == 2
+        monkeypatch.setattr(fast_get, "_SIGNATURE_LIFETIME_S", 0.0)
         time.sleep(1.1)  # signatures are of a second
         store.read("o", start=0, length=10)
-        assert signatures(asked) == 3
+        assert signatures(requests) == 3
 
 
 def test_what_a_plain_request_cannot_do_is_done_by_boto3(serving: Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    with serving([]) as asked:
+    with serving([]) as requests:
         endpoint = os.environ["AWS_ENDPOINT_URL"]
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store.invalid")
         monkeypatch.setenv("HTTP_PROXY", endpoint)
         assert open_store("s3://bucket").read("o", start=5, length=20) == CONTENT[5:25]
-        assert asked[0].startswith("http://store.invalid/bucket/o")
+        assert requests[0].startswith("http://store.invalid/bucket/o")
 
 
 @pytest.mark.parametrize("ends", ["before", "within"])
@@ -189,9 +189,9 @@ def test_a_body_is_whole_however_it_comes(pieces: list[int], pauses: list[float]
             clock[0] += sum(pause for pause, bound in zip(pauses, self.bounds, strict=False) if bound > self.tell()) / 4
             return super().readinto(memory)
 
-    one = Reading("bucket", "o", 0, len(content), RetryPolicy())
+    reader = RangeReader("bucket", "o", 0, len(content), RetryPolicy())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(range_reader, "get_range", lambda *_: ({"content-length": str(len(content))}, Slow()))
         patch.setattr(range_reader.time, "monotonic", lambda: clock[0])
-        one.attempt(None, lambda: False)
-    assert bytes(one.taken()) == content
+        reader.attempt(None, lambda: False)
+    assert bytes(reader.result()) == content
