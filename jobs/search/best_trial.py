@@ -3,7 +3,7 @@
     isnet models register --from-search search_demo --name isnet-demo [--steps 2000] [--seeds 3]
 
 With more steps, the trial's own run resumes where the search stopped it. With several seeds, the best one by the
-search's objective is taken. Not covered: registration itself (`registry/register.py`).
+search's objective is taken.
 """
 
 from __future__ import annotations
@@ -34,13 +34,7 @@ class BestTrial:
 def best_of_search(
     context: Context, preset: str, overrides: Sequence[str] = (), *, steps: int | None = None, seeds: int = 1
 ) -> BestTrial:
-    """Returns the best trial's checkpoint, trained further on request.
-
-    It is trained to `steps`, with `seeds` different seeds, where these ask for more than the search did.
-
-    Raises:
-        UserError: The search was not run here, or none of its trials has a finite value.
-    """
+    """Returns the best trial's checkpoint, trained further on request."""
     search = build_search(load_search(preset, overrides), context)
     state = read_state(search, context)
     if state is None:

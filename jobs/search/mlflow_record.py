@@ -1,7 +1,7 @@
 """Record of a finished search in MLflow.
 
 The parent run gets the leaderboard, the costs and charts; each trial's run gets its status. A chart that cannot be
-drawn, or an image that cannot be fetched, is reported and left out. `tracking.results` sends the record.
+drawn, or an image that cannot be fetched, is reported and left out.
 """
 
 from __future__ import annotations
@@ -39,10 +39,7 @@ NOTE_CHARACTERS = 5000
 
 
 def search_record(context: Context, run_id: str, search: Search, state: SearchState) -> RunResult:
-    """Builds the record of a finished search.
-
-    Its files are written below HOME/searches.
-    """
+    """Builds a finished search's record, with files below HOME/searches."""
     board = summary.leaderboard(state)
     best = board.best
     assert best is not None
@@ -162,10 +159,7 @@ def _attempt(name: str, draw: Callable[[], Pixels]) -> Pixels | None:
 
 
 def sheet(trials: Sequence[TrialState], state: SearchState, context: Context) -> Pixels:
-    """Contact sheet of the trials, the best one first.
-
-    Each trial shows its last gallery image of the first held-out picture.
-    """
+    """Contact sheet of the trials' gallery images, best trial first."""
     client, strips = context.tracking_server.client, []
     with tempfile.TemporaryDirectory(prefix="isnet-sheet-") as folder:
         for trial in trials:

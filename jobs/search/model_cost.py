@@ -2,8 +2,7 @@
 
     model_costs(config, ["model/parameters"]) -> {"model/parameters": 1234567.0}
 
-They can be objectives beside the quality. Parameters and memory are exact and need no weights; latency is measured on
-this machine, on one thread.
+They can be objectives beside the quality. Parameters and memory are exact; latency is measured on this machine.
 """
 
 from __future__ import annotations

@@ -46,27 +46,23 @@ class LoadedSearch:
     base: dict[str, Any]
 
     def configure(self, number: int, settings: Settings, segment: int) -> RunConfig:
-        """Configuration of a trial.
-
-        After each exploit the trial is another run, and has another name.
-        """
+        """Configuration of a trial."""
         tree = apply_overrides(self.base, [])
         for name, value in settings.items():
             set_dotted(tree, name, value)
+        # After each exploit the trial is another run, and has another name.
         # A run's name has at most 63 characters.
         tree["name"] = f"{self.file.name[:48]}-{number:04d}" + (f"-g{segment}" if segment else "")
         return build(load_task(str(tree.get("task", TASK))).Config, tree)
 
 
 def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
-    """Loads a search by name or file.
-
-    Overrides that start with `search.`, and `name=`, belong to the search, all others to its base.
-    """
+    """Loads a search by name or file, with overrides."""
     tree = preset_tree(preset)
     if "search" not in tree:
         searches = ", ".join(preset_names("search_"))
         raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
+    # Overrides of the search; all others are for its base.
     # A trial's name follows from its search, so an override of the name is meant for the search.
     of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
@@ -75,10 +71,8 @@ def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
 
 
 def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Applies overrides of a search.
-
-    Settings in its space have dots in their names: `search.space.loss.style.uniform=[1, 9]`.
-    """
+    """Applies overrides such as `search.space.loss.style.uniform=[1, 9]`."""
+    # Settings in the space have dots in their names.
     of_space = [override for override in overrides if override.startswith(SPACE)]
     tree = apply_overrides(tree, [override for override in overrides if override not in of_space])
     for override in of_space:
@@ -97,13 +91,7 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 
 def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = True) -> Search:
-    """Builds and checks a search; starts nothing.
-
-    With `may_pack` the demo's datasets are packed if they are used and missing.
-
-    Raises:
-        UserError: The search would stop later.
-    """
+    """Builds and checks a search; starts nothing."""
     base = loaded.configure(0, {}, 0)
     known_settings = flatten(base.model_dump(mode="json"))
     settings = loaded.file.search
@@ -115,6 +103,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
         _check_population(loaded, base)
     _check_rungs(settings, base)
     if may_pack:
+        # Packs the demo's datasets if they are used and missing.
         ensure_demo_datasets([base.data.train, base.data.val], context)
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
@@ -143,27 +132,21 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
 
 
 def check_resources(search: Search, *, trial_seconds: float | None) -> None:
-    """Checks that the budget and this machine allow one trial.
-
-    A cluster is checked when the search runs on it.
-
-    Raises:
-        UserError: Not one trial fits.
-    """
+    """Checks that the budget and this machine allow one trial."""
     resources = trial_resources(search.train, gpus=0.0)
     costs = cost_rates(resources, search.train)
     trials = trial_limit(search.plan(costs))
     budget.check(search.settings.budget, costs, steps=search.train.steps, trial_seconds=trial_seconds)
+    # A cluster is checked when the search runs on it.
     # Outside a Ray job the search starts its own cluster, on this machine.
     if not in_ray_job() and search.train.use_gpu is not True:
         admit(resources, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
 
 
 def estimate_trial_seconds(search: Search, context: Context, *, always: bool = False) -> float | None:
-    """Estimates the seconds of one trial.
+    """Estimates the seconds of one trial by the newest run.
 
-    The last run like its base is the measure. None without such a run, or where no limit needs the time, unless
-    `always`.
+    None without such a run, or where no limit needs the time, unless `always`.
     """
     # Steps need no time; other limits do.
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
@@ -192,10 +175,7 @@ def _check_name(name: str, known_settings: dict[str, Any]) -> None:
 
 
 def _check_trials(search: SearchSettings, space: Space, check: Callable[[Settings], None]) -> None:
-    """Builds configurations of the first trials and of all edges.
-
-    `check` raises `UserError` for settings without their masks, or with fewer images than a batch.
-    """
+    """Builds configurations of the first trials and of all edges."""
     if search.algorithm == "grid":
         drawn = space.grid()
         if not drawn:
