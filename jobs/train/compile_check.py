@@ -2,8 +2,7 @@
 
 The check runs once, on the first micro-batch, before any step counts. It compares the prediction, the gradients of G's
 weights, and VGG's features, each by relative Euclidean distance. Where they differ, or compiling fails, the run
-continues without compiling and prints the reason. Speed is not checked: for a compiled network that is right and slow,
-see `isnet bench step`.
+continues without compiling and prints the reason. Speed is not checked (see `isnet bench step`).
 """
 
 from __future__ import annotations
@@ -24,8 +23,7 @@ TOLERANCE = {"fp32": 1e-3, "bf16": 5e-2}
 def check(gan: GAN, image_B3HW: Tensor, mask_B1HW: Tensor, *, reduce: Reducer) -> str | None:
     """Compares compiled networks with eager ones on one micro-batch.
 
-    If any rank finds a difference, all ranks return to eager networks. Weights, moments and gradients stay as they
-    were. Errors of the compiler are not raised.
+    Weights, moments and gradients stay as they were. Errors of the compiler are not raised.
 
     Args:
         gan: compiled networks.
@@ -72,19 +70,19 @@ def _difference(gan: GAN, image: Tensor, mask: Tensor) -> str | None:
 def _results(
     gan: GAN, image: Tensor, mask: Tensor, *, generator: Callable[[Tensor, Tensor], Tensor]
 ) -> dict[str, Tensor]:
-    """Computes the prediction and G's gradients as one vector.
-
-    The gradients are those of the prediction's mean square with respect to all weights of G.
-    """
+    """Computes the prediction and G's gradients as one vector."""
     autocast = torch.autocast(gan.device.type, dtype=torch.bfloat16, enabled=gan.settings.precision == "bf16")
     try:
         with step_weights(gan.generator):
             with autocast:
                 prediction = generator(image, mask)
+            # The mean square depends on all weights of G.
             torch.autograd.backward(prediction.float().square().mean())
         gradients = [p.grad.detach().reshape(-1) for p in gan.generator.parameters() if p.grad is not None]
+        # One vector: the distance is of all gradients together.
         return {"the prediction": prediction.detach(), "the gradients": torch.cat(gradients)}
     finally:
+        # Training starts without gradients.
         gan.generator.zero_grad(set_to_none=True)
 
 

@@ -27,22 +27,13 @@ ALLOCATOR = 1.15
 
 @dataclass(frozen=True)
 class Memory:
-    """Memory of one rank in bytes.
+    """Memory of one rank in bytes."""
 
-    Attributes:
-        state: weights, moving average and Adam's moments, as a checkpoint holds them.
-        step: peak within a step, state included.
-        process: use of `available`, overhead included.
-        available: free memory of the GPU or of this machine; None if unknown.
-        ranks_per_host: ranks that share `available`.
-        gpu: the ranks run on GPUs.
-    """
-
-    state: int
-    step: int
-    process: int
-    available: int | None
-    ranks_per_host: int
+    state: int  # weights, moving average and Adam's moments, as a checkpoint holds them
+    step: int  # peak within a step, state included
+    process: int  # use of `available`, overhead included
+    available: int | None  # free memory of the GPU or of this machine; None if unknown
+    ranks_per_host: int  # ranks that share `available`
     gpu: bool
 
     def __str__(self) -> str:
@@ -85,10 +76,8 @@ def step_bytes(config: ISNetConfig, *, ranks: int, on_gpu: bool = False) -> Foot
 
 
 def _on_meta_device(config: ISNetConfig) -> GAN:
-    """Builds the networks on torch's device "meta".
-
-    VGG's weights are not read, and nothing is downloaded.
-    """
+    """Builds the networks on torch's device "meta"."""
+    # VGG's weights are not read, and nothing is downloaded.
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
     train = config.train.model_copy(update={"compile": False})
     with torch.device("meta"):
@@ -102,12 +91,10 @@ def _available(gpu: bool) -> int:
 
 
 def new_state_bytes(config: ISNetConfig) -> int:
-    """Bounds a checkpoint's bytes from above, from shapes alone.
-
-    Weights that never get a gradient count as if Adam kept moments of them: only a step would show which these are.
-    """
+    """Bounds a checkpoint's bytes from above, from shapes alone."""
     gan = _on_meta_device(config)
     groups = [group for optimizer in gan.optimizers().values() for group in optimizer.param_groups]
+    # Weights that never get a gradient have no moments, but only a step would show which these are.
     # Two moments of each parameter and Adam's step counter of 4 bytes.
     moments: int = sum(2 * parameter.nbytes + 4 for group in groups for parameter in group["params"])
     return state_bytes(gan.modules(), {}) + moments

@@ -31,29 +31,14 @@ from trainplane.train.setup import check_fills_batch
 
 @dataclass
 class TrainingPlan:
-    """The plan of a run.
-
-    A refusal leaves None in the attributes that it hides.
-
-    Attributes:
-        findings: refusals, warnings and notes in the order in which they were found.
-        config: resolved configuration.
-        train_data: dataset to train on.
-        val_data: held-out dataset.
-        place: key and folder of the run.
-        done: steps of the run's newest checkpoint.
-        ranks: ranks and their hardware.
-        memory: memory of one rank.
-        rate: expected pictures per second.
-        estimate: steps, bytes, time and cost.
-    """
+    """The plan of a run; a refusal leaves attributes None."""
 
     findings: list[Finding] = field(default_factory=list)
     config: ISNetConfig | None = None
     train_data: Dataset | None = None
     val_data: Dataset | None = None
-    place: RunDir | None = None
-    done: int = 0
+    place: RunDir | None = None  # key and folder of the run
+    done: int = 0  # steps of the run's newest checkpoint
     ranks: RanksHere | None = None
     memory: Memory | None = None
     rate: Rate | None = None
@@ -78,15 +63,7 @@ class TrainingPlan:
 
 
 def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: bool, measure: bool) -> TrainingPlan:
-    """Makes every check of `isnet train`, in its order.
-
-    Args:
-        preset: name or file of the configuration.
-        overrides: settings on top, `a.b=c`.
-        context: stores, tracking server and cluster to read.
-        fresh: plan a new run instead of the one to resume.
-        measure: time a few steps here instead of asking MLflow for a similar run.
-    """
+    """Makes every check of `isnet train`, in its order."""
     plan = TrainingPlan()
     # Without a valid configuration nothing else can be checked.
     with plan.refusals():
@@ -105,6 +82,7 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         if plan.ranks.refusal is not None:
             raise UserError(plan.ranks.refusal)
     _memory(plan, config)
+    # `measure` times a few steps.
     # The speed: measured here on request, else from the newest similar run.
     with plan.refusals():
         measurable = measure and plan.ranks.refusal is None
@@ -203,17 +181,7 @@ def estimate_run(
     state_bytes: int,
     rate: Rate | None,
 ) -> Estimate:
-    """Estimates steps, bytes, time and cost of a run.
-
-    Args:
-        config: configuration of the run.
-        train_data: dataset to train on.
-        val_data: held-out dataset; only `data.val_samples` of it are read.
-        done: steps that are trained already.
-        ranks: number of ranks.
-        state_bytes: size of one checkpoint.
-        rate: speed of an earlier run, or measured; None if unknown.
-    """
+    """Estimates steps, bytes, time and cost of a run."""
     # Validation reads part of the held-out set.
     share = min(1.0, config.data.val_samples / val_data.num_samples) if val_data else 0.0
     inputs = EstimateInputs(

@@ -20,25 +20,15 @@ from trainplane.train.setup import device_of
 
 @dataclass(frozen=True)
 class RanksHere:
-    """Ranks of a run and their hardware.
+    """Ranks of a run and their hardware."""
 
-    Attributes:
-        wanted: admissible numbers of ranks, ascending.
-        most: largest of them that fits; with a `refusal`, the largest one of all.
-        gpu: the ranks run on GPUs.
-        cpus: CPUs in all.
-        gpus: GPUs in all.
-        where: `this machine` or `the cluster`.
-        refusal: reason why no number of ranks fits.
-    """
-
-    wanted: list[int]
-    most: int
+    wanted: list[int]  # admissible numbers of ranks, ascending
+    most: int  # largest of them that fits; with a `refusal`, the largest one of all
     gpu: bool
     cpus: float
     gpus: float
-    where: str
-    refusal: str | None = None
+    where: str  # `this machine` or `the cluster`
+    refusal: str | None = None  # reason why no number of ranks fits
 
     def __str__(self) -> str:
         elastic = f" (any of {', '.join(map(str, self.wanted))})" if self.wanted[1:] else ""

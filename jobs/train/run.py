@@ -27,21 +27,13 @@ from trainplane.train.spec import Outcome
 
 
 def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[PreparedRun, Outcome]:
-    """Prepares a run, trains it, and closes its MLflow run.
-
-    Args:
-        config: resolved configuration.
-        context: datasets, checkpoints and tracking server.
-        fresh: start a new run instead of resuming.
-        label: text that tells the run from similar ones in MLflow.
-
-    Returns:
-        The prepared run and its outcome.
-    """
+    """Prepares a run, trains it, and closes its MLflow run."""
+    # `label` tells this run from similar ones in MLflow.
     preparing = prepared_run(
         config, context, fresh=fresh, label=label, may_start=lambda done: _check_resources(config, done)
     )
     with preparing as prepared:
+        # The run is locked until this block ends.
         return prepared, _train_prepared(prepared, context)
 
 
@@ -106,9 +98,8 @@ def _ignore(number: int, frame: Any) -> None:
 def _interruptible() -> Iterator[_Flag]:
     """Turns the first interruption into a flag for the loop.
 
-    The loop reads the flag between steps. Interruptions are Ctrl-C, SIGTERM and closing the terminal. The second one
-    stops the run at once and takes down what was started; further ones are ignored. Under `nohup`, closing the terminal
-    stays without effect.
+    Interruptions are Ctrl-C, SIGTERM and closing the terminal. The second one stops the run at once and takes down what
+    was started; further ones are ignored. Under `nohup`, closing the terminal stays without effect.
     """
     flag = _Flag()
     numbers = [signal.SIGINT, signal.SIGTERM]
@@ -118,9 +109,11 @@ def _interruptible() -> Iterator[_Flag]:
 
     def ask(number: int, frame: Any) -> None:
         if flag.raised:
+            # A third interruption must not disturb the clean-up.
             for each in numbers:
                 signal.signal(each, _ignore)
             raise KeyboardInterrupt
+        # The loop reads it between steps.
         flag.raised = True
         # The terminal may be closed already.
         with suppress(OSError):

@@ -73,10 +73,7 @@ def summary(prepared: PreparedRun, outcome: Outcome) -> str:
 
 
 def _metrics(metrics: Mapping[str, float]) -> Iterator[str]:
-    """Formats held-out metrics as a table by hole ratio.
-
-    Metrics that are not in the table follow by name.
-    """
+    """Formats held-out metrics as a table by hole ratio."""
     # Names of metrics: `val/psnr` over all pictures, `val/psnr_10-20` of one bin.
     keys = {"all": {metric: f"val/{metric}" for metric in KEY_METRICS}}
     keys |= {name: {metric: f"val/{metric}_{name}" for metric in KEY_METRICS} for name in RATIO_BINS}
@@ -86,17 +83,16 @@ def _metrics(metrics: Mapping[str, float]) -> Iterator[str]:
     for name, _, *cells in ratio_rows(bins, metrics=KEY_METRICS, missing="–"):
         label = name if name == "all" else f"holes of {name} %"
         yield f"    {label:<17}" + "".join(f"{cell:>9}" for cell in cells)
+    # Metrics that are not in the table follow by name.
     for name in sorted(metrics.keys() - {key for row in keys.values() for key in row.values()}):
         yield f"  {name:<19}{metrics[name]:>9.4f}"
 
 
 def _time(outcome: Outcome) -> Iterator[str]:
-    """Formats the shares of the time, and advice on speed.
-
-    The largest phase comes first, each with its parts behind it.
-    """
+    """Formats the shares of the time, and advice on speed."""
     by_phase = shares(outcome.seconds)
     yield f"  {outcome.pictures_per_s:.1f} pictures/s; the {duration(outcome.seconds['wall'])} went to"
+    # The largest phase comes first, each with its parts behind it.
     for name, share in by_phase.items():
         # `step/generator` is a part of `step`.
         if "/" in name or share < MIN_SHARE:

@@ -1,8 +1,7 @@
 """Estimates a run's pictures per second.
 
 The rate is that of the last similar run in MLflow, or is measured with a few steps here. Runs are similar if everything
-agrees that costs time: networks, losses' terms, sizes, batch, precision, ranks, GPU or CPU. Similar runs have the same
-digest in the tag `isnet.speed_key`.
+agrees that costs time; they then have the same digest in the tag `isnet.speed_key`.
 """
 
 from __future__ import annotations
@@ -32,12 +31,7 @@ MEASURED_STEPS = 3
 
 @dataclass(frozen=True)
 class Rate:
-    """Pictures per second of all ranks together.
-
-    Attributes:
-        pictures_per_s: the rate.
-        source: the run or the measurement that it comes from, as text.
-    """
+    """Pictures per second of all ranks together, and its source."""
 
     pictures_per_s: float
     source: str
@@ -67,11 +61,7 @@ def speed_key(config: ISNetConfig, *, gpu: bool) -> str:
 
 
 def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | None:
-    """Returns the rate of the newest similar run, if any.
-
-    Raises:
-        UserError: MLflow does not answer.
-    """
+    """Returns the rate of the newest similar run, if any."""
     server = context.tracking_server
     uri = server.address
     # MLflow would create a database that does not exist.
@@ -79,6 +69,7 @@ def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | Non
         return None
     from mlflow.exceptions import MlflowException
 
+    # The newest run with this digest and a rate.
     client = server.client
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
@@ -94,15 +85,13 @@ def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | Non
 
 
 def measured_rate(config: ISNetConfig, ranks: RanksHere) -> Rate:
-    """Times steps of one rank's share here, times the ranks.
-
-    Pictures are synthetic and VGG's weights random, so that nothing is read or downloaded.
-    """
+    """Times steps of one rank's share here, times the ranks."""
     from jobs.isnet_task import ISNetTask
 
     if ranks.where != "this machine" and ranks.gpu and not torch.cuda.is_available():
         raise UserError("--measure times steps on the machine where it is typed, and this one has no GPU; leave it out")
     train = config.train
+    # Random VGG and synthetic pictures: nothing is read or downloaded.
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
     device = torch.device("cuda" if ranks.gpu else "cpu")
     task = ISNetTask(config.model_copy(update={"loss": loss}), device)
@@ -112,6 +101,7 @@ def measured_rate(config: ISNetConfig, ranks: RanksHere) -> Rate:
         "image": torch.randint(0, 256, (batch.micro_batch, 3, size, size), dtype=torch.uint8, device=device),
         "mask": torch.rand(batch.micro_batch, 1, size, size, device=device) > 0.3,
     }
+    # The same pictures each time: their content costs no time.
     micro_batches = [micro_batch] * batch.accumulation
     # The first round warms up; only the second one counts.
     for steps in (1, MEASURED_STEPS):
