@@ -49,10 +49,7 @@ def check_context(context: Context) -> None:
 
 
 def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Context) -> list[str]:
-    """Rewrites the arguments for the job.
-
-    Raises `UserError` for a path on this machine that the cluster cannot see.
-    """
+    """Rewrites paths for the job; refuses those it cannot see."""
     portable = list(args)
     for position, path in _local_paths(args, parsed):
         if is_remote(context):
@@ -94,13 +91,11 @@ def required_addresses(context: Context) -> list[str]:
 
 
 def _local_paths(args: Sequence[str], parsed: argparse.Namespace) -> Iterator[tuple[int, str]]:
-    """Yields position and path of arguments that are paths here.
-
-    The path is the end of its argument (`--lists=DIR`, `a.b=DIR`).
-    """
+    """Yields position and path of arguments that are paths here."""
     paths = {value for name in PATH_ARGS if isinstance(value := getattr(parsed, name, None), str)}
     maybe = {value for name in PATH_OR_NAME_ARGS if isinstance(value := getattr(parsed, name, None), str)}
     for position, arg in enumerate(args):
+        # The path is the end of its argument (`--lists=DIR`, `a.b=DIR`).
         # A file may have `=` in its name.
         value = arg.partition("=")[2] if "=" in arg and not Path(arg).exists() else arg
         if not value or "://" in value or value.partition("+")[0].endswith(_YAML):

@@ -1,8 +1,7 @@
 """Pool of Ray workers that process shares of one task.
 
 Results arrive in the order in which shares are finished. Data that all shares need goes to the object store once; a
-worker process loads the model at its first share and keeps it. Not here: the work on a share (evaluation/scores.py,
-inference/batch.py).
+worker process loads the model at its first share and keeps it.
 """
 
 from __future__ import annotations
@@ -25,29 +24,23 @@ ATTEMPTS = 4
 
 
 def task_count(parallel: int | None) -> int:
-    """Number of Ray tasks at once; 0 uses this process.
-
-    Without the option `--parallel`, a job of a cluster fills its cluster.
-    """
+    """Number of Ray tasks at once; 0 uses this process."""
     if parallel is not None or not in_ray_job():
         return parallel or 0
+    # Without the option `--parallel`, a job of a cluster fills its cluster.
     with ray_session() as ray:
         return tasks_for(ray.cluster_resources())
 
 
 def tasks_for(resources: Mapping[str, float]) -> int:
-    """Number of tasks that fill a cluster.
-
-    Two per GPU, or without GPUs one per processor; at least one.
-    """
+    """Number of tasks that fill a cluster; at least one."""
     return max(1, TASKS_PER_GPU * int(resources.get("GPU", 0)) or int(resources.get("CPU", 0)))
 
 
 def resources_per_task(tasks: int, cluster: Mapping[str, float]) -> dict[str, float]:
     """Resources that each task requests.
 
-    A processor and, if there are GPUs, a fraction of one. Without a request, a task would see no GPU, or one that a
-    training has reserved.
+    Without a request, a task would see no GPU, or one that a training has reserved.
     """
     gpus = int(cluster.get("GPU", 0))
     # A fraction 1/n, because no task spans two GPUs: 3 tasks on 2 GPUs request a half each.
@@ -66,8 +59,8 @@ def capacity_message(request: Mapping[str, float], available: Mapping[str, float
 def run_shares(work: Callable[..., Any], common: Any, shares: Sequence[Any], *, tasks: int) -> Iterator[Any]:
     """Yields `work(common, share)` of every share, as completed.
 
-    `tasks` processes work at once, and an idle one gets the next share. A share whose process is lost is repeated by
-    another one. Raises `RunFailed` if `ATTEMPTS` processes in a row were lost at one share, or before their first one.
+    A share whose process is lost is repeated by another one. Raises `RunFailed` if `ATTEMPTS` processes in a row were
+    lost at one share, or before their first one.
     """
     with ray_session(num_cpus=tasks) as ray:
         resources = resources_per_task(tasks, ray.cluster_resources())
@@ -115,10 +108,8 @@ def run_shares(work: Callable[..., Any], common: Any, shares: Sequence[Any], *, 
 
 
 def portable_context(context: Context) -> tuple[Context, dict[str, str]]:
-    """Context and variables for another process, without secrets.
-
-    Credentials are set on the cluster's nodes.
-    """
+    """Context and variables for another process, without secrets."""
+    # Credentials are set on the cluster's nodes.
     return replace(context, environment={}), portable_environment()
 
 
