@@ -1,8 +1,7 @@
 """Configuration of an ISNet run: sections, presets and layers.
 
-Extends the settings of any run by the sections `model` and `loss`, and by settings of `data` and `train`. Defaults are
-the paper's; where paper and released code disagree, docs/decisions.md says which one we follow. Not covered: the effect
-of the settings (isnet.network, isnet.losses, isnet.gan).
+Extends the settings of any run. Defaults are the paper's; where paper and released code disagree, docs/decisions.md
+says which one we follow.
 """
 
 from __future__ import annotations
@@ -130,11 +129,8 @@ class ISNetDataConfig(DataConfig):
 
     @property
     def evaluation_size(self) -> int:
-        """Side of the centre square of held-out pictures, pixels.
-
-        The same as in training: at another size a network sees other proportions of border to picture than it was
-        trained with (docs/LOG.md).
-        """
+        """Side of the centre square of held-out pictures, pixels."""
+        # As in training: at another size a network sees other proportions of border to picture (docs/LOG.md).
         return self.size
 
 
@@ -174,12 +170,9 @@ def layer_names() -> list[str]:
 
 
 def preset_tree(preset: str) -> dict[str, Any]:
-    """Reads a preset or YAML file, with layers on top.
+    """Reads a name or file with layers, such as `my.yaml+laptop`.
 
     `base: PRESET` in a file puts that preset underneath. A search keeps its base, and the layers, as a name.
-
-    Args:
-        preset: Name or file, and layers: `places2`, `my.yaml+laptop`.
     """
     return _resolve(preset, [])
 
@@ -225,12 +218,7 @@ def _file_tree(name: str) -> dict[str, Any]:
 
 
 def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
-    """Builds the frozen configuration of one run.
-
-    Args:
-        preset: Name or file, with layers; see `preset_tree`.
-        overrides: Dotted settings, `train.steps=200`.
-    """
+    """Builds a run's frozen configuration; overrides like `train.steps=200`."""
     tree = preset_tree(preset)
     # A search has no settings of its own run, only a base and a space.
     if "search" in tree:

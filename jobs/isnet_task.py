@@ -1,7 +1,4 @@
-"""ISNet as a task of trainplane.
-
-The task turns samples into batches, runs one step of the GAN, validates it, and exports its generator.
-"""
+"""ISNet as a task of trainplane."""
 
 from __future__ import annotations
 
@@ -55,11 +52,7 @@ REQUIREMENTS = ("torch", "numpy", "pillow", "safetensors", "simplejpeg", "opencv
 
 
 def picture_bytes(sample: Sample) -> bytes:
-    """Returns the encoded picture among a sample's members.
-
-    Raises:
-        InputError: The sample has none.
-    """
+    """Returns the encoded picture among a sample's members."""
     for member in PICTURE_MEMBERS:
         if member in sample:
             return sample[member]
@@ -69,9 +62,6 @@ def picture_bytes(sample: Sample) -> bytes:
 
 def fixed_hole(kind: str, size: int, index: int) -> Hole:
     """Returns the fixed hole of a held-out picture.
-
-    Irregular holes get a ratio of bin `index` mod 6, so that a few pictures have all ratios. The masks of a dataset are
-    paired with pictures one to one.
 
     Args:
         kind: generator of masks, or the address of a mask dataset.
@@ -83,10 +73,12 @@ def fixed_hole(kind: str, size: int, index: int) -> Hole:
     """
     draw = hole_generator(kind)
     if isinstance(draw, MaskSet):
+        # The masks of a dataset are paired with pictures one to one.
         return draw.hole(index, size, size)
     # One random stream for each picture, so that its hole does not depend on the others.
     rng = np.random.Generator(np.random.Philox(key=[_VALIDATION_STREAM, index]))
     if kind == "irregular":
+        # Bin `index` mod 6, so that a few pictures have all ratios.
         return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[index % len(RATIO_BINS)]))
     return draw(size, size, rng)
 
@@ -97,18 +89,12 @@ class TrainTransform:
 
     All randomness comes from `rng`. Results become floats only in `ISNetTask.step`: a fifth of the bytes goes from
     process to process and to the device.
-
-    Attributes:
-        size: side of the crop in pixels.
-        resize: length of the picture's shorter side before the crop; None crops the centre of the picture.
-        flip: mirror half of the pictures.
-        masks: generator of masks, or the address of a mask dataset.
     """
 
-    size: int
-    resize: int | None
-    flip: bool
-    masks: str
+    size: int  # side of the crop in pixels
+    resize: int | None  # shorter side before the crop; None crops the centre of the picture
+    flip: bool  # mirror half of the pictures
+    masks: str  # generator of masks, or the address of a mask dataset
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
         """Returns `image` and `mask`.
@@ -130,10 +116,7 @@ class TrainTransform:
 
 
 def _reduce_transform(transform: TrainTransform) -> tuple[Any, ...]:
-    """Pickles a transform together with its masks.
-
-    A decoding process then need not read the mask dataset again.
-    """
+    """Pickles a transform with its masks: workers need not read."""
     draw = hole_generator(transform.masks)
     return _restore_transform, (astuple(transform), draw if isinstance(draw, MaskSet) else None)
 
@@ -150,21 +133,13 @@ ForkingPickler.register(TrainTransform, _reduce_transform)
 def validation_pair(index: int, sample: Sample, size: int, masks: str) -> tuple[Tensor, Tensor]:
     """Returns a held-out picture's centre square and its fixed hole.
 
-    Args:
-        index: number of the picture in its dataset.
-        sample: its members.
-        size: side of the square in pixels.
-        masks: generator of masks, or the address of a mask dataset.
-
     Returns:
         Image float32 (3, size, size) in [0, 1], and mask float32 (1, size, size), 1 on valid pixels.
-
-    Raises:
-        RunFailed: The picture cannot be read. A held-out picture is never replaced by another one.
     """
     try:
         rgb = center_square(decode_rgb(picture_bytes(sample), shortest=size), size)
     except InputError as error:
+        # A held-out picture is never replaced by another one.
         key = sample["__key__"].decode("utf-8", "replace")
         raise RunFailed(
             f"held-out picture {key} (number {index}) cannot be read: {error}; repair it and pack data.val again"
@@ -214,12 +189,10 @@ class ISNetTask(Task):
         return self.gan.step(pairs, global_batch=global_batch, reduce=reduce)
 
     def balance(self) -> dict[str, Balance]:
-        """Returns bounds on D's loss.
-
-        Near 0, D overpowers G; above the chance level, D has collapsed.
-        """
+        """Returns bounds on D's loss."""
         if not self.gan.settings.loss.needs_discriminator:
             return {}
+        # Near 0, D overpowers G; above the chance level, D has collapsed.
         low, high = D_LOSS_BOUNDS[self.gan.settings.gan]
         bounds = Balance(
             low,
@@ -237,10 +210,7 @@ class ISNetTask(Task):
 
     @torch.no_grad()
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
-        """Measures PSNR, SSIM and L1 overall and by hole ratio.
-
-        Metrics are those of definition `isnet`, on the composite picture.
-        """
+        """Measures definition `isnet` on composites, overall and by hole ratio."""
         # Spectral norm is folded into the weights once, not once a picture.
         network = fold_spectral_norm(self.gan.eval_generator()).eval()
         tally, pictures = MetricSums.empty(), []
@@ -277,18 +247,12 @@ class ISNetTask(Task):
 
 
 def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
-    """Converts a batch of the transform to floats.
-
-    Returns:
-        Image float32 (B, 3, H, W) in [0, 1], and mask float32 (B, 1, H, W).
-    """
+    """Converts a transform's batch to floats; images in [0, 1]."""
     return batch["image"].float().div_(255), batch["mask"].float()
 
 
 def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """Draws one picture as damaged, mask, prediction, repaired and truth.
-
-    Panels stand in two rows, because MLflow's pages show pictures in squares.
 
     Args:
         image: truth, float (1, 3, H, W) in [0, 1].
@@ -302,18 +266,12 @@ def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, n
         "repaired": composite(raw, image, mask),
         "truth": image,
     }
+    # In two rows, because MLflow's pages show pictures in squares.
     return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=3)
 
 
 def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Rounds a picture in [0, 1] to pixels.
-
-    Args:
-        picture: float (3, H, W).
-
-    Returns:
-        uint8 (H, W, 3).
-    """
+    """Rounds (3, H, W) in [0, 1] to uint8 pixels."""
     return picture.detach().float().clamp(0, 1).mul(255).round().byte().permute(1, 2, 0).cpu().numpy()
 
 
@@ -325,10 +283,7 @@ def flat_metrics(tally: MetricSums) -> dict[str, float]:
 
 
 def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
-    """Builds G, D and their losses from a configuration.
-
-    Weights are initialised from torch's global generator.
-    """
+    """Builds networks and losses; torch's global generator initialises weights."""
     model, loss = config.model, config.loss
     generator = isnet.build(model.name, **generator_options(config))
     discriminator = isnet.build(
