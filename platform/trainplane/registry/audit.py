@@ -37,35 +37,20 @@ _SHOWN_CHARACTERS = 80
 
 @dataclass(frozen=True)
 class AuditRecord:
-    """Move of an alias, or approval of one.
+    """Move of an alias, or approval of one."""
 
-    Attributes:
-        number: From 1, without gaps.
-        prev: Sha256 of the record before; 64 zeros for the first.
-        time: UTC, ISO 8601.
-        action: `approve` moves nothing.
-        name: Registered model.
-        alias: The alias that moves.
-        from_version: Version that had the alias before.
-        to_version: Version that has it now.
-        reason: In the words of the user.
-        who: `user@host`.
-        verdict_digest: Sha256 of the verdicts that were known; in an approval, of what was approved.
-        nonce: Random, unique for each record.
-    """
-
-    number: int
-    prev: str
-    time: str
-    action: Action
+    number: int  # from 1, without gaps
+    prev: str  # sha256 of the record before; 64 zeros for the first
+    time: str  # UTC, ISO 8601
+    action: Action  # `approve` moves nothing
     name: str
     alias: str
-    from_version: str | None
+    from_version: str | None  # version that had the alias before
     to_version: str
     reason: str
-    who: str
-    verdict_digest: str | None
-    nonce: str
+    who: str  # `user@host`, as reliable as the system's own log-in
+    verdict_digest: str | None  # sha256 of the verdicts that were known; in an approval, of what was approved
+    nonce: str  # random, unique for each record
 
 
 @dataclass(frozen=True)
@@ -88,10 +73,7 @@ class Trail:
         return [record for record in self.records if record.alias == alias and record.action != "approve"]
 
     def approvals(self, alias: str, version: str, subject: str) -> list[AuditRecord]:
-        """Approvals of a version for the alias.
-
-        Only those of exactly this subject (`promote.approval_subject`).
-        """
+        """Approvals of a version, for exactly this `promote.approval_subject`."""
         key = ("approve", alias, version, subject)
         return [r for r in self.records if (r.action, r.alias, r.to_version, r.verdict_digest) == key]
 
@@ -100,10 +82,8 @@ class Trail:
         return sorted(filter(can_be_set, self._recorded_aliases()))
 
     def impossible_aliases(self) -> list[str]:
-        """Recorded aliases that MLflow refuses.
-
-        They were written before names were checked, and moved nothing.
-        """
+        """Recorded aliases that MLflow refuses."""
+        # Written before names were checked; they moved nothing.
         return sorted(alias for alias in self._recorded_aliases() if not can_be_set(alias))
 
     def _recorded_aliases(self) -> set[str]:
@@ -115,24 +95,16 @@ class Conflict(RunFailed):
 
 
 class StaleTrail(RunFailed):
-    """Raised where another writer took the record's number.
-
-    The trail has to be read again.
-    """
+    """Raised where another writer took the record's number; read again."""
 
 
 class BrokenTrail(RunFailed):
-    """Raised where the trail was changed or has a gap.
-
-    No decision may rest on such a trail.
-    """
+    """Raised where the trail was changed or has a gap."""
 
 
 def rollback_target(moves: Sequence[AuditRecord]) -> str | None:
-    """Returns the version that one more rollback would restore.
-
-    Pure: no I/O. Promotions push a version on a stack, a rollback takes the last one off.
-    """
+    """Returns the version that one more rollback would restore."""
+    # Promotions push a version on a stack, a rollback takes the last one off.
     stack: list[str] = []
     # A repeated promotion of the same version is one entry.
     for record in moves:
@@ -144,11 +116,7 @@ def rollback_target(moves: Sequence[AuditRecord]) -> str | None:
 
 
 def read_trail(store: Store, name: str) -> Trail:
-    """Reads the trail of a registered model.
-
-    Raises:
-        BrokenTrail: Names the first record that does not fit.
-    """
+    """Reads a registered model's trail; raises `BrokenTrail` for a fault."""
     # Each record is checked against the one before it.
     records: list[AuditRecord] = []
     head = FIRST
@@ -174,10 +142,7 @@ def append(
     reason: str,
     verdict_digest: str | None,
 ) -> Trail:
-    """Appends one record, and returns the new trail.
-
-    Raises `StaleTrail` if another writer took its number.
-    """
+    """Appends a record; raises `StaleTrail` if its number was taken."""
     record = AuditRecord(
         number=len(trail.records) + 1,
         prev=trail.head,
@@ -201,18 +166,12 @@ def append(
 
 
 def whoami() -> str:
-    """Acting user as `user@host`.
-
-    As reliable as the system's own log-in.
-    """
+    """Acting user as `user@host`."""
     return f"{lineage.account()}@{socket.gethostname()}"
 
 
 def find_faults(store: Store, name: str) -> list[str]:
-    """Describes every record that does not fit.
-
-    An intact chain gives an empty list.
-    """
+    """Describes every record that does not fit."""
     faults: list[str] = []
     head: str | None = FIRST
     for number, key in enumerate(_keys(store, name), start=1):
@@ -261,15 +220,11 @@ def _folder(name: str) -> str:
 
 
 def verified_trail(model: RegisteredModel, store: Store) -> Trail:
-    """Reads the trail, and checks it against MLflow's memory.
-
-    Raises:
-        BrokenTrail: MLflow has seen records that are no longer in the trail. Then no decision may rest on it, and no
-            alias may be "repaired" by it.
-    """
+    """Reads the trail, and checks it against MLflow's memory."""
     # In this order: a record that is written in between makes the trail longer than what MLflow has seen, not shorter.
     head = recorded_head(model.record())
     trail = read_trail(store, model.name)
+    # Records are gone that MLflow has seen: no decision may rest on such a trail, and no alias may be repaired by it.
     if (fault := contradiction(trail, head)) is not None:
         place = f"{store.address}/audit/{model.name}"
         raise BrokenTrail(f"{model.name}: {fault}; nothing was moved; restore the records below {place}")
@@ -277,20 +232,13 @@ def verified_trail(model: RegisteredModel, store: Store) -> Trail:
 
 
 def recorded_head(record: Any) -> tuple[int, str]:
-    """Number and digest of the last record MLflow has seen.
-
-    (0, "") before the first.
-
-    Args:
-        record: MLflow's object of the registered model.
-
-    Raises:
-        BrokenTrail: The tag is damaged, so the number of records is unknown.
-    """
+    """Number and digest of the last record MLflow has seen."""
     text = record.tags.get(_HEAD_TAG)
     if text is None:
+        # Before the first record.
         return 0, ""
     match = _HEAD.fullmatch(text)
+    # A damaged tag: the number of records is unknown.
     if match is None:
         raise BrokenTrail(
             f"{record.name}: MLflow's tag {_HEAD_TAG} is {text[:_SHOWN_CHARACTERS]!r}, which is no record head (need "
@@ -307,15 +255,13 @@ def contradiction(trail: Trail, head: tuple[int, str]) -> str | None:
     digests = [FIRST, *[record.prev for record in trail.records][1:], trail.head]
     if number >= len(digests):
         return f"the trail ends at record {len(trail.records)}, MLflow saw record {number}: records were removed"
+    # MLflow's last record must be one of the trail's.
     if number and digests[number] != digest:
         return f"record {number} is not the one that MLflow saw: the trail was rewritten"
     return None
 
 
 def record_head(model: RegisteredModel, trail: Trail) -> None:
-    """Stores the trail's last record in MLflow.
-
-    A later one that MLflow knows already stays.
-    """
+    """Stores the trail's last record, unless MLflow knows later ones."""
     if recorded_head(model.record())[0] < len(trail.records):
         model.set_tag(_HEAD_TAG, f"{len(trail.records)}:{trail.head}")

@@ -1,9 +1,8 @@
 """Verdicts of the gates on a model version.
 
-Pure: no I/O. They follow from declared rules and recorded numbers. The rules are `rules.GateRules`, as a YAML file
-declares them. An evaluation is what `isnet evaluate --json` prints: {model, dataset_digest, masks_digest, definition,
-bins: {"all": {psnr, …, n}, "10-20": …}}. A metric that is missing, NaN or infinite never passes. `promote` acts on the
-verdicts.
+Pure: no I/O. They follow from declared rules (`rules.GateRules`) and recorded numbers. An evaluation is what `isnet
+evaluate --json` prints: {model, dataset_digest, masks_digest, definition, bins: {"all": {psnr, …, n}, "10-20": …}}. A
+metric that is missing, NaN or infinite never passes.
 """
 
 from __future__ import annotations
@@ -27,17 +26,11 @@ _NOT_RECORDED = (None, "", "unknown")
 
 @dataclass(frozen=True)
 class PackageCheck:
-    """Result of one check of the package itself.
+    """Result of one check of the package itself."""
 
-    Attributes:
-        passed: None where only `values` were measured and a rule sets the bound.
-        evidence: One sentence for people.
-        values: Measurements behind it.
-    """
-
-    passed: bool | None
+    passed: bool | None  # None where only `values` were measured and a rule sets the bound
     evidence: str
-    values: Mapping[str, float | str | None] = field(default_factory=dict)
+    values: Mapping[str, float | str | None] = field(default_factory=dict)  # measurements behind it
 
 
 @dataclass(frozen=True)
@@ -61,16 +54,14 @@ def evaluate_gates(
     checks: Mapping[str, PackageCheck] | None = None,
     approvers: Sequence[str] = (),
 ) -> list[GateVerdict]:
-    """Applies all rules to a version.
-
-    Failed verdicts are in the list, too, which is in the order of the rules.
+    """Applies all rules to a version, in their order.
 
     Args:
         rules: What the version must show.
         evaluation: The version's own; None before it was evaluated.
         baselines: Evaluations by model address.
-        production: Evaluation of the version that the alias points at. None on the first promotion of a name, which
-            has to meet the absolute bounds only.
+        production: Evaluation of the version that the alias points at. None on the first promotion of a name, which has
+            to meet the absolute bounds only.
         lineage: Recorded facts by name.
         comparisons: Paired tests against the baselines.
         checks: Checks of the package by name; None skips them (the caller has just built the package).
@@ -100,10 +91,7 @@ def evaluate_gates(
 
 
 def passed(verdicts: Sequence[GateVerdict]) -> bool:
-    """Tells if all gates passed.
-
-    No verdict at all is no permission.
-    """
+    """Tells if all gates passed, and there was one."""
     return bool(verdicts) and all(verdict.passed for verdict in verdicts)
 
 
@@ -133,6 +121,7 @@ def _is_evaluated(evaluation: Evaluation | None) -> GateVerdict:
         return GateVerdict("evaluated", False, "the version has no evaluation; run `isnet evaluate` on it", {})
     bins = evaluation.get("bins") or {}
     count = _metric(evaluation, ALL, "n")
+    # An evaluation of no picture proves nothing.
     if not bins or (ALL in bins and not count):
         return GateVerdict("evaluated", False, "the evaluation holds no picture; evaluate on a set that has some", {})
     return GateVerdict("evaluated", True, f"evaluated in {len(bins)} bins", {"n": count})
@@ -153,6 +142,7 @@ def _same_data(rules: GateRules, evaluation: Evaluation) -> list[GateVerdict]:
 def _meets_floor(rule: Floor, evaluation: Evaluation) -> GateVerdict:
     value = _metric(evaluation, rule.bin, rule.metric)
     low, high = rule.at_least, rule.at_most
+    # A missing value passes no bound.
     is_met = value is not None and (low is None or value >= low) and (high is None or value <= high)
     bounds = [f"{words} {bound:g}" for words, bound in (("at least", low), ("at most", high)) if bound is not None]
     evidence = f"{rule.metric} in {rule.bin} is {_number_text(value)}, need {' and '.join(bounds)}"
@@ -168,6 +158,7 @@ def _meets_limit(rule: Limit, evaluation: Evaluation) -> GateVerdict:
 
 
 def _meets_requirement(name: Requirement, check: PackageCheck | None, rules: GateRules) -> GateVerdict:
+    # A requirement is not met by a check that was not reached.
     if check is None:
         return GateVerdict(name, False, f"{name} was not checked, because something before it failed", {})
     is_met, evidence = check.passed, check.evidence
@@ -180,6 +171,7 @@ def _meets_requirement(name: Requirement, check: PackageCheck | None, rules: Gat
 
 
 def _is_approved(required: int, approvers: Sequence[str]) -> GateVerdict:
+    # Each user counts once.
     people = sorted(set(approvers))
     names = ", ".join(people) or "no other user"
     evidence = f"approved by {names}; need {required} beside the one who promotes"
@@ -189,11 +181,9 @@ def _is_approved(required: int, approvers: Sequence[str]) -> GateVerdict:
 def _beats(
     rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired_test: Mapping[str, Any] | None
 ) -> GateVerdict:
-    """Requires a gain over the baseline.
-
-    With `p_below` it must be a significant one.
-    """
+    """Requires a gain over the baseline; with `p_below` significant."""
     gate = f"beats {rule.baseline} {rule.metric} {rule.bin}"
+    # Only models that were evaluated alike can be compared.
     if baseline is None:
         evidence = f"baseline {rule.baseline} was not evaluated; evaluate it on the same set"
         return GateVerdict(gate, False, evidence, {})
@@ -221,10 +211,8 @@ def _beats(
 
 
 def _sample_size_hint(pictures: int, p_below: float) -> str:
-    """Hint for a sample too small to pass.
-
-    The n signs of a sign test all agree by chance in 2⁻ⁿ of the cases, which is its smallest p.
-    """
+    """Hint for a sample too small to pass."""
+    # The n signs of a sign test all agree by chance in 2⁻ⁿ of the cases, which is its smallest p.
     required = math.floor(-math.log2(p_below)) + 1
     if not 0 < pictures < required:
         return ""
@@ -232,13 +220,11 @@ def _sample_size_hint(pictures: int, p_below: float) -> str:
 
 
 def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[GateVerdict]:
-    """Requires that no bin is worse than production's.
-
-    The bins are those of the rule, or all that production has.
-    """
+    """Requires that no bin is worse than production's."""
     gate = f"no worse {rule.metric}"
     if (mismatch := _protocol_mismatch(evaluation, production)) is not None:
         return [GateVerdict(gate, False, f"production {mismatch}", {})]
+    # The bins of the rule, or all that production has.
     bins = rule.bins if rule.bins is not None else sorted(production.get("bins") or {})
     if not bins:
         return [GateVerdict(gate, False, "production's evaluation has no bins; evaluate it again", {})]
@@ -256,6 +242,7 @@ def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) 
 
 
 def _has_lineage(rules: GateRules, lineage: Mapping[str, str | None]) -> GateVerdict:
+    # A version whose origin is unknown cannot be made again.
     missing = [name for name in rules.lineage if lineage.get(name) in _NOT_RECORDED]
     if missing:
         evidence = f"{', '.join(missing)} of the version not recorded; train and register it from a recorded run"
@@ -280,6 +267,7 @@ def _metric(evaluation: Evaluation, bin_name: str, metric: str) -> float | None:
 
 
 def _finite_or_none(value: object) -> float | None:
+    # True is an int in Python, but no measurement.
     if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
         return None
     return float(value)

@@ -22,10 +22,7 @@ _MAX_SHOWN = 60
 
 @dataclass(frozen=True)
 class VersionAddress:
-    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-
-    Exactly one of alias and version is set.
-    """
+    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; one is None."""
 
     name: str
     alias: str | None
@@ -46,6 +43,7 @@ def check_name(name: str) -> None:
     """Raises `UserError` for an impossible name of a registered model."""
     if re.fullmatch(MODEL_NAME, name):
         return
+    # The length gets a message of its own.
     if len(name) > MAX_NAME:
         raise UserError(
             f"model name {_short(name)} has {len(name)} characters, need at most {MAX_NAME}; choose a shorter one"
@@ -56,10 +54,8 @@ def check_name(name: str) -> None:
 
 
 def check_alias(alias: str) -> None:
-    """Raises `UserError` for an impossible alias.
-
-    Neither MLflow nor `models:/NAME@ALIAS` could hold it.
-    """
+    """Raises `UserError` for an impossible alias."""
+    # `models:/NAME@ALIAS` holds ASCII only; MLflow accepts more.
     if not (can_be_set(alias) and alias.isascii()):
         raise UserError(
             f"alias {_short(alias)}: need letters, digits, - and _, at most {_MAX_ALIAS} of them, and neither "

@@ -1,8 +1,7 @@
 """Model packages: building, registering and downloading them.
 
-`package` turns what a task exported into an MLflow model folder (python_function flavour, nothing pickled); the same
-export gives the same bytes, so the same digest. `register` makes it a version of a registered model, once. `download`
-brings a version back and refuses one whose bytes changed since. Evaluations and verdicts are in `versions`.
+`package` turns what a task exported into an MLflow model folder (python_function flavour, nothing pickled). `register`
+makes it a version of a registered model, once. `download` brings a version back and refuses one whose bytes changed.
 """
 
 from __future__ import annotations
@@ -56,9 +55,6 @@ def package(
         params: Parameters of the signature with their defaults.
         example: One small row of input.
         metadata: Facts in the model's description.
-
-    Returns:
-        `folder`.
     """
     mlflow_pyfunc = pyfunc()
     import pandas
@@ -100,10 +96,8 @@ def data_of(model_folder: Path) -> Path:
 
 
 def model_digest(folder: Path) -> str:
-    """Digest of all files of a model folder.
-
-    Sha256 over their names and sha256, in a fixed order.
-    """
+    """Digest of all files of a model folder."""
+    # Sha256 over names and sha256 of the files, in a fixed order.
     digests = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
@@ -116,16 +110,9 @@ def model_digest(folder: Path) -> str:
 def register(
     model: RegisteredModel, folder: Path, *, run: RunRecord, facts: Mapping[str, str], step: int = 0
 ) -> ModelVersion:
-    """Registers a model folder as a version, once.
+    """Registers a model folder as a version of `step`, once.
 
     The same run and the same bytes are the same version, however often and wherever this was killed before.
-
-    Args:
-        model: The registered model; created where it does not exist.
-        folder: What `package` made.
-        run: The run that made it.
-        facts: Kept with the version: dataset_digest, config_digest, commit, …
-        step: Step of the run that the model is of.
     """
     check_name(model.name)
     server = model.server
@@ -153,9 +140,7 @@ def register(
 
 
 def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Path:
-    """Fetches the files of a version.
-
-    Returns their folder, which is below `folder`.
+    """Fetches a version into a folder below the cache `folder`.
 
     Args:
         version: A version that `register` made.
@@ -196,10 +181,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
 
 
 def _fetch(version: ModelVersion, folder: Path) -> Path:
-    """Downloads all files of a version.
-
-    Raises `RunFailed` if the registry names files that are not there.
-    """
+    """Downloads all files of a version."""
     import mlflow
     from mlflow.exceptions import MlflowException
 
@@ -213,13 +195,11 @@ def _fetch(version: ModelVersion, folder: Path) -> Path:
 
 
 def _logged_model(name: str, folder: Path, *, run: RunRecord, digest: str, step: int, tags: Mapping[str, str]) -> Any:
-    """Stores the model under its run, for MLflow's pages.
-
-    A model that is stored completely is reused.
-    """
+    """Stores the model under its run, for MLflow's pages."""
     from mlflow.entities import LoggedModelOutput
 
     client, experiment = run.server.client, run.run.info.experiment_id
+    # A model that is stored completely is reused.
     stored = client.search_logged_models(
         experiment_ids=[experiment], filter_string=f"tags.`{PREFIX}model_digest` = '{digest}'"
     )
@@ -229,4 +209,5 @@ def _logged_model(name: str, folder: Path, *, run: RunRecord, digest: str, step:
     logged = client.create_logged_model(experiment, name=name, source_run_id=run.run_id, tags=dict(tags))
     client.log_model_artifacts(logged.model_id, str(folder))
     client.log_outputs(run.run_id, [LoggedModelOutput(logged.model_id, step=step)])
+    # READY comes last: a model without it was left by a killed process.
     return client.finalize_logged_model(logged.model_id, "READY")

@@ -51,20 +51,11 @@ ANY = Expected.ANY
 
 
 class VersionDeleted(UserError):
-    """Raised where the version in production was deleted.
-
-    No alias can point at it.
-    """
+    """Raised where the version that an alias needs was deleted."""
 
 
 class AuditedModel:
-    """Registered model whose aliases move with a record.
-
-    Args:
-        server: MLflow, which has the aliases.
-        name: The registered model.
-        store: Holds the audit records.
-    """
+    """Registered model whose aliases move with a record."""
 
     def __init__(self, server: TrackingServer, name: str, store: Store) -> None:
         self.model, self.name, self.store = RegisteredModel(server, name), name, store
@@ -79,9 +70,7 @@ class AuditedModel:
         reason: str = "",
         force_reason: str | None = None,
     ) -> AuditRecord:
-        """Moves an alias past the gates.
-
-        Returns the audit record of the move.
+        """Moves an alias past the gates; returns the record.
 
         Repeating a promotion that was killed half-way completes it.
 
@@ -125,18 +114,13 @@ class AuditedModel:
     def check_expected(
         self, version: str, current: str | None, expected: str | Expected | None, *, alias: str = PRODUCTION
     ) -> None:
-        """Raises `Conflict` if another version than expected is there.
-
-        A current version that is already `version` is accepted.
-        """
+        """Raises `Conflict` if another version than expected is there."""
+        # Already `version`: an earlier promotion got that far.
         if expected is not ANY and current not in (expected, version):
             raise self._conflict(alias, version, expected)
 
     def rollback(self, *, reason: str, alias: str = PRODUCTION, expected: str | Expected | None = ANY) -> AuditRecord:
-        """Moves an alias back to its previous version.
-
-        Returns the audit record of the move.
-        """
+        """Moves an alias back to its previous version."""
         check_alias(alias)
         trail = self.trail()
         current = trail.current(alias)
@@ -174,6 +158,7 @@ class AuditedModel:
 
         def target(trail: Trail) -> str | AuditRecord:
             mine = [r for r in trail.approvals(alias, version.version, subject) if r.who == audit.whoami()]
+            # A repeated approval writes no second record.
             return mine[-1] if mine else version.version
 
         record = self._append(target, action="approve", alias=alias, reason=note, digest=subject)
@@ -181,17 +166,12 @@ class AuditedModel:
         return record
 
     def trail(self) -> Trail:
-        """Audit trail that agrees with MLflow's memory.
-
-        Raises `BrokenTrail` where it does not.
-        """
+        """Audit trail that agrees with MLflow's memory, else `BrokenTrail`."""
         return verified_trail(self.model, self.store)
 
     def approvers(self, version: ModelVersion, *, alias: str) -> list[str]:
-        """Users who approved, without the acting user.
-
-        Only approvals of exactly these files with this evaluation count.
-        """
+        """Users who approved, without the acting user."""
+        # Only approvals of exactly these files with this evaluation count.
         approvals = self.stored_trail().approvals(alias, version.version, approval_subject(version))
         return [record.who for record in approvals if record.who != audit.whoami()]
 
@@ -200,23 +180,16 @@ class AuditedModel:
         return audit.read_trail(self.store, self.name)
 
     def current_version(self, alias: str = PRODUCTION) -> str | None:
-        """Version in production by the trail.
-
-        The alias is repaired on the way. None before the first promotion.
-
-        A version that was deleted in MLflow is still the one that the next promotion replaces.
-        """
+        """Version in production by the trail, even a deleted one."""
         current = self.trail().current(alias)
         if current is not None:
+            # Repair the alias on the way.
             with suppress(VersionDeleted):
                 self._project(alias)
         return current
 
     def reconcile(self) -> list[str]:
-        """Sets every alias to what the trail says.
-
-        Returns one message for each alias that moved, or cannot be set.
-        """
+        """Sets every alias to what the trail says; returns messages."""
         trail = self.trail()
         messages = [
             f"{self.name}@{alias} cannot be set in MLflow, so its records moved nothing"
@@ -228,15 +201,13 @@ class AuditedModel:
             except VersionDeleted as error:
                 messages.append(str(error))
                 continue
+            # Only what changed is reported.
             if before != after:
                 messages.append(f"{self.name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
         return messages
 
     def verify(self) -> list[str]:
-        """Describes contradictions of trail and registry.
-
-        The list is empty where they agree.
-        """
+        """Describes contradictions of trail and registry."""
         check_name(self.name)
         # A broken chain is all there is to say.
         faults = audit.find_faults(self.store, self.name)
@@ -266,6 +237,7 @@ class AuditedModel:
             if alias != PRODUCTION:
                 return None
             return f"{where} points at {actual} without any record: it was not set by a promotion"
+        # No alias can point at a deleted version.
         if not self.model.has_version(recorded):
             return self._deleted_message(alias, recorded)
         if recorded != actual:
@@ -276,9 +248,7 @@ class AuditedModel:
         return None
 
     def _project(self, alias: str) -> tuple[str | None, str]:
-        """Points the alias where the trail says.
-
-        Returns (version before, version now).
+        """Points the alias where the trail says; returns (before, now).
 
         After every move the trail is read again: a writer that was overtaken while it held an older answer repairs its
         own mistake, so the last one to touch the alias leaves it as the last record has it.
@@ -309,22 +279,14 @@ class AuditedModel:
         reason: str,
         digest: str | None,
     ) -> AuditRecord:
-        """Appends one record.
-
-        Another record that takes its number only costs another turn.
-
-        Args:
-            target: Returns the version of the record, or a record that makes it unnecessary.
-            action: As in the record.
-            alias: As in the record.
-            reason: As in the record.
-            digest: Of the verdicts, or of what is approved.
-        """
+        """Appends one record; `target` gives its version or replaces it."""
         for _ in range(_MAX_TURNS):
             trail = self.trail()
             version = target(trail)
+            # The record that was to be written exists already.
             if isinstance(version, AuditRecord):
                 return version
+            # Another record that takes its number only costs another turn.
             with suppress(StaleTrail):
                 trail = audit.append(
                     self.store,
@@ -340,11 +302,9 @@ class AuditedModel:
         raise RunFailed(f"other processes kept writing the trail of {self.name} meanwhile; try again")
 
     def _move(self, trail: Trail, alias: str, expected: str | None, version: str | None) -> str | AuditRecord:
-        """Version to move to, or the record of that move.
-
-        Raises `Conflict` if the alias is no longer where it was expected.
-        """
+        """Version to move to, or the record of that move."""
         current = trail.current(alias)
+        # Another user moved the alias since the caller looked.
         if current != expected:
             raise self._conflict(alias, version or "the one before", expected)
         assert version is not None, "the caller has seen a target in the same state of the alias"
@@ -358,6 +318,7 @@ class AuditedModel:
 
     def _conflict(self, alias: str, version: str, expected: str | Expected | None) -> Conflict:
         trail = self.stored_trail()
+        # Name the user who moved it.
         last = next(iter(reversed(trail.moves(alias))), None)
         mover = f", moved there by {last.who} at {last.time}" if last else ""
         return Conflict(
@@ -367,9 +328,7 @@ class AuditedModel:
 
 
 def approval_subject(version: ModelVersion) -> str:
-    """Digest of what an approval covers.
-
-    That is the files of the version with this evaluation.
+    """Digest of what an approval covers: files and evaluation.
 
     A new evaluation needs a new approval.
     """
@@ -378,5 +337,6 @@ def approval_subject(version: ModelVersion) -> str:
 
 def _refusal(version: ModelVersion, alias: str, verdicts: Sequence[GateVerdict]) -> str:
     failed = [f"{verdict.gate}: {verdict.evidence}" for verdict in verdicts if not verdict.passed]
+    # No verdict at all is no permission.
     reasons = "; ".join(failed) or "no gate has judged it"
     return f"version {version.version} of {version.name} does not reach @{alias}: {reasons}"

@@ -60,8 +60,6 @@ class Limit(Section):
 class Beat(Section):
     """Required gain over a baseline.
 
-    By more than `by`; with `p_below` it must be significant, too.
-
     A rule about production holds from the second promotion of a name on: before, there is none.
     """
 
@@ -76,10 +74,7 @@ class Beat(Section):
 
 
 class NoWorse(Section):
-    """Largest allowed loss against production.
-
-    At most `by`, in every bin both have.
-    """
+    """Largest allowed loss against production, bin by bin."""
 
     metric: str
     better: Better

@@ -44,21 +44,12 @@ class Interval:
 
 @dataclass(frozen=True)
 class Comparison:
-    """Ours minus theirs on the same measurements.
-
-    Attributes:
-        difference: Mean over all measurements.
-        interval: None with fewer than two groups.
-        p_greater: Chance of a mean at least this high if the sign of each group's difference were a fair coin's.
-        p_less: The same for a mean at least this low.
-        num_values: Number of measurements.
-        num_groups: Number of groups.
-    """
+    """Ours minus theirs on the same measurements."""
 
     difference: float
-    interval: Interval | None
-    p_greater: float
-    p_less: float
+    interval: Interval | None  # None with fewer than two groups
+    p_greater: float  # chance of a mean at least this high if each group's sign were a fair coin's
+    p_less: float  # the same for a mean at least this low
     num_values: int
     num_groups: int
 
@@ -88,16 +79,9 @@ def interval(values: ArrayLike, groups: Sequence[int], *, seed: int = 0) -> Inte
 
 
 def compare(ours: ArrayLike, theirs: ArrayLike, groups: Sequence[int], *, seed: int = 0) -> Comparison:
-    """Compares two series measured on the same samples.
+    """Compares two finite series measured on the same samples.
 
-    Args:
-        ours: Finite numbers, shape (N,).
-        theirs: The same in the same order.
-        groups: Group number of each pair.
-        seed: Of the draws.
-
-    Raises:
-        ValueError: The series differ in length, are empty, or hold values that are not finite.
+    `groups` has the group number of each pair.
     """
     a, b = np.asarray(ours, np.float64), np.asarray(theirs, np.float64)
     if a.shape != b.shape or a.ndim != 1 or len(a) != len(groups) or not len(a):
@@ -119,6 +103,7 @@ def _by_group(values: ArrayLike, groups: Sequence[int]) -> tuple[Floats, Floats]
     numbers = np.asarray(values, np.float64)
     if not np.isfinite(numbers).all():
         raise ValueError("values must be finite; leave out or replace what is not")
+    # Numbers of groups may have gaps.
     _, group_index = np.unique(np.asarray(groups), return_inverse=True)
     sums: Floats = np.bincount(group_index, weights=numbers).astype(np.float64)
     counts: Floats = np.bincount(group_index).astype(np.float64)
@@ -140,16 +125,14 @@ def _resampled_means(sums: Floats, counts: Floats, seed: int) -> Floats:
 def _large_means(sums: Floats, counts: Floats) -> tuple[float, float]:
     """Normal interval of a ratio of sums over independent groups."""
     mean = sums.sum() / counts.sum()
+    # Delta method: linear in the sums around the mean.
     deviation = math.sqrt(float(((sums - mean * counts) ** 2).sum())) / counts.sum()
     reach = _Z * deviation
     return mean - reach, mean + reach
 
 
 def _chances(sums: Floats, seed: int) -> tuple[float, float]:
-    """Chances that random signs reach the observed sum.
-
-    P(sum >= observed) and P(sum <= observed).
-    """
+    """P(sum >= observed) and P(sum <= observed) under random signs."""
     total = float(sums.sum())
     # Many groups: the sum is normal with mean 0.
     if len(sums) > LARGE:

@@ -65,32 +65,18 @@ print(json.dumps({"answers": answers, "code": code, "seconds": {
 
 @dataclass(frozen=True)
 class ProbeResult:
-    """Answers of the process, and how long it took.
+    """Answers of the process, and how long it took."""
 
-    Attributes:
-        answers: One row for each request.
-        seconds: `import`: Python's packages; `load`: the model; `first`: its first answer.
-        code: File of the loader module.
-        error: None where all rows were answered.
-    """
-
-    answers: tuple[Mapping[str, str], ...]
-    seconds: Mapping[str, float]
-    code: str | None
-    error: str | None
+    answers: tuple[Mapping[str, str], ...]  # one row for each request
+    seconds: Mapping[str, float]  # `import`: Python's packages; `load`: the model; `first`: its first answer
+    code: str | None  # file of the loader module
+    error: str | None  # None where all rows were answered
 
 
 def probe(
     model: Path, rows: Sequence[Mapping[str, str]], *, loader_module: str, timeout_s: float = TIMEOUT_S
 ) -> ProbeResult:
-    """Sends rows to a package in a fresh process.
-
-    Args:
-        model: Folder of the package.
-        rows: Requests, one call each.
-        loader_module: Module that the package is loaded with.
-        timeout_s: Limit for everything.
-    """
+    """Sends each row to a package in one fresh process."""
     # Only what a program needs to run: no PYTHONPATH, no secrets.
     environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}

@@ -1,7 +1,7 @@
 """Registered models and their versions, as MLflow keeps them.
 
-A version's facts are tags `trainplane.*`, so that MLflow's own pages show them; the full evaluation is a JSON
-artifact of the run that made the version, too. `audit` records which version is in production, `promote` moves it.
+A version's facts are tags `trainplane.*`, so that MLflow's own pages show them; the full evaluation is a JSON artifact
+of the run that made the version, too.
 """
 
 from __future__ import annotations
@@ -31,19 +31,16 @@ _MAX_SUMMARY, _MAX_DESCRIPTION = 1000, 4900
 
 
 class RegisteredModel:
-    """Registered model, by its name.
+    """Registered model; every method asks MLflow again.
 
-    Every method asks MLflow again, because other processes register versions and move aliases.
+    Other processes register versions and move aliases meanwhile.
     """
 
     def __init__(self, server: TrackingServer, name: str) -> None:
         self.server, self.name = server, name
 
     def record(self) -> Any:
-        """MLflow's object of the model.
-
-        Raises `UserError` where there is none, or the name is impossible.
-        """
+        """MLflow's object of the model; `UserError` where there is none."""
         check_name(self.name)
         client = self.server.client
         from mlflow.exceptions import MlflowException
@@ -64,6 +61,7 @@ class RegisteredModel:
         try:
             self.server.client.create_registered_model(self.name)
         except MlflowException as error:
+            # Another process may create it at the same time.
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
 
@@ -84,10 +82,7 @@ class RegisteredModel:
         return ModelVersion(self.server, self.name, version)
 
     def has_version(self, version: str) -> bool:
-        """Tells if MLflow has this version.
-
-        Raises `UserError` where it has no such model.
-        """
+        """Tells if MLflow has this version."""
         self.record()
         return any(candidate.version == version for candidate in self.versions())
 
@@ -104,24 +99,13 @@ class RegisteredModel:
         self.server.client.update_registered_model(self.name, description=text)
 
     def as_json(self) -> dict[str, Any]:
-        """Model and versions, as `isnet models show --json` prints them.
-
-        {name, versions: […]}.
-        """
+        """{name, versions: […]}, as `isnet models show --json` prints them."""
         aliases = self.aliases()
         return {"name": self.name, "versions": [version.as_json(aliases) for version in self.versions()]}
 
 
 class ModelVersion:
-    """Version of a registered model.
-
-    MLflow is asked at the first use, and once.
-
-    Attributes:
-        server: The server that has it.
-        name: The registered model.
-        version: Its number as text.
-    """
+    """Version of a registered model; MLflow is asked once."""
 
     def __init__(self, server: TrackingServer, name: str, version: str, record: Any = None) -> None:
         self.server, self.name, self.version = server, name, str(version)
@@ -131,11 +115,7 @@ class ModelVersion:
 
     @classmethod
     def at(cls, server: TrackingServer, address: str) -> ModelVersion:
-        """Finds the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`.
-
-        Raises:
-            UserError: Names the part of the address that leads nowhere.
-        """
+        """Finds the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
         parts = parse_address(address)
         # An alias may move at any time, so it is replaced by its version here.
         version = parts.version
@@ -143,6 +123,7 @@ class ModelVersion:
             aliases = RegisteredModel(server, parts.name).aliases()
             version = aliases.get(parts.alias)
         if version is None:
+            # Only an alias can be missing here; a number was in the address.
             names = ", ".join(sorted(aliases)) or "none yet"
             raise UserError(
                 f"{address}: alias {parts.alias!r} points at nothing (aliases of {parts.name!r}: {names}); "
@@ -172,10 +153,7 @@ class ModelVersion:
 
     @cached_property
     def record(self) -> Any:
-        """MLflow's object of the version.
-
-        A `UserError` lists the versions that there are.
-        """
+        """MLflow's object of the version; `UserError` where there is none."""
         self.model.record()
         versions = self.model.versions()
         for candidate in versions:
@@ -209,10 +187,7 @@ class ModelVersion:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """Last evaluation of the version.
-
-        None before the first, or where its digest is not the one recorded beside it.
-        """
+        """Last evaluation, if its digest is the one recorded beside."""
         text = self.tags.get(PREFIX + "evaluation")
         # The digest is written last: if it does not fit, a writer was killed or the tag was changed.
         if text is None or hashlib.sha256(text.encode()).hexdigest() != self.evaluation_digest:
@@ -237,17 +212,11 @@ class ModelVersion:
 
     @property
     def card_of(self) -> str | None:
-        """Digest of the evaluation that the card describes.
-
-        "none" where the version had none.
-        """
+        """Digest of the evaluation that the card describes, or "none"."""
         return self.tags.get(PREFIX + "card_of")
 
     def as_json(self, aliases: Mapping[str, str]) -> dict[str, Any]:
-        """Facts, evaluation and verdicts of the version.
-
-        As `isnet models show --json` prints them.
-        """
+        """The version's part of `isnet models show --json`."""
         return {
             "version": self.version,
             "aliases": sorted(alias for alias, version in aliases.items() if version == self.version),
@@ -279,14 +248,12 @@ class ModelVersion:
         with tempfile.TemporaryDirectory() as folder:
             try:
                 return Path(self.server.client.download_artifacts(self.run_id, path, folder)).read_bytes()
+            # Missing or unreachable: the caller measures again.
             except (MlflowException, OSError):
                 return None
 
     def attach_verdicts(self, verdicts: Sequence[GateVerdict]) -> str:
-        """Stores verdicts, passed or not, and returns their digest.
-
-        They become a tag, and a table on the version's page.
-        """
+        """Stores verdicts, passed or not, and returns their digest."""
         text, digest = canonical_json(verdicts_as_json(verdicts)).decode(), verdict_digest(verdicts)
         # Tags show the last verdicts; the run keeps all, under the digest that the audit trail names.
         self._log_text(text, f"verdicts/{digest}.json")
@@ -298,13 +265,7 @@ class ModelVersion:
         return digest
 
     def attach_card(self, text: str, *, path: str, description: str) -> None:
-        """Stores the model card.
-
-        Args:
-            text: The card as Markdown.
-            path: Where it lies among the artifacts of the run.
-            description: Short form for the version's page.
-        """
+        """Stores the model card, and its short form as description."""
         self._log_text(text, path)
         # `card_of` shows a gate whether the card describes the evaluation that counts.
         self._set_tag(PREFIX + "card_digest", hashlib.sha256(text.encode()).hexdigest())
@@ -312,6 +273,7 @@ class ModelVersion:
         self._set_description(description)
 
     def _log_text(self, text: str, path: str) -> None:
+        # A version without a run has tags only.
         if self.run_id is not None:
             self.server.client.log_text(self.run_id, text, path)
 
@@ -350,15 +312,10 @@ def list_models(server: TrackingServer) -> list[dict[str, Any]]:
 
 
 def evaluation_attachment(address: str, evaluation: Mapping[str, Any], files: Mapping[str, Path]) -> VersionAttachment:
-    """Tags and artifacts that store an evaluation.
-
-    Args:
-        address: `models:/NAME/VERSION`.
-        evaluation: Numbers that are not finite become null: no gate accepts them, and JSON has no place for them.
-        files: Pages, pictures and scores by the name under which `evaluation_file` finds them.
-    """
+    """Tags and artifacts that store an evaluation."""
     parts = parse_address(address)
     assert parts.version is not None
+    # Numbers that are not finite become null: no gate accepts them, and JSON has no place for them.
     text = canonical_json(finite(evaluation))
     digest = hashlib.sha256(text).hexdigest()
     folder = f"evaluations/{digest}"
