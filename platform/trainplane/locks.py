@@ -1,8 +1,7 @@
 """File locks and process identity on one machine.
 
-A lock is an `flock` of a file: the kernel releases it when its holder dies, so no lock is ever stale. A process is
-recognised by its number and its start, because numbers are reused. Both need Linux (`/proc`), neither sees another
-machine.
+A lock is an `flock` of a file: the kernel releases it when its holder dies. A process is recognised by number and
+start, because numbers are reused. Both need Linux (`/proc`), neither sees another machine.
 """
 
 from __future__ import annotations
@@ -33,11 +32,9 @@ def try_lock(handle: int) -> bool:
 
 
 class FileLock:
-    """Exclusive lock of one file.
+    """Exclusive lock of one file."""
 
-    The file stays when the lock is released: removing it would let two holders lock two files of one name.
-    """
-
+    # The file stays when the lock is released: removing it would let two holders lock two files of one name.
     def __init__(self, path: Path, *, mode: int = 0o600) -> None:
         """Opens nothing yet; `mode` is that of a new file."""
         self._path = path
@@ -45,10 +42,7 @@ class FileLock:
         self._handle: int | None = None
 
     def acquire(self, *, wait_s: float = 0.0) -> bool:
-        """Takes the lock; False if another holder keeps it `wait_s`.
-
-        Raises `OSError` if the file cannot be opened, or its file system has no locks.
-        """
+        """Takes the lock; False if another holder keeps it `wait_s`."""
         # A link planted in a shared folder is not followed: it could truncate or create a file elsewhere.
         handle = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, self._mode)
         # Polled, because `flock` itself has no time limit.
@@ -81,20 +75,15 @@ class FileLock:
             self.release()
 
     def write_pid(self) -> None:
-        """Writes our process number into the file, for others' messages.
-
-        A full disk is no reason to stop: `holder` reads "unknown" then.
-        """
+        """Writes our process number into the file, for others' messages."""
+        # A full disk is no reason to stop: `holder` reads "unknown" then.
         assert self._handle is not None
         with suppress(OSError):
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
     def holder(self) -> str | None:
-        """Holder's process number; None if the lock is free.
-
-        It is "unknown" if the holder did not call `write_pid`. A missing file is not created.
-        """
+        """Holder's process number, "unknown", or None for a free lock."""
         try:
             handle = os.open(self._path, os.O_RDWR)
         except OSError:
@@ -110,15 +99,10 @@ class FileLock:
 
 @dataclass(frozen=True)
 class ProcessId:
-    """A process of this machine, recognised although numbers are reused.
+    """A process of this machine, recognised although numbers are reused."""
 
-    Attributes:
-        pid: its number.
-        start_ticks: its start, in clock ticks since boot; adjusting the clock does not change it.
-    """
-
-    pid: int
-    start_ticks: int
+    pid: int  # Its number
+    start_ticks: int  # Its start, in clock ticks since boot; adjusting the clock does not change it
 
     @classmethod
     def here(cls) -> ProcessId:
@@ -162,10 +146,8 @@ def boot_id() -> str:
 
 
 def machine_id() -> str:
-    """This boot and its process namespace; empty where unreadable.
-
-    Only processes with the same machine id can be looked up by number: containers have numbers of their own.
-    """
+    """This boot and its process namespace; empty where unreadable."""
+    # Only processes with the same machine id can be looked up by number: containers have numbers of their own.
     boot = boot_id()
     try:
         return f"{boot} {os.readlink('/proc/self/ns/pid')}" if boot else ""

@@ -40,15 +40,10 @@ class Reducer(Protocol):
 
 @dataclass(frozen=True)
 class GalleryImage:
-    """Image that is shown at every validation.
+    """Image that is shown at every validation."""
 
-    Attributes:
-        name: Name of the image, the same at every validation.
-        pixels: RGB, uint8 of shape (H, W, 3).
-    """
-
-    name: str
-    pixels: np.ndarray[Any, np.dtype[np.uint8]]
+    name: str  # Name of the image, the same at every validation
+    pixels: np.ndarray[Any, np.dtype[np.uint8]]  # RGB, uint8 of shape (H, W, 3)
 
 
 @dataclass(frozen=True)
@@ -61,24 +56,15 @@ class Validation:
 
 @dataclass(frozen=True)
 class Exported:
-    """Loader of an exported model, without the training code.
+    """Loader of an exported model, without the training code."""
 
-    Attributes:
-        loader_module: Importable module with `_load_pyfunc(path)`, MLflow's loader convention; nothing is unpickled.
-        code_paths: Packages that travel with the model.
-        requirements: Pinned requirements of the loader.
-    """
-
-    loader_module: str
-    code_paths: Sequence[Path]
-    requirements: Sequence[str]
+    loader_module: str  # Importable module with `_load_pyfunc(path)`, MLflow's loader convention; nothing is unpickled
+    code_paths: Sequence[Path]  # Packages that travel with the model
+    requirements: Sequence[str]  # Pinned requirements of the loader
 
 
 class Task(ABC):
-    """A model and how to train it.
-
-    The module docstring shows the order of calls.
-    """
+    """A model and how to train it; see the module."""
 
     Config: ClassVar[type[RunConfig]] = RunConfig
 
@@ -88,10 +74,7 @@ class Task(ABC):
 
     @abstractmethod
     def modules(self) -> dict[str, nn.Module]:
-        """All modules of the state, by name.
-
-        Their parameters and buffers are stored in checkpoints; include a moving average.
-        """
+        """Modules of the state by name, a moving average included."""
 
     @abstractmethod
     def optimizers(self) -> dict[str, torch.optim.Optimizer]:
@@ -109,28 +92,24 @@ class Task(ABC):
     @classmethod
     @abstractmethod
     def transform_of(cls, config: Any) -> Transform:
-        """Picklable function that turns a sample into tensors.
-
-        The loader applies it in this process or in a worker.
-        """
+        """Picklable function that turns a sample into tensors."""
 
     @abstractmethod
     def step(self, micro_batches: Sequence[Batch], *, global_batch: int, reduce: Reducer) -> dict[str, Tensor]:
         """Trains on one global batch.
 
         Computes the gradients of all players from the same weights, sums them over ranks, then updates. Call each
-        optimiser's `step` after all gradients are there: the guard checks them in a hook, and where they are invalid
-        no optimiser moves (`trainplane.train.guard.gradient_check`).
+        optimiser's `step` after all gradients are there: the guard checks them in a hook
+        (`trainplane.train.guard.gradient_check`).
 
         Args:
             micro_batches: This rank's share of the batch.
-            global_batch: Samples of all ranks. A loss is the sum over samples divided by it, so it does not depend on
-                ranks and accumulation.
+            global_batch: Samples of all ranks. A loss is a sum over samples divided by it, at any ranks and
+                accumulation.
             reduce: Sums tensors over ranks.
 
         Returns:
-            This rank's share of each metric, as 0-dim tensors on the device, without waiting for it. Their sum over
-            ranks is the metric of the global batch.
+            This rank's share of each metric, as 0-dim tensors on the device. Their sum over ranks is the metric.
         """
 
     def balance(self) -> dict[str, Balance]:
@@ -140,42 +119,29 @@ class Task(ABC):
     def self_check(self, micro_batch: Batch, *, reduce: Reducer) -> str | None:
         """Checks on one micro-batch that this machine computes correctly.
 
-        The state must not change. Returns a message about a fallback and its reason, the same on all ranks (use
-        `reduce`); None if there is none.
+        The state must not change. Returns a message about a fallback, the same on all ranks (use `reduce`), or None.
         """
         return None
 
     def timings(self) -> dict[str, float]:
-        """Seconds so far by part of `step`, for the summary.
-
-        Only those that are measured without waiting for the device.
-        """
+        """Seconds by part of `step`, measured without waiting for devices."""
         return {}
 
     @abstractmethod
     def validate(self, samples: Sequence[tuple[int, Sample]], *, reduce: Reducer, gallery: Sequence[int]) -> Validation:
-        """Measures held-out samples.
+        """Measures this rank's held-out samples, (index, members) pairs.
 
-        Args:
-            samples: This rank's share, as (index, members) pairs.
-            reduce: Sums tensors over ranks; metrics are those of all ranks.
-            gallery: Indices of the samples to return images for.
+        Metrics are those of all ranks. `gallery` has the indices of the samples to return images for.
         """
 
     @classmethod
     def measured(cls, config: Any) -> Collection[str] | None:
-        """Names of all metrics that `validate` may return.
-
-        With them a misspelt metric is found before the first step. None: unknown in advance.
-        """
+        """Names of all metrics of `validate`; None: unknown in advance."""
         return None
 
     @abstractmethod
     def export(self, folder: Path) -> Exported:
-        """Writes a self-contained model into a folder.
-
-        Use safetensors and JSON, never pickles.
-        """
+        """Writes a self-contained model, with safetensors and JSON, never pickles."""
 
     def describe(self) -> dict[str, str | int | float]:
         """Values for the record, such as the number of parameters."""

@@ -1,8 +1,7 @@
 """Splits one global batch over ranks and micro-batches.
 
-Pure: no I/O. The global batch is what the configuration says at any number of ranks. A number of ranks is *admissible*
-when it divides the global batch and, where the user fixed the micro-batch, when that divides each rank's share. An
-elastic run takes the largest admissible number that the cluster has capacity for.
+Pure: no I/O. The global batch is the same at any number of ranks. A number of ranks is *admissible* when it divides the
+global batch and a fixed micro-batch divides each rank's share. An elastic run takes the largest that fits the cluster.
 """
 
 from __future__ import annotations
@@ -35,20 +34,16 @@ class BatchSplit:
 
 
 def split_batch(*, global_batch: int, ranks: int, micro_batch: int | None) -> BatchSplit:
-    """Returns the split for an admissible number of ranks.
-
-    The micro-batch is the largest divisor of a rank's share that is not above `micro_batch`.
-    """
+    """Returns the split for an admissible number of ranks."""
+    # The micro-batch is the largest divisor of a rank's share that is not above `micro_batch`.
     share = global_batch // ranks
     limit = min(micro_batch or share, share)
     return BatchSplit(global_batch, ranks, next(size for size in range(limit, 0, -1) if share % size == 0))
 
 
 def smaller_micro_batch(share: int, tried: int) -> int | None:
-    """Returns the micro-batch to try after `tried` did not fit.
-
-    That is the largest divisor of the share that is at most half of it; None where nothing smaller is left.
-    """
+    """Returns the micro-batch to try after `tried` did not fit."""
+    # That is the largest divisor of the share that is at most half of it; None where nothing smaller is left.
     return next((size for size in range(tried // 2, 0, -1) if share % size == 0), None)
 
 

@@ -1,7 +1,4 @@
-"""Section `train`: length, batch, workers, learning rates, checkpoints.
-
-Not covered: settings of one task's optimisers or networks. A task derives from `TrainConfig` and adds them.
-"""
+"""Section `train`: length, batch, workers, learning rates, checkpoints."""
 
 from __future__ import annotations
 
@@ -190,9 +187,8 @@ _SECONDS = {"s": 1, "m": 60, "h": 3600}
 class Cadence:
     """Interval between two events, in steps, seconds or epochs.
 
-    Users write `500` (steps), `"90s"`, `"5min"`, `"2h"` or `"1 epoch"`. Steps and epochs depend on the step alone, so
-    every rank and every resumed run does the same. Seconds are the clock of rank 0, which informs the other ranks
-    (`triggers`); such events happen at other steps in every run.
+    Users write `500` (steps), `"90s"`, `"5min"`, `"2h"` or `"1 epoch"`. Steps and epochs are the same on every rank and
+    resumed run. Seconds are rank 0's clock, which informs the others (`triggers`); they differ from run to run.
     """
 
     amount: float

@@ -32,10 +32,7 @@ class CodeFailed(RunFailed):
 
 
 class OutOfMemory(RunFailed):
-    """A step ran out of memory at this micro-batch.
-
-    `share` is the number of samples per step of each rank.
-    """
+    """Step out of memory; `share` is samples of a rank."""
 
     def __init__(self, message: str, micro_batch: int, share: int) -> None:
         super().__init__(message)

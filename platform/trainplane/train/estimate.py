@@ -1,8 +1,4 @@
-"""Estimate of a run: steps, bytes, time and money.
-
-Pure: no I/O, only settings and a few measured numbers. Not covered: whether the run may start at all (the caller), and
-the memory of a step (the task's own arithmetic).
-"""
+"""Estimate of a run: steps, bytes, time and money."""
 
 from __future__ import annotations
 
@@ -17,36 +13,25 @@ _COUNTED = 1_000_000
 
 @dataclass(frozen=True)
 class EstimateInputs:
-    """Numbers that an estimate starts from.
+    """Numbers that an estimate starts from."""
 
-    Attributes:
-        done: Steps that the run has done already.
-        ranks: Ranks that the run will have.
-        samples: Samples of the training dataset.
-        data_bytes: Bytes of its shards.
-        val_bytes: Bytes of the held-out samples that are measured.
-        is_cached: True where hosts cache shards, so that later epochs read nothing.
-        state_bytes: Bytes of one checkpoint.
-        pictures_per_s: Measured samples per second of all ranks together; None if not measured.
-    """
-
-    done: int
-    ranks: int
-    samples: int
-    data_bytes: int
-    val_bytes: int
-    is_cached: bool
-    state_bytes: int
-    pictures_per_s: float | None
+    done: int  # Steps that the run has done already
+    ranks: int  # Ranks that the run will have
+    samples: int  # Samples of the training dataset
+    data_bytes: int  # Bytes of its shards
+    val_bytes: int  # Bytes of the held-out samples that are measured
+    is_cached: bool  # True where hosts cache shards, so that later epochs read nothing
+    state_bytes: int  # Bytes of one checkpoint
+    pictures_per_s: float | None  # Measured samples per second of all ranks together; None if not measured
 
 
 @dataclass(frozen=True)
 class Estimate:
     """Estimate of the remaining steps of a run.
 
-    None stands for unknown. Sizes are bytes, times seconds, and `cost` has the currency of the price. `pictures` are
-    samples. `checkpoints_kept` counts those on the store at the end, the best ones included and pinned ones not. With
-    more than a million checkpoints it is an upper bound: one that is both new and at a multiple is counted twice.
+    None stands for unknown. Sizes are bytes, times seconds, `cost` has the currency of the price, `pictures` are
+    samples. `checkpoints_kept` counts those at the end without pinned ones; with more than a million it is an upper
+    bound.
     """
 
     steps: int
@@ -90,19 +75,15 @@ def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
 
 
 def checkpoint_steps(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> list[int] | None:
-    """Steps after which a checkpoint is due.
-
-    None where the cadence is in seconds and the duration is unknown.
-    """
+    """Steps after which a checkpoint is due."""
+    # None where the cadence is in seconds and the duration is unknown.
     due = _due(config, done=done, samples=samples, seconds=seconds)
     return None if due is None else [*due, *([config.steps] if done < config.steps else [])]
 
 
 def _due(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> range | None:
-    """Returns the steps of `checkpoint_steps` without the last one.
-
-    A range, because a typing error in the steps could make a list larger than memory.
-    """
+    # Returns the steps of `checkpoint_steps` without the last one. A range, because a typing error in the steps could
+    # make a list larger than memory.
     if done >= config.steps:
         return range(0)
     cadence = Cadence.of(config.checkpoint_every)

@@ -1,8 +1,7 @@
 """Training loop: data, step, record, validate, checkpoint.
 
-The same loop runs in a Ray Train worker, in a trial of a search with one worker, and in this process; only the `World`
-and the listener of its progress differ. A run that has a checkpoint resumes from it. Not covered: how ranks are started
-(`launch`), what is trained (the task), when events are due (`triggers`), faulty steps (`guard`).
+The same loop runs in a Ray Train worker, a trial of a search and this process; only `World` and the progress differ. It
+resumes from the run's newest checkpoint.
 """
 
 from __future__ import annotations
@@ -55,11 +54,10 @@ def run(
 
     Args:
         job: The run.
-        world: This process's rank; default: that of torch's process group.
-        progress: Display of the progress; default: none.
+        world: This process's rank; None: that of torch's process group.
+        progress: Display of the progress; None: no display.
         report: Called on rank 0 after each validation; returns whether to continue.
-        interrupted: Called after each step. Once it is true on any rank, all ranks save a checkpoint and raise
-            `KeyboardInterrupt`.
+        interrupted: Asked after each step. True on any rank makes all save and raise `KeyboardInterrupt`.
     """
     # The task's class defines the configuration of the run.
     world, progress = world or World.current(), progress or NullProgress()
@@ -182,7 +180,6 @@ class _Trainer:
 
     @property
     def _steps(self) -> int:
-        """Step to stop at."""
         return min(self.job.until or self.config.train.steps, self.config.train.steps)
 
     def _report(self, done: int, metrics: dict[str, float], report: Report) -> bool:
@@ -193,10 +190,7 @@ class _Trainer:
         return bool(self.world.agree(int(continues and not is_nan), self.task.device))
 
     def _restore(self, amended: GuardState | None) -> int:
-        """Loads the newest good checkpoint and sets up the guard.
-
-        Returns the step of the checkpoint, 0 without one.
-        """
+        # Loads the newest good checkpoint and sets up the guard. Returns the step of the checkpoint, 0 without one.
         if self.world.is_first:
             self.writer.start()
         must_match = {"dataset_digest": self.dataset.digest, "order_hash": self.loader.order_hash}
@@ -236,10 +230,8 @@ class _Trainer:
         return step
 
     def _set_threads(self, threads: int | None) -> None:
-        """Restores the number of threads that the run started with.
-
-        It decides how torch splits sums, and so their last bits.
-        """
+        # Restores the number of threads that the run started with. It decides how torch splits sums, and so their last
+        # bits.
         if threads and not self.config.train.threads:
             torch.set_num_threads(threads)
 
@@ -255,10 +247,8 @@ class _Trainer:
             self._emit(0, fallback)
 
     def _step(self, index: int, batch: Batch) -> dict[str, Tensor]:
-        """Runs one step under the guard.
-
-        Returns this rank's shares of the metrics; none where the guard skips the batch.
-        """
+        # Runs one step under the guard. Returns this rank's shares of the metrics; none where the guard skips the
+        # batch.
         if not self.guard.before(index):
             return {}
         # The step's random numbers depend on step and rank alone.

@@ -13,12 +13,7 @@ from trainplane.train.world import World
 
 
 def sum_over_ranks(shares: Mapping[str, Tensor], world: World) -> dict[str, float]:
-    """Sums each metric over ranks; waits for the device.
-
-    Args:
-        shares: This rank's part of each metric, 0-dim tensors; the sum over ranks is the metric.
-        world: The ranks of the run.
-    """
+    """Sums 0-dim shares of each metric; waits for the device."""
     if not shares:
         return {}
     # Sorted, so that all ranks stack the same metrics in the same order.
@@ -30,20 +25,15 @@ def sum_over_ranks(shares: Mapping[str, Tensor], world: World) -> dict[str, floa
 
 @dataclass
 class EpochMeans:
-    """Means over the recorded steps of the current epoch.
-
-    Part of a checkpoint, so that a resumed run records the same means.
-    """
+    """Means over an epoch's recorded steps; part of checkpoints."""
 
     totals: dict[str, float] = field(default_factory=dict)
     count: int = 0
 
     def add(self, done: int, values: Mapping[str, float], steps_per_epoch: int) -> dict[str, float]:
-        """Adds one recorded step.
+        """Adds a recorded step; returns means at an epoch's end.
 
-        Returns the means where the step is the last one recorded in its epoch, else nothing.
-
-        A step that was skipped, or whose values are not all finite, is left out.
+        Leaves out a step that was skipped, or whose values are not all finite.
         """
         # One bad step must not spoil the mean of an epoch.
         if values and all(map(math.isfinite, values.values())):

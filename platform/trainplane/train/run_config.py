@@ -1,8 +1,7 @@
 """Configuration of one run, and the part that identifies it.
 
-`trainplane.config.load.build` makes one immutable tree of it. A task extends `RunConfig` with its own sections
-(`model`, `loss`), so every name that a user can type is declared in exactly one place. The *digest* of a configuration
-is the sha256 of its canonical JSON: two runs with equal digests have the same settings.
+A task extends `RunConfig` with its own sections (`model`, `loss`), so every name a user can type is declared once. The
+*digest* of a configuration is the sha256 of its canonical JSON.
 """
 
 from __future__ import annotations
@@ -90,10 +89,9 @@ class RunConfig(Section):
     def identity(self) -> dict[str, Any]:
         """Settings that decide the trained weights.
 
-        Settings that only say where, how long or how often are left out: a run keeps its identity on another number of
-        workers, or with more steps. Datasets are left out because the run key holds their digests, not their
-        addresses. The learning rate schedule counts with its resolved values: where rates fall until `train.steps`,
-        the number of steps is part of it.
+        Without those that only say where, how long or how often, so more steps or other workers are the same run. The
+        run key holds the datasets' digests instead of addresses. Schedules count with resolved values: where rates fall
+        until `train.steps`, that number is part.
         """
         # Replace the schedule's settings by their resolved values. A flat schedule leaves no trace, so runs from before
         # schedules existed keep their keys.

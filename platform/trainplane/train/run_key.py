@@ -1,8 +1,8 @@
 """Key, folder and lock of a run.
 
-The key is a digest of the settings and datasets that decide the trained weights; the folder's name contains it. The
-same command finds the same run and resumes it; `--fresh` makes the next run of the same key. Two processes never train
-the same run at once on one machine: a lock prevents it, which the kernel releases when its holder dies.
+The key is a digest of settings and datasets that decide the trained weights, and part of the folder's name. The same
+command finds and resumes the same run; `--fresh` makes the next run of the key. A lock, released by the kernel when its
+holder dies, keeps two processes of one machine from the same run.
 """
 
 from __future__ import annotations
@@ -29,17 +29,11 @@ class InUse(UserError):
 
 @dataclass(frozen=True)
 class RunDir:
-    """Key of a run and the folder of its checkpoints.
+    """Key of a run and the folder of its checkpoints."""
 
-    Attributes:
-        key: The run key, with `.2`, `.3`, … for later runs of the same key.
-        folder: Name of the folder.
-        address: Address of the folder.
-    """
-
-    key: str
-    folder: str
-    address: str
+    key: str  # The run key, with `.2`, `.3`, … for later runs of the same key
+    folder: str  # Name of the folder
+    address: str  # Address of the folder
 
 
 def run_key(config: RunConfig, train_digest: str, val_digest: str | None) -> str:
@@ -48,10 +42,7 @@ def run_key(config: RunConfig, train_digest: str, val_digest: str | None) -> str
 
 
 def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
-    """Writes `run.json` of a new run and starts an attempt.
-
-    Raises `UserError` where the store cannot be written.
-    """
+    """Writes `run.json` of a new run and starts an attempt."""
     about = {"key": run_dir.key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
     try:
         store = open_store(run_dir.address)
@@ -68,8 +59,7 @@ def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
 def find_run_dir(config: RunConfig, *, key: str, checkpoints: str, fresh: bool) -> RunDir:
     """Finds the newest run folder of a key.
 
-    With `fresh`, or where there is none, returns the next folder, which does not exist yet. Writes nothing. Raises
-    `StorageError` where the store does not answer.
+    With `fresh`, or where there is none, the next folder, which does not exist yet. Writes nothing.
     """
     store = open_store(checkpoints)
     stem = f"{config.name}-{key[:12]}"
@@ -93,10 +83,7 @@ def _newest(store: Store, stem: str) -> int:
 
 
 def holder_of(home: Path, name: str) -> str | None:
-    """Id of the process that holds the lock, else None.
-
-    Creates nothing.
-    """
+    """Process id that holds the lock, else None; creates nothing."""
     return _lock(home, name).holder()
 
 
@@ -104,7 +91,7 @@ def holder_of(home: Path, name: str) -> str | None:
 def exclusive(home: Path, name: str, *, doing: str) -> Iterator[None]:
     """Holds the lock `name` on this machine during the block.
 
-    Raises `InUse` with the holder's process id if another process has it, `UserError` if `home` cannot be written.
+    Raises `InUse` with the holder's process id, `UserError` if `home` cannot be written.
     """
     # Take the lock, or report its holder.
     lock = _lock(home, name)

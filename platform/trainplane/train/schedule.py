@@ -1,10 +1,7 @@
 """Learning rates by step: warm-up, then constant, linear or cosine.
 
-    LrCurve(kind="cosine", warmup=100, decay_from=1000, decay_until=5000).factor(3000)  ->  0.5
-
-The rates of a step depend on the configuration, the step's index and the guard's amendments alone. So a resumed run has
-the same rates to the bit, wherever it was interrupted. Optimisers store rates, too, but `LrSchedule` sets them again
-before every step; those in a checkpoint are for reading only. Not covered: when the guard lowers a rate (`guard`).
+Rates depend on configuration, step and the guard's amendments alone, so a resumed run has the same ones to the bit.
+`LrSchedule` sets them before every step; those in a checkpoint are for reading only.
 """
 
 from __future__ import annotations
@@ -23,21 +20,13 @@ Kind = Literal["constant", "linear", "cosine"]
 
 @dataclass(frozen=True, kw_only=True)
 class LrCurve:
-    """Factor of all learning rates by step.
+    """Factor of all learning rates by step."""
 
-    Attributes:
-        kind: Shape of the decay.
-        warmup: Steps in which the factor rises to 1 linearly; the first one has 1 / warmup.
-        decay_from: Steps done at the full rate before the factor begins to fall.
-        decay_until: Steps done when the factor has fallen to `end`, where it stays.
-        end: The factor after the decay, from 0 to 1.
-    """
-
-    kind: Kind = "constant"
-    warmup: int = 0
-    decay_from: int = 0
-    decay_until: int = 1
-    end: float = 0.0
+    kind: Kind = "constant"  # Shape of the decay
+    warmup: int = 0  # Steps in which the factor rises to 1 linearly; the first one has 1 / warmup
+    decay_from: int = 0  # Steps done at the full rate before the factor begins to fall
+    decay_until: int = 1  # Steps done when the factor has fallen to `end`, where it stays
+    end: float = 0.0  # The factor after the decay, from 0 to 1
 
     @property
     def is_flat(self) -> bool:
@@ -45,10 +34,7 @@ class LrCurve:
         return self.kind == "constant" and self.warmup == 0
 
     def factor(self, index: int) -> float:
-        """Returns the factor of step `index`, counted from 0.
-
-        It is in (0, 1], or `end` after the decay.
-        """
+        """Factor of step `index`, counted from 0."""
         if index < self.warmup:
             return (index + 1) / self.warmup
         if self.kind == "constant":
@@ -60,10 +46,7 @@ class LrCurve:
 
 
 class LrSchedule:
-    """Sets the learning rates of a task's optimisers.
-
-    The base rates are those that the optimisers have at construction: the configured ones.
-    """
+    """Sets a task's learning rates, from those configured at construction."""
 
     def __init__(self, curve: LrCurve, optimizers: Mapping[str, torch.optim.Optimizer]) -> None:
         self._curve = curve
@@ -71,12 +54,9 @@ class LrSchedule:
         self._base = {name: [float(group["lr"]) for group in o.param_groups] for name, o in optimizers.items()}
 
     def set(self, index: int, *, slowed: Sequence[tuple[int, str]], slower: float) -> None:
-        """Sets all rates for step `index`.
+        """Sets all rates for step `index`, counted from 0.
 
-        Args:
-            index: The step, counted from 0.
-            slowed: (step, optimiser or all) for each time that the guard lowered rates, from that step on.
-            slower: Factor of each lowering.
+        `slowed` has (step, optimiser or all) for each lowering by the guard, by the factor `slower` from that step on.
         """
         scheduled = self._curve.factor(index)
         for name, optimizer in self._optimizers.items():
@@ -89,10 +69,7 @@ class LrSchedule:
                 group["lr"] = rate * scheduled
 
     def metrics(self) -> dict[str, float]:
-        """Rates of the last step, as `rate/NAME`.
-
-        Empty where they never change.
-        """
+        """Last step's rates as `rate/NAME`; empty if they never change."""
         if self._curve.is_flat:
             return {}
         return {f"rate/{name}": float(o.param_groups[0]["lr"]) for name, o in self._optimizers.items()}

@@ -1,10 +1,8 @@
 """Prepares a run: datasets, run folder, lock, record.
 
-Every mistake that can be detected is refused here, before the run costs money: a dataset without a manifest, a store
-that cannot be written, a tracking address with a wrong password or without an MLflow. A tracking server that does not
-answer stops a run only with `tracking.require`; otherwise the run is recorded on this disk until the server answers.
-
-The second half makes the parts of one rank: its device, loader and recorder, and the seed of each step.
+Every detectable mistake is refused here, before the run costs money. A tracking server that does not answer stops a run
+only with `tracking.require`; otherwise the run is recorded on this disk until the server answers. The second half makes
+the parts of one rank: device, loader, recorder, and the seed of each step.
 """
 
 from __future__ import annotations
@@ -69,18 +67,15 @@ class PreparedRun:
         return self.job.tracking
 
     def note(self, tags: Mapping[str, str], texts: Mapping[str, str]) -> int:
-        """Records tags and small files of an idle run.
-
-        Call it while no tracker records the run. Returns the number of records that wait for MLflow.
-        """
+        """Records tags and texts of idle runs; returns records left."""
         target = self._target
         return annotate_run(target.server, self.run.run_id, spool=Path(target.spool), tags=tags, texts=texts)
 
     def end(self, status: Status, tags: Mapping[str, str]) -> int:
         """Records the exit status, now or when MLflow answers.
 
-        Returns the number of records that wait for MLflow, and never raises for a server that does not answer. Call it
-        when no tracker records the run any more.
+        Call it after the tracker's end. Returns the number of records that wait for MLflow; an unreachable server
+        raises nothing.
         """
         target = self._target
         return close_run(target.server, self.run.run_id, status, tags, spool=Path(target.spool))
@@ -102,20 +97,17 @@ def prepared_run(
 ) -> Iterator[PreparedRun]:
     """Prepares a run and locks it during the block.
 
-    Raises `UserError` for mistakes that would stop the run later.
-
     Args:
         config: Configuration of the run.
         context: Names of datasets, stores and the tracking server.
         fresh: True starts a new run although there is one of the same key.
         parent_run_id: MLflow run of the search that this trial belongs to.
-        record_key: Key of the MLflow run, where it is not the run key: a trial whose settings change during training
-            stays one MLflow run.
-        run_name: Name of the MLflow run; default: the name of the folder and the label.
+        record_key: Key of the MLflow run; None: the run key. A trial whose settings change stays one MLflow run.
+        run_name: Name of the MLflow run; None: the folder's name and the label.
         label: Text that MLflow shows beside the name of the folder.
         tags: Additional tags of the MLflow run.
         explored: Dotted names of the settings that a search varies.
-        may_start: Called with the steps done, before anything is written or recorded; raises to refuse the start.
+        may_start: Called with the steps done before anything is written; raises to refuse the start.
     """
     # Datasets, and checks that need no store of checkpoints.
     train_data = Dataset.open(context.dataset(config.data.train))
@@ -184,10 +176,8 @@ def _tags(config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dat
 
 
 def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: Collection[str]) -> RunMetadata:
-    """Settings and lineage, recorded once a run.
-
-    MLflow's parameters can never change, and neither can the identity of a run.
-    """
+    # Settings and lineage, recorded once a run. MLflow's parameters can never change, and neither can the identity of a
+    # run.
     # Files of the run, then its datasets.
     texts = {"config.json": _json(config.model_dump(mode="json")), "lineage.json": _json(lineage.lineage_record())}
     if diff := lineage.code_diff():
@@ -218,8 +208,8 @@ def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:
 def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
     """Settings that become MLflow parameters.
 
-    They are the settings that differ from the defaults, the number of steps, and those that a search explores. MLflow's
-    pages print every parameter above each image of a gallery; with all parameters the images would be hard to find.
+    Those that differ from the defaults or that a search explores, and the steps. MLflow prints every parameter above
+    each image of a gallery, so all of them would hide the images.
     """
     everything, special = flatten(config.model_dump(mode="json")), flatten(config.special())
     names = {*special, *explored, "train.steps"}
@@ -227,10 +217,8 @@ def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
 
 
 def _check_best(config: RunConfig) -> None:
-    """Raises `UserError` where `train.best_metric` is never measured.
-
-    A task that cannot name its metrics in advance is checked at the first validation.
-    """
+    # Raises `UserError` where `train.best_metric` is never measured. A task that cannot name its metrics in advance is
+    # checked at the first validation.
     names = load_task(config.task).measured(config) if config.data.val else []
     if names is not None:
         check_metric(RetentionRules.of(config.train), [f"val/{name}" for name in names])
@@ -275,10 +263,8 @@ def loader_of(dataset: Dataset, config: RunConfig, task_class: type[Task], world
 
 
 def tracker_of(job: TrainJob, world: World) -> Recorder:
-    """Tracker of rank 0; other ranks get a null tracker.
-
-    So no call site has to check the rank.
-    """
+    """Tracker of rank 0; other ranks get a null tracker."""
+    # So no call site has to check the rank.
     # With a reserved id, the tracker creates the MLflow run when the server answers.
     if job.tracking is None or not world.is_first:
         return Recorder()
@@ -288,10 +274,8 @@ def tracker_of(job: TrainJob, world: World) -> Recorder:
 
 
 def step_seed(seed: int, index: int, rank: int) -> int:
-    """Returns a different generator seed for every (seed, step, rank).
-
-    Splitmix64's finaliser over the three.
-    """
+    """Returns a different generator seed for every (seed, step, rank)."""
+    # Splitmix64's finaliser over the three.
     # Arithmetic modulo 2^64; odd constants spread the three inputs, the shifts mix them.
     mask = (1 << 64) - 1
     value = (seed * 0x9E3779B97F4A7C15 + index * 0xBF58476D1CE4E5B9 + rank * 0x94D049BB133111EB + 1) & mask

@@ -1,7 +1,4 @@
-"""Input, progress and outcome of a training run.
-
-Plain values that travel between processes.
-"""
+"""Input, progress and outcome of a run, as plain values."""
 
 from __future__ import annotations
 
@@ -18,15 +15,12 @@ class TrackingTarget:
     """Tracking server, run and spool folder of rank 0.
 
     `run_id` is the id of the MLflow run, or the one reserved for it.
-
-    Attributes:
-        run_spec: Arguments to create the MLflow run, as JSON, if it does not exist yet.
     """
 
     uri: str
     run_id: str
     spool: str
-    run_spec: dict[str, Any] | None = None
+    run_spec: dict[str, Any] | None = None  # Arguments to create the MLflow run, as JSON, if it does not exist yet
 
     @cached_property
     def server(self) -> TrackingServer:
@@ -39,34 +33,23 @@ class TrainJob:
     """Everything a rank needs to train a run.
 
     `train_data`, `val_data` and `checkpoints` are addresses. With `tracking=None` nothing is recorded.
-
-    Attributes:
-        config: The resolved configuration.
-        micro_batch: Size that fitted in an earlier attempt, where the configuration says `auto`.
-        until: Step to stop at, where that is before the last one: a search trains in pieces.
-        stop_at_nan: Name of a validation metric; training stops when it is not finite.
-        train_digest: Digest that the training dataset must have: the one at the run's start.
-        val_digest: Likewise of the held-out dataset.
     """
 
-    config: dict[str, Any]
+    config: dict[str, Any]  # The resolved configuration
     train_data: str
     val_data: str | None
     checkpoints: str
     tracking: TrackingTarget | None = None
-    micro_batch: int | None = None
-    until: int | None = None
-    stop_at_nan: str | None = None
-    train_digest: str | None = None
-    val_digest: str | None = None
+    micro_batch: int | None = None  # Size that fitted in an earlier attempt, where the configuration says `auto`
+    until: int | None = None  # Step to stop at, where that is before the last one: a search trains in pieces
+    stop_at_nan: str | None = None  # Name of a validation metric; training stops when it is not finite
+    train_digest: str | None = None  # Digest that the training dataset must have: the one at the run's start
+    val_digest: str | None = None  # Likewise of the held-out dataset
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """Result of a run, as reported by rank 0.
-
-    `told` holds the messages of the guard and of the task, in order.
-    """
+    """Result reported by rank 0; `told` holds messages in order."""
 
     status: str
     step: int
@@ -81,10 +64,7 @@ class Outcome:
 
 
 class Progress(Protocol):
-    """Display of a run's progress.
-
-    Rank 0 calls it from the training loop, so it must return at once.
-    """
+    """Display of a run's progress; must return at once."""
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         """Shows this attempt's speed and the last recorded metrics."""

@@ -1,7 +1,6 @@
 """Time of a run by phase, and advice for speed.
 
-Phases are seconds of this rank's main thread. A device works asynchronously behind it: the wait for its steps happens
-at the next record and is counted as `step`, where it belongs.
+Seconds of this rank's main thread. A device works behind it: the wait happens at the next record and counts as `step`.
 """
 
 from __future__ import annotations
@@ -39,13 +38,9 @@ _REMEDIES = {
 
 
 def advice(seconds: Mapping[str, float], *, faster_step: str = "") -> str:
-    """Returns the change that promises most time.
+    """Change that promises most time, by seconds of each phase.
 
-    That is the phase furthest above its share; where none is above, the step itself.
-
-    Args:
-        seconds: Seconds by phase, with the whole as `wall`.
-        faster_step: Settings of the task that make its step faster.
+    That is the phase furthest above its share; where none is, the step itself, with the task's advice `faster_step`.
     """
     wall = seconds.get("wall", 0.0)
     if wall <= 0:
@@ -60,8 +55,7 @@ def advice(seconds: Mapping[str, float], *, faster_step: str = "") -> str:
 def shares(seconds: Mapping[str, float]) -> dict[str, float]:
     """Fractions of the wall time by phase, the largest first.
 
-    The time outside all phases is `rest`. Parts of a phase (`step/generator`) are fractions of the wall time, too, and
-    follow their phase.
+    Time outside all phases is `rest`. Parts of a phase (`step/generator`) are fractions of the wall time, too.
     """
     wall = seconds.get("wall", 0.0)
     if wall <= 0:

@@ -1,8 +1,7 @@
 """Events due after a step, the same on every rank.
 
-Every rank knows by itself what is due by steps. Only one rank knows what is due by its clock, or that it has to stop.
-All ranks exchange these flags on the CPU, without waiting: a flag sent at one step is read at the next. So no device is
-ever waited for, and several ranks stop one step after the notice.
+Each rank knows what is due by steps; only one knows what is due by its clock, or that it has to stop. All exchange
+these flags on the CPU without waiting: a flag sent at one step is read at the next, so a stop comes one step late.
 """
 
 from __future__ import annotations
@@ -30,10 +29,7 @@ class Due:
 
 
 class FlagExchange:
-    """Flags of any rank, made known to all ranks.
-
-    With several ranks a flag arrives one exchange late.
-    """
+    """Flags raised on any rank, shared with all ranks."""
 
     def __init__(self, world: World) -> None:
         self._alone = world.size == 1
@@ -88,10 +84,7 @@ class Triggers:
         self._next = [clock() + cadence.amount for cadence in self._cadences]
 
     def after(self, done: int) -> Due:
-        """Returns the events due after `done` steps.
-
-        Every rank calls it exactly once a step.
-        """
+        """Events due after `done` steps; called once on every rank."""
         by_clock = self._flags.exchange((*self._elapsed(), self._interrupted()))
         last = done == self._last
         record, validate, checkpoint = (

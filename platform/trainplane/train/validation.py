@@ -12,9 +12,9 @@ from trainplane.train.world import World
 
 
 class ValidationSet:
-    """This rank's share of the held-out samples, in memory.
+    """This rank's held-out samples, verified and in memory.
 
-    The samples are verified when they are read. Those of the gallery all belong to rank 0, which records.
+    Those of the gallery all belong to rank 0, which records.
     """
 
     def __init__(
@@ -34,10 +34,7 @@ class ValidationSet:
         self._samples = list(zip(indices, read_samples(dataset, indices), strict=True))
 
     def measure(self, task: Task, tracker: Recorder, *, done: int) -> dict[str, float]:
-        """Validates and records; returns the metrics as `val/NAME`.
-
-        Returns nothing where there is no held-out dataset. All ranks call it together.
-        """
+        """Validates and records on all ranks; returns `val/NAME`, or nothing."""
         if self._samples is None:
             return {}
         validation = task.validate(self._samples, reduce=self._world, gallery=self._gallery)

@@ -1,8 +1,7 @@
 """Rank of this process, and sums over all ranks.
 
-Gradients are summed as one flat buffer per dtype after accumulation, not by DistributedDataParallel. Its buckets are
-laid out by the first backward pass of each process, so a resumed run would add in another order and end on other bits.
-With a fixed layout the sum at a given number of ranks is always the same.
+Gradients are summed as one flat buffer per dtype after accumulation, not by DistributedDataParallel: its buckets are
+laid out by each process's first backward pass, so a resumed run would add in another order and end on other bits.
 """
 
 from __future__ import annotations

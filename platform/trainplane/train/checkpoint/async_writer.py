@@ -1,8 +1,6 @@
 """Stores checkpoints in a background thread, then applies retention.
 
-Training continues while a checkpoint is written. The store retries a failed upload; then the failure is counted, and
-only too many failures in a row end the run. Not covered: the format of a checkpoint (`store`), which ones stay
-(`retention`), which attempt may write (`fencing`).
+Training continues meanwhile. The store retries a failed upload; only too many failures in a row end the run.
 """
 
 from __future__ import annotations
@@ -37,20 +35,14 @@ log = logging.getLogger(__name__)
 
 @dataclass
 class CheckpointWriter:
-    """Writes the checkpoints of rank 0, one at a time.
-
-    Attributes:
-        failures_allowed: Uploads in a row that may fail before `save` raises `RunFailed`.
-        stall_s: Seconds that training has waited for uploads.
-        last: The newest good checkpoint.
-    """
+    """Writes the checkpoints of rank 0, one at a time."""
 
     store: Store
     rules: RetentionRules
-    failures_allowed: int = 3
-    stall_s: float = 0.0
+    failures_allowed: int = 3  # Uploads in a row that may fail before `save` raises `RunFailed`
+    stall_s: float = 0.0  # Seconds that training has waited for uploads
     failed: int = 0
-    last: Checkpoint | None = None
+    last: Checkpoint | None = None  # The newest good checkpoint
     token: FencingToken | None = None
     _since: int = 0
     _written: set[int] = field(default_factory=set, repr=False)
@@ -59,10 +51,7 @@ class CheckpointWriter:
     _error: BaseException | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Makes this the attempt that may write.
-
-        Raises `StorageError` where the store cannot be written.
-        """
+        """Makes this the attempt that may write."""
         self.token = FencingToken.acquire(self.store)
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
@@ -79,13 +68,8 @@ class CheckpointWriter:
     ) -> None:
         """Starts to store a state, after the one before.
 
-        The time of waiting is added to `stall_s`. Raises `RunFailed` after too many failures in a row.
-
-        Args:
-            state: The training state.
-            meta: Data that a reader needs beside the tensors; see `store.write`.
-            unsent: Tracking records that the server has not acknowledged.
-            metrics: Metrics of a validation at this step.
+        Waiting adds to `stall_s`; too many failures in a row raise `RunFailed`. The arguments are those of
+        `store.write`.
         """
         self.wait()
         self._raise_when_spent()
@@ -94,10 +78,7 @@ class CheckpointWriter:
         self._thread.start()
 
     def finish(self) -> Checkpoint | None:
-        """Waits for the last checkpoint and returns it.
-
-        Raises `RunFailed` if it could not be stored.
-        """
+        """Waits for the last checkpoint; `RunFailed` if it failed."""
         self.wait()
         if self._failures_in_a_row:
             raise RunFailed(f"the last checkpoint could not be stored in {self.store.address}: {self._error}")
@@ -106,7 +87,7 @@ class CheckpointWriter:
     def wait(self) -> None:
         """Waits for the upload in progress, successful or not.
 
-        The time is added to `stall_s`. Raises `Superseded` where another attempt may write now.
+        Adds to `stall_s`. Raises `Superseded` where another attempt may write now.
         """
         if self._thread is not None:
             started = time.monotonic()

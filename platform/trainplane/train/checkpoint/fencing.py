@@ -1,13 +1,11 @@
 """Fencing token: only the newest attempt writes checkpoints.
 
-A rank can outlive its attempt: its node was cut off but not lost, its controller died and Ray takes a while to end the
-ranks, or a user started the same run on another machine. Such a rank would write beside its successor, and delete what
-the successor has half written. So every attempt stores a new token in `RUN/attempt.json` when it starts, and reads it
-before it writes or deletes anything. If another token is there, the attempt stops.
+A rank can outlive its attempt: its node was cut off but not lost, its controller died, or a user started the run on
+another machine. Such a rank would write beside its successor and delete what that has half written. So every attempt
+stores a new token in `RUN/attempt.json`, and reads it before it writes or deletes; another token there stops it.
 
-Not covered: two processes of one machine (`run_key.exclusive` refuses the second), and a successor that starts between
-the comparison and the write. In that case both write the same bytes, because a step has the same result in every
-attempt.
+Not covered: two processes of one machine (`run_key.exclusive`), and a successor that starts between comparison and
+write. Then both write the same bytes, because a step has the same result in every attempt.
 """
 
 from __future__ import annotations
@@ -35,20 +33,14 @@ class FencingToken:
 
     @staticmethod
     def acquire(store: Store) -> FencingToken:
-        """Stores a new token, which revokes all earlier ones.
-
-        Raises `StorageError` where the store cannot be written.
-        """
+        """Stores a new token, which revokes all earlier ones."""
         token = secrets.token_hex(16)
         about = {"token": token, "by": f"{socket.gethostname()}:{os.getpid()}", "since": datetime.now(UTC).isoformat()}
         store.write(KEY, canonical_json(about))
         return FencingToken(store, token)
 
     def check(self) -> None:
-        """Raises `Superseded` where another attempt holds the token.
-
-        Raises `StorageError` where the store does not answer.
-        """
+        """Raises `Superseded` where another attempt holds the token."""
         try:
             current = json.loads(self.store.read(KEY))
         except (NotFound, ValueError):

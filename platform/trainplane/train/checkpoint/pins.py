@@ -1,10 +1,7 @@
 """Pins protect checkpoints from deletion: `RUN/pins/step-00001000/WHO.json`.
 
-    with pinned(store, "step-00001000", by="models:/isnet"):       # before it is read
-        ...                                                          # the pin is removed again if this fails
-
-The registry pins the checkpoint of each model version, a search its best one. Several owners may pin the same
-checkpoint; it is free when the last pin is removed. Not covered: which checkpoints stay without a pin (`retention`).
+The registry pins the checkpoint of each model version, a search its best one. Several owners may pin one checkpoint; it
+is free when the last pin is removed.
 """
 
 from __future__ import annotations
@@ -24,13 +21,7 @@ MANIFEST = "manifest.json"
 
 
 def pin(store: Store, folder: str, *, by: str) -> bool:
-    """Pins a checkpoint; False where `by` already has a pin.
-
-    Args:
-        store: The run's folder.
-        folder: Folder of the checkpoint, step-NNNNNNNN.
-        by: Owner of the pin, any text.
-    """
+    """Pins a checkpoint; False where `by` already has a pin."""
     if not re.fullmatch(r"step-\d+(\.\d+)?", folder):
         raise ValueError(f"{folder!r} is no checkpoint's folder")
     about = canonical_json({"by": by, "checkpoint": folder, "since": datetime.now(UTC).isoformat()})
@@ -51,8 +42,8 @@ def pinned_folders(store: Store) -> set[str]:
 def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
     """Pins a checkpoint before it is used in the block.
 
-    The pin stays after the block. If the block fails, the pin is removed, unless it was there before. Raises
-    `RunFailed` where retention deleted the checkpoint just before the pin was stored.
+    The pin stays after the block; a failing block removes it, unless it was there before. Raises `RunFailed` where
+    retention deleted the checkpoint just before the pin was stored.
     """
     # Pin first, then look: retention reads the pins before it deletes.
     is_new = pin(store, folder, by=by)

@@ -25,14 +25,7 @@ def load_newest(
 ) -> LoadedCheckpoint | None:
     """Loads the newest good checkpoint into `task`, if any.
 
-    Rank 0 chooses it for all ranks.
-
-    Args:
-        task: A freshly constructed task.
-        store: The run's folder.
-        config: Configuration of the run.
-        must_match: Values that `meta` must have, too: digests of the data and its order.
-        world: The ranks of the run.
+    Rank 0 chooses it for all. Its `meta` must have the values of `must_match`: digests of the data and its order.
     """
     # Rank 0 verifies and chooses, the others read the same step.
     loaded = checkpoints.newest_good(store) if world.is_first else None
@@ -58,8 +51,7 @@ def load_newest(
 def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
     """Returns the step of the newest checkpoint, else 0.
 
-    Raises `UserError` where this run cannot resume from it. Reads no tensors: the JSON of a checkpoint names the data
-    and settings it was made with. A checkpoint with damaged JSON is skipped.
+    Raises `UserError` where this run cannot resume from it. Reads JSON only, no tensors; skips damaged JSON.
     """
     # The newest checkpoint with readable JSON stands for the run.
     present = checkpoints.committed(store)
@@ -128,8 +120,7 @@ def check_not_beyond(step: int, config: RunConfig) -> None:
 def drop_checkpoints_after(store: Store, step: int) -> None:
     """Abandons the checkpoints beyond `step`, newest first.
 
-    Then the newest good one is from before that step. If all are beyond it, because retention deleted the earlier ones,
-    the oldest one stays.
+    If all are beyond it, because retention deleted the earlier ones, the oldest one stays.
     """
     present = checkpoints.committed(store)
     beyond = [c for c in present if c.step > step]

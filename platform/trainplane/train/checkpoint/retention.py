@@ -1,12 +1,8 @@
 """Selects the checkpoints of a run that stay.
 
-    rules = RetentionRules(last=1, best=1)
-    steps_to_keep([100, 200, 300], metrics={100: 21.5, 200: 22.0}, pins=(), rules=rules)  ->  {200, 300}
-
-Pure: no I/O. Four kinds stay: the newest ones, the best ones by a held-out metric, the first one at or after each
-multiple of `every` steps, and pinned ones. Applied after every checkpoint, the rules keep the same set as when applied
-once at the end: a checkpoint that is among the best, or at a multiple, is never deleted earlier. Not covered: where
-pins are stored (`pins`), deleting (`async_writer`).
+Pure: no I/O. Four kinds stay: the newest, the best by a held-out metric, the first at or after each multiple of `every`
+steps, and pinned ones. Applied after every checkpoint, the rules keep the same set as applied once at the end: one that
+is among the best, or at a multiple, is never deleted earlier.
 """
 
 from __future__ import annotations
@@ -22,23 +18,14 @@ from trainplane.train.config import TrainConfig
 
 @dataclass(frozen=True, kw_only=True)
 class RetentionRules:
-    """Rules for keeping checkpoints, beside pins.
+    """Rules for keeping checkpoints, beside pins."""
 
-    Attributes:
-        last: Number of newest ones, at least 1.
-        best: Number of best ones by `metric`.
-        metric: Name of a validation metric.
-        mode: `max` where larger values are better, `min` where smaller ones are.
-        every: Steps; the first one at or after each multiple is never deleted. None: off.
-        final: The run's last step. Until it is stored, at least two stay, in case one is damaged.
-    """
-
-    last: int
-    best: int = 0
-    metric: str | None = None
-    mode: Literal["max", "min"] = "max"
-    every: int | None = None
-    final: int | None = None
+    last: int  # Number of newest ones, at least 1
+    best: int = 0  # Number of best ones by `metric`
+    metric: str | None = None  # Name of a validation metric
+    mode: Literal["max", "min"] = "max"  # `max` where larger values are better, `min` where smaller ones are
+    every: int | None = None  # Steps; the first one at or after each multiple is never deleted. None: off.
+    final: int | None = None  # The run's last step. Until it is stored, at least two stay, in case one is damaged.
 
     @staticmethod
     def of(config: TrainConfig) -> RetentionRules:
@@ -65,7 +52,7 @@ def steps_to_keep(
 
     Args:
         steps: Steps of all checkpoints.
-        metrics: Value of `rules.metric` by step, where it was measured; values that are not finite do not count.
+        metrics: Value of `rules.metric` by step; values that are not finite do not count.
         pins: Steps of pinned checkpoints.
         rules: Rules for the others.
         damaged: Steps of unreadable checkpoints. No rule counts them, and only a pin keeps them.
@@ -102,10 +89,8 @@ def _best(steps: list[int], metrics: Mapping[int, float], rules: RetentionRules)
 
 
 def first_of_each(steps: Collection[int], every: int) -> set[int]:
-    """First step at or after each positive multiple of `every`.
-
-    Only steps before the next multiple count.
-    """
+    """First step at or after each positive multiple of `every`."""
+    # Only steps before the next multiple count.
     first: dict[int, int] = {}
     for step in sorted(steps):
         if step >= every:

@@ -1,8 +1,7 @@
 """Training state as plain tensors and JSON, and its digest.
 
-The state has all that a run needs to resume: modules with their buffers, optimisers, counters, and the position in the
-data. The position is one integer, because the order is a pure function of the step. Random numbers need no state: each
-step seeds its generators from (seed, step, rank). Not covered: where states are stored (`store`).
+It has all that a run needs to resume: modules with their buffers, optimisers, counters and the step. The data's order
+is a pure function of the step, and each step seeds its generators from (seed, step, rank).
 """
 
 from __future__ import annotations
@@ -22,23 +21,15 @@ from trainplane.task import Task
 
 @dataclass(frozen=True)
 class TrainingState:
-    """Training state after `step` global steps.
+    """Training state after `step` global steps."""
 
-    Attributes:
-        step: Global steps done.
-        tensors: CPU tensors, contiguous, named `module/NAME/KEY` and `optimizer/NAME/INDEX/KEY`.
-        scalars: JSON: `counters` of the task and `param_groups` of each optimiser.
-    """
-
-    step: int
-    tensors: dict[str, Tensor]
-    scalars: dict[str, Any]
+    step: int  # Global steps done
+    tensors: dict[str, Tensor]  # CPU tensors, contiguous, named `module/NAME/KEY` and `optimizer/NAME/INDEX/KEY`
+    scalars: dict[str, Any]  # JSON: `counters` of the task and `param_groups` of each optimiser
 
     def digest(self) -> str:
-        """Returns the sha256 over all tensors, then the scalars.
-
-        Each tensor counts with name, dtype, shape and bytes, in the order of the names.
-        """
+        """Returns the sha256 over all tensors, then the scalars."""
+        # Each tensor counts with name, dtype, shape and bytes, in the order of the names.
         sha = hashlib.sha256()
         for name in sorted(self.tensors):
             tensor = self.tensors[name]
@@ -67,10 +58,7 @@ def capture(task: Task, *, step: int) -> TrainingState:
 
 
 def is_finite(task: Task) -> Tensor:
-    """Checks every number of the training state.
-
-    Returns a 0-dim bool tensor on the task's device, without waiting for it.
-    """
+    """Checks all numbers; a 0-dim bool tensor, without waiting."""
     values = [value for module in task.modules().values() for value in module.state_dict().values()]
     for optimizer in task.optimizers().values():
         slots = optimizer.state.values()
@@ -85,15 +73,7 @@ def _staged(tensor: Tensor) -> Tensor:
 
 
 def restore(task: Task, state: TrainingState, *, source: str) -> None:
-    """Loads a state into a freshly constructed task.
-
-    Raises `UserError` where the architectures differ.
-
-    Args:
-        task: The task.
-        state: The state to load.
-        source: Address of the checkpoint, for the message.
-    """
+    """Loads a state; `UserError` where architectures differ."""
     # Modules, after a check that names a differing tensor.
     for name, module in task.modules().items():
         stored = _under(state.tensors, f"module/{name}/")

@@ -1,14 +1,11 @@
 """Format of checkpoints: files in `RUN/step-00001000/`.
 
-The files are `tensors.safetensors`, `state.json` and `unsent.spool`, and `manifest.json` is written last. A checkpoint
-exists when its manifest does, and is good when the files match the digests in the manifest. These are the only
-checkpoints; Ray's own are not used.
+The files are `tensors.safetensors`, `state.json` and `unsent.spool`; `manifest.json` is written last. A checkpoint
+exists when its manifest does, and is good when the files match the manifest's digests. Ray's own are not used.
 
-The manifest holds a digest of itself, so no flipped byte of it is trusted, least of all one that would blame the data
-or the user. Older manifests without that digest are trusted where the values they repeat agree with the files.
-
-A pinned folder (`pins`) is neither deleted nor overwritten: if its step is stored again, the new checkpoint goes beside
-it as `step-00001000.2`. Not covered: when checkpoints are written (`async_writer`), which stay (`retention`).
+The manifest holds a digest of itself, so no flipped byte of it is trusted. Older manifests without that digest are
+trusted where the values they repeat agree with the files. A pinned folder (`pins`) is neither deleted nor overwritten:
+a step stored again goes beside it as `step-00001000.2`.
 """
 
 from __future__ import annotations
@@ -49,17 +46,11 @@ _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A committed checkpoint.
+    """A committed checkpoint."""
 
-    Attributes:
-        step: Global steps done.
-        key: Its folder inside the run's folder.
-        manifest: Content of `manifest.json`.
-    """
-
-    step: int
-    key: str
-    manifest: dict[str, Any]
+    step: int  # Global steps done
+    key: str  # Its folder inside the run's folder
+    manifest: dict[str, Any]  # Content of `manifest.json`
 
     @property
     def state_digest(self) -> str:
@@ -79,21 +70,13 @@ def folder_of(step: int) -> str:
 
 @dataclass(frozen=True)
 class LoadedCheckpoint:
-    """Content of a checkpoint.
+    """Content of a checkpoint."""
 
-    Attributes:
-        checkpoint: The checkpoint.
-        state: The training state.
-        meta: Configuration, digests and the loop's own state.
-        unsent: Records that the tracking server had not acknowledged.
-        damaged: Messages about newer checkpoints that were skipped because they are damaged.
-    """
-
-    checkpoint: Checkpoint
-    state: TrainingState
-    meta: dict[str, Any]
-    unsent: bytes
-    damaged: tuple[str, ...] = ()
+    checkpoint: Checkpoint  # The checkpoint
+    state: TrainingState  # The training state
+    meta: dict[str, Any]  # Configuration, digests and the loop's own state
+    unsent: bytes  # Records that the tracking server had not acknowledged
+    damaged: tuple[str, ...] = ()  # Messages about newer checkpoints that were skipped because they are damaged
 
 
 def write(
@@ -110,10 +93,9 @@ def write(
     Args:
         store: The run's folder.
         state: The training state.
-        meta: Data that a reader needs beside the tensors: the whole configuration, dataset digest, order hash.
-        unsent: Tracking records that only this node has. Stored here, those from before the checkpoint survive the loss
-            of the node.
-        metrics: Metrics of a validation at this step, for retention; values that are not finite are left out.
+        meta: Data beside the tensors: the whole configuration, dataset digest, order hash.
+        unsent: Tracking records that only this node has, to survive its loss.
+        metrics: Validation metrics at this step, for retention; values that are not finite are left out.
         check: Raises where this process must not write. Called before the first change and before the manifest.
     """
     # Serialise everything, then compute the digests of the manifest.
@@ -160,13 +142,9 @@ def _free_folder(store: Store, step: int) -> str:
 
 
 def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
-    """Checkpoints of a run that have a manifest, oldest first.
+    """Checkpoints that have a manifest, oldest first.
 
-    Their other files are not read. A step that was stored twice has the later one last.
-
-    Args:
-        store: The run's folder.
-        abandoned: True includes checkpoints that a roll-back abandoned.
+    Reads no other files. A step that was stored twice has the later one last. `abandoned` includes rolled-back ones.
     """
     by_folder = _with_manifest(store, abandoned=abandoned)
     return [checkpoint for checkpoint in by_folder.values() if checkpoint is not None]
@@ -228,10 +206,7 @@ def order_of(folder: str) -> tuple[int, int]:
 
 
 def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
-    """Reads and verifies a checkpoint.
-
-    Raises `RunFailed` where a file is missing or does not match the manifest.
-    """
+    """Reads a checkpoint; `RunFailed` where files are missing or damaged."""
     # Bytes first, then the values that the manifest repeats.
     files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
     loaded = json.loads(files["state.json"])
@@ -244,10 +219,7 @@ def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
 
 
 def read_meta(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
-    """Reads and verifies `meta`, without the tensors.
-
-    Raises `RunFailed` as `read` does.
-    """
+    """Reads and verifies `meta` as `read` does, without tensors."""
     meta: dict[str, Any] = json.loads(_verified(store, checkpoint, "state.json"))["meta"]
     _check_repeated(store, checkpoint, meta)
     return meta
@@ -281,8 +253,8 @@ def _damaged_manifest(store: Store, folder: str) -> RunFailed:
 def newest_good(store: Store) -> LoadedCheckpoint | None:
     """Reads the newest good checkpoint, if there is one.
 
-    Its `damaged` names the newer ones that were skipped. Raises `RunFailed` where all are damaged: to start over
-    without being asked would throw away the work that they stand for.
+    Its `damaged` names newer ones that were skipped. Raises `RunFailed` where all are damaged: starting over must be
+    asked.
     """
     damaged: list[str] = []
     # Newest first, until one is good.
@@ -308,7 +280,7 @@ def newest_good(store: Store) -> LoadedCheckpoint | None:
 def open_address(address: str) -> tuple[Store, Checkpoint]:
     """Finds a checkpoint by its address.
 
-    The address is a run's folder, which means its newest checkpoint, or one `…/step-NNNNNNNN` folder.
+    The address is one `…/step-NNNNNNNN` folder, or a run's folder, which means its newest checkpoint.
     """
     from trainplane.storage import open_store
 
@@ -326,20 +298,16 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
 
 
 def delete(store: Store, folder: str) -> None:
-    """Deletes a checkpoint.
-
-    Its manifest goes first, so a half-deleted checkpoint does not exist.
-    """
+    """Deletes a checkpoint."""
+    # Its manifest goes first, so a half-deleted checkpoint does not exist.
     store.delete(f"{folder}/{MANIFEST}")
     for entry in list(store.list(f"{folder}/")):
         store.delete(entry.key)
 
 
 def abandon(store: Store, folder: str) -> None:
-    """Removes a checkpoint that a roll-back passed.
-
-    A pinned one stays, but it is marked so that no run resumes from it.
-    """
+    """Removes a checkpoint that a roll-back passed."""
+    # A pinned one stays, but it is marked so that no run resumes from it.
     if folder in pins.pinned_folders(store):
         store.write(f"{folder}/{ABANDONED}", b"")
     else:

@@ -1,8 +1,7 @@
 """Dump of a faulty batch, beside the checkpoints.
 
-`RUN/faults/step-00000007/rank-0.safetensors` holds the batch of rank 0, as the task's transform made it, and
-`samples.json` names the samples of the whole batch. A batch is a function of its step, so training need not keep any:
-a faulty one is loaded again. A dump that fails never stops a run.
+`RUN/faults/step-00000007/rank-0.safetensors` holds rank 0's batch after the task's transform, `samples.json` names the
+samples of all ranks. A batch is a function of its step, so a faulty one is loaded again. A failed dump stops no run.
 """
 
 from __future__ import annotations
@@ -36,15 +35,7 @@ def dump_batch(
 ) -> str:
     """Stores this rank's share of a faulty step.
 
-    Returns on rank 0 a message with the address and the first samples; on other ranks, or if it fails, nothing.
-
-    Args:
-        store: The run's folder.
-        fault: The faulty step.
-        loader: A fresh loader of the run; it is closed here.
-        dataset: Training dataset.
-        order: Order of its samples.
-        world: The ranks of the run.
+    Returns on rank 0 a message with the address and the first samples, else "". Closes `loader`, which must be fresh.
     """
     folder = f"faults/step-{fault.index + 1:08d}"
     try:

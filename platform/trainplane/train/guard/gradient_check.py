@@ -1,10 +1,9 @@
 """Checks gradient norms of every step and blocks bad steps.
 
-Each optimiser of the task gets a hook before its step. The first hook of a step runs when the gradients of all players
-are there and summed over ranks; it measures one norm per player. Where a norm is not finite or above its limit, every
-optimiser of this step leaves weights, moments and step counts as they are. The decision is made on the device, so
-nothing waits for it; the observations are read when metrics are recorded. Gradients are equal on all ranks, so all
-ranks block alike.
+Each optimiser gets a hook before its step. The first hook of a step, after the sum over ranks, measures one norm per
+player. Where one is not finite or above its limit, all optimisers leave weights, moments and step counts as they are.
+The device decides, so nothing waits; observations are read when metrics are recorded. Gradients are equal on all ranks,
+so all ranks block alike.
 """
 
 from __future__ import annotations
@@ -22,10 +21,7 @@ from trainplane.train.world import World
 
 
 class GradientCheck:
-    """Checks the optimisers of one task.
-
-    Call `start` before each step and `finish` after it.
-    """
+    """Checks one task's optimisers between `start` and `finish`."""
 
     def __init__(self, task: Task, *, world: World) -> None:
         self._world = world
@@ -50,12 +46,7 @@ class GradientCheck:
         self._norms = None
 
     def finish(self, index: int, shares: Mapping[str, Tensor]) -> None:
-        """Queues the observation of a step; never waits.
-
-        Args:
-            index: The step, counted from 0.
-            shares: This rank's shares of the step's metrics.
-        """
+        """Queues the observation of step `index` (from 0); never waits."""
         norms = self._norms if self._norms is not None else torch.zeros(len(self._players), device=self._device)
         metrics = [value.detach().float() for value in shares.values()]
         is_bad_loss = ~torch.stack(metrics).isfinite().all() if metrics else torch.zeros((), device=self._device)
@@ -64,10 +55,7 @@ class GradientCheck:
         self._pending.append((index, row))
 
     def observe(self) -> list[Observation]:
-        """Returns the observations since the last call.
-
-        All ranks call it together. Waits for the device.
-        """
+        """Observations since the last call; waits for the device."""
         if not self._pending:
             return []
         indices = [index for index, _ in self._pending]
@@ -85,14 +73,10 @@ class GradientCheck:
         return observations
 
     def _blocks(self, norms: Tensor) -> Tensor:
-        """Flag on the device: a norm is bad.
-
-        Bad means not finite, or above its limit.
-        """
+        # Flag on the device: a norm is bad. Bad means not finite, or above its limit.
         return ~(norms.isfinite() & (norms <= self._limits)).all()
 
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
-        """Hook before each optimiser's step."""
         # The first hook of the step measures all players.
         if self._norms is None:
             norms = [_norm(_gradients(self._optimizers[player]), self._device) for player in self._players]
@@ -114,10 +98,7 @@ def _gradients(optimizer: torch.optim.Optimizer) -> list[Tensor]:
 
 
 def _norm(gradients: list[Tensor], device: torch.device) -> Tensor:
-    """Euclidean norm over all elements, float32, 0-dim.
-
-    NaN or infinite where one element is.
-    """
+    # Euclidean norm over all elements, float32, 0-dim. NaN or infinite where one element is.
     if not gradients:
         return torch.zeros((), device=device)
     get_total_norm: Callable[[list[Tensor]], Tensor] = torch.nn.utils.get_total_norm

@@ -1,8 +1,7 @@
 """Runs the guard on one rank.
 
-Feeds the observations of the gradient check to the policy and executes its verdict: emit a message, lower rates, roll
-back or stop. A message is a line on the terminal, and a tag, a metric and a text in the run. A roll-back is raised as
-`RollBack`; `loop.run` then starts over from the last good checkpoint, exactly as after a kill.
+Feeds observations to the policy and executes its verdict: emit a message, lower rates, roll back or stop. A roll-back
+is raised as `RollBack`; `loop.run` then starts over from the last good checkpoint, exactly as after a kill.
 """
 
 from __future__ import annotations
@@ -39,21 +38,15 @@ class RollBack(Exception):
 
 @dataclass
 class GuardMonitor:
-    """Guards the training of one task.
-
-    Attributes:
-        emit: Shows a message to the user; takes (steps done, message, faults so far).
-        dump: Stores the batch of a faulty step and returns a message.
-        last_good: Returns the step of the newest checkpoint; called on rank 0.
-    """
+    """Guards the training of one task."""
 
     config: GuardConfig
     task: Task
     world: World
     rates: LrSchedule
-    emit: Callable[[int, str, int], None]
-    dump: Callable[[Observation], str]
-    last_good: Callable[[], int]
+    emit: Callable[[int, str, int], None]  # Shows a message to the user; takes (steps done, message, faults so far)
+    dump: Callable[[Observation], str]  # Stores the batch of a faulty step and returns a message
+    last_good: Callable[[], int]  # Returns the step of the newest checkpoint; called on rank 0
     state: GuardState
 
     def __post_init__(self) -> None:
@@ -85,10 +78,7 @@ class GuardMonitor:
         self._execute(verdict, done)
 
     def check_state(self, done: int) -> None:
-        """Refuses a training state that is not finite.
-
-        All ranks call it before a checkpoint, so no such state is ever stored.
-        """
+        """Refuses a state that is not finite, before a checkpoint."""
         self._observe()
         self._refuse_broken_state(done)
 

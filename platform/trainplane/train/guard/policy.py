@@ -1,16 +1,11 @@
 """Policy for NaN, exploding gradients and unbalanced players.
 
-    state, verdict = evaluate(config, state, done=120, values=recorded_metrics, bounds=task.balance())
+Pure: no I/O. `gradient_check` keeps NaN out of the weights at every step; the consequences are decided here, at the
+steps that are recorded, from plain numbers that all ranks have. The state is part of checkpoints, so a resumed run
+decides as an uninterrupted one.
 
-Pure: no I/O. At every step `gradient_check` measures each player's gradient norm on the device; where one is not finite
-or above its limit no optimiser moves, so NaN never reaches the weights. The consequences are decided here, at the steps
-that are recorded, from plain numbers. All ranks have the same numbers and decide alike. The state is part of
-checkpoints, so a resumed run decides as an uninterrupted one.
-
-The changes by a verdict are stored as *amendments*: batches that are skipped, and steps from which rates are lower. A
-run is a function of its configuration, its data and its amendments; a replay with them from any earlier checkpoint
-leads to the same state. Not covered: measuring (`gradient_check`), rolling back (`loop`), dumping the batch
-(`fault_dump`).
+The verdict's changes are stored as *amendments*: batches to skip, and steps from which rates are lower. A run is a
+function of configuration, data and amendments, so a replay from any earlier checkpoint leads to the same state.
 """
 
 from __future__ import annotations
@@ -32,10 +27,7 @@ ALL_PLAYERS = "*"
 
 
 class GuardConfig(Section):
-    """Reactions to steps that would harm the run.
-
-    In a faulty step no optimiser moves, with any of these settings.
-    """
+    """Reactions to faulty steps, in which no optimiser ever moves."""
 
     non_finite: Literal["skip", "lower_rate", "roll_back", "stop"] = Field(
         "skip", description="a gradient or loss is NaN or infinite; skip: the step changes nothing"
@@ -62,40 +54,24 @@ class GuardConfig(Section):
 
 @dataclass(frozen=True)
 class Balance:
-    """Bounds of a metric of the players' balance.
+    """Bounds of a metric of the players' balance."""
 
-    Attributes:
-        low: Lower bound; None: no bound.
-        high: Upper bound; None: no bound.
-        below: Meaning of a value below `low`, for the message.
-        above: Meaning of a value above `high`.
-        slows_below: Optimiser to slow when the value is below `low`.
-        slows_above: Optimiser to slow when the value is above `high`.
-    """
-
-    low: float | None
-    high: float | None
-    below: str = "too low"
-    above: str = "too high"
-    slows_below: str = ALL_PLAYERS
-    slows_above: str = ALL_PLAYERS
+    low: float | None  # Lower bound; None: no bound
+    high: float | None  # Upper bound; None: no bound
+    below: str = "too low"  # Meaning of a value below `low`, for the message
+    above: str = "too high"  # Meaning of a value above `high`
+    slows_below: str = ALL_PLAYERS  # Optimiser to slow when the value is below `low`
+    slows_above: str = ALL_PLAYERS  # Optimiser to slow when the value is above `high`
 
 
 @dataclass(frozen=True)
 class Observation:
-    """Measurements of one step.
+    """Measurements of one step."""
 
-    Attributes:
-        index: The step, counted from 0.
-        norms: Gradient norm by player; None: not finite.
-        blocked: True if no optimiser moved.
-        loss_finite: True if all metrics of the step are finite, on all ranks.
-    """
-
-    index: int
-    norms: dict[str, float | None]
-    blocked: bool
-    loss_finite: bool = True
+    index: int  # The step, counted from 0
+    norms: dict[str, float | None]  # Gradient norm by player; None: not finite
+    blocked: bool  # True if no optimiser moved
+    loss_finite: bool = True  # True if all metrics of the step are finite, on all ranks
 
     @property
     def is_faulty(self) -> bool:
@@ -110,27 +86,17 @@ class Observation:
 
 @dataclass(frozen=True)
 class GuardState:
-    """Memory of the guard, as plain values that checkpoints store.
+    """Memory of the guard, as plain values that checkpoints store."""
 
-    Attributes:
-        norms: Last gradient norms of good steps, by player.
-        faults: Indices of recent faulty steps.
-        turns: Steps done at recent roll-backs and lowerings that no batch caused.
-        passed_over: Indices of batches to skip.
-        slowed: (index, optimiser) for each lowering; the rate is lower from that step on.
-        out_since: Steps done when the balance was last within its bounds.
-        out_for: Recorded steps in a row out of the bounds.
-        pending: Observations that are not evaluated yet.
-    """
-
-    norms: dict[str, list[float]] = field(default_factory=dict)
-    faults: list[int] = field(default_factory=list)
-    turns: list[int] = field(default_factory=list)
-    passed_over: list[int] = field(default_factory=list)
+    norms: dict[str, list[float]] = field(default_factory=dict)  # Last gradient norms of good steps, by player
+    faults: list[int] = field(default_factory=list)  # Indices of recent faulty steps
+    turns: list[int] = field(default_factory=list)  # Steps done at recent roll-backs and lowerings that no batch caused
+    passed_over: list[int] = field(default_factory=list)  # Indices of batches to skip
+    # (index, optimiser) for each lowering; the rate is lower from that step on
     slowed: list[tuple[int, str]] = field(default_factory=list)
-    out_since: int = 0
-    out_for: int = 0
-    pending: list[Observation] = field(default_factory=list)
+    out_since: int = 0  # Steps done when the balance was last within its bounds
+    out_for: int = 0  # Recorded steps in a row out of the bounds
+    pending: list[Observation] = field(default_factory=list)  # Observations that are not evaluated yet
 
     def to_json(self) -> dict[str, Any]:
         """Plain values, for a checkpoint."""
@@ -144,13 +110,9 @@ class GuardState:
         return GuardState(**{**values, "pending": pending, "slowed": slowed})
 
     def with_amendments_of(self, other: GuardState, *, step: int) -> GuardState:
-        """Adds later amendments, for a replay from an older checkpoint.
+        """Adds amendments of `other`, for a replay from `step`.
 
         A rate that should be lower from an earlier step on, whose checkpoint was deleted, is lower from `step` on.
-
-        Args:
-            other: State at the roll-back.
-            step: Steps done at the checkpoint of this state.
         """
         # Lowerings that this checkpoint does not have.
         new = list(other.slowed)
@@ -167,10 +129,7 @@ class GuardState:
 
 @dataclass(frozen=True)
 class GuardVerdict:
-    """Decision of the policy; `message` is empty if nothing happened.
-
-    A roll-back resumes from a checkpoint that is not beyond step `rollback_to`.
-    """
+    """Decision of the policy; `message` is empty if nothing happened."""
 
     action: Action = "tell"
     message: str = ""
@@ -198,10 +157,7 @@ def evaluate(
     values: Mapping[str, float],
     bounds: Mapping[str, Balance],
 ) -> tuple[GuardState, GuardVerdict]:
-    """Decides about the pending steps and the recorded metrics.
-
-    `values` are the metrics recorded after `done` steps. Faulty steps take precedence over the balance.
-    """
+    """Decides about pending steps and metrics recorded after `done` steps."""
     # A replay may start after a batch that is skipped by now: its earlier fault is dealt with.
     faulty = tuple(o for o in state.pending if o.is_faulty and o.index not in state.passed_over)
     state = _with_pending(config, state, done)
@@ -213,11 +169,9 @@ def evaluate(
 def evaluate_broken_state(
     config: GuardConfig, state: GuardState, *, done: int, last_good: int
 ) -> tuple[GuardState, GuardVerdict]:
-    """Decides about a training state that is not finite.
-
-    Such a state is never stored. Its cause is the first faulty batch since the newest checkpoint, at step `last_good`
-    (later batches met a broken state), or a rate that is too high.
-    """
+    """Decides about a training state that is not finite."""
+    # Such a state is never stored. Its cause is the first faulty batch since the newest checkpoint, at step `last_good`
+    # (later batches met a broken state), or a rate that is too high.
     # The first faulty step since the checkpoint is to blame, if there is one.
     suspects = {o.index for o in state.pending if o.is_faulty} | {index for index in state.faults if index >= last_good}
     culprits = sorted(suspects - set(state.passed_over))[:1]
@@ -261,10 +215,7 @@ def _with_pending(config: GuardConfig, state: GuardState, done: int) -> GuardSta
 def _count_faults(
     config: GuardConfig, state: GuardState, done: int, *, faults: Sequence[int] = (), turns: Sequence[int] = ()
 ) -> GuardState:
-    """Adds faults and forgets those outside the budget's window.
-
-    A step that fails again in a replay counts once.
-    """
+    # Adds faults and forgets those outside the budget's window. A step that fails again in a replay counts once.
     since = done - config.budget_steps
     return replace(
         state,

@@ -1,7 +1,4 @@
-"""Capacity of a Ray cluster beside its other work.
-
-Starts nothing.
-"""
+"""Capacity of a Ray cluster beside its other work."""
 
 from __future__ import annotations
 
@@ -31,14 +28,11 @@ class ClusterCapacity:
         self.resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
 
     def ranks(self, *, interrupted: Callable[[], bool] = lambda: False) -> int:
-        """Returns the number of ranks of the next attempt.
+        """Waits for the largest admissible number of ranks that fits.
 
-        It is the largest admissible number that fits now. Waits a little for the resources of an earlier attempt, and
-        after the first attempt longer, because lost nodes may be replaced. Raises `UserError` where the cluster was too
-        small from the start, and `RunFailed` where it became too small.
-
-        Args:
-            interrupted: True ends the waiting with `KeyboardInterrupt`.
+        Waits longer after the first attempt, because lost nodes may be replaced; `interrupted` ends it with
+        `KeyboardInterrupt`. Raises `UserError` where the cluster was too small from the start, `RunFailed` where it
+        became so.
         """
         sizes, started = self._config.world_sizes, time.monotonic()
         while True:
@@ -64,10 +58,7 @@ class ClusterCapacity:
         )
 
     def largest(self) -> int:
-        """Largest admissible number of ranks in an idle cluster.
-
-        Raises `UserError` where not even the smallest number fits.
-        """
+        """Largest number in an idle cluster; `UserError` if none fits."""
         sizes = self._config.world_sizes
         possible = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._total()))
         if possible is None:
@@ -97,10 +88,7 @@ class ClusterCapacity:
         return [n["Resources"] for n in self._ray.nodes() if n["Alive"] and n.get("NodeID") not in leaving]
 
     def _leaving(self) -> set[str]:
-        """Ids of nodes that Ray drains.
-
-        They count as alive until they end, but Ray places nothing there.
-        """
+        # Ids of nodes that Ray drains. They count as alive until they end, but Ray places nothing there.
         if not self._ray.is_initialized():
             return set()
         from ray._private.state import state
@@ -113,10 +101,8 @@ class ClusterCapacity:
         return {name: sum(node.get(name, 0.0) for node in staying) for name in self.resources}
 
     def _num_fitting(self, amounts: dict[str, float]) -> int:
-        """Number of ranks that fit.
-
-        Bounded by the amounts, and by the size of each node: a rank does not span two nodes.
-        """
+        # Number of ranks that fit. Bounded by the amounts, and by the size of each node: a rank does not span two
+        # nodes.
         # Resources are floats: 1e-9 allows for rounding.
         by_node = sum(
             min(int((node.get(name, 0.0) + 1e-9) // amount) for name, amount in self.resources.items())

@@ -1,8 +1,7 @@
 """Policy for failed attempts: retry or give up, by cause.
 
-Pure: no I/O. A lost worker is replaced, an out-of-memory error halves the micro-batch, expired credentials are waited
-for, a preempted run is started again elsewhere. A mistake in the user's code or data would happen again, so it is
-reported at once. Each cause has its own count.
+Pure: no I/O. A lost worker is replaced, out of memory halves the micro-batch, expired credentials are waited for, a
+preempted run starts elsewhere. A mistake in code or data would happen again, so it is reported at once.
 """
 
 from __future__ import annotations
@@ -79,11 +78,7 @@ def decide_retry(
 ) -> RetryDecision:
     """Decides whether another attempt is worth its cost.
 
-    Args:
-        error: Error of the failed attempt.
-        cause: Its cause.
-        in_a_row: Failures of each cause since the last new checkpoint, this one included.
-        auto_micro_batch: True if the micro-batch may shrink.
+    `in_a_row` counts failures of each cause since the last new checkpoint, this one included.
     """
     count = in_a_row.get(cause, 1)
     if cause is Cause.RESIZE:

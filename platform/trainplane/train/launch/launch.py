@@ -1,10 +1,9 @@
 """Starts a run's ranks, and retries after failures.
 
-One rank runs in this process, several under Ray Train. Ray Train starts a group of fixed size with its process group,
-and detects when a worker dies. It never resumes or resizes by itself: every attempt has a new Ray run name, and the
-step to resume at is read from our own checkpoints. The number of ranks of an elastic run is computed here
-(`batch_size`): Ray would pick any number in the range, also one that does not divide the global batch, and it resizes
-without letting the ranks save.
+One rank runs in this process, several under Ray Train, which starts a group of fixed size and detects a worker's death.
+It never resumes or resizes: every attempt has a new Ray run name and resumes from our own checkpoints. The number of
+ranks of an elastic run is computed here (`batch_size`): Ray would also pick one that does not divide the global batch,
+and it resizes without letting the ranks save.
 """
 
 from __future__ import annotations
@@ -46,7 +45,7 @@ def train(
         config: Section `train`.
         progress: Display of the progress.
         interrupted: True makes all ranks save and stop.
-        distributed: True uses Ray Train; default: for more than one worker, or inside a Ray job.
+        distributed: True uses Ray Train; None: for more than one worker, or inside a Ray job.
         report: Called after each validation; returns whether to continue.
     """
     # One rank needs no cluster, unless this process is a job of one.
@@ -69,15 +68,7 @@ def train_with_retries(
     progress: Progress,
     interrupted: Callable[[], bool] = lambda: False,
 ) -> Outcome:
-    """Repeats attempts until success or a final failure.
-
-    Args:
-        job: The run.
-        config: Section `train`.
-        attempt: Runs one attempt and returns its outcome, or raises `RunFailed`.
-        progress: Display of the messages.
-        interrupted: True ends the waiting between attempts.
-    """
+    """Repeats attempts until success or a final failure."""
     in_a_row: Counter[Cause] = Counter()
     reached = newest_step(job)
     while True:
@@ -128,10 +119,8 @@ def _retry_message(error: RunFailed, decision: RetryDecision, step: int, config:
 def _cluster(
     config: TrainConfig, progress: Progress, interrupted: Callable[[], bool], report: Report
 ) -> Iterator[Attempt]:
-    """Provides attempts on a Ray cluster during the block.
-
-    A private cluster that died is started again before the next attempt.
-    """
+    # Provides attempts on a Ray cluster during the block. A private cluster that died is started again before the next
+    # attempt.
     from trainplane.train.launch.capacity import ClusterCapacity
     from trainplane.train.launch.worker_group import WorkerGroup
 
@@ -160,10 +149,7 @@ def _cluster(
 
 
 def newest_step(job: TrainJob) -> int:
-    """Step of the run's newest checkpoint, else -1.
-
-    Reads no tensors.
-    """
+    """Step of the run's newest checkpoint, else -1."""
     from trainplane.storage import open_store
     from trainplane.train.checkpoint.store import committed
 

@@ -1,9 +1,8 @@
 """Removes an attempt's placement group, also when Ray does not.
 
-Ray Train's controller removes its placement group when it ends. If the controller is killed, a helper process of Ray's
-should do so; but that helper dies of an error itself when two Ray clusters run on one machine. Then the ranks train on
-beside their successors, on CPUs that the successors wait for. So the ranks report their placement group, and the
-process that started them removes it, which ends the ranks.
+Ray Train's controller removes its group when it ends. If it is killed, a helper process of Ray's should do so, but that
+dies of an error when two Ray clusters run on one machine. Then the ranks train on beside their successors, on CPUs that
+those wait for. So the ranks report their group, and the process that started them removes it, which ends them.
 """
 
 from __future__ import annotations
@@ -34,11 +33,7 @@ class PlacementGroups:
         self._before = self._existing()
 
     def remove(self, actor: Any) -> None:
-        """Removes the attempt's placement group and its actor.
-
-        Args:
-            actor: Handle of the `ProgressActor` of the attempt.
-        """
+        """Removes the attempt's placement group and its actor."""
         from ray import PlacementGroupID
         from ray.util import remove_placement_group
         from ray.util.placement_group import PlacementGroup

@@ -1,8 +1,8 @@
 """Detects the coming end of a rank.
 
-SIGTERM and the draining of a node by Ray set a flag. The loop reads it after each step; then all ranks save a
-checkpoint and stop, and the run resumes on other nodes. This code runs inside Ray Train's workers, whose training
-function is a thread. Signal handlers can only be set in the main thread, so the backend below does it.
+SIGTERM and Ray's draining of a node set a flag. The loop reads it after each step; then all ranks save and stop, and
+the run resumes elsewhere. Ray Train's training function is a thread, but signal handlers need the main thread: hence
+the backend below.
 """
 
 from __future__ import annotations
@@ -46,10 +46,8 @@ def _backend(torch_backend: type[Backend]) -> type[Backend]:
 
 
 def _set_sigterm_handler() -> None:
-    """Makes the first SIGTERM a notice.
-
-    Runs in the main thread of a worker. The second SIGTERM ends the process as before.
-    """
+    # Makes the first SIGTERM a notice. Runs in the main thread of a worker. The second SIGTERM ends the process as
+    # before.
     before = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: Any) -> None:
@@ -60,11 +58,9 @@ def _set_sigterm_handler() -> None:
 
 
 def start_drain_poll() -> None:
-    """Starts a thread that asks Ray for drained nodes.
-
-    Ray drains a node before a spot instance ends, for example. It needs all ranks to ask together, so each rank has
-    such a thread; it ends with the process.
-    """
+    """Starts a thread that asks Ray for drained nodes."""
+    # Ray drains a node before a spot instance ends, for example. It needs all ranks to ask together, so each rank has
+    # such a thread; it ends with the process.
     threading.Thread(target=_poll_drain, name="drain", daemon=True).start()
 
 

@@ -1,7 +1,6 @@
 """Ray actor between the ranks and their driver.
 
-Rank 0 sends its progress at most twice a second and never waits. The answer says whether the driver asks all ranks to
-stop.
+Rank 0 sends progress at most twice a second and never waits; the answer says whether to stop.
 """
 
 from __future__ import annotations
@@ -88,10 +87,8 @@ class ActorProgress:
         self._actor.emit.remote(message)
 
     def report(self, step: int, metrics: dict[str, float]) -> bool:
-        """Sends the metrics of a validation; always continues.
-
-        A request to stop comes with the answer to `update`.
-        """
+        """Sends the metrics of a validation; always continues."""
+        # A request to stop comes with the answer to `update`.
         self._actor.report.remote(step, metrics)
         return True
 

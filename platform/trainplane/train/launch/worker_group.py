@@ -1,8 +1,4 @@
-"""Runs one attempt on a Ray cluster under Ray Train.
-
-Ray Train runs the group; a small actor (`progress_actor`) connects the ranks with this process. Not covered: whether
-there is another attempt (`launch`), the training itself (`loop`).
-"""
+"""Runs one attempt on a Ray cluster under Ray Train."""
 
 from __future__ import annotations
 
@@ -48,15 +44,10 @@ class WorkerGroup:
     def train(
         self, settings: dict[str, Any], progress: Progress, interrupted: Callable[[], bool], report: Report = keep_going
     ) -> Outcome:
-        """Runs the group to its end.
+        """Runs the group to its end, or raises the cause.
 
-        Raises the error that ended it early; `failure_policy` lists the causes.
-
-        Args:
-            settings: Plain values for every rank: the job.
-            progress: Display of the progress.
-            interrupted: True asks all ranks to save and stop.
-            report: Called after each validation; False asks all ranks to save and stop.
+        Every rank gets `settings`, plain values. True from `interrupted`, or False from `report`, makes all ranks save
+        and stop.
         """
         try:
             return self._train(settings, progress, interrupted, report)
@@ -231,11 +222,9 @@ def _code_failure(error: Exception, rank: int) -> CodeFailed:
 
 
 def classify_failure(error: Exception) -> Exception:
-    """Separates lost workers from errors of the code.
-
-    Decides by the errors that Ray collected from the ranks. For an error of the code it returns Ray's own, which has
-    the ranks' tracebacks.
-    """
+    """Separates lost workers from errors of the code."""
+    # Decides by the errors that Ray collected from the ranks. For an error of the code it returns Ray's own, which has
+    # the ranks' tracebacks.
     # Without errors of ranks, Ray itself failed.
     causes = list(getattr(error, "worker_failures", {}).values())
     if not causes:
