@@ -1,8 +1,8 @@
 """Client of MLflow that never blocks for minutes.
 
-A dead server costs MLflow's own retry policy 246 s a call (mlflow 3.17.2: 7 retries, back-off 2). Here a call gives
-up within seconds, and the caller decides what to do next. A user's own environment variables still win. MLflow is
-imported inside functions because the import takes seconds. Records are sent by `spool.upload`, not from here.
+A dead server costs MLflow's own retry policy 246 s a call (mlflow 3.17.2: 7 retries, back-off 2). Here a call gives up
+within seconds, and the caller decides; a user's own environment variables still win. MLflow is imported inside
+functions because the import takes seconds. Records are sent by `spool.upload`.
 """
 
 from __future__ import annotations
@@ -72,23 +72,17 @@ class TrackingServer:
     def client(self) -> Any:
         """Client of runs and registry, one in each process.
 
-        MLflow connects again for each call, so a client outlives an outage of its server.
-
-        Raises:
-            MlflowException: A SQLite database is damaged, or was locked for longer than we wait. The next use tries
-                again.
+        It outlives an outage of its server. A SQLite database that is damaged, or locked for too long, raises
+        `MlflowException`; the next use tries again.
         """
         if self._client is None or self._client_pid != os.getpid():
             self._client, self._client_pid = _make_client(self.address), os.getpid()
         return self._client
 
     def knock(self, *, timeout_s: float = _CONNECT_S) -> None:
-        """Finds out within seconds that no server listens.
+        """Raises `OSError` within seconds if no server listens.
 
         A silent host would cost the time limit of a whole request. SQLite and proxies are not checked.
-
-        Raises:
-            OSError: No server listens at the address.
         """
         parts = urlsplit(self.address)
         if parts.scheme in ("http", "https") and parts.hostname and not _goes_through_proxy(parts.scheme):
@@ -99,8 +93,8 @@ class TrackingServer:
     def as_default(self) -> Iterator[None]:
         """Makes this MLflow's default server during the block.
 
-        For the few calls that ignore their client's address and ask the process for one (mlflow 3.17.2: resolving
-        `models:/…`). Not for use in two threads at once.
+        For the few calls that ignore their client's address (mlflow 3.17.2: resolving `models:/…`). Not for two threads
+        at once.
         """
         quiet_mlflow()
         import mlflow
@@ -117,10 +111,7 @@ class TrackingServer:
                 mlflow.set_registry_uri(registry_before)
 
     def unreachable(self, error: Exception) -> UserError:
-        """Message for an address that does not answer.
-
-        The reason is one line without secrets.
-        """
+        """Error for an address that does not answer, without secrets."""
         where, why = self.public_address, reason(error)
         is_login_refused = is_refusal(error) and _NOT_MLFLOW not in str(error)
         if is_login_refused and getattr(error, "error_code", "") != "ENDPOINT_NOT_FOUND":
@@ -135,19 +126,13 @@ class TrackingServer:
 
 
 def quiet_mlflow() -> None:
-    """Sets MLflow's environment variables, before its first import.
-
-    Values that are set stay.
-    """
+    """Sets MLflow's unset environment variables, before its first import."""
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
 
 def _make_client(address: str) -> Any:
-    """Creates the client.
-
-    Errors of SQLAlchemy become `MlflowException`, like those of a server.
-    """
+    # Creates the client. Errors of SQLAlchemy become `MlflowException`, like those of a server.
     quiet_mlflow()
     from mlflow import MlflowClient
     from mlflow.exceptions import MlflowException
@@ -167,20 +152,14 @@ def _make_client(address: str) -> Any:
 
 
 def _with_lock_timeout(address: str) -> str:
-    """Lets a writer of SQLite wait longer for others.
-
-    Python's five seconds are too few for a search.
-    """
+    # Lets a writer of SQLite wait longer for others. Python's five seconds are too few for a search.
     if address.startswith(_SQLITE) and "?" not in address:
         return f"{address}?timeout={_SQLITE_WAIT_S}"
     return address
 
 
 def _make_database(address: str) -> None:
-    """Creates a missing SQLite store.
-
-    Its artifacts lie beside it, not in the current folder.
-    """
+    # Creates a missing SQLite store. Its artifacts lie beside it, not in the current folder.
     path = Path(address.removeprefix(_SQLITE).partition("?")[0])
     if not address.startswith(_SQLITE) or path.exists():
         return
@@ -201,18 +180,13 @@ def _goes_through_proxy(scheme: str) -> bool:
 
 
 def is_refusal(error: Exception) -> bool:
-    """Tells if the server refused for good.
-
-    A wrong address, a wrong password, or no MLflow: waiting does not change these.
-    """
+    """Tells if the server refused for good."""
+    # A wrong address, a wrong password, or no MLflow: waiting does not change these.
     return getattr(error, "error_code", None) in _REFUSALS or _NOT_MLFLOW in str(error)
 
 
 def pyfunc() -> Any:
-    """Imports `mlflow.pyfunc` without its warnings.
-
-    They are about its own types (mlflow 3.17.2).
-    """
+    """Imports `mlflow.pyfunc` without warnings about its types (mlflow 3.17.2)."""
     quiet_mlflow()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
@@ -221,12 +195,9 @@ def pyfunc() -> Any:
 
 
 def set_with_retry(setter: Callable[..., Any], *arguments: Any) -> None:
-    """Calls a setter of the registry, twice if necessary.
-
-    The second time if another process created the row first.
-
-    MLflow looks for the row and then inserts it (3.17.2), so of two first calls at once its database refuses one.
-    """
+    """Calls a setter of the registry, twice if necessary."""
+    # The second time if another process created the row first. MLflow looks for the row and then inserts it (3.17.2),
+    # so of two first calls at once its database refuses one.
     from mlflow.exceptions import MlflowException
 
     try:

@@ -1,14 +1,11 @@
 """Heartbeats of runs, so that a dead run becomes FAILED.
 
-A live process renews its run's lease every minute. On the owner's own host its process is looked up, which gives an
-answer at once. Other hosts decide by the lease, a tag of the run, within some minutes: they compare its text with what
-they saw before, by their own clock since boot alone. Clocks of two hosts are never compared, so none of them can be
-wrong. A run expires after three looks: the lease was seen, it stood unchanged for its whole term, and once more for
-long enough that an owner who had been cut off would have renewed it. An owner that was cut off for longer takes its run
-back (`renew_lease`).
-
-`fail_stale_runs` is called by commands and by every process that has a run, so a cluster cleans up after itself as
-long as anything runs there.
+A live process renews its run's lease, a tag, every minute. On the owner's host its process is looked up, which gives an
+answer at once. Other hosts decide by the lease within minutes: they compare its text with what they saw before, by
+their own clock since boot; clocks of two hosts are never compared. A run expires after three looks: the lease was seen,
+stood unchanged for its whole term, and once more for long enough that an owner who had been cut off would have renewed
+it. An owner that was cut off for longer takes its run back (`renew_lease`). Commands and every process with a run call
+`fail_stale_runs`, so a cluster cleans up after itself.
 """
 
 from __future__ import annotations
@@ -50,7 +47,7 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
     """Marks RUNNING runs without a live process as FAILED.
 
     Args:
-        server: Where to look. An unreachable one is a `UserError`.
+        server: An unreachable one is a `UserError`.
         home: Folder in which this host stores the leases it saw; without it only processes of this host are checked.
         term_s: Seconds for which an unchanged lease is valid.
 
@@ -88,7 +85,6 @@ def _is_local(run: Any) -> bool:
 
 
 def _has_died(run: Any) -> bool:
-    """Checks for a local run whose process has ended."""
     if not _is_local(run):
         return False
     _, pid, start_ticks = run.data.tags[OWNER_TAG].rsplit(":", 2)
@@ -118,20 +114,17 @@ def _expired_runs(runs: list[Any], path: Path, term_s: float) -> list[str]:
 
 
 class LeaseHeartbeat:
-    """Thread that renews one run's lease and marks stale runs.
-
-    It never raises, and no caller waits for it.
-    """
+    """Thread that renews a lease, marks stale runs, never raises."""
 
     def __init__(self, server: TrackingServer, run_id: str, *, home: Path, spool: Path | None, every_s: float) -> None:
         """Starts the thread.
 
         Args:
-            server: Where the run is.
+            server: Server of the run.
             run_id: MLflow's id, or a reserved one.
             home: Folder in which this host stores the leases it saw.
-            spool: The run's spool on this host. If the run started without a server, MLflow's id is read from there;
-                while no process writes there, its records are sent from here.
+            spool: The run's spool on this host; it has MLflow's id of a run that started without a server. While no
+                process writes there, its records are sent from here.
             every_s: Seconds between two renewals.
         """
         self._server, self._run_id, self._home, self._spool = server, run_id, home, spool
@@ -187,10 +180,7 @@ def renew_lease(client: Any, run_id: str) -> None:
 
 
 def new_lease() -> str:
-    """A text that no lease had before.
-
-    People can read it as a time; no code compares it with a clock.
-    """
+    """Text that no lease had before, readable as a time."""
     return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%S.%fZ}, every {RENEW_EVERY_S:.0f} s"
 
 
@@ -207,10 +197,8 @@ def hold_lease(
 
 
 def owner_id() -> str:
-    """`host:pid:start` of this process, the owner of its runs.
-
-    The host includes its PID namespace, since containers share names.
-    """
+    """`host:pid:start` of this process, the owner of its runs."""
+    # The host includes its PID namespace, since containers share names.
     process = ProcessId.here()
     return f"{_host()}:{process.pid}:{process.start_ticks}"
 
@@ -221,33 +209,17 @@ def _host() -> str:
 
 @dataclass(frozen=True)
 class Sighting:
-    """A lease as this host saw it; seconds since boot.
+    """A lease as this host saw it; seconds since boot."""
 
-    Attributes:
-        lease: Text of the lease.
-        since_s: First seen with this text.
-        doubtful_s: First seen after its term; None before that.
-    """
-
-    lease: str
-    since_s: float
-    doubtful_s: float | None = None
+    lease: str  # Text of the lease
+    since_s: float  # First seen with this text
+    doubtful_s: float | None = None  # First seen after its term; None before that
 
 
 def assess_lease(
     lease: str, sighting: Sighting | None, now_s: float, *, term_s: float = LEASE_TERM_S
 ) -> tuple[LeaseState, Sighting]:
-    """Decides whether a run's owner is alive. Pure: no I/O.
-
-    Args:
-        lease: Its text now.
-        sighting: As this host saw it before; None if it did not.
-        now_s: Seconds since boot.
-        term_s: Seconds for which an unchanged lease is valid.
-
-    Returns:
-        The state, and the sighting to store.
-    """
+    """Decides whether a run's owner is alive. Pure: no I/O."""
     clock_restarted = sighting is not None and now_s < max(sighting.since_s, sighting.doubtful_s or 0.0)
     # First look, or the lease was renewed.
     if sighting is None or sighting.lease != lease or clock_restarted:

@@ -1,9 +1,8 @@
 """Steps of a run's metrics and images that MLflow has.
 
-A run that resumes on another machine while the server is unreachable repeats steps that the server may have already.
-The uploader asks once, before the first record of the spool, stores the answer in the spool, and leaves those steps
-out, so that they are not sent twice. Samples of the machine happened in any case, so their numbers continue after
-those recorded. If the recorder could ask at its own start, nothing is to be left out.
+A run that resumes on another machine without its server repeats steps that the server may have. The uploader asks once,
+before the spool's first record, stores the answer and leaves those steps out. Samples of the machine happened in any
+case, so their numbers continue. If the recorder could ask at its own start, nothing is to be left out.
 """
 
 from __future__ import annotations
@@ -37,12 +36,9 @@ def fetch_recorded_steps(client: Any, run_id: str) -> dict[str, int]:
 
 @dataclass(frozen=True)
 class RecordedSteps:
-    """Steps that MLflow had before a spool's first record.
+    """Steps that MLflow had before a spool's first record."""
 
-    Attributes:
-        marks: The last step of every metric key, and of every image under `picture KEY`.
-    """
-
+    # The last step of every metric key, and of every image under `picture KEY`
     marks: Mapping[str, int] = field(default_factory=dict)
 
     def without_recorded(self, records: Iterable[SpoolRecord]) -> list[SpoolRecord]:

@@ -1,8 +1,7 @@
 """Strips of labelled panels, and sheets of several strips.
 
 Arrays in, arrays out: uint8 RGB of shape (H, W, 3), or (H, W) for grey panels such as masks. The same input gives the
-same bytes on every machine (a bitmap font, no resampling except by whole factors). `tracker.Recorder.log_image` records
-them.
+same bytes on every machine (a bitmap font, no resampling except by whole factors).
 """
 
 from __future__ import annotations
@@ -23,16 +22,12 @@ _INK = (40, 40, 40)
 
 
 def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128, columns: int | None = None) -> Pixels:
-    """Draws panels of one size side by side, with captions.
+    """Draws captioned panels of one size side by side.
 
     Args:
         panels: Captions with pixels, (H, W, 3) or (H, W), uint8.
-        least_height: Lower panels are enlarged by a whole factor (nearest neighbour), so that a thumbnail of a laptop
-            run can be seen.
-        columns: Panels in one row; all of them by default.
-
-    Returns:
-        (H, W, 3), uint8.
+        least_height: Lower panels are enlarged by a whole factor (nearest neighbour), to be seen as thumbnails.
+        columns: Panels in one row; None: all.
     """
     if not panels:
         raise ValueError("a strip needs at least one panel")
@@ -58,12 +53,7 @@ def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128
 def contact_sheet(strips: Sequence[tuple[str, Pixels]], *, columns: int = 1) -> Pixels:
     """Draws strips in a grid, each under its title.
 
-    Args:
-        strips: Titles of one or more lines, with pixels (H, W, 3); smaller strips are padded with white.
-        columns: Strips in one row.
-
-    Returns:
-        (H, W, 3), uint8.
+    Titles have one or more lines; strips are (H, W, 3), smaller ones padded with white.
     """
     if not strips:
         raise ValueError("a contact sheet needs at least one strip")

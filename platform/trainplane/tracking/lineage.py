@@ -1,7 +1,6 @@
 """Lineage of a run: code, environment, hardware and datasets.
 
-Everything is identified by digest or version, nothing by a path that may change. A gate decides which of these it
-requires (`registry.gates`); the configuration has its own digest (`RunConfig.digest`).
+Everything is identified by digest or version, never by a path. A gate decides what it requires (`registry.gates`).
 """
 
 from __future__ import annotations
@@ -32,9 +31,8 @@ _PACKAGES = ("torch", "ray", "mlflow", "numpy", "timm", "webdataset", "safetenso
 def code_tags() -> dict[str, str]:
     """Tags with the commit of this code and its changes.
 
-    Code that was installed without its repository (a wheel, an image) has no commit: it is read from the environment
-    variable TRAINPLANE_COMMIT, otherwise it is "unknown", which no gate on lineage accepts. `isnet submit` sets the
-    variable for its jobs (`code_variables`), with TRAINPLANE_DIRTY.
+    Without its repository (a wheel, an image) the commit comes from TRAINPLANE_COMMIT, which `isnet submit` sets
+    together with TRAINPLANE_DIRTY (`code_variables`), else it is "unknown", which no gate on lineage accepts.
     """
     commit = _git("rev-parse", "HEAD") if _is_checkout() else None
     if commit is None:
@@ -135,10 +133,8 @@ def lineage_record() -> dict[str, Any]:
 
 
 def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
-    """Name, digest and address of a dataset, as MLflow's input.
-
-    MLflow's digests have 36 characters at most, so this has the first 36 of the 64, and a tag has all of them.
-    """
+    """Name, digest and address of a dataset, as MLflow's input."""
+    # MLflow's digests have 36 characters at most, so this has the first 36 of the 64, and a tag has all of them.
     uri = without_secrets(address) if "://" in address else str(Path(address).resolve())
     return {
         "name": name,
@@ -149,17 +145,10 @@ def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
 
 
 def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, address: str, context: str) -> None:
-    """Records at once that a run reads a dataset.
+    """Records that a run reads a dataset; repeating changes nothing.
 
-    Repeating it changes nothing.
-
-    Args:
-        server: An unreachable one is a `UserError`.
-        run_id: MLflow's id.
-        name: Shown on MLflow's pages.
-        digest: 64 hexadecimal digits.
-        address: Where the dataset is.
-        context: Purpose, such as `evaluation`.
+    `digest` has 64 hexadecimal digits, `context` is a purpose such as `evaluation`. An unreachable server is a
+    `UserError`.
     """
     client = server.client
     from mlflow.entities import Dataset, DatasetInput, InputTag
@@ -174,10 +163,7 @@ def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, 
 
 
 def _is_checkout() -> bool:
-    """Checks that this very file is under version control.
-
-    A repository above site-packages is another one.
-    """
+    # Checks that this very file is under version control. A repository above site-packages is another one.
     return _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
 
 

@@ -1,8 +1,7 @@
 """Results of searches and evaluations, sent through a spool.
 
-A result concerns several runs and registered versions, and it is complete at once. It is written to the local disk
-before the first request, so an unreachable server loses nothing: `isnet runs sync` sends it later. Sending it twice
-changes nothing, because its points have one time and its files one name.
+A result concerns several runs and versions. It is on the local disk before the first request; where the server is
+unreachable `isnet runs sync` sends it later. Sending twice changes nothing: points have one time, files one name.
 """
 
 from __future__ import annotations
@@ -24,57 +23,36 @@ _PATIENCE_S = 30.0
 
 @dataclass(frozen=True)
 class VersionAttachment:
-    """Tags and files for one version of a registered model.
+    """Tags and files for one version of a registered model."""
 
-    Attributes:
-        name: Registered model.
-        version: Its version.
-        tags: Set after the files and in this order, so that the last tag vouches for everything before it.
-        files: Contents by artifact path, in the run that made the version.
-    """
-
-    name: str
-    version: str
+    name: str  # Registered model
+    version: str  # Its version
+    # Set after the files and in this order, so that the last tag vouches for everything before it
     tags: Mapping[str, str]
-    files: Mapping[str, bytes]
+    files: Mapping[str, bytes]  # Contents by artifact path, in the run that made the version
 
 
 @dataclass(frozen=True)
 class RunResult:
-    """Everything that MLflow stores of a run when it finishes.
+    """Everything that MLflow stores of a run when it finishes."""
 
-    Attributes:
-        run_id: MLflow's id.
-        folder: Its files become the run's artifacts; they are copied, so the folder may go afterwards.
-        metrics: Values at step 0.
-        tags: Tags of the run.
-        run_tags: Tags of other runs, such as the trials of a search, by run id (reserved ones too).
-        attachments: Additions to registered versions.
-        time_ms: Time of the metrics and of the run's end, Unix milliseconds.
-    """
-
-    run_id: str
-    folder: Path
-    metrics: Mapping[str, float]
-    tags: Mapping[str, str]
+    run_id: str  # MLflow's id
+    folder: Path  # Its files become the run's artifacts; they are copied, so the folder may go afterwards
+    metrics: Mapping[str, float]  # Values at step 0
+    tags: Mapping[str, str]  # Tags of the run
+    # Tags of other runs, such as the trials of a search, by run id (reserved ones too)
     run_tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    attachments: Sequence[VersionAttachment] = ()
+    attachments: Sequence[VersionAttachment] = ()  # Additions to registered versions
+    # Time of the metrics and of the run's end, Unix milliseconds
     time_ms: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
 
 
 def send_result(
     server: TrackingServer, spools: Path, result: RunResult, *, on_version: OnVersion | None = None
 ) -> str | None:
-    """Stores a result in its spool and sends it.
+    """Stores a result and sends it; a message if waiting.
 
-    Args:
-        server: Where it goes. An unreachable server raises nothing.
-        spools: Parent folder of all spools.
-        result: All of the run's result.
-        on_version: Called after each attachment was sent, before it is acknowledged.
-
-    Returns:
-        A message if the result has to wait; None if it was sent.
+    An unreachable server raises nothing. `on_version` is called after each sent attachment, before it is acknowledged.
     """
     folder = write_result(server, spools, result)
     try:
@@ -90,10 +68,8 @@ def send_result(
 
 
 def write_result(server: TrackingServer, spools: Path, result: RunResult) -> Path:
-    """Writes a result into its run's spool; returns the folder.
-
-    Files are copied, so the spool is complete by itself.
-    """
+    """Writes a result into its run's spool; returns the folder."""
+    # Files are copied, so the spool is complete by itself.
     folder = spools / result.run_id
     spool = Spool(folder, run_id=result.run_id, tracking=server.public_address, patience_s=_PATIENCE_S)
     with closing(spool):

@@ -1,9 +1,8 @@
 """Identity of an MLflow run, derived from its key alone.
 
-So a run can start while its server is unreachable. `RunSpec` holds all arguments to create the run. `find_or_create`
-may be called again, later, and from several hosts at once: the same key is one run. Until then a run goes by its
-reserved id, a digest of experiment and key; MLflow chooses another id, and `find_reserved_run` leads from the first to
-the second.
+So a run can start while its server is unreachable. `find_or_create` may be called again, later, and from several hosts:
+the same key is one run. Until then a run has a reserved id, a digest of experiment and key; MLflow chooses another id,
+and `find_reserved_run` leads from the first to the second.
 """
 
 from __future__ import annotations
@@ -36,24 +35,16 @@ _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 @dataclass(frozen=True)
 class RunSpec:
-    """Arguments to create a run.
+    """Arguments to create a run."""
 
-    Attributes:
-        experiment: Name of MLflow's experiment.
-        run_key: 1 to 250 letters, digits and `._:/@+=-`; the same key is the same run.
-        run_name: Shown on MLflow's pages.
-        artifact_root: `s3://…` or a folder, where a new experiment stores its artifacts. The recorder writes there
-            directly, not through the tracking server.
-        parent_run_id: The search that it is a trial of.
-        tags: Tags of the run.
-    """
-
-    experiment: str
-    run_key: str
-    run_name: str
+    experiment: str  # Name of MLflow's experiment
+    run_key: str  # 1 to 250 letters, digits and `._:/@+=-`; the same key is the same run
+    run_name: str  # Shown on MLflow's pages
+    # `s3://…` or a folder, where a new experiment stores its artifacts. The recorder writes there directly, not through
+    # the tracking server.
     artifact_root: str
-    parent_run_id: str | None = None
-    tags: Mapping[str, str] = field(default_factory=dict)
+    parent_run_id: str | None = None  # The search that it is a trial of
+    tags: Mapping[str, str] = field(default_factory=dict)  # Tags of the run
 
     def __post_init__(self) -> None:
         if not re.fullmatch(r"[A-Za-z0-9._:/@+=-]{1,250}", self.run_key):
@@ -79,16 +70,10 @@ def is_reserved(run_id: str) -> bool:
 
 
 def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | None = None) -> tuple[Any, bool]:
-    """Finds or creates the one MLflow run of a key.
+    """Finds or creates a key's run; True if it existed.
 
-    Args:
-        client: An `MlflowClient`, whose errors go to the caller.
-        spec: Arguments to create the run.
-        claim: Tags that name the owner of a new run from its first moment, so that it can be marked stale if
-            `start_attempt` never follows.
-
-    Returns:
-        MLflow's run, and whether it existed before.
+    Errors of the client go to the caller. `claim` has tags that name the owner of a new run from its first moment, so
+    that it can be marked stale if `start_attempt` never follows.
     """
     experiment_id = _experiment_id(client, spec.experiment, spec.artifact_root)
     runs = _runs_with_key(client, experiment_id, spec.run_key)
@@ -104,17 +89,9 @@ def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | Non
 
 
 def start_attempt(client: Any, run: Any, *, tags: Mapping[str, str], owner: str, is_replay: bool = False) -> int:
-    """Sets a run RUNNING and owned by a process.
+    """Sets a run RUNNING and owned; returns the attempt's number.
 
-    Args:
-        client: An `MlflowClient`.
-        run: MLflow's run.
-        tags: Tags of the attempt.
-        owner: Owner id of the process.
-        is_replay: The same start may have been sent before, so the same owner is the same attempt.
-
-    Returns:
-        Number of this attempt, from 1.
+    `is_replay`: the same start may have been sent before, so the same owner is the same attempt.
     """
     attempts = int(run.data.tags.get(ATTEMPTS_TAG, "0"))
     if not (is_replay and attempts and run.data.tags.get(OWNER_TAG) == owner):
@@ -167,11 +144,9 @@ def _runs_with_key(client: Any, experiment_id: str, run_key: str) -> list[Any]:
 
 
 def _delete_surplus(client: Any, runs: list[Any]) -> list[Any]:
-    """Keeps one of several runs created at the same time.
-
-    All launchers see the same order, so all keep the same run. Only a launcher that was delayed for long may already
-    use another one, which is why a run with an attempt comes first.
-    """
+    # Keeps one of several runs created at the same time. All launchers see the same order, so all keep the same run.
+    # Only a launcher that was delayed for long may already use another one, which is why a run with an attempt comes
+    # first.
     ranked = sorted(runs, key=lambda run: ATTEMPTS_TAG not in run.data.tags)
     for surplus in ranked[1:]:
         client.delete_run(surplus.info.run_id)

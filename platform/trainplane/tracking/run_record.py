@@ -26,10 +26,7 @@ class RunRecord:
 
     @cached_property
     def run(self) -> Any:
-        """MLflow's own object of the run.
-
-        Raises `UserError` where there is none.
-        """
+        """MLflow's own object of the run; `UserError` where none is."""
         from mlflow.exceptions import MlflowException
 
         client = self.server.client
@@ -69,10 +66,7 @@ class RunRecord:
 
     @property
     def datasets(self) -> list[tuple[str, Any]]:
-        """Purpose and MLflow's dataset of each input.
-
-        The purpose, such as `training`, is "" where none is recorded.
-        """
+        """Purpose ("" where unrecorded) and MLflow's dataset of each input."""
         inputs = self.run.inputs.dataset_inputs if self.run.inputs else []
         return [
             (next((tag.value for tag in entry.tags if tag.key == "mlflow.data.context"), ""), entry.dataset)

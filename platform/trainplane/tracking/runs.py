@@ -1,8 +1,7 @@
 """Start and end of a run in MLflow.
 
-A run has a deterministic key (`train.run_key`). However an attempt crashed, the same key is the same MLflow run: its
-status goes back to RUNNING, and its attempts are counted. If the server is unreachable, start and end are records of
-the spool like all others. A training loop records through `tracker`, which never waits.
+However an attempt crashed, the same key (`train.run_key`) is the same MLflow run: its status goes back to RUNNING, and
+its attempts are counted. With an unreachable server, start and end are records of the spool like all others.
 """
 
 from __future__ import annotations
@@ -44,43 +43,25 @@ _ERROR_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class RunHandle:
-    """One MLflow run at the start of an attempt.
+    """Picklable MLflow run at the start of an attempt."""
 
-    Small and picklable: the launcher makes it, rank 0 uses it.
-
-    Attributes:
-        run_id: MLflow's id; a reserved id if MLflow did not answer and this host does not know it.
-        resumed: The run existed before, as far as MLflow or this host knows.
-        attempt: Number of this attempt, from 1.
-        offline_reason: Why MLflow did not answer; None if it did.
-    """
-
-    run_id: str
-    resumed: bool
-    attempt: int = 1
-    offline_reason: str | None = None
+    run_id: str  # MLflow's id; a reserved id if MLflow did not answer and this host does not know it
+    resumed: bool  # The run existed before, as far as MLflow or this host knows
+    attempt: int = 1  # Number of this attempt, from 1
+    offline_reason: str | None = None  # Why MLflow did not answer; None if it did
 
 
 @dataclass(frozen=True)
 class RunMetadata:
-    """Records of a run that never change.
+    """Records of a run that never change."""
 
-    Attributes:
-        params: Settings.
-        texts: Text artifacts by file name.
-        inputs: Datasets by purpose, such as `training`.
-    """
-
-    params: Mapping[str, str] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
-    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    params: Mapping[str, str] = field(default_factory=dict)  # Settings
+    texts: Mapping[str, str] = field(default_factory=dict)  # Text artifacts by file name
+    inputs: Mapping[str, Mapping[str, str]] = field(default_factory=dict)  # Datasets by purpose, such as `training`
 
 
 def find_or_create_run(server: TrackingServer, spec: RunSpec) -> RunHandle:
-    """Starts an attempt of a run, in MLflow alone.
-
-    The run is then RUNNING and owned by this process. An unreachable server is a `UserError`.
-    """
+    """Starts an attempt, owned by this process, in MLflow alone."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -96,12 +77,11 @@ def start_run(server: TrackingServer, spec: RunSpec, metadata: RunMetadata, *, s
     A start that fails closes the run.
 
     Args:
-        server: Where the run is recorded.
+        server: Server of the run.
         spec: Arguments to create the run.
         metadata: Recorded once in the life of the run.
         spool: Folder of this run alone. A full disk is a `UserError`.
-        require: An unreachable server is a `UserError`. A refusal is one in any case: a wrong password or address does
-            not mend itself.
+        require: True: an unreachable server is a `UserError`. A refusal (password, address) always is one.
     """
     from mlflow.exceptions import MlflowException
 
@@ -205,10 +185,7 @@ def _start_offline(spec: RunSpec, spool: Path, why: str) -> RunHandle:
 
 
 def _metadata_records(spool: Spool, metadata: RunMetadata) -> list[SpoolRecord]:
-    """Records of metadata, marked `once`.
-
-    An attempt on another host may have sent them, and they never change.
-    """
+    # Records of metadata, marked `once`. An attempt on another host may have sent them, and they never change.
     texts = [[spool.attach(name, text.encode()), name] for name, text in metadata.texts.items()]
     return [
         {"k": "params", "v": dict(metadata.params), "once": True},
@@ -233,25 +210,15 @@ def _upload_idle_spool(spool: Path, client: Any) -> int:
 def annotate_run(
     server: TrackingServer, run_id: str, *, spool: Path, tags: Mapping[str, str], texts: Mapping[str, str]
 ) -> int:
-    """Records tags and texts of a run without a recorder.
+    """Records tags and texts without a recorder; returns records left.
 
-    A failure of the server raises nothing.
-
-    Returns:
-        Number of records left.
-
-    Raises:
-        UserError: The run is being recorded.
-        OSError: The disk is full.
+    A failure of the server raises nothing. Raises `UserError` while the run is recorded, `OSError` on a full disk.
     """
     return _record(server, run_id, spool, tags, texts, None)
 
 
 def close_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str], *, spool: Path) -> int:
-    """Records the end of a run; returns the records left.
-
-    A failure of the server raises nothing.
-    """
+    """Records a run's end in any case; returns records left."""
     try:
         return _record(server, run_id, spool, tags, {}, status)
     except (OSError, UserError) as error:
@@ -293,10 +260,7 @@ def _record(
 
 
 def end_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:
-    """Closes a run in MLflow, without a spool.
-
-    An unreachable server is a `UserError`.
-    """
+    """Closes a run in MLflow, without a spool."""
     from mlflow.exceptions import MlflowException
 
     try:

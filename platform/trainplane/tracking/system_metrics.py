@@ -1,10 +1,8 @@
 """Metrics of the machine while a run trains, under `system/`.
 
-They are sampled beside the training, never inside a step: a thread wakes every few seconds, asks the operating system,
-and records through the tracker. The loop hands in counters of its own, which are recorded as their change per second.
-Steps of these curves are numbers of samples, which continue across attempts; the times of the points are real.
-
-Other nodes are not covered: one writer records a run, so these are the metrics of the machine of rank 0.
+A thread wakes every few seconds, asks the operating system and records through the tracker. Counters of the loop are
+recorded as their change per second. Steps of these curves are numbers of samples, which continue across attempts. One
+writer records a run, so other nodes than rank 0's are not covered.
 """
 
 from __future__ import annotations
@@ -75,10 +73,7 @@ class MachineUsage:
         }
 
     def _rss(self) -> int:
-        """Resident bytes of this process and its descendants.
-
-        Shared pages count once for each process.
-        """
+        # Resident bytes of this process and its descendants. Shared pages count once for each process.
         total = 0
         for process in (self._process, *self._process.children(recursive=True)):
             try:
@@ -90,10 +85,7 @@ class MachineUsage:
 
 
 class _Gpus:
-    """GPUs of this machine by NVIDIA's management library.
-
-    None without the package nvidia-ml-py.
-    """
+    """GPUs by NVIDIA's management library; none without nvidia-ml-py."""
 
     def __init__(self) -> None:
         self._handles: list[Any] = []

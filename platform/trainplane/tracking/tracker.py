@@ -1,10 +1,9 @@
 """Recorder of a training loop.
 
-It writes into a spool on the local disk, which a process beside it sends to MLflow. Calls return at once, however the
-server behaves, and never raise into training; a record that cannot be written is counted in `failures` and logged.
-Steps that are recorded already are left out after a resume, and a point becomes final only when a checkpoint commits
-it, so that each step stands once (`spool.ledger`). Rank 0 has a `Tracker`, every other rank a `Recorder`. The MLflow
-run was chosen before, by `runs.start_run`.
+It writes into a local spool, which a process beside it sends to MLflow. Calls return at once, however the server
+behaves, and never raise into training; a record that cannot be written is counted in `failures` and logged. Recorded
+steps are left out after a resume, and a point becomes final when a checkpoint commits it (`spool.ledger`). Rank 0 has a
+`Tracker`, every other rank a `Recorder`.
 """
 
 from __future__ import annotations
@@ -40,13 +39,10 @@ Status = Literal["FINISHED", "FAILED", "KILLED"]
 
 
 class Recorder:
-    """Interface of a training loop's recorder; records nothing itself.
-
-    Calls return at once, however the server behaves, and never raise.
-    """
+    """Interface of a training loop's recorder; records nothing itself."""
 
     def log_metrics(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Records values of one step under keys such as `train/l1`.
+        """Records one step's values under keys such as `train/l1`.
 
         NaN and infinities are kept. A key whose step is not beyond its last recorded step is left out.
         """
@@ -57,10 +53,7 @@ class Recorder:
     def log_image(self, key: str, pixels: NDArray[np.uint8], step: int) -> None:
         """Records an RGB image for MLflow's step slider.
 
-        Args:
-            key: Such as `gallery/0`.
-            pixels: Shape (H, W, 3), uint8.
-            step: Left out if it is not beyond the last recorded one of this key.
+        Shape (H, W, 3), uint8. A step that is not beyond the last one of its key is left out.
         """
 
     def log_text(self, name: str, text: str) -> None:
@@ -71,14 +64,10 @@ class Recorder:
         return b""
 
     def resume_from(self, step: int, unsent: bytes = b"") -> None:
-        """Starts an attempt at `step`.
+        """Starts at a checkpoint's step, with records that it carried.
 
-        Points beyond it are pending until a checkpoint commits them; until then they show under `live/`. Pending points
-        of an earlier attempt are discarded.
-
-        Args:
-            step: Step of the checkpoint, or 0.
-            unsent: Records that the checkpoint carried.
+        Points beyond it are pending until a checkpoint commits them; pending points of an earlier attempt are
+        discarded.
         """
 
     def commit(self, step: int) -> None:
@@ -88,10 +77,7 @@ class Recorder:
         """Records system metrics and the growth of `counters` periodically."""
 
     def close(self, timeout_s: float = 30.0) -> int:
-        """Sends for at most `timeout_s` seconds; returns the records left.
-
-        `isnet runs sync` sends those.
-        """
+        """Sends for at most `timeout_s` seconds; returns the records left."""
         return 0
 
 
@@ -128,11 +114,11 @@ class Tracker(Recorder):
     ) -> None:
         """Opens the spool and starts the uploader.
 
-        Recorded steps are read from the spool and, if it answers, from MLflow: after a move to another node the spool
-        is empty and MLflow is not.
+        Recorded steps are read from the spool and, if it answers, from MLflow: after a move to another node only MLflow
+        has them.
 
         Args:
-            server: Where the records go.
+            server: Server of the run.
             run_id: MLflow's id; a reserved id if MLflow does not have the run yet.
             spool: Folder of this run alone.
             run_spec: Arguments to create the run, if its id is reserved.
@@ -263,7 +249,6 @@ class Tracker(Recorder):
         self._guarded(lambda: self._spool.append(record))
 
     def _append_metrics(self, record: SpoolRecord) -> None:
-        """Appends metrics; a full disk drops and counts them."""
         try:
             self._spool.append(record)
         except OSError as error:
@@ -282,7 +267,6 @@ class Tracker(Recorder):
         self._dropped.reported = self._dropped.count
 
     def _guarded(self, write: Callable[[], object]) -> None:
-        """Counts and logs a failed write; training continues."""
         try:
             write()
         except (OSError, ValueError, TypeError) as error:

@@ -1,15 +1,14 @@
 """Rules for points of a run that resumes.
 
-Pure: no I/O. MLflow cannot delete points, and a repeated step need not give the same numbers: other ranks add up in
-another order, and a run that rolled back after a fault does so to take another course. So a point beyond the last
-checkpoint is *pending*: it is sent at once under `live/`, where every attempt shows, and under its own key only when a
-checkpoint commits it. Under its own key each step stands once, and all steps belong to the one sequence of attempts
-that led to the end.
+Pure: no I/O. MLflow cannot delete points, and a repeated step need not give the same numbers (other ranks add up in
+another order, a roll-back takes another course). So a point beyond the last checkpoint is *pending*: it is sent at once
+under `live/`, and under its own key only when a checkpoint commits it. There each step stands once, and all steps
+belong to the one sequence of attempts that led to the end.
 
-Two kinds of records among the others carry this, in order: `{"k": "commit", "step": s}` when the checkpoint of step s
-is stored, and `{"k": "branch", "step": s}` when an attempt resumes from s. A branch discards every pending point; those
-that belong to the checkpoint come back with it (`without_discarded`), on any node. Before the first branch, as in runs
-that keep no checkpoints, every point is committed at once.
+`{"k": "commit", "step": s}` stands where the checkpoint of step s is stored, `{"k": "branch", "step": s}` where an
+attempt resumes from s. A branch discards pending points; those of the checkpoint come back with it
+(`without_discarded`), on any node. Before the first branch, as in runs without checkpoints, every point is committed at
+once.
 """
 
 from __future__ import annotations
@@ -29,15 +28,11 @@ _IMAGE = "picture "
 
 @dataclass
 class Ledger:
-    """State of a run after some of its records.
+    """State of a run after some of its records."""
 
-    Attributes:
-        marks: The last step of every metric key, and of every image under `picture KEY`.
-        committed: Points up to this step are committed; None if all are.
-    """
-
+    # The last step of every metric key, and of every image under `picture KEY`
     marks: dict[str, int] = field(default_factory=dict)
-    committed: int | None = None
+    committed: int | None = None  # Points up to this step are committed; None if all are
 
     def apply(self, record: SpoolRecord) -> None:
         """Updates the state by the next record."""
@@ -84,9 +79,8 @@ class Ledger:
 def without_discarded(lines: Iterable[tuple[SpoolRecord | None, bytes]], committed: int | None) -> Iterator[bytes]:
     """Lines of a spool without discarded points, commits and branches.
 
-    Args:
-        lines: Records with their bytes; None for a damaged line, which is left out.
-        committed: State of the ledger before the first line.
+    `lines` has None for a damaged line, which is left out; `committed` is the state of the ledger before the first
+    line.
     """
     # Replay the lines on a ledger.
     ledger = Ledger(committed=committed)
@@ -120,10 +114,7 @@ _FIELDS: dict[str, dict[str, type | tuple[type, ...]]] = {
 
 
 def is_valid(record: Any) -> bool:
-    """Checks kind, fields and types of a parsed line.
-
-    A line that a disk has damaged may still be JSON, and must not hold up the others.
-    """
+    """Checks kind, fields and types, since damage may be JSON."""
     if not isinstance(record, dict) or not isinstance(record.get("k"), str):
         return False
     fields = _FIELDS.get(record["k"], {})

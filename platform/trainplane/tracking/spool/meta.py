@@ -1,7 +1,6 @@
 """The file `about.json` of a spool: run and server.
 
-A spool that was opened while MLflow was unreachable has a reserved run id and the arguments to create the run. The
-uploader creates the run first, and then stores MLflow's id here.
+A spool opened without MLflow has a reserved run id and the arguments to create the run. The uploader creates it first.
 """
 
 from __future__ import annotations
@@ -19,17 +18,11 @@ from trainplane.tracking.run_id import RunSpec, find_or_create, is_reserved
 
 @dataclass(frozen=True)
 class SpoolMeta:
-    """Run and server of a spool's records.
+    """Run and server of a spool's records."""
 
-    Attributes:
-        run_id: MLflow's id, or a reserved one.
-        tracking: Address of the server, without secrets.
-        run_spec: Arguments to create the run, if they are recorded.
-    """
-
-    run_id: str
-    tracking: str
-    run_spec: RunSpec | None = None
+    run_id: str  # MLflow's id, or a reserved one
+    tracking: str  # Address of the server, without secrets
+    run_spec: RunSpec | None = None  # Arguments to create the run, if they are recorded
 
 
 def read_meta(folder: Path) -> SpoolMeta:
@@ -68,9 +61,7 @@ def update_meta(folder: Path, meta: SpoolMeta) -> SpoolMeta:
 def resolve_run_id(folder: Path, client: Any) -> str:
     """MLflow's id of the spool's run; creates a missing run.
 
-    Raises:
-        MlflowException: The server refused or failed.
-        UserError: The run was never created, and the arguments to create it are missing.
+    Raises `UserError` if the arguments to create it are missing, `MlflowException` if the server refused or failed.
     """
     meta = read_meta(folder)
     if not is_reserved(meta.run_id):

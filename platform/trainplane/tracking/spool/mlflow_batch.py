@@ -1,9 +1,9 @@
 """Sends one group of records to MLflow in few requests.
 
-Sending it again changes nothing: MLflow's SQL store ignores metrics that are equal in (key, timestamp, step, value),
-tags overwrite themselves, parameters refuse to change, attachments keep their names. MLflow's own refusal of an entity
-is final, a gateway's refusal is not: only the first is set aside, entity by entity. An answer that points arrived is
-checked by reading the run, because MLflow's client takes an empty answer for success.
+Sending again changes nothing: MLflow's SQL store ignores metrics equal in (key, timestamp, step, value), tags overwrite
+themselves, parameters refuse to change, attachments keep their names. MLflow's own refusal of an entity is final and is
+set aside, entity by entity; a gateway's is not. An answer that points arrived is checked by reading the run, because
+MLflow's client takes an empty answer for success.
 """
 
 from __future__ import annotations
@@ -31,16 +31,10 @@ Refused = list[tuple[str, str]]
 
 
 def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord]) -> Refused:
-    """Sends records of one run.
+    """Sends a run's records; returns entities refused for good.
 
-    Args:
-        client: An `MlflowClient`; its errors for failed requests go to the caller.
-        run_id: MLflow's id.
-        folder: The spool, with the attachments.
-        records: In the order of the spool. Metrics, parameters and tags are collected; other kinds take a request each.
-
-    Returns:
-        Entities that were refused for good.
+    Failed requests raise the client's errors. Metrics, parameters and tags are collected; other kinds take a request
+    each.
     """
     from mlflow.entities import Metric, Param, RunTag
 
@@ -85,10 +79,7 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord])
 
 
 class _RecordedInRun:
-    """Parameters and files that a run has already.
-
-    Asked for at most once, and only if a record is to be sent once for the life of a run.
-    """
+    """Parameters and files that a run has, asked for once."""
 
     def __init__(self, client: Any, run_id: str) -> None:
         self._client, self._run_id = client, run_id
@@ -132,10 +123,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
 
 
 def _is_final(error: Any) -> bool:
-    """Checks for a refusal that stays the same.
-
-    Final are MLflow's own refusals, and requests too large for its gateway.
-    """
+    # Checks for a refusal that stays the same. Final are MLflow's own refusals, and requests too large for its gateway.
     if _TOO_LARGE in str(error):
         return True
     return error.error_code in _FINAL_ERRORS and _BY_GATEWAY not in str(error)
@@ -147,7 +135,6 @@ def _is_deleted(client: Any, run_id: str) -> bool:
 
 
 def _check_arrived(client: Any, run_id: str, metrics: list[Any]) -> None:
-    """Reads the last step of each metric back."""
     # A run has the last step of each metric.
     newest: dict[str, int] = {}
     for metric in metrics:
@@ -161,7 +148,6 @@ def _check_arrived(client: Any, run_id: str, metrics: list[Any]) -> None:
 
 
 def _send_files(client: Any, run_id: str, folder: Path, record: SpoolRecord) -> Refused:
-    """Uploads a record's attachments as artifacts of a run."""
     from mlflow.exceptions import MlflowException
 
     refused: Refused = []
@@ -180,7 +166,6 @@ def _send_files(client: Any, run_id: str, folder: Path, record: SpoolRecord) -> 
 
 
 def _send_run_tags(client: Any, record: SpoolRecord) -> Refused:
-    """Sets tags of other runs."""
     from mlflow.entities import RunTag
 
     refused: Refused = []

@@ -40,18 +40,12 @@ _READ_BYTES = 65536
 
 @dataclass(frozen=True)
 class Acknowledged:
-    """Progress of a spool's acknowledgement, with the run's state.
+    """Progress of a spool's acknowledgement, with the run's state."""
 
-    Attributes:
-        offset: Bytes of records.jsonl that need not be sent again.
-        marks: As in `Ledger`.
-        committed: As in `Ledger`.
-        held: Byte from which on acknowledged points may still be pending; None if points are never pending.
-    """
-
-    offset: int = 0
-    marks: dict[str, int] = field(default_factory=dict)
-    committed: int | None = None
+    offset: int = 0  # Bytes of records.jsonl that need not be sent again
+    marks: dict[str, int] = field(default_factory=dict)  # As in `Ledger`
+    committed: int | None = None  # As in `Ledger`
+    # Byte from which on acknowledged points may still be pending; None if points are never pending
     held: int | None = None
 
     @property
@@ -115,9 +109,9 @@ class Spool:
         self._syncer.start()
 
     def append(self, record: SpoolRecord) -> None:
-        """Writes one record and applies it to the ledger.
+        """Writes one record, safe from SIGKILL when this returns.
 
-        It survives SIGKILL when this returns. A full disk raises `OSError` and leaves no half record.
+        A full disk raises `OSError` and leaves no half record.
         """
         line = json.dumps(record, separators=(",", ":"), ensure_ascii=False).encode() + b"\n"
         self._append(line)
@@ -160,17 +154,10 @@ class Spool:
         return b"".join(without_discarded(parsed, acknowledged.committed))
 
     def resume_from(self, step: int, lines: bytes) -> int:
-        """Discards pending points; takes over a checkpoint's unsent lines.
+        """Discards pending points; returns the number of lines taken over.
 
-        Attachments stay on the node that made them, so records of files are left out, and so are lines that are here
-        already.
-
-        Args:
-            step: Step of the checkpoint; metrics beyond it are left out.
-            lines: Result of `unsent`, on this or another node.
-
-        Returns:
-            Number of lines taken over.
+        `lines` are a checkpoint's; metrics beyond `step` are left out. Attachments stay on their node, so records of
+        files are left out, and so are lines that are here already.
         """
         present = {raw for _, raw in read_lines(self.folder, 0)}
         self.append({"k": "branch", "step": step})
@@ -216,10 +203,7 @@ class Spool:
 
 
 def read_acknowledged(folder: Path) -> Acknowledged:
-    """Reads `sent.json`.
-
-    An unreadable file counts as nothing acknowledged, because sending again changes nothing.
-    """
+    """Reads `sent.json`; unreadable means nothing, as resending changes nothing."""
     try:
         stored = json.loads((folder / "sent.json").read_text())
         marks = {str(key): int(step) for key, step in stored["marks"].items()}
@@ -237,12 +221,11 @@ def write_acknowledged(folder: Path, acknowledged: Acknowledged) -> None:
 
 
 def repair_acknowledged(folder: Path) -> Acknowledged:
-    """Reads `sent.json` and repairs offsets beyond the last record.
+    """Reads `sent.json`; repairs offsets beyond the last record.
 
-    Call it under the uploader's lock. After a power cut the records may reach less far than their acknowledgement, and
-    so they do when a start was killed between truncating and acknowledging. Records appended next would count as
-    acknowledged. Everything that was cut off is in MLflow, or was pending and comes back with its checkpoint: marks and
-    `committed` stay as they are.
+    Call it under the uploader's lock. After a power cut, or a start killed between truncating and acknowledging, the
+    records reach less far than their acknowledgement, and records appended next would count as acknowledged. What was
+    cut off is in MLflow, or was pending and comes back with its checkpoint: marks and `committed` stay as they are.
     """
     acknowledged, path = read_acknowledged(folder), folder / "records.jsonl"
     end = _end_of_last_line(path, path.stat().st_size)
@@ -287,7 +270,6 @@ def _repair(folder: Path) -> Acknowledged:
 
 
 def _remove_orphans(folder: Path, acknowledged: Acknowledged) -> None:
-    """Removes attachments without an unacknowledged record."""
     referenced = {
         local.split("/")[1]
         for record, _ in read_lines(folder, acknowledged.offset)

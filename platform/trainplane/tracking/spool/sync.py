@@ -33,16 +33,9 @@ def unsent_spools(root: Path) -> list[UnsentSpool]:
 def sync_spools(
     root: Path, server: TrackingServer, *, also: str | None = None, on_version: OnVersion | None = None
 ) -> dict[str, UploadResult]:
-    """Uploads all spools of one server.
+    """Uploads all spools of one server; results by run id.
 
-    Args:
-        root: Parent folder of the spools.
-        server: Where the records go.
-        also: Another address whose spools go to `server` as well, from now on.
-        on_version: As in `upload`.
-
-    Returns:
-        Results by run id.
+    `also` is another address whose spools go to `server` from now on; `on_version` as in `upload`.
     """
     client = server.client
     addresses = {without_secrets(address) for address in (server.address, also) if address}

@@ -1,11 +1,9 @@
 """Uploads a spool to MLflow: in order, once, in batches.
 
-`upload` runs in the process beside a training (`uploader_process`), or in any other process after its death. It stores
-the acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing
-(`mlflow_batch`). One `log_batch` of 1000 metrics costs about as much as six single calls.
-
-Pending points would be sent twice, under `live/` and under their own key. So only the newest of each key and group
-shows under `live/` at first; all of them go there once they are discarded, or the run ends, or recording has ended.
+It runs in the process beside a training (`uploader_process`), or in any other after its death. It stores the
+acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing. One
+`log_batch` of 1000 metrics costs about as much as six single calls. Of pending points only the newest of each key and
+group shows under `live/` at first; all go there once they are discarded, or run or recording has ended.
 """
 
 from __future__ import annotations
@@ -51,19 +49,12 @@ Group = list[tuple[SpoolRecord | None, bytes]]
 
 @dataclass(frozen=True)
 class UploadResult:
-    """Outcome of one upload.
+    """Outcome of one upload."""
 
-    Attributes:
-        sent: Records acknowledged.
-        unsent: Records left.
-        rejected: Entities that the server refused for good.
-        error: Reason why the upload ended early; None if it did not.
-    """
-
-    sent: int = 0
-    unsent: int = 0
-    rejected: int = 0
-    error: str | None = None
+    sent: int = 0  # Records acknowledged
+    unsent: int = 0  # Records left
+    rejected: int = 0  # Entities that the server refused for good
+    error: str | None = None  # Reason why the upload ended early; None if it did not
 
 
 def upload(
@@ -76,16 +67,15 @@ def upload(
 ) -> UploadResult:
     """Sends unacknowledged records to MLflow.
 
-    It ends when all are sent, `stop()` is true, or a request fails. A failure of a server or network raises nothing:
-    the records stay on the disk, and the result has the reason.
+    It ends when all are sent, `stop()` is true (asked before each group), or a request fails. A failure of a server
+    raises nothing: the records stay on the disk, and the result has the reason.
 
     Args:
         folder: The spool.
         client: An `MlflowClient`.
-        stop: Asked before each group.
-        show_pending: Whether to send all points that are pending at the end under `live/`.
-        on_version: Called before an attachment to a registered version is acknowledged; if it raises, the attachment
-            is sent again later.
+        stop: Ends the upload.
+        show_pending: True sends all points that are pending at the end under `live/`.
+        on_version: Called before an attachment to a registered version is acknowledged; if it raises, it is sent again.
     """
     read_meta(folder)
     with upload_lock(folder) as is_uploader:
@@ -131,7 +121,6 @@ class _SpoolUpload:
         return None
 
     def _steps_before_spool(self) -> RecordedSteps:
-        """Steps that MLflow had before this spool's first record."""
         recorded = read_recorded_steps(self._folder)
         if recorded is None:
             # An older spool without the file, partly sent: MLflow may have the steps from here.
@@ -141,10 +130,7 @@ class _SpoolUpload:
         return recorded
 
     def _commit_ahead(self) -> None:
-        """Applies a commit that is recorded further on.
-
-        So its points are sent once, and not under `live/` too.
-        """
+        # Applies a commit that is recorded further on. So its points are sent once, and not under `live/` too.
         step = _commit_before_branch(self._folder, self._acknowledged)
         if step is not None:
             committed, pending_from = _split_at_commit(
@@ -185,11 +171,9 @@ class _SpoolUpload:
 
 
 def remove_outdated_tags(client: Any, run_id: str, status: str) -> None:
-    """Deletes tags that a run's end has made wrong.
-
-    The run may have been marked stale while its end was on its way; a finished run has no error, though an earlier
-    attempt had one.
-    """
+    """Deletes tags that a run's end has made wrong."""
+    # The run may have been marked stale while its end was on its way; a finished run has no error, though an earlier
+    # attempt had one.
     tags = client.get_run(run_id).data.tags
     for name in (REAPED_TAG, ERROR_TAG) if status == "FINISHED" else (REAPED_TAG,):
         if name in tags:
@@ -203,24 +187,16 @@ def count_unsent(folder: Path) -> int:
 
 @dataclass(frozen=True)
 class _GroupPlan:
-    """Records to send for one group.
+    """Records to send for one group."""
 
-    Attributes:
-        final: To send as they are.
-        live: To send under `live/`.
-        acknowledged: Progress of the spool after both.
-    """
-
-    final: list[SpoolRecord]
-    live: list[SpoolRecord]
-    acknowledged: Acknowledged
+    final: list[SpoolRecord]  # To send as they are
+    live: list[SpoolRecord]  # To send under `live/`
+    acknowledged: Acknowledged  # Progress of the spool after both
 
 
 def _plan_group(folder: Path, acknowledged: Acknowledged, group: Group) -> _GroupPlan:
-    """Decides which records to send for a group, and where.
-
-    Pending points go under `live/`, a commit makes points final, a branch discards them.
-    """
+    # Decides which records to send for a group, and where. Pending points go under `live/`, a commit makes points
+    # final, a branch discards them.
     ledger = acknowledged.ledger()
     end = acknowledged.offset + sum(len(raw) for _, raw in group)
     pending_from = acknowledged.held
@@ -255,7 +231,6 @@ def _plan_group(folder: Path, acknowledged: Acknowledged, group: Group) -> _Grou
 
 
 def _acknowledged_pending(folder: Path, acknowledged: Acknowledged) -> Iterator[SpoolRecord]:
-    """Acknowledged records whose points are pending."""
     if acknowledged.held is None:
         return
     ledger, position = acknowledged.ledger(), acknowledged.held
@@ -283,16 +258,9 @@ def _commit_before_branch(folder: Path, acknowledged: Acknowledged) -> int | Non
 def _split_at_commit(
     folder: Path, acknowledged: Acknowledged, committed: int, end: int
 ) -> tuple[list[SpoolRecord], int]:
-    """Splits the pending records at a commit.
+    """Splits the pending records at a commit, ending at `end`.
 
-    Args:
-        folder: The spool.
-        acknowledged: Progress before the commit.
-        committed: Step of the commit.
-        end: Byte after the commit's line.
-
-    Returns:
-        The records that become final, and the byte from which on others are still pending.
+    Returns the records that become final, and the byte from which on others are still pending.
     """
     ledger = acknowledged.ledger()
     position = acknowledged.needed_from
@@ -332,7 +300,6 @@ def _next_group(folder: Path, offset: int) -> Group:
 
 
 def _store_rejected(folder: Path, refused: Refused) -> None:
-    """Appends refused entities to `rejected.jsonl`."""
     if refused:
         entity, why = refused[0]
         logger.warning("tracking: %d entries were refused for good, the first: %.200s (%s)", len(refused), entity, why)

@@ -1,12 +1,9 @@
 """Process that uploads a spool while a run trains.
 
-It is a process and not a thread, because a thread that packs requests holds the interpreter for milliseconds at a
-time, and a training step would wait that long to record something. The two share nothing but files: `upload` sends,
-under the spool's lock. Orders come through standard input, so that no command line shows an address with a password.
-However the process ends, the records stay on the disk.
-
-While the server is unreachable it tries less and less often. When its parent dies it still sends for some seconds at
-most; the next attempt or `isnet runs sync` sends what is left.
+A thread that packs requests would hold the interpreter for milliseconds, and a training step would wait that long. The
+two share only files: `upload` sends under the spool's lock. Orders come through standard input, so that no command line
+shows a password. While the server is unreachable it tries less and less often. When its parent dies it sends for some
+seconds at most; the next attempt or `isnet runs sync` sends what is left on the disk.
 """
 
 from __future__ import annotations
@@ -49,11 +46,8 @@ class Uploader:
     def __init__(self, folder: Path, tracking_uri: str, *, every_s: float = 2.0, longest_wait_s: float = 30.0) -> None:
         """Starts the process.
 
-        Args:
-            folder: The spool.
-            tracking_uri: Address of the server, with its password if it has one.
-            every_s: Seconds between two uploads.
-            longest_wait_s: Seconds between two tries while the server is unreachable, at most.
+        It uploads every `every_s` seconds, and at least every `longest_wait_s` while the server is unreachable.
+        `tracking_uri` has the server's password.
         """
         self._folder = folder
         self._orders = {
@@ -133,10 +127,7 @@ class Uploader:
 
 
 class Orders(threading.Thread):
-    """Listens to the parent; ends this process at its deadline.
-
-    It ends even during a request.
-    """
+    """Listens to the parent; ends at its deadline, even mid-request."""
 
     def __init__(self, parent: int) -> None:
         super().__init__(name="orders", daemon=True)
