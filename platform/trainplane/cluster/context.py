@@ -49,43 +49,26 @@ _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 @dataclass(frozen=True)
 class Context:
-    """Addresses of everything outside this process.
+    """Addresses of everything outside this process."""
 
-    Attributes:
-        name: name of the context.
-        home: local folder for spool, cache and locks.
-        ray: `http://HEAD:8265` to submit jobs to; None runs commands here.
-        tracking: MLflow's address, `sqlite:///…` or `http(s)://…`.
-        datasets: `s3://…` or an absolute folder, as for the next three.
-        checkpoints: store of checkpoints.
-        artifacts: store of MLflow's artifacts.
-        audit: store of the registry's audit log.
-        environment: variables for the object store and secrets; their values are never printed.
-    """
-
-    name: str
-    home: Path
-    ray: str | None
-    tracking: str
-    datasets: str
-    checkpoints: str
-    artifacts: str
-    audit: str
+    name: str  # Name of the context
+    home: Path  # Local folder for spool, cache and locks
+    ray: str | None  # `http://HEAD:8265` to submit jobs to; None runs commands here
+    tracking: str  # MLflow's address, `sqlite:///…` or `http(s)://…`
+    datasets: str  # `s3://…` or an absolute folder, as for the next three
+    checkpoints: str  # Store of checkpoints
+    artifacts: str  # Store of MLflow's artifacts
+    audit: str  # Store of the registry's audit log
+    # Variables for the object store and secrets; their values are never printed
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
 
     @cached_property
     def tracking_server(self) -> TrackingServer:
-        """MLflow server of this context.
-
-        A pickled context has its address, not its client.
-        """
+        """MLflow server of this context; pickled as its address."""
         return TrackingServer(self.tracking)
 
     def dataset(self, name: str) -> str:
-        """Full address of a dataset.
-
-        `s3://…` and paths stay as they are; a bare name is in the dataset store.
-        """
+        """Full address of a dataset; bare names are the store's."""
         if not name.strip():
             # Otherwise an unset shell variable would mean the whole store.
             raise UserError("the name of a dataset is empty; need s3://bucket/prefix, a folder, or a name in the store")
@@ -112,12 +95,8 @@ class Context:
 def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     """Reads a context from `isnet.toml` and the environment.
 
-    Args:
-        name: name of the context; None for `ISNET_CONTEXT`, else the default of `isnet.toml`, else the local context.
-        start: folder in which the search for `isnet.toml` starts; None for the current folder.
-
-    Raises:
-        UserError: The context is unknown, or a value of it is invalid.
+    `name` None means `ISNET_CONTEXT`, else the default of `isnet.toml` (searched from `start`, None for the current
+    folder), else the local context. Raises `UserError` where it is unknown, or a value is invalid.
     """
     start = start or Path.cwd()
     home = Path(os.environ.get("ISNET_HOME") or start / ".isnet").expanduser().resolve()
@@ -211,10 +190,7 @@ def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
 
 
 def _check_address(name: str, key: str, address: str, file: Path | None) -> None:
-    """Refuses an incomplete address, or one with a password.
-
-    Messages do not show the address, because it may hold one.
-    """
+    # Refuses an incomplete address, or one with a password. Messages do not show the address, because it may hold one.
     if not address.startswith(("http://", "https://")):
         return
     parts = urlsplit(address)

@@ -1,7 +1,6 @@
 """Writes contexts into isnet.toml.
 
-The context `stack` is written, replaced and removed between two marker lines; the rest of the file stays as it is. A
-job on a cluster gets a file of its own.
+The context `stack` stands between two marker lines; the rest stays as it is. A job gets a file of its own.
 """
 
 from __future__ import annotations
@@ -28,11 +27,7 @@ def config_file(start: Path) -> Path:
 
 
 def check(file: Path) -> None:
-    """Checks that our block can be written.
-
-    Raises:
-        UserError: The file is not valid TOML, or has a context `stack` that the stack did not write.
-    """
+    """Raises `UserError` where our block cannot be written."""
     # The block itself is left out, because it is replaced.
     text = _without_block(_read(file))
     try:
@@ -70,7 +65,7 @@ def remove(file: Path) -> None:
 def text_for_job(context: Context) -> str:
     """Text of the isnet.toml that travels with a job.
 
-    It has no `ray`, because the job is on the cluster already, and no secrets: the cluster's nodes have their own.
+    Without `ray`, because the job is on the cluster, and without secrets: the cluster's nodes have their own.
     """
     values = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
     for key, variable in (("s3_endpoint", "AWS_ENDPOINT_URL"), ("s3_region", "AWS_DEFAULT_REGION")):

@@ -2,10 +2,9 @@
 
     python -m trainplane.cluster.health URL…    # exits with 0 if all of them answer
 
-An address is `http://HOST:PORT/PATH` (an answer below 400 is healthy) or `tcp://HOST:PORT` (a connection is healthy).
-The same checks are probes of Kubernetes, the image's HEALTHCHECK (which reads addresses from ISNET_HEALTH), and part of
-the local stack, so that "up" means one thing. Standard library only: a probe must not cost seconds of imports. Not
-covered: a server that answers and works badly, which `isnet doctor` checks.
+An address is `http://HOST:PORT/PATH` (healthy below 400) or `tcp://HOST:PORT` (a connection is healthy). The checks are
+probes of Kubernetes, the image's HEALTHCHECK (addresses in ISNET_HEALTH), and part of the local stack. Standard library
+only: a probe must not cost seconds of imports.
 """
 
 from __future__ import annotations
@@ -23,10 +22,7 @@ TIMEOUT_S = 3.0
 
 
 class _NoRedirects(urllib.request.HTTPRedirectHandler):
-    """Treats a redirect as an answer.
-
-    Its target may be another server.
-    """
+    """Treats a redirect, perhaps to another server, as an answer."""
 
     def redirect_request(self, *_: object) -> None:
         return None
@@ -57,10 +53,8 @@ def health_error(address: str, timeout_s: float = TIMEOUT_S) -> str | None:
 
 
 def main(argv: Sequence[str]) -> int:
-    """Checks all addresses of the command line, or of ISNET_HEALTH.
-
-    Without any address it succeeds: a driver serves nothing.
-    """
+    """Checks all addresses of the command line, or of ISNET_HEALTH."""
+    # Without any address it succeeds: a driver serves nothing.
     addresses = list(argv) or os.environ.get("ISNET_HEALTH", "").split()
     errors = [text for address in addresses if (text := health_error(address))]
     for text in errors:

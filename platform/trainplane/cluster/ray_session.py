@@ -38,9 +38,8 @@ def own_token() -> str:
 def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     """Yields the connected `ray` module.
 
-    A private cluster is shut down after the block in any case. It listens on loopback only and asks for a token of this
-    process. Its dashboard stays on, because without it Ray never releases the resources of an ended trial or trainer.
-    It has `num_cpus` processors, or all of the machine.
+    A private cluster, of `num_cpus` processors (None: all), is shut down in any case. It listens on loopback and asks
+    for a token. Its dashboard stays on: without it Ray never releases the resources of an ended trial or trainer.
     """
     in_job = in_ray_job()
     # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
@@ -63,10 +62,8 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
 
 
 def ray_variables(*, in_job: bool) -> dict[str, str]:
-    """Environment variables for Ray.
-
-    Values that the user has set stay, except those that keep a private cluster private.
-    """
+    """Environment variables for Ray."""
+    # Values that the user has set stay, except those that keep a private cluster private.
     variables = {
         "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
@@ -106,11 +103,9 @@ def keep_sigterm_handler() -> Iterator[None]:
 
 @contextmanager
 def _block_hangups() -> Iterator[None]:
-    """Blocks SIGHUP during the block, for child processes for ever.
-
-    A terminal that closes sends it to all processes of the command at once, and Ray's would end before the ranks could
-    save. Ray does the same for Ctrl-C. This process gets the signal after the block.
-    """
+    # Blocks SIGHUP during the block, for child processes for ever. A terminal that closes sends it to all processes of
+    # the command at once, and Ray's would end before the ranks could save. Ray does the same for Ctrl-C. This process
+    # gets the signal after the block.
     mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
     try:
         yield
@@ -153,9 +148,6 @@ def _start_private(ray: Any, num_cpus: int | None) -> None:
 
 @contextmanager
 def scratch_folder() -> Iterator[str]:
-    """Temporary folder for files of Ray Train and Tune.
-
-    Only Ray reads them, so they are removed with the command.
-    """
+    """Temporary folder that only Ray Train and Tune read."""
     with tempfile.TemporaryDirectory(prefix="isnet-ray-") as folder:
         yield folder

@@ -11,19 +11,14 @@ _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 
 def portable_environment() -> dict[str, str]:
-    """Variables that lead another node to the same store.
-
-    Nothing secret is among them: credentials are set on the cluster's nodes.
-    """
+    """Variables that lead another node to the same store."""
+    # Nothing secret is among them: credentials are set on the cluster's nodes.
     variables = {name: os.environ[name] for name in _STORE_VARIABLES if name in os.environ}
     return {**variables, _CHECKSUMS: os.environ.get(_CHECKSUMS, "when_required")}
 
 
 def task_result(ray: Any, reference: Any) -> Any:
-    """Waits for a task; raises its own error.
-
-    Users see our message, without Ray's traceback around it.
-    """
+    """Waits for a task; raises our error without Ray's traceback."""
     try:
         return ray.get(reference)
     except ray.exceptions.RayTaskError as error:

@@ -17,13 +17,9 @@ ANSWER_TIMEOUT_S = 30.0
 
 
 def connect(context: Context) -> Any:
-    """Connects to the context's cluster.
+    """Ray's `JobSubmissionClient` of the context's cluster.
 
-    Returns:
-        Ray's `JobSubmissionClient`.
-
-    Raises:
-        UserError: No cluster is named, none answers, or it refuses our token; the message has the remedy.
+    Raises `UserError`, with the remedy, where none is named, none answers, or it refuses our token.
     """
     if context.ray is None:
         raise UserError(
@@ -57,10 +53,8 @@ def is_loopback(address: str) -> bool:
 
 
 def _route_error(address: str) -> str | None:
-    """Message if no HTTP server answers at the address.
-
-    Ray's own client waits two minutes for a host that drops packets.
-    """
+    # Message if no HTTP server answers at the address. Ray's own client waits two minutes for a host that drops
+    # packets.
     parts = urlsplit(address)
     port = parts.port or (443 if parts.scheme == "https" else 80)
     if health_error(f"tcp://{parts.hostname}:{port}", ROUTE_TIMEOUT_S) is not None:

@@ -22,17 +22,8 @@ _LOST_AFTER_S = 60.0
 def wait_for_start(connection: Any, job: str, *, timeout_s: float, emit: Callable[[str], None]) -> JobState:
     """Waits until the job runs or is over.
 
-    Ray cannot remove a job that waits: it stops it when its turn comes, or when it has waited for
-    `queue.QUEUE_VARIABLES`.
-
-    Args:
-        connection: Ray's client.
-        job: submission id.
-        timeout_s: seconds after which the job is stopped.
-        emit: receives a message whenever what the job waits for changes.
-
-    Raises:
-        RunFailed: The job did not start in time, the cluster is unreachable, or it has lost the job.
+    Ray cannot remove a job that waits: it stops it when its turn comes, or after `queue.QUEUE_VARIABLES`. Messages tell
+    when what it waits for changes. Raises `RunFailed` after `timeout_s`, or where the cluster or the job is lost.
     """
     # Each round reads the state, then reports what has changed; an error of the connection skips the report.
     started_s, last_message = time.monotonic(), ""
@@ -73,7 +64,7 @@ def wait_for_start(connection: Any, job: str, *, timeout_s: float, emit: Callabl
 def follow(connection: Any, job: str, write: Callable[[str], None]) -> JobState:
     """Writes the job's output until it ends; returns its state.
 
-    A broken stream is resumed where it stopped; a cluster that is unreachable for a minute raises `RunFailed`.
+    Resumes a broken stream. A cluster that is unreachable for a minute raises `RunFailed`.
     """
     from aiohttp import ClientError
 
@@ -156,10 +147,7 @@ class _Output:
             position += len(chunk)
 
     def finish(self) -> None:
-        """Writes what came after the end of the last stream.
-
-        If Ray cannot read it, the reason is written instead: the job's state is known all the same.
-        """
+        """Writes what came after the last stream, or why not."""
         try:
             self._write_new(0, full_log(self._connection, self._job))
         except RunFailed as error:

@@ -1,9 +1,8 @@
 """Queue of jobs before a cluster's head: limit and order.
 
-A job's driver is a process of some hundred megabytes on the head, so two hundred jobs at once would exhaust its memory
-and end every run. Our heads offer a few places for drivers as a custom resource, and each job takes one. Ray starts
-jobs that wait for a resource of a single node in the order of submission; if several nodes had it, in no order. Not
-covered: clusters whose head has no such places (jobs start at once there), and the wait for workers (Ray Train).
+A job's driver is a process of some hundred megabytes on the head, so two hundred at once would exhaust its memory and
+end every run. Our heads offer a few places as a custom resource, and each job takes one. Ray starts jobs that wait for
+a resource of a single node in the order of submission; with several nodes, in no order. Other heads start jobs at once.
 """
 
 from __future__ import annotations

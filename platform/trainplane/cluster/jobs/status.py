@@ -15,27 +15,16 @@ _POLL_S = 0.5
 
 @dataclass(frozen=True)
 class JobState:
-    """A job as the cluster sees it.
+    """A job as the cluster sees it."""
 
-    Attributes:
-        job: its submission id.
-        status: Ray's `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `STOPPED`.
-        message: Ray's explanation of the status.
-        entrypoint: its command line.
-        exit_code: of the driver; negative for a signal, None before the end.
-        started_ms: moment of submission, in milliseconds since the epoch.
-        ended_ms: moment of its end.
-        takes: custom resource of its driver: `queue.DRIVER`, or empty.
-    """
-
-    job: str
-    status: str
-    message: str
-    entrypoint: str
-    exit_code: int | None
-    started_ms: int | None
-    ended_ms: int | None
-    takes: str = ""
+    job: str  # Its submission id
+    status: str  # Ray's `PENDING`, `RUNNING`, `SUCCEEDED`, `FAILED` or `STOPPED`
+    message: str  # Ray's explanation of the status
+    entrypoint: str  # Its command line
+    exit_code: int | None  # Of the driver; negative for a signal, None before the end
+    started_ms: int | None  # Moment of submission, in milliseconds since the epoch
+    ended_ms: int | None  # Moment of its end
+    takes: str = ""  # Custom resource of its driver: `queue.DRIVER`, or empty
 
     @property
     def is_over(self) -> bool:
@@ -46,8 +35,7 @@ class JobState:
     def exit_status(self) -> int:
         """Exit status of `isnet submit`.
 
-        It is the job's own, 128 plus the signal if one killed it (as in shells), and 1 if it was stopped or never
-        started.
+        The job's own, 128 plus the signal if one killed it (as in shells), 1 if it was stopped or never started.
         """
         if self.status == "SUCCEEDED":
             return 0
@@ -102,10 +90,7 @@ def _state(info: Any) -> JobState:
 
 
 def ray_version(connection: Any) -> str:
-    """Version of Ray on the cluster.
-
-    The client's own `get_version` returns that of the jobs' protocol.
-    """
+    """Version of Ray on the cluster; `get_version` is the protocol's."""
     return str(connection._do_request("GET", "/api/version").json()["ray_version"])
 
 

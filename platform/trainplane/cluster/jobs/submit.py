@@ -1,8 +1,7 @@
 """Submits a command to a cluster as a Ray job.
 
-The project's code travels with the job, secrets never do. A job is identified by its content: the same arguments, code
-and context are the same job, so that a retry after a lost connection follows the existing job instead of paying for a
-second one.
+The code travels with the job, secrets never do. The same arguments, code and context are the same job, so a retry after
+a lost connection follows it instead of paying for a second one.
 """
 
 from __future__ import annotations
@@ -39,20 +38,19 @@ def submit(
 ) -> tuple[str, bool]:
     """Submits a job, unless the same job exists.
 
-    Args:
-        context: names the cluster.
-        args: the command and its arguments, as people read it.
-        entrypoint: command line of the job.
-        packages: folders of Python packages that travel with the job.
-        working_dir: folder of small files that the job gets in its current folder.
-        environment: variables without secrets.
-        again: submit a new job even if the same one exists.
-        cpus: processors that the command itself needs, on any node; the job waits until they are free, in no order.
-            With 0 it takes a place on the head, in the order of submission, if the head has places (queue.py).
-        facts: more variables, which are no part of the job's identity.
+    Returns its id, and True if it is new.
 
-    Returns:
-        Its submission id, and whether it is new.
+    Args:
+        context: Names the cluster.
+        args: The command and its arguments, as people read it.
+        entrypoint: Command line of the job.
+        packages: Folders of Python packages that travel with the job.
+        working_dir: Folder of small files that become the job's current folder.
+        environment: Variables without secrets.
+        again: True submits even if the same job exists.
+        cpus: Processors of the command itself, on any node, in no order. 0: a place on the head, in the order of
+            submission, if the head has places (queue.py).
+        facts: More variables, which are no part of the job's identity.
     """
     # Errors of the user's files come before any connection.
     uploads = [*packages, working_dir]

@@ -15,8 +15,7 @@ MAX_UPLOAD_BYTES = 100 * 2**20
 def check_upload(folder: Path) -> None:
     """Checks that a folder can be sent.
 
-    Raises:
-        UserError: It is too large (the message names its largest files), or holds something that is no file.
+    Raises `UserError` that names its largest files if it is too large, or something that is no file.
     """
     try:
         sizes = {path: path.stat().st_size for path in _files_to_send(folder)}

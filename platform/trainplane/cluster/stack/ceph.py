@@ -1,8 +1,7 @@
 """Ceph as a real object store on one machine.
 
-It has a monitor, one storage daemon on a sparse file, and the S3 gateway, all on loopback, each with its own key.
-Objects survive `down`, but there is one copy of each: do not keep the only copy of anything here. Written against Ceph
-16.2 of Debian 12.
+A monitor, one storage daemon on a sparse file, and the S3 gateway, all on loopback, each with its own key. Objects
+survive `down`, in one copy only. Written against Ceph 16.2 of Debian 12.
 """
 
 from __future__ import annotations
@@ -103,11 +102,9 @@ class Ceph(ObjectStore):
         return self.folder / "ceph.conf"
 
     def start(self, launch: Callable[[Launch], None]) -> None:
-        """Starts monitor, storage and gateway, in this order.
-
-        Each needs the one before it. The first start creates their databases in between, through the daemons that
-        already run.
-        """
+        """Starts monitor, storage and gateway, in this order."""
+        # Each needs the one before it. The first start creates their databases in between, through the daemons that
+        # already run.
         ready = self.folder / "ready"
         if not ready.exists():
             # An interrupted first start is discarded: it holds no object yet.
@@ -162,10 +159,8 @@ class Ceph(ObjectStore):
         keys.rename(self.folder / "mon.a.keyring")
 
     def _move_monitor(self) -> None:
-        """Updates the monitor's address after its port has changed.
-
-        Its database holds its own address, and another program may have taken the port since the last start.
-        """
+        # Updates the monitor's address after its port has changed. Its database holds its own address, and another
+        # program may have taken the port since the last start.
         recorded, port = self.folder / "monitor-port", str(self.port["monitor"])
         if recorded.exists() and recorded.read_text(encoding="utf-8") != port:
             monmap = str(self.folder / "monmap")
@@ -193,10 +188,7 @@ class Ceph(ObjectStore):
         self._run("ceph-osd", "--mkfs", "-i", "0", "--osd-uuid", osd_uuid)
 
     def _make_user(self) -> None:
-        """Creates one user of S3.
-
-        The gateway generates its keys and prints them, so that no command line has them.
-        """
+        # Creates one user of S3. The gateway generates its keys and prints them, so that no command line has them.
         args = ["-n", "client.rgw", "user", "create", "--uid=isnet", "--display-name=isnet", "--format=json"]
         # Ceph may write warnings before its JSON.
         output = self._run("radosgw-admin", *args)

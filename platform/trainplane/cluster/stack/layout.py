@@ -70,10 +70,7 @@ class StackLayout:
             private.chmod(0o700)
 
     def secret(self, name: str, make: Callable[[], str] | None = None) -> str:
-        """Returns a secret, created at first use.
-
-        `make` creates its value; by default it has 48 random hexadecimal digits.
-        """
+        """Secret, made at first use, by default 48 hexadecimal digits."""
         file = self.root / "secrets" / name
         # An empty secret would protect nothing.
         if not file.exists() or not file.read_text(encoding="utf-8").strip():

@@ -1,8 +1,6 @@
 """S3 server for demos and tests: moto on loopback.
 
-Objects live in memory and it asks for no password: a substitute for people without a bucket, not a place to keep
-anything. Real stores are reached through the context's `s3_endpoint`. The server is a child process and ends with this
-one.
+Objects live in memory, without a password; real stores use the context's `s3_endpoint`. It ends with this process.
 """
 
 from __future__ import annotations
@@ -27,8 +25,8 @@ _PR_SET_PDEATHSIG = 1
 def local_s3(*, port: int = 0, log: Path | None = None, timeout_s: float = 60.0) -> Iterator[dict[str, str]]:
     """Runs the server during the block; yields clients' environment variables.
 
-    `port` 0 chooses a free one. Raises `UserError` if the port is taken or the server is not installed, `RunFailed` if
-    it does not answer in time.
+    `port` 0 chooses a free one. Raises `UserError` if it is taken or moto is missing, `RunFailed` without a timely
+    answer.
     """
     port = check_port(port)
     output = open(log, "ab") if log else subprocess.DEVNULL  # noqa: SIM115 - closed below, after the child has it

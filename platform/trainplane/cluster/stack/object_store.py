@@ -36,10 +36,7 @@ class ObjectStore(Component):
 
 
 class Moto(ObjectStore):
-    """moto's server, for machines without a real store.
-
-    Objects are in memory and end with its process. It accepts any keys.
-    """
+    """moto's server: objects in memory, any keys accepted."""
 
     processes = ("moto",)
 

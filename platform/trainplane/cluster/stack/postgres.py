@@ -1,6 +1,6 @@
 """PostgreSQL for MLflow's tables.
 
-It listens on loopback with passwords, has no Unix socket and never runs as root.
+On loopback with passwords, without a Unix socket, never as root.
 """
 
 from __future__ import annotations
@@ -67,10 +67,8 @@ class Postgres(Component):
         launch(Launch("postgres", command, {}, folder, user))
 
     def _init(self, folder: Path, user: str | None) -> None:
-        """Creates databases in `folder`, completely or not at all.
-
-        It is made beside the folder and renamed, because PG_VERSION is among the first files that initdb writes.
-        """
+        # Creates databases in `folder`, completely or not at all. It is made beside the folder and renamed, because
+        # PG_VERSION is among the first files that initdb writes.
         draft = folder.with_name(f"{folder.name}.making")
         shutil.rmtree(draft, ignore_errors=True)
         shutil.rmtree(folder, ignore_errors=True)
@@ -115,10 +113,8 @@ class Postgres(Component):
             connection.close()
 
     def _connect(self, timeout_s: float = 60.0) -> Any:
-        """Connects as superuser.
-
-        The server accepts connections a moment before it answers them, and longer before after a crash.
-        """
+        # Connects as superuser. The server accepts connections a moment before it answers them, and longer before after
+        # a crash.
         import psycopg2
 
         deadline = time.monotonic() + timeout_s
@@ -144,10 +140,8 @@ def server_user() -> str | None:
 
 
 def find_programs() -> Path | None:
-    """Finds the folder with postgres and initdb, newest version first.
-
-    Debian keeps them off the path.
-    """
+    """Finds the folder with postgres and initdb, newest version first."""
+    # Debian keeps them off the path.
     versions = sorted(Path("/usr/lib/postgresql").glob("*/bin"), key=lambda path: float(path.parent.name or 0))
     on_path = [Path(program).resolve().parent for name in ("initdb", "postgres") if (program := shutil.which(name))]
     for folder in (*reversed(versions), *on_path):

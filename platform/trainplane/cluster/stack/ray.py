@@ -31,10 +31,8 @@ class _Node(Component):
         return None if (Path(sys.executable).parent / "ray").exists() else 'pip install "ray[default]"'
 
     def environment(self) -> dict[str, str]:
-        """Variables of the node, with the secrets of its jobs.
-
-        A job uses the secrets of the node that it runs on; it carries none.
-        """
+        """Variables of the node, with the secrets of its jobs."""
+        # A job uses the secrets of the node that it runs on; it carries none.
         return {
             **s3_environment(self.layout, self.port),
             **mlflow_environment(self.layout),

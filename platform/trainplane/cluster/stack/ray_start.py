@@ -2,9 +2,9 @@
 
     python -m trainplane.cluster.stack.ray_start start …
 
-Ray replaces a node's address 127.0.0.1 by one that other machines reach, and then listens on all interfaces. It keeps
-the address where it assumes that a cluster of several machines is impossible, and there it refuses to add a node. So
-the command itself is told that it is possible, and its child processes that it is not.
+Ray replaces a node's 127.0.0.1 by an address for other machines, and listens on all interfaces. It keeps the address
+where a cluster of several machines seems impossible, and there it refuses to add a node. So the command itself is told
+that it is possible, and its child processes that it is not.
 """
 
 from __future__ import annotations

@@ -2,9 +2,8 @@
 
     stack = Stack(home / "stack"); stack.up(); stack.status(); stack.down(wipe=False)
 
-All servers listen on loopback and need a password, key or token of this stack. `up` may be repeated: components that
-run stay, the others are started, in any state that a killed command left. Only processes that this stack started are
-ever stopped. Not covered: several machines (infra/), and data that must outlive this one.
+All listen on loopback and need a password, key or token of this stack. `up` may be repeated in any state that a killed
+command left. Only processes that this stack started are ever stopped.
 """
 
 from __future__ import annotations
@@ -43,10 +42,10 @@ _STOP_WAIT_S = 15.0
 
 @dataclass(frozen=True)
 class ComponentStatus:
-    """Status of one component.
+    """Status of one component; `what` is the reason.
 
-    `state` is `up`, `silent` (it runs and does not answer), `broken` (a process has ended) or `down`; `what` is the
-    reason. `pids` are its living processes, `rss_bytes` counts their children too.
+    `state` is `up`, `silent` (runs without an answer), `broken` (a process has ended) or `down`. `rss_bytes` counts
+    children.
     """
 
     name: str
@@ -67,16 +66,9 @@ class Stack:
     def up(self, *, store: str | None = None, timeout_s: float = 180.0, emit: Callable[[str], None] = print) -> None:
         """Starts all components that do not run.
 
-        A failure or an interruption stops what this call started and leaves what was up before.
-
-        Args:
-            store: `ceph` or `moto`; None for the one that this stack has, else Ceph where it is installed.
-            timeout_s: seconds until all must answer.
-            emit: receives one message per component.
-
-        Raises:
-            UserError: Something is not installed.
-            RunFailed: A component failed; the message has the end of its log.
+        `store` is `ceph` or `moto`; None for the one that this stack has, else Ceph where it is installed. A failure or
+        an interruption stops what this call started. Raises `UserError` if something is not installed, `RunFailed` with
+        the end of the log if a component failed or did not answer in `timeout_s`.
         """
         with self.exclusive():
             # Refuse before anything is created.
@@ -104,10 +96,7 @@ class Stack:
         return [self._component_status(kind(self.layout, state.ports), state) for kind in types]
 
     def down(self, *, wipe: bool, emit: Callable[[str], None] = print) -> int:
-        """Stops all processes; returns their number.
-
-        With `wipe` all files of the stack are removed too.
-        """
+        """Stops all processes and counts them; `wipe` removes all files."""
         if not self.layout.root.exists() and not supervisor.find_marked(self.layout.mark):
             return 0
         with self.exclusive():
@@ -205,10 +194,8 @@ class Stack:
         )
 
     def _stop_leftovers(self, state: StackState, *, everything: bool = False) -> int:
-        """Kills marked processes of no recorded family; returns their number.
-
-        A killed command or leader leaves them. With `everything` recorded families are killed too.
-        """
+        # Kills marked processes of no recorded family; returns their number. A killed command or leader leaves them.
+        # With `everything` recorded families are killed too.
         family = {} if everything else supervisor.find_family(list(state.processes.values()))
         marked = supervisor.find_marked(self.layout.mark)
         leftovers = [process for pid, process in marked.items() if pid not in family]
@@ -359,10 +346,8 @@ def stop_component(component: Component, state: StackState) -> int:
 
 
 def assign_ports(state: StackState, types: Sequence[type[Component]], emit: Callable[[str], None]) -> None:
-    """Gives each component its ports.
-
-    It keeps those it had, if they are free or its own process has them; a change is emitted.
-    """
+    """Gives each component its ports."""
+    # It keeps those it had, if they are free or its own process has them; a change is emitted.
     for kind in types:
         is_running = any(supervisor.find(state.processes.get(name)) for name in kind.processes)
         for name in kind.ports:

@@ -1,6 +1,6 @@
 """Starts, finds and stops processes that outlive their command.
 
-A process is identified by its number and start (`ProcessId`), never by name. Its children carry a mark in their
+A process is identified by number and start (`ProcessId`), never by name. Its children carry a mark in their
 environment, so that none remains even if their parent was killed and they were not (uvicorn's, Ray's).
 """
 
@@ -29,7 +29,7 @@ _KILL_WAIT_S = 5.0
 class Launch:
     """A process to be started in `folder`.
 
-    `environment` is added to ours. `user` is for a program that refuses to run as root, where we are root.
+    `user` is for a program that refuses to run as root, where we are root.
     """
 
     name: str
@@ -90,9 +90,9 @@ def find_family(identities: Iterable[ProcessId]) -> dict[int, psutil.Process]:
 
 
 def find_marked(mark: str) -> dict[int, psutil.Process]:
-    """Finds processes with this mark and their descendants, by number.
+    """Finds marked processes and descendants, by number.
 
-    This process and its parents are left out: a command started by a marked process inherits the mark.
+    Without this process and its parents: a command started by a marked process inherits the mark.
     """
     own = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
     marked: dict[int, psutil.Process] = {}
@@ -110,11 +110,7 @@ def find_marked(mark: str) -> dict[int, psutil.Process]:
 def stop(leader: psutil.Process | None, others: Iterable[psutil.Process], *, how: int, patience_s: float) -> None:
     """Signals the leader, waits, then kills all that still run.
 
-    Args:
-        leader: process that is asked to end; None kills the others at once.
-        others: its family. They end with the leader, or are of no use without it.
-        how: signal for the leader.
-        patience_s: seconds that the leader has to end.
+    The leader gets the signal `how` and has `patience_s` seconds; None kills the others, its family, at once.
     """
     processes = [*([leader] if leader else []), *others]
     if leader is not None:
