@@ -1,16 +1,14 @@
 """Settings of a search file.
 
-    name: my-search
-    base: demo                                    # preset or YAML file of every trial
-    search:
-      objective: {metric: val/psnr, mode: max}    # or `objectives:`, several of them
-      algorithm: tpe
-      asha: {first: 100}
-      trials: 50
-      constraints: [lr_d <= lr_g]
-      space: {train.lr_g: {log_uniform: [1e-5, 1e-3]}, train.lr_d: {log_uniform: [1e-6, 1e-3]}}
-
-Not covered: drawing from the space (`space`), the algorithms (`asha`, `pbt`, `samplers`).
+name: my-search
+base: demo                                    # preset or YAML file of every trial
+search:
+  objective: {metric: val/psnr, mode: max}    # or `objectives:`, several of them
+  algorithm: tpe
+  asha: {first: 100}
+  trials: 50
+  constraints: [lr_d <= lr_g]
+  space: {train.lr_g: {log_uniform: [1e-5, 1e-3]}, train.lr_d: {log_uniform: [1e-6, 1e-3]}}
 """
 
 from __future__ import annotations
@@ -25,10 +23,7 @@ SEARCH_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
 
 class Dimension(Section):
-    """Values of one explored setting.
-
-    Exactly one of `choice`, `uniform`, `log_uniform` and `integers` is set.
-    """
+    """Values of one explored setting; exactly one kind is set."""
 
     choice: tuple[Any, ...] | None = Field(None, min_length=1)
     uniform: tuple[float, float] | None = None
@@ -86,10 +81,7 @@ class Objective(Section):
 
 
 class AshaSettings(Section):
-    """Asynchronous successive halving.
-
-    A trial is promoted if it is among the best of all that came as far.
-    """
+    """Asynchronous successive halving: the best of a rung are promoted."""
 
     first: int | None = Field(
         None, ge=1, description="steps until trials are first compared; default train.steps / eta²"
@@ -98,12 +90,10 @@ class AshaSettings(Section):
 
 
 class PbtSettings(Section):
-    """Population-based training.
-
-    Members train side by side. Every so often the worst copy weights and settings of the best.
-    """
+    """Population-based training: members train side by side."""
 
     population: int = Field(4, ge=2, description="trials")
+    # Steps between two exploits, in which the worst copy weights and settings of the best
     every: int | None = Field(None, ge=1, description="steps of a generation; default a tenth of train.steps")
     quantile: float = Field(0.25, gt=0, le=0.5, description="share of the population that is replaced each time")
     factors: tuple[float, float] = Field((0.8, 1.25), description="copied numbers are multiplied by one of these")

@@ -3,8 +3,8 @@
     condition = Condition.parse('lr_d < 0.5 * lr_g and gan == "hinge"', names=["train.lr_g", "train.lr_d", "loss.gan"])
     condition.holds({"train.lr_g": 1e-4, "train.lr_d": 1e-5, "loss.gan": "hinge"})
 
-The text becomes a tree of a few kinds of nodes, and this module evaluates the tree. Nothing is ever run as Python. A
-name is a dotted setting, or the end of one if only one setting ends so.
+The text becomes a tree of a few kinds of nodes, which this module evaluates; nothing is run as Python. A name is a
+dotted setting, or the unambiguous end of one.
 """
 
 from __future__ import annotations
@@ -41,15 +41,10 @@ _MAX_CHARACTERS = 500
 
 @dataclass(frozen=True)
 class Condition:
-    """Parsed condition on settings.
+    """Parsed condition on settings."""
 
-    Attributes:
-        text: The condition as written.
-        names: Full names of its settings.
-    """
-
-    text: str
-    names: frozenset[str]
+    text: str  # The condition as written
+    names: frozenset[str]  # Full names of its settings
     _tree: ast.expr
     _full_names: Mapping[str, str]
 
@@ -57,12 +52,8 @@ class Condition:
     def parse(text: str, *, names: Collection[str]) -> Condition:
         """Parses a condition.
 
-        Args:
-            text: The condition.
-            names: All settings. A name in `text` is one of them, or the unambiguous end of one.
-
-        Raises:
-            UserError: The text is no condition, or names an unknown setting.
+        A name in `text` is one of `names`, or the unambiguous end of one. Raises `UserError` if the text is no
+        condition, or names an unknown setting.
         """
         if len(text) > _MAX_CHARACTERS:
             raise UserError(f"condition of {len(text)} characters; need at most {_MAX_CHARACTERS}, split it")
@@ -92,10 +83,7 @@ class Condition:
 
 
 def _check(node: ast.expr, text: str, names: Collection[str], full_names: dict[str, str]) -> None:
-    """Refuses every kind of node that is not listed here.
-
-    Adds the settings in `node` to `full_names`.
-    """
+    # Refuses every kind of node that is not listed here. Adds the settings in `node` to `full_names`.
     dotted = _dotted(node)
     if dotted is not None:
         full_names[dotted] = _full_name(dotted, text, names)

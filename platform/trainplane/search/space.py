@@ -1,8 +1,7 @@
 """Explored settings of a search, and random draws from them.
 
 Pure: no I/O. The settings of trial n follow from the search's seed, its space and n. Each setting has a random stream
-of its own, so that a new setting does not move the others. A draw that breaks a constraint is repeated with further
-streams. Not covered: settings that follow from results (`samplers`, `pbt`).
+of its own, so a new one does not move the others. A draw that breaks a constraint is repeated with further streams.
 """
 
 from __future__ import annotations
@@ -28,26 +27,19 @@ MAX_DRAWS = 4096
 
 @dataclass(frozen=True)
 class Space:
-    """Explored settings with their conditions.
-
-    Attributes:
-        base: Flat settings of the base; conditions may name these, too.
-        when: Condition under which a setting is explored.
-        constraints: Conditions that every trial meets.
-    """
+    """Explored settings with their conditions."""
 
     dimensions: Mapping[str, Dimension]
-    base: Mapping[str, Any]
-    when: Mapping[str, Condition]
-    constraints: tuple[Condition, ...]
+    base: Mapping[str, Any]  # Flat settings of the base; conditions may name these, too
+    when: Mapping[str, Condition]  # Condition under which a setting is explored
+    constraints: tuple[Condition, ...]  # Conditions that every trial meets
     seed: int
 
     @staticmethod
     def of(settings: SearchSettings, base: Mapping[str, Any]) -> Space:
         """Builds the space of a search.
 
-        Raises:
-            UserError: A condition cannot be read, or no settings meet all of them.
+        Raises `UserError` if a condition cannot be read, or no settings meet all of them.
         """
         names = sorted({*base, *settings.space})
         constraints = tuple(Condition.parse(text, names=names) for text in settings.constraints)
@@ -170,8 +162,7 @@ def draw(dimension: Dimension, rng: np.random.Generator) -> Any:
 def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[str | None] = ()) -> str:
     """Identity of a search, a sha256 in hex.
 
-    It covers the file without its limits, the resolved base of every trial, and the digests of the data. A search may
-    resume under other limits.
+    Of the file without its limits, the resolved base of every trial, and the digests of the data: limits may change.
     """
     file = search.model_dump(mode="json", exclude={"search": set(LIMIT_FIELDS)})
     return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()

@@ -1,9 +1,9 @@
 """Number of trials that may run at once.
 
-Pure arithmetic, so that no trial waits forever. A trial of one worker is that worker. A trial of several workers
-holds a small share of a CPU for its own process, and its workers, which Ray Train starts, need their CPUs beside it.
-Started without counting, trials take every CPU and no worker ever starts (ray#54305). Nodes are counted one by one,
-since a worker cannot be split between two nodes.
+Pure arithmetic, so that no trial waits forever. A trial of one worker is that worker. A trial of several holds a small
+share of a CPU for its own process, and its workers, which Ray Train starts, need theirs beside it. Started without
+counting, trials take every CPU and no worker ever starts (ray#54305). Nodes are counted one by one: a worker cannot be
+split.
 """
 
 from __future__ import annotations
@@ -63,12 +63,8 @@ class TrialResources:
 def admit(resources: TrialResources, *, nodes: Sequence[Node], trials: int, requested: int | None) -> int:
     """Number of trials to run at once, at least 1.
 
-    Each trial gets all its workers if that is possible for at least one trial; else elastic trials get fewer.
-
-    `trials` and `requested` (by the user) are upper bounds.
-
-    Raises:
-        UserError: Not one trial fits. The message shows the arithmetic and the smallest change that fits.
+    At most `trials` and `requested` (by the user). Elastic trials get fewer workers where not even one could get all.
+    Raises `UserError`, with the arithmetic and the smallest change that fits, if not one trial fits.
     """
     fits = fitting_trials(resources, nodes, workers=resources.workers)
     # Elastic trials get fewer workers only where no trial fits with all of them.

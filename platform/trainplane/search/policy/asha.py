@@ -1,9 +1,9 @@
 """Asynchronous successive halving (ASHA), in the form that promotes.
 
 Pure: no I/O. A trial trains to a rung and rests. It is promoted as soon as it is among the best 1/eta of *all* trials
-that came as far. So the first arrivals have no advantage, and a late trial may still overtake them. Values that are not
-finite are the worst: such a trial counts as an arrival and is never promoted. Where no promotion is left and no trial
-has reached the end, the best of the highest rung continues alone, so that a search ends with a trained model.
+that came as far, so first arrivals have no advantage. Values that are not finite are the worst: such a trial counts as
+an arrival and is never promoted. Where no promotion is left and no trial has reached the end, the best of the highest
+rung continues alone, so that a search ends with a trained model.
 """
 
 from __future__ import annotations
@@ -15,10 +15,7 @@ Rung = Mapping[int, float | None]
 
 
 def rung_steps(*, steps: int, first: int | None, eta: int) -> list[int]:
-    """Steps at which trials are compared, ascending.
-
-    The last one is the whole training.
-    """
+    """Steps at which trials are compared, the last step included."""
     rungs = [first or max(1, steps // eta**2)]
     # Each rung has eta times the steps of the one below it.
     while rungs[-1] * eta < steps:
@@ -30,10 +27,9 @@ def rung_steps(*, steps: int, first: int | None, eta: int) -> list[int]:
 def next_promotion(
     rungs: list[int], results: Mapping[int, Rung], promoted: Mapping[int, Collection[int]], *, eta: int
 ) -> tuple[int, int] | None:
-    """Next trial to promote and index of its rung.
+    """Next trial to promote and its rung's index, highest first.
 
-    The highest rung is looked at first. None where no trial may be promoted. `promoted` has the trials that were
-    promoted from each step.
+    `promoted` has the trials that were promoted from each step. None where no trial may be.
     """
     for index in range(len(rungs) - 2, -1, -1):
         rung, earlier = results.get(rungs[index], {}), promoted.get(rungs[index], ())

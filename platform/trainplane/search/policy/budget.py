@@ -1,7 +1,6 @@
 """Used resources of a search, and its limits.
 
-Pure: no I/O. Only time in which trials run is counted: a search that was killed on Friday and resumes on Monday has
-not used the weekend. Waste is reported by cause.
+Pure: no I/O. Only time in which trials run is counted: a search killed on Friday has not used the weekend.
 """
 
 from __future__ import annotations
@@ -38,19 +37,12 @@ CAUSES = ("stopped early", "failed", "NaN", "repeated")
 
 @dataclass
 class SearchUsage:
-    """Time and training steps used so far.
+    """Time and training steps used so far."""
 
-    Attributes:
-        wall_s: Wall time of the driver while trials ran, in seconds.
-        trial_s: Seconds of each trial.
-        steps: Highest step of each trial; repeated steps are not counted.
-        repeated: Steps trained again, because the work behind the last checkpoint was lost.
-    """
-
-    wall_s: float = 0.0
-    trial_s: dict[int, float] = field(default_factory=dict)
-    steps: dict[int, int] = field(default_factory=dict)
-    repeated: int = 0
+    wall_s: float = 0.0  # Wall time of the driver while trials ran, in seconds
+    trial_s: dict[int, float] = field(default_factory=dict)  # Seconds of each trial
+    steps: dict[int, int] = field(default_factory=dict)  # Highest step of each trial; repeated steps are not counted
+    repeated: int = 0  # Steps trained again, because the work behind the last checkpoint was lost
 
     def tick(self, wall_s: float, running: Mapping[int, float]) -> None:
         """Adds a time span, and each trial's seconds in it."""
@@ -82,10 +74,8 @@ def reached_limit(budget: Budget, usage: SearchUsage, costs: CostRates) -> str |
 def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float | None) -> None:
     """Refuses a budget that is too small or cannot count.
 
-    `steps` and `trial_seconds` are those of one complete trial. The seconds of an earlier run like it may be unknown.
-
-    Raises:
-        UserError: The budget is less than one trial, or has a limit that no trial adds to.
+    `steps` and `trial_seconds` (None: unknown) are those of one complete trial. Raises `UserError` if the budget is
+    less, or has a limit that no trial adds to.
     """
     if budget.steps is not None and budget.steps < steps:
         raise UserError(
@@ -116,10 +106,7 @@ def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float 
 
 
 def cost_report(usage: SearchUsage, outcomes: Mapping[int, str], costs: CostRates) -> dict[str, Any]:
-    """Totals of a search, and its waste by cause.
-
-    `outcomes` is the status of each trial.
-    """
+    """Totals and waste by cause; `outcomes` are trials' statuses."""
     # Steps and seconds of trials that led to no trained model.
     causes = {"stopped": "stopped early", "failed": "failed", "nan": "NaN"}
     waste: dict[str, dict[str, float]] = {cause: {"steps": 0, "seconds": 0.0} for cause in CAUSES}

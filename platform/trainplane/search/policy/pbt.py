@@ -1,9 +1,8 @@
 """Population-based training: which members exploit which, with which settings.
 
 Pure: no I/O. A generation ends when every member has trained as far. Then the worst members copy weights and settings
-of the best ones, and the settings are varied a little. All members are compared at the same step, so a slow machine
-puts no member behind. Random numbers depend on (seed, generation, trial) alone. Not covered: copying the weights
-(`weights_transfer`).
+of the best, slightly varied. All are compared at the same step, so a slow machine puts no member behind. Random numbers
+depend on (seed, generation, trial) alone.
 """
 
 from __future__ import annotations
@@ -42,10 +41,8 @@ def generation_steps(settings: PbtSettings, steps: int) -> int:
 def plan_exploits(
     scores: Rung, members: Mapping[int, Settings], *, settings: PbtSettings, space: Space, generation: int
 ) -> list[Exploit]:
-    """Exploits at the end of a generation.
-
-    Members without a finite score always exploit, in addition to the quantile.
-    """
+    """Exploits at the end of a generation."""
+    # Members without a finite score always exploit, in addition to the quantile.
     order = ranking(scores)
     if not order:
         return []
@@ -63,10 +60,8 @@ def plan_exploits(
 
 
 def explore(donor: Settings, space: Space, settings: PbtSettings, rng: np.random.Generator) -> Settings:
-    """Varies the settings of a donor within the constraints.
-
-    Returns the donor's own settings where none of many variations meets the constraints.
-    """
+    """Varies the settings of a donor within the constraints."""
+    # Returns the donor's own settings where none of many variations meets the constraints.
     for _ in range(MAX_VARIATIONS):
         varied = {name: _varied(value, space.dimensions[name], settings, rng) for name, value in donor.items()}
         if space.holds(varied):

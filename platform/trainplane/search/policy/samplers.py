@@ -1,13 +1,8 @@
 """Suggests settings of the next trial: random, grid or TPE.
 
 Random and grid follow from the trial's number alone. For TPE, a new Optuna sampler gets all committed trials and a seed
-from the trial's number, so the same journal gives the same settings in every process. It learns
-
-- of trials that were stopped early: their curves,
-- of trials that ran into NaN: that they are as bad as the worst,
-- of trials under way: that these settings are taken.
-
-Not covered: exploits (`pbt`).
+from the trial's number, so the same journal gives the same settings in every process. It learns the curves of trials
+that were stopped early, that NaN is as bad as the worst, and that settings of trials under way are taken.
 """
 
 from __future__ import annotations
@@ -42,10 +37,8 @@ def suggest_settings(number: int, settings: SearchSettings, space: Space, state:
 
 
 def _random_untried(number: int, space: Space, earlier: set[bytes]) -> Settings | None:
-    """Random settings of a trial that were not tried yet.
-
-    Duplicates are replaced by the settings of trials with far higher numbers.
-    """
+    # Random settings of a trial that were not tried yet. Duplicates are replaced by the settings of trials with far
+    # higher numbers.
     for attempt in range(DUPLICATE_TRIES):
         drawn = space.random(number + (attempt << 20))
         if _key(drawn) not in earlier:
@@ -82,7 +75,6 @@ def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, stat
 
 
 def _suggest(trial: Any, name: str, space: Space) -> Any:
-    """Asks an Optuna trial for one setting."""
     dimension = space.dimensions[name]
     if dimension.choice is not None:
         # By index: a choice may be a list, and Optuna cannot store lists.
@@ -94,10 +86,8 @@ def _suggest(trial: Any, name: str, space: Space) -> Any:
 
 
 def optuna_trials(settings: SearchSettings, space: Space, state: SearchState) -> list[Any]:
-    """All results as Optuna's trials, in the order of commits.
-
-    Results of an earlier search come first, trials under way last.
-    """
+    """All results as Optuna's trials, in the order of commits."""
+    # Results of an earlier search come first, trials under way last.
     import optuna
 
     trials = [

@@ -2,12 +2,10 @@
 
     advance(plan, state) -> records of all decisions that are possible now, already applied to `state`
 
-Pure: no I/O. The same facts lead to the same decisions, also after kills and restarts.
-
-Trials run in `width` slots. Each slot has a clock that counts training steps. Results count in the order of these
-clocks, not in the order of arrival. So a search ends alike on slow and fast machines, with or without kills. The
-price: a slot may have to wait until the others have come as far. No slot waits where decisions do not depend on results
-(random, grid, population-based training within a generation), or with `order: arrival`.
+Pure: no I/O. The same facts lead to the same decisions, also after kills and restarts. Trials run in `width` slots,
+each with a clock that counts training steps. Results count in the order of these clocks, not of arrival, so a search
+ends alike on slow and fast machines. The price: a slot may have to wait until the others have come as far, except where
+decisions do not depend on results (random, grid, within a PBT generation), or with `order: arrival`.
 """
 
 from __future__ import annotations
@@ -75,10 +73,8 @@ def advance(plan: SearchPlan, state: SearchState) -> list[JournalRecord]:
 
 
 def mark_nan(item: WorkItem, state: SearchState) -> JournalRecord:
-    """Ends a trial at a report that is not finite.
-
-    Later messages of its process change nothing.
-    """
+    """Ends a trial at a report that is not finite."""
+    # Later messages of its process change nothing.
     trial = state.trials[item.trial]
     values = encode_values(trial.curve[item.reported_step or 0])
     return {"k": "done", "item": item.number, "status": "nan", "step": item.reported_step, "values": values} | {
@@ -127,11 +123,10 @@ def _ends_later(running: WorkItem, finished: WorkItem) -> bool:
 
 
 def _next_work(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
-    """Chooses work for a free slot.
+    """Work for a free slot, or why there is none.
 
-    Returns:
-        {trial, first, last, why} of an item; or a whole record (with `k`) to apply first; or the reason why there is
-        no work. A decision about several trials is one record, so that a kill cannot split it.
+    A dict {trial, first, last, why} of an item; or a whole record (with `k`) to apply first. A decision about several
+    trials is one record, so that a kill cannot split it.
     """
     limit = reached_limit(state.budget, state.usage, plan.costs)
     if limit is not None:
@@ -160,10 +155,8 @@ def _promotion_work(plan: SearchPlan, promotion: tuple[int, int], why: str) -> J
 
 
 def _fits_step_budget(plan: SearchPlan, state: SearchState, *, cost: int, reached: int) -> bool:
-    """Step budget allows this work and one complete training.
-
-    The work costs `cost` steps and ends at step `reached` of its trial.
-    """
+    # Step budget allows this work and one complete training. The work costs `cost` steps and ends at step `reached` of
+    # its trial.
     limit = state.budget.steps
     if limit is None:
         return True
@@ -174,7 +167,6 @@ def _fits_step_budget(plan: SearchPlan, state: SearchState, *, cost: int, reache
 
 
 def _new_trial(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
-    """Work of a new trial, or why there is none."""
     number = len(state.trials)
     if number >= state.trial_limit:
         return f"all {number} trials are done"
@@ -187,10 +179,8 @@ def _new_trial(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
 
 
 def _population_work(plan: SearchPlan, state: SearchState) -> JournalRecord | str:
-    """Work of population-based training.
-
-    Members of a generation are trained in turn. When all have come as far, exploits start the next generation.
-    """
+    # Work of population-based training. Members of a generation are trained in turn. When all have come as far,
+    # exploits start the next generation.
     size, every = plan.settings.pbt.population, pbt.generation_steps(plan.settings.pbt, plan.steps)
     first = state.generation * every
     last = min(first + every, plan.steps)

@@ -1,11 +1,8 @@
 """State of a search, folded from its journal.
 
-    fold(records, goals) -> SearchState
-
 Pure: no I/O. Trials report facts (`began`, `seen`, `done`, `failed`), the clock reports time (`tick`), and `scheduler`
-adds decisions (`go`, `exploit`, `commit`, `end`). A trial is trained in work items: each item trains it once, from one
-step to another. The result of an item counts when the item is committed. JSON has no NaN or infinity, so records
-store such values as text.
+adds decisions (`go`, `exploit`, `commit`, `end`). A work item trains a trial once, from one step to another; its result
+counts when it is committed. JSON has no NaN or infinity, so records store such values as text.
 """
 
 from __future__ import annotations
@@ -28,30 +25,20 @@ FORMAT_VERSION = 1
 
 @dataclass
 class WorkItem:
-    """Training of one trial from one step to another.
+    """Training of one trial from one step to another."""
 
-    Attributes:
-        number: Index in `SearchState.items`.
-        start_clock: Clock of the slot at the start, in training steps.
-        starts: Processes started for it, of which `failures` failed.
-        reported_step: Step of the last report with values.
-        is_finite: The objectives of that report are finite.
-        result: Its `done` record.
-        arrival: Position of that record among all `done` records.
-    """
-
-    number: int
+    number: int  # Index in `SearchState.items`
     trial: int
     slot: int
-    start_clock: float
+    start_clock: float  # Clock of the slot at the start, in training steps
     first_step: int
     last_step: int
-    starts: int = 0
+    starts: int = 0  # Processes started for it, of which `failures` failed
     failures: int = 0
-    reported_step: int | None = None
-    is_finite: bool = True
-    result: JournalRecord | None = None
-    arrival: int = 0
+    reported_step: int | None = None  # Step of the last report with values
+    is_finite: bool = True  # The objectives of that report are finite
+    result: JournalRecord | None = None  # Its `done` record
+    arrival: int = 0  # Position of that record among all `done` records
 
     @property
     def planned_end_clock(self) -> float:
@@ -77,34 +64,22 @@ class WorkItem:
 
 @dataclass
 class TrialState:
-    """One configuration of a search and its progress.
-
-    Attributes:
-        status: `resting` is trained to a rung and may be promoted.
-        step: Last committed step.
-        values: Metrics at that step.
-        curve: Reported metrics by step.
-        checkpoint: Address of the checkpoint at `step`.
-        segment: Number of exploits so far (population-based training).
-        position: Last known step of the newest process.
-        donor: Last exploit, {donor, checkpoint, step}.
-        lineage: All exploits, each with its settings.
-    """
+    """One configuration of a search and its progress."""
 
     number: int
     settings: dict[str, Any]
-    status: TrialStatus = "running"
-    step: int = 0
-    values: Values = field(default_factory=dict)
-    curve: dict[int, Values] = field(default_factory=dict)
+    status: TrialStatus = "running"  # `resting` is trained to a rung and may be promoted
+    step: int = 0  # Last committed step
+    values: Values = field(default_factory=dict)  # Metrics at that step
+    curve: dict[int, Values] = field(default_factory=dict)  # Reported metrics by step
     run_id: str = ""
-    checkpoint: str = ""
+    checkpoint: str = ""  # Address of the checkpoint at `step`
     error: str | None = None
     seconds: float = 0.0
-    segment: int = 0
-    position: int = 0
-    donor: dict[str, Any] | None = None
-    lineage: list[dict[str, Any]] = field(default_factory=list)
+    segment: int = 0  # Number of exploits so far (population-based training)
+    position: int = 0  # Last known step of the newest process
+    donor: dict[str, Any] | None = None  # Last exploit, {donor, checkpoint, step}
+    lineage: list[dict[str, Any]] = field(default_factory=list)  # All exploits, each with its settings
 
     @property
     def highest_step(self) -> int:
@@ -114,40 +89,28 @@ class TrialState:
 
 @dataclass
 class SearchState:
-    """Complete input of the scheduler's decisions.
+    """Complete input of the scheduler's decisions."""
 
-    Attributes:
-        goals: Objectives; the first one decides.
-        width: Number of slots.
-        open_items: Items without a commit, by number.
-        arrivals: Number of `done` records.
-        commit_order: Numbers of committed items, in the order in which they counted.
-        clock: Slot clock at the last commit.
-        rungs: Score by trial at each step that a trial was committed at.
-        promoted: Trials that were promoted from a step.
-        assigned: Trials that were sent to a step.
-        prior_results: Trials of an earlier search, {settings, values}.
-        end_reason: Reason of the end; None while the search runs.
-    """
-
-    goals: tuple[Objective, ...]
+    goals: tuple[Objective, ...]  # Objectives; the first one decides
     key: str = ""
-    width: int = 1
+    width: int = 1  # Number of slots
     trial_limit: int = 0
     budget: Budget = field(default_factory=Budget)
     trials: dict[int, TrialState] = field(default_factory=dict)
     items: list[WorkItem] = field(default_factory=list)
-    open_items: dict[int, WorkItem] = field(default_factory=dict)
-    arrivals: int = 0
+    open_items: dict[int, WorkItem] = field(default_factory=dict)  # Items without a commit, by number
+    arrivals: int = 0  # Number of `done` records
+    # Numbers of committed items, in the order in which they counted
     commit_order: list[int] = field(default_factory=list)
-    clock: float = 0.0
+    clock: float = 0.0  # Slot clock at the last commit
+    # Score by trial at each step that a trial was committed at
     rungs: dict[int, dict[int, float | None]] = field(default_factory=dict)
-    promoted: dict[int, list[int]] = field(default_factory=dict)
-    assigned: dict[int, list[int]] = field(default_factory=dict)
+    promoted: dict[int, list[int]] = field(default_factory=dict)  # Trials that were promoted from a step
+    assigned: dict[int, list[int]] = field(default_factory=dict)  # Trials that were sent to a step
     generation: int = 0
-    prior_results: list[JournalRecord] = field(default_factory=list)
+    prior_results: list[JournalRecord] = field(default_factory=list)  # Trials of an earlier search, {settings, values}
     usage: SearchUsage = field(default_factory=SearchUsage)
-    end_reason: str | None = None
+    end_reason: str | None = None  # Reason of the end; None while the search runs
 
     def apply(self, record: JournalRecord) -> None:
         """Applies one record."""
@@ -240,7 +203,6 @@ class SearchState:
         trial.position = record["step"]
 
     def _apply_seen(self, record: JournalRecord) -> None:
-        """A report of a trial under way."""
         item = self.items[record["item"]]
         trial = self.trials[item.trial]
         step = record["step"]
@@ -268,7 +230,6 @@ class SearchState:
         self.items[record["item"]].failures += 1
 
     def _apply_commit(self, record: JournalRecord) -> None:
-        """Counts the result of an item."""
         item = self.open_items.pop(record["item"])
         trial, result = self.trials[item.trial], item.result
         assert result is not None
@@ -294,7 +255,6 @@ class SearchState:
         self.usage.tick(record["wall"], {int(trial): seconds for trial, seconds in record["trials"].items()})
 
     def _apply_end(self, record: JournalRecord) -> None:
-        """Ends the search."""
         self.end_reason = record["why"]
         # Trials that still rest on a rung were stopped early.
         for trial in self.trials.values():

@@ -1,9 +1,8 @@
 """Charts of a search, drawn by Matplotlib.
 
-Learning curves, the Pareto front, parallel coordinates, importance of settings. Each chart is a uint8 RGB array
-(H, W, 3). The best trial is red, the front orange, others grey; trials that were stopped early are lighter. MLflow
-brings Matplotlib along. Unlike Optuna's charts, these use no windows and no global state of `pyplot`
-(docs/decisions.md).
+Each chart is a uint8 RGB array (H, W, 3). The best trial is red, the front orange, others grey; trials that were
+stopped early are lighter. MLflow brings Matplotlib along. Unlike Optuna's charts, these use no windows and no global
+state of `pyplot` (docs/decisions.md).
 """
 
 from __future__ import annotations
@@ -91,7 +90,6 @@ def learning_curves(state: SearchState, board: Leaderboard) -> Pixels:
 
 
 def _label(chart: _Chart, point: tuple[float, float], text: str, color: str, *, left: bool = False) -> None:
-    """Writes a label beside a point."""
     chart.axes.annotate(
         text,
         point,
@@ -129,19 +127,12 @@ def pareto_front(state: SearchState, board: Leaderboard) -> Pixels:
 
 @dataclass(frozen=True)
 class _Column:
-    """One axis of parallel coordinates.
+    """One axis of parallel coordinates."""
 
-    Attributes:
-        name: Setting or objective.
-        positions: Position of each trial on the axis, 0 to 1.
-        low: Label of the lower end.
-        high: Label of the upper end.
-    """
-
-    name: str
-    positions: dict[int, float]
-    low: str
-    high: str
+    name: str  # Setting or objective
+    positions: dict[int, float]  # Position of each trial on the axis, 0 to 1
+    low: str  # Label of the lower end
+    high: str  # Label of the upper end
 
     @staticmethod
     def of_setting(name: str, dimension: Dimension, trials: Sequence[TrialState]) -> _Column:
@@ -166,10 +157,7 @@ class _Column:
 
 
 def parallel_coordinates(state: SearchState, board: Leaderboard, dimensions: Mapping[str, Dimension]) -> Pixels:
-    """Draws a line for each trial through settings and objectives.
-
-    The better a trial ranks, the darker its line.
-    """
+    """Draws each trial through settings and objectives, better ones darker."""
     valued = [trial for trial in board.ranked if trial_scores(trial, state.goals) is not None]
     columns = [_Column.of_setting(name, dimension, valued) for name, dimension in dimensions.items()]
     for goal in state.goals:

@@ -1,8 +1,7 @@
 """Importance of explored settings: fANOVA over the trials.
 
 A random forest is fitted to the trials (Optuna's evaluator, on scikit-learn), and the variance of its prediction is
-divided among the settings. The result says which settings changed the objective within the explored space. It says
-nothing about other values, and little about few trials. Not covered: why.
+divided among the settings. It says nothing about values outside the explored space, and little about few trials.
 """
 
 from __future__ import annotations
@@ -19,8 +18,7 @@ MIN_TRIALS = 4
 def importance(settings: SearchSettings, space: Space, state: SearchState, *, goal: int = 0) -> dict[str, float]:
     """Share of an objective's variance by setting, largest first.
 
-    With early stopping, trials are compared at the rung that most of them reached: values of one step. The shares sum
-    to 1; there are none with too few trials.
+    Trials are compared at the rung that most of them reached. The shares sum to 1; none with too few trials.
     """
     objective = settings.goals[goal]
     rows = []
@@ -49,9 +47,6 @@ def importance(settings: SearchSettings, space: Space, state: SearchState, *, go
 
 
 def _widest_rung(state: SearchState) -> int:
-    """Step at which most trials have a finite score.
-
-    The later one, if several have equally many.
-    """
+    # Step at which most trials have a finite score. The later one, if several have equally many.
     counts = {step: sum(score is not None for score in rung.values()) for step, rung in state.rungs.items()}
     return max(counts, key=lambda step: (counts[step], step), default=0)

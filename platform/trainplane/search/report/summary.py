@@ -1,7 +1,4 @@
-"""Results of a search: leaderboard, best trial, Pareto front.
-
-Pure: no I/O. Not covered: drawing (`charts`), the importance of settings (`importance`).
-"""
+"""Results of a search: leaderboard, best trial, Pareto front."""
 
 from __future__ import annotations
 
@@ -17,24 +14,16 @@ Scores = tuple[float, ...]
 
 @dataclass(frozen=True)
 class Leaderboard:
-    """Trials in the order of their results.
+    """Trials in the order of their results."""
 
-    Attributes:
-        ranked: All trials, the best first.
-        front: Pareto front: trials that no other trial dominates.
-        best: The best trial; None if no trial has finite values.
-    """
-
-    ranked: tuple[TrialState, ...]
-    front: tuple[TrialState, ...]
-    best: TrialState | None
+    ranked: tuple[TrialState, ...]  # All trials, the best first
+    front: tuple[TrialState, ...]  # Pareto front: trials that no other trial dominates
+    best: TrialState | None  # The best trial; None if no trial has finite values
 
 
 def leaderboard(state: SearchState) -> Leaderboard:
-    """Ranks all trials.
-
-    Trials without a finite value of every objective come last, in the order of their numbers.
-    """
+    """Ranks all trials."""
+    # Trials without a finite value of every objective come last, in the order of their numbers.
     goals = state.goals
     scored = [(trial, scores) for trial in state.trials.values() if (scores := trial_scores(trial, goals)) is not None]
     unscored = [trial for trial in state.trials.values() if trial_scores(trial, goals) is None]
@@ -55,10 +44,7 @@ def leaderboard(state: SearchState) -> Leaderboard:
 
 
 def trial_scores(trial: TrialState, goals: Sequence[Objective]) -> Scores | None:
-    """All objectives to maximise; None if one is missing.
-
-    None also for a trial that failed or ran into NaN.
-    """
+    """All objectives to maximise; None if missing, failed or NaN."""
     scores = [score(trial.values, goal) for goal in goals]
     if trial.status in ("nan", "failed") or None in scores:
         return None
@@ -77,10 +63,8 @@ def _front(scored: Sequence[tuple[TrialState, Scores]]) -> list[tuple[TrialState
 
 
 def knee(scored: Sequence[tuple[TrialState, Scores]]) -> TrialState | None:
-    """Trial of the front nearest to the best everywhere.
-
-    Each objective is scaled to its range on the front.
-    """
+    """Trial of the front nearest to the best everywhere."""
+    # Each objective is scaled to its range on the front.
     front = _front(scored)
     if not front:
         return None

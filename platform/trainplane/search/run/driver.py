@@ -1,8 +1,7 @@
 """Runs a search and keeps its journal.
 
-Its caller runs the trials: `ray_tune` on Ray Tune, a simulation in tests and in `isnet bench search`. The caller asks
-`next_item` for work and reports what happens to it. `policy/scheduler.py` decides. A decision is in the journal before
-it has any effect. Not covered: trials themselves.
+Its caller runs the trials: `ray_tune`, or a simulation in tests and `isnet bench search`. It asks `next_item` for work
+and reports what happens to it. `policy/scheduler.py` decides. A decision is in the journal before it has any effect.
 """
 
 from __future__ import annotations
@@ -24,22 +23,16 @@ TICK_S = 5.0
 
 @dataclass
 class Driver:
-    """Search in this process.
-
-    Attributes:
-        on_change: Called after every change.
-        pin_donor: Called with every exploit before its donor may continue. Called again after a kill in between.
-        clock: Time in seconds.
-        running: Start time of each running item.
-    """
+    """Search in this process."""
 
     plan: SearchPlan
     state: SearchState
     journal: Journal
-    on_change: Callable[[SearchState], None] = lambda state: None
+    on_change: Callable[[SearchState], None] = lambda state: None  # Called after every change
+    # Called with every exploit before its donor may continue. Called again after a kill in between.
     pin_donor: Callable[[JournalRecord], None] = lambda exploit: None
-    clock: Callable[[], float] = time.monotonic
-    running: dict[int, float] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic  # Time in seconds
+    running: dict[int, float] = field(default_factory=dict)  # Start time of each running item
     _last_tick: float | None = None
     _has_pinned: bool = False
 
@@ -49,16 +42,8 @@ class Driver:
     ) -> Driver:
         """Resumes a search from its journal, or starts it.
 
-        Args:
-            plan: Constant input of the scheduler.
-            journal: Its records, if any.
-            key: Identity of the search, see `space.search_key`.
-            width: Slots of a new search. A resumed search keeps its own number.
-            prior_results: Trials of an earlier search, for a new one. They are copied into the journal, because the
-                earlier search may be deleted.
-
-        Raises:
-            UserError: The journal belongs to another search.
+        A resumed search keeps its own number of slots. `prior_results` are copied into a new journal, because the
+        earlier search may be deleted. Raises `UserError` if the journal belongs to another search.
         """
         state = fold(journal.records, plan.settings.goals)
         driver = Driver(plan, state, journal)
@@ -116,11 +101,7 @@ class Driver:
             self._write([{"k": "began", "item": item, "step": step, "run_id": run_id}])
 
     def on_report(self, item: int, *, step: int, values: Mapping[str, float]) -> bool:
-        """Handles a validation, or progress without values.
-
-        Returns:
-            False if the trial shall stop.
-        """
+        """Handles a report, perhaps without values; False stops the trial."""
         if not self._is_open(item):
             return False
         record = {"k": "seen", "item": item, "step": step, "values": encode_values(values)}
@@ -135,8 +116,8 @@ class Driver:
     def on_done(self, item: int, *, status: str, step: int, values: Values, **details: object) -> None:
         """Handles a result.
 
-        `status` is `finished` at the last step, or `nan`, or `failed` for good. `details` are further fields of the
-        record, such as `run_id`, `checkpoint`, `error`, `seconds`.
+        `status` is `finished` at the last step, `nan`, or `failed` for good. `details` are further fields of the
+        record.
         """
         self._remove_running(item)
         if self._is_open(item):
@@ -163,10 +144,8 @@ class Driver:
             )
 
     def tick(self) -> None:
-        """Bills the time since the last tick.
-
-        The driver and each running trial are billed. Time without a running trial is not billed.
-        """
+        """Bills the time since the last tick."""
+        # The driver and each running trial are billed. Time without a running trial is not billed.
         now = self.clock()
         # The first tick only starts the time span.
         if self._last_tick is not None and self.running and now > self._last_tick:
@@ -221,7 +200,6 @@ _TRANSIENT_CAUSES = (GONE, "LOST", "NOTICE", "CREDENTIALS", "OURS")
 def should_retry(cause: str, *, failures: int, retries: int) -> bool:
     """Decides whether a failed item is started again.
 
-    `failures` includes this one. The run itself handles its own failures first, such as a lost worker
-    (`trainplane.train.launch.failure_policy`).
+    `failures` includes this one. The run handles its own first, such as a lost worker (`train.launch.failure_policy`).
     """
     return cause in _TRANSIENT_CAUSES and failures <= retries

@@ -2,13 +2,12 @@
 
     with open_journal(store, "searches/demo-0123456789ab") as journal:
         state = fold(journal.records, goals)             # all records so far
-        journal.append([{"k": "tick", …}])               # on the way to the disk
         journal.append([{"k": "go", …}], durable=True)   # on the disk or in the object store when this returns
 
-A line is a checksum, a space and one JSON object with its number in the journal as `n`. In a folder the journal is one
-file that only grows. In an object store every durable append is a new object with the next number. Of two processes
-that run one search, only the first can create it, and the second one stops. A kill in the middle of an append leaves a
-torn last line, which is cut off. Damage before that is an error. The meaning of records: `policy/state.py`.
+A line is a checksum, a space and one JSON object with its number as `n`. In a folder the journal is one file that only
+grows. In an object store every durable append is a new object with the next number, which only the first of two
+processes can create; the second one stops. A kill leaves a torn last line, which is cut off; damage before it is an
+error.
 """
 
 from __future__ import annotations
@@ -49,11 +48,9 @@ class Journal(ABC):
         self._next_number = len(records)
 
     def append(self, records: Sequence[Mapping[str, Any]], *, durable: bool = False) -> None:
-        """Appends records.
+        """Appends records, which get number and time.
 
-        Args:
-            records: Records without number and time.
-            durable: Returns only when these and all earlier records survive a loss of this machine's power.
+        `durable` returns only when these and all earlier records survive a loss of this machine's power.
         """
         # Number and time of writing are added to each record.
         lines = []
@@ -74,9 +71,7 @@ class Journal(ABC):
 def open_journal(store: Store, folder: str) -> Iterator[Journal]:
     """Opens a journal for this process alone.
 
-    Raises:
-        RunFailed: The journal is damaged.
-        UserError: Another process runs this search.
+    Raises `RunFailed` if it is damaged, `UserError` if another process runs this search.
     """
     journal: Journal
     if isinstance(store, FolderStore):
@@ -90,10 +85,7 @@ def open_journal(store: Store, folder: str) -> Iterator[Journal]:
 
 
 def read_journal(store: Store, folder: str) -> list[JournalRecord]:
-    """Reads all records, also while another process writes.
-
-    Returns an empty list without a journal.
-    """
+    """Reads all records, also during writes; none without a journal."""
     if isinstance(store, FolderStore):
         path = Path(store.address) / folder / FILE
         return parse_lines(path.read_bytes(), str(path))[0] if path.exists() else []
@@ -118,18 +110,10 @@ def encode_line(record: Mapping[str, Any]) -> bytes:
 
 
 def parse_lines(data: bytes, where: str, first: int = 0) -> tuple[list[JournalRecord], int]:
-    """Parses lines up to a torn end.
+    """Parses lines, numbered from `first`, up to a torn end.
 
-    Args:
-        data: The lines.
-        where: Address for error messages.
-        first: Number of the first record.
-
-    Returns:
-        The records, and the number of bytes that they take.
-
-    Raises:
-        RunFailed: A good line follows a bad one. That is no torn end; decisions are missing.
+    Returns the records and their number of bytes. Raises `RunFailed`, naming `where`, if a good line follows a bad one:
+    that is no torn end, decisions are missing.
     """
     records: list[JournalRecord] = []
     size = 0
@@ -174,10 +158,7 @@ class MemoryJournal(Journal):
 
 
 class _FileJournal(Journal):
-    """Journal in one file, locked for this process.
-
-    A durable append ends with an fsync.
-    """
+    """Journal in one file, locked for this process."""
 
     def __init__(self, path: Path) -> None:
         FolderStore(path.parent).ensure_folder()
@@ -217,10 +198,7 @@ class _FileJournal(Journal):
 
 
 class _SegmentJournal(Journal):
-    """Journal of numbered objects in an object store.
-
-    Of two processes, the first to create an object wins.
-    """
+    """Journal of numbered objects in an object store."""
 
     def __init__(self, store: Store) -> None:
         self._store = store

@@ -1,7 +1,7 @@
 """Runs a search in a context.
 
-Admits trials, opens the journal, and records all trials under one parent run. A search that was killed resumes from
-its journal, and its trials resume from their own checkpoints.
+Admits trials, opens the journal, and records all trials under one parent run. A killed search resumes from its journal,
+its trials from their own checkpoints.
 """
 
 from __future__ import annotations
@@ -39,20 +39,15 @@ Configure = Callable[[int, Settings, int], RunConfig]
 
 @dataclass(frozen=True)
 class Search:
-    """A checked search, ready to start.
-
-    Attributes:
-        key: Identity, see `space.search_key`.
-        extra_metrics: `module:function` that returns metrics which validation does not measure.
-    """
+    """A checked search, ready to start."""
 
     name: str
-    key: str
+    key: str  # Identity, see `space.search_key`
     settings: SearchSettings
     space: Space
     train: TrainConfig
     configure: Configure
-    extra_metrics: str | None = None
+    extra_metrics: str | None = None  # `module:function` that returns metrics which validation does not measure
 
     @property
     def folder(self) -> str:
@@ -81,11 +76,7 @@ def cost_rates(resources: TrialResources, train: TrainConfig) -> CostRates:
 
 
 def register_search_dir(search: Search, context: Context) -> None:
-    """Writes `search.json` beside the journal.
-
-    Raises:
-        UserError: The store cannot be written. No trial could save a checkpoint either.
-    """
+    """Writes `search.json` beside the journal."""
     try:
         description = canonical_json({"name": search.name, "key": search.key})
         open_store(context.checkpoints).write(f"{search.folder}/{DESCRIPTION_FILE}", description)
@@ -104,12 +95,9 @@ def run_search(
     on_change: Callable[[Driver], None],
     prior_results: list[JournalRecord],
 ) -> Driver:
-    """Runs a search to its end.
+    """Runs a search, with as many trials as fit.
 
-    As many trials run at once as fit. Returns the driver in its last state.
-
-    Raises:
-        UserError: Not even one trial fits the cluster.
+    Returns the driver in its last state. Raises `UserError` if not even one trial fits the cluster.
     """
     with open_journal(open_store(context.checkpoints), search.folder) as journal:
         if (finished := _finished_search(search, journal)) is not None:
@@ -140,10 +128,7 @@ def run_search(
 
 
 def _finished_search(search: Search, journal: Journal) -> Driver | None:
-    """Driver of a search that is complete under its limits.
-
-    Such a search needs no cluster.
-    """
+    # Driver of a search that is complete under its limits. Such a search needs no cluster.
     if not journal.records:
         return None
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
@@ -203,19 +188,14 @@ def release_donors(state: SearchState, parent_run_id: str) -> None:
 
 
 def read_state(search: Search, context: Context) -> SearchState | None:
-    """State by the journal; None without a journal.
-
-    The search may be running.
-    """
+    """State of a search, also while running; None without journal."""
     records = read_journal(open_store(context.checkpoints), search.folder)
     return fold(records, search.settings.goals) if records else None
 
 
 def load_prior_results(context: Context, name: str, settings: SearchSettings) -> list[JournalRecord]:
-    """Finished trials of earlier searches of one name: {settings, values}.
-
-    Only trials with all objectives of this search are returned.
-    """
+    """Finished trials of earlier searches of one name: {settings, values}."""
+    # Only trials with all objectives of this search are returned.
     store = open_store(context.checkpoints)
     # A folder is named NAME-KEY; a folder without a journal is a search that never started.
     folders = sorted(

@@ -1,9 +1,8 @@
 """Runs a search on Ray Tune.
 
-Tune runs the processes, `driver` assigns their work. An item of the search is a trial of Tune's, in a process that
-the next item may reuse. Tune's searcher asks the driver for items; its scheduler and a callback report what happens
-to them. Tune itself stores nothing that counts: its snapshots are deleted with the command, and after a kill a new
-Tune run resumes from the journal.
+Tune runs the processes, `driver` assigns their work. An item of the search is a trial of Tune's, in a process that the
+next item may reuse. Tune's searcher asks the driver for items; its scheduler and a callback report what happens. Tune
+itself stores nothing that counts: its snapshots are deleted, and after a kill a new Tune run resumes from the journal.
 """
 
 from __future__ import annotations
@@ -32,16 +31,15 @@ def run_on_tune(
 ) -> None:
     """Runs a search until it is over.
 
+    Raises `RunFailed` if Tune ends before the search.
+
     Args:
         driver: The search.
         train: Trains an item.
         assign: Turns an item into the dict that `train` gets.
         resources: Resources of a trial's own process, for Tune.
         scratch: Folder for Tune's snapshots.
-        stops_itself: `train` ends by itself after a value that is not finite; else Tune ends its process.
-
-    Raises:
-        RunFailed: Tune ended before the search.
+        stops_itself: True: `train` ends by itself after a value that is not finite; else Tune ends its process.
     """
     from ray import tune
 
@@ -79,9 +77,7 @@ def run_on_tune(
 class TuneBridge:
     """Maps Tune's trials to the driver's items.
 
-    Attributes:
-        driver: The search.
-        fault: First error of our own code; it ends the search.
+    `fault` is the first error of our own code; it ends the search.
     """
 
     def __init__(self, driver: Driver, assign: Callable[[WorkItem], dict[str, Any]]) -> None:
@@ -100,11 +96,7 @@ class TuneBridge:
         return self._assign(item)
 
     def handle(self, name: str, message: dict[str, Any]) -> bool:
-        """Handles a message of a trial.
-
-        Returns:
-            False if the trial shall stop.
-        """
+        """Handles a message of a trial; False stops the trial."""
         item, kind = self._items[name], message["k"]
         if kind in ("done", "failed"):
             self._reported_end.add(name)
@@ -127,20 +119,16 @@ class TuneBridge:
         return name in self._reported_end
 
     def on_complete(self, name: str, *, error: bool) -> None:
-        """Handles the end of a trial in Tune.
-
-        A trial that did not report its end has failed.
-        """
+        """Handles the end of a trial in Tune."""
+        # A trial that did not report its end has failed.
         item = self._items.pop(name, None)
         if item is not None and item in self.driver.running:
             reason = "its process was lost" if error else "its process ended without a result"
             self.driver.on_failed(item, cause=GONE, error=reason)
 
     def guard(self, action: Callable[[], Any], default: Any) -> Any:
-        """Runs an action; an error ends the search.
-
-        Without it the search would continue without its records. `default` is the result after an error.
-        """
+        """Runs an action; an error ends the search, with `default`."""
+        # Without it the search would continue without its records.
         if self.fault is not None:
             return default
         try:
@@ -227,8 +215,8 @@ def _clock(bridge: TuneBridge) -> Any:
 def keep_aws_keys_local() -> None:
     """Keeps AWS keys of this process out of Tune's trials.
 
-    Ray Tune sends them as settings, which Ray writes into its log. They are not needed: processes of a private cluster
-    inherit our environment, those of another cluster have keys of their own.
+    Ray Tune sends them as settings, which Ray logs. Processes of a private cluster inherit them, other clusters have
+    theirs.
     """
     from ray.tune.execution import class_cache
 

@@ -1,7 +1,7 @@
 """Trains one work item of a search.
 
-A trial resumes from its own checkpoints, so no step before a committed checkpoint is trained twice. Its MLflow run
-follows from its search and number and stays the same. Not covered: what is trained next (`policy/scheduler.py`).
+A trial resumes from its own checkpoints, so no step before a committed one is trained twice. Its MLflow run follows
+from its search and number and stays the same.
 """
 
 from __future__ import annotations
@@ -37,25 +37,17 @@ PROGRESS_EVERY_S = 2.0
 
 @dataclass(frozen=True)
 class Assignment:
-    """Work item, complete for another process.
-
-    Attributes:
-        last: Step that the trial is trained to.
-        goals: Metrics that must stay finite.
-        extra_metrics: `module:function` that returns metrics which validation does not measure.
-        donor: Exploit before this item, {donor, checkpoint, step}.
-        lineage: All exploits of the trial.
-    """
+    """Work item, complete for another process."""
 
     item: int
     trial: int
-    last: int
+    last: int  # Step that the trial is trained to
     config: dict[str, Any]
     settings: dict[str, Any]
-    goals: tuple[str, ...]
-    extra_metrics: str | None = None
-    donor: dict[str, Any] | None = None
-    lineage: tuple[dict[str, Any], ...] = ()
+    goals: tuple[str, ...]  # Metrics that must stay finite
+    extra_metrics: str | None = None  # `module:function` that returns metrics which validation does not measure
+    donor: dict[str, Any] | None = None  # Exploit before this item, {donor, checkpoint, step}
+    lineage: tuple[dict[str, Any], ...] = ()  # All exploits of the trial
 
 
 Message = dict[str, Any]
@@ -182,10 +174,7 @@ def _extra_metrics(assignment: Assignment) -> dict[str, float]:
 
 
 def _record_exploit(context: Context, run_id: str, assignment: Assignment) -> None:
-    """Records changed settings as metrics over steps.
-
-    MLflow's parameters cannot change.
-    """
+    # Records changed settings as metrics over steps. MLflow's parameters cannot change.
     from mlflow.entities import Metric, RunTag
     from mlflow.exceptions import MlflowException
 

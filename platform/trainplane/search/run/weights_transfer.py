@@ -1,8 +1,7 @@
 """Copies a donor's checkpoint to another trial (population-based training).
 
 Tensors, counters and the position in the data are the donor's, bit for bit. The settings of the optimisers (rates,
-betas) come from the taker's configuration. The donor's checkpoint is pinned while it is read. A repeated copy changes
-nothing.
+betas) come from the taker's configuration.
 """
 
 from __future__ import annotations
@@ -28,12 +27,7 @@ def pin_owner(parent_run_id: str, trial: int) -> str:
 def copy_donor_weights(donor: str, run_dir: str, *, config: RunConfig, task_class: type[Task], by: str) -> None:
     """Copies a donor's checkpoint to the start of a run.
 
-    Args:
-        donor: Address of the checkpoint.
-        run_dir: Address of the taker's run; nothing is written if it has a checkpoint already.
-        config: Configuration of the taker.
-        task_class: Task of the taker.
-        by: Owner of the pin, see `pin_owner`.
+    The donor's is pinned `by` (see `pin_owner`) while it is read. Writes nothing if the run has a checkpoint already.
     """
     target = open_store(run_dir)
     # A repeated attempt finds its own copy.
@@ -59,10 +53,7 @@ def release_donor(donor: str, *, by: str) -> None:
 
 
 def _param_groups(task: Task, stored: TrainingState) -> dict[str, Any]:
-    """Parameter groups with the settings of a new optimiser.
-
-    Values that a new optimiser does not set are kept.
-    """
+    # Parameter groups with the settings of a new optimiser. Values that a new optimiser does not set are kept.
     groups: dict[str, Any] = {}
     for name, optimizer in task.optimizers().items():
         # `params` are positions of tensors and stay; everything else comes from the new optimiser.
