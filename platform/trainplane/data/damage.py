@@ -1,8 +1,4 @@
-"""Kinds of damage, and the check of one member.
-
-The names of the kinds are stored in reports and do not change.
-Not covered: the check of a whole dataset (verify.py), and substitutes for damaged samples (load/batch_maker.py).
-"""
+"""Kinds of damage, stored in reports, and a member's check."""
 
 from __future__ import annotations
 
@@ -86,11 +82,11 @@ def check_member(header: bytes, payload: bytes | memoryview, *, name: str, size:
     """Returns the kind of damage of a member, or None.
 
     Args:
-        header: bytes at the position of its header, fewer than 512 where the shard ended.
-        payload: bytes behind them, fewer than `size` where the shard ended.
+        header: Bytes at the position of its header, fewer than 512 where the shard ended.
+        payload: Bytes behind them, fewer than `size` where the shard ended.
         name: `KEY.EXT`, or `.EXT` where the key is not known.
-        size: bytes of the payload according to the index.
-        crc32: checksum of the payload according to the index.
+        size: Bytes of the payload according to the index.
+        crc32: Checksum of the payload according to the index.
     """
     if len(header) < BLOCK_BYTES or len(payload) < size:
         return CUT_SHARD

@@ -2,11 +2,9 @@
 
 One row per sample, one row group per shard. Columns: `shard` and `key` (text), `members` (a list of {extension, offset,
 size, crc32}; offset and size of the payload in bytes; its header is the 512 bytes before). The same rows give the same
-bytes under one release of pyarrow: the file has no time and no statistics, but the name of that release.
-
-In memory only the numbers stay, about 42 bytes per sample with two members. Keys are read from the file when one is
-asked for. Rows and members stand in the order of the shard, because readers request ranges from the first byte of one
-row to the last byte of another.
+bytes under one release of pyarrow, whose name is in the file. In memory only the numbers stay, about 42 bytes per
+sample with two members; keys are read when asked for. Rows and members stand in the order of the shard, because readers
+request ranges from the first byte of one row to the last byte of another.
 """
 
 from __future__ import annotations
@@ -94,16 +92,9 @@ class IndexWriter:
 
 
 class Index:
-    """Rows of a dataset by sample number.
+    """Rows of a dataset by sample number, through all shards.
 
-    Samples are numbered through all shards in order.
-
-    Args:
-        data: bytes of `samples.parquet`; the caller has checked their digest.
-        shards: shards of the manifest.
-
-    Raises:
-        ValueError: the file cannot be read, or is no index of these shards.
+    The caller has checked the digest of `data`. Raises `ValueError` if it is no index of these shards.
     """
 
     def __init__(self, data: bytes, *, shards: Sequence[Shard]) -> None:
@@ -184,9 +175,9 @@ class Index:
         )
 
     def span(self, first: int, end: int) -> tuple[int, int]:
-        """Returns the bytes of samples first … end - 1.
+        """Bytes of samples first … end - 1, with headers.
 
-        The range is [start, stop) of the one shard that they lie in, and includes their headers.
+        The range is [start, stop) of the one shard that they lie in.
         """
         last_member = int(self._first_member[end]) - 1
         start = int(self._offset[self._first_member[first]]) - BLOCK_BYTES
@@ -210,13 +201,8 @@ def _check_names(rows: pa.Table, shard: Shard) -> None:
 def _misplaced(offset: Any, size: Any, first: Any, shards: Sequence[Shard]) -> int | None:
     """Returns the first misplaced member, or None.
 
-    A member may not lie outside its shard, or begin within the member before it.
-
-    Args:
-        offset: int64 (members,), bytes.
-        size: int64 (members,), bytes.
-        first: int64 (shards + 1,), number of the first member of each shard, and the number of all members.
-        shards: shards of the manifest.
+    It lies outside its shard, or begins within the member before. `offset` and `size` are int64 (members,), in bytes;
+    `first`, int64 (shards + 1,), has the number of each shard's first member, and of all members.
     """
     wrong = (offset < BLOCK_BYTES) | (size < 0)
     if not wrong.any():

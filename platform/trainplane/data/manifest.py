@@ -1,13 +1,9 @@
 """Manifest of a dataset, and `Dataset`, which readers open.
 
     dataset = Dataset.open("s3://bucket/datasets/places2-train")
-    dataset.digest, dataset.num_samples, dataset.shards
 
-The manifest, `manifest.json` beside the shards, is canonical JSON and written last: a dataset without one does not
-exist. Its digest is the sha256 of the manifest without that field, so it stands for every byte of the dataset.
-
-Not covered: making a dataset (pack/), checking all of its bytes again (verify.py), reading samples (read/fetch.py),
-and the order of the samples (order.py).
+`manifest.json` beside the shards is canonical JSON and written last: a dataset without one does not exist. Its digest
+is the sha256 of the manifest without that field, so it stands for every byte of the dataset.
 """
 
 from __future__ import annotations
@@ -98,11 +94,7 @@ class Manifest:
 
     @classmethod
     def from_json(cls, data: bytes) -> Manifest:
-        """Parses the bytes of `manifest.json`.
-
-        Raises:
-            ValueError: they are no valid manifest.
-        """
+        """Parses the bytes of `manifest.json`; `ValueError` if invalid."""
         try:
             content = json.loads(data)
         except RecursionError:
@@ -150,8 +142,8 @@ def _sha256(text: str) -> str:
 class Dataset:
     """Packed dataset at its address.
 
-    Opening reads the manifest alone; the index is loaded at first use. A pickle is small: it has the address and the
-    manifest, and the index is read again where it is used. Readers cache shards on the host's disk if `cache` is set.
+    Opening reads the manifest alone; the index is loaded at first use, and again after pickling. Readers cache shards
+    on the host's disk if `cache` is set.
     """
 
     def __init__(self, store: Store, manifest: Manifest, *, cache: CacheConfig | None = None) -> None:
@@ -174,8 +166,7 @@ class Dataset:
     ) -> Dataset:
         """Opens the dataset at an address or in a store.
 
-        Raises:
-            UserError: there is no dataset, its manifest is damaged, or its digest is not `expected_digest`.
+        Raises `UserError` without a valid manifest of the `expected_digest`.
         """
         store = open_store(where) if isinstance(where, str) else where
         try:
@@ -229,11 +220,7 @@ class Dataset:
 
     @property
     def index(self) -> Index:
-        """Index of all samples, loaded and checked at first use.
-
-        Raises:
-            DamageError: it is missing, or not as packed.
-        """
+        """Index, loaded and checked at first use; may raise `DamageError`."""
         if self._index is None:
             try:
                 self._index = _read_parsed(self.store, INDEX_NAME, partial(parse_index, self.manifest))
@@ -244,10 +231,7 @@ class Dataset:
         return self._index
 
     def remedy(self, usual: str) -> str:
-        """Returns advice for damage of this dataset.
-
-        It is `usual`, unless the dataset was replaced or deleted after it was opened.
-        """
+        """Advice for damage: `usual`, unless the dataset was replaced since."""
         try:
             current = _read_parsed(self.store, MANIFEST_NAME, Manifest.from_json).digest
         except NotFound:
@@ -265,8 +249,8 @@ class Dataset:
     def decoding(self, sample: int) -> Iterator[None]:
         """Reports an intact sample that cannot be decoded as damage.
 
-        For the decoding of a sample that no other sample may replace. A `ValueError` of the block becomes a
-        `DamageError` that names dataset, shard and key. A `UserError` has another cause and passes through.
+        For a sample that no other may replace: a `ValueError` of the block becomes a `DamageError` that names dataset,
+        shard and key. A `UserError` has another cause and passes through.
         """
         try:
             yield
@@ -289,11 +273,7 @@ def _replaced(opened: str, current: str) -> str:
 
 
 def parse_index(manifest: Manifest, data: bytes) -> Index:
-    """Parses the bytes of the index that a manifest describes.
-
-    Raises:
-        ValueError: they are not that index.
-    """
+    """Parses the bytes of a manifest's index, or raises `ValueError`."""
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise ValueError("its sha256 is not the manifest's")
     if len(data) != manifest.index_bytes:
@@ -302,11 +282,8 @@ def parse_index(manifest: Manifest, data: bytes) -> Index:
 
 
 def _read_parsed(store: Store, key: str, parse: Callable[[bytes], T]) -> T:
-    """Reads and parses an object.
-
-    Bytes that do not parse may have been corrupted on the way. The parser's `ValueError` counts only when two
-    readings give the same bytes.
-    """
+    # Reads and parses an object. Bytes that do not parse may have been corrupted on the way. The parser's `ValueError`
+    # counts only when two readings give the same bytes.
     rejected: bytes | None = None
     for _ in range(_READINGS):
         data = store.read(key)

@@ -1,29 +1,23 @@
 """Sample order: a pure function of dataset, seed and step.
 
-Uses numpy alone: no files, no clock, no global state.
-
     order = Order(digest=dataset.digest, shard_sizes=dataset.shard_sizes, seed=10, global_batch=64)
     order.batch(step)                       # int64 (global_batch,): the samples of a global step
     order.share(step, rank=1, world=4)      # int64 (global_batch / world,): the part of one rank
 
-Construction:
 1. Every shard is divided into blocks of neighbouring samples, about 1 MiB each.
 2. Each epoch has its own random permutation of all blocks. Laid end to end they form one sequence of all samples.
 3. The global batch has B slots. Slot b walks its own slice of the sequence, `steps_per_epoch` = N // B samples long.
 4. Within consecutive windows of whole blocks the slot walks in random order.
 
-The windows of all slots hold 256 MiB together, more where B is large. They begin at different steps for different
-slots, so that every step asks the store for about as many bytes. A rank owns whole slots, so any number of ranks that
-divides B sees the same global batches. One slot reads a block (two slots where a slice begins inside it, each its own
-part), so all ranks together read every byte of an epoch once. Fewer than B samples at the end of the sequence are
-left out; they are different ones in each epoch.
+The windows of all slots hold 256 MiB together, more where B is large, and begin at different steps, so that every step
+asks the store for about as many bytes. A rank owns whole slots, so any number of ranks that divides B sees the same
+global batches. One slot reads a block (two where a slice begins inside it, each its own part), so all ranks together
+read every byte of an epoch once. Fewer than B samples at the end are left out, different ones in each epoch.
 
-Quality of the shuffle: the samples of one batch come from B distant positions of a block permutation, so a batch
-mixes as well as a full shuffle. One trace of the packing order remains: the same blocks feed the batches of one
-window. The order benchmark counts the classes that 64 steps see when the classes were packed one after the other.
-Datasets of fewer than 128 samples have blocks of one sample, which is a full shuffle.
-
-Not covered: reading (read/fetch.py), and the use of substitutes for damaged samples (load/batch_maker.py).
+The samples of one batch come from B distant positions of a block permutation, so a batch mixes as well as a full
+shuffle. One trace of the packing order remains: the same blocks feed the batches of one window; the order benchmark
+counts the classes that 64 steps see when classes were packed one after the other. Datasets of fewer than 128 samples
+have blocks of one sample, which is a full shuffle.
 """
 
 from __future__ import annotations
@@ -60,30 +54,20 @@ _BLOCKS, _WINDOWS, _SUBSTITUTES, _SAMPLE = 1, 2, 3, 4
 
 @dataclass(frozen=True)
 class Visit:
-    """Sample of one slot at one step, and its neighbours.
+    """Sample of one slot at one step, and its neighbours."""
 
-    Attributes:
-        sample: number of the sample.
-        first: first of the consecutive samples of one shard that the slot visits in this window.
-        end: number behind the last of them. It pays to read `first` … `end` - 1 at once.
-        since: first global step of the window.
-        until: last global step of the window, included.
-    """
-
-    sample: int
-    first: int
-    end: int
-    since: int = 0
-    until: int = 2**63 - 1
+    sample: int  # Number of the sample
+    first: int  # First of the consecutive samples of one shard that the slot visits in this window
+    end: int  # Number behind the last of them. It pays to read `first` … `end` - 1 at once.
+    since: int = 0  # First global step of the window
+    until: int = 2**63 - 1  # Last global step of the window, included
 
 
 @dataclass(frozen=True)
 class _Epoch:
-    """Block sequence of one epoch.
+    """Block sequence of one epoch."""
 
-    Block i of the sequence begins at position `block_position[i]` and holds samples from `block_sample[i]` on.
-    """
-
+    # Block i of the sequence begins at position `block_position[i]` and holds samples from `block_sample[i]` on.
     number: int
     block_position: Samples
     block_sample: Samples
@@ -92,8 +76,8 @@ class _Epoch:
 class _Windows:
     """Current window of each slot.
 
-    A window covers positions `start` … `end` - 1 of the sequence. `walk` holds the offsets within it in the order of
-    the visits, one row per slot.
+    It covers positions `start` … `end` - 1 of the sequence. `walk` holds the offsets within it in the order of the
+    visits, one row per slot.
     """
 
     def __init__(self, key: tuple[int, int, int], num_slots: int, longest: int) -> None:
@@ -108,11 +92,11 @@ class Order:
     """Order in which one run visits one dataset.
 
     Args:
-        digest: digest of the dataset.
-        shard_sizes: samples in each of its shards.
-        seed: seed of the run, at least 0.
-        global_batch: samples per global step, over all ranks.
-        sample_bytes: mean bytes of a sample (`Dataset.sample_bytes`); sets the size of blocks and windows.
+        digest: Digest of the dataset.
+        shard_sizes: Samples in each of its shards.
+        seed: Seed of the run, at least 0.
+        global_batch: Samples per global step, over all ranks.
+        sample_bytes: Mean bytes of a sample (`Dataset.sample_bytes`); sets the size of blocks and windows.
     """
 
     def __init__(
@@ -184,11 +168,7 @@ class Order:
         return _samples_at(epoch, windows.start + windows.walk[np.arange(len(offset)), offset])
 
     def slots(self, *, rank: int, world: int) -> range:
-        """Returns the slots of a rank.
-
-        Raises:
-            UserError: `world` does not divide the global batch.
-        """
+        """Slots of a rank; `UserError` unless `world` divides the batch."""
         if world < 1 or self.global_batch % world:
             raise UserError(
                 f"a global batch of {self.global_batch} cannot be shared evenly by {world} ranks; "
@@ -217,19 +197,14 @@ class Order:
         return [Visit(*row) for row in zip(*(column.tolist() for column in columns), strict=True)]
 
     def visited_before(self, step: int, slots: range) -> frozenset[int]:
-        """Returns the samples visited earlier in the current windows.
-
-        A run that starts at `step` does not need them, although they lie in blocks that it reads.
-        """
+        """Returns the samples visited earlier in the current windows."""
+        # A run that starts at `step` does not need them, although they lie in blocks that it reads.
         epoch, windows, offset = self._locate(step, slots)
         visited = [windows.start[row] + windows.walk[row, : offset[row]] for row in range(len(offset))]
         return frozenset(_samples_at(epoch, np.concatenate(visited)).tolist())
 
     def substitute(self, step: int, slot: int, *, attempt: int) -> int:
-        """Returns the sample that replaces a damaged one.
-
-        The attempts 0, 1, … give other samples, until one is valid.
-        """
+        """Sample that replaces a damaged one, another for each attempt."""
         epoch, within = self.position(step)
         # One count of Philox gives four numbers, hence four attempts.
         raw = _philox(self._key, epoch, slot * self.steps_per_epoch + within, _SUBSTITUTES, skip=attempt // 4)
@@ -251,7 +226,6 @@ class Order:
         return epoch, windows, at - windows.start
 
     def _move_windows(self, windows: _Windows, epoch: _Epoch, within: int, slots: range) -> None:
-        """Moves every slot to its window at this step."""
         slot = np.arange(slots.start, slots.stop, dtype=np.int64)
         # Stagger the windows by multiples of the golden ratio: those of neighbouring slots, which a rank owns, begin
         # at evenly spread steps.
@@ -302,17 +276,14 @@ def sample_rng(*, seed: int, epoch: int, sample: int) -> np.random.Generator:
 
 
 def _samples_at(epoch: _Epoch, at: Samples) -> Samples:
-    """Returns the samples at these positions of the sequence."""
     block = np.searchsorted(epoch.block_position, at, side="right") - 1
     return at + epoch.block_sample[block] - epoch.block_position[block]
 
 
 class _Key(ISeedSequence):
-    """Fixed Philox key.
+    """Fixed Philox key."""
 
-    With `key=` alone, numpy would ask the system for entropy each time, although it does not use it.
-    """
-
+    # With `key=` alone, numpy would ask the system for entropy each time, although it does not use it.
     def __init__(self, key: Any) -> None:
         self._key = key
 

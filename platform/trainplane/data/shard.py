@@ -1,7 +1,4 @@
-"""Name and description of a dataset's shard, one tar.
-
-Not covered: building one (shards.py).
-"""
+"""Name and description of a dataset's shard, one tar."""
 
 from __future__ import annotations
 

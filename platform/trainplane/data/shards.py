@@ -1,7 +1,6 @@
 """Builds a shard and its rows of the index.
 
 A shard is an ordinary tar. Pure: the same items give the same bytes.
-Not covered: the choice of items for a shard (pack/sharding.py), and storing it (pack/destination.py).
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ KEY_HASH = 16  # hexadecimal digits that make a key unique
 
 @dataclass(frozen=True)
 class PackItem:
-    """A sample ready to be stored.
-
-    It is also a `Packable` (pack/executor.py), one without work left to do.
-    """
+    """A sample ready to be stored, a `Packable` without work."""
 
     source: str  # original path
     data: bytes
@@ -110,10 +106,8 @@ def tar_bytes(item: PackItem) -> int:
 
 
 def key_of(source: str) -> str:
-    """Returns the sample key of an original path.
-
-    It is the end of the path, made safe for tars and shells, and a hash of all of it.
-    """
+    """Returns the sample key of an original path."""
+    # It is the end of the path, made safe for tars and shells, and a hash of all of it.
     text = re.sub(r"[^A-Za-z0-9]+", "_", os.path.splitext(source)[0])[-_KEY_TEXT:].strip("_")
     return f"{text or 'sample'}-{hashlib.sha256(_bytes_of(source)).hexdigest()[:KEY_HASH]}"
 

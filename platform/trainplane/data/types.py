@@ -19,13 +19,8 @@ class Transform(Protocol):
     """Decodes the bytes of one sample to tensors."""
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
-        """Decodes a sample.
+        """Decodes a sample to tensors without the batch axis.
 
-        Args:
-            sample: files of the sample by extension.
-            rng: source of all randomness; it depends on (seed, epoch, sample) alone.
-
-        Returns:
-            Tensors of the sample, without the batch axis.
+        All randomness comes from `rng`, which depends on (seed, epoch, sample) alone.
         """
         ...

@@ -4,13 +4,9 @@
     damage, remaining = repair(dataset, open_store("s3://backup/datasets/places2-train"))
 
 A shard is valid if its sha256, its length and all its members are. The members are checked although the sha256 holds:
-manifest and index may agree with each other and still describe the shard wrongly, and readers trust the index. An
-invalid shard is examined: which samples are damaged, and by a cut, a hole of zeros, a flipped byte, a removed member,
-or because another shard has its name. Bytes may also be corrupted on the way, so only what two readings agree on is
-called damage.
-
-Not covered: samples that are as packed and cannot be decoded; the manifest itself, whose digest is checked whenever a
-dataset is opened.
+manifest and index may agree and still describe the shard wrongly, and readers trust the index. An invalid shard is
+examined: which samples, and by a cut, a hole of zeros, a flipped byte, a removed member, or another shard's name. Bytes
+may also be corrupted on the way, so only what two readings agree on is called damage.
 """
 
 from __future__ import annotations
@@ -59,10 +55,6 @@ def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard
     """Returns all damage of a dataset, shard by shard.
 
     One shard at a time is in memory. Without a valid index, damaged shards are named but not their samples.
-
-    Args:
-        dataset: dataset to check.
-        progress: called after each shard.
     """
     index, damage = _checked_index(dataset)
     for number, shard in enumerate(dataset.shards):
@@ -74,11 +66,8 @@ def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard
 def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
     """Replaces damaged objects by those of a copy.
 
-    Objects of the copy are used only if they have the right sha256. Replaced objects are read again; the rest of the
-    dataset is read once.
-
-    Returns:
-        All damage, and the damage that remains.
+    Returns all damage, and the damage that remains. Objects of the copy are used only if they have the right sha256.
+    Replaced objects are read again; the rest is read once.
     """
     if copy.address == dataset.address:
         raise UserError(f"{copy.address} is the dataset itself; give another copy to repair from")
@@ -101,10 +90,8 @@ def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
 def _read_stable(store: Store, key: str, sha256: str) -> tuple[bytes, str]:
     """Reads an object until its bytes can be trusted.
 
-    These are bytes with the expected digest, else bytes that two readings agree on.
-
-    Returns:
-        The bytes and their sha256, which would take long to compute twice.
+    Trusted are bytes with the expected digest, else bytes that two readings agree on. Returns their sha256, too, which
+    would take long to compute twice.
     """
     data = store.read(key)
     for _ in range(_READINGS):

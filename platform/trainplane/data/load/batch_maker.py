@@ -1,10 +1,7 @@
 """Makes one part of a batch.
 
-A part belongs to some slots. The maker reads the visited samples, applies the task's transform and copies the tensors
-into the rows of a batch. It runs alike in the loader's thread and in its worker processes. Failures with a message are
-passed on as values, because they must cross processes as a whole.
-
-Not covered: which process makes which slots (workers.py), and the budget for damage (loader.py).
+A part belongs to some slots: the samples are read, transformed by the task and copied into rows of a batch, alike in
+the loader's thread and in its worker processes. Failures with a message are values, because they must cross processes.
 """
 
 from __future__ import annotations
@@ -54,8 +51,8 @@ class BatchMaker:
     ) -> Generator[BatchPart, None, None]:
         """Yields the parts of steps start … stop - 1.
 
-        The next part is started when it is requested, not before. A failure is the last part. Parts lie in memory of
-        their own, or in that of `allocate`.
+        The next part is started when it is requested. A failure is the last part. Parts lie in memory of their own, or
+        in that of `allocate`.
         """
         pool = BufferPool()
         try:

@@ -1,10 +1,8 @@
 """Memory for the tensors of batches.
 
-Every sample of a batch has the same tensors (a `Layout`). A training process gets memory of its own from a
-`BufferPool`, page-locked where CUDA is available. A decoding process copies its part into a `RingBuffer` that both
-processes share, so that no tensor goes through a pipe.
-
-Not covered: the content (batch_maker.py) and the processes (workers.py).
+Every sample of a batch has the same tensors (a `Layout`). A training process gets memory from a `BufferPool`,
+page-locked where CUDA is available. A decoding process copies its part into a shared `RingBuffer`, so that no tensor
+goes through a pipe.
 """
 
 from __future__ import annotations
@@ -55,17 +53,12 @@ class Layout:
         return ", ".join(map(str, self.fields))
 
     def stride(self, num_samples: int) -> int:
-        """Returns the bytes of a part of so many samples.
-
-        Each tensor begins at a multiple of 64 bytes; the result is at least 1.
-        """
+        """Bytes of a part of so many samples."""
+        # Each tensor begins at a multiple of 64 bytes; the result is at least 1.
         return max(1, sum(self._padded(field, num_samples) for field in self.fields))
 
     def view(self, memory: torch.Tensor, num_samples: int) -> Batch:
-        """Returns tensors of shape (num_samples, …) in given memory.
-
-        The memory is uint8 and has `stride(num_samples)` bytes.
-        """
+        """Views uint8 memory of `stride(num_samples)` bytes as tensors (num_samples, …)."""
         batch: Batch = {}
         start = 0
         for field in self.fields:
@@ -90,8 +83,8 @@ class Layout:
 class BufferPool:
     """Memory of batches, reused when no tensor references it.
 
-    New memory costs more than the copy into it, because the kernel clears every page first. Only buffers of the latest
-    batch's sizes are kept, up to `max_free` for each tensor.
+    New memory costs more than the copy into it, because the kernel clears every page. Only buffers of the latest sizes
+    are kept, up to `max_free` for each tensor.
     """
 
     def __init__(self, *, max_free: int = 4) -> None:
@@ -100,10 +93,7 @@ class BufferPool:
         self._free: dict[int, deque[np.ndarray[Any, np.dtype[np.uint8]]]] = {}
 
     def allocate(self, layout: Layout, num_samples: int) -> Batch:
-        """Returns tensors of shape (num_samples, …) in unshared memory.
-
-        The memory is page-locked where CUDA is available.
-        """
+        """Unshared tensors (num_samples, …), page-locked where CUDA is available."""
         if torch.cuda.is_available():
             # torch itself reuses page-locked memory.
             return {
@@ -130,11 +120,7 @@ class BufferPool:
 
 
 def copy_to_row(sample: Batch, layout: Layout, batch: Batch, row: int) -> None:
-    """Copies a sample's tensors to one row of a batch.
-
-    Raises:
-        ValueError: the sample does not have the layout of the batch.
-    """
+    """Copies a sample to a row; `ValueError` if layouts differ."""
     if not layout.fits(sample):
         raise ValueError(f"samples of one batch differ: [{layout}] and [{Layout.of(sample)}]; make them alike")
     for name, tensor in batch.items():
@@ -144,8 +130,8 @@ def copy_to_row(sample: Batch, layout: Layout, batch: Batch, row: int) -> None:
 class RingBuffer:
     """Ring of buffers for batch parts, in shared memory.
 
-    Pickled by torch's own pickler, it is a handle of the same memory. The writer uses the buffers in turn. It must
-    not reach a buffer again before that was read; workers.py explains why it never does.
+    Pickled by torch's own pickler, it is a handle of the same memory. The writer must not reach a buffer again before
+    that was read; workers.py explains why it never does.
     """
 
     def __init__(self, layout: Layout, num_samples: int, *, num_buffers: int) -> None:

@@ -4,14 +4,10 @@
         for step, batch in loader.batches(start=1200, stop=5000):
             ...
 
-Samples come in the dataset's order, are fetched, decoded by the task's transform, and stacked. Steps are global and
-count through all epochs, so every rank makes equally many batches and a run resumes at any step.
-
-With `workers=0` a thread of this process decodes. Else so many processes share the rank's slots, each reading only its
-own. Neither their number nor chance changes a batch: a sample's randomness is a function of (seed, epoch, sample).
-Damaged samples end the run, or are replaced by the order's pure rule and counted.
-
-Not covered: the content of a sample; moving batches to a device.
+Steps are global and count through all epochs, so every rank makes equally many batches and a run resumes at any step.
+With `workers=0` a thread decodes, else so many processes share the rank's slots. Neither their number nor chance
+changes a batch: a sample's randomness is a function of (seed, epoch, sample). Damaged samples end the run, or are
+replaced by the order's pure rule and counted.
 """
 
 from __future__ import annotations
@@ -32,24 +28,21 @@ from trainplane.errors import UserError
 
 
 class Loader:
-    """One rank's share of every global batch.
-
-    The share has `global_batch // world` samples.
+    """One rank's share, `global_batch // world` samples, of every batch.
 
     Args:
-        dataset: dataset to load.
-        transform: decodes a sample.
-        seed: seed of the order and of the samples' randomness.
-        global_batch: samples per global step, over all ranks.
-        rank: this rank, from 0.
-        world: number of ranks; it must divide `global_batch`.
-        workers: decoding processes, at most one per sample of the share; 0 decodes in a thread.
-        prefetch: batches made ahead, per worker.
+        dataset: Dataset to load.
+        transform: Decodes a sample.
+        seed: Seed of the order and of the samples' randomness.
+        global_batch: Samples per global step, over all ranks.
+        rank: This rank, from 0.
+        world: Number of ranks; it must divide `global_batch`.
+        workers: Decoding processes, at most one per sample of the share; 0 decodes in a thread.
+        prefetch: Batches made ahead, per worker.
         on_damage: "fail" raises `DamageError` at the first damaged sample; "quarantine" replaces it by another.
-        damage_budget: distinct samples that may be replaced before `DamageError` is raised after all. Each rank and
-            each loader counts from zero: it bounds how bad the data may be, and is no count of the run, which would
-            take a message between all ranks for every batch.
-        cache_bytes: memory for bytes read ahead, over all workers of this rank.
+        damage_budget: Distinct samples that may be replaced before `DamageError` is raised. Each rank and loader counts
+            from zero: a count of the run would take a message between all ranks for every batch.
+        cache_bytes: Memory for bytes read ahead, over all workers of this rank.
     """
 
     def __init__(
@@ -94,10 +87,7 @@ class Loader:
 
     @property
     def order_hash(self) -> str:
-        """Hash of the order; equal hashes mean equal batches.
-
-        Checkpoints record it.
-        """
+        """Hash of the order; equal hashes mean equal batches."""
         return self._order.hash
 
     @property
@@ -113,8 +103,8 @@ class Loader:
     def batches(self, *, start: int, stop: int) -> Iterator[tuple[int, Batch]]:
         """Yields (step, batch) of steps start … stop - 1.
 
-        Tensors have the shape (share, …) and are page-locked where CUDA is available. The threads and processes of
-        the iterator end with it: when it is exhausted, closed, dropped, or fails.
+        Tensors have the shape (share, …) and are page-locked where CUDA is available. Threads and processes end with
+        the iterator: when it is exhausted, closed, dropped, or fails.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"steps {start} to {stop}")

@@ -1,10 +1,8 @@
 """Worker processes that decode batch parts concurrently.
 
-Each makes the parts of its own share of a rank's slots. A worker writes them into a ring buffer in shared memory and
-sends only the number of the buffer. The loader's process copies the tensors once, into the batch. torch's DataLoader
-starts the processes, asks them in turn and notices when one dies.
-
-Not covered: making a part (batch_maker.py), failures and damage (loader.py).
+Each makes the parts of its own slots, writes them into a ring buffer in shared memory and sends only the buffer's
+number. The loader's process copies the tensors once. torch's DataLoader starts the processes, asks them in turn and
+notices when one dies.
 """
 
 from __future__ import annotations
@@ -26,10 +24,7 @@ from trainplane.data.types import Batch
 def worker_parts(
     maker: BatchMaker, start: int, stop: int, slots: range, *, workers: int, prefetch: int
 ) -> Generator[BatchPart, None, None]:
-    """Yields the parts of steps start … stop - 1.
-
-    The processes, at most one per slot, make `prefetch` parts ahead.
-    """
+    """Yields parts, with at most one process per slot."""
     # Not fork: a training process has threads (Ray's, torch's, ours), and a forked child would inherit their locks
     # as held.
     context = multiprocessing.get_context("forkserver")
@@ -140,10 +135,8 @@ def _join(
 
 
 def _store_settings() -> dict[str, str]:
-    """Returns the environment variables that stores read.
-
-    A fork server keeps the environment of its own start, which may be older.
-    """
+    # Returns the environment variables that stores read. A fork server keeps the environment of its own start, which
+    # may be older.
     return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
 
 

@@ -1,8 +1,8 @@
 """Destination of a packing: existing dataset, stored shards, final manifest.
 
-Beside each shard a packing stores a note, `packing.shard-000000.json`: the entries of the listing that the shard was
-made of, and its entries of the manifest and the index. A packing that follows a killed one trusts a note if the
-listing up to the end of that shard is the same as its own. The manifest is written last; then the notes are removed.
+Beside each shard stands a note, `packing.shard-000000.json`: the listing's entries that the shard was made of, and its
+entries of manifest and index. After a kill the next packing trusts a note if the listing up to the end of that shard is
+the same. The manifest is written last; then the notes are removed.
 """
 
 from __future__ import annotations
@@ -68,10 +68,8 @@ class ShardWriter:
     options_digest: str  # of every option that decides the bytes of shards
 
     def write(self, plan: ShardPlan, entries: ListingRange, built: BuiltShard) -> PackedRange:
-        """Stores a shard and the note about it.
-
-        Nothing is written where the existing dataset has the same shard.
-        """
+        """Stores a shard and the note about it."""
+        # Nothing is written where the existing dataset has the same shard.
         shard = built.shard
         packed = PackedRange(shard, built.rows, plan.skipped)
         existing = self._existing_shards().get(shard.name)
@@ -85,10 +83,8 @@ class ShardWriter:
         return packed
 
     def remove_existing(self, difference: str) -> None:
-        """Removes the existing dataset if that is allowed.
-
-        The manifest goes first, so that no reader sees a mixture of two datasets.
-        """
+        """Removes the existing dataset if that is allowed."""
+        # The manifest goes first, so that no reader sees a mixture of two datasets.
         assert self.existing is not None
         if not self.may_replace:
             raise UserError(
@@ -124,10 +120,7 @@ class Destination:
         self._lease.release(finished=kind is None or is_refused)
 
     def acquire(self) -> None:
-        """Makes sure that no other process packs here.
-
-        Call it before anything is stored. It also removes what a killed packing left.
-        """
+        """Excludes other packings; removes what a killed one left."""
         self._lease.check()
         if self._is_acquired:
             return
@@ -150,10 +143,8 @@ class Destination:
             log.warning("%s; unfinished uploads of a killed packing remain there", error)
 
     def stored_ranges(self) -> dict[int, ListingRange]:
-        """Returns the ranges of shards that an unfinished packing stored.
-
-        By number of shard; only those of a packing with the same options.
-        """
+        """Shards' ranges that an unfinished packing stored, by number."""
+        # Only those of a packing with the same options.
         ranges = {}
         for entry in self._store.list(_NOTE):
             if (match := _NOTE_KEY.fullmatch(entry.key)) and (note := self._read_note(int(match[1]))) is not None:
@@ -226,10 +217,8 @@ class Destination:
             return None
 
     def _obsolete_shards(self, names: set[str]) -> list[str]:
-        """Returns shards that the new dataset does not have.
-
-        They come from the replaced dataset or from an unfinished packing; `names` are those of the new one.
-        """
+        # Returns shards that the new dataset does not have. They come from the replaced dataset or from an unfinished
+        # packing; `names` are those of the new one.
         if self._lease.follows_unfinished:
             stored = {entry.key for entry in self._store.list("shard-") if is_shard(entry.key)}
         else:
@@ -248,7 +237,6 @@ def _refuse_a_file(store: Store) -> None:
 
 
 def _is_ours(key: str) -> bool:
-    """Tells if a packing writes under this key."""
     return is_shard(key) or key in (INDEX_NAME, MANIFEST_NAME) or is_note(key)
 
 

@@ -1,8 +1,8 @@
 """Interface of packing executors, and the local one.
 
-There are two kinds of work. A *unit* is a run of entries of the listing: preparing it reads and checks its samples and
-returns an outcome for each. A *shard* is built from prepared samples and stored. The leading process (pack.py) gets
-outcomes and descriptions, never the bytes of a sample. See ray_executor.py for Ray tasks.
+A *unit* is a run of entries of the listing: preparing it reads and checks its samples and returns an outcome for each.
+A *shard* is built from prepared samples and stored. The leading process (pack.py) gets outcomes and descriptions, never
+the bytes of a sample.
 """
 
 from __future__ import annotations
@@ -22,10 +22,7 @@ class Packable(Protocol):
 
     @property
     def identity(self) -> str:
-        """Text that differs for another sample.
-
-        A resumed packing uses it to recognise its entries.
-        """
+        """Text that differs for another sample, for resumed packings."""
         ...
 
     @property
@@ -106,11 +103,7 @@ class LocalExecutor(PackExecutor):
 
 
 def prepare(entries: Sequence[Entry]) -> Prepared:
-    """Returns the outcomes and items of a unit's entries.
-
-    Raises:
-        UserError: a sample cannot be stored as it is.
-    """
+    """Outcomes and items of a unit; `UserError` for unstorable samples."""
     outcomes: list[Outcome] = []
     items: list[PackItem | None] = []
     for entry in entries:

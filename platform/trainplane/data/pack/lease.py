@@ -1,13 +1,9 @@
 """Lease of a destination, for one packing at a time.
 
-The lease is a small object beside the shards, `packing.claim-000000.json`. Its owner rewrites it every few seconds.
-Taking over means creating the next number, which the store allows to one process only. An owner that was only
-suspended sees the higher number and stops.
-
-An owner is gone if it wrote that it ended; or if it ran on this machine and its process does not exist; or if its
-object did not change while it was watched (no clocks are compared). So a packing can tell if the one before was killed.
-
-Not covered: other programs that write to the same destination; their objects are left alone.
+The lease is a small object beside the shards, `packing.claim-000000.json`, which its owner rewrites every few seconds.
+Taking over means creating the next number, which the store allows to one process only; an owner that was only suspended
+sees it and stops. An owner is gone if it wrote that it ended; or ran on this machine and its process does not exist; or
+its object did not change while it was watched (no clocks are compared). Objects of other programs are left alone.
 """
 
 from __future__ import annotations
@@ -65,18 +61,13 @@ class Owner:
 
 
 def is_note(key: str) -> bool:
-    """Tells if a packing keeps notes under this key.
-
-    Other objects called `packing.…` belong to other programs.
-    """
+    """Tells if a packing keeps notes under this key."""
+    # Other objects called `packing.…` belong to other programs.
     return bool(_NOTE_KEY.fullmatch(key))
 
 
 class PackLease:
-    """Lease of a destination by this process.
-
-    It is acquired before the first write, renewed by a thread, and released at the end.
-    """
+    """Lease of a destination by this process."""
 
     def __init__(self, store: Store, *, patience_s: float = _PATIENCE_S) -> None:
         self._store = store
@@ -89,11 +80,7 @@ class PackLease:
         self.follows_unfinished = False  # the packing before this one did not finish
 
     def acquire(self) -> None:
-        """Acquires the lease, once.
-
-        Raises:
-            UserError: another process packs there.
-        """
+        """Acquires the lease, once; `UserError` while another process packs."""
         if self._owner is not None:
             return
         latest = self._latest()
@@ -113,10 +100,8 @@ class PackLease:
             raise self._refusal("took over while this one did not respond")
 
     def release(self, *, finished: bool) -> None:
-        """Releases the lease and, if finished, removes all notes.
-
-        The lease of an unfinished packing stays. It tells the next process that notes and shards are left.
-        """
+        """Releases the lease and, if finished, removes all notes."""
+        # The lease of an unfinished packing stays. It tells the next process that notes and shards are left.
         if self._owner is None:
             return
         self._stop.set()

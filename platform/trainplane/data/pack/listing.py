@@ -1,7 +1,6 @@
 """Listing of entries, read once, with digests of its beginning.
 
-A packing depends on all entries up to a position. The digests are a chain over them, so one comparison shows that two
-packings have read the same entries up to there.
+The digests are a chain, so one comparison shows that two packings have read the same entries up to a position.
 """
 
 from __future__ import annotations
@@ -17,10 +16,7 @@ _UNIT_ENTRIES = 64
 
 
 class Listing:
-    """Entries of a packing, read up to `position`.
-
-    Digests are available for every position passed, until `drop_digests_before`.
-    """
+    """Entries of a packing, read up to `position`."""
 
     def __init__(self, entries: Iterable[Entry]) -> None:
         self._source = iter(entries)
@@ -40,9 +36,7 @@ class Listing:
     def next_unit(self, *, max_bytes: int, stops: Collection[int]) -> list[Entry]:
         """Returns the next entries; empty at the end.
 
-        Args:
-            max_bytes: approximate size of a unit.
-            stops: positions that a unit may not go beyond.
+        A unit has about `max_bytes`, and does not go beyond one of the positions `stops`.
         """
         entries: list[Entry] = []
         size = 0

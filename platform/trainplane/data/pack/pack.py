@@ -3,11 +3,8 @@
     pack(entries, "s3://bucket/datasets/mine", name="mine", split="train", how={"layout": "folder"})
 
 The same samples in the same order with the same options give the same bytes, with any executor and after any number of
-killed attempts. All decisions are made in sharding.py, from the outcomes of the entries in the order of the listing.
-This module leads the packing; executor.py does the work, destination.py knows what is stored already. There is no
-dataset before the manifest is stored, which comes last.
-
-Not covered: finding, decoding, checking or re-encoding samples; the caller's entries do that.
+killed attempts: sharding.py decides from the outcomes in the order of the listing. executor.py does the work,
+destination.py has what is stored already. There is no dataset before the manifest is stored, which comes last.
 """
 
 from __future__ import annotations
@@ -55,22 +52,19 @@ def pack(
 ) -> Dataset:
     """Packs samples in the given order into a dataset.
 
-    Where the same dataset exists, only missing shards are written. Where a packing of the same listing was killed, its
-    shards are kept.
+    Where the same dataset exists, only missing shards are written; shards of a killed packing of the same listing are
+    kept. Raises `UserError` if a sample comes twice, there is none, another dataset is at `dest`, or another process
+    packs there.
 
     Args:
-        entries: samples to read, and files that are skipped; the manifest lists the latter.
-        dest: address or store of the dataset.
-        name: name of the dataset.
-        split: such as "train".
-        shard_bytes: a shard is closed before the sample that would make it larger.
-        how: options of the caller, JSON values; they are part of the digest.
-        replace: replace another dataset at `dest`; without it that is refused.
-        executor: does the work; it does not change the result.
-
-    Raises:
-        UserError: a sample comes twice, there is none at all, another dataset is at `dest`, or another process packs
-            there.
+        entries: Samples to read, and files that are skipped; the manifest lists the latter.
+        dest: Address or store of the dataset.
+        name: Name of the dataset.
+        split: Such as "train".
+        shard_bytes: A shard is closed before the sample that would make it larger.
+        how: Options of the caller, JSON values; they are part of the digest.
+        replace: True replaces another dataset at `dest`.
+        executor: Does the work; it does not change the result.
     """
     store = open_store(dest) if isinstance(dest, str) else dest
     options = {"shard_bytes": shard_bytes, **how}
@@ -131,10 +125,8 @@ def _new_ranges(
     sharder: Sharder,
     stops: Mapping[int, str],
 ) -> Iterator[PackedRange]:
-    """Packs entries up to the next of `stops`, or all.
-
-    `stops` are digests of the listing by position; packing stops at one that matches.
-    """
+    # Packs entries up to the next of `stops`, or all. `stops` are digests of the listing by position; packing stops at
+    # one that matches.
     units: dict[int, Any] = {}  # handles of units that an open or later shard needs
     unread: deque[int] = deque()  # units whose outcomes were not read yet
     in_progress: deque[Any] = deque()  # handles of shards

@@ -1,7 +1,7 @@
 """Executor that runs a packing as Ray tasks.
 
-Prepared samples stay in Ray's object store, from the task that prepares them to the task that stores their shard. The
-leading process gets outcomes and descriptions only. Ray repeats the tasks of a lost worker; they give the same bytes.
+Prepared samples stay in Ray's object store, from the task that prepares them to the one that stores their shard. Ray
+repeats the tasks of a lost worker; they give the same bytes.
 """
 
 from __future__ import annotations

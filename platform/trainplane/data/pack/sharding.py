@@ -1,8 +1,7 @@
 """Decides which entries of a listing go into which shard.
 
-Pure: depends on the outcome of each entry, in the order of the listing. A shard is closed before the sample that would
-make it larger than requested. A skipped entry belongs to the shard that is open at that entry, so every entry of the
-listing lies in the range of exactly one shard.
+Pure: depends on the outcomes in the order of the listing. A shard is closed before the sample that would make it too
+large. A skipped entry belongs to the shard that is open, so every entry lies in the range of exactly one shard.
 """
 
 from __future__ import annotations
@@ -20,21 +19,13 @@ Outcome: TypeAlias = "int | SkippedFile | None"
 
 @dataclass(frozen=True)
 class ShardPlan:
-    """Content of one shard.
+    """Content of one shard."""
 
-    Attributes:
-        number: number of the shard.
-        start: its first entry in the listing.
-        stop: the first entry behind its range.
-        samples: (unit, position in the unit) of each sample.
-        skipped: skipped files of its range.
-    """
-
-    number: int
-    start: int
-    stop: int
-    samples: tuple[tuple[int, int], ...]
-    skipped: tuple[SkippedFile, ...]
+    number: int  # Number of the shard
+    start: int  # Its first entry in the listing
+    stop: int  # The first entry behind its range
+    samples: tuple[tuple[int, int], ...]  # (unit, position in the unit) of each sample
+    skipped: tuple[SkippedFile, ...]  # Skipped files of its range
 
 
 class Sharder:

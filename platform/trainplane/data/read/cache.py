@@ -1,14 +1,10 @@
 """Cache of samples on the host's disk.
 
 It serves the next epoch, the next run, and the other ranks of the host. A shard's file is as long as the shard and
-sparse; a valid sample is written at its position in the shard. No list tells which samples are there: bytes of the
-cache are checked like those of the store (length, header, crc32 of every member). A hole, or half of what a killed
-process wrote, fails this check like any damage and is read from the store instead. So processes need no agreement:
-they write the same bytes to the same positions.
-
-A thread of the cache writes. Bytes are dropped where the disk is full or does not keep up.
-
-Not covered: creation, limit and eviction of files (cache_dir.py), and the check itself (fetch.py).
+sparse; a valid sample is written at its position. Bytes of the cache are checked like those of the store (length,
+header, crc32 of every member): a hole, or half of what a killed process wrote, fails and is read from the store. So
+processes need no agreement: they write the same bytes to the same positions. A thread writes; bytes are dropped where
+the disk is full or does not keep up.
 """
 
 from __future__ import annotations
@@ -120,12 +116,10 @@ class ShardCache:
                     file.write(data[written:])
 
     def _stop_writing(self, error: OSError) -> None:
-        """Stops writing in this process; reading continues."""
         self._log_once(log.warning, f"stops caching ({error.strerror}); training continues without it")
         self._is_writable = False
 
     def _log_once(self, log_line: Callable[[str], None], text: str) -> None:
-        """Logs a line once per process, not per reader."""
         if (self._config.folder, text) not in _logged:
             _logged.add((self._config.folder, text))
             log_line(f"cache at {Path(self._config.folder)} {text}")

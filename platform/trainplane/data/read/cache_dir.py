@@ -1,11 +1,8 @@
 """Folder of the shard cache: ownership, files, limit, eviction.
 
-Everything lives in one folder of our own, marked by a CACHEDIR.TAG (bford.info/cachedir; backup programs skip such
-folders). Only plain files with names of ours are ever counted or removed. A shard's file is created at its full size,
-with holes (sparse), under a lock that the operating system releases when its holder dies. So the sizes of files are
-the upper bound of the cache, and the limit holds even when processes are killed.
-
-Not covered: the content of the files (cache.py).
+One folder of our own, marked by a CACHEDIR.TAG (bford.info/cachedir; backup programs skip it). Only plain files with
+names of ours are counted or removed. A shard's file is created at its full size, sparse, under a lock that the system
+releases when its holder dies. So file sizes bound the cache, and the limit holds even when processes are killed.
 """
 
 from __future__ import annotations
@@ -56,19 +53,17 @@ class CachedShard:
 
 
 def shard_file(dataset_digest: str, shard_sha256: str) -> str:
-    """Returns the file name of a cached shard.
-
-    The name stands for the content, so a changed dataset or shard has another file.
-    """
+    """File name of a cached shard."""
+    # The name stands for the content, so a changed dataset or shard has another file.
     return f"{dataset_digest[:32]}-{shard_sha256}.shard"
 
 
 def shards_to_evict(cached: Sequence[CachedShard], *, excess: int, own: str, now_s: float) -> list[CachedShard]:
     """Chooses shards to remove, least recently used first. Pure.
 
-    The result may free less than `excess` bytes: shards in use and those of the own dataset stay. An epoch visits all
-    shards of its dataset, so the least recently used one is needed next. Shards that fit serve every epoch; the
-    others are read from the store each time. The names of the own dataset's shards begin with `own`.
+    May free less than `excess` bytes: shards in use and those of the own dataset (names begin with `own`) stay. An
+    epoch visits all its shards, so the least recently used one is needed next. Shards that fit serve every epoch; the
+    others are read from the store each time.
     """
     evicted: list[CachedShard] = []
     for shard in sorted(cached, key=lambda shard: shard.used_s):
@@ -125,10 +120,8 @@ class CacheDir:
             return True
 
     def _evict(self, cached: Sequence[CachedShard], *, size: int, own: str) -> bool:
-        """Frees capacity for `size` bytes; False where that is impossible.
-
-        Nothing is removed for a new shard that would not fit even then.
-        """
+        # Frees capacity for `size` bytes; False where that is impossible. Nothing is removed for a new shard that would
+        # not fit even then.
         excess = sum(shard.size for shard in cached) + size - self._limit
         evicted = shards_to_evict(cached, excess=excess, own=own, now_s=time.time())
         is_enough = sum(shard.size for shard in evicted) >= excess
@@ -163,5 +156,4 @@ class CacheDir:
         temporary.rename(self.folder / _TAG)
 
     def _locked(self) -> AbstractContextManager[bool]:
-        """Holds the folder's lock for the block; False on timeout."""
         return FileLock(self.folder / _LOCK).attempt(wait_s=LOCK_WAIT_S)

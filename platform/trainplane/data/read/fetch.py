@@ -1,17 +1,12 @@
 """Reads samples ahead of use and checks every byte.
 
-A walk over steps reads ahead. The neighbours that later steps need (order.py) are requested as one range, several
-ranges at once, while earlier steps are used, as far ahead as memory allows. The thread that read a range also checks
-it and splits it into samples. A sample is released when it is used, so on average half of the windows is in memory.
-
-Ranges that do not fit into `cache_bytes` are read sample by sample instead: memory stays bounded and no byte is read
-twice. A dataset that fits into memory as a whole stays there.
+The neighbours that later steps need (order.py) are requested as one range, several ranges at once, as far ahead as
+memory allows. The thread that read a range also checks and splits it. A sample is released when it is used, so on
+average half of the windows is in memory. Ranges that do not fit into `cache_bytes` are read sample by sample: memory
+stays bounded and no byte is read twice. A dataset that fits into memory as a whole stays there.
 
 The length, header and crc32 of every member are checked. Bytes may also be corrupted on the way, so only what two
-readings agree on is called damage. Valid bytes are also cached on the host's disk where a cache is set (cache.py), and
-read from there the next time.
-
-Not covered: retries of failed requests (storage), and the treatment of damaged samples (load/loader.py).
+readings agree on is called damage. Valid bytes are also cached on the host's disk where a cache is set (cache.py).
 """
 
 from __future__ import annotations
@@ -63,7 +58,7 @@ class Fetcher:
     """Reads the samples of one dataset ahead of use.
 
     Use it from one thread, and close it: this ends its reading threads. `cache_bytes` limits the memory for samples
-    read ahead; the host's disk is used where the dataset names a cache.
+    ahead.
     """
 
     def __init__(self, dataset: Dataset, *, cache_bytes: int = DEFAULT_CACHE_BYTES) -> None:
@@ -93,13 +88,9 @@ class Fetcher:
     def walk(
         self, steps: Iterable[Step], *, visited: Collection[int] = ()
     ) -> Iterator[list[tuple[Visit, SampleOrDamage]]]:
-        """Yields for each step its visits with their samples.
+        """Yields for each step its visits with samples or damage.
 
-        A damaged sample is replaced by its `Damage`.
-
-        Args:
-            steps: steps in the order of use.
-            visited: samples that the windows of the first step visited before it; they are not kept.
+        Samples in `visited`, which the first step's windows visited before it, are not kept.
         """
         source = iter(steps)
         ahead: deque[Step] = deque()
@@ -117,7 +108,7 @@ class Fetcher:
     def read(self, sample: int, *, rejected: bytes | memoryview | None = None) -> SampleOrDamage:
         """Reads one sample from the store now.
 
-        The bytes of an earlier reading that failed the check are `rejected`: the same bytes again are damage.
+        `rejected` are bytes of an earlier reading that failed the check: the same bytes again are damage.
         """
         kind = MISSING_SHARD
         for _ in range(_READINGS):
@@ -137,13 +128,11 @@ class Fetcher:
         return self._damage(sample, kind)
 
     def _may_request(self, steps_ahead: int) -> bool:
-        """Tells if another step may be requested now."""
         if steps_ahead < _MIN_STEPS_AHEAD:
             return True
         return steps_ahead < _MAX_STEPS_AHEAD and self.held_bytes < self._cache_bytes * 3 // 4
 
     def _request(self, step: Step, visited: Collection[int], first_step: int) -> None:
-        """Starts the reads that a step still needs."""
         for visit in step[1]:
             if self._key(visit.sample, visit) in self.pending:
                 continue
@@ -179,7 +168,6 @@ class Fetcher:
         return stop - start
 
     def _take(self, visit: Visit) -> SampleOrDamage:
-        """Waits for a sample and releases its memory."""
         key = self._key(visit.sample, visit)
         pending = self.pending[key]
         samples = pending.samples.result()
@@ -210,10 +198,7 @@ class Fetcher:
         return self.read(sample, rejected=chunk.data[start - chunk.start : stop - chunk.start])
 
     def _check(self, sample: int, data: bytes | memoryview, start: int) -> tuple[Members, str | None]:
-        """Returns a sample's members, or the kind of its damage.
-
-        Byte `start` of the shard is the first of `data`.
-        """
+        # Returns a sample's members, or the kind of its damage. Byte `start` of the shard is the first of `data`.
         members: Members = {}
         key = ""
         for member in self._dataset.index.members_of(sample):
@@ -235,13 +220,9 @@ class Fetcher:
 
 
 def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
-    """Reads the samples with these numbers, in the given order.
+    """Reads samples in the given order, neighbours together.
 
-    Neighbours are read together.
-
-    Raises:
-        UserError: the dataset has no sample of that number.
-        DamageError: a sample is damaged.
+    Raises `UserError` for a number that the dataset lacks, `DamageError` for damage.
     """
     numbers = sorted(set(indices))
     if numbers and not (numbers[0] >= 0 and numbers[-1] < dataset.num_samples):
@@ -265,10 +246,8 @@ def read_samples(dataset: Dataset, indices: Sequence[int]) -> list[Members]:
 
 
 def _ranges(dataset: Dataset, numbers: Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Yields (first, end) of consecutive samples of one shard.
-
-    A range has a few MiB at most, unless it is a single sample.
-    """
+    # Yields (first, end) of consecutive samples of one shard. A range has a few MiB at most, unless it is a single
+    # sample.
     at = 0
     while at < len(numbers):
         first = end = numbers[at]

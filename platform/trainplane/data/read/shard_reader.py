@@ -1,6 +1,6 @@
 """Reads bytes of shards from the cache or the store.
 
-Not covered: the check of these bytes (fetch.py), which is made before any of them are cached.
+They are not checked here: fetch.py does it before any of them are cached.
 """
 
 from __future__ import annotations
@@ -37,10 +37,9 @@ class ShardReader:
             self._cache.close()
 
     def read(self, first: int, end: int) -> Chunk:
-        """Reads samples first … end - 1 of one shard.
+        """Reads samples first … end - 1 of a shard.
 
-        Raises:
-            NotFound: the store has no such shard.
+        Raises `NotFound` if the store has no such shard.
         """
         shard = self._shard(first)
         start, stop = self._dataset.index.span(first, end)
