@@ -1,5 +1,5 @@
-"""`isnet bench`: every figure that docs/LOG.md states, as a command that measures it anew.
+"""`isnet bench`: commands that measure the figures of docs/LOG.md.
 
-Ratios of two ways of doing one thing, taken in turns in one process or in paired processes: the machine's load then
-falls on both. Not covered: tests; a figure never fails one.
+Two ways of doing one thing run alternately in one process or in paired processes, so that the machine's load falls on
+both, and their ratio is reported. Not covered: tests; a figure never fails one.
 """

@@ -1,4 +1,4 @@
-"""Timing in turns: what is compared is run alternately, and a ratio is the median of those of neighbours.
+"""Timing in turns, figures and their report, for all benches.
 
 The load of a shared machine drifts over seconds to minutes. Runs that stand side by side feel the same of it, so the
 ratio of two neighbours is steadier than either time.
@@ -6,70 +6,124 @@ ratio of two neighbours is steadier than either time.
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
+import resource
 import statistics
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 import psutil
 from PIL import Image
 
+from jobs.cli.main import emit
+from trainplane.environ import preserved_variables
+
 Clock = Literal["wall", "cpu"]
+Figure = dict[str, Any]
+Result = TypeVar("Result")
+_MEETS: dict[str, Callable[[float, float], bool]] = {
+    "≤": lambda value, bound: value <= bound,
+    "≥": lambda value, bound: value >= bound,
+    "<": lambda value, bound: value < bound,
+}
 
 
 @dataclass(frozen=True)
-class Taken:
-    """One run. wall and cpu: seconds; cpu counts all threads of this process."""
+class Timing:
+    """Seconds of one run; `cpu` counts all threads."""
 
     wall: float
     cpu: float
 
     def by(self, clock: Clock) -> float:
+        """Time by one of the two clocks, seconds."""
         return self.wall if clock == "wall" else self.cpu
 
 
-def in_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[Taken]]:
-    """Run each way `warmup` times unrecorded, then `rounds` times in turns; every second round in reverse order."""
-    return taken_in_turns({name: partial(timed, run) for name, run in ways.items()}, rounds=rounds, warmup=warmup)
+def in_turns(ways: Mapping[str, Callable[[], object]], *, rounds: int, warmup: int = 1) -> dict[str, list[Timing]]:
+    """Times each way `rounds` times, in turns."""
+    return results_in_turns({name: partial(timed, run) for name, run in ways.items()}, rounds=rounds, warmup=warmup)
 
 
-def taken_in_turns(ways: Mapping[str, Callable[[], Taken]], *, rounds: int, warmup: int) -> dict[str, list[Taken]]:
-    """The same of ways that time themselves, because only a part of each run is compared."""
-    names = list(ways)
-    taken: dict[str, list[Taken]] = {name: [] for name in names}
+def results_in_turns(ways: Mapping[str, Callable[[], Result]], *, rounds: int, warmup: int) -> dict[str, list[Result]]:
+    """Collects each way's own results, `rounds` of them, in turns.
+
+    Each way runs `warmup` times unrecorded before. Every second round goes in reverse order.
+    """
+    results: dict[str, list[Result]] = {name: [] for name in ways}
     for number in range(-warmup, rounds):
-        for name in names if number % 2 == 0 else reversed(names):
-            one = ways[name]()
+        for name in ways if number % 2 == 0 else reversed(list(ways)):
+            result = ways[name]()
             if number >= 0:
-                taken[name].append(one)
-    return taken
+                results[name].append(result)
+    return results
 
 
-def timed(run: Callable[[], object]) -> Taken:
+def timed(run: Callable[[], object]) -> Timing:
     """Time of one call."""
     wall, cpu = time.perf_counter(), time.process_time()
     run()
-    return Taken(time.perf_counter() - wall, time.process_time() - cpu)
+    return Timing(time.perf_counter() - wall, time.process_time() - cpu)
 
 
-def median_ratio(of: list[Taken], to: list[Taken], *, clock: Clock = "wall") -> float:
-    """Median of the quotients of neighbours: above 1 where `of` takes longer."""
-    return statistics.median(a.by(clock) / b.by(clock) for a, b in zip(of, to, strict=True))
+def quotients(of: Sequence[float], to: Sequence[float]) -> list[float]:
+    """Quotients of neighbours, sorted."""
+    return sorted(a / b for a, b in zip(of, to, strict=True))
 
 
-def median(taken: list[Taken], *, clock: Clock = "wall") -> float:
+def median_ratio(of: Sequence[Timing], to: Sequence[Timing], *, clock: Clock = "wall") -> float:
+    """Median of neighbours' quotients; above 1 where `of` takes longer."""
+    return statistics.median(quotients([run.by(clock) for run in of], [run.by(clock) for run in to]))
+
+
+def median(timings: Sequence[Timing], *, clock: Clock = "wall") -> float:
     """Median of the times, seconds."""
-    return statistics.median(one.by(clock) for one in taken)
+    return statistics.median(run.by(clock) for run in timings)
 
 
-def machine() -> dict[str, object]:
-    """What a figure was measured on: processor, cores, memory, versions, and how busy it was."""
+def figure(
+    name: str, value: float | None, unit: str, target: float | str | None = None, met: bool | None = None
+) -> Figure:
+    """One row of a report: {name, value, unit, target, met}.
+
+    A number as target is an upper bound; a string begins with ≤, ≥ or <. `met` is derived unless it is given.
+    """
+    if met is None and target is not None:
+        sign, bound = target.split() if isinstance(target, str) else ("≤", target)
+        met = value is not None and _MEETS[sign](value, float(bound))
+    if isinstance(target, float):
+        target = round(target, 4)
+    return {"name": name, "value": value and round(value, 4), "unit": unit, "target": target, "met": met}
+
+
+def figures_text(figures: Sequence[Figure]) -> str:
+    """One line for each figure, with its target."""
+    width = max((len(row["name"]) for row in figures), default=0)
+    lines = []
+    for row in figures:
+        verdict = "" if row["met"] is None else f"   {row['target']}: {'yes' if row['met'] else 'NO'}"
+        spread = " ({}–{})".format(*row["range"]) if "range" in row else ""
+        lines.append(f"{row['name']:<{width}} {row['value']:>10}{spread} {row['unit']}{verdict}")
+    return "\n".join(lines)
+
+
+def report(args: argparse.Namespace, figures: Sequence[Figure], text: str | None = None, **details: Any) -> int:
+    """Prints the report; returns 1 where a target is missed."""
+    payload = {"machine": machine(), **details, "figures": figures}
+    emit(args, payload, figures_text(figures) if text is None else text)
+    return 1 if any(row["met"] is False for row in figures) else 0
+
+
+def machine() -> dict[str, Any]:
+    """Processor, cores, memory, versions and load of this machine."""
     import torch
 
     return {
@@ -84,6 +138,12 @@ def machine() -> dict[str, object]:
     }
 
 
+def machine_line() -> str:
+    """Machine as the first line of a report."""
+    info = machine()
+    return f"{info['processor']}, {info['threads']} threads, load {info['load_1min']}, torch {info['torch']}"
+
+
 def _processor() -> str:
     try:
         with open("/proc/cpuinfo", encoding="utf-8") as file:
@@ -91,24 +151,47 @@ def _processor() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     fields = {key.strip(): value.strip() for key, value in lines.items()}
+    # The vector units decide how fast arithmetic is; bf16 ones above all.
     flags = fields.get("flags", "").split()
     wide = [flag for flag in ("avx2", "avx512f", "avx512_bf16", "amx_bf16") if flag in flags]
     return f"{fields.get('model name', platform.machine())} ({', '.join(wide) or 'no wide vectors'})"
 
 
+def peak_bytes() -> int:
+    """Highest resident memory of this program so far."""
+    # Linux's own figure: the maximum of getrusage outlives exec, so a child starts with that of its creator.
+    try:
+        with open("/proc/self/status", encoding="ascii") as file:
+            return next(int(line.split()[1]) * 1024 for line in file if line.startswith("VmHWM:"))
+    except FileNotFoundError:
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+
+@contextmanager
+def only_store(variables: Mapping[str, str]) -> Iterator[None]:
+    """Leads the environment to one S3 server during the block."""
+    # The user's own settings for Amazon must not be mixed in.
+    foreign = [name for name in os.environ if name.startswith("AWS_")]
+    with preserved_variables(*foreign, *variables):
+        for name in foreign:
+            del os.environ[name]
+        os.environ.update(variables)
+        yield
+
+
 def slope(values: Sequence[float]) -> float:
-    """Slope of a straight line through the values at 0, 1, 2, …; 0 for fewer than three."""
+    """Slope of a line through the values; 0 below three."""
     return float(np.polyfit(range(len(values)), values, 1)[0]) if len(values) > 2 else 0.0
 
 
-def smooth_photos(folder: Path) -> Path:
-    """Writes twelve smooth photos of 70x90 pixels into `folder`/photos."""
+def smooth_photos(folder: Path, *, count: int = 12, height: int = 70, width: int = 90, suffix: str = "png") -> Path:
+    """Writes smooth photos into `folder`/photos, and returns that folder."""
     photos = folder / "photos"
     photos.mkdir()
-    for number in range(12):
+    y, x = np.mgrid[0:height, 0:width]
+    for number in range(count):
         rng = np.random.default_rng(number)
-        y, x = np.mgrid[0:70, 0:90]
         waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2)) for _ in range(3)]
         picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
-        Image.fromarray(picture).save(photos / f"{number:02}.png")
+        Image.fromarray(picture).save(photos / f"{number:05}.{suffix}", quality=90)
     return photos

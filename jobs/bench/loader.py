@@ -1,11 +1,11 @@
-"""`isnet bench loader`: our loader against its peers and against bare decoding, on this machine.
+"""`isnet bench loader`: our loader against peers and bare decoding.
 
     isnet bench loader --json --photos DIR --mds-python PATH
 
-Every reader is a process of its own that reads the same pictures, each in its own packing, from one S3 server (the
+Every reader is a separate process that reads the same pictures, each in its own packing, from one S3 server (the
 bench's own on loopback, or with `--store s3://BUCKET/PREFIX` the one that AWS_ENDPOINT_URL names), makes the same crop
-of them with its own decoder, and measures itself; the readers take turns. Told for each set of pictures and number of
-workers: pictures per second, pictures per processor second of the reading processes, the ratio to the best peer, the
+of them with its own decoder, and measures itself; the readers take turns. Reported for each set of pictures and number
+of workers: pictures per second, pictures per processor second of the reading processes, the ratio to the best peer, the
 ratio to bare decoding of the same bytes in memory, and the time to the first batch at the start and in the middle of
 an epoch. Not covered: several machines; training.
 """
@@ -22,11 +22,10 @@ import sys
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jobs.bench.common import machine
+from jobs.bench.common import Figure, figure, figures_text, quotients, report
 from jobs.bench.loader_sets import (
     SIZE,
     PictureSet,
@@ -36,7 +35,6 @@ from jobs.bench.loader_sets import (
     photo_sets,
     synthetic_sets,
 )
-from jobs.cli.main import emit
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.order import Order
 from trainplane.environ import with_variables
@@ -49,41 +47,30 @@ WARMUP = 8  # batches
 TRAIN_RESIZE = 288
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
 
+# Measurements by reader and kind, round after round. Kinds: "0", "1", "2" workers, "start", "middle".
 Runs: TypeAlias = dict[str, dict[str, list[dict[str, float]]]]
-"""What was measured by reader and kind, round after round. Kinds: "0", "1", "2" workers, "start", "middle"."""
-
-
-@dataclass(frozen=True)
-class Way:
-    """A reader's program, the interpreter that runs it, and what it is told beside the set."""
-
-    program: str
-    python: str
-    options: Mapping[str, Any]
 
 
 class Reader:
-    """A reader's process under way."""
+    """Running process of a reader program."""
 
-    def __init__(self, way: Way, spec: Mapping[str, Any], log: Path) -> None:
+    def __init__(self, python: str, module: str, spec: Mapping[str, Any], log: Path) -> None:
         self._log = log
+        command = [python, "-m", f"jobs.bench.readers.{module}", json.dumps(spec)]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         with open(log, "ab") as errors:
-            self._process = subprocess.Popen(
-                [way.python, "-m", f"jobs.bench.readers.{way.program}", json.dumps({**spec, **way.options})],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                stderr=errors,
-                text=True,
-                env=environment(),
-            )
+            self._process = subprocess.Popen(command, stderr=errors, env=environment(), **pipes)
+        # The first line is not an answer, but the reader's versions.
         self.facts = self._answer()
 
     def measure(self, **request: int) -> dict[str, float]:
+        """Sends one request of serving.py, and returns its answer."""
         assert self._process.stdin is not None
         print(json.dumps(request), file=self._process.stdin, flush=True)
         return self._answer()
 
     def close(self) -> None:
+        """Ends the process; kills it after 20 seconds."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         try:
@@ -112,78 +99,76 @@ def loader(args: argparse.Namespace) -> int:
     if args.photos:
         sets = photo_sets(Path(args.photos), samples=args.samples) + sets
     if args.only:
-        sets = [one for one in sets if one.name in args.only.split(",")]
-    for one in sets:
-        check_enough(one.name, args.pictures, samples=one.samples, sample_bytes=one.mean_bytes)
-    report: dict[str, Any] = {"machine": machine(), "batch": BATCH, "crop": SIZE, "left_out": {}, "sets": []}
+        sets = [pictures for pictures in sets if pictures.name in args.only.split(",")]
+    # Checked before anything is packed, which takes minutes.
+    for pictures in sets:
+        check_enough(pictures.name, args.pictures, samples=pictures.samples, sample_bytes=pictures.mean_bytes)
+    left_out: dict[str, str] = {}
+    rows: list[dict[str, Any]] = []
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="isnet-bench-")))
         bucket = stack.enter_context(_store(args.store, scratch))
-        report["store"] = args.store or "a server of its own"
         for pictures in sets:
-            row = _measured_set(pictures, args, scratch, bucket, report["left_out"])
-            report["sets"].append(row)
-            print(_text_of_set(row), file=sys.stderr, flush=True)
-    report["figures"] = [figure for row in report["sets"] for figure in _figures(row)]
-    emit(args, report, _text(report))
+            rows.append(_measured_set(pictures, args, scratch, bucket, left_out))
+            print(_text_of_set(rows[-1]), file=sys.stderr, flush=True)
+    figures = [row for measured in rows for row in _figures(measured)]
+    text = "\n".join([figures_text(figures), *(f"left out: {name}: {why}" for name, why in left_out.items())])
+    settings = {"batch": BATCH, "crop": SIZE, "store": args.store or "a server of its own"}
+    report(args, figures, text, **settings, left_out=left_out, sets=rows)
     return 0
 
 
 @contextmanager
 def _store(address: str | None, scratch: Path) -> Iterator[str]:
-    """Where the sets are packed: below an address of the environment's store, emptied afterwards, or a local server."""
+    """Yields the address below which the sets are packed."""
     if address is None:
         with local_s3(log=scratch / "s3.log") as variables, with_variables(variables):
             ensure_bucket(LOCAL_BUCKET)
             yield LOCAL_BUCKET
         return
-    # A place of its own, so that emptying it afterwards takes nothing else.
-    place = open_store(address).child(f"isnet-bench-{os.getpid()}")
+    # A separate prefix, so that emptying it afterwards deletes nothing else.
+    store = open_store(address).child(f"isnet-bench-{os.getpid()}")
     try:
-        yield place.address
+        yield store.address
     finally:
-        for entry in list(place.list()):
-            place.delete(entry.key)
+        for entry in list(store.list()):
+            store.delete(entry.key)
 
 
 def _measured_set(
     pictures: PictureSet, args: argparse.Namespace, scratch: Path, bucket: str, left_out: dict[str, str]
 ) -> dict[str, Any]:
-    ours, mds = sys.executable, args.mds_python or sys.executable
     pack_for_us(pictures, bucket)
-    ways = {
-        "ours": Way("ours", ours, {}),
-        "webdataset": Way("tars", ours, {}),
-        "webdataset with our decoder": Way("tars", ours, {"decoder": "ours"}),
-        "bare": Way("bare", ours, {}),
-        "ours, training": Way("ours", ours, {"train": True}),
-        "bare, training": Way("bare", ours, {"train": True}),
+    # Name: module in jobs/bench/readers, and its own settings.
+    programs: dict[str, tuple[str, dict[str, Any]]] = {
+        "ours": ("ours", {}),
+        "webdataset": ("tars", {}),
+        "webdataset with our decoder": ("tars", {"decoder": "ours"}),
+        "bare": ("bare", {}),
+        "ours, training": ("ours", {"train": True}),
+        "bare, training": ("bare", {"train": True}),
     }
-    for name, program, python in (("mosaicml-streaming", "mds", mds), ("litdata", "chunks", ours)):
+    pythons = {"mds": args.mds_python or sys.executable}
+    # A peer that is not installed or cannot pack is left out, with its reason; the others go on.
+    for name, module in (("mosaicml-streaming", "mds"), ("litdata", "chunks")):
         try:
-            pack_for_peer(program, python, pictures, bucket, scratch)
-            ways[name] = Way(program, python, {})
+            pack_for_peer(module, pythons.get(module, sys.executable), pictures, bucket, scratch)
+            programs[name] = (module, {})
         except RunFailed as error:
             left_out[name] = str(error)
-    spec = {
-        **pictures.places,
-        "size": SIZE,
-        "resize": pictures.resize,
-        "train_resize": TRAIN_RESIZE,
-        "batch": BATCH,
-        "seed": 10,
-    }
+    sizes = {"size": SIZE, "resize": pictures.resize, "train_resize": TRAIN_RESIZE, "batch": BATCH, "seed": 10}
+    spec = {**pictures.places, **sizes}
     with ExitStack() as stack:
         readers: dict[str, Reader] = {}
-        for name, way in ways.items():
+        for name, (module, settings) in programs.items():
             try:
-                readers[name] = Reader(way, spec, scratch / f"{way.program}.log")
+                python, log = pythons.get(module, sys.executable), scratch / f"{module}.log"
+                readers[name] = Reader(python, module, {**spec, **settings}, log)
                 stack.callback(readers[name].close)
             except RunFailed as error:
                 left_out[name] = str(error)
         runs, ended = _in_turns(readers, args, samples=pictures.samples, sample_bytes=pictures.mean_bytes)
         left_out |= {f"{name} on {pictures.name}": why for name, why in ended.items()}
-    rows = {name: _row(taken) for name, taken in runs.items()}
     return {
         "set": pictures.name,
         "pictures": len(pictures.pictures),
@@ -192,7 +177,7 @@ def _measured_set(
         "resize": pictures.resize,
         "whole_windows": measured_batches(args.pictures, samples=pictures.samples, sample_bytes=pictures.mean_bytes)[1],
         "versions": {name: reader.facts for name, reader in readers.items() if reader.facts},
-        "readers": rows,
+        "readers": {name: _medians(measured) for name, measured in runs.items()},
         **_ratios(runs),
     }
 
@@ -200,9 +185,9 @@ def _measured_set(
 def _in_turns(
     readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int, sample_bytes: int
 ) -> tuple[Runs, dict[str, str]]:
-    """Let the readers measure themselves in turns, every second round in reverse order.
+    """Lets the readers measure themselves in turns, `--rounds` times.
 
-    Gives also the peers whose readers failed on the way, and why; nothing of them is among the runs.
+    Returns their runs, and the peers whose readers failed on the way with the reason; nothing of these is in the runs.
     """
     runs: Runs = {name: {} for name in readers}
     ended: dict[str, str] = {}
@@ -213,10 +198,11 @@ def _in_turns(
     def turn(name: str, requests: Mapping[str, dict[str, int]], *, record: bool) -> None:
         try:
             for kind, request in requests.items():
-                taken = readers[name].measure(**request)
+                measured = readers[name].measure(**request)
                 if record:
-                    runs[name].setdefault(kind, []).append(taken)
+                    runs[name].setdefault(kind, []).append(measured)
         except RunFailed as error:
+            # Without ours there is nothing to compare; a peer may fail.
             if name not in PEERS:
                 raise
             ended[name] = str(error)
@@ -227,6 +213,7 @@ def _in_turns(
         first = middle | {"start": 0, "workers": 0 if name.startswith("bare") else 1}
         turn(name, {"first": first}, record=False)
     for number in range(args.rounds):
+        # Every second round in reverse order, so that a drift of the load falls on all alike.
         for name in list(runs) if number % 2 == 0 else list(runs)[::-1]:
             turn(name, _requests(name, steady, middle), record=True)
     if not runs.keys() & set(PEERS):
@@ -235,7 +222,7 @@ def _in_turns(
 
 
 def check_enough(name: str, pictures: int, *, samples: int, sample_bytes: int) -> None:
-    """A `UserError` where an epoch of the set ends before a reader has warmed up and been measured."""
+    """Refuses a set that is too short to measure."""
     needed = BATCH * (WARMUP + measured_batches(pictures, samples=samples, sample_bytes=sample_bytes)[0])
     if needed > samples:
         raise UserError(
@@ -245,10 +232,10 @@ def check_enough(name: str, pictures: int, *, samples: int, sample_bytes: int) -
 
 
 def measured_batches(pictures: int, *, samples: int, sample_bytes: int) -> tuple[int, bool]:
-    """Batches to measure for about so many pictures, and whether they are whole windows of our order.
+    """Batches for about `pictures`, and whether they fill whole windows.
 
-    What is measured after a warm-up has its share of requests where it is as long as windows are. It is made so where
-    an epoch has room for it.
+    Our loader requests a window of its order at once, so only whole windows hold their share of requests. The number is
+    rounded up to them where an epoch has room.
     """
     order = Order(
         digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH, sample_bytes=max(1, sample_bytes)
@@ -269,18 +256,17 @@ def _requests(name: str, steady: dict[str, int], middle: dict[str, int]) -> dict
     return requests
 
 
-def _row(taken: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
-    """Medians over the rounds."""
+def _medians(measured: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
     row: dict[str, Any] = {
         kind: {
             f"pictures_per_{unit}": statistics.median(run["pictures"] / run[clock] for run in runs)
             for unit, clock in (("s", "wall_s"), ("cpu_s", "cpu_s"))
         }
-        for kind, runs in taken.items()
+        for kind, runs in measured.items()
         if kind.isdigit()
     }
-    if "middle" in taken:
-        start, middle = ([run["first_batch_s"] for run in taken[kind]] for kind in ("start", "middle"))
+    if "middle" in measured:
+        start, middle = ([run["first_batch_s"] for run in measured[kind]] for kind in ("start", "middle"))
         row["resume"] = {
             "start_s": statistics.median(start),
             "middle_s": statistics.median(middle),
@@ -290,7 +276,7 @@ def _row(taken: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def _ratios(runs: Runs) -> dict[str, Any]:
-    """Medians over the rounds of ours to others: what is divided was measured in the same round."""
+    """Medians of our rates to others' of the same round."""
 
     def rates(name: str, kind: str, clock: str) -> list[float]:
         return [run["pictures"] / run[clock] for run in runs[name][kind]]
@@ -301,12 +287,14 @@ def _ratios(runs: Runs) -> dict[str, Any]:
         return [max(values) for values in zip(*(rates(name, kind, clock) for name in peers), strict=True)]
 
     ratios: dict[str, Any] = {}
+    # To the best peer of each round, and to the webdataset loader freed of its slower decoder.
     for kind, clock in itertools.product(("1", "2"), ("wall", "cpu")):
         ours = rates("ours", kind, f"{clock}_s")
         others = {"to_best_peer": best_peer(kind, f"{clock}_s")}
         others["to_webdataset_with_our_decoder"] = rates("webdataset with our decoder", kind, f"{clock}_s")
         for name, values in others.items():
             ratios.setdefault(name, {})[f"{kind} {clock}"] = _median_ratio(ours, values)
+    # To bare decoding, by processor time: several workers use more than one processor, bare decoding uses one.
     for kind in ("0", "1", "2"):
         for name, view in (("to_bare", ""), ("to_bare_training", ", training")):
             ours, bare = rates(f"ours{view}", kind, "cpu_s"), rates(f"bare{view}", "0", "cpu_s")
@@ -315,32 +303,20 @@ def _ratios(runs: Runs) -> dict[str, Any]:
 
 
 def _median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(of, to, strict=True))
+    return statistics.median(quotients(of, to))
 
 
-def _figures(row: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The targets of the loader: {name, value, unit, target, met}."""
+def _figures(row: dict[str, Any]) -> Iterator[Figure]:
     large = row["set"].endswith("-large")
+    target = 2.0 if large else 1.2
     for key, value in row["to_best_peer"].items():
-        yield _figure(f"{row['set']}: to the best peer, {key}", value, 2.0 if large else 1.2)
+        yield figure(f"{row['set']}: to the best peer, {key}", value, "ratio", target, met=value >= target)
     for kind in ("to_bare", "to_bare_training"):
         for workers, value in row[kind].items():
-            yield _figure(f"{row['set']}: {kind.replace('_', ' ')}, {workers} workers, cpu", value, 0.9)
+            name = f"{row['set']}: {kind.replace('_', ' ')}, {workers} workers, cpu"
+            yield figure(name, value, "ratio", 0.9, met=value >= 0.9)
     resume = row["readers"]["ours"]["resume"]["ratio"]
-    yield _figure(f"{row['set']}: first batch in mid epoch to that at the start", resume, 1.2, at_most=True)
-
-
-def _figure(name: str, value: float, target: float, *, at_most: bool = False) -> dict[str, Any]:
-    met = value <= target if at_most else value >= target
-    return {"name": name, "value": round(value, 3), "unit": "ratio", "target": target, "met": met}
-
-
-def _text(report: dict[str, Any]) -> str:
-    lines = [
-        f"{'met ' if figure['met'] else 'MISS'} {figure['name']}: {figure['value']} (target {figure['target']})"
-        for figure in report["figures"]
-    ]
-    return "\n".join(lines + [f"left out: {name}: {why}" for name, why in report["left_out"].items()])
+    yield figure(f"{row['set']}: first batch in mid epoch to that at the start", resume, "ratio", 1.2)
 
 
 def _text_of_set(row: dict[str, Any]) -> str:
@@ -348,12 +324,12 @@ def _text_of_set(row: dict[str, Any]) -> str:
     if not row["whole_windows"]:
         lines.append("  measured within a window: the requests of ours are mostly before; take more --samples")
     for name, kinds in row["readers"].items():
-        told = [
-            f"{kind}: {one['pictures_per_s']:.0f}/s {one['pictures_per_cpu_s']:.0f}/cpu-s"
-            for kind, one in kinds.items()
+        parts = [
+            f"{kind}: {rates['pictures_per_s']:.0f}/s {rates['pictures_per_cpu_s']:.0f}/cpu-s"
+            for kind, rates in kinds.items()
             if kind != "resume"
         ]
         if "resume" in kinds:
-            told.append(f"first batch {kinds['resume']['start_s']:.2f} s, mid {kinds['resume']['middle_s']:.2f} s")
-        lines.append(f"  {name:28s} {'; '.join(told)}")
+            parts.append(f"first batch {kinds['resume']['start_s']:.2f} s, mid {kinds['resume']['middle_s']:.2f} s")
+        lines.append(f"  {name:28s} {'; '.join(parts)}")
     return "\n".join(lines)

@@ -1,7 +1,7 @@
-"""The pictures of `isnet bench loader`, and each reader's own packing of them on one S3 server.
+"""Pictures of `isnet bench loader`, packed for each reader.
 
-A set is some hundred different pictures, gone round until there are enough samples that no reader can keep them all
-in memory and requests are as large as with a real dataset. Not covered: reading them (readers/).
+A set is some hundred different pictures, repeated in a cycle until there are so many samples that no reader can keep
+them all in memory and requests are as large as with a real dataset. Not covered: reading them (readers/).
 """
 
 from __future__ import annotations
@@ -22,7 +22,6 @@ from PIL import Image
 import jobs
 from isnet.errors import InputError
 from isnet.images.decode import decode_rgb
-from trainplane.data.manifest import Dataset
 from trainplane.data.pack.pack import pack
 from trainplane.data.shards import PackItem
 from trainplane.errors import RunFailed, UserError, error_line
@@ -37,22 +36,25 @@ _SYNTHETIC = 64  # different pictures
 
 @dataclass
 class PictureSet:
-    """Pictures of one kind. `resize` is the shorter side before the crop, None for a crop of the picture as it is."""
+    """Pictures of one kind; `places` are their addresses by reader.
+
+    `resize` is the shorter side before the crop, None for a crop of the picture as it is.
+    """
 
     name: str
     pictures: list[bytes]
     resize: int | None
     samples: int
     places: dict[str, Any] = field(default_factory=dict)
-    """Where each reader finds it."""
 
     @property
     def mean_bytes(self) -> int:
+        """Mean size of an encoded picture."""
         return sum(map(len, self.pictures)) // len(self.pictures)
 
 
 def synthetic_sets(*, samples: int) -> list[PictureSet]:
-    """Made pictures of 320 to 480 px, and of 1024 to 1600 px."""
+    """Synthetic sets: 320 to 480 px, and 1024 to 1600."""
     rng = np.random.default_rng(4)
     small = [_picture(rng, *rng.integers(320, 481, 2), quality=90) for _ in range(_SYNTHETIC)]
     large = [_picture(rng, *rng.integers(LARGE, 1601, 2), quality=75) for _ in range(_SYNTHETIC // 4)]
@@ -63,7 +65,7 @@ def synthetic_sets(*, samples: int) -> list[PictureSet]:
 
 
 def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
-    """The JPEG photos below `folder` whose shorter side takes the crop, large ones apart from the others."""
+    """Sets of JPEG photos that take the crop."""
     if not folder.is_dir():
         raise UserError(f"--photos {folder}: no such folder; name one with JPEG photos")
     small: list[bytes] = []
@@ -80,19 +82,21 @@ def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
         PictureSet("photos", small, None, samples),
         PictureSet("photos-large", large, LARGE_RESIZE, max(1, samples // 4)),
     ]
-    if not (sets := [one for one in sets if one.pictures]):
+    if not (sets := [pictures for pictures in sets if pictures.pictures]):
         raise UserError(f"--photos {folder}: no JPEG photo with sides of {SIZE} px or more; name another folder")
     return sets
 
 
 def _picture(rng: np.random.Generator, height: int, width: int, *, quality: int) -> bytes:
-    """A JPEG with structure at every scale, about as large as a photo of that size: clouds, edges and grain."""
+    """JPEG with structure at every scale, of a photo's size."""
     import cv2
 
     canvas = np.zeros((height, width, 3), np.float32)
+    # Clouds, from coarse and strong to fine and weak.
     for cells, strength in ((4, 60), (16, 35), (64, 20), (160, 12)):
         coarse = rng.normal(0, strength, (cells, cells, 3)).astype(np.float32)
         canvas += cv2.resize(coarse, (int(width), int(height)), interpolation=cv2.INTER_CUBIC)
+    # Edges of rectangles, then grain.
     for _ in range(12):
         top, left = rng.integers(0, height - 40), rng.integers(0, width - 40)
         rows, columns = rng.integers(20, height // 2), rng.integers(20, width // 2)
@@ -104,30 +108,27 @@ def _picture(rng: np.random.Generator, height: int, width: int, *, quality: int)
 
 
 def pack_for_us(pictures: PictureSet, bucket: str) -> None:
-    """Our shards, which webdataset reads too."""
+    """Packs our shards, which webdataset reads too."""
+
+    def items() -> Iterator[PackItem]:
+        for number in range(pictures.samples):
+            data = pictures.pictures[number % len(pictures.pictures)]
+            yield PackItem(f"{number:07d}.jpg", data, "jpg", {"n": number})
+
     address = f"{bucket}/ours/{pictures.name}"
-    dataset = pack(_items(pictures), address, name="bench", split="train", shard_bytes=SHARD_BYTES, how={})
+    dataset = pack(items(), address, name="bench", split="train", shard_bytes=SHARD_BYTES, how={})
     pictures.places["address"] = address
-    pictures.places["shards"] = _addresses(dataset)
-
-
-def _addresses(dataset: Dataset) -> list[str]:
-    return [f"{dataset.address}/{shard.name}" for shard in dataset.shards]
-
-
-def _items(pictures: PictureSet) -> Iterator[PackItem]:
-    for number in range(pictures.samples):
-        data = pictures.pictures[number % len(pictures.pictures)]
-        yield PackItem(f"{number:07d}.jpg", data, "jpg", {"n": number})
+    pictures.places["shards"] = [f"{dataset.address}/{shard.name}" for shard in dataset.shards]
 
 
 def pack_for_peer(program: str, python: str, pictures: PictureSet, bucket: str, scratch: Path) -> None:
-    """Pack with the peer's own writer, in its own process and environment, and put the files on the store."""
+    """Packs with a peer's own writer and uploads its files."""
     source, local = scratch / "pictures" / pictures.name, scratch / program / pictures.name
     if not source.exists():
         source.mkdir(parents=True)
         for number, data in enumerate(pictures.pictures):
             (source / f"{number:05d}.jpg").write_bytes(data)
+    # The peer's interpreter may be another one, with packages that cannot live beside ours.
     spec = {"pictures": str(source), "local": str(local), "samples": pictures.samples, "shard_bytes": SHARD_BYTES}
     command = [python, "-m", f"jobs.bench.readers.{program}", "pack", json.dumps(spec)]
     done = subprocess.run(command, env=environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
@@ -141,7 +142,7 @@ def pack_for_peer(program: str, python: str, pictures: PictureSet, bucket: str, 
 
 
 def environment() -> dict[str, str]:
-    """For a reader's process: our own packages can be imported, and arithmetic takes one thread."""
+    """Environment of a reader: our packages, one thread."""
     root = Path(str(jobs.__file__)).parents[1]
     paths: Sequence[str] = [str(root), *filter(None, [os.environ.get("PYTHONPATH")])]
     return os.environ | {"PYTHONPATH": os.pathsep.join(paths), "OMP_NUM_THREADS": "1"}

@@ -1,7 +1,7 @@
-"""`isnet bench order`: what the order of samples costs, and how well it shuffles.
+"""`isnet bench order`: cost and quality of the sample order.
 
-Time and memory are those of fresh processes that do nothing else. How well it shuffles is told against a full shuffle,
-for the hardest packing there is: 365 classes laid one after the other. Not covered: reading (bench loader).
+Time and memory are those of fresh processes that do nothing else. Shuffling is compared with a full shuffle, for the
+hardest packing there is: 365 classes laid one after the other. Not covered: reading (bench loader).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import psutil
 
+from jobs.bench.common import Figure, figure, figures_text, peak_bytes, report
 from trainplane.data.index import Index, IndexWriter, Member, Row
 from trainplane.data.order import Order
 from trainplane.data.shard import Shard
@@ -30,9 +31,6 @@ _SAMPLE_BYTES = 40_960  # of the index that is loaded: a picture of 30 to 34 KB,
 
 def order(args: argparse.Namespace) -> int:
     """`isnet bench order`."""
-    from jobs.bench.common import machine
-    from jobs.cli.main import emit
-
     with TemporaryDirectory(prefix="isnet-bench-") as scratch:
         index = Path(scratch, "samples.parquet")
         index.write_bytes(_index_of(args.index_samples))
@@ -41,33 +39,27 @@ def order(args: argparse.Namespace) -> int:
     shuffling = [shuffling_of(global_batch) for global_batch in (6, 32, 256, 1024)]
     reading = {str(world): bytes_read(world) for world in (1, 2, 4, 8, 16, 32, 64)}
     figures = [
-        _figure(f"plan of one of {args.ranks} ranks, {args.samples} samples", plan["wall_s"], "s", 1.0),
-        _figure("its memory", plan["mib"], "MiB", 190.7),
-        _figure(f"index of {args.index_samples} samples", load["wall_s"], "s", 2.0),
-        _figure("bytes read in an epoch over all ranks, of the dataset", max(reading.values()), "ratio", 1.1),
+        figure(f"plan of one of {args.ranks} ranks, {args.samples} samples", plan["wall_s"], "s", 1.0),
+        figure("its memory", plan["mib"], "MiB", 190.7),
+        figure(f"index of {args.index_samples} samples", load["wall_s"], "s", 2.0),
+        figure("bytes read in an epoch over all ranks, of the dataset", max(reading.values()), "ratio", 1.1),
     ]
-    report = {
-        "machine": machine(),
-        "plan": plan,
-        "index": load,
-        "shuffling": shuffling,
-        "bytes_read": reading,
-        "figures": figures,
-    }
-    emit(args, report, _text(report))
+    text = _text(figures, shuffling)
+    report(args, figures, text, plan=plan, index=load, shuffling=shuffling, bytes_read=reading)
     return 0
 
 
 def plan_of(samples: int, ranks: int) -> None:
-    """One rank's plan: the order, a step in the middle of the sixth epoch, and the next window after it."""
-    made = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=16 * ranks)
-    step = 5 * made.steps_per_epoch + made.steps_per_epoch // 2
-    for one in range(step, step + 65):
-        made.visits(one, made.slots(rank=ranks * 3 // 4, world=ranks))
+    """Plans one rank's steps amid the sixth epoch."""
+    order = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=16 * ranks)
+    first = 5 * order.steps_per_epoch + order.steps_per_epoch // 2
+    # 65 steps reach into the next window.
+    for step in range(first, first + 65):
+        order.visits(step, order.slots(rank=ranks * 3 // 4, world=ranks))
 
 
 def load_of(index: Path, samples: int) -> None:
-    """What a reader does with `samples.parquet` once its bytes are here."""
+    """Loads an index as a reader does."""
     sizes = enumerate(_shards(samples))
     shards = [Shard(f"shard-{number:06d}.tar", size * _SAMPLE_BYTES, size, "") for number, size in sizes]
     loaded = Index(index.read_bytes(), shards=shards)
@@ -75,60 +67,66 @@ def load_of(index: Path, samples: int) -> None:
 
 
 def shuffling_of(global_batch: int, *, samples: int = 2**17) -> dict[str, Any]:
-    """How one epoch mixes 365 classes that were packed one after the other, beside a full shuffle of them.
+    """Mixing of classes in one epoch, beside a full shuffle.
 
-    classes_in_a_batch, classes_in_64_steps -- distinct ones, mean
-    displacement     -- between a sample's place in the packing and in the epoch, of the dataset: 1/3 when shuffled
-    rank_correlation -- of the two places, absolute: 0 when shuffled
-    same_block_next  -- how often what a slot meets next is of the block that it met before
+    All 365 classes were packed one after the other.
+
+    Returns:
+        classes_in_a_batch, classes_in_64_steps: distinct classes, mean.
+        displacement: distance of a sample's places in the packing and in the epoch, of the dataset; 1/3 when shuffled.
+        rank_correlation: of the two places, absolute; 0 when shuffled.
+        same_block_next: share of a slot's samples whose next sample is of the same block.
     """
-    made = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=global_batch)
-    met = np.stack([made.batch(step) for step in range(made.steps_per_epoch)])
-    full = np.random.default_rng(0).permutation(samples)[: met.size].reshape(met.shape)
-    same = np.mean(met[1:] // made.block == met[:-1] // made.block)
+    order = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=global_batch)
+    # Sample numbers of the epoch, (steps, global_batch).
+    epoch = np.stack([order.batch(step) for step in range(order.steps_per_epoch)])
+    full = np.random.default_rng(0).permutation(samples)[: epoch.size].reshape(epoch.shape)
+    same = np.mean(epoch[1:] // order.block == epoch[:-1] // order.block)
     return {
         "global_batch": global_batch,
         "samples": samples,
-        "block": made.block,
-        "window": made.window,
+        "block": order.block,
+        "window": order.window,
         "same_block_next": float(same),
-    } | {name: {"ours": measure(met), "full_shuffle": measure(full)} for name, measure in _measures(samples).items()}
+    } | {name: {"ours": measure(epoch), "full_shuffle": measure(full)} for name, measure in _measures(samples).items()}
 
 
 def _measures(samples: int) -> dict[str, Callable[[np.ndarray], float]]:
-    def distinct(met: np.ndarray) -> float:
-        classes = met * CLASSES // samples
+    def distinct(epoch: np.ndarray) -> float:
+        classes = epoch * CLASSES // samples
+        # About 500 batches are enough for a mean.
         return float(np.mean([len(np.unique(rows)) for rows in classes[:: max(1, len(classes) // 500)]]))
 
-    def of_64_steps(met: np.ndarray) -> float:
-        return distinct(met[: len(met) // 64 * 64].reshape(-1, 64 * met.shape[1]))
+    def distinct_in_64_steps(epoch: np.ndarray) -> float:
+        return distinct(epoch[: len(epoch) // 64 * 64].reshape(-1, 64 * epoch.shape[1]))
 
-    def displacement(met: np.ndarray) -> float:
-        return float(np.mean(np.abs(met.ravel() - np.arange(met.size))) / samples)
+    def displacement(epoch: np.ndarray) -> float:
+        return float(np.mean(np.abs(epoch.ravel() - np.arange(epoch.size))) / samples)
 
-    def correlation(met: np.ndarray) -> float:
-        return float(abs(np.corrcoef(met.ravel(), np.arange(met.size))[0, 1]))
+    def correlation(epoch: np.ndarray) -> float:
+        return float(abs(np.corrcoef(epoch.ravel(), np.arange(epoch.size))[0, 1]))
 
     return {
         "classes_in_a_batch": distinct,
-        "classes_in_64_steps": of_64_steps,
+        "classes_in_64_steps": distinct_in_64_steps,
         "displacement": displacement,
         "rank_correlation": correlation,
     }
 
 
 def bytes_read(world: int, *, samples: int = 2**15) -> float:
-    """Bytes that all ranks together ask for in an epoch, of the dataset's: each run of neighbours once a window."""
+    """Bytes requested by all ranks, relative to the dataset."""
     sizes = np.random.default_rng(1).integers(10_000, 200_000, samples)
     ends = np.concatenate([[0], np.cumsum(sizes)])
-    made = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=64)
+    order = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=64)
     total = 0
     for rank in range(world):
-        slots = made.slots(rank=rank, world=world)
+        slots = order.slots(rank=rank, world=world)
+        # Each run of neighbours is requested once in a window.
         runs = {
             (visit.until, visit.first, visit.end)
-            for step in range(made.steps_per_epoch)
-            for visit in made.visits(step, slots)
+            for step in range(order.steps_per_epoch)
+            for visit in order.visits(step, slots)
         }
         total += sum(int(ends[end] - ends[first]) for _, first, end in runs)
     return total / int(ends[-1])
@@ -155,51 +153,35 @@ def _rows(first: int, size: int) -> Iterator[Row]:
         yield Row(f"{first + at:09d}-abcdef", (picture, Member("json", offset + 35_328, 120, at)))
 
 
-def _in_a_fresh_process(*words: str) -> dict[str, float]:
-    done = subprocess.run([sys.executable, "-m", __name__, *words], capture_output=True, text=True, check=True)
+def _in_a_fresh_process(*args: str) -> dict[str, float]:
+    done = subprocess.run([sys.executable, "-m", __name__, *args], capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout))
 
 
-def _figure(name: str, value: float, unit: str, target: float) -> dict[str, Any]:
-    value = round(value, 3)
-    return {"name": name, "value": value, "unit": unit, "target": target, "met": value <= target}
-
-
-def _text(report: dict[str, Any]) -> str:
-    lines = [
-        f"{'met ' if figure['met'] else 'MISS'} {figure['name']}: {figure['value']} {figure['unit']} "
-        f"(target {figure['target']})"
-        for figure in report["figures"]
-    ]
-    for row in report["shuffling"]:
-        told = ", ".join(
+def _text(figures: list[Figure], shuffling: list[dict[str, Any]]) -> str:
+    lines = [figures_text(figures)]
+    for row in shuffling:
+        measures = ", ".join(
             f"{name} {value['ours']:.3f} (full shuffle {value['full_shuffle']:.3f})"
             for name, value in row.items()
             if isinstance(value, dict)
         )
-        lines.append(f"global batch {row['global_batch']}: {told}, same block next {row['same_block_next']:.3f}")
+        lines.append(f"global batch {row['global_batch']}: {measures}, same block next {row['same_block_next']:.3f}")
     return "\n".join(lines)
 
 
 def _measured(run: Callable[[], None]) -> dict[str, float]:
     before = psutil.Process().memory_info().rss
-    begun, cpu = time.perf_counter(), time.process_time()
+    start, cpu = time.perf_counter(), time.process_time()
     run()
-    wall_s, cpu_s = time.perf_counter() - begun, time.process_time() - cpu
-    return {"wall_s": wall_s, "cpu_s": cpu_s, "mib": max(0, _peak_bytes() - before) / 2**20}
-
-
-def _peak_bytes() -> int:
-    """Most memory that this program has held (Linux)."""
-    # Not getrusage: its maximum outlives exec, so a child begins with that of the process that started it.
-    [line] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:")]
-    return int(line.split()[1]) * 1024
+    wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
+    return {"wall_s": wall_s, "cpu_s": cpu_s, "mib": max(0, peak_bytes() - before) / 2**20}
 
 
 if __name__ == "__main__":
-    what, first, second = sys.argv[1:]
+    run_name, first, second = sys.argv[1:]
     runs = {
         "plan": lambda: plan_of(int(first), int(second)),
         "index": lambda: load_of(Path(first), int(second)),
     }
-    print(json.dumps(_measured(runs[what])))
+    print(json.dumps(_measured(runs[run_name])))

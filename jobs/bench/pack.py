@@ -1,4 +1,4 @@
-"""`isnet bench pack`: pictures per second of packing, by this process and by Ray tasks, and what going on saves.
+"""`isnet bench pack`: packing rates, and the saving by resuming.
 
     ways    the same pictures to a fresh folder each time, in turns; all must give one digest
     resumed a packing that was interrupted in the middle and is run again, against one from the start
@@ -33,28 +33,24 @@ from trainplane.errors import UserError
 def pack(args: argparse.Namespace) -> int:
     """`isnet bench pack PHOTOS`."""
     tasks = _tasks(args.tasks)
-    with open_pictures(Path(args.photos).expanduser()) as found:
-        photos = _repeated(found, args.repeat)
+    with open_pictures(Path(args.photos).expanduser()) as entries:
+        photos = _repeated(entries, args.repeat)
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
-        bench = _Bench(photos, Recode(max_side=args.max_side), args.shard_bytes, Path(name))
+        packer = _PhotoPacker(photos, Recode(max_side=args.max_side), args.shard_bytes, Path(name))
         with ray_session(num_cpus=max(tasks)) as ray:
-            executors: dict[str, PackExecutor] = {
-                str(number): RayExecutor(ray, number) if number else LocalExecutor() for number in tasks
-            }
-            taken = in_turns(
-                {way: functools.partial(bench.whole, executor) for way, executor in executors.items()},
-                rounds=args.rounds,
-            )
-        resumed = bench.resumed()
-    first = taken[str(tasks[0])]
+            executors = {str(number): RayExecutor(ray, number) if number else LocalExecutor() for number in tasks}
+            ways = {name: functools.partial(packer.whole, executor) for name, executor in executors.items()}
+            timings = in_turns(ways, rounds=args.rounds)
+        resumed = packer.resumed()
+    first = timings[str(tasks[0])]
     report: dict[str, Any] = {
         "machine": machine(),
         "pictures": len(photos),
         "bytes": sum(photo.size for photo in photos),
         "max_side": args.max_side,
-        "digest": bench.digest,
-        "pictures_per_s": {way: len(photos) / median(one) for way, one in taken.items()},
-        "faster": {way: median_ratio(first, one) for way, one in taken.items()},
+        "digest": packer.digest,
+        "pictures_per_s": {way: len(photos) / median(runs) for way, runs in timings.items()},
+        "faster": {way: median_ratio(first, runs) for way, runs in timings.items()},
         "resumed": resumed,
     }
     emit(args, report, _text(report))
@@ -67,16 +63,15 @@ def _tasks(text: str) -> list[int]:
     return [int(part) for part in text.split(",")]
 
 
-def _repeated(found: Iterable[PictureSource | Skip], times: int) -> list[PictureSource]:
-    """Every picture `times` times under names of its own."""
-    sources = [entry for entry in found if isinstance(entry, PictureSource) and not entry.only_here]
+def _repeated(entries: Iterable[PictureSource | Skip], times: int) -> list[PictureSource]:
+    sources = [entry for entry in entries if isinstance(entry, PictureSource) and not entry.only_here]
     if not sources:
         raise UserError("there is no picture to pack; give a folder, a list or a plain tar of pictures")
     return [replace(source, name=f"{number}/{source.name}") for number in range(times) for source in sources]
 
 
-class _Bench:
-    """Packs the same photos again and again, each time to a fresh folder."""
+class _PhotoPacker:
+    """Packs the same photos, each time to a fresh folder."""
 
     def __init__(self, photos: list[PictureSource], recode: Recode, shard_bytes: int, folder: Path) -> None:
         self._photos = photos
@@ -86,14 +81,17 @@ class _Bench:
         self.digest = ""
 
     def whole(self, executor: PackExecutor) -> None:
-        """One packing from start to end; a `RuntimeError` when its digest is another than before."""
+        """Packs from start to end; checks the digest."""
         dataset = self._pack(self._photos, next(self._fresh), executor)
         if self.digest not in ("", dataset.digest):
             raise RuntimeError(f"packed {dataset.digest}, before it was {self.digest}")
         self.digest = dataset.digest
 
     def resumed(self) -> dict[str, float]:
-        """Interrupted at half of the listing and run again: pictures read, seconds, as shares of a whole packing."""
+        """Interrupts a packing at half, resumes it, and measures that.
+
+        Returns `pictures_read` and `seconds` as shares of a whole packing.
+        """
         folder = next(self._fresh)
 
         def half() -> Iterator[PictureSource]:
@@ -103,7 +101,8 @@ class _Bench:
         try:
             self._pack(half(), folder, LocalExecutor())
         except KeyboardInterrupt:
-            kept = len(list(folder.glob("shard-*.tar")))
+            shards_kept = len(list(folder.glob("shard-*.tar")))
+        # Resumed: pictures of finished shards must not be read again.
         read = 0
 
         def counted(source: PictureSource) -> bytes:
@@ -115,13 +114,14 @@ class _Bench:
         start = time.perf_counter()
         dataset = self._pack(watched, folder, LocalExecutor())
         again = time.perf_counter() - start
+        # Beside it a packing from the start, of the same moment.
         start = time.perf_counter()
         self.whole(LocalExecutor())
         whole = time.perf_counter() - start
         if dataset.digest != self.digest:
             raise RuntimeError(f"resumed to {dataset.digest}, whole it is {self.digest}")
         return {
-            "shards_kept": kept,
+            "shards_kept": shards_kept,
             "shards": dataset.num_shards,
             "pictures_read": read / len(self._photos),
             "seconds": again / whole,

@@ -1,11 +1,12 @@
-"""The released code's training step as it is specified, layer by layer: what `isnet bench step` compares ours with.
+"""The released code's training step, as it is specified.
 
-Written from the specification of networks, losses and order of calls, with torch's stock layers: every convolution
-wrapped by `torch.nn.utils.spectral_norm` (one power iteration a forward pass in training mode), activations as modules,
-D run three times a step and VGG19 four times, everything eager and float32, Adam as torch makes it by default.
-Parameters carry the names of `isnet.build`'s networks, so that both start from the same weights (`copy_weights`).
-One departure: the released order of backward passes and updates raises an in-place error on today's torch, so both
-updates come last; the arithmetic of each pass, D's unused gradients in G's backward among it, is what was released.
+`isnet bench step` compares ours with it. Written from the specification of networks, losses and order of calls, with
+torch's stock layers: every convolution wrapped by `torch.nn.utils.spectral_norm` (one power iteration a forward pass in
+training mode), activations as modules, D run three times a step and VGG19 four times, everything eager and float32,
+Adam as torch makes it by default. Parameters carry the names of `isnet.build`'s networks, so that both start from the
+same weights (`copy_weights`). One departure: the released order of backward passes and updates raises an in-place error
+on today's torch, so both updates come last; the arithmetic of each pass, D's unused gradients in G's backward among it,
+is what was released.
 Not covered: the other generators, bfloat16, accumulation, ranks.
 """
 
@@ -26,19 +27,22 @@ STYLE_LAYERS = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
 
 
 def conv(channels_in: int, channels_out: int, kernel: int = 3, *, stride: int = 1, dilation: int = 1) -> nn.Module:
-    """Zero-padded, spectrally normalised, without bias."""
+    """Convolution, zero-padded, spectrally normalised, without bias."""
     padding = dilation * (kernel - 1) // 2
     return normalised(nn.Conv2d(channels_in, channels_out, kernel, stride, padding, dilation, bias=False))
 
 
 def normalised(layer: nn.Module) -> nn.Module:
+    """Layer with torch's spectral norm."""
     with warnings.catch_warnings():
         # The released code's way; deprecated, not gone.
         warnings.simplefilter("ignore")
         return torch.nn.utils.spectral_norm(layer)
 
 
-class Residual(nn.Module):
+class ReferenceResidual(nn.Module):
+    """Residual block of two convolutions."""
+
     def __init__(self, channels: int, dilation: int) -> None:
         super().__init__()
         self.dilated = conv(channels, channels, dilation=dilation)
@@ -46,11 +50,12 @@ class Residual(nn.Module):
         self.first, self.last = nn.Tanh(), nn.Tanh()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Sum of input and branch, through tanh."""
         return self.last(x + self.plain(self.first(self.dilated(x))))  # type: ignore[no-any-return]
 
 
-class Chain(nn.Module):
-    """Convolutions with tanh after each; with `shuffle`, a pixel shuffle between the two."""
+class ReferenceChain(nn.Module):
+    """Convolutions, each with an optional pixel shuffle and tanh."""
 
     def __init__(self, convs: Sequence[nn.Module], *, shuffle: bool = False) -> None:
         super().__init__()
@@ -59,25 +64,30 @@ class Chain(nn.Module):
         self.activation = nn.Tanh()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Applies all convolutions in turn."""
         for step in self.steps:
             x = self.activation(self.between(step(x)))
         return x
 
 
-def up(channels: int, times: int) -> Chain:
-    return Chain([conv(channels // 2**i, 2 * channels // 2**i) for i in range(times)], shuffle=True)
+def up(channels: int, times: int) -> ReferenceChain:
+    """Chain that doubles height and width `times` times."""
+    return ReferenceChain([conv(channels // 2**i, 2 * channels // 2**i) for i in range(times)], shuffle=True)
 
 
-def down(channels: int, times: int) -> Chain:
-    return Chain([conv(channels * 2**i, channels * 2 ** (i + 1), stride=2) for i in range(times)])
+def down(channels: int, times: int) -> ReferenceChain:
+    """Chain that halves height and width `times` times."""
+    return ReferenceChain([conv(channels * 2**i, channels * 2 ** (i + 1), stride=2) for i in range(times)])
 
 
-class Stage(nn.Module):
+class ReferenceStage(nn.Module):
+    """Stage; from the second on with a low-resolution branch."""
+
     def __init__(self, number: int, blocks: int) -> None:
         super().__init__()
         lo = WIDTH * 2 ** (number - 1)
-        self.hi_blocks = nn.Sequential(*[Residual(WIDTH, 1) for _ in range(blocks)])
-        self.lo_blocks = nn.Sequential(*[Residual(lo, 2) for _ in range(blocks)]) if number > 1 else None
+        self.hi_blocks = nn.Sequential(*[ReferenceResidual(WIDTH, 1) for _ in range(blocks)])
+        self.lo_blocks = nn.Sequential(*[ReferenceResidual(lo, 2) for _ in range(blocks)]) if number > 1 else None
         self.up = up(lo, number - 1) if number > 1 else None
         self.down_hi = down(WIDTH, number)
         self.down_lo = down(lo, 1) if number > 1 else None
@@ -86,8 +96,10 @@ class Stage(nn.Module):
         self.activation = nn.Tanh()
 
     def forward(self, hi: Tensor, lo: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Returns the next high and low branch."""
         hi = self.hi_blocks(hi)
         for_hi, for_lo = hi, self.down_hi(hi)
+        # The first stage has no low branch to aggregate.
         if lo is not None and self.lo_blocks is not None and self.up is not None and self.down_lo is not None:
             lo = self.lo_blocks(lo)
             for_hi = torch.cat((hi, self.up(lo)), dim=1)
@@ -95,7 +107,9 @@ class Stage(nn.Module):
         return self.activation(self.aggregate_hi(for_hi)), self.activation(self.aggregate_lo(for_lo))
 
 
-class Fusion(nn.Module):
+class ReferenceFusion(nn.Module):
+    """Fusion of both branches at full resolution."""
+
     def __init__(self) -> None:
         super().__init__()
         self.up = up(16 * WIDTH, 4)
@@ -103,10 +117,13 @@ class Fusion(nn.Module):
         self.activation = nn.Tanh()
 
     def forward(self, hi: Tensor, lo: Tensor) -> Tensor:
+        """Features at full resolution."""
         return self.activation(self.conv(torch.cat((hi, self.up(lo)), dim=1)))  # type: ignore[no-any-return]
 
 
-class Stem(nn.Module):
+class ReferenceStem(nn.Module):
+    """Stem with a shortcut."""
+
     def __init__(self) -> None:
         super().__init__()
         self.shortcut = nn.Conv2d(3, WIDTH, 1, bias=False)
@@ -114,20 +131,22 @@ class Stem(nn.Module):
         self.activation = nn.Tanh()
 
     def forward(self, x: Tensor) -> Tensor:
+        """Features of the masked picture."""
         return self.activation(self.shortcut(x) + self.reduce(self.activation(self.expand(x))))  # type: ignore[no-any-return]
 
 
-class Generator(nn.Module):
+class ReferenceGenerator(nn.Module):
     """ISNet at the paper's width."""
 
     def __init__(self, blocks: int = 4) -> None:
         super().__init__()
-        self.stem = Stem()
-        self.stages = nn.ModuleList(Stage(number, blocks) for number in (1, 2, 3, 4))
-        self.fusion = Fusion()
+        self.stem = ReferenceStem()
+        self.stages = nn.ModuleList(ReferenceStage(number, blocks) for number in (1, 2, 3, 4))
+        self.fusion = ReferenceFusion()
         self.head = normalised(nn.Conv2d(WIDTH, 3, 3, padding=1))
 
     def forward(self, image: Tensor, mask: Tensor) -> Tensor:
+        """Filled picture in [0, 1]."""
         hi, lo = self.stem(image * mask), None
         for stage in self.stages:
             hi, lo = stage(hi, lo)
@@ -135,8 +154,8 @@ class Generator(nn.Module):
         return (torch.tanh(self.head(self.fusion(hi, lo))) + 1) / 2
 
 
-class Discriminator(nn.Module):
-    """Five convolutions; returns their maps."""
+class ReferenceDiscriminator(nn.Module):
+    """Discriminator of five convolutions; returns their maps."""
 
     def __init__(self, width: int = 64) -> None:
         super().__init__()
@@ -146,6 +165,7 @@ class Discriminator(nn.Module):
         self.activation = nn.LeakyReLU(0.2, inplace=True)
 
     def forward(self, x: Tensor) -> list[Tensor]:
+        """Maps of all layers; the last is the score."""
         maps = []
         for number, layer in enumerate(self.convs):
             x = layer(x) if number == len(self.convs) - 1 else self.activation(layer(x))
@@ -154,7 +174,8 @@ class Discriminator(nn.Module):
 
 
 def copy_weights(ours: nn.Module, reference: nn.Module) -> None:
-    """Give `reference` the weights and singular vectors of a network of `isnet.build` with the same layers."""
+    """Copies weights and singular vectors of a network of `isnet.build`."""
+    # torch's spectral norm keeps its parts under other names than ours.
     renamed = {"weight_orig": "weight", "weight_u": "u", "weight_v": "v"}
     source, target = ours.state_dict(), {}
     for name in reference.state_dict():
@@ -164,14 +185,20 @@ def copy_weights(ours: nn.Module, reference: nn.Module) -> None:
 
 
 class ReferenceStep:
-    """Both players, their optimisers and the step. `vgg` maps pictures to features by layer name.
+    """Both networks, their optimisers and the step.
 
-    lean -- run D on the prediction once and VGG once a picture, and compute no gradient that nobody reads: the same
-            step without its waste, which tells how much of our speed is that alone
+    `vgg` maps pictures to features by layer name. With `lean`, D runs on the prediction once, VGG once a picture, and
+    no unused gradient is computed: the same step without its waste, which shows how much of our speed is that alone.
     """
 
     def __init__(
-        self, generator: Generator, discriminator: Discriminator, vgg: nn.Module, *, rate: float, lean: bool = False
+        self,
+        generator: ReferenceGenerator,
+        discriminator: ReferenceDiscriminator,
+        vgg: nn.Module,
+        *,
+        rate: float,
+        lean: bool = False,
     ) -> None:
         self.generator, self.discriminator, self.vgg = generator.train(), discriminator.train(), vgg
         self.lean = lean
@@ -180,14 +207,14 @@ class ReferenceStep:
         self._optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.1 * rate, betas=(0.0, 0.9))
 
     def __call__(self, image: Tensor, mask: Tensor) -> dict[str, Tensor]:
-        """One update of both; the terms of Eq. 2 before their weights."""
+        """Updates both networks; returns the unweighted terms of Eq. 2."""
         self._optimizer_g.zero_grad()
         self._optimizer_d.zero_grad()
         prediction = self.generator(image, mask)
-
+        # D three times, VGG four times; lean drops the second pass of each.
         real_maps, fake_maps = self.discriminator(image), self.discriminator(prediction)
-        judged = fake_maps if self.lean else self.discriminator(prediction.detach())
-        d_loss = 0.5 * (F.relu(1 - real_maps[-1]).mean() + F.relu(1 + judged[-1]).mean())
+        detached_maps = fake_maps if self.lean else self.discriminator(prediction.detach())
+        d_loss = 0.5 * (F.relu(1 - real_maps[-1]).mean() + F.relu(1 + detached_maps[-1]).mean())
         pairs = list(zip(fake_maps, real_maps, strict=True))
         features = self.vgg(prediction), self.vgg(image)
         again = features if self.lean else (self.vgg(prediction), self.vgg(image))
@@ -213,10 +240,12 @@ class ReferenceStep:
 
 
 def gram(features: Tensor) -> Tensor:
+    """Gram matrix of features, (B, C, C)."""
     batch, channels, height, width = features.shape
     flat = features.view(batch, channels, height * width)
     return flat.bmm(flat.transpose(1, 2)) / (channels * height * width)
 
 
 def total(terms: list[Tensor]) -> Tensor:
+    """Sum of scalar tensors."""
     return torch.stack(terms).sum()

@@ -1,9 +1,9 @@
-"""`isnet bench search`: what a search costs until it is good, what NaN costs, what kills cost, what a report costs.
+"""`isnet bench search`: costs of a search.
 
-Many-trial figures are of a surrogate: a response over three settings, a curve over steps, and noise that was recorded
-from the small ISNet (`search_noise.json`). The decisions, the journal and what a kill loses are the real ones
-(`trainplane.testing.simulated_search`). The figures about Ray run Ray: its own ASHA and
-its reports beside ours.
+Measured are the budget until a search is good, and the costs of NaN, kills and reports. Many-trial figures are of a
+surrogate: a response over three settings, a curve over steps, and noise that was recorded from the small ISNet
+(`search_noise.json`). The decisions, the journal and the losses by a kill are the real ones
+(`trainplane.testing.simulated_search`). The figures about Ray run Ray: its own ASHA and its reports beside ours.
 """
 
 from __future__ import annotations
@@ -12,26 +12,32 @@ import argparse
 import json
 import math
 import statistics
-from collections.abc import Mapping
+import tempfile
+import time
+from collections.abc import Callable, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from jobs.bench.search_on_ray import nan_on_ray, overhead_on_ray
+from jobs.bench.common import Figure, figure, quotients, report, results_in_turns
+from trainplane.cluster.ray_session import ray_session, scratch_folder
 from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import CostRates
 from trainplane.search.policy.scheduler import SearchPlan
 from trainplane.search.policy.state import SearchState
 from trainplane.search.run.driver import Driver
-from trainplane.search.run.journal import MemoryJournal
+from trainplane.search.run.journal import MemoryJournal, open_journal
+from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.space import Settings, Space
+from trainplane.storage import open_store
 from trainplane.testing.simulated_search import Killed, SimulatedCluster, Value, simulate
 
 NOISE = Path(__file__).parent / "search_noise.json"
 STEPS, TRIALS = 1500, 50  # of the author's search
+CPUS = 2  # of the Ray session
 SPACE = {
     "loss.style": {"uniform": [10, 400]},
     "train.lr_g": {"log_uniform": [1e-5, 1e-2]},
@@ -41,35 +47,32 @@ OBJECTIVE = {"metric": "val/psnr", "mode": "max"}
 
 
 def search(args: argparse.Namespace) -> int:
-    """The command."""
-    from jobs.bench.common import machine
-    from jobs.cli.main import emit
-
+    """`isnet bench search`."""
     parts: dict[str, Any] = {"budget": budget_to_reach(args.seeds), "nan": nan_cost(), "kills": kills(args.kills)}
     if not args.no_ray:
         parts["nan"]["ray"] = nan_on_ray()
         parts["overhead"] = overhead_on_ray(args.trials, args.reports, args.rounds)
-    figures = figures_of(parts)
-    emit(args, {"machine": machine(), **parts, "figures": figures}, text_of(figures))
+    report(args, figures_of(parts), **parts)
     return 0
 
 
-def figures_of(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
-    found, nan, kill = parts["budget"], parts["nan"], parts["kills"]
+def figures_of(parts: Mapping[str, Any]) -> list[Figure]:
+    """Figures with their targets."""
+    budget, nan, kill = parts["budget"], parts["nan"], parts["kills"]
     figures = [
-        _figure("budget to what the author's way finds, TPE with ASHA, median", found["tpe"]["median"], "ratio", 1 / 3),
-        _figure("the same, random with ASHA", found["random"]["median"], "ratio", None),
-        _figure("steps on 4 NaN trials of 16, ours", nan["steps"]["share"], "ratio", 0.02),
-        _figure("reports of 4 NaN trials of 16, ours", nan["reports"]["share"], "ratio", None),
-        _figure("kills after which a search ended otherwise", kill["otherwise"], "of prefixes", 0.0),
-        _figure("steps paid twice behind a committed checkpoint", kill["paid_twice"], "steps", 0),
+        figure("budget to what the author's way finds, TPE with ASHA, median", budget["tpe"]["median"], "ratio", 1 / 3),
+        figure("the same, random with ASHA", budget["random"]["median"], "ratio"),
+        figure("steps on 4 NaN trials of 16, ours", nan["steps"]["share"], "ratio", 0.02),
+        figure("reports of 4 NaN trials of 16, ours", nan["reports"]["share"], "ratio"),
+        figure("kills after which a search ended otherwise", kill["otherwise"], "of prefixes", 0.0),
+        figure("steps paid twice behind a committed checkpoint", kill["paid_twice"], "steps", 0),
     ]
     if "ray" in nan:
-        figures.append(_figure("reports of 4 NaN trials of 16, Ray's own ASHA", nan["ray"]["share"], "ratio", None))
+        figures.append(figure("reports of 4 NaN trials of 16, Ray's own ASHA", nan["ray"]["share"], "ratio"))
     if "overhead" in parts:
         overhead = parts["overhead"]
-        figures.append(_figure("a report, of Ray Tune's own", overhead["ratio"], "ratio", 1.1))
-        figures.append(_figure("a report, ours", overhead["ours_ms"], "ms", None))
+        figures.append(figure("a report, of Ray Tune's own", overhead["ratio"], "ratio", 1.1))
+        figures.append(figure("a report, ours", overhead["ours_ms"], "ms"))
     return figures
 
 
@@ -77,9 +80,10 @@ def figures_of(parts: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def surrogate(seed: int) -> Value:
-    """PSNR over settings and steps, dB: best at some style weight and rates of the search's own, noisy like ISNet."""
-    chance = np.random.default_rng([seed, 7])
-    style, rate, ratio = chance.uniform(100, 300), chance.uniform(-3.6, -2.6), chance.uniform(-1.2, -0.3)
+    """PSNR over settings and steps, dB, noisy like ISNet's."""
+    # The best style weight and rates are of the seed alone.
+    rng = np.random.default_rng([seed, 7])
+    style, rate, ratio = rng.uniform(100, 300), rng.uniform(-3.6, -2.6), rng.uniform(-1.2, -0.3)
     residuals = noise()
 
     def value(settings: Settings, trial: int, step: int) -> dict[str, float]:
@@ -98,18 +102,23 @@ def surrogate(seed: int) -> Value:
 
 @cache
 def noise() -> list[list[float]]:
-    """Recorded curves less their mean over seeds, dB, one value for each report."""
-    found: list[list[float]] = json.loads(NOISE.read_text())["residuals"]
-    return found
+    """Recorded curves minus their mean over seeds, dB, by report."""
+    residuals: list[list[float]] = json.loads(NOISE.read_text())["residuals"]
+    return residuals
 
 
-def made(
-    seed: int, *, value: Value, width: int = 4, reports: int = 27, **given: Any
+def driver_of(settings: Mapping[str, Any], *, steps: int, width: int) -> Driver:
+    """Driver of a search that is ready to start."""
+    complete = build(SearchSettings, {"space": SPACE, "objective": OBJECTIVE, **settings})
+    plan = SearchPlan(complete, Space.of(complete, {}), steps, CostRates(1.0))
+    return Driver.resume(plan, MemoryJournal([]), key="bench", width=width)
+
+
+def surrogate_search(
+    seed: int, *, value: Value, width: int = 4, reports: int = 27, **settings: Any
 ) -> tuple[Driver, SimulatedCluster]:
-    """A search over the surrogate, ready to start."""
-    settings = build(SearchSettings, {"space": SPACE, "objective": OBJECTIVE, "seed": seed, "trials": TRIALS, **given})
-    plan = SearchPlan(settings, Space.of(settings, {}), STEPS, CostRates(1.0))
-    driver = Driver.resume(plan, MemoryJournal([]), key="bench", width=width)
+    """Search over the surrogate, ready to start."""
+    driver = driver_of({"seed": seed, "trials": TRIALS, **settings}, steps=STEPS, width=width)
     return driver, SimulatedCluster(
         value, steps_between_reports=max(1, STEPS // reports), steps_between_checkpoints=STEPS // 9
     )
@@ -119,7 +128,7 @@ def made(
 
 
 def budget_to_reach(seeds: int) -> dict[str, Any]:
-    """Steps until a search has found what 50 trials to the end found, of all steps of those."""
+    """Share of the steps that reaches 50 whole trials' best."""
     ways: dict[str, dict[str, Any]] = {
         "tpe": {"algorithm": "tpe", "asha": {"first": 55, "eta": 3}, "startup": 10},
         "random": {"asha": {"first": 55, "eta": 3}},
@@ -127,21 +136,23 @@ def budget_to_reach(seeds: int) -> dict[str, Any]:
     ratios: dict[str, list[float]] = {name: [] for name in ways}
     for seed in range(seeds):
         value = surrogate(seed)
-        author, world = made(seed, value=value, width=1)
-        simulate(author, world)
+        # The author's way: one whole trial after the other.
+        author, cluster = surrogate_search(seed, value=value, width=1)
+        simulate(author, cluster)
         target = max(trial.values["val/psnr"] for trial in author.state.trials.values())
         for name, way in ways.items():
-            ours, there = made(seed + 1000, value=value, trials=10_000, budget={"steps": STEPS * TRIALS}, **way)
-            ratios[name].append(_until(ours, there, target) / (STEPS * TRIALS))
+            budget = {"steps": STEPS * TRIALS}
+            ours, cluster = surrogate_search(seed + 1000, value=value, trials=10_000, budget=budget, **way)
+            ratios[name].append(_steps_until(ours, cluster, target) / (STEPS * TRIALS))
     return {
         name: {
-            "median": statistics.median(found),
-            "best": min(found),
-            "worst": max(found),
-            "within a third": sum(ratio <= 1 / 3 for ratio in found),
+            "median": statistics.median(shares),
+            "best": min(shares),
+            "worst": max(shares),
+            "within a third": sum(share <= 1 / 3 for share in shares),
             "seeds": seeds,
         }
-        for name, found in ratios.items()
+        for name, shares in ratios.items()
     }
 
 
@@ -149,32 +160,32 @@ class _Reached(Exception):
     """The target was reported."""
 
 
-def _until(driver: Driver, world: SimulatedCluster, target: float) -> float:
-    """Steps paid when a value as good was reported at the end of a training; all of them, where none was."""
-
-    def look(state: SearchState) -> None:
+def _steps_until(driver: Driver, cluster: SimulatedCluster, target: float) -> float:
+    # A value counts at the end of a training; all steps are paid where none reaches the target.
+    def check(state: SearchState) -> None:
         if any(score is not None and score >= target for score in state.rungs.get(STEPS, {}).values()):
             raise _Reached
 
-    driver.on_change = look
+    driver.on_change = check
     try:
-        simulate(driver, world)
+        simulate(driver, cluster)
     except _Reached:
-        return float(world.steps_trained)
+        return float(cluster.steps_trained)
     return float(STEPS * TRIALS)
 
 
 def every_fourth_is_nan(settings: Settings, trial: int, step: int) -> dict[str, float]:
-    """Four trials of sixteen never have a finite value."""
+    """Value of which four trials of sixteen are never finite."""
     return {"val/psnr": math.nan if trial % 4 == 3 else -(trial + 1.0 / (step + 1))}
 
 
 def nan_cost() -> dict[str, Any]:
-    """The case of peers/asha_nan.py: 16 trials of 27 reports, judged first after one, a third goes on.
+    """Cost of NaN trials in the case of peers/asha_nan.py.
 
-    Twice: as told by reports alone, where each NaN trial costs one report and cannot cost less; and in steps of the
-    preset search_loss_weights, where a report stands for 55 of them and the guard, which looks at losses every 11th,
-    ends a training of NaN alone after 11.
+    There 16 trials make 27 reports, are compared first after one, and a third continues. It is measured twice: by
+    reports alone, where each NaN trial costs one report and cannot cost less; and in steps of the preset
+    search_loss_weights, where a report stands for 55 steps and the guard, which checks losses every 11th step, ends a
+    training of NaN alone after 11.
     """
     by_reports = _with_nan(SimulatedCluster(every_fourth_is_nan), steps=27, first=1)
     guarded = SimulatedCluster(
@@ -185,21 +196,19 @@ def nan_cost() -> dict[str, Any]:
     return {"reports": by_reports, "steps": _with_nan(guarded, steps=27 * 55, first=55)}
 
 
-def _with_nan(world: SimulatedCluster, *, steps: int, first: int) -> dict[str, Any]:
-    given = {"space": SPACE, "objective": OBJECTIVE, "trials": 16, "asha": {"first": first}}
-    settings = build(SearchSettings, given)
-    plan = SearchPlan(settings, Space.of(settings, {}), steps, CostRates(1.0))
-    driver = Driver.resume(plan, MemoryJournal([]), key="bench", width=2)
-    simulate(driver, world)
-    lost = [trial.number for trial in driver.state.trials.values() if trial.status == "nan"]
-    spent = sum(world.steps_by_trial[number] for number in lost)
-    return {"trials": len(lost), "on_nan": spent, "of": world.steps_trained, "share": spent / world.steps_trained}
+def _with_nan(cluster: SimulatedCluster, *, steps: int, first: int) -> dict[str, Any]:
+    driver = driver_of({"trials": 16, "asha": {"first": first}}, steps=steps, width=2)
+    simulate(driver, cluster)
+    nan = [trial.number for trial in driver.state.trials.values() if trial.status == "nan"]
+    spent, total = sum(cluster.steps_by_trial[number] for number in nan), cluster.steps_trained
+    return {"trials": len(nan), "on_nan": spent, "of": total, "share": spent / total}
 
 
 def kills(most: int) -> dict[str, Any]:
-    """Kill a search at every record of its journal and go on: rungs, settings and steps against the undisturbed one.
+    """Kills a search at its journal's records and resumes it.
 
-    most -- records at which each kind of search is killed, evenly spread; 0: at every one
+    Rungs, settings and steps are compared with those of an undisturbed search. `most` is the number of records, evenly
+    spread, at which each kind of search is killed; 0 means all.
     """
     kinds: dict[str, dict[str, Any]] = {
         "asha": {"asha": {"first": 55}, "trials": 16},
@@ -208,38 +217,127 @@ def kills(most: int) -> dict[str, Any]:
     }
     total = otherwise = paid_twice = 0
     for kind in kinds.values():
-        start = partial(made, 1, value=surrogate(1), reports=15, **kind)
-        straight, there = start()
-        simulate(straight, there)
-        records = len(straight.journal.records)
+        start = partial(surrogate_search, 1, value=surrogate(1), reports=15, **kind)
+        undisturbed, calm_cluster = start()
+        simulate(undisturbed, calm_cluster)
+        records = len(undisturbed.journal.records)
         for kill_at in range(3, records, max(1, records // most) if most else 1):
-            again, later = start()
+            killed, cluster = start()
             try:
-                simulate(again, later, kill_at=kill_at)
+                simulate(killed, cluster, kill_at=kill_at)
             except Killed:
-                driver = Driver.resume(again.plan, MemoryJournal(again.journal.records), key="bench", width=4)
-                simulate(driver, later)
-                otherwise += _told(driver.state) != _told(straight.state)
-                paid_twice += later.steps_trained - there.steps_trained - driver.state.usage.repeated
+                # Only the journal and the cluster's checkpoints survive the kill.
+                driver = Driver.resume(killed.plan, MemoryJournal(killed.journal.records), key="bench", width=4)
+                simulate(driver, cluster)
+                otherwise += _outcome(driver.state) != _outcome(undisturbed.state)
+                paid_twice += cluster.steps_trained - calm_cluster.steps_trained - driver.state.usage.repeated
                 total += 1
     return {"prefixes": total, "otherwise": otherwise / total, "paid_twice": paid_twice}
 
 
-def _told(state: SearchState) -> Any:
-    """What must be the same: rungs, settings, steps."""
+def _outcome(state: SearchState) -> Any:
     trials = {number: (trial.settings, trial.status, trial.step) for number, trial in state.trials.items()}
     return state.rungs, trials, state.usage.total_steps
 
 
-def _figure(name: str, value: float, unit: str, target: float | None) -> dict[str, Any]:
-    met = None if target is None else value <= target
-    return {"name": name, "value": round(value, 4), "unit": unit, "target": target and round(target, 4), "met": met}
+# Figures of Ray.
 
 
-def text_of(figures: list[dict[str, Any]]) -> str:
-    lines = []
-    for one in figures:
-        mark = {True: "met ", False: "MISS", None: "    "}[one["met"]]
-        target = f" (target {one['target']})" if one["target"] is not None else ""
-        lines.append(f"{mark} {one['name']}: {one['value']} {one['unit']}{target}")
-    return "\n".join(lines)
+def nan_on_ray() -> dict[str, Any]:
+    """Cost of NaN trials with Ray's own ASHA.
+
+    It runs peers/asha_nan.py as it is: 16 trials of 27 reports, four of which report NaN alone.
+    """
+
+    def trial(config: dict[str, Any]) -> None:
+        from ray import tune
+
+        for number in range(27):
+            tune.report({"loss": math.nan if config["i"] % 4 == 3 else config["i"] + 1.0 / (number + 1)})
+
+    with ray_session(num_cpus=CPUS), scratch_folder() as scratch:
+        from ray import tune
+        from ray.tune.schedulers import ASHAScheduler
+
+        tuner = tune.Tuner(
+            trial,
+            param_space={"i": tune.grid_search(list(range(16)))},
+            tune_config=tune.TuneConfig(
+                metric="loss",
+                mode="min",
+                scheduler=ASHAScheduler(max_t=27, grace_period=1, reduction_factor=3),
+                max_concurrent_trials=CPUS,
+                reuse_actors=True,
+            ),
+            run_config=tune.RunConfig(name="nan", storage_path=scratch, verbose=0),
+        )
+        rows = [(result.metrics["training_iteration"], result.metrics["loss"]) for result in tuner.fit()]
+    on_nan = sum(count for count, loss in rows if math.isnan(loss))
+    total = sum(count for count, _ in rows)
+    return {"reports": on_nan, "of": total, "share": on_nan / total}
+
+
+def overhead_on_ray(trials: int, reports: int, rounds: int) -> dict[str, Any]:
+    """Times reports in Ray Tune's random search and in ours.
+
+    The trials do nothing. In turns on one cluster; both reuse processes, which Ray does only on request. Ours writes
+    its journal to the disk.
+    """
+
+    def seconds(search: Callable[[int, int, str], None]) -> float:
+        with scratch_folder() as scratch:
+            start = time.perf_counter()
+            search(trials, reports, scratch)
+            return time.perf_counter() - start
+
+    with ray_session(num_cpus=CPUS):
+        ways = {"ours": partial(seconds, _ours), "ray": partial(seconds, _ray)}
+        times = results_in_turns(ways, rounds=rounds, warmup=0)
+    ratio = statistics.median(quotients(times["ours"], times["ray"]))
+    ms = {f"{name}_ms": 1000 * statistics.median(runs) / (trials * reports) for name, runs in times.items()}
+    return {"trials": trials, "reports": reports, "rounds": rounds, "ratio": ratio, **ms}
+
+
+def _ray(trials: int, reports: int, scratch: str) -> None:
+    from ray import tune
+
+    def trial(config: dict[str, Any]) -> None:
+        for number in range(reports):
+            tune.report({"v": config["x"] + number})
+
+    tuner = tune.Tuner(
+        trial,
+        param_space={"x": tune.uniform(0, 1)},
+        tune_config=tune.TuneConfig(
+            metric="v", mode="max", num_samples=trials, reuse_actors=True, max_concurrent_trials=CPUS
+        ),
+        run_config=tune.RunConfig(name="theirs", storage_path=scratch, verbose=0),
+    )
+    results = tuner.fit()
+    assert len(results) == trials, "Ray ended before its trials did"
+    assert not results.errors
+
+
+def _ours(trials: int, reports: int, scratch: str) -> None:
+    space = {"x": {"uniform": [0, 1]}}
+    settings = build(SearchSettings, {"space": space, "objective": {"metric": "v", "mode": "max"}, "trials": trials})
+    plan = SearchPlan(settings, Space.of(settings, {}), reports, CostRates(1.0))
+
+    def body(item: dict[str, Any], emit: Callable[[dict[str, Any]], None]) -> None:
+        for step in range(1, reports):
+            emit({"k": "seen", "step": step, "values": {"v": item["x"] + step}})
+        values = {"v": item["x"] + reports}
+        emit({"k": "done", "status": "finished", "step": reports, "values": values})
+
+    # A trial does nothing but report, so that the time is that of reports alone.
+    with tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
+        with open_journal(open_store(str(Path(folder))), "search") as journal:
+            driver = Driver.resume(plan, journal, key="bench", width=CPUS)
+            run_on_tune(
+                driver,
+                body,
+                lambda item: {"x": driver.state.trials[item.trial].settings["x"]},
+                resources={"CPU": 1.0},
+                scratch=scratch,
+            )
+        assert len(driver.state.trials) == trials, "ours ended before its trials did"

@@ -16,7 +16,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from jobs.bench.checkpoint_task import bench_job
+from jobs.bench.checkpoint import bench_job
 from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.errors import RunFailed
 from trainplane.testing.fault_proxy import FaultProxy

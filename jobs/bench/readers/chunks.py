@@ -1,14 +1,13 @@
-"""litdata on its own chunks, decoded by Pillow: torchvision's decoder, which its image type uses, is not everywhere.
+"""litdata on its own chunks, decoded by Pillow.
 
-`python -m jobs.bench.readers.chunks pack SPEC` packs; pictures come as files of a folder.
+Its image type uses torchvision's decoder, which is not everywhere. `python -m jobs.bench.readers.chunks pack SPEC`
+packs; pictures come as files of a folder.
 """
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,8 +17,7 @@ from typing import Any
 import torch
 
 from isnet.torchvision_shim import ensure_torchvision
-from jobs.bench.readers.serving import Open, Spec, serve
-from jobs.bench.readers.view import View
+from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
 
 ensure_torchvision()
 
@@ -28,7 +26,7 @@ from litdata.streaming.downloader import _OBSTORE_CLIENT_OPTIONS  # noqa: E402
 
 
 def pack(spec: Spec) -> None:
-    """Write `spec["samples"]` samples, going round the files of `spec["pictures"]`."""
+    """Packs the files of `spec["pictures"]` in a cycle."""
     files = [str(file) for file in sorted(Path(spec["pictures"]).iterdir())]
     litdata.optimize(
         fn=read_file,
@@ -42,31 +40,33 @@ def pack(spec: Spec) -> None:
 
 
 def read_file(file: str) -> bytes:
+    """Sample of one file."""
     return Path(file).read_bytes()
 
 
-class Pictures(litdata.StreamingDataset):  # type: ignore[misc]
-    """One picture as the bench's view."""
+class LitdataPictures(litdata.StreamingDataset):  # type: ignore[misc]
+    """Pictures cropped by Pillow."""
 
-    def __init__(self, view: View, **options: Any) -> None:
+    def __init__(self, crop: PillowCrop, **options: Any) -> None:
         super().__init__(**options)
-        self._view = view
+        self._crop = crop
 
-    def __getitem__(self, at: Any) -> torch.Tensor:
-        return self._view.of_bytes(super().__getitem__(at))
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._crop.of_bytes(super().__getitem__(index))
 
 
 def opened(spec: Spec) -> Open:
+    """Streams of litdata."""
     # Its S3 client refuses a server without TLS otherwise.
     _OBSTORE_CLIENT_OPTIONS["allow_http"] = True
-    view = View(spec["size"], spec["resize"])
+    crop = PillowCrop(spec["size"], spec["resize"])
 
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
         local = tempfile.mkdtemp(prefix="bench-litdata-")
         try:
-            dataset = Pictures(
-                view,
+            dataset = LitdataPictures(
+                crop,
                 input_dir=spec["chunks"],
                 cache_dir=local,
                 shuffle=True,
@@ -87,8 +87,4 @@ def opened(spec: Spec) -> Open:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if sys.argv[1] == "pack":
-        pack(json.loads(sys.argv[2]))
-    else:
-        serve(opened, facts=lambda: {"version": litdata.__version__})
+    main(opened, version=litdata.__version__, pack=pack)

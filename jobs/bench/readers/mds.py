@@ -1,4 +1,4 @@
-"""mosaicml-streaming on its own shards (MDS), with its own decoder of JPEG.
+"""mosaicml-streaming on its own shards (MDS), with its JPEG decoder.
 
 It needs an older numpy than we do, so it runs in an environment of its own: `isnet bench loader --mds-python PATH`.
 `python -m jobs.bench.readers.mds pack SPEC` packs; pictures come as files of a folder.
@@ -6,10 +6,8 @@ It needs an older numpy than we do, so it runs in an environment of its own: `is
 
 from __future__ import annotations
 
-import json
 import os
 import shutil
-import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -19,8 +17,7 @@ from typing import Any
 import torch
 
 from isnet.torchvision_shim import ensure_torchvision
-from jobs.bench.readers.serving import Open, Spec, serve
-from jobs.bench.readers.view import View
+from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
 
 ensure_torchvision()
 
@@ -29,7 +26,7 @@ from streaming.base.util import clean_stale_shared_memory  # noqa: E402
 
 
 def pack(spec: Spec) -> None:
-    """Write `spec["samples"]` samples, going round the files of `spec["pictures"]`."""
+    """Packs the files of `spec["pictures"]` in a cycle."""
     files = sorted(Path(spec["pictures"]).iterdir())
     columns = {"image": "bytes"}
     with streaming.MDSWriter(out=spec["local"], columns=columns, size_limit=spec["shard_bytes"]) as writer:
@@ -37,29 +34,32 @@ def pack(spec: Spec) -> None:
             writer.write({"image": files[number % len(files)].read_bytes()})
 
 
-class Pictures(streaming.StreamingDataset):  # type: ignore[misc]
-    """One picture, decoded by Pillow, which is what its `jpeg` column does."""
+class StreamingPictures(streaming.StreamingDataset):  # type: ignore[misc]
+    """Pictures decoded by Pillow, as the library's `jpeg` column does."""
 
-    def __init__(self, view: View, **options: Any) -> None:
+    def __init__(self, crop: PillowCrop, **options: Any) -> None:
         super().__init__(**options)
-        self._view = view
+        self._crop = crop
 
-    def __getitem__(self, at: Any) -> torch.Tensor:
-        return self._view.of_bytes(super().__getitem__(at)["image"])
+    def __getitem__(self, index: Any) -> torch.Tensor:
+        return self._crop.of_bytes(super().__getitem__(index)["image"])
 
 
 def opened(spec: Spec) -> Open:
+    """Streams of mosaicml-streaming."""
     os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
-    view = View(spec["size"], spec["resize"])
+    crop = PillowCrop(spec["size"], spec["resize"])
 
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
+        # What an earlier stream of this process has left behind makes the next one fail.
         clean_stale_shared_memory()
         local = tempfile.mkdtemp(prefix="bench-mds-")
         try:
-            dataset = Pictures(view, remote=spec["mds"], local=local, shuffle=True, batch_size=spec["batch"])
+            dataset = StreamingPictures(crop, remote=spec["mds"], local=local, shuffle=True, batch_size=spec["batch"])
             loader = streaming.StreamingDataLoader(dataset, batch_size=spec["batch"], num_workers=workers)
             if start:
+                # Its own format of where an epoch stands.
                 state = {"epoch": 0, "sample_in_epoch": start, "num_canonical_nodes": 1, "shuffle_seed": 9176}
                 loader.load_state_dict(state | {"initial_physical_nodes": 1})
             batches = iter(loader)
@@ -73,8 +73,4 @@ def opened(spec: Spec) -> Open:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    if sys.argv[1] == "pack":
-        pack(json.loads(sys.argv[2]))
-    else:
-        serve(opened, facts=lambda: {"version": streaming.__version__})
+    main(opened, version=streaming.__version__, pack=pack)

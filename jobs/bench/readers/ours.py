@@ -1,7 +1,8 @@
-"""trainplane's loader. The transform is the bench's view, or with `"train": true` the training transform with masks."""
+"""trainplane's loader, with a crop or the training transform."""
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 
 from isnet.images.crops import random_crop, resize_shorter_side
 from isnet.images.decode import decode_rgb
-from jobs.bench.readers.serving import Open, Spec, serve
+from jobs.bench.readers.serving import Open, Spec, main
 from jobs.isnet_task import TrainTransform
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
@@ -20,13 +21,14 @@ from trainplane.data.types import Batch, Sample, Transform
 
 
 @dataclass(frozen=True)
-class Crop:
-    """What readers/view.py makes, with our decoder: uint8 (size, size, 3)."""
+class OurCrop:
+    """Crop as `PillowCrop` with our decoder, uint8 (size, size, 3)."""
 
     size: int
     resize: int | None
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
+        """Crop of one sample."""
         rgb = decode_rgb(sample["jpg"], shortest=self.resize)
         if self.resize is not None:
             rgb = resize_shorter_side(rgb, self.resize)
@@ -34,16 +36,18 @@ class Crop:
 
 
 def transform_of(spec: Spec) -> Transform:
+    """Transform of a spec; of training where `train` is set."""
     if spec.get("train"):
         return TrainTransform(spec["size"], spec["resize"] or spec["train_resize"], True, "irregular")
-    return Crop(spec["size"], spec["resize"])
+    return OurCrop(spec["size"], spec["resize"])
 
 
 def opened(spec: Spec) -> Open:
+    """Streams of our loader."""
     dataset = Dataset.open(spec["address"])
     _ = dataset.index
-    # Every run is an epoch of its own, so that none finds what another has read.
-    epochs = iter(range(10**6))
+    # Every run takes the next epoch, so that none finds what another has read.
+    epochs = itertools.count()
 
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
@@ -57,5 +61,4 @@ def opened(spec: Spec) -> Open:
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)
-    serve(opened)
+    main(opened)

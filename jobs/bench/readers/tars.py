@@ -1,6 +1,6 @@
-"""webdataset on our own shards, fetched by boto3, as its documentation shows it.
+"""webdataset on our shards, fetched by boto3 as documented.
 
-`"decoder": "ours"` gives it our decoder and crop in the place of its own, which tells the loader from the decoder.
+`"decoder": "ours"` replaces its decoder and crop by ours, which separates the loader's cost from the decoder's.
 """
 
 from __future__ import annotations
@@ -16,36 +16,36 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from jobs.bench.readers.serving import Open, Spec, serve
-from jobs.bench.readers.view import View
+from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
 
 
-def s3_body(url: str, mode: str = "rb", bufsize: int = 8192, **other: Any) -> Any:
-    """A shard's bytes as they come; webdataset has no handler for S3 of its own."""
+def s3_body(url: str, mode: str = "rb", bufsize: int = 8192, **options: Any) -> Any:
+    """Stream of a shard; webdataset has no handler for S3."""
     bucket, _, key = url.removeprefix("s3://").partition("/")
     return boto3.client("s3").get_object(Bucket=bucket, Key=key)["Body"]
 
 
 def opened(spec: Spec) -> Open:
+    """Streams of webdataset."""
     webdataset.gopen_schemes["s3"] = s3_body
-    view = View(spec["size"], spec["resize"])
+    crop = PillowCrop(spec["size"], spec["resize"])
 
-    def seen(sample: dict[str, Any]) -> tuple[torch.Tensor]:
-        return (view(sample["jpg"]),)
-
-    def pipeline() -> Any:
-        read = webdataset.WebDataset(spec["shards"], shardshuffle=100, nodesplitter=None).shuffle(1000)
-        if spec.get("decoder") == "ours":
-            return read.map(_our_view(spec)).batched(spec["batch"])
-        return read.decode("pil", only=["jpg"]).map(seen).batched(spec["batch"])
+    def cropped(sample: dict[str, Any]) -> tuple[torch.Tensor]:
+        return (crop(sample["jpg"]),)
 
     def raw() -> Any:
         return webdataset.WebDataset(spec["shards"], shardshuffle=100, nodesplitter=None)
 
+    def pipeline() -> Any:
+        samples = raw().shuffle(1000)
+        if spec.get("decoder") == "ours":
+            return samples.map(_our_crop(spec)).batched(spec["batch"])
+        return samples.decode("pil", only=["jpg"]).map(cropped).batched(spec["batch"])
+
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:
         if start:
-            # It cannot resume: whoever wants the middle of an epoch reads and drops what came before.
+            # It cannot resume: to reach the middle of an epoch, all before it is read and dropped.
             for _ in itertools.islice(raw(), start):
                 pass
         loader = DataLoader(pipeline(), batch_size=None, num_workers=workers)
@@ -58,17 +58,16 @@ def opened(spec: Spec) -> Open:
     return stream
 
 
-def _our_view(spec: Spec) -> Any:
+def _our_crop(spec: Spec) -> Any:
     import numpy as np
 
-    from jobs.bench.readers.ours import Crop
+    from jobs.bench.readers.ours import OurCrop
 
-    crop = Crop(spec["size"], spec["resize"])
+    crop = OurCrop(spec["size"], spec["resize"])
     rng = np.random.default_rng()
     return lambda sample: (crop(sample, rng)["image"],)
 
 
 if __name__ == "__main__":
     warnings.simplefilter("ignore")
-    torch.set_num_threads(1)
-    serve(opened, facts=lambda: {"version": webdataset.__version__})
+    main(opened, version=webdataset.__version__)

@@ -1,4 +1,4 @@
-"""What `isnet bench loader` makes of its measurements, and that all of its readers read."""
+"""The figures of `isnet bench loader`, and every reader on a small set."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ def run(pictures: float, *, wall_s: float = 1.0, cpu_s: float = 1.0, first_batch
     return {"pictures": pictures, "wall_s": wall_s, "cpu_s": cpu_s, "first_batch_s": first_batch_s}
 
 
-def taken(rates: list[float], *kinds: str) -> dict[str, list[dict[str, float]]]:
+def runs_of(rates: list[float], *kinds: str) -> dict[str, list[dict[str, float]]]:
     return {kind: [run(rate) for rate in rates] for kind in kinds}
 
 
 def test_ratios_are_medians_over_rounds_to_the_best_peer_of_each_round() -> None:
     runs = {
-        "ours": taken([100, 300, 200], "0", "1", "2"),
-        "ours, training": taken([50, 50, 50], "0", "1", "2"),
-        "bare": taken([200, 400, 400], "0"),
-        "bare, training": taken([100, 100, 100], "0"),
-        "webdataset": taken([50, 200, 10], "1", "2"),
-        "webdataset with our decoder": taken([100, 100, 100], "1", "2"),
-        "litdata": taken([40, 50, 100], "1", "2"),
+        "ours": runs_of([100, 300, 200], "0", "1", "2"),
+        "ours, training": runs_of([50, 50, 50], "0", "1", "2"),
+        "bare": runs_of([200, 400, 400], "0"),
+        "bare, training": runs_of([100, 100, 100], "0"),
+        "webdataset": runs_of([50, 200, 10], "1", "2"),
+        "webdataset with our decoder": runs_of([100, 100, 100], "1", "2"),
+        "litdata": runs_of([40, 50, 100], "1", "2"),
     }
     ratios = bench._ratios(runs)
     assert ratios["to_best_peer"] == dict.fromkeys(("1 wall", "1 cpu", "2 wall", "2 cpu"), 2.0)
@@ -48,11 +48,11 @@ class Fails:
     """A reader that measures a few times and then ends."""
 
     def __init__(self, after: int) -> None:
-        self.left = after
+        self.remaining = after
 
     def measure(self, **_: int) -> dict[str, float]:
-        self.left -= 1
-        if self.left < 0:
+        self.remaining -= 1
+        if self.remaining < 0:
             raise RunFailed("a reader ended: IndexError")
         return run(100)
 
@@ -62,7 +62,7 @@ def test_a_peer_whose_reader_ends_is_left_out_and_ours_ends_the_bench() -> None:
     readers = {"ours": Fails(99), "webdataset": Fails(99), "mosaicml-streaming": Fails(6)}
     runs, ended = bench._in_turns(readers, args, samples=4096, sample_bytes=70_000)  # type: ignore[arg-type]
     assert (list(runs), list(ended)) == (["ours", "webdataset"], ["mosaicml-streaming"])
-    assert all(len(taken) == 2 for taken in runs["webdataset"].values())
+    assert [len(rounds) for rounds in runs["webdataset"].values()] == [2] * 4
     for readers in ({"ours": Fails(3)}, {"ours": Fails(99), "litdata": Fails(0)}):
         with pytest.raises(RunFailed, match="a reader ended"):
             bench._in_turns(readers, args, samples=4096, sample_bytes=70_000)  # type: ignore[arg-type]
@@ -84,7 +84,10 @@ def test_photos_are_sorted_by_size_and_those_too_small_for_the_crop_left_out(tmp
         Image.new("RGB", size).save(tmp_path / f"{name}.jpg")
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     sets = photo_sets(tmp_path, samples=100)
-    assert [(one.name, len(one.pictures), one.samples) for one in sets] == [("photos", 1, 100), ("photos-large", 1, 25)]
+    assert [(pictures.name, len(pictures.pictures), pictures.samples) for pictures in sets] == [
+        ("photos", 1, 100),
+        ("photos-large", 1, 25),
+    ]
     with pytest.raises(UserError, match="no such folder"):
         photo_sets(tmp_path / "none", samples=1)
     with pytest.raises(UserError, match="no JPEG photo"):
@@ -129,8 +132,8 @@ def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_
     rng = np.random.default_rng(0)
     for number in range(4):
         Image.fromarray(rng.integers(0, 256, (300, 280, 3), dtype=np.uint8)).save(tmp_path / f"{number}.jpg")
-    words = ["--photos", str(tmp_path), "--samples", "512", "--pictures", "64", "--rounds", "1", "--only", "photos"]
-    assert main(["bench", "loader", "--json", *words, "--mds-python", sys.executable]) == 0
+    options = ["--photos", str(tmp_path), "--samples", "512", "--pictures", "64", "--rounds", "1", "--only", "photos"]
+    assert main(["bench", "loader", "--json", *options, "--mds-python", sys.executable]) == 0
     report = json.loads(capfd.readouterr().out)
     (row,) = report["sets"]
     peers = {"webdataset": "webdataset", "litdata": "litdata", "mosaicml-streaming": "streaming"}
@@ -138,5 +141,5 @@ def test_every_reader_that_can_be_had_reads_and_the_others_are_named_with_their_
         installed = importlib.util.find_spec(package) is not None
         assert (peer in row["readers"]) == installed
         assert (peer in report["left_out"]) == (not installed)
-    assert all(one["pictures_per_cpu_s"] > 0 for one in row["readers"]["ours"].values() if "pictures_per_cpu_s" in one)
+    assert all(row["readers"]["ours"][workers]["pictures_per_cpu_s"] > 0 for workers in ("0", "1", "2"))
     assert {figure["name"].split(":")[0] for figure in report["figures"]} == {"photos"}

@@ -17,15 +17,15 @@ def test_the_report_has_the_figures_with_their_targets(isnet):
 
 
 def test_a_nan_trial_costs_one_report_and_less_where_the_guard_looks():
-    found = bench.nan_cost()
-    assert found["reports"] == {"trials": 4, "on_nan": 4, "of": 50, "share": pytest.approx(0.08)}
-    assert found["steps"]["on_nan"] == 4 * 11
+    cost = bench.nan_cost()
+    assert cost["reports"] == {"trials": 4, "on_nan": 4, "of": 50, "share": pytest.approx(0.08)}
+    assert cost["steps"]["on_nan"] == 4 * 11
 
 
 def test_no_kill_changes_a_search_or_pays_twice():
-    found = bench.kills(4)
-    assert found["prefixes"] >= 12
-    assert (found["otherwise"], found["paid_twice"]) == (0, 0)
+    outcome = bench.kills(4)
+    assert outcome["prefixes"] >= 12
+    assert (outcome["otherwise"], outcome["paid_twice"]) == (0, 0)
 
 
 def test_the_surrogate_is_of_its_seed_alone_and_carries_recorded_noise():
