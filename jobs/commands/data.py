@@ -38,6 +38,7 @@ def pack(args: argparse.Namespace, context: Context) -> int:
     if not args.source:
         raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
     source = args.source if "://" in args.source else Path(args.source).expanduser()
+    # Refuse impossible options before anything is read.
     side, shares = _side(args)
     recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")
     destination = context.dataset(args.destination)
@@ -63,6 +64,7 @@ def pack(args: argparse.Namespace, context: Context) -> int:
 def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
     if args.shares is None:
         return None, {}
+    # Published splits must not be mixed with ours.
     if args.layout != "folder":
         raise UserError(f"--layout {args.layout} has splits of its own; leave --shares out")
     shares = parse_shares(args.shares)
@@ -78,6 +80,7 @@ def _in_layout(
             raise UserError("--lists belongs to --layout places2 or celeba; leave it out, or give the layout")
         return pictures
     lists = Path(args.lists).expanduser() if args.lists is not None else None
+    # Lists are searched in local folders only.
     if lists is None and isinstance(source, str):
         raise UserError(
             f"--layout {args.layout} does not search for its lists on S3; give their folder here: --lists DIR"
@@ -87,25 +90,21 @@ def _in_layout(
 
 @contextmanager
 def _executor(parallel: int | None) -> Iterator[PackExecutor]:
-    """Opens the executor of packing: this process or Ray tasks.
-
-    In a job of a cluster the default is a task for each processor.
-    """
+    """Opens the executor of packing: this process or Ray tasks."""
     if not (parallel or (parallel is None and in_ray_job())):
         yield LocalExecutor()
         return
+    # In a job of a cluster the default is a task for each processor.
     with ray_session(num_cpus=parallel) as ray:
         yield RayExecutor(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
 
 
 def verify(args: argparse.Namespace, context: Context) -> int:
-    """Checks a dataset, and repairs it from a copy.
-
-    Returns 1 if there is damage, or if damage is left after the repair.
-    """
+    """Checks a dataset, or repairs it from a copy."""
     dataset = Dataset.open(context.dataset(args.dataset))
     repaired: list[Damage] = []
     if args.repair is None:
+        # Reads every byte.
         damages = verify_dataset(dataset)
     else:
         before, damages = repair(dataset, open_store(context.dataset(args.repair)))
@@ -118,6 +117,7 @@ def verify(args: argparse.Namespace, context: Context) -> int:
     lines = [f"{_line(damage)}  repaired" for damage in repaired] + [_line(damage) for damage in damages]
     lines.append(f"{len(damages)} place{'s' * (len(damages) > 1)} damaged" if damages else "sound")
     emit(args, payload, "\n".join(lines))
+    # Damage is left, or was found without a repair.
     return 1 if damages else 0
 
 
@@ -163,6 +163,7 @@ def _text(payload: dict[str, Any]) -> str:
         f"  {payload['samples']} samples in {payload['shards']} shards, {payload['bytes'] / 2**20:.1f} MiB",
         f"  digest {payload['digest']}",
     ]
+    # Skipped files, by kind of reason.
     if payload["skipped"]:
         lines.append(f"  {len(payload['skipped'])} left out:")
     for kind, count in payload["reasons"].items():

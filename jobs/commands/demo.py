@@ -1,8 +1,7 @@
 """`isnet demo`: trains, promotes and uses a small model.
 
-It takes a few minutes on this machine. Each stage calls the functions that the commands call. The object store is a
-local server with its objects in memory. Checkpoints, MLflow's database and its artifacts stay in the home folder, so
-that a second demo resumes the first one.
+Each stage calls the functions that the commands call. The object store is a local server with its objects in memory.
+Checkpoints, MLflow's database and its artifacts stay in the home folder, so that a second demo resumes the first one.
 """
 
 from __future__ import annotations
@@ -71,6 +70,7 @@ def demo(args: argparse.Namespace, context: Context) -> int:
             train_data, val_data = pack_sides(sides, context, replace=True)
             _stage(2, f"packed into {train_data.address} and {val_data.name}: digest {train_data.digest[:12]}")
             report = _from_data_to_picture(config, context, val_data, fresh=args.fresh)
+    # 7: the results. Refused gates are reported before the command fails.
     _stage(7, "every row on the same held-out pictures and holes:")
     report["seconds"] = round(time.monotonic() - started, 1)
     emit(args, report, _report_text(report))
@@ -80,6 +80,7 @@ def demo(args: argparse.Namespace, context: Context) -> int:
 
 
 def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Dataset, *, fresh: bool) -> dict[str, Any]:
+    # 3 and 4: the training and its record.
     _stage(3, f"training {config.train.steps} steps on {config.train.workers} Ray Train workers, from S3")
     prepared, outcome = run_training(config, context, fresh=fresh)
     _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
@@ -103,19 +104,18 @@ def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Datas
         "home": str(context.home),
     }
     if is_promoted:
+        # 6: the served model, as a user calls it.
         report["picture"] = str(_repair_in_new_process(context, val_data))
         _stage(6, f"a fresh process repaired a held-out photo with models:/{MODEL}@production: {report['picture']}")
     return report
 
 
 def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, rules: Protocol) -> list[dict[str, Any]]:
-    """Evaluates simple methods and our version on the same pairs.
-
-    Our version comes last, and its evaluation is stored with it.
-    """
+    """Evaluates simple methods, then our version, on the same pairs."""
     models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
     models += [untrained_model(config), open_model(version.address, context)]
     evaluations = [measure_model(model, rules).evaluation for model in models]
+    # Cards and gates read it from the version.
     version.attach_evaluation(evaluations[-1])
     return evaluations
 
@@ -124,6 +124,7 @@ def _promote(
     context: Context, version: ModelVersion, evaluations: list[dict[str, Any]]
 ) -> tuple[list[GateVerdict], bool]:
     """Promotes the version if it passes the demo's gates."""
+    # A second demo compares its version with the first one's.
     audited = audited_model(context, MODEL)
     current = audited.current_version()
     production = None
@@ -147,15 +148,13 @@ def _promote(
 
 
 def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
-    """Damages a held-out photo, and repairs it with `isnet inpaint`.
-
-    The photo has its full size. Pixels outside the hole must come back unchanged.
-    """
+    """Damages a full-size held-out photo, then runs `isnet inpaint`."""
     photo = _odd_photo(val_data)
     height, width = photo.shape[:2]
     hole = irregular(height, width, np.random.default_rng(7), ratio=(0.15, 0.25))
     folder = context.home / "demo"
     folder.mkdir(parents=True, exist_ok=True)
+    # Write the damaged photo and its mask.
     damaged = np.where(hole[..., None], np.uint8(0), photo)
     Image.fromarray(damaged).save(folder / "damaged.png")
     Image.fromarray(np.where(hole, np.uint8(255), np.uint8(0))).save(folder / "mask.png")
@@ -168,6 +167,7 @@ def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
     )
     if finished.returncode:
         raise RunFailed(f"`isnet inpaint` failed in a fresh process: {finished.stderr.strip()}")
+    # Pixels outside the hole must come back unchanged.
     # Check the result, and draw it beside the truth.
     repaired = np.asarray(Image.open(folder / "repaired.png"))
     if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
@@ -178,12 +178,10 @@ def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
 
 
 def _odd_photo(val_data: Dataset) -> np.ndarray:
-    """Picks a held-out photo of at most 1 megapixel.
-
-    If possible its sides are no multiples of 16, which networks must handle, too.
-    """
+    """Picks a held-out photo of at most 1 megapixel."""
     photos = [decode_rgb(picture_bytes(sample)) for sample in read_samples(val_data, range(val_data.num_samples))]
     small = [photo for photo in photos if photo.shape[0] * photo.shape[1] <= 2**20] or photos[:1]
+    # Preferably sides that are no multiples of 16: networks must handle these, too.
     return max(small, key=lambda photo: (photo.shape[0] % 16 > 0) + (photo.shape[1] % 16 > 0))
 
 
@@ -228,6 +226,7 @@ def _report_text(report: dict[str, Any]) -> str:
         row = evaluation["bins"]["all"]
         name = names.get(evaluation["model"], f"this model ({evaluation['model'].removeprefix('models:/')})")
         rows.append(f"{name:<28}{row['psnr']:>9.2f}{row['ssim']:>9.4f}{row['l1_hole']:>12.4f}")
+    # All rows have the same pairs.
     first = report["evaluations"][0]["bins"]["all"]["n"]
     lines = [
         "",

@@ -36,10 +36,8 @@ def doctor(args: argparse.Namespace, context: Context) -> int:
 
 
 def _from_error(where: str, error: Exception, remedy: str) -> Finding:
-    """Turns an error into a finding.
-
-    Our own messages have a remedy behind the semicolon; `remedy` serves all others.
-    """
+    """Turns an error into a finding."""
+    # Our own messages have a remedy behind the semicolon; `remedy` serves all others.
     what, _, own_remedy = (
         str(error).partition("; ") if isinstance(error, UserError | RunFailed) else (str(error), "", "")
     )
@@ -47,10 +45,7 @@ def _from_error(where: str, error: Exception, remedy: str) -> Finding:
 
 
 def stores(context: Context) -> Iterator[Finding]:
-    """Checks all stores: list, get, put, create if absent, delete.
-
-    In the audit store only list and get are tried, as a record there cannot be deleted.
-    """
+    """Checks all stores: list, get, put, create if absent, delete."""
     for name in ("datasets", "checkpoints", "artifacts", "audit"):
         where, key = f"{name} at {getattr(context, name)}", f"doctor-{uuid.uuid4().hex}"
         # Reading: listing and getting an object that does not exist.
@@ -62,6 +57,7 @@ def stores(context: Context) -> Iterator[Finding]:
         except (UserError, RunFailed, OSError) as error:
             yield _from_error(where, error, "correct the context or the store's permissions")
             continue
+        # An audit record can never be deleted, not even by this check.
         if name == "audit":
             yield Finding("ok", f"{where}: list, get; a record cannot be deleted, so none was put")
             continue
@@ -76,13 +72,11 @@ def stores(context: Context) -> Iterator[Finding]:
 
 
 def _check_writing(where: str, store: Store, key: str) -> Finding:
-    """Puts an object, and deletes it.
-
-    Errors of the store are raised.
-    """
+    """Puts an object and deletes it; raises the store's errors."""
     store.write(key, b"probe")
     try:
         data, keys = store.read(key), [entry.key for entry in store.list(key)]
+        # Promotions, searches and batch jobs rely on this.
         is_protected = not store.create(key, b"another")
     finally:
         store.delete(key)
@@ -142,6 +136,7 @@ def cluster(context: Context) -> Iterator[Finding]:
 
 def exposure(context: Context) -> Iterator[Finding]:
     """Finds servers that other machines reach without authentication or TLS."""
+    # An open Ray head runs the code of everyone who reaches it.
     if context.ray and not client.is_loopback(context.ray) and "RAY_AUTH_TOKEN" not in context.environment:
         remedy = "start it with RAY_AUTH_MODE=token, and give RAY_AUTH_TOKEN among the context's secrets"
         yield Finding("warning", f"Ray at {context.ray} is not on loopback, and this context has no token", remedy)
@@ -191,6 +186,7 @@ def _versions() -> Iterator[Finding]:
         required = metadata.requires("isnet-platform") or []
     except metadata.PackageNotFoundError:
         return
+    # Requirements of the core, not of extras.
     for line in required:
         requirement = Requirement(line)
         if requirement.marker is None and not requirement.specifier.contains(metadata.version(requirement.name)):

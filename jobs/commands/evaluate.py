@@ -1,8 +1,6 @@
 """`isnet evaluate MODEL… DATASET`: measures models by hole ratio.
 
-All models are measured on one fixed list of pairs of picture and hole. The report is written as Markdown, CSV, JSON and
-an HTML page with pictures, to a folder and to MLflow. The evaluation of a registered version is stored with it. The
-parts are in `jobs.evaluation`.
+All models are measured on one fixed list of pairs of picture and hole.
 """
 
 from __future__ import annotations
@@ -24,6 +22,7 @@ def evaluate(args: argparse.Namespace, context: Context) -> int:
     *words, dataset = args.words
     if not words:
         raise UserError(f"{dataset!r} alone is not enough; need MODEL… and then DATASET")
+    # Bad folders and addresses are refused before anything is measured.
     folder = report_folder(args.output) if args.output else None
     models = open_models(words, context)
     rules = make_protocol(
@@ -47,6 +46,7 @@ def evaluate(args: argparse.Namespace, context: Context) -> int:
         tasks=task_count(args.parallel),
         with_study=args.mask_study,
     )
+    # The report is complete; only MLflow does not have it yet.
     if recording.unsent is not None:
         notify(recording.unsent)
     page = recording.folder / PAGE

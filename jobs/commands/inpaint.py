@@ -41,6 +41,7 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
     if _is_batch(args):
         return _run_batch(args, context)
+    # Pair files first: nothing is loaded for a mistake in the call.
     pictures, failed = pair_files(Path(args.image), Path(args.mask), Path(args.output))
     model = open_model(args.model, context)
     done = []
@@ -58,12 +59,11 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
 
 
 def _is_batch(args: argparse.Namespace) -> bool:
-    """Decides whether this is a batch job.
-
-    Prefixes of a store always are; folders are with `--parallel` or in a job of a cluster.
-    """
+    """Decides whether this is a batch job."""
+    # Prefixes of a store always are, and folders with `--parallel`.
     if args.parallel is not None or any("://" in word for word in (args.image, args.mask, args.output)):
         return True
+    # In a job of a cluster, folders are, too.
     return in_ray_job() and Path(args.image).is_dir() and Path(args.mask).is_dir()
 
 
@@ -81,19 +81,7 @@ def _run_batch(args: argparse.Namespace, context: Context) -> int:
 
 
 def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles], list[dict[str, str]]]:
-    """Pairs pictures with masks and output files.
-
-    Args:
-        image: a picture or a folder.
-        mask: a mask, or a folder of masks with the pictures' names.
-        output: a file or a folder.
-
-    Returns:
-        The pictures to fill, and those that cannot be filled with reasons.
-
-    Raises:
-        UserError: Nothing can be filled, or an input would be overwritten.
-    """
+    """Pairs pictures with masks and outputs; lists unusable ones."""
     # A single picture: the output is a file, or a folder that exists.
     if not image.is_dir():
         target = output / _written_name(image) if output.is_dir() else output
@@ -116,6 +104,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
     for path in paths:
         relative = path.relative_to(image)
         mask_file = mask if masks is None else masks.get(relative.with_suffix(""))
+        # A picture without a mask does not stop the others.
         if mask_file is None:
             failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
             continue
@@ -133,21 +122,16 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
 
 
 def _written_name(image: Path) -> str:
-    """Returns the name of a picture's result.
-
-    Formats that cannot be written become PNG, under a name that no other picture has.
-    """
+    """Returns the name of a picture's result."""
     if can_write(image.suffix):
         return image.name
+    # Formats that cannot be written become PNG, under a name that no other picture has.
     png = image.with_suffix(".png")
     return f"{image.name}.png" if png.exists() else png.name
 
 
 def _real(path: Path) -> str:
-    """Resolves a path's links.
-
-    Unlike `Path.resolve`, it accepts a link to itself; opening the file reports that.
-    """
+    """Resolves links, also one to itself, unlike `Path.resolve`."""
     return os.path.realpath(path)
 
 
@@ -167,6 +151,7 @@ def _fill(files: PictureFiles, model: Model, args: argparse.Namespace) -> dict[s
         rules=MaskRules(hole="black") if args.black_is_hole else None,
         resize_mask=args.resize_mask,
     )
+    # Folders below the output appear with their first picture.
     files.output.parent.mkdir(parents=True, exist_ok=True)
     notes = [*result.notes, *result.save(files.output)]
     return {"image": str(files.image), "output": str(files.output), "hole_ratio": result.ratio, "notes": notes}

@@ -48,9 +48,11 @@ def show(args: argparse.Namespace, context: Context) -> int:
 def _version_text(version: dict[str, Any]) -> str:
     aliases = "".join(f" @{alias}" for alias in version["aliases"])
     lines = [f"  version {version['version']}{aliases}"]
+    # Facts that lead back to run, data, settings and code.
     lines += [f"    {name:<15} {version[name] or '-'}" for name in ("run_id", *FACTS)]
     evaluation = (version["evaluation"] or {}).get("bins", {}).get("all")
     if evaluation:
+        # Means over all pairs; the card has the bins.
         on = version["evaluation"]["dataset_digest"][:12]
         psnr, ssim, l1 = mean_texts(evaluation)
         lines.append(
@@ -63,7 +65,7 @@ def _version_text(version: dict[str, Any]) -> str:
 
 
 def register(args: argparse.Namespace, context: Context) -> int:
-    """Registers a run's last checkpoint as a model version.
+    """Registers a checkpoint of a run or of a search.
 
     The run is runs:/ID or the address of a checkpoint. `--from-search SEARCH` stands for the best trial of a search,
     continued to more steps or trained with more seeds if asked.
@@ -73,6 +75,7 @@ def register(args: argparse.Namespace, context: Context) -> int:
     if args.from_search is not None:
         from jobs.search.best_trial import best_of_search
 
+        # The first override stands where a run's address would.
         overrides = [word for word in (args.source, *args.overrides) if word is not None]
         best = best_of_search(context, args.from_search, overrides, steps=args.steps, seeds=args.seeds)
         run_id, checkpoint = best.run_id, best.checkpoint
@@ -86,6 +89,7 @@ def register(args: argparse.Namespace, context: Context) -> int:
         run_id = run_of_checkpoint(checkpoint, context)
     licence = Path(args.licence).expanduser() if args.licence else None
     version = register_checkpoint(context, checkpoint, name=args.name, run_id=run_id, licence=licence)
+    # The model's page lists the new version.
     update_page(audited_model(context, args.name))
     emit(args, {"name": args.name, "version": version, "run_id": run_id}, f"{args.name} version {version}")
     return 0
@@ -96,6 +100,7 @@ def run_of_checkpoint(checkpoint: str, context: Context) -> str:
     store, _ = checkpoints.open_address(checkpoint)
     client = context.tracking_server.client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    # Every run records the address of its checkpoints.
     query = f"tags.`trainplane.checkpoints` = '{store.address}'"
     runs = client.search_runs(experiments, filter_string=query) if experiments else []
     if not runs:
@@ -104,11 +109,7 @@ def run_of_checkpoint(checkpoint: str, context: Context) -> str:
 
 
 def rules_file(named: str | None) -> Path:
-    """Returns the file of rules that `--gates` names.
-
-    Args:
-        named: a shipped name or a file; None for the default rules.
-    """
+    """File of `--gates`: a shipped name, a file, or default."""
     return PRESETS / "gates" / f"{named or 'default'}.yaml" if named in (None, "default", "small") else Path(named)
 
 
@@ -121,6 +122,7 @@ def promote(args: argparse.Namespace, context: Context) -> int:
     version = ModelVersion(context.tracking_server, args.name, args.version).checked()
     audited = audited_model(context, args.name)
     current = audited.current_version(args.to)
+    # `--expect none`: the alias must not exist yet.
     expected = current if args.expect is None else None if args.expect == "none" else args.expect
     # Before anything is measured: that may take an hour.
     audited.check_expected(args.version, current, expected, alias=args.to)
@@ -139,6 +141,7 @@ def approve(args: argparse.Namespace, context: Context) -> int:
     """Records a second person's approval in the audit trail."""
     check_alias(args.to)
     version = ModelVersion(context.tracking_server, args.name, args.version)
+    # An approval covers the files and their evaluation.
     if version.evaluation is None:
         raise UserError(
             f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve; "
@@ -170,15 +173,14 @@ def rollback(args: argparse.Namespace, context: Context) -> int:
 
 
 def audit(args: argparse.Namespace, context: Context) -> int:
-    """Prints a model's audit trail, or verifies it.
-
-    `--verify` returns 1 if the trail and the registry disagree.
-    """
+    """Prints a model's audit trail, or verifies it."""
     audited = audited_model(context, args.name)
     if args.verify:
         faults = audited.verify()
         emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
+        # A contradiction of trail and registry fails the command.
         return 1 if faults else 0
+    # Without --verify, aliases that differ from the trail are repaired.
     repaired = audited.reconcile()
     records = audited.stored_trail().records
     lines = [

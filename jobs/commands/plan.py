@@ -1,8 +1,8 @@
 """`isnet plan train|tune`: resources and refusals, in advance.
 
-Nothing is started or created; datasets, stores, the tracking server and the cluster are only read. `plan train` reports
-every reason for a refusal, not only the first one. Not covered: whether the stores can be written (`isnet doctor`), and
-memory and bytes of a search's trials (`isnet plan train` with the search's base).
+Nothing is started or created. `plan train` reports every reason for a refusal, not only the first one. Not covered:
+whether the stores can be written (`isnet doctor`), and memory and bytes of a search's trials (`isnet plan train` with
+the search's base).
 """
 
 from __future__ import annotations
@@ -36,6 +36,7 @@ def plan_train(args: argparse.Namespace, context: Context) -> int:
     plan = make_plan(args.preset, args.overrides, context, fresh=args.fresh, measure=args.measure)
     text = "\n".join(_training_lines(plan))
     refusals = [finding for finding in plan.findings if finding.level == "error"]
+    # With --json the refusals are among the findings.
     if not args.json:
         for refusal in refusals:
             print(f"isnet: would be refused: {refusal}", file=sys.stderr)
@@ -47,6 +48,7 @@ def plan_train(args: argparse.Namespace, context: Context) -> int:
 def plan_tune(args: argparse.Namespace, context: Context) -> int:
     """Plans a search."""
     try:
+        # A search is refused at its first fault, unlike a run.
         loaded = load_search(args.preset, args.overrides)
         search = build_search(loaded, context, may_pack=False)
         seconds = estimate_trial_seconds(search, context, always=True)
@@ -86,6 +88,7 @@ def _batch(plan: TrainingPlan) -> BatchSplit | None:
 
 def _training_lines(plan: TrainingPlan) -> Iterator[str]:
     """Yields the output of `plan train` for people."""
+    # Without a valid configuration there are only refusals.
     if plan.config is None:
         return
     config, train = plan.config, plan.config.train
@@ -118,6 +121,7 @@ def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) 
     if estimate.bytes_written is not None:
         total = f" = {size(estimate.bytes_written)}, {estimate.checkpoints_kept} kept"
     yield f"  checkpoints  {count} × {size(estimate.checkpoint_bytes)}{total}"
+    # Time and cost need a speed.
     if rate is not None and estimate.seconds is not None:
         yield f"  time         {duration(estimate.seconds)} at {rate}"
     if estimate.cost is not None:
@@ -127,15 +131,7 @@ def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) 
 
 
 def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
-    """Bounds the trials, steps and time of a search.
-
-    Args:
-        search: the search, checked.
-        seconds: time of one trial; None if unknown.
-
-    Returns:
-        The output of `plan tune --json`. `at_once` is None for a cluster, whose size is known only at the start.
-    """
+    """Bounds trials, steps and time, as `plan tune --json` shows."""
     resources = trial_resources(search.train, gpus=0.0)
     plan = search.plan(cost_rates(resources, search.train))
     trials = trial_limit(plan)
@@ -144,6 +140,7 @@ def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
     if not in_ray_job() and search.train.use_gpu is not True:
         nodes = [(float(os.cpu_count() or 1), 0.0)]
         at_once = admit(resources, nodes=nodes, trials=trials, requested=search.settings.concurrent)
+    # Time is bounded by the steps, at the speed of one trial if that is known.
     steps = _most_steps(search, plan.rungs, trials)
     per_step = seconds / search.train.steps if seconds else None
     return {
@@ -158,16 +155,15 @@ def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
 
 
 def _most_steps(search: Search, rungs: list[int], trials: int) -> int:
-    """Counts the steps of all trials if none fails.
-
-    With ASHA, one trial in `eta` continues after each rung, and at least one.
-    """
+    """Counts the steps of all trials if none fails."""
     # Each rung adds its steps for all trials that are still active.
     total, active, before = 0, trials, 0
     asha = search.settings.asha
     for rung in rungs:
+        # With ASHA one trial in `eta` continues after each rung, and at least one.
         total += active * (rung - before)
         active, before = (max(1, active // asha.eta) if asha is not None else active), rung
+    # The budget may end the search before.
     limit = search.settings.budget.steps
     return total if limit is None else min(total, limit)
 

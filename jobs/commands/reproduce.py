@@ -1,7 +1,6 @@
 """`isnet runs reproduce RUN`: writes and checks a recipe.
 
-The recipe is a folder with the resolved configuration, the changes of the code since its commit, and the commands.
-Checked are the datasets by their digests, the commit, the changes, the packages and the checkpoint at the end. Not
+The recipe is a folder with the resolved configuration, the changes of the code since its commit, and the commands. Not
 covered: running it, and the order of sums on another processor or with another number of ranks.
 """
 
@@ -32,23 +31,14 @@ PURPOSES = {"training": "train", "validation": "val"}
 
 @dataclass(frozen=True)
 class Recipe:
-    """Inputs of a run, as recorded in MLflow.
-
-    Attributes:
-        run_id: MLflow run.
-        config: resolved configuration.
-        lineage: versions of packages and other facts.
-        diff: changes of the code since its commit; None if there were none.
-        tags: tags of the run.
-        datasets: address by purpose.
-    """
+    """Inputs of a run, as recorded in MLflow."""
 
     run_id: str
     config: dict[str, Any]
-    lineage: dict[str, Any]
-    diff: str | None
+    lineage: dict[str, Any]  # versions of packages and other facts
+    diff: str | None  # changes of the code since its commit; None if there were none
     tags: dict[str, str]
-    datasets: dict[str, str]
+    datasets: dict[str, str]  # address by purpose
 
 
 def reproduce(args: argparse.Namespace, context: Context) -> int:
@@ -85,12 +75,10 @@ def _recipe(context: Context, run_id: str) -> Recipe:
 
 
 def _write(folder: Path, recipe: Recipe) -> list[str]:
-    """Writes the files, and returns the commands that use them.
-
-    Datasets are named by the addresses where the run read them.
-    """
+    """Writes the files, and returns the commands that use them."""
     config = {**recipe.config, "data": dict(recipe.config["data"])}
     for purpose, address in recipe.datasets.items():
+        # The address where the run read it, not the name that was typed.
         config["data"][PURPOSES[purpose]] = address
     if "trainplane.threads" in recipe.tags:
         # Not part of the run's identity, but it decides the order of sums, hence the bits.

@@ -27,6 +27,7 @@ REAP_EVERY_S = 30.0
 
 def list_runs(args: argparse.Namespace, context: Context) -> int:
     """Lists the runs of all experiments, newest first."""
+    # Dead runs are closed first, so that the list is right.
     fail_stale_runs(context.tracking_server, context.home)
     client = context.tracking_server.client
     experiments = {e.experiment_id: e.name for e in client.search_experiments()}

@@ -25,6 +25,7 @@ def up(args: argparse.Namespace) -> int:
     took_s = time.monotonic() - started
     parts = stack.status()
     lines, store = [_line(part) for part in parts], stack.layout.load().store
+    # Say it each time: data is lost at the end.
     if store == "moto":
         lines.append(
             "store      is a MOCK: its objects are in memory and are lost at `down`; for a real one install Ceph"
@@ -57,6 +58,7 @@ def down(args: argparse.Namespace) -> int:
     """Stops the stack."""
     started, stack = time.monotonic(), _stack()
     count = stack.down(wipe=args.wipe, emit=notify)
+    # A context without its stack would only mislead.
     if args.wipe:
         context_file.remove(context_file.config_file(Path.cwd()))
     text = f"down: {count} processes ended in {time.monotonic() - started:.0f} s" if count else "nothing was running"
@@ -66,10 +68,8 @@ def down(args: argparse.Namespace) -> int:
 
 
 def _stack() -> Stack:
-    """Returns the stack of this `.isnet/`.
-
-    It is in the home of the local context, even if another context is chosen.
-    """
+    """Returns the stack of this `.isnet/`."""
+    # In the home of the local context, even if another context is chosen.
     return Stack(resolve("local").home / "stack")
 
 

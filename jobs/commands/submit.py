@@ -74,23 +74,12 @@ def submit(args: argparse.Namespace, context: Context) -> int:
 
 
 def _python(context: Context) -> str:
-    """Returns the job's interpreter.
-
-    It is that of the cluster's image, or the running one if the cluster is on this machine.
-    """
+    """Interpreter of the cluster's image, or of a local cluster."""
     return "python" if is_remote(context) else sys.executable
 
 
 def job_command(words: list[str], context: Context) -> list[str]:
-    """Checks a command and makes its arguments portable.
-
-    Args:
-        words: command and arguments as typed.
-        context: context of the cluster.
-
-    Raises:
-        UserError: The job would refuse the command.
-    """
+    """Checks a command and makes its arguments portable."""
     if not words:
         raise UserError("nothing to submit; need a command, for example: isnet submit train demo")
     if words[0] in NOT_REMOTE:
@@ -113,28 +102,18 @@ def job_command(words: list[str], context: Context) -> list[str]:
 
 
 def _environment(context: Context) -> dict[str, str]:
-    """Returns the job's environment variables, none of them secret.
-
-    A cluster on this machine shares our home folder.
-    """
+    """Returns the job's environment variables, none of them secret."""
+    # A cluster on this machine shares our home folder.
     shared = {} if is_remote(context) else {"ISNET_HOME": str(context.home)}
     return {"PYTHONUNBUFFERED": "1", **shared}
 
 
 @contextmanager
 def job_folder(context: Context, command: list[str], files: str | None) -> Iterator[tuple[Path, list[str]]]:
-    """Builds the job's current folder.
+    """Builds the job's current folder; yields it and its command.
 
     It holds the context without its secrets, the YAML files that the command names with their bases, and a copy of the
     folder `files`.
-
-    Args:
-        context: context of the cluster.
-        command: command and arguments.
-        files: folder to copy; None for none.
-
-    Yields:
-        The folder, and the command with the paths in it.
     """
     with tempfile.TemporaryDirectory(prefix="isnet-job-") as name:
         folder = Path(name)
@@ -182,12 +161,10 @@ def _copy_bases(file: Path, folder: Path, *, is_remote: bool) -> None:
 
 
 def _base_of(file: Path) -> Path | None:
-    """Returns the file that `base:` names, if there is one.
-
-    A file that cannot be read is refused later, when it is loaded as a preset.
-    """
+    """Returns the file that `base:` names, if there is one."""
     try:
         tree = safe_yaml.load(file.read_text(encoding="utf-8"))
+    # Refused later, when the file is loaded as a preset.
     except (OSError, ValueError):
         return None
     base = tree.get("base") if isinstance(tree, dict) else None

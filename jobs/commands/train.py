@@ -1,7 +1,4 @@
-"""`isnet train PRESET [a.b=c …]`: trains one run.
-
-It trains here or on several workers, and resumes the run if it exists.
-"""
+"""`isnet train PRESET [a.b=c …]`: trains one run."""
 
 from __future__ import annotations
 
@@ -22,6 +19,7 @@ from trainplane.train.run_config import is_identity_setting
 def train(args: argparse.Namespace, context: Context) -> int:
     """Trains a run, and registers its model if asked."""
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
+    # The demo's datasets need no step of their own.
     ensure_demo_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
     payload, text = report(prepared, outcome), summary(prepared, outcome)
@@ -38,8 +36,5 @@ def train(args: argparse.Namespace, context: Context) -> int:
 
 
 def _label(overrides: Sequence[str]) -> str:
-    """Returns the overrides that tell this run from similar ones.
-
-    These are the settings that decide the result of training.
-    """
+    """Overrides that decide the result, to tell runs apart."""
     return " ".join(word for word in overrides if is_identity_setting(word.partition("=")[0]))[:80]

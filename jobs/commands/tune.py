@@ -1,7 +1,6 @@
 """`isnet tune SEARCH [a.b=c …]`: runs one search.
 
-A search has many runs of the same loop under one parent run. The same command resumes a search that was killed.
-`isnet tune show SEARCH` reads its journal, while it runs or later.
+The same command resumes a search that was killed. `isnet tune show SEARCH` reads its journal, while it runs or later.
 """
 
 from __future__ import annotations
@@ -94,10 +93,7 @@ def tune(args: argparse.Namespace, context: Context) -> int:
 
 
 def _reap(context: Context) -> None:
-    """Closes the runs that dead processes left open.
-
-    If MLflow is unreachable, the next command closes them.
-    """
+    """Closes dead processes' runs, if MLflow answers."""
     with suppress(UserError):
         fail_stale_runs(context.tracking_server, context.home)
 
@@ -107,6 +103,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
     if not args.overrides or "=" in args.overrides[0]:
         raise UserError("isnet tune show needs a search: isnet tune show SEARCH, with the settings it was started with")
     preset, *overrides = args.overrides
+    # Only looks: no dataset is packed, no trial started.
     search = build_search(load_search(preset, overrides), context, may_pack=False)
     state = read_state(search, context)
     if state is None:
@@ -115,6 +112,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
             f"`isnet tune {' '.join([preset, *overrides])}`, or name the settings it was started with"
         )
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
+    # The driver computes the costs; this one may not write the journal.
     driver = Driver.read_only(plan, state)
     text = f"{summary.leaderboard_table(state)}\n{cost_text(_costs(driver))}\n" + (
         f"ended: {state.end_reason}" if state.end_reason else "not ended"
@@ -151,6 +149,7 @@ def _parent(loaded: LoadedSearch, search: Search, context: Context) -> str:
 
 def _no_result(state: SearchState) -> str:
     goals = " and ".join(goal.metric for goal in state.goals)
+    # One cause is enough to find the fault.
     errors = sorted({trial.error for trial in state.trials.values() if trial.error})
     why = f"; the first failure: {errors[0]}" if errors else ""
     return f"no trial has a finite {goals} ({len(state.trials)} tried: {state.end_reason}){why}"
@@ -162,6 +161,7 @@ def _pin_best(state: SearchState, leaderboard: summary.Leaderboard, *, by: str) 
         trial.checkpoint for trial in (*leaderboard.front, leaderboard.best) if trial is not None and trial.checkpoint
     }
     for trial in state.trials.values():
+        # Trials that were the best before lose their pin.
         if trial.checkpoint:
             folder, _, key = trial.checkpoint.rpartition("/")
             (pin if trial.checkpoint in best else unpin)(open_store(folder), key, by=by)
@@ -197,15 +197,12 @@ def _text(driver: Driver, registered: str | None) -> str:
 
 
 def _register(loaded: LoadedSearch, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:
-    """Registers the best trial if the search asks for it.
-
-    Returns:
-        The version and a message; None if nothing was asked for or MLflow is unreachable.
-    """
+    """Registers the best trial if asked; returns version and message."""
     name = loaded.file.search.register_as
     if name is None:
         return None, None
     from jobs.registry.register import try_register
 
     version, message = try_register(context, best.checkpoint, name=name, run_id=best.run_id)
+    # Without a version, the message says how to register it later.
     return None if version is None else {"name": name, "version": version}, message
