@@ -14,17 +14,11 @@ MODEL_HELP = (
 
 
 def command(commands: Any, name: str, target: str, summary: str, **options: Any) -> Parser:
-    """Adds one command with its common options.
-
-    Args:
-        commands: group to add it to.
-        name: name as typed.
-        target: MODULE:FUNCTION below `jobs`, imported when the command is called.
-        summary: one line of help.
-        options: arguments of `add_parser`.
-    """
+    """Adds one command; `target` is MODULE:FUNCTION below `jobs`."""
     parser: Parser = commands.add_parser(name, help=summary, description=summary, **options)
+    # The target is imported only when the command is called.
     parser.set_defaults(target=target, command=name)
+    # Options that every command has.
     parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
     parser.add_argument("--context", metavar="NAME", help="where things are: a context of isnet.toml (default: local)")
     return parser
@@ -72,10 +66,12 @@ def port(text: str) -> int:
 
 def size(text: str) -> int:
     """Parses `64M`, `1.5G` or a plain number of bytes."""
+    # Binary units: `64M` is 64 MiB.
     units = {"K": 2**10, "M": 2**20, "G": 2**30}
     unit = units.get(text[-1:].upper(), 1)
     try:
         value = int(float(text[:-1] if unit > 1 else text) * unit)
+    # OverflowError: `inf`.
     except (ValueError, OverflowError) as error:
         raise argparse.ArgumentTypeError(f"{text!r} is not a size; need bytes such as 64M") from error
     if value < 1:

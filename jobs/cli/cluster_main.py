@@ -1,8 +1,7 @@
 """Entry point of a job on the cluster.
 
-`python -m jobs.cli.cluster_main COMMAND …` checks that the store and MLflow answer from here, then runs
-`isnet COMMAND …`. An address that is right on the user's machine may be unreachable on the cluster, and a run would
-fail only after minutes of retries.
+`python -m jobs.cli.cluster_main COMMAND …` first checks that the store and MLflow answer from here. An address that is
+right on the user's machine may be unreachable here, and a run would fail only after minutes of retries.
 """
 
 from __future__ import annotations
@@ -18,19 +17,18 @@ _TRIES, _PAUSE_S = 3, 2.0
 
 
 def main(argv: Sequence[str]) -> int:
-    """Runs the command if all servers answer.
-
-    Returns its exit status, or 2 if a server does not answer.
-    """
+    """Runs the command if all servers answer; else returns 2."""
     from jobs.cluster.portable_args import required_addresses
     from trainplane.cluster.context import resolve
     from trainplane.errors import UserError
 
     try:
+        # The context travelled with the job, in its current folder.
         context = resolve(None)
     except UserError as error:
         print(f"isnet: {error}", file=sys.stderr)
         return 2
+    # Each server, seen from this node.
     for address in required_addresses(context):
         if reason := _unreachable(address):
             print(
@@ -40,16 +38,15 @@ def main(argv: Sequence[str]) -> int:
                 file=sys.stderr,
             )
             return 2
+    # All answer: run the command as on the user's machine.
     from jobs.cli import main as cli
 
     return cli.main(list(argv))
 
 
 def _unreachable(address: str) -> str | None:
-    """Returns the reason if a server does not answer.
-
-    There are a few attempts, as a server may be restarting.
-    """
+    """Returns the reason if a server does not answer."""
+    # A few attempts, as a server may be restarting.
     for attempt in range(_TRIES):
         reason = health_error(address, timeout_s=10.0)
         if reason is None or attempt == _TRIES - 1:

@@ -8,24 +8,16 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class Finding:
-    """One result of a check.
+    """One result of a check."""
 
-    Attributes:
-        level: `error` makes the command fail.
-        what: the result, in a sentence.
-        remedy: advice; empty if nothing is to be done.
-    """
-
-    level: Literal["ok", "note", "warning", "error"]
-    what: str
-    remedy: str = ""
+    level: Literal["ok", "note", "warning", "error"]  # `error` makes the command fail
+    what: str  # the result, in a sentence
+    remedy: str = ""  # advice; empty if nothing is to be done
 
     @classmethod
     def from_error(cls, error: Exception) -> Finding:
-        """Turns a refusal into a finding.
-
-        The last part of the message, after a semicolon, is the remedy.
-        """
+        """Turns a refusal into a finding."""
+        # The last part of the message, after a semicolon, is the remedy.
         what, _, remedy = str(error).rpartition("; ")
         return cls("error", what or remedy, remedy if what else "")
 

@@ -1,7 +1,4 @@
-"""Formats figures for people.
-
-Pure: no I/O.
-"""
+"""Formats figures for people; does no I/O."""
 
 from __future__ import annotations
 
@@ -29,12 +26,7 @@ def mean_text(
 ) -> str:
     """Formats a mean with its interval: `27.91 [27.10, 28.70]`.
 
-    Args:
-        metric: its digits are used.
-        mean: None gives `missing`.
-        interval: low and high end; None for a mean without an interval.
-        is_difference: write the sign of positive numbers too.
-        missing: text where there is no mean.
+    A mean of None gives `missing`. Differences have a sign, also positive ones.
     """
     if mean is None:
         return missing
@@ -74,6 +66,7 @@ def ratio_rows(
 
 def size(num_bytes: float) -> str:
     """Formats bytes with three digits: `53.4 GB`."""
+    # Decimal units, unlike the sizes of the command line.
     for unit in ("B", "KB", "MB", "GB"):
         if num_bytes < 1000:
             return f"{num_bytes:.3g} {unit}" if unit != "B" else f"{num_bytes:.0f} B"

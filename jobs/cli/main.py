@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    # Parse: settings may stand behind options, too.
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
     if extra:
@@ -72,10 +73,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _add_overrides(parser: Parser, args: argparse.Namespace, extra: list[str]) -> None:
-    """Adds settings that follow an option (`train demo --fresh train.steps=9`).
-
-    Argparse does not recognise them.
-    """
+    """Adds settings behind an option (`train demo --fresh train.steps=9`)."""
+    # Argparse does not recognise them; everything else is a mistake.
     if not hasattr(args, "overrides") or any("=" not in word or word.startswith("-") for word in extra):
         parser.error(f"unrecognized arguments: {' '.join(extra)}")
     args.overrides += extra
@@ -119,24 +118,18 @@ def _fail(message: str, status: int) -> int:
 
 
 def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
-    """Prints the report of a command.
-
-    With `--json` it is one object, else text. Nothing else goes to standard output.
-    """
+    """Prints a command's report: with `--json` one object, else text."""
     print(json.dumps(payload, ensure_ascii=False) if args.json else text, file=args.report, flush=True)
 
 
 @contextmanager
 def _report_stream(args: argparse.Namespace) -> Iterator[None]:
-    """Opens `args.report`, the stream of the command's report.
-
-    With `--json` only the report goes to standard output. All other output of this process, its libraries and its child
-    processes is redirected to standard error.
-    """
+    """Opens `args.report`; with `--json` only it is standard output."""
     args.report = sys.stdout
     if not getattr(args, "json", False):
         yield
         return
+    # Redirect all other output of this process, its libraries and its child processes to standard error.
     sys.stdout.flush()
     descriptor, stdout = os.dup(1), sys.stdout
     # Child processes inherit the descriptor, Python code uses the object.
@@ -152,10 +145,7 @@ def _report_stream(args: argparse.Namespace) -> Iterator[None]:
 
 
 def _quiet_third_parties() -> None:
-    """Sets variables that libraries read at import.
-
-    They are set here because no library has been imported yet.
-    """
+    """Sets variables that libraries read at import, before any import."""
     for name, value in {
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
@@ -178,6 +168,7 @@ def build_parser() -> Parser:
         description="Train, search, record and promote ISNet, a GAN that fills holes in pictures.",
         epilog="Exit status: 0 done; 1 ran and failed; 2 a mistake in the call, nothing started; 130 interrupted.",
     )
+    # In the order of `isnet --help`: from data to cluster.
     commands = parser.add_subparsers(metavar="COMMAND", title="commands")
     data.demo(commands)
     data.data(commands)

@@ -1,7 +1,4 @@
-"""Progress of a run on standard error.
-
-On a terminal it is a bar, elsewhere plain lines.
-"""
+"""Progress of a run on standard error: bar or lines."""
 
 from __future__ import annotations
 
@@ -65,6 +62,7 @@ class Bar:
 
     def _show(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         now = time.monotonic()
+        # Not at every step, but always at the last one.
         if now < self._next and step != steps:
             return
         metrics_text = ", ".join([f"{pictures_per_s:.1f} pictures/s", *losses(metrics)])
@@ -84,6 +82,7 @@ class Bar:
             self._bar.n = step
             self._bar.set_postfix_str(metrics_text, refresh=True)
             return
+        # No terminal: a line from time to time keeps logs short.
         self._next = now + LINE_EVERY_S
         remaining = self._estimate(step, steps, now)
         print(f"{self._what}: step {step}/{steps}, {metrics_text}{remaining}", file=sys.stderr, flush=True)

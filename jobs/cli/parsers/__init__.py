@@ -1,4 +1,1 @@
-"""Arguments of all commands, one module a group.
-
-Nothing heavy is imported here.
-"""
+"""Arguments of all commands, without heavy imports."""

@@ -15,6 +15,7 @@ def submit(commands: Any) -> None:
     )
     parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
     parser.add_argument("--again", action="store_true", help="submit although the same job was submitted before")
+    # Resources that the job gets.
     parser.add_argument("--files", metavar="DIR", help="folder of files for the job's current folder, at most 100 MiB")
     parser.add_argument(
         "--cpus", type=float, default=0, metavar="N", help="the command waits until N processors are free for it"
@@ -26,6 +27,7 @@ def submit(commands: Any) -> None:
         metavar="SECONDS",
         help="stop a job that does not start within this time, default 900",
     )
+    # Everything behind the options is the command, with options of its own.
     parser.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …", help="such as: train demo")
 
 
@@ -60,4 +62,5 @@ def stack(commands: Any) -> None:
     up.add_argument("--timeout", type=count, default=180, metavar="SECONDS", help="give up after, default 180")
     command(actions, "status", "commands.stack:status", "state of each part; exit 1 if one is not up")
     down = command(actions, "down", "commands.stack:down", "stop all parts; their data stays")
+    # Data survives a plain `down`.
     down.add_argument("--wipe", action="store_true", help="remove its data, logs, secrets and context, too")

@@ -15,6 +15,7 @@ def demo(commands: Any) -> None:
         "commands.demo:demo",
         "from photos to a promoted model on this machine, small, in a few minutes",
     )
+    # What is trained, and for how long.
     parser.add_argument("--photos", metavar="DIR", help="folder of photos (default: those of installed packages)")
     parser.add_argument("--steps", type=count, metavar="N", help="training steps (default: the preset's)")
     parser.add_argument("--fresh", action="store_true", help="start a new run instead of resuming")
@@ -33,6 +34,7 @@ def data(commands: Any) -> None:
     )
     pack.add_argument("--name", help="name of the dataset (default: last part of DEST)")
     pack.add_argument(
+        # Published datasets have lists and splits of their own.
         "--layout",
         choices=("folder", "places2", "celeba"),
         default="folder",
@@ -43,16 +45,19 @@ def data(commands: Any) -> None:
         "--split", default="all", help="a layout's split, the side of --shares, or just what this is (default: all)"
     )
     pack.add_argument(
+        # Own splits, by the digest of each picture.
         "--shares",
         metavar="A=PCT,B=PCT",
         help="pack only the side --split, such as train=95,val=5; a picture's side follows from its bytes alone",
     )
+    # Size and encoding.
     pack.add_argument("--shard-bytes", type=size, default=64 * 2**20, metavar="SIZE", help="approximate, default 64M")
     pack.add_argument("--max-side", type=count, metavar="PX", help="shrink larger pictures and re-encode them as JPEG")
     pack.add_argument("--quality", type=count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
     pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
     pack.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
     pack.add_argument(
+        # Without the option, a job of a cluster uses the whole cluster.
         "--parallel",
         type=whole,
         metavar="N",
@@ -61,6 +66,7 @@ def data(commands: Any) -> None:
     pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
     verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
     verify.add_argument("dataset", metavar="DATASET")
+    # Only objects with the recorded sha256 are taken from the copy.
     verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
     show = command(actions, "show", "commands.data:show", "describe a dataset")
     show.add_argument("dataset", metavar="DATASET")

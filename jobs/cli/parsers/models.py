@@ -28,15 +28,22 @@ def evaluate(commands: Any) -> None:
         help=f"models, the main one first, each as MODEL or NAME=MODEL; then the held-out dataset. MODEL: {MODEL_HELP}",
     )
     parser.add_argument(
-        "--masks", default="irregular", help="a generator's name or a mask dataset (default: irregular)"
+        # The list of pairs: the same for all models.
+        "--masks",
+        default="irregular",
+        help="a generator's name or a mask dataset (default: irregular)",
     )
     parser.add_argument("--size", type=count, metavar="PX", help="side of the centre square (default: the model's)")
     parser.add_argument("--seed", type=int, default=0, help="of the fixed list of masks, default 0")
     parser.add_argument(
-        "--definition", choices=("isnet", "edge_connect", "skimage"), default="isnet", help="of PSNR, SSIM and L1"
+        "--definition",
+        choices=("isnet", "edge_connect", "skimage"),
+        default="isnet",
+        help="of PSNR, SSIM and L1",
     )
     parser.add_argument("--pictures", type=count, metavar="N", help="measure on N of them, evenly drawn (default: all)")
     parser.add_argument(
+        # How mask files become holes.
         "--mask-loading",
         choices=("nearest", "legacy-png", "legacy-jpeg"),
         default="nearest",
@@ -57,6 +64,7 @@ def inpaint(commands: Any) -> None:
     parser = command(
         commands, "inpaint", "commands.inpaint:inpaint", "fill the hole of a picture, or of a folder of them"
     )
+    # A picture, a folder, or prefixes of a store.
     parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
     parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
@@ -67,6 +75,7 @@ def inpaint(commands: Any) -> None:
         metavar="N",
         help=f"as a resumable job of N processes of Ray; 0: in this one ({_IN_A_JOB})",
     )
+    # What is written, and what marks the hole.
     parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
     parser.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
     parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
@@ -79,6 +88,7 @@ def models(commands: Any) -> None:
     show = command(actions, "show", "commands.models:show", "versions of a model: runs, evaluations, verdicts")
     show.add_argument("name", metavar="NAME")
     register = command(actions, "register", "commands.models:register", "make a run's last checkpoint a model version")
+    # One run, or the best trial of a search.
     register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
     register.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that the search was started with")
     register.add_argument("--from-search", metavar="SEARCH", help="the best trial of a search, instead of RUN")
@@ -92,14 +102,19 @@ def models(commands: Any) -> None:
     )
     register.add_argument("--name", default="isnet", help="registered model, default isnet")
     register.add_argument(
-        "--licence", metavar="FILE", help="what may be done with the weights (default: the project's)"
+        # The licence gate refuses a version without one.
+        "--licence",
+        metavar="FILE",
+        help="what may be done with the weights (default: the project's)",
     )
     promote = command(actions, "promote", "commands.models:promote", "move an alias to a version that passes its gates")
     promote.add_argument("name", metavar="NAME")
     promote.add_argument("version", metavar="VERSION")
     promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    # What it must show, and on which pictures.
     promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
     promote.add_argument("--gates", metavar="FILE", help="YAML of rules, or a shipped name: default, small")
+    # --expect guards against two promotions at once; --force passes the gates.
     promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
     promote.add_argument("--force", metavar="REASON", help="move it although a gate refused; kept in the audit")
     promote.add_argument("--reason", default="", metavar="TEXT", help="kept in the audit")
@@ -118,6 +133,7 @@ def models(commands: Any) -> None:
     )
     card.add_argument("name", metavar="NAME")
     card.add_argument("version", metavar="VERSION")
+    # The way back needs no gates.
     rollback = command(actions, "rollback", "commands.models:rollback", "return to the previous version")
     rollback.add_argument("name", metavar="NAME")
     rollback.add_argument("--to", default="production", metavar="ALIAS", help="default production")

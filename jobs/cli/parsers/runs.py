@@ -21,9 +21,11 @@ def runs(commands: Any) -> None:
     )
     reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
     reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
+    # Repairs after failures of MLflow or of a process.
     sync = command(actions, "sync", "commands.runs:sync", "send the records still spooled on this machine")
     sync.add_argument("--of", metavar="ADDRESS", help="also the records for another tracking address")
     reap = command(actions, "reap", "commands.runs:reap_runs", "close the runs whose process has died, on any host")
+    # The lease of a run on another host has to expire first.
     reap.add_argument(
         "--wait",
         type=count,

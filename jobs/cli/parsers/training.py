@@ -11,6 +11,7 @@ def train(commands: Any) -> None:
     """Adds `isnet train`."""
     parser = command(commands, "train", "commands.train:train", "one run; resumes the run if it exists")
     preset(parser, "PRESET")
+    # By default a run of the same settings is resumed.
     parser.add_argument("--fresh", action="store_true", help="start a new run instead of resuming")
 
 
@@ -26,7 +27,10 @@ def plan(commands: Any) -> None:
     preset(train, "PRESET")
     train.add_argument("--fresh", action="store_true", help="plan a new run instead of resuming")
     train.add_argument(
-        "--measure", action="store_true", help="time a few real steps here (default: the rate of the last similar run)"
+        # Times the hardware on which it is typed.
+        "--measure",
+        action="store_true",
+        help="time a few real steps here (default: the rate of the last similar run)",
     )
 
     tune = command(
