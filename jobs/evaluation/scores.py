@@ -47,13 +47,13 @@ class Score:
     pair: int
     picture: int
     key: str
-    ratio: float
-    hole_crc32: int
-    seconds: float
-    psnr: float
+    ratio: float  # share of the hole, 0 to 1
+    hole_crc32: int  # of the hole's bits, to compare holes
+    seconds: float  # of the prediction on this machine
+    psnr: float  # dB
     ssim: float
     l1_percent: float  # L1 of the composite, percent
-    l1_hole: float
+    l1_hole: float  # 0 to 1
 
     @property
     def bin(self) -> str:
