@@ -12,6 +12,9 @@ from collections.abc import Collection
 # Start of a line that SQLAlchemy puts before the error itself.
 _PREAMBLE = "(raised as a result of"
 
+# The command line that messages name; the platform itself has none.
+CLI = "isnet"
+
 
 class UserError(ValueError):
     """The user's mistake; the command exits with status 2.

@@ -11,11 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainplane.cluster.context import CONFIG_FILE, Context
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 
 NAME = "stack"
-_FIRST = "# >>> written by `isnet stack up`, taken out by `isnet stack down --wipe`"
-_LAST = "# <<< isnet stack"
+_FIRST = f"# >>> written by `{CLI} stack up`, taken out by `{CLI} stack down --wipe`"
+_LAST = f"# <<< {CLI} stack"
 
 
 def config_file(start: Path) -> Path:
@@ -37,7 +37,7 @@ def check(file: Path) -> None:
     contexts = tree.get("context", {})
     if isinstance(contexts, dict) and NAME in contexts:
         raise UserError(
-            f"{file} has a context {NAME!r} that `isnet stack up` did not write; rename it, and run this again"
+            f"{file} has a context {NAME!r} that `{CLI} stack up` did not write; rename it, and run this again"
         )
 
 

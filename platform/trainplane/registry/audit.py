@@ -20,7 +20,7 @@ from typing import Any, Literal
 from urllib.parse import quote
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import RunFailed
+from trainplane.errors import CLI, RunFailed
 from trainplane.registry.names import can_be_set
 from trainplane.registry.versions import PREFIX, RegisteredModel
 from trainplane.storage import NotFound, Store
@@ -124,7 +124,7 @@ def read_trail(store: Store, name: str) -> Trail:
         raw = store.read(key)
         if (fault := _fault(raw, number=number, prev=head, name=name, key=key)) is not None:
             raise BrokenTrail(
-                f"{store.address}/{key}: {fault}; run `isnet models audit {name} --verify` and restore it"
+                f"{store.address}/{key}: {fault}; run `{CLI} models audit {name} --verify` and restore it"
             )
         records.append(AuditRecord(**json.loads(raw)))
         head = hashlib.sha256(raw).hexdigest()
@@ -243,7 +243,7 @@ def recorded_head(record: Any) -> tuple[int, str]:
         raise BrokenTrail(
             f"{record.name}: MLflow's tag {_HEAD_TAG} is {text[:_SHOWN_CHARACTERS]!r}, which is no record head (need "
             "NUMBER:SHA256): it was changed; nothing was moved; find out who changed it, compare the records with a "
-            f"copy, delete the tag, and `isnet models audit {record.name}` writes it again"
+            f"copy, delete the tag, and `{CLI} models audit {record.name}` writes it again"
         )
     return int(match[1]), match[2]
 

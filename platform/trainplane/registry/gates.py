@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
+from trainplane.errors import CLI
 from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, GateRules, Limit, NoWorse, Requirement
 
 Evaluation = Mapping[str, Any]
@@ -118,7 +119,7 @@ def finite(value: Any) -> Any:
 
 def _is_evaluated(evaluation: Evaluation | None) -> GateVerdict:
     if evaluation is None:
-        return GateVerdict("evaluated", False, "the version has no evaluation; run `isnet evaluate` on it", {})
+        return GateVerdict("evaluated", False, f"the version has no evaluation; run `{CLI} evaluate` on it", {})
     bins = evaluation.get("bins") or {}
     count = _metric(evaluation, ALL, "n")
     # An evaluation of no picture proves nothing.

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import CLI, RunFailed, UserError
 from trainplane.registry.names import check_name
 from trainplane.registry.versions import PREFIX, ModelVersion, RegisteredModel
 from trainplane.task import Exported
@@ -155,7 +155,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
     if expected is None:
         raise UserError(
             f"{version.address}: version {version.version} of {version.name!r} carries no digest, so it was not "
-            "registered here; register it with `isnet models register`"
+            f"registered here; register it with `{CLI} models register`"
         )
     # Folders are named by digest, so a version that two names share is fetched once.
     cached = folder / expected

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 from trainplane.markdown import escaped
 from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdicts_as_json
 from trainplane.registry.names import check_name, parse_address
@@ -127,7 +127,7 @@ class ModelVersion:
             names = ", ".join(sorted(aliases)) or "none yet"
             raise UserError(
                 f"{address}: alias {parts.alias!r} points at nothing (aliases of {parts.name!r}: {names}); "
-                f"promote a version first: isnet models promote {parts.name} VERSION --to {parts.alias}"
+                f"promote a version first: {CLI} models promote {parts.name} VERSION --to {parts.alias}"
             )
         return cls(server, parts.name, version).checked()
 

@@ -7,7 +7,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.run_id import find_reserved_run, is_reserved
 
@@ -36,11 +36,11 @@ class RunRecord:
             run = find_reserved_run(client, self.asked_id)
         except MlflowException as error:
             if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise UserError(f"no run {self.asked_id!r} here; `isnet runs list` shows those there are") from error
+                raise UserError(f"no run {self.asked_id!r} here; `{CLI} runs list` shows those there are") from error
             raise self.server.unreachable(error) from error
         if run is None:
             raise UserError(
-                f"MLflow does not have run {self.asked_id} yet; `isnet runs sync` on the machine where it ran sends it"
+                f"MLflow does not have run {self.asked_id} yet; `{CLI} runs sync` on the machine where it ran sends it"
             )
         return run
 

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from trainplane.config.section import Section, Seed
+from trainplane.errors import CLI
 from trainplane.train import batch_size
 from trainplane.train.schedule import LrCurve
 
@@ -82,7 +83,7 @@ class TrainConfig(Section):
     # Validation and records.
     validate_every: Every = Field(1000, description="between validations, in the same form")
     price_per_hour: float | None = Field(
-        None, ge=0, description="price of one worker, in any currency, for the cost in `isnet plan`"
+        None, ge=0, description=f"price of one worker, in any currency, for the cost in `{CLI} plan`"
     )
     log_every: Every = Field(
         10, description="between recorded training metrics, in the same form; the guard decides then, so prefer steps"

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 from trainplane.locks import FileLock
 from trainplane.storage import StorageError, Store, open_store
 from trainplane.train.checkpoint.fencing import FencingToken
@@ -52,7 +52,7 @@ def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
     except (StorageError, OSError) as error:
         raise UserError(
             f"checkpoints cannot be written to {run_dir.address} ({error}); "
-            "mend its permissions or name another store, then run `isnet doctor`"
+            f"mend its permissions or name another store, then run `{CLI} doctor`"
         ) from error
 
 

@@ -20,7 +20,7 @@ from trainplane.cluster.context import Context
 from trainplane.config.canonical import flatten
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.task import Task, load_task
 from trainplane.tracking import lineage
@@ -121,7 +121,7 @@ def prepared_run(
         run_dir = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
     except StorageError as error:
         raise UserError(
-            f"the store of checkpoints does not answer ({error}); mend it or name another one, then run `isnet doctor`"
+            f"the store of checkpoints does not answer ({error}); mend it or name another one, then run `{CLI} doctor`"
         ) from error
     # Lock first, record later: a second process must not touch the record of a run that is training.
     with exclusive(context.home, run_dir.folder, doing=f"training {run_dir.folder}"):
@@ -169,7 +169,7 @@ def _tags(config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dat
         "trainplane.dataset.training": train_data.digest,
         **val_tags,
         "mlflow.user": lineage.user(),
-        "mlflow.source.name": "isnet train",
+        "mlflow.source.name": f"{CLI} train",
         "mlflow.note.content": _note(config, train_data, val_data),
         **lineage.code_tags(),
     }
@@ -201,7 +201,7 @@ def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:
         f"**{config.train.steps} steps of {config.train.global_batch} samples** of `{train.name}` "
         f"({train.num_samples} samples){held_out}.\n\n"
         "Parameters are the settings that differ from the defaults; `config.json` has all of them, `lineage.json` "
-        f"names code and machine, `isnet runs reproduce` prints the commands to run it again.\n\n{_LEGEND}"
+        f"names code and machine, `{CLI} runs reproduce` prints the commands to run it again.\n\n{_LEGEND}"
     )
 
 

@@ -18,7 +18,7 @@ import webdataset
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.index import IndexWriter, Row
 from trainplane.data.manifest import Dataset
-from trainplane.data.shards import PackItem, build_shard
+from trainplane.data.pack.shard_builder import PackItem, build_shard
 from trainplane.data.verify import repair, verify
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store

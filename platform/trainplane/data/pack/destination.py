@@ -22,9 +22,9 @@ from trainplane.config.canonical import canonical_json
 from trainplane.data.index import INDEX_NAME, Member, Row
 from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, SkippedFile
 from trainplane.data.pack.lease import PREFIX, PackLease, is_note
+from trainplane.data.pack.shard_builder import BuiltShard
 from trainplane.data.pack.sharding import ShardPlan
 from trainplane.data.shard import Shard, is_shard
-from trainplane.data.shards import BuiltShard
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store
 from trainplane.storage.folder import FolderStore

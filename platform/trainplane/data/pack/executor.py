@@ -13,8 +13,8 @@ from typing import Any, Protocol, TypeAlias
 
 from trainplane.data.manifest import SkippedFile
 from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWriter
+from trainplane.data.pack.shard_builder import PackItem, build_shard, tar_bytes
 from trainplane.data.pack.sharding import Outcome, ShardPlan
-from trainplane.data.shards import PackItem, build_shard, tar_bytes
 
 
 class Packable(Protocol):

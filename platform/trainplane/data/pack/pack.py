@@ -24,9 +24,9 @@ from trainplane.data.manifest import Dataset, Manifest, SkippedFile
 from trainplane.data.pack.destination import Destination, ListingRange, PackedRange
 from trainplane.data.pack.executor import Entry, LocalExecutor, PackExecutor
 from trainplane.data.pack.listing import Listing
+from trainplane.data.pack.shard_builder import KEY_HASH, PackItem
 from trainplane.data.pack.sharding import Sharder, ShardPlan
 from trainplane.data.shard import Shard
-from trainplane.data.shards import KEY_HASH, PackItem
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
 

@@ -13,8 +13,8 @@ from typing import Any
 from trainplane.cluster.ray_tasks import portable_environment, task_result
 from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWriter
 from trainplane.data.pack.executor import Entry, PackExecutor, prepare, store_shard
+from trainplane.data.pack.shard_builder import PackItem
 from trainplane.data.pack.sharding import Outcome, ShardPlan
-from trainplane.data.shards import PackItem
 
 
 class RayExecutor(PackExecutor):

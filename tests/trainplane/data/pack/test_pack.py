@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 from trainplane.data.manifest import Dataset, SkippedFile
 from trainplane.data.pack.pack import pack
-from trainplane.data.shards import PackItem, build_shard, key_of, percent_encoded
+from trainplane.data.pack.shard_builder import PackItem, build_shard, key_of, percent_encoded
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 

@@ -23,8 +23,8 @@ from trainplane.data.pack.destination import ListingRange, PackedRange, ShardWri
 from trainplane.data.pack.executor import Entry, LocalExecutor, PackExecutor, prepare, store_shard
 from trainplane.data.pack.lease import PackLease
 from trainplane.data.pack.pack import pack
+from trainplane.data.pack.shard_builder import PackItem
 from trainplane.data.pack.sharding import Outcome, ShardPlan
-from trainplane.data.shards import PackItem
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
 from trainplane.storage.folder import FolderStore
