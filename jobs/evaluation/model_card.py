@@ -1,8 +1,7 @@
 """Writes the model card of a registered version.
 
-The card gives the version's origin, metrics, gates, limits, and how to load it. All of it comes from the records in
-MLflow. It is an artifact of the run that made the version, `cards/NAME-VERSION.md`, and names the evaluation that it
-describes. MLflow's page of the version shows a short form.
+The card gives the version's origin, metrics, gates, limits, and how to load it, all from the records in MLflow. It is
+an artifact of the run that made the version, `cards/NAME-VERSION.md`. MLflow's page of the version shows a short form.
 """
 
 from __future__ import annotations
@@ -31,10 +30,7 @@ _INVENTS = (
 
 
 def write(version: ModelVersion) -> str:
-    """Writes the card of a version and returns it.
-
-    The version's tags get the digests of the card and of its evaluation.
-    """
+    """Writes a version's card and returns it; tags the digests."""
     entry = version.as_json(version.model.aliases())
     text = card(version.name, entry, _run(version))
     version.attach_card(
@@ -51,11 +47,7 @@ def card_path(name: str, version: str) -> str:
 
 
 def _run(version: ModelVersion) -> dict[str, Any]:
-    """Reads the run that made the version.
-
-    Returns:
-        {params, tags, datasets: [{name, digest, context}]}; all empty without a run.
-    """
+    """Params, tags and datasets of the version's run, if any."""
     if version.run_id is None:
         return {"params": {}, "tags": {}, "datasets": []}
     run = RunRecord(version.server, version.run_id)
@@ -66,13 +58,7 @@ def _run(version: ModelVersion) -> dict[str, Any]:
 
 
 def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """Formats the card as Markdown.
-
-    Args:
-        name: registered model.
-        entry: the version's record, from `versions.show_version`.
-        run: params, tags and datasets of its run.
-    """
+    """Formats the card from a version's record and its run."""
     version, evaluation = entry["version"], entry["evaluation"]
     # Sections in the usual order of a model card.
     parts = [
