@@ -75,6 +75,7 @@ def bench_job(data: str, run_dir: str, *overrides: str) -> TrainJob:
 def checkpoint(args: argparse.Namespace) -> int:
     """`isnet bench checkpoint`."""
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder, store() as endpoint:
+        # The data are on the disk, so that only checkpoints use the store.
         data = f"{folder}/data"
         pack(pictures(32), data, name="bench", split="train", how={})
         costs = checkpoint_costs(data, f"{BUCKET}/stalls", endpoint, interval_s=args.interval, count=args.checkpoints)
@@ -93,6 +94,7 @@ def _figures(costs: Mapping[str, Any]) -> list[Figure]:
     def median_of(name: str) -> float:
         return float(median(row[name] for row in costs["checkpoints"]))
 
+    # Standing still and slower steps both cost time.
     lost_s = median(row["stood_still_s"] + row["slowed_s"] for row in costs["checkpoints"])
     return [
         figure("state", costs["state_mib"], "MiB"),
@@ -121,6 +123,7 @@ class StepTimes(NullProgress):
         self.wall.append(time.perf_counter())
         self.cpu.append(time.process_time())
         if self.is_over():
+            # The run has no end of its own in reach: its steps are a million.
             raise Enough
 
 
@@ -143,6 +146,7 @@ class Arrivals:
 
     def _poll(self) -> None:
         store = open_store(self._run_dir)
+        # Half a second is fine enough: an upload takes many.
         while not self._end.wait(0.5):
             for entry in store.list("step-"):
                 # A checkpoint is there when its manifest is: it is written last.
@@ -179,6 +183,7 @@ def checkpoint_costs(data: str, run_dir: str, endpoint: str, *, interval_s: floa
             # The steps without a checkpoint that follow the last one are as many seconds as it took.
             return len(stored) >= count and time.perf_counter() - stored[count - 1] > interval_s / 2
 
+        # From here on the store is behind the slow line.
         times = StepTimes(is_over)
         os.environ["AWS_ENDPOINT_URL"] = slow
         try:
@@ -188,6 +193,7 @@ def checkpoint_costs(data: str, run_dir: str, endpoint: str, *, interval_s: floa
             os.environ["AWS_ENDPOINT_URL"] = endpoint
     store = open_store(run_dir)
     steps = [checkpoint.step for checkpoint in committed(store)][:count]
+    # All checkpoints are of one size: the state's.
     state_bytes = sum(entry.size for entry in store.list(f"step-{steps[0]:08d}/"))
     rows = [cost_of(times, step, arrivals.at[step], until) for step, until in pairwise([*steps, len(times.wall)])]
     return {"state_mib": round(state_bytes / 2**20, 1), "interval_s": interval_s, "checkpoints": rows}

@@ -28,23 +28,16 @@ from trainplane.environ import preserved_variables
 from trainplane.errors import RunFailed
 
 _UP_TARGET_S = 60.0
-_TRAIN = (
-    "train.workers=1",
-    "train.steps=3",
-    "train.global_batch=4",
-    "train.log_every=1",
-    "data.size=32",
-    "data.resize=48",
-    "data.train=bench",
-    "data.val=bench",
-    "tracking.gallery=0",
-    "model.width=4",
-)
+# A training that is over at once: four tiny pictures a step, three steps.
+_TRAIN = [f"data.{name}" for name in ("size=32", "resize=48", "train=bench", "val=bench")]
+_TRAIN += [f"train.{name}" for name in ("workers=1", "steps=3", "global_batch=4", "log_every=1")]
+_TRAIN += ["tracking.gallery=0", "model.width=4"]
 
 
 def cluster(args: argparse.Namespace) -> int:
     """`isnet bench cluster`."""
     figures: list[Figure] = []
+    # The stack lives in this folder: a user's own stack is not touched.
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name, _inside(Path(name)):
         stack = Stack(resolve("local").home / "stack")
         try:
@@ -54,9 +47,11 @@ def cluster(args: argparse.Namespace) -> int:
             figures.append(figure("stack down", _seconds(lambda: stack.down(wipe=False, emit=_print)), "s"))
             figures.append(figure("stack up again", _seconds(lambda: _up(stack, args.store)), "s", _UP_TARGET_S))
             figures.append(figure("submit to the first training step", _first_step(Path(name)), "s"))
+            # Jobs of the queue need no code: their working folder is empty.
             (empty := Path(name) / "empty").mkdir()
             figures += _queue(stack, args.jobs, empty)
         finally:
+            # Also after a failure: nothing of the stack may stay.
             seconds = _seconds(lambda: stack.down(wipe=True, emit=_print))
         figures.append(figure("stack down and wiped", seconds, "s"))
     report(args, figures, store=args.store or "default", jobs=args.jobs)
@@ -75,7 +70,7 @@ def _seconds(action: Callable[[], object]) -> float:
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Changes to `folder`, without the user's context and home."""
+    # Changes to `folder`, without the user's context and home.
     names = ("ISNET_CONTEXT", "ISNET_HOME")
     with preserved_variables(*names), chdir(folder):
         for name in names:
@@ -96,9 +91,10 @@ def _memory(stack: Stack) -> Iterator[Figure]:
 
 
 def _first_step(folder: Path) -> float:
-    """Seconds from submitting a training to its first step."""
+    # Seconds from submitting a training to its first step.
     photos = smooth_photos(folder)
     command = [sys.executable, "-m", "jobs.cli"]
+    # The training needs a dataset on the stack's store.
     pack = [*command, "data", "pack", str(photos), "bench", "--context", "stack", "--parallel", "0"]
     subprocess.run(pack, check=True, stdout=subprocess.DEVNULL)
     start = time.monotonic()
@@ -116,7 +112,7 @@ def _first_step(folder: Path) -> float:
 
 
 def _queue(stack: Stack, count: int, empty: Path) -> Iterator[Figure]:
-    """Submits `count` jobs; measures their order and the head's memory."""
+    # Submits `count` jobs; measures their order and the head's memory.
     context = resolve("stack")
     context.activate()
     connection = client.connect(context)
@@ -170,7 +166,7 @@ def _start_time(log: str) -> float:
 
 
 def _overtakings(starts: Sequence[float], places: int) -> int:
-    """Number of starts before a job `places` or more ahead."""
+    # Number of starts before a job `places` or more ahead.
     # As many jobs as there are places start beside each other, so fewer than that apart they may change order.
     latest, count = 0.0, 0
     for number in range(places, len(starts)):

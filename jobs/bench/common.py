@@ -60,6 +60,7 @@ def results_in_turns(ways: Mapping[str, Callable[[], Result]], *, rounds: int, w
     """
     results: dict[str, list[Result]] = {name: [] for name in ways}
     for number in range(-warmup, rounds):
+        # Reversed every second time, so that none always runs after the same one.
         for name in ways if number % 2 == 0 else reversed(list(ways)):
             result = ways[name]()
             if number >= 0:
@@ -97,6 +98,7 @@ def figure(
     A number as target is an upper bound; a string begins with ≤, ≥ or <. `met` is derived unless it is given.
     """
     if met is None and target is not None:
+        # A bare number is an upper bound.
         sign, bound = target.split() if isinstance(target, str) else ("≤", target)
         met = value is not None and _MEETS[sign](value, float(bound))
     if isinstance(target, float):
@@ -109,6 +111,7 @@ def figures_text(figures: Sequence[Figure]) -> str:
     width = max((len(row["name"]) for row in figures), default=0)
     lines = []
     for row in figures:
+        # A figure without a target has no verdict.
         verdict = "" if row["met"] is None else f"   {row['target']}: {'yes' if row['met'] else 'NO'}"
         spread = " ({}–{})".format(*row["range"]) if "range" in row else ""
         lines.append(f"{row['name']:<{width}} {row['value']:>10}{spread} {row['unit']}{verdict}")
@@ -124,6 +127,7 @@ def report(args: argparse.Namespace, figures: Sequence[Figure], text: str | None
 
 def machine() -> dict[str, Any]:
     """Processor, cores, memory, versions and load of this machine."""
+    # Imported late: it takes seconds.
     import torch
 
     return {
@@ -190,6 +194,7 @@ def smooth_photos(folder: Path, *, count: int = 12, height: int = 70, width: int
     photos.mkdir()
     y, x = np.mgrid[0:height, 0:width]
     for number in range(count):
+        # Each photo is of its own seed, so that a set of more photos begins with the same.
         rng = np.random.default_rng(number)
         waves = [np.sin(x * rng.uniform(0.02, 0.2) + y * rng.uniform(0.02, 0.2)) for _ in range(3)]
         picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)

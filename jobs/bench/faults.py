@@ -54,6 +54,7 @@ class Epoch:
 
 def faults(args: argparse.Namespace) -> int:
     """`isnet bench faults`."""
+    # Rounded up to whole batches: no sample of the epoch may be left over.
     count = -(-args.samples // GLOBAL_BATCH) * GLOBAL_BATCH
     with bench_store() as proxy, tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
         packed = pack_samples(count, args.sample_bytes, seed=args.seed)
@@ -95,6 +96,7 @@ def pack_samples(count: int, sample_bytes: int, *, seed: int) -> list[bytes]:
     rng = np.random.default_rng(seed)
     digests: list[bytes] = []
 
+    # The digests are known before the store can spoil anything.
     def items() -> Iterator[PackItem]:
         for number in range(count):
             data = rng.bytes(int(rng.integers(sample_bytes // 2, sample_bytes * 3 // 2)))
@@ -123,6 +125,7 @@ def read_epoch(
 ) -> Epoch:
     """Reads an epoch while a share `rate` of requests fails."""
     requests: Counter[str] = Counter()
+    # The proxy asks for each request; what it spoils is counted here.
     spoil = seeded_faults(rate, seed=seed)
 
     def fault(method: str, path: str, request: int) -> str | None:
@@ -131,6 +134,7 @@ def read_epoch(
         return kind
 
     proxy.fault = fault
+    # The ranks read one after the other: their order of batches does not depend on it.
     shares: list[list[Batch]] = []
     start = time.perf_counter()
     for rank in range(_WORLD):
@@ -144,7 +148,7 @@ def read_epoch(
             cache_bytes=_READ_AHEAD_BYTES,
         ) as loader:
             first = number * loader.steps_per_epoch
-            # The loader reuses its buffers: what is kept must be cloned.
+            # Cloned, so that a batch does not depend on the loader's memory.
             steps = loader.batches(start=first, stop=first + loader.steps_per_epoch)
             shares.append([{name: tensor.clone() for name, tensor in batch.items()} for _, batch in steps])
     wall_s = time.perf_counter() - start
@@ -152,6 +156,7 @@ def read_epoch(
     # A step's batch is the ranks' shares one after the other.
     batches = [batch for step in zip(*shares, strict=True) for batch in step]
     numbers = torch.cat([batch["n"] for batch in batches]).tolist()
+    # Compared by sha256: the bytes themselves are not kept.
     digests = torch.cat([batch["digest"] for batch in batches]).numpy()
     wrong = sum(digest.tobytes() != packed[n] for n, digest in zip(numbers, digests, strict=True))
     spoilt = {name.removeprefix("fault "): n for name, n in requests.items() if name.startswith("fault ") and n}
@@ -160,6 +165,7 @@ def read_epoch(
 
 def _figures(rate: float, epoch: Epoch, clean: Epoch, count: int) -> list[Figure]:
     at, distinct = f"{rate:.0%} faults", len(set(epoch.numbers))
+    # Every epoch of one seed must have one order, faults or not.
     misplaced = sum(number != expected for number, expected in zip(epoch.numbers, clean.numbers, strict=True))
     max_requests = f"≤ {_MAX_REQUESTS[rate]}" if rate in _MAX_REQUESTS else None
     return [

@@ -26,15 +26,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from jobs.bench.common import Figure, figure, figures_text, quotients, report
-from jobs.bench.loader_sets import (
-    SIZE,
-    PictureSet,
-    environment,
-    pack_for_peer,
-    pack_for_us,
-    photo_sets,
-    synthetic_sets,
-)
+from jobs.bench.loader_sets import SIZE, PictureSet, environment, pack_for_peer, pack_for_us, photo_sets, synthetic_sets
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.order import Order
 from trainplane.environ import with_variables
@@ -82,6 +74,7 @@ class Reader:
     def _answer(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
+        # A closed pipe: the reason is at the end of the log.
         if not line:
             text = self._log.read_text(errors="replace").strip()
             raise RunFailed(f"a reader ended: {error_line(text, last=True)}")
@@ -120,7 +113,7 @@ def loader(args: argparse.Namespace) -> int:
 
 @contextmanager
 def _store(address: str | None, scratch: Path) -> Iterator[str]:
-    """Yields the address below which the sets are packed."""
+    # Yields the address below which the sets are packed.
     if address is None:
         with local_s3(log=scratch / "s3.log") as variables, with_variables(variables):
             ensure_bucket(LOCAL_BUCKET)
@@ -185,13 +178,12 @@ def _measured_set(
 def _in_turns(
     readers: Mapping[str, Reader], args: argparse.Namespace, *, samples: int, sample_bytes: int
 ) -> tuple[Runs, dict[str, str]]:
-    """Lets the readers measure themselves in turns, `--rounds` times.
-
-    Returns their runs, and the peers whose readers failed on the way with the reason; nothing of these is in the runs.
-    """
+    # Lets the readers measure themselves in turns, `--rounds` times.
+    # Returns their runs, and the peers whose readers failed with the reason; nothing of these is in the runs.
     runs: Runs = {name: {} for name in readers}
     ended: dict[str, str] = {}
     batches, _ = measured_batches(args.pictures, samples=samples, sample_bytes=sample_bytes)
+    # A rate of a running stream from the start, and the first batch from the middle of an epoch.
     steady = {"warmup": WARMUP, "batches": batches, "start": 0}
     middle = {"warmup": 1, "batches": 1, "start": samples // 2 // BATCH * BATCH}
 
@@ -240,6 +232,7 @@ def measured_batches(pictures: int, *, samples: int, sample_bytes: int) -> tuple
     order = Order(
         digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH, sample_bytes=max(1, sample_bytes)
     )
+    # Windows are rounded up.
     whole = -(-pictures // (BATCH * order.window)) * order.window
     if WARMUP + whole <= order.steps_per_epoch:
         return whole, True
@@ -251,6 +244,7 @@ def _requests(name: str, steady: dict[str, int], middle: dict[str, int]) -> dict
         return {"0": steady | {"workers": 0}}
     counts = (0, 1, 2) if name.startswith("ours") else (1, 2)
     requests = {str(workers): steady | {"workers": workers} for workers in counts}
+    # The time to a first batch at the start and in mid epoch.
     if name in ("ours", *PEERS):
         requests |= {"start": middle | {"workers": 1, "start": 0}, "middle": middle | {"workers": 1}}
     return requests
@@ -276,11 +270,11 @@ def _medians(measured: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
 
 
 def _ratios(runs: Runs) -> dict[str, Any]:
-    """Medians of our rates to others' of the same round."""
-
+    # Medians of our rates to others' of the same round.
     def rates(name: str, kind: str, clock: str) -> list[float]:
         return [run["pictures"] / run[clock] for run in runs[name][kind]]
 
+    # Only those that were measured to the end.
     peers = [name for name in PEERS if name in runs]
 
     def best_peer(kind: str, clock: str) -> list[float]:

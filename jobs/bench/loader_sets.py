@@ -23,7 +23,7 @@ import jobs
 from isnet.errors import InputError
 from isnet.images.decode import decode_rgb
 from trainplane.data.pack.pack import pack
-from trainplane.data.shards import PackItem
+from trainplane.data.pack.shard_builder import PackItem
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import open_store
 
@@ -88,7 +88,7 @@ def photo_sets(folder: Path, *, samples: int) -> list[PictureSet]:
 
 
 def _picture(rng: np.random.Generator, height: int, width: int, *, quality: int) -> bytes:
-    """JPEG with structure at every scale, of a photo's size."""
+    # JPEG with structure at every scale, of a photo's size.
     import cv2
 
     canvas = np.zeros((height, width, 3), np.float32)
@@ -116,6 +116,7 @@ def pack_for_us(pictures: PictureSet, bucket: str) -> None:
             yield PackItem(f"{number:07d}.jpg", data, "jpg", {"n": number})
 
     address = f"{bucket}/ours/{pictures.name}"
+    # webdataset takes a list of shards, ours the address of the dataset.
     dataset = pack(items(), address, name="bench", split="train", shard_bytes=SHARD_BYTES, how={})
     pictures.places["address"] = address
     pictures.places["shards"] = [f"{dataset.address}/{shard.name}" for shard in dataset.shards]
@@ -134,6 +135,7 @@ def pack_for_peer(program: str, python: str, pictures: PictureSet, bucket: str, 
     done = subprocess.run(command, env=environment(), stdout=sys.stderr, stderr=subprocess.PIPE, text=True)
     if done.returncode:
         raise RunFailed(f"{program} cannot pack: {error_line(done.stderr, last=True)}")
+    # The writer packs to the disk; the files go to the store under the same names.
     store = open_store(f"{bucket}/{program}/{pictures.name}")
     for file in sorted(local.rglob("*")):
         if file.is_file():

@@ -32,6 +32,7 @@ _SAMPLE_BYTES = 40_960  # of the index that is loaded: a picture of 30 to 34 KB,
 def order(args: argparse.Namespace) -> int:
     """`isnet bench order`."""
     with TemporaryDirectory(prefix="isnet-bench-") as scratch:
+        # Only the cost of loading is measured: the index is built before.
         index = Path(scratch, "samples.parquet")
         index.write_bytes(_index_of(args.index_samples))
         plan = _in_a_fresh_process("plan", str(args.samples), str(args.ranks))
@@ -116,6 +117,7 @@ def _measures(samples: int) -> dict[str, Callable[[np.ndarray], float]]:
 
 def bytes_read(world: int, *, samples: int = 2**15) -> float:
     """Bytes requested by all ranks, relative to the dataset."""
+    # Pictures of 10 to 200 kB.
     sizes = np.random.default_rng(1).integers(10_000, 200_000, samples)
     ends = np.concatenate([[0], np.cumsum(sizes)])
     order = Order(digest=DIGEST, shard_sizes=_shards(samples), seed=10, global_batch=64)
@@ -133,6 +135,7 @@ def bytes_read(world: int, *, samples: int = 2**15) -> float:
 
 
 def _shards(samples: int) -> list[int]:
+    # Shards of 4,096 samples, the last one smaller.
     whole, rest = divmod(samples, 4096)
     return [4096] * whole + ([rest] if rest else [])
 
@@ -148,6 +151,7 @@ def _index_of(samples: int) -> bytes:
 
 def _rows(first: int, size: int) -> Iterator[Row]:
     for at in range(size):
+        # Two members a sample, as `data pack` lays them out.
         offset = at * _SAMPLE_BYTES + 512
         picture = Member("jpg", offset, 30_000 + at, (first + at) * 2_654_435_761 % 2**32)
         yield Row(f"{first + at:09d}-abcdef", (picture, Member("json", offset + 35_328, 120, at)))
@@ -180,8 +184,5 @@ def _measured(run: Callable[[], None]) -> dict[str, float]:
 
 if __name__ == "__main__":
     run_name, first, second = sys.argv[1:]
-    runs = {
-        "plan": lambda: plan_of(int(first), int(second)),
-        "index": lambda: load_of(Path(first), int(second)),
-    }
+    runs = {"plan": lambda: plan_of(int(first), int(second)), "index": lambda: load_of(Path(first), int(second))}
     print(json.dumps(_measured(runs[run_name])))

@@ -100,6 +100,7 @@ class TimedBar(Bar):
 
 def overhead(args: argparse.Namespace) -> int:
     """`isnet bench overhead`."""
+    # One run without validation, and with its only checkpoint at the end.
     overrides = [
         "data.train=bench",
         "data.val=null",
@@ -112,11 +113,13 @@ def overhead(args: argparse.Namespace) -> int:
     ]
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
         context = local(Path(folder))
+        # Few pictures: they stay in the caches of all ways alike.
         dataset = pack(pictures(PICTURES), context.dataset("bench"), name="bench", split="train", how={})
         workload = Workload(load_run_config(args.preset, [*overrides, *args.overrides]), context, dataset)
         torch.set_num_threads(args.threads)
         ways = {"train": partial(by_train, workload), "bare": partial(by_bare, workload)}
         timings = results_in_turns({**ways, "loop": partial(by_loop, workload)}, rounds=args.rounds, warmup=1)
+    # The comparison is worth nothing unless both did the same work.
     if workload.digests["train"] != workload.digests["loop"]:
         raise AssertionError("the loop's bare twin ended on other weights: they do not compute the same")
     figures = [
@@ -133,6 +136,7 @@ def overhead(args: argparse.Namespace) -> int:
     figures.append(
         spread_figure("steps' share of isnet train's time, by its own clock", workload.steps_shares, "share")
     )
+    # Pictures of the counted steps of one run.
     counted = args.steps * workload.config.train.global_batch
     details = {
         "preset": args.preset,
@@ -152,6 +156,7 @@ def steps_share(seconds: Mapping[str, float]) -> float:
 
 def spread_figure(name: str, values: Sequence[float], unit: str) -> Figure:
     """Figure of the median over rounds, with their range."""
+    # The range says how far the rounds lie apart.
     row = figure(name, statistics.median(values), unit, f"≥ {TARGET}")
     return {**row, "range": [round(min(values), 3), round(max(values), 3)]}
 
@@ -164,6 +169,7 @@ def ratio_figure(name: str, of: Sequence[Timing], to: Sequence[Timing], clock: C
 def by_train(workload: Workload) -> Timing:
     """Trains as the command does: `prepared_run`, then `launch`."""
     bar, config = TimedBar(), workload.config
+    # `fresh`: each round must train from the beginning.
     with prepared_run(config, workload.context, fresh=True) as prepared:
         outcome = launch(prepared.job, config.train, progress=bar, distributed=False)
     workload.digests["train"] = outcome.state_digest
@@ -180,6 +186,7 @@ def by_loop(workload: Workload) -> Timing:
     task = ISNetTask(config, setup.device_of(config))
     with setup.loader_of(workload.dataset, config, ISNetTask, World()) as loader:
         for index, batch in loader.batches(start=0, stop=steps):
+            # As the training loop seeds each step of rank 0.
             torch.manual_seed(setup.step_seed(config.train.seed, index, 0))
             _step(task, batch, config, index + 1)
             bar.record(index + 1, steps)
@@ -202,6 +209,7 @@ def by_bare(workload: Workload) -> Timing:
         num_workers=workers,
         persistent_workers=workers > 0,
     )
+    # One epoch after the other, until all steps are done.
     epochs = itertools.chain.from_iterable(itertools.repeat(loader))
     for step, batch in enumerate(itertools.islice(epochs, steps), start=1):
         _step(task, batch, config, step)
@@ -211,6 +219,7 @@ def by_bare(workload: Workload) -> Timing:
 
 def _step(task: ISNetTask, batch: Batch, config: ISNetConfig, step: int) -> None:
     train = config.train
+    # Micro-batches as the run makes them.
     moved = {name: value.to(task.device, non_blocking=True) for name, value in batch.items()}
     micro = train.fixed_micro or train.global_batch
     parts = [
@@ -243,6 +252,7 @@ def pictures(count: int) -> Any:
     """Generates smooth JPEG pictures of 160 × 120 px."""
     for number in range(count):
         rng = np.random.default_rng(number)
+        # A few random colours, enlarged smoothly.
         coarse = rng.integers(0, 255, (6, 8, 3), dtype=np.uint8)
         file = io.BytesIO()
         Image.fromarray(coarse).resize((160, 120), Image.Resampling.BICUBIC).save(file, "JPEG", quality=90)

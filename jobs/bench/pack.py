@@ -34,6 +34,7 @@ def pack(args: argparse.Namespace) -> int:
     """`isnet bench pack PHOTOS`."""
     tasks = _tasks(args.tasks)
     with open_pictures(Path(args.photos).expanduser()) as entries:
+        # Repeated under further names, so that there is enough to pack.
         photos = _repeated(entries, args.repeat)
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
         packer = _PhotoPacker(photos, Recode(max_side=args.max_side), args.shard_bytes, Path(name))
@@ -42,6 +43,7 @@ def pack(args: argparse.Namespace) -> int:
             ways = {name: functools.partial(packer.whole, executor) for name, executor in executors.items()}
             timings = in_turns(ways, rounds=args.rounds)
         resumed = packer.resumed()
+    # All are compared with the first number of tasks given.
     first = timings[str(tasks[0])]
     report: dict[str, Any] = {
         "machine": machine(),
@@ -94,6 +96,7 @@ class _PhotoPacker:
         """
         folder = next(self._fresh)
 
+        # Ctrl-C in the middle, as a user would press it.
         def half() -> Iterator[PictureSource]:
             yield from self._photos[: len(self._photos) // 2]
             raise KeyboardInterrupt
@@ -110,6 +113,7 @@ class _PhotoPacker:
             read += 1
             return source.read()
 
+        # The second run gets the same pictures, which count how often they are read.
         watched = [replace(source, read=functools.partial(counted, source)) for source in self._photos]
         start = time.perf_counter()
         dataset = self._pack(watched, folder, LocalExecutor())
@@ -118,6 +122,7 @@ class _PhotoPacker:
         start = time.perf_counter()
         self.whole(LocalExecutor())
         whole = time.perf_counter() - start
+        # A resumed packing must end on the same dataset.
         if dataset.digest != self.digest:
             raise RuntimeError(f"resumed to {dataset.digest}, whole it is {self.digest}")
         return {

@@ -85,6 +85,7 @@ class ReferenceStage(nn.Module):
 
     def __init__(self, number: int, blocks: int) -> None:
         super().__init__()
+        # The low branch doubles its channels from stage to stage.
         lo = WIDTH * 2 ** (number - 1)
         self.hi_blocks = nn.Sequential(*[ReferenceResidual(WIDTH, 1) for _ in range(blocks)])
         self.lo_blocks = nn.Sequential(*[ReferenceResidual(lo, 2) for _ in range(blocks)]) if number > 1 else None
@@ -168,6 +169,7 @@ class ReferenceDiscriminator(nn.Module):
         """Maps of all layers; the last is the score."""
         maps = []
         for number, layer in enumerate(self.convs):
+            # The score has no activation.
             x = layer(x) if number == len(self.convs) - 1 else self.activation(layer(x))
             maps.append(x)
         return maps
@@ -202,6 +204,7 @@ class ReferenceStep:
     ) -> None:
         self.generator, self.discriminator, self.vgg = generator.train(), discriminator.train(), vgg
         self.lean = lean
+        # The weights of Eq. 2.
         self.weights = LossWeights()
         self._optimizer_g = torch.optim.Adam(generator.parameters(), lr=rate, betas=(0.0, 0.9))
         self._optimizer_d = torch.optim.Adam(discriminator.parameters(), lr=0.1 * rate, betas=(0.0, 0.9))
@@ -225,6 +228,7 @@ class ReferenceStep:
             "perceptual": total([F.l1_loss(features[0][name], features[1][name]) for name in PERCEPTUAL_LAYERS]),
             "style": total([F.l1_loss(gram(again[0][name]), gram(again[1][name])) for name in STYLE_LAYERS]),
         }
+        # Weighted sum, Eq. 2.
         g_loss = total([getattr(self.weights, name) * term for name, term in terms.items()])
         if self.lean:
             torch.autograd.backward(g_loss, inputs=list(self.generator.parameters()), retain_graph=True)

@@ -29,6 +29,7 @@ from jobs.inference import batch as inpaint_batch
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed
 
+# The program of a fresh process; prints the seconds of imports and of loading with one picture.
 _COLD = """
 import json, sys, time
 began = time.perf_counter()
@@ -49,6 +50,7 @@ print(json.dumps([imported - began, time.perf_counter() - imported]))
 def serve(args: argparse.Namespace) -> int:
     """`isnet bench serve`."""
     context = resolve(args.context)
+    # The fresh processes get the context by its name.
     context.activate()
     figures = [*cold(args.model, args.run, context.name, rounds=args.rounds), *batch(args.model, context, args)]
     return report(args, figures)
@@ -85,6 +87,7 @@ def batch(address: str, context: Context, args: argparse.Namespace) -> list[Figu
         folder = Path(name)
         smooth_photos(folder, count=args.pictures, height=args.side, width=args.side, suffix="jpg")
         _write_masks(folder / "masks", args.pictures, args.side)
+        # Both write to fresh folders, so that nothing is skipped as done.
         ratios, rates = [], []
         for turn in range(args.rounds):
             loop = _loop(address, context, folder, folder / f"loop-{turn}")

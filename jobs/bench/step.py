@@ -61,7 +61,7 @@ class Case:
     device: str
 
     def pictures(self, seed: int) -> tuple[Tensor, Tensor]:
-        """Pictures (B, 3, H, W) and holes (B, 1, H, W)."""
+        """Random pictures, (B, 3, H, W), and their holes."""
         # Smooth, with edges of a fine pattern.
         generator = torch.Generator().manual_seed(seed)
         coarse = torch.rand(self.batch, 3, 8, 8, generator=generator)
@@ -90,6 +90,7 @@ def reference_step(case: Case, *, rate: float = RATE, lean: bool = False) -> ref
     generator, discriminator = reference.ReferenceGenerator(case.blocks), reference.ReferenceDiscriminator()
     reference.copy_weights(start.generator, generator)
     reference.copy_weights(start.discriminator, discriminator)
+    # The same VGG, with random weights: only its arithmetic is compared.
     vgg = Perceptual("random").to(case.device)
     return reference.ReferenceStep(generator.to(case.device), discriminator.to(case.device), vgg, rate=rate, lean=lean)
 
@@ -165,6 +166,7 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
         **_compared("step_s", "faster", steps),
         **_compared("inference_s", "inference_faster", inference),
     }
+    # Achieved arithmetic matters on a GPU alone; the reference's is the same work done more often.
     if case.device == "cuda":
         work = _operations(case)
         row["tflops"] = {way: work / median(timings) / 1e12 for way, timings in steps.items() if way != REFERENCE}
@@ -207,6 +209,7 @@ def _inference_ways(case: Case) -> dict[str, Callable[[], None]]:
         "folded": fold_spectral_norm(network),
         "prepared": prepare_for_inference(network),
     }
+    # One picture, as a user fills one.
     image, mask = (part[:1] for part in case.pictures(0))
 
     @torch.no_grad()
@@ -235,6 +238,7 @@ def curves(case: Case, *, steps: int) -> dict[str, Any]:
 
 def _curve(term: str, rows: Sequence[dict[str, float]], reference: Sequence[dict[str, float]]) -> dict[str, float]:
     values, expected = (torch.tensor([row[term] for row in curve], dtype=torch.float64) for curve in (rows, reference))
+    # The last fifth of the steps.
     last = max(1, len(rows) // 5)
     span = (expected.max() - expected.min()).clamp_min(1e-12)
     return {

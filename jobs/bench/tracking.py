@@ -65,6 +65,7 @@ class _RecordingBench:
     """Measurements through the proxy; `direct` is a client without it."""
 
     def __init__(self, spools: Path, proxy: StateProxy, direct: Any) -> None:
+        # Reading goes around the proxy, so that counting does not fail with it.
         self._spools, self._proxy, self._direct = spools, proxy, direct
         self._server = TrackingServer(proxy.address)
 
@@ -117,6 +118,7 @@ class _RecordingBench:
         unsent, (num_lost, num_doubled, num_wrong) = result["left"], self._count(run_id, steps)
         if unsent or num_lost or num_doubled or num_wrong:
             raise RunFailed(f"not all points arrived: {unsent} left, {num_lost} lost, {num_doubled} doubled")
+        # Every point must have arrived before rates mean anything.
         slow_s += self._one_by_one(sample - sample // 2)
         ours, theirs = steps * METRICS / result["sent_s"], sample / slow_s
         return [
@@ -149,6 +151,7 @@ class _RecordingBench:
             writer.process.communicate()
 
     def _send_unsent(self, run_id: str) -> None:
+        # What the killed writer had in its spool is sent by `runs sync`, and here.
         deadline = time.monotonic() + 600
         while sync_spools(self._spools, self._server)[run_id].unsent:
             if time.monotonic() > deadline:
@@ -188,6 +191,7 @@ class WriterProcess:
 
     def wait_for(self, step: int) -> int:
         """Waits until `step` is passed; returns the last step printed."""
+        # Each line is the number of a recorded step.
         for line in self._stdout:
             if int(line) >= step:
                 return int(line)
@@ -216,6 +220,7 @@ def write(address: str, run_id: str, spool: str, first: int, last: int, pause_s:
     print("ready", flush=True)
     sys.stdin.readline()
     log_s, bare_s = [], []
+    # A bare write to a file beside each call, for comparison.
     line = b"x" * _LINE_BYTES
     begin = time.perf_counter()
     with tempfile.NamedTemporaryFile() as bare:

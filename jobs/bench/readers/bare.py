@@ -22,6 +22,7 @@ _IN_MEMORY = 512  # pictures; far more than any cache of a processor holds
 def opened(spec: Spec) -> Open:
     """Streams of bare decoding."""
     dataset = Dataset.open(spec["address"])
+    # Far from the store: the pictures are read before any measurement.
     samples = read_samples(dataset, range(min(_IN_MEMORY, dataset.num_samples)))
     transform = transform_of(spec)
     rng = np.random.default_rng(spec["seed"])

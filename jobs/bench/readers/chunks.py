@@ -74,6 +74,7 @@ def opened(spec: Spec) -> Open:
             )
             loader = litdata.StreamingDataLoader(dataset, batch_size=spec["batch"], num_workers=workers)
             if start:
+                # It resumes by the number of samples it has given.
                 state = loader.state_dict()
                 state["dataset"]["num_samples_yielded"] = start
                 loader.load_state_dict(state)

@@ -29,6 +29,7 @@ class OurCrop:
 
     def __call__(self, sample: Sample, rng: np.random.Generator) -> Batch:
         """Crop of one sample."""
+        # The decoder may shrink while it decodes, which a JPEG allows.
         rgb = decode_rgb(sample["jpg"], shortest=self.resize)
         if self.resize is not None:
             rgb = resize_shorter_side(rgb, self.resize)
@@ -45,6 +46,7 @@ def transform_of(spec: Spec) -> Transform:
 def opened(spec: Spec) -> Open:
     """Streams of our loader."""
     dataset = Dataset.open(spec["address"])
+    # The index is loaded once in a process, not in a measurement.
     _ = dataset.index
     # Every run takes the next epoch, so that none finds what another has read.
     epochs = itertools.count()

@@ -48,6 +48,7 @@ def main(
 def _measure(opener: Open, *, workers: int, start: int, warmup: int, batches: int) -> dict[str, float]:
     begin = time.perf_counter()
     with opener(workers=workers, start=start) as stream:
+        # The first batch is timed alone, the rest of the warm-up is not.
         next(stream)
         first_batch_s = time.perf_counter() - begin
         for _ in range(warmup - 1):
@@ -64,6 +65,7 @@ def cpu_s() -> float:
     for process in (psutil.Process(), *psutil.Process().children(recursive=True)):
         try:
             times = process.cpu_times()
+        # A worker may end while it is asked.
         except psutil.NoSuchProcess:
             continue
         total += times.user + times.system
@@ -99,6 +101,7 @@ class PillowCrop:
             scale = self.resize / min(image.size)
             shrunk = (max(self.size, round(image.width * scale)), max(self.size, round(image.height * scale)))
             image = image.resize(shrunk, Image.Resampling.BILINEAR)
+        # A random square.
         left = random.randint(0, image.width - self.size)
         top = random.randint(0, image.height - self.size)
         return torch.from_numpy(np.array(image.crop((left, top, left + self.size, top + self.size))))

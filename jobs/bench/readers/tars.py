@@ -48,6 +48,7 @@ def opened(spec: Spec) -> Open:
             # It cannot resume: to reach the middle of an epoch, all before it is read and dropped.
             for _ in itertools.islice(raw(), start):
                 pass
+        # webdataset makes the batches, so the loader must not.
         loader = DataLoader(pipeline(), batch_size=None, num_workers=workers)
         batches = iter(loader)
         try:
