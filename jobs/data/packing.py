@@ -26,7 +26,7 @@ from jobs.data.split import Side
 from trainplane.data.manifest import Dataset, SkippedFile
 from trainplane.data.pack.executor import LocalExecutor, PackExecutor
 from trainplane.data.pack.pack import pack
-from trainplane.data.shards import PackItem
+from trainplane.data.pack.shard_builder import PackItem
 from trainplane.errors import UserError
 
 # First bytes -> extension of formats whose bytes are packed unchanged.
