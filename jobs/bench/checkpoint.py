@@ -127,31 +127,26 @@ class StepTimes(NullProgress):
             raise Enough
 
 
-class Arrivals:
-    """Times at which each step's checkpoint appeared, by polling."""
+@contextmanager
+def _arrivals(run_dir: str) -> Iterator[dict[int, float]]:
+    # Times at which each step's checkpoint appeared, by polling: half a second is fine enough, an upload takes many.
+    arrived: dict[int, float] = {}
+    store, end = open_store(run_dir), threading.Event()
 
-    def __init__(self, run_dir: str) -> None:
-        self.at: dict[int, float] = {}
-        self._run_dir = run_dir
-        self._end = threading.Event()
-        self._thread = threading.Thread(target=self._poll, daemon=True)
-
-    def __enter__(self) -> Arrivals:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        self._end.set()
-        self._thread.join()
-
-    def _poll(self) -> None:
-        store = open_store(self._run_dir)
-        # Half a second is fine enough: an upload takes many.
-        while not self._end.wait(0.5):
+    def poll() -> None:
+        while not end.wait(0.5):
             for entry in store.list("step-"):
                 # A checkpoint is there when its manifest is: it is written last.
                 if entry.key.endswith(f"/{MANIFEST}"):
-                    self.at.setdefault(int(entry.key[len("step-") : entry.key.index("/")]), time.perf_counter())
+                    arrived.setdefault(int(entry.key[len("step-") : entry.key.index("/")]), time.perf_counter())
+
+    thread = threading.Thread(target=poll, daemon=True)
+    thread.start()
+    try:
+        yield arrived
+    finally:
+        end.set()
+        thread.join()
 
 
 @contextmanager
@@ -176,10 +171,10 @@ def checkpoint_costs(data: str, run_dir: str, endpoint: str, *, interval_s: floa
     cadence = f"train.checkpoint_every={interval_s:g}s"
     job = bench_job(data, run_dir, *FULL, "train.steps=1000000", cadence, "train.keep_checkpoints=99")
     STEP_STARTS.clear()
-    with Arrivals(run_dir) as arrivals, _slow_line(endpoint) as slow:
+    with _arrivals(run_dir) as arrived, _slow_line(endpoint) as slow:
 
         def is_over() -> bool:
-            stored = sorted(arrivals.at.values())
+            stored = sorted(arrived.values())
             # The steps without a checkpoint that follow the last one are as many seconds as it took.
             return len(stored) >= count and time.perf_counter() - stored[count - 1] > interval_s / 2
 
@@ -195,7 +190,7 @@ def checkpoint_costs(data: str, run_dir: str, endpoint: str, *, interval_s: floa
     steps = [checkpoint.step for checkpoint in committed(store)][:count]
     # All checkpoints are of one size: the state's.
     state_bytes = sum(entry.size for entry in store.list(f"step-{steps[0]:08d}/"))
-    rows = [cost_of(times, step, arrivals.at[step], until) for step, until in pairwise([*steps, len(times.wall)])]
+    rows = [cost_of(times, step, arrived[step], until) for step, until in pairwise([*steps, len(times.wall)])]
     return {"state_mib": round(state_bytes / 2**20, 1), "interval_s": interval_s, "checkpoints": rows}
 
 

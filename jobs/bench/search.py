@@ -264,23 +264,22 @@ def nan_on_ray() -> dict[str, Any]:
         from ray import tune
         from ray.tune.schedulers import ASHAScheduler
 
-        tuner = tune.Tuner(
-            trial,
-            param_space={"i": tune.grid_search(list(range(16)))},
-            tune_config=tune.TuneConfig(
-                metric="loss",
-                mode="min",
-                scheduler=ASHAScheduler(max_t=27, grace_period=1, reduction_factor=3),
-                max_concurrent_trials=CPUS,
-                # Otherwise Ray starts a process for each trial.
-                reuse_actors=True,
-            ),
-            run_config=tune.RunConfig(name="nan", storage_path=scratch, verbose=0),
-        )
-        rows = [(result.metrics["training_iteration"], result.metrics["loss"]) for result in tuner.fit()]
+        asha = ASHAScheduler(max_t=27, grace_period=1, reduction_factor=3)
+        space = {"i": tune.grid_search(list(range(16)))}
+        results = _fit(trial, space, scratch, metric="loss", mode="min", scheduler=asha)
+        rows = [(result.metrics["training_iteration"], result.metrics["loss"]) for result in results]
     on_nan = sum(count for count, loss in rows if math.isnan(loss))
     total = sum(count for count, _ in rows)
     return {"reports": on_nan, "of": total, "share": on_nan / total}
+
+
+def _fit(trial: Callable[[dict[str, Any]], None], space: dict[str, Any], scratch: str, **settings: Any) -> Any:
+    from ray import tune
+
+    # Without reuse Ray starts a process for each trial.
+    tune_config = tune.TuneConfig(reuse_actors=True, max_concurrent_trials=CPUS, **settings)
+    run_config = tune.RunConfig(name="bench", storage_path=scratch, verbose=0)
+    return tune.Tuner(trial, param_space=space, tune_config=tune_config, run_config=run_config).fit()
 
 
 def overhead_on_ray(trials: int, reports: int, rounds: int) -> dict[str, Any]:
@@ -311,15 +310,8 @@ def _ray(trials: int, reports: int, scratch: str) -> None:
         for number in range(reports):
             tune.report({"v": config["x"] + number})
 
-    tuner = tune.Tuner(
-        trial,
-        param_space={"x": tune.uniform(0, 1)},
-        tune_config=tune.TuneConfig(
-            metric="v", mode="max", num_samples=trials, reuse_actors=True, max_concurrent_trials=CPUS
-        ),
-        run_config=tune.RunConfig(name="theirs", storage_path=scratch, verbose=0),
-    )
-    results = tuner.fit()
+    space = {"x": tune.uniform(0, 1)}
+    results = _fit(trial, space, scratch, metric="v", mode="max", num_samples=trials)
     assert len(results) == trials, "Ray ended before its trials did"
     assert not results.errors
 

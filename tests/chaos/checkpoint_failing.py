@@ -1,7 +1,7 @@
-"""What a reader meets while storing checkpoints fails.
+"""Reads checkpoints while storing them fails.
 
 A small network trains; of its checkpoints three in ten are refused, and of its other requests to store three in ten
-fail, until a reader in a process of its own (`checkpoint_reader`) has looked often enough.
+fail, until a separate reader process (`checkpoint_reader`) has polled often enough.
 """
 
 from __future__ import annotations
@@ -29,30 +29,33 @@ SMALL = ("model.width=4", "model.discriminator_width=8", "train.global_batch=2")
 
 
 class Failing:
-    """Refuses three of ten checkpoints, never two in a row, and spoils three of ten other requests to store."""
+    """Faults of a store that refuses checkpoints and spoils requests.
+
+    It refuses three of ten checkpoints, never two in a row, and spoils three of ten other requests to store.
+    """
 
     def __init__(self, seed: int) -> None:
-        self._chance = random.Random(seed)
+        self._rng = random.Random(seed)
         self.refused: set[int] = set()
         self.spoilt = self.requests = 0
 
     def __call__(self, method: str, path: str, number: int) -> str | None:
-        found = re.search(r"/step-(\d+)/", path)
-        if method not in ("PUT", "POST") or found is None:
+        match = re.search(r"/step-(\d+)/", path)
+        if method not in ("PUT", "POST") or match is None:
             return None
-        step = int(found[1])
+        step = int(match[1])
         if step // FAILING_EVERY * 7 % 10 < 3:
             self.refused.add(step)
             return "denied"
         self.requests += 1
-        if self._chance.random() >= 0.3:
+        if self._rng.random() >= 0.3:
             return None
         self.spoilt += 1
-        return self._chance.choice(("500", "503", "reset"))
+        return self._rng.choice(("500", "503", "reset"))
 
 
-class Counted(NullProgress):
-    """How many steps were made."""
+class StepCounter(NullProgress):
+    """Number of steps of a training."""
 
     steps = 0
 
@@ -61,9 +64,12 @@ class Counted(NullProgress):
 
 
 def while_failing(data: str, place: str, endpoint: str, *, polls: int, different: int) -> dict[str, Any]:
-    """Train until a reader has looked `polls` times and read `different` checkpoints; what came of both."""
+    """Trains until a reader has polled and read often enough.
+
+    Returns the counts of both.
+    """
     job = bench_job(data, place, *SMALL, "train.steps=1000000", f"train.checkpoint_every={FAILING_EVERY}")
-    made = Counted()
+    counter = StepCounter()
     command = [sys.executable, READER, place, str(polls), str(different)]
     with FaultProxy(endpoint) as proxy:
         proxy.fault = failing = Failing(seed=0)
@@ -71,7 +77,7 @@ def while_failing(data: str, place: str, endpoint: str, *, polls: int, different
         with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, preexec_fn=die_with_parent) as reader:
             os.environ["AWS_ENDPOINT_URL"] = proxy.endpoint
             try:
-                run(job, progress=made, interrupted=lambda: reader.poll() is not None)
+                run(job, progress=counter, interrupted=lambda: reader.poll() is not None)
             except (KeyboardInterrupt, RunFailed) as error:
                 # Told to stop, it also stores where it stands, which the proxy may refuse.
                 if reader.poll() is None:
@@ -80,10 +86,10 @@ def while_failing(data: str, place: str, endpoint: str, *, polls: int, different
             finally:
                 os.environ["AWS_ENDPOINT_URL"] = endpoint
             assert reader.stdout is not None
-            seen = json.loads(reader.stdout.read())
+            counts = json.loads(reader.stdout.read())
     return {
-        **seen,
-        "steps": made.steps,
+        **counts,
+        "steps": counter.steps,
         "refused": len(failing.refused),
         "requests": failing.requests,
         "spoilt": failing.spoilt,

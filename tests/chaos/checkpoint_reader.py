@@ -1,4 +1,4 @@
-"""A reader in a process of its own: `checkpoint_reader.py ADDRESS POLLS DIFFERENT`.
+"""Polls for checkpoints: `checkpoint_reader.py ADDRESS POLLS DIFFERENT`.
 
 It looks for the newest checkpoint POLLS times at least, and until it has read DIFFERENT ones. One that was not there at
 the poll before is read whole, digests checked; one that was is looked at again: every file that its manifest names must
@@ -18,15 +18,16 @@ from trainplane.train.checkpoint.store import MANIFEST, Checkpoint, committed, r
 
 
 def main(address: str, polls: str, different: str) -> None:
+    """Polls, and prints counts by kind of answer."""
     store = open_store(address)
-    seen: Counter[str] = Counter()
+    counts: Counter[str] = Counter()
     digests: set[str] = set()
     last = ""
-    while seen["polls"] < int(polls) or len(digests) < int(different):
-        seen["polls"] += 1
+    while counts["polls"] < int(polls) or len(digests) < int(different):
+        counts["polls"] += 1
         present = committed(store)
         if not present:
-            seen["nothing"] += 1
+            counts["nothing"] += 1
             continue
         newest = present[-1]
         try:
@@ -34,11 +35,11 @@ def main(address: str, polls: str, different: str) -> None:
                 _look_again(store, newest)
             else:
                 digests.add(read(store, newest).state.digest())
-                seen["read whole"] += 1
+                counts["read whole"] += 1
             last = newest.state_digest
         except RunFailed:
-            seen["gone" if store.size(f"{newest.key}/{MANIFEST}") is None else "half"] += 1
-    print(json.dumps({"half": 0, "gone": 0, "nothing": 0, **seen, "different": len(digests)}))
+            counts["gone" if store.size(f"{newest.key}/{MANIFEST}") is None else "half"] += 1
+    print(json.dumps({"half": 0, "gone": 0, "nothing": 0, **counts, "different": len(digests)}))
 
 
 def _look_again(store: Store, checkpoint: Checkpoint) -> None:

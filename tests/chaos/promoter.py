@@ -1,8 +1,9 @@
-"""A process that promotes on command and may be killed on the way: `python promoter.py TRACKING STORE`.
+"""Promotes on command: `python promoter.py TRACKING STORE`.
 
-Each line of standard input is one command, {"version", "expected", "kill_at"}; each line of standard output its answer:
-won, lost, or killed. A command is carried out by a fork of this process, so that Python's imports are paid for once and
-a kill is a real one: SIGKILL before or after call number `kill_at` of the store or of MLflow, null for none.
+It may be killed on the way. Each line of standard input is one command, {"version", "expected", "kill_at"}; each line
+of standard output its answer: won, lost, or killed. A fork of this process runs a command, so that Python's imports are
+paid for once and a kill is a real one: SIGKILL before or after call number `kill_at` of the store or of MLflow, null
+for none.
 """
 
 from __future__ import annotations
@@ -42,7 +43,7 @@ def main() -> None:
         command = json.loads(line)
         child = os.fork()
         if child == 0:
-            os._exit(_carry_out(tracking, address, **command))
+            os._exit(_promote(tracking, address, **command))
         _, status = os.waitpid(child, 0)
         print(_answer(status), flush=True)
 
@@ -53,7 +54,7 @@ def _answer(status: int) -> str:
     return {0: "won", LOST: "lost"}.get(os.WEXITSTATUS(status), f"failed {os.WEXITSTATUS(status)}")
 
 
-def _carry_out(tracking: str, address: str, *, version: str, expected: str | None, kill_at: int | None) -> int:
+def _promote(tracking: str, address: str, *, version: str, expected: str | None, kill_at: int | None) -> int:
     """One promotion in this process; its exit status."""
     from trainplane.registry.audit import Conflict
     from trainplane.registry.gates import GateVerdict
@@ -77,7 +78,10 @@ def _carry_out(tracking: str, address: str, *, version: str, expected: str | Non
 
 
 def watched(kill_at: int | None) -> list[int]:
-    """Count the calls of store and MLflow from here on; at place `kill_at` (even: before a call, odd: after it) die."""
+    """Counts calls of store and MLflow; dies at `kill_at`.
+
+    An even place is before a call, an odd one after it.
+    """
     import mlflow
 
     from trainplane.storage.folder import FolderStore

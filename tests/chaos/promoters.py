@@ -1,8 +1,8 @@
-"""Promotes from several processes at once; kills one of them in every round, at every step in turn.
+"""Promotes from several processes, and kills one in every round.
 
 Each round all processes try to move one alias from the version they all expect to one of their own; one of them is
 killed before or after some call of the store or of MLflow. Afterwards exactly one record more must stand in the audit
-trail, its version must be that of the process that says it won (or of the killed one, if nobody does), and the alias,
+trail, its version must be that of the process that answers `won` (or of the killed one, if none does), and the alias,
 read as the next user would, must be the last record's. Measured beside it: a promotion and a rollback, without the
 start of a process.
 """
@@ -19,10 +19,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from promoter import NAME
 
+from jobs.bench.common import Figure, figure
 from trainplane.errors import RunFailed
 from trainplane.registry.gates import GateVerdict
 from trainplane.registry.promote import AuditedModel
@@ -36,15 +36,15 @@ PROMOTER = str(Path(__file__).with_name("promoter.py"))
 
 @dataclass(frozen=True)
 class Round:
-    """What came of one round. fault -- what was wrong, None: nothing; place -- where the victim was to die."""
+    """Result of one round; `place` is where the victim dies."""
 
     place: int
     died: bool
     fault: str | None
 
 
-def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> list[dict[str, Any]]:
-    """All figures."""
+def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> list[Figure]:
+    """Runs all rounds and returns the figures."""
     audited = AuditedModel(TrackingServer(tracking), NAME, open_store(str(folder / "store")))
     name_of_versions = _versions(audited, folder, processes + 1)
     num_places = _num_places(audited, folder, name_of_versions[:2])
@@ -53,24 +53,21 @@ def measured(tracking: str, folder: Path, *, processes: int, rounds: int) -> lis
             _round(workers, name_of_versions, turn, place_of(turn, rounds, num_places), audited)
             for turn in range(rounds)
         ]
-    faults = [one.fault for one in done if one.fault is not None] + audited.verify()
+    faults = [result.fault for result in done if result.fault is not None] + audited.verify()
     for fault in faults:
         print(f"promoters: {fault}", file=sys.stderr)
     promoting, rolling = _seconds(audited, name_of_versions)
-    good = sum(one.fault is None for one in done)
-    places = len({one.place for one in done if one.died})
+    good = sum(result.fault is None for result in done)
+    killed = [result.place for result in done if result.died]
+    places = len(set(killed))
     return [
-        _figure("rounds with one winner, alias = last record", good, f"of {rounds}", rounds, good == rounds),
-        _figure("contradictions of trail and registry afterwards", len(faults), "", 0, not faults),
-        _figure("processes killed on the way", sum(one.died for one in done), f"of {rounds}", None, None),
-        _figure("different places of killing", places, f"of {num_places}", min(rounds, num_places), None),
-        _figure("promotion beside the start of a process", promoting, "s", None, None),
-        _figure("rollback beside the start of a process", rolling, "s", ROLLBACK_TARGET_S, rolling < ROLLBACK_TARGET_S),
+        figure("rounds with one winner, alias = last record", good, f"of {rounds}", rounds, good == rounds),
+        figure("contradictions of trail and registry afterwards", len(faults), "", 0, not faults),
+        figure("processes killed on the way", len(killed), f"of {rounds}"),
+        figure("different places of killing", places, f"of {num_places}"),
+        figure("promotion beside the start of a process", promoting, "s"),
+        figure("rollback beside the start of a process", rolling, "s", ROLLBACK_TARGET_S, rolling < ROLLBACK_TARGET_S),
     ]
-
-
-def _figure(name: str, value: float, unit: str, target: float | None, met: bool | None) -> dict[str, Any]:
-    return {"name": name, "value": value, "unit": unit, "target": target, "met": met}
 
 
 def _versions(audited: AuditedModel, folder: Path, count: int) -> list[str]:
@@ -80,7 +77,10 @@ def _versions(audited: AuditedModel, folder: Path, count: int) -> list[str]:
 
 
 def _num_places(audited: AuditedModel, folder: Path, versions: list[str]) -> int:
-    """How many places a promotion has to be killed at, by doing one that is not the first, in a store of its own."""
+    """Number of places at which a promotion can be killed.
+
+    It is counted on a promotion that is not the first, in a separate store.
+    """
     apart = open_store(str(folder / "counting"))
     environment = {**os.environ, "ISNET_COUNT_CALLS": "1"}
     command = [sys.executable, PROMOTER, audited.model.server.address, apart.address]
@@ -99,12 +99,13 @@ def _num_places(audited: AuditedModel, folder: Path, versions: list[str]) -> int
 
 
 def place_of(turn: int, rounds: int, num_places: int) -> int:
-    """Where the victim of a round dies: all places in turn, the last one first, or as many as there are rounds.
+    """Place at which the victim of a round dies.
 
-    These lie evenly from the last place to the first one: a victim that loses early never comes to the later places.
+    All places have their turn, the last one first, or as many as there are rounds. These lie evenly from the last place
+    to the first one: a victim that loses early never comes to the later places.
     """
-    taken = min(rounds, num_places)
-    return (num_places - 1) * (taken - 1 - turn % taken) // max(taken - 1, 1)
+    count = min(rounds, num_places)
+    return (num_places - 1) * (count - 1 - turn % count) // max(count - 1, 1)
 
 
 @contextmanager
@@ -115,7 +116,7 @@ def _promoters(audited: AuditedModel, count: int) -> Iterator[list[subprocess.Po
     ]
     try:
         for worker in workers:
-            if _said(worker) != "ready":
+            if _read_line(worker) != "ready":
                 raise RunFailed("a promoting process did not start")
         yield workers
     finally:
@@ -136,17 +137,17 @@ def _round(
         kill_at = place if number == victim else None
         worker.stdin.write(json.dumps({"version": version, "expected": current, "kill_at": kill_at}) + "\n")
         worker.stdin.flush()
-    answers = [_said(worker) for worker in workers]
+    answers = [_read_line(worker) for worker in workers]
     return Round(place, answers[victim] == "killed", _fault(answers, others, victim, len(before.records), audited))
 
 
-def _said(worker: subprocess.Popen[str]) -> str:
+def _read_line(worker: subprocess.Popen[str]) -> str:
     assert worker.stdout is not None
     return worker.stdout.readline().strip()
 
 
 def _fault(answers: list[str], versions: list[str], victim: int, before: int, audited: AuditedModel) -> str | None:
-    """What is wrong after a round, in a sentence; None when all is as promised."""
+    """Fault of a round, None when all is as promised."""
     points = audited.current_version()
     alias = audited.model.aliases().get(PRODUCTION)
     trail = audited.stored_trail()
@@ -164,15 +165,15 @@ def _fault(answers: list[str], versions: list[str], victim: int, before: int, au
 
 
 def _seconds(audited: AuditedModel, versions: list[str]) -> tuple[float, float]:
-    """Medians of a promotion and of the rollback after it, in this process."""
+    """Median seconds of a promotion and of its rollback."""
     promoting, rolling = [], []
     for _ in range(5):
         current = audited.current_version()
         version = next(version for version in versions if version != current)
-        began = time.perf_counter()
+        start = time.perf_counter()
         audited.promote(audited.model.version(version), verdicts=[GateVerdict("gate", True, "fine", {})])
-        promoting.append(time.perf_counter() - began)
-        began = time.perf_counter()
+        promoting.append(time.perf_counter() - start)
+        start = time.perf_counter()
         audited.rollback(reason="bench")
-        rolling.append(time.perf_counter() - began)
+        rolling.append(time.perf_counter() - start)
     return statistics.median(promoting), statistics.median(rolling)

@@ -1,9 +1,9 @@
-"""Trains small runs while everything around them fails on a seeded clock: `python tests/chaos/soak.py`.
+"""Trains small runs under seeded faults: `python tests/chaos/soak.py`.
 
 An S3 server behind a proxy that spoils requests, an MLflow server behind one that makes it slow, failing or absent, and
-SIGKILL to the whole process group of a run. After each run its promises are asked for: that it ends on the same bits as
-one that nothing happened to, that every recorded step is in MLflow once, that nothing is left in the spool, that the
-dataset is sound. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has stored.
+SIGKILL to the whole process group of a run. After each run its promises are checked: that it ends on the same bits as
+an undisturbed one, that every recorded step is in MLflow once, that nothing is left in the spool, that the dataset is
+valid. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has stored.
 """
 
 from __future__ import annotations
@@ -23,11 +23,10 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from jobs.bench.common import machine, slope, smooth_photos
+from jobs.bench.common import Figure, figure, machine, slope, smooth_photos
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
@@ -60,7 +59,7 @@ _FAULTS_OF_AN_HOUR = 500
 
 @dataclass
 class Tally:
-    """What happened, and what it broke."""
+    """Counts of faults and attempts, and broken promises."""
 
     happened: Counter[str] = field(default_factory=Counter)
     broken: list[str] = field(default_factory=list)
@@ -69,24 +68,24 @@ class Tally:
     attempts: int = 0
 
 
-def main(words: Sequence[str] | None = None) -> int:
-    """Runs the soak and prints its report as JSON; 1 where a promise broke."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Prints a report; returns 1 where a promise broke."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="default 60")
     parser.add_argument("--seed", type=int, default=0, help="of what fails when, default 0")
-    args = parser.parse_args(words)
+    args = parser.parse_args(argv)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
         world.isnet("data", "pack", str(smooth_photos(Path(name))), "soak", "--parallel", "0")
-        begun = time.monotonic()
+        start = time.monotonic()
         calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
         due = _recorded_steps(TrackingServer(world.tracking.address), calm["run_id"])
-        clock = Clock(world, tally, args.seed, pause_s=(time.monotonic() - begun) / _EVENTS_A_RUN)
+        clock = Clock(world, tally, args.seed, pause_s=(time.monotonic() - start) / _EVENTS_A_RUN)
         deadline = time.monotonic() + 60 * args.minutes
         while time.monotonic() < deadline:
             run_id = _one_run(world, clock, tally, calm["state_digest"])
             clock.calm()
-            _ask_promises(world, tally, run_id, due)
+            _check_promises(world, tally, run_id, due)
             print(
                 f"soak: {tally.runs} runs, {_faults(world, tally)} faults, broken: {len(tally.broken)}", file=sys.stderr
             )
@@ -104,14 +103,9 @@ def main(words: Sequence[str] | None = None) -> int:
     return 1 if tally.broken else 0
 
 
-def figures(tally: Tally, faults: int, minutes: float) -> list[dict[str, Any]]:
+def figures(tally: Tally, faults: int, minutes: float) -> list[Figure]:
+    """Figures of a soak, with the targets of an hour."""
     growth = round(slope(tally.peak_mib), 2)
-
-    def figure(
-        name: str, value: float | None, unit: str, target: float | None = None, *, met: bool | None = None
-    ) -> Any:
-        return {"name": name, "value": value, "unit": unit, "target": target, "met": met}
-
     return [
         figure("faults", faults, "faults", _FAULTS_OF_AN_HOUR, met=faults >= _FAULTS_OF_AN_HOUR),
         figure("broken promises", len(tally.broken), "promises", 0, met=not tally.broken),
@@ -133,7 +127,7 @@ def _faults(world: World, tally: Tally) -> int:
 
 @dataclass
 class World:
-    """A folder with its context, and the two proxies that stand before what it leads to."""
+    """Folder with a context, and the proxies of its servers."""
 
     folder: Path
     store: FaultProxy
@@ -141,7 +135,10 @@ class World:
     experiment: str = ""
 
     def begin(self, name: str) -> None:
-        """Another place for checkpoints and another experiment: the next run is a new one, on the same data."""
+        """Sets another folder of checkpoints and another experiment.
+
+        The next run is then a new one, on the same data.
+        """
         self.experiment = name
         (self.folder / "isnet.toml").write_text(
             f'default = "soak"\n[context.soak]\nstore = "s3://soak"\ncheckpoints = "s3://soak/{name}"\n'
@@ -152,14 +149,14 @@ class World:
     def environment(self) -> dict[str, str]:
         return {**os.environ, "ISNET_HOME": str(self.folder / "home")}
 
-    def isnet(self, *words: str) -> str:
-        """A command in calm weather; its standard output."""
-        command = [sys.executable, "-m", "jobs.cli", *words]
+    def isnet(self, *args: str) -> str:
+        """Runs a command without faults; returns its standard output."""
+        command = [sys.executable, "-m", "jobs.cli", *args]
         done = subprocess.run(
             command, cwd=self.folder, env=self.environment(), capture_output=True, text=True, check=False
         )
         if done.returncode != 0:
-            raise RunFailed(f"isnet {' '.join(words)} ended with {done.returncode}: {done.stderr[-800:]}")
+            raise RunFailed(f"isnet {' '.join(args)} ended with {done.returncode}: {done.stderr[-800:]}")
         return done.stdout
 
 
@@ -179,7 +176,7 @@ def _surroundings(folder: Path) -> Iterator[World]:
 
 
 class Clock:
-    """Bad weather: at seeded moments one of its kinds begins, or all of it ends."""
+    """Starts and ends faults at seeded moments."""
 
     def __init__(self, world: World, tally: Tally, seed: int, *, pause_s: float) -> None:
         self._world, self._tally, self._pause_s = world, tally, pause_s
@@ -191,7 +188,7 @@ class Clock:
         self._world.tracking.set_state("healthy")
 
     def until_over(self, process: subprocess.Popen[str]) -> bool:
-        """Let things happen until the process ends; returns whether we ended it."""
+        """Lets faults happen until the process ends, or kills it."""
         while True:
             pause_s = self._chance.expovariate(1 / self._pause_s)
             try:
@@ -215,7 +212,7 @@ class Clock:
 
 
 def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | None:
-    """One run to its end, however often it is killed; returns its id in MLflow."""
+    """Repeats a run until it ends; returns its id."""
     command = [
         sys.executable,
         "-m",
@@ -254,15 +251,15 @@ def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | N
             if report["state_digest"] != expected:
                 tally.broken.append(f"run {report['run_id']} ended on other bits than an undisturbed one")
             return str(report["run_id"])
-        said = log.read_text(encoding="utf-8")
-        if "Traceback" in said:
-            tally.broken.append(f"an attempt ended with a traceback: {said[-600:]}")
-    tally.broken.append(f"a run did not end within {_MOST_ATTEMPTS} attempts: {said[-600:]}")
+        text = log.read_text(encoding="utf-8")
+        if "Traceback" in text:
+            tally.broken.append(f"an attempt ended with a traceback: {text[-600:]}")
+    tally.broken.append(f"a run did not end within {_MOST_ATTEMPTS} attempts: {text[-600:]}")
     return None
 
 
 class _Peak:
-    """The most memory that a process was seen to hold."""
+    """Highest resident memory of a process, by polling."""
 
     def __init__(self, pid: int) -> None:
         import psutil
@@ -280,8 +277,11 @@ class _Peak:
                 return
 
 
-def _ask_promises(world: World, tally: Tally, run_id: str | None, due: list[int]) -> None:
-    """Of a run that ended, now that the weather is calm; `due` are the steps that an undisturbed run records."""
+def _check_promises(world: World, tally: Tally, run_id: str | None, due: list[int]) -> None:
+    """Checks a run's promises, without faults.
+
+    `due` are the steps that an undisturbed run records.
+    """
     try:
         world.isnet("runs", "sync")
     except RunFailed as error:

@@ -1,4 +1,4 @@
-"""Readers meet no half checkpoint while storing checkpoints fails (promise 4)."""
+"""Readers meet no half checkpoint while storing fails (promise 4)."""
 
 import itertools
 
@@ -14,14 +14,14 @@ from trainplane.data.pack.pack import pack
 def test_a_reader_meets_no_half_checkpoint_while_training_goes_on_and_storing_fails(tmp_path):
     pack(pictures(8), str(tmp_path), name="bench", split="train", how={})
     with bench.store() as endpoint:
-        found = failing.while_failing(str(tmp_path), f"{bench.BUCKET}/failing", endpoint, polls=30, different=4)
-    assert found["half"] == 0
-    assert found["polls"] >= 30
+        counts = failing.while_failing(str(tmp_path), f"{bench.BUCKET}/failing", endpoint, polls=30, different=4)
+    assert counts["half"] == 0
+    assert counts["polls"] >= 30
     # Steps 2, 4, 8 and 10 are stored, step 6 is refused.
-    assert found["different"] >= 4
-    assert found["refused"] > 0
-    assert found["spoilt"] > 0
-    assert found["steps"] > failing.FAILING_EVERY * found["refused"]
+    assert counts["different"] >= 4
+    assert counts["refused"] > 0
+    assert counts["spoilt"] > 0
+    assert counts["steps"] > failing.FAILING_EVERY * counts["refused"]
 
 
 def test_three_of_ten_checkpoints_are_refused_never_two_in_a_row_and_their_numbers_are_kept():
@@ -29,7 +29,7 @@ def test_three_of_ten_checkpoints_are_refused_never_two_in_a_row_and_their_numbe
     steps = [failing.FAILING_EVERY * number for number in range(1, 101)]
     verdicts = [refusing("PUT", f"/b/run/step-{step:08d}/state.json", 0) == "denied" for step in steps]
     assert sum(verdicts) == len(refusing.refused) == 30
-    assert not any(one and other for one, other in itertools.pairwise(verdicts))
+    assert not any(refused and next_refused for refused, next_refused in itertools.pairwise(verdicts))
     assert 0.15 < refusing.spoilt / refusing.requests < 0.45
 
 

@@ -1,4 +1,4 @@
-"""The fault proxy test: what arrives from a store that fails, as `isnet bench faults` measures it, in little."""
+"""Samples from a failing store, with `isnet bench faults`."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ def test_the_bench_would_notice_wrong_missing_and_doubled_samples() -> None:
         assert epoch.wrong == 0
         spoilt = [hashlib.sha256(b"other").digest(), *packed[1:]]
         assert read_epoch(proxy, spoilt, 0.0, seed=0).wrong == 1
-    lost = faults.Epoch((epoch.numbers[0], *epoch.numbers[:-1]), 0, 1, 1, {}, 1.0)
-    values = {figure["name"]: figure["value"] for figure in faults._figures(0.1, lost, epoch, len(packed))}
+    doubled = faults.Epoch((epoch.numbers[0], *epoch.numbers[:-1]), 0, 1, 1, {}, 1.0)
+    values = {figure["name"]: figure["value"] for figure in faults._figures(0.1, doubled, epoch, len(packed))}
     assert values["missing, 10% faults"] == values["doubled, 10% faults"] == 1
     assert values["at another place than in the clean epoch, 10% faults"] > 0
 

@@ -1,4 +1,4 @@
-"""Kills of every process of a run at every moment of a checkpoint leave no trace in the final state.
+"""Kills at any moment of a checkpoint leave no trace.
 
 Two workers under Ray Train, checkpoints on S3 through a proxy. One kill is run on every push and one
 of each target nightly; the whole matrix is `make test-chaos`: there each target is killed at each moment of every

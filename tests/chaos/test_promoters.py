@@ -1,4 +1,4 @@
-"""One winner a round, whoever is killed where: on SQLite, and on PostgreSQL where that is installed."""
+"""One winner a round after any kill, on both databases."""
 
 import subprocess
 import time
@@ -11,7 +11,7 @@ def check(figures, rounds):
     values = {figure["name"]: figure for figure in figures}
     assert values["rounds with one winner, alias = last record"]["value"] == rounds
     assert values["contradictions of trail and registry afterwards"]["value"] == 0
-    # Nobody gets past the first place, where the last victim dies; whoever lost early misses the later ones.
+    # No process gets past the first place, where the last victim dies; one that loses early misses the later ones.
     assert values["processes killed on the way"]["value"] >= 1
     assert values["different places of killing"]["value"] >= 1
 
@@ -29,7 +29,7 @@ def test_one_of_many_wins_on_sqlite(tmp_path, tracking_uri):
 
 @pytest.fixture
 def postgres(tmp_path_factory):
-    """The address of an empty database of a PostgreSQL server of the test's own, on loopback."""
+    """Address of an empty database of the test's PostgreSQL server."""
     from trainplane.cluster.ports import free_port
     from trainplane.cluster.stack.postgres import Postgres, find_programs, server_user
 
@@ -43,8 +43,8 @@ def postgres(tmp_path_factory):
     if user:
         subprocess.run(["chown", user, place], check=True)
     options = {"user": user, "extra_groups": []} if user else {}
-    made = [f"{binaries}/initdb", "-D", f"{place}/data", "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"]
-    subprocess.run(made, cwd=place, check=True, capture_output=True, **options)
+    initdb = [f"{binaries}/initdb", "-D", f"{place}/data", "-U", "postgres", "--auth=trust", "--no-sync", "-E", "UTF8"]
+    subprocess.run(initdb, cwd=place, check=True, capture_output=True, **options)
     port = free_port()
     command = [f"{binaries}/postgres", "-D", f"{place}/data", "-p", str(port), "-c", "listen_addresses=127.0.0.1"]
     command += ["-c", "unix_socket_directories=", "-c", "fsync=off"]

@@ -1,4 +1,4 @@
-"""The soak's own arithmetic and weather; a minute of it for real."""
+"""Arithmetic of the soak, and half a minute of it."""
 
 import json
 import subprocess
@@ -18,14 +18,14 @@ def test_the_slope_is_that_of_a_line():
 
 
 class Weather:
-    """Two proxies that remember what they were told."""
+    """Two proxies that record their states."""
 
     def __init__(self):
         self.store, self.tracking = self, self
-        self.fault, self.told = no_fault, []
+        self.fault, self.states = no_fault, []
 
     def set_state(self, state):
-        self.told.append(state)
+        self.states.append(state)
 
 
 class Endless:
@@ -44,15 +44,15 @@ def weather_of(seed, monkeypatch):
     clock = soak.Clock(world, tally, seed, pause_s=3.0)
     for _ in range(20):
         assert clock.until_over(Endless())
-    return world.told, dict(tally.happened)
+    return world.states, dict(tally.happened)
 
 
 def test_the_same_seed_is_the_same_weather(monkeypatch):
-    told, happened = weather_of(3, monkeypatch)
-    assert weather_of(3, monkeypatch) == (told, happened)
-    assert weather_of(4, monkeypatch) != (told, happened)
+    states, happened = weather_of(3, monkeypatch)
+    assert weather_of(3, monkeypatch) == (states, happened)
+    assert weather_of(4, monkeypatch) != (states, happened)
     assert happened["SIGKILL"] == 20
-    assert len(told) > 3
+    assert len(states) > 3
 
 
 def test_a_broken_promise_is_a_missed_target():
