@@ -80,9 +80,14 @@ def quotients(of: Sequence[float], to: Sequence[float]) -> list[float]:
     return sorted(a / b for a, b in zip(of, to, strict=True))
 
 
+def median_quotient(of: Sequence[float], to: Sequence[float]) -> float:
+    """Median of the quotients of neighbours."""
+    return statistics.median(quotients(of, to))
+
+
 def median_ratio(of: Sequence[Timing], to: Sequence[Timing], *, clock: Clock = "wall") -> float:
     """Median of neighbours' quotients; above 1 where `of` takes longer."""
-    return statistics.median(quotients([run.by(clock) for run in of], [run.by(clock) for run in to]))
+    return median_quotient([run.by(clock) for run in of], [run.by(clock) for run in to])
 
 
 def median(timings: Sequence[Timing], *, clock: Clock = "wall") -> float:
@@ -112,7 +117,7 @@ def figures_text(figures: Sequence[Figure]) -> str:
     lines = []
     for row in figures:
         # A figure without a target has no verdict.
-        verdict = "" if row["met"] is None else f"   {row['target']}: {'yes' if row['met'] else 'NO'}"
+        verdict = "" if row["met"] is None else f"   target {row['target']}: {'yes' if row['met'] else 'NO'}"
         spread = " ({}–{})".format(*row["range"]) if "range" in row else ""
         lines.append(f"{row['name']:<{width}} {row['value']:>10}{spread} {row['unit']}{verdict}")
     return "\n".join(lines)

@@ -20,12 +20,12 @@ import statistics
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from jobs.bench.common import Figure, figure, figures_text, quotients, report
+from jobs.bench.common import Figure, figure, figures_text, median_quotient, report
 from jobs.bench.loader_sets import SIZE, PictureSet, environment, pack_for_peer, pack_for_us, photo_sets, synthetic_sets
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.data.order import Order
@@ -232,7 +232,6 @@ def measured_batches(pictures: int, *, samples: int, sample_bytes: int) -> tuple
     order = Order(
         digest="", shard_sizes=[max(samples, BATCH)], seed=0, global_batch=BATCH, sample_bytes=max(1, sample_bytes)
     )
-    # Windows are rounded up.
     whole = -(-pictures // (BATCH * order.window)) * order.window
     if WARMUP + whole <= order.steps_per_epoch:
         return whole, True
@@ -264,7 +263,7 @@ def _medians(measured: dict[str, list[dict[str, float]]]) -> dict[str, Any]:
         row["resume"] = {
             "start_s": statistics.median(start),
             "middle_s": statistics.median(middle),
-            "ratio": _median_ratio(middle, start),
+            "ratio": median_quotient(middle, start),
         }
     return row
 
@@ -287,22 +286,17 @@ def _ratios(runs: Runs) -> dict[str, Any]:
         others = {"to_best_peer": best_peer(kind, f"{clock}_s")}
         others["to_webdataset_with_our_decoder"] = rates("webdataset with our decoder", kind, f"{clock}_s")
         for name, values in others.items():
-            ratios.setdefault(name, {})[f"{kind} {clock}"] = _median_ratio(ours, values)
+            ratios.setdefault(name, {})[f"{kind} {clock}"] = median_quotient(ours, values)
     # To bare decoding, by processor time: several workers use more than one processor, bare decoding uses one.
     for kind in ("0", "1", "2"):
         for name, view in (("to_bare", ""), ("to_bare_training", ", training")):
             ours, bare = rates(f"ours{view}", kind, "cpu_s"), rates(f"bare{view}", "0", "cpu_s")
-            ratios.setdefault(name, {})[kind] = _median_ratio(ours, bare)
+            ratios.setdefault(name, {})[kind] = median_quotient(ours, bare)
     return ratios
 
 
-def _median_ratio(of: Sequence[float], to: Sequence[float]) -> float:
-    return statistics.median(quotients(of, to))
-
-
 def _figures(row: dict[str, Any]) -> Iterator[Figure]:
-    large = row["set"].endswith("-large")
-    target = 2.0 if large else 1.2
+    target = 2.0 if row["set"].endswith("-large") else 1.2
     for key, value in row["to_best_peer"].items():
         yield figure(f"{row['set']}: to the best peer, {key}", value, "ratio", target, met=value >= target)
     for kind in ("to_bare", "to_bare_training"):

@@ -61,7 +61,7 @@ from trainplane.train.world import World
 TARGET = 0.97
 PICTURES = 128
 WARM_STEPS = 5
-CLOCKS: tuple[Clock, ...] = ("wall", "cpu")
+CLOCKS: dict[Clock, str] = {"wall": "wall", "cpu": "processor"}
 
 
 @dataclass
@@ -124,18 +124,14 @@ def overhead(args: argparse.Namespace) -> int:
         raise AssertionError("the loop's bare twin ended on other weights: they do not compute the same")
     figures = [
         ratio_figure(
-            f"pictures/s of isnet train to those of {words}, by {'wall' if clock == 'wall' else 'processor'} time",
-            timings[way],
-            timings["train"],
-            clock,
+            f"pictures/s of isnet train to those of {words}, by {unit} time", timings[way], timings["train"], clock
         )
         for way, words in (("bare", "a bare torch loop"), ("loop", "the same loop bare, with our loader"))
-        for clock in CLOCKS
+        for clock, unit in CLOCKS.items()
     ]
     # Two phases of one run feel the same load, so a busy machine blurs this figure least.
-    figures.append(
-        spread_figure("steps' share of isnet train's time, by its own clock", workload.steps_shares, "share")
-    )
+    name = "steps' share of isnet train's time, by its own clock"
+    figures.append(spread_figure(name, workload.steps_shares, "share"))
     # Pictures of the counted steps of one run.
     counted = args.steps * workload.config.train.global_batch
     details = {

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from jobs.bench.common import Figure, figure, quotients, report, results_in_turns
+from jobs.bench.common import Figure, figure, median_quotient, report, results_in_turns
 from trainplane.cluster.ray_session import ray_session, scratch_folder
 from trainplane.config.load import build
 from trainplane.search.config import SearchSettings
@@ -298,7 +298,7 @@ def overhead_on_ray(trials: int, reports: int, rounds: int) -> dict[str, Any]:
     with ray_session(num_cpus=CPUS):
         ways = {"ours": partial(seconds, _ours), "ray": partial(seconds, _ray)}
         times = results_in_turns(ways, rounds=rounds, warmup=0)
-    ratio = statistics.median(quotients(times["ours"], times["ray"]))
+    ratio = median_quotient(times["ours"], times["ray"])
     ms = {f"{name}_ms": 1000 * statistics.median(runs) / (trials * reports) for name, runs in times.items()}
     return {"trials": trials, "reports": reports, "rounds": rounds, "ratio": ratio, **ms}
 

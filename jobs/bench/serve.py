@@ -23,7 +23,7 @@ from PIL import Image
 from isnet.images.save import encode_photo
 from isnet.inpaint import inpaint
 from isnet.masks import irregular
-from jobs.bench.common import Figure, figure, quotients, report, results_in_turns, smooth_photos
+from jobs.bench.common import Figure, figure, median_quotient, report, results_in_turns, smooth_photos
 from jobs.evaluation.models import open_model
 from jobs.inference import batch as inpaint_batch
 from trainplane.cluster.context import Context, resolve
@@ -63,7 +63,7 @@ def cold(model: str, run: str, context: str, *, rounds: int) -> list[Figure]:
     seconds = results_in_turns(ways, rounds=rounds, warmup=1)
     imports = statistics.median(import_s for runs in seconds.values() for import_s, _ in runs)
     registered, checkpoint = ([load_s for _, load_s in seconds[address]] for address in (model, run))
-    ratio = statistics.median(quotients(registered, checkpoint))
+    ratio = median_quotient(registered, checkpoint)
     return [
         figure("registered model, cold, to the first picture", statistics.median(registered), "s"),
         figure("training checkpoint, cold, to the first picture", statistics.median(checkpoint), "s"),
