@@ -17,7 +17,10 @@ from trainplane.train.errors import CodeFailed, Diverged, Halted, OutOfMemory, R
 
 
 class Cause(Enum):
-    """Cause of an attempt's end before its last step."""
+    """Cause of an attempt's end before its last step.
+
+    The journal of a search stores the names.
+    """
 
     LOST = "a worker was lost"
     NOTICE = "the node was about to shut down"
@@ -25,7 +28,7 @@ class Cause(Enum):
     MEMORY = "memory ran out"
     CREDENTIALS = "credentials expired"
     DIVERGED = "training diverged"
-    RUN = "the run failed"
+    OURS = "the run failed"
     USER = "the user's mistake"
     CODE = "the task's code failed"
 
@@ -65,7 +68,7 @@ def cause_of(error: BaseException) -> Cause:
             return cause
     # Expired credentials show only in the text of the error.
     if isinstance(error, RunFailed):
-        return Cause.CREDENTIALS if _EXPIRED.search(str(error)) else Cause.RUN
+        return Cause.CREDENTIALS if _EXPIRED.search(str(error)) else Cause.OURS
     return Cause.CODE
 
 

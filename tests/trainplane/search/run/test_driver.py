@@ -8,7 +8,9 @@ from trainplane.search.config import Budget
 from trainplane.search.policy.budget import CostRates, check, cost_report, reached_limit
 from trainplane.search.run.driver import GONE, Driver, should_retry
 from trainplane.search.run.journal import MemoryJournal
+from trainplane.storage import StorageError
 from trainplane.testing.simulated_search import simulate
+from trainplane.train.launch.failure_policy import Cause, cause_of
 
 
 class Clock:
@@ -42,7 +44,15 @@ def test_a_lost_process_is_started_again_and_then_counted_as_failed():
 
 
 @pytest.mark.parametrize(
-    ("cause", "worth_it"), [(GONE, True), ("LOST", True), ("CREDENTIALS", True), ("CODE", False), ("USER", False)]
+    ("cause", "worth_it"),
+    [
+        (GONE, True),
+        (Cause.LOST.name, True),
+        (Cause.CREDENTIALS.name, True),
+        (cause_of(StorageError("no room")).name, True),
+        (Cause.CODE.name, False),
+        (Cause.USER.name, False),
+    ],
 )
 def test_the_cause_decides_whether_to_try_again(cause, worth_it):
     assert should_retry(cause, failures=1, retries=2) is worth_it

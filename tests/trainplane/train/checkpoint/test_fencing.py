@@ -115,8 +115,8 @@ def test_two_that_train_the_same_run_end_as_one(tmp_path):
         run(job("shared"), progress=Beside())
     assert second[0].state_digest == run(job("alone")).state_digest
     assert checkpoints.newest_good(open_store(str(tmp_path / "shared"))).state.digest() == second[0].state_digest
-    assert cause_of(stopped.value) is Cause.RUN
-    assert not decide_retry(stopped.value, cause=Cause.RUN, in_a_row={}, auto_micro_batch=True).retry
+    assert cause_of(stopped.value) is Cause.OURS
+    assert not decide_retry(stopped.value, cause=Cause.OURS, in_a_row={}, auto_micro_batch=True).retry
 
 
 def test_a_store_that_may_be_read_and_not_written_is_found_even_where_the_run_is_there(faulty_s3, s3_address):

@@ -29,7 +29,7 @@ EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check
         (OutOfMemory("too large", 8, 16), Cause.MEMORY),
         (EXPIRED, Cause.CREDENTIALS),
         (RunFailed("3 checkpoints in a row could not be stored (ExpiredTokenException)"), Cause.CREDENTIALS),
-        (StorageError("no room"), Cause.RUN),
+        (StorageError("no room"), Cause.OURS),
         (Diverged("NaN"), Cause.DIVERGED),
         (CodeFailed("shapes differ"), Cause.CODE),
         (ValueError("shapes differ"), Cause.CODE),
@@ -40,7 +40,7 @@ def test_causes_are_told_apart(error, cause):
     assert cause_of(error) is cause
 
 
-@pytest.mark.parametrize("cause", [Cause.RUN, Cause.DIVERGED, Cause.CODE, Cause.USER])
+@pytest.mark.parametrize("cause", [Cause.OURS, Cause.DIVERGED, Cause.CODE, Cause.USER])
 def test_what_would_happen_again_is_not_tried_again(cause):
     assert not decide_retry(RunFailed("x"), cause=cause, in_a_row={cause: 1}, auto_micro_batch=True).retry
 
