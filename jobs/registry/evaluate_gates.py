@@ -62,6 +62,8 @@ def gate_verdicts(
     """
     # The package comes first: a version that does not load is not measured.
     checks = check_package(context, version)
+    # The check takes minutes; another process may have evaluated or deleted the version meanwhile.
+    version.reload()
     if _needs_evaluation(context, version, dataset) and checks["artifact"].passed:
         assert dataset is not None, "an evaluation needs a dataset"
         evaluate_version(context, version, dataset)
@@ -122,7 +124,8 @@ def promote_version(
             version, verdicts=verdicts, alias=alias, expected=expected, reason=reason, force_reason=force_reason
         )
     finally:
-        # The pages show the verdicts, whether they let the version pass or not.
+        # The pages show the verdicts, whether they let the version pass or not, and the evaluation that counts now.
+        version.reload()
         model_card.write(version)
         update_page(audited)
 

@@ -87,6 +87,8 @@ class AuditedModel:
             Conflict: Another version than the expected one is there; nothing moved.
         """
         check_alias(alias)
+        # The gates may have taken an hour; the version may have been deleted meanwhile.
+        version.reload()
         version.checked()
         if force_reason is not None and not force_reason.strip():
             raise UserError("forcing a promotion needs a reason; say in a sentence why the gates may be passed over")
