@@ -63,7 +63,9 @@ def _import_letters(context: Context) -> dict[str, str]:
         # Damaged, without its files, or no room for a copy: it stays, and the others are moved.
         except (OSError, ValueError, LookupError, TypeError, UserError) as error:
             logger.info("letter %s", path, exc_info=True)
-            failures[path.stem] = reason(error)
+            # One that is gone was moved by another process at the same time.
+            if path.exists():
+                failures[path.stem] = reason(error)
     return failures
 
 
