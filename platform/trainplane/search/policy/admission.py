@@ -97,8 +97,9 @@ def _worker_capacity(resources: TrialResources, node: Node, processes: int) -> i
     """Workers that fit on a node beside the trial processes."""
     cpus, gpus = node
     by_cpu = int((cpus - processes * TRIAL_CPUS + _EPSILON) // resources.cpus_per_worker)
+    # A head without CPUs has nothing to lose to a trial's process.
     if not resources.gpus_per_worker:
-        return by_cpu
+        return max(0, by_cpu)
     return max(0, min(by_cpu, int((gpus + _EPSILON) // resources.gpus_per_worker)))
 
 

@@ -80,6 +80,10 @@ def test_the_deadlock_of_others_is_one_trial_at_a_time_here():
     assert admit(TrialResources(2, 1.0), nodes=[(4.1, 0.0)], trials=4, requested=None) == 2
 
 
+def test_a_head_without_cpus_takes_no_room_from_the_others():
+    assert admit(TrialResources(2, 1.0), nodes=[(0.0, 0.0), (4.5, 0.0)], trials=4, requested=None) == 2
+
+
 def test_elastic_trials_start_smaller_where_there_is_no_room_for_all():
     assert admit(TrialResources(4, 1.0, min_workers=2), nodes=[(4.0, 0.0)], trials=4, requested=None) == 1
     with pytest.raises(UserError, match=r"set train\.workers=1"):
