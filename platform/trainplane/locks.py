@@ -1,7 +1,7 @@
 """File locks and process identity on one machine.
 
 A lock is an `flock` of a file: the kernel releases it when its holder dies. A process is recognised by number and
-start, because numbers are reused. Both need Linux (`/proc`), neither sees another machine.
+start, because numbers are reused. Neither sees another machine.
 """
 
 from __future__ import annotations
@@ -118,8 +118,19 @@ class ProcessId:
             # The second field is the program's name in parentheses, which may hold spaces and parentheses itself.
             state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
         except (FileNotFoundError, ProcessLookupError):
-            return None
+            # No such process; or, on macOS, no `/proc` at all.
+            return None if Path("/proc/self/stat").exists() else cls.from_psutil(pid)
         return None if state in "ZX" else cls(pid, int(fields[18]))
+
+    @classmethod
+    def from_psutil(cls, pid: int) -> ProcessId | None:
+        """The same on any system, from a start that the clock may move."""
+        try:
+            process = psutil.Process(pid)
+            is_over = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
+            return None if is_over else cls.born_at(pid, process.create_time())
+        except psutil.Error:
+            return None
 
     @classmethod
     def born_at(cls, pid: int, born: float) -> ProcessId:

@@ -176,3 +176,10 @@ def test_the_name_of_a_program_may_hold_anything(tmp_path: Path) -> None:
 
 def test_the_machine_is_this_boot_and_its_namespace_of_numbers() -> None:
     assert machine_id() == f"{boot_id()} {os.readlink('/proc/self/ns/pid')}"
+
+
+def test_a_system_without_proc_recognises_the_same_process():
+    assert ProcessId.from_psutil(os.getpid()) is not None
+    assert ProcessId.from_psutil(os.getpid()).is_alive()
+    assert abs(ProcessId.from_psutil(os.getpid()).born - ProcessId.here().born) < 1.0
+    assert ProcessId.from_psutil(2**22 + 1) is None
