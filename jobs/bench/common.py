@@ -119,7 +119,7 @@ def figures_text(figures: Sequence[Figure]) -> str:
         # A figure without a target has no verdict.
         verdict = "" if row["met"] is None else f"   target {row['target']}: {'yes' if row['met'] else 'NO'}"
         spread = " ({}–{})".format(*row["range"]) if "range" in row else ""
-        lines.append(f"{row['name']:<{width}} {row['value']:>10}{spread} {row['unit']}{verdict}")
+        lines.append(f"{row['name']:<{width}} {row['value']!s:>10}{spread} {row['unit']}{verdict}")
     return "\n".join(lines)
 
 
