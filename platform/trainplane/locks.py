@@ -124,7 +124,7 @@ class ProcessId:
 
     @classmethod
     def from_psutil(cls, pid: int) -> ProcessId | None:
-        """The same on any system, from a start that the clock may move."""
+        """Process by psutil, on systems without `/proc`."""
         try:
             process = psutil.Process(pid)
             is_over = process.status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD)
