@@ -6,6 +6,7 @@ start, because numbers are reused. Neither sees another machine.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import time
@@ -82,12 +83,24 @@ class FileLock:
             os.ftruncate(self._handle, 0)
             os.pwrite(self._handle, f"{os.getpid()}\n".encode(), 0)
 
+    def _open_existing(self) -> int:
+        try:
+            return os.open(self._path, os.O_RDWR)
+        except OSError as error:
+            if error.errno not in (errno.EACCES, errno.EROFS):
+                raise
+            # To look at a lock, reading is enough, except on NFS.
+            return os.open(self._path, os.O_RDONLY)
+
     def holder(self) -> str | None:
         """Holder's process number, "unknown", or None for a free lock."""
         try:
-            handle = os.open(self._path, os.O_RDWR)
-        except OSError:
+            handle = self._open_existing()
+        except (FileNotFoundError, NotADirectoryError):
             return None
+        except OSError:
+            # It cannot be read, so it may be held.
+            return "unknown"
         try:
             # Closing the file releases the lock at once.
             if try_lock(handle):

@@ -183,3 +183,28 @@ def test_a_system_without_proc_recognises_the_same_process():
     assert ProcessId.from_psutil(os.getpid()).is_alive()
     assert abs(ProcessId.from_psutil(os.getpid()).born - ProcessId.here().born) < 1.0
     assert ProcessId.from_psutil(2**22 + 1) is None
+
+
+def test_a_lock_that_cannot_be_opened_may_be_held(tmp_path, monkeypatch):
+    def refuse(path, flags, *mode):
+        raise OSError(errno.EIO, "input/output error")
+
+    assert FileLock(tmp_path / "none.lock").holder() is None
+    (tmp_path / "some.lock").touch()
+    monkeypatch.setattr(os, "open", refuse)
+    assert FileLock(tmp_path / "some.lock").holder() == "unknown"
+
+
+def test_a_holder_is_seen_on_a_read_only_file_system(tmp_path, monkeypatch):
+    lock, opened = FileLock(tmp_path / "run.lock"), os.open
+
+    def read_only(path, flags, *mode):
+        if flags & os.O_RDWR:
+            raise OSError(errno.EROFS, "read-only file system")
+        return opened(path, flags, *mode)
+
+    with lock.attempt() as acquired:
+        assert acquired
+        lock.write_pid()
+        monkeypatch.setattr(os, "open", read_only)
+        assert FileLock(tmp_path / "run.lock").holder() == str(os.getpid())
