@@ -64,6 +64,7 @@ def run_on_tune(
     )
     try:
         tuner.fit()
+    # Tune raises what its own parts raise; an error of ours is in `bridge.fault` and is raised below.
     except Exception as error:
         if bridge.fault is None:
             raise RunFailed(f"Ray Tune ended: {error}; run the same command again to resume") from error
@@ -133,6 +134,7 @@ class TuneBridge:
             return default
         try:
             return action()
+        # Ctrl-C too: Tune would log the error and continue, so it is kept and raised when Tune has ended.
         except BaseException as error:
             self.fault = error
             return default
