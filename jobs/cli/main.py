@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli.arg_types import Parser
 from jobs.cli.parsers import bench, cluster, data, models, runs, training
+from trainplane.passive_waiting import wait_passively
 
 if TYPE_CHECKING:
     from trainplane.cluster.context import Context
@@ -37,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if not hasattr(args, "target"):
         parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
     _quiet_third_parties()
+    wait_passively()
     # SIGTERM interrupts as Ctrl-C does, so that servers and processes that were started are ended on the way out.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from jobs.config import ISNetConfig
-from trainplane.cluster.ray_session import in_ray_job
+from trainplane.cluster.ray_session import connect_job, in_ray_job
 from trainplane.errors import UserError
 from trainplane.train.launch.capacity import ClusterCapacity
 from trainplane.train.setup import device_of
@@ -61,8 +61,7 @@ def ranks_here(config: ISNetConfig) -> RanksHere:
     if in_ray_job():
         import ray
 
-        if not ray.is_initialized():
-            ray.init(log_to_driver=False, logging_level="ERROR")
+        connect_job(ray)
         cluster, where = ray, "the cluster"
     else:
         cluster, where = _ThisMachine(), "this machine"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import secrets
 import signal
@@ -14,6 +15,7 @@ from typing import Any
 
 from trainplane.environ import with_variables
 from trainplane.errors import RunFailed, error_line
+from trainplane.passive_waiting import passive_waiting
 
 STARTS = 3
 
@@ -52,13 +54,26 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
         try:
             with keep_sigterm_handler():
                 if in_job:
-                    ray.init(log_to_driver=False, logging_level="ERROR")
+                    connect_job(ray)
                 else:
                     with _block_hangups():
                         _start_private(ray, num_cpus)
             yield ray
         finally:
             ray.shutdown()
+
+
+def connect_job(ray: Any) -> None:
+    """Connects this job to its cluster, unless it is connected."""
+    if not ray.is_initialized():
+        # Workers on other nodes do not inherit this process's environment.
+        ray.init(runtime_env={"env_vars": _worker_variables()}, log_to_driver=False, logging_level="ERROR")
+
+
+def _worker_variables() -> dict[str, str]:
+    # Ray refuses a variable that the job's own runtime environment has already.
+    own = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
+    return {name: value for name, value in passive_waiting(os.environ).items() if name not in own.get("env_vars", {})}
 
 
 def ray_variables(*, in_job: bool) -> dict[str, str]:
@@ -69,6 +84,7 @@ def ray_variables(*, in_job: bool) -> dict[str, str]:
         "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
         # A minute is short for workers that import torch on a busy node, or for a node that is still starting.
         "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "600",
+        **passive_waiting(os.environ),
     }
     if not in_job:
         variables["RAY_USAGE_STATS_ENABLED"] = "0"

@@ -16,6 +16,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from trainplane.passive_waiting import passive_waiting
+
 # A model must work without the cluster, the training code and this package.
 BLOCKED = ("ray", "trainplane", "jobs", "timm", "torchmetrics", "webdataset", "boto3")
 _PASSED_VARIABLES = (
@@ -79,6 +81,7 @@ def probe(
     """Sends each row to a package in one fresh process."""
     # Only what a program needs to run: no PYTHONPATH, no secrets.
     environment = {name: os.environ[name] for name in _PASSED_VARIABLES if name in os.environ}
+    environment |= passive_waiting(os.environ)
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory(prefix="trainplane-probe-") as empty_folder:
         try:

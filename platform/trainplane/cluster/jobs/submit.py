@@ -19,6 +19,7 @@ from trainplane.cluster.jobs.status import cluster_resources, job_states
 from trainplane.cluster.jobs.upload import check_upload, folder_digest
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, error_line
+from trainplane.passive_waiting import passive_waiting
 
 # A head answers a moment before it counts itself among its nodes.
 _HEAD_COUNTED_S = 10.0
@@ -72,7 +73,7 @@ def submit(
         "working_dir": str(working_dir),
         # Ray takes an empty list for none at all, and then for a mistake.
         **({"py_modules": [str(package) for package in packages]} if packages else {}),
-        "env_vars": {**(facts or {}), **environment},
+        "env_vars": {**passive_waiting({}), **(facts or {}), **environment},
     }
     try:
         connection.submit_job(
