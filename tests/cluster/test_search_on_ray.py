@@ -126,10 +126,11 @@ def test_a_trial_of_nan_is_gone_at_once_and_never_a_survivor(stage, place):
 def test_killed_twice_it_has_the_same_rungs_and_one_run_for_each_trial(stage):
     """peers/tuner_restore_loses_rungs.py and peers/mlflow_callback_restore.py in one."""
     stage.write(
+        train={"steps": 9},
         trouble={"pause_s": 0.05},
         algorithm="tpe",
         startup=3,
-        trials=6,
+        trials=5,
         concurrent=2,
         asha={"first": 3},
         objective={"metric": "val/error", "mode": "min"},
@@ -137,7 +138,7 @@ def test_killed_twice_it_has_the_same_rungs_and_one_run_for_each_trial(stage):
         space={"train.lr_g": {"log_uniform": [1e-4, 0.1]}, "train.lr_d": {"log_uniform": [1e-4, 0.1]}},
     )
     straight = stage.run("straight")
-    for records in (12, 40):
+    for records in (10, 22):
         stage.kill_at("killed", records)
     report = stage.run("killed")
     assert told(report) == told(straight)

@@ -81,7 +81,7 @@ def test_two_workers_learn_what_one_learns_and_leave_nothing_behind(project, mar
 
 @pytest.mark.real
 def test_a_killed_worker_is_replaced_and_the_run_ends_on_the_same_bits(project, mark):
-    settings = [*TWO, "train.steps=40", "train.checkpoint_every=5", "train.validate_every=40", "train.seed=5"]
+    settings = [*TWO, "train.steps=18", "train.checkpoint_every=3", "train.validate_every=18", "train.seed=5"]
     straight = shell("train", "demo", *settings, "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
     assert straight.returncode == 0, straight.stderr
     command = [*ISNET, "train", "demo", *settings, "--fresh", "--json"]
@@ -272,15 +272,16 @@ def test_platform_is_the_standard_librarys_inside_workers(project):
         "with ray_session() as ray:\n"
         "    @ray.remote\n"
         "    def where():\n"
-        "        import platform, trainplane\n"
-        "        return platform.python_version()\n"
+        "        import os, platform, trainplane\n"
+        "        return f'{os.environ[\"GOMP_SPINCOUNT\"]} {platform.python_version()}'\n"
         "    print(ray.get(where.remote()))\n"
     )
     root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
     done = subprocess.run(
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, timeout=200, check=True
     )
-    assert done.stdout.split()[-1] == ".".join(map(str, sys.version_info[:3]))
+    # Threads of workers sleep while they wait (trainplane/passive_waiting.py).
+    assert done.stdout.split()[-2:] == ["0", ".".join(map(str, sys.version_info[:3]))]
 
 
 @pytest.mark.nightly

@@ -43,6 +43,7 @@ def test_a_run_is_run_again_from_what_it_recorded(isnet_there, project, tmp_path
     assert again.json()["state_digest"] == project.run["state_digest"]
 
 
+@pytest.mark.nightly
 def test_a_run_keeps_the_number_of_threads_it_began_with(project, tmp_path, monkeypatch):
     began = int(
         TrackingServer(resolve().tracking).client.get_run(project.run["run_id"]).data.tags["trainplane.threads"]
@@ -67,6 +68,52 @@ def other_than(threads: int) -> int:
     return 2 if threads == 1 else 1
 
 
+def copied_run(project, *, place, typed, tags=()):
+    """Copies the record of the project's run, with another address and name of its datasets."""
+    client = TrackingServer(resolve().tracking).client
+    run = client.get_run(project.run["run_id"])
+    run_id = client.create_run("0").info.run_id
+    for key, value in [*run.data.tags.items(), *tags]:
+        if key.startswith("trainplane."):
+            client.set_tag(run_id, key, value)
+    # MLflow's row has the address of the first run that read these data.
+    client.log_inputs(run_id, run.inputs.dataset_inputs)
+    config = json.loads(Path(client.download_artifacts(run.info.run_id, "config.json")).read_text())
+    config["data"] |= {"train": typed.format("train"), "val": typed.format("val")}
+    client.log_dict(run_id, config, "config.json")
+    places = {purpose: {**place, "uri": place["uri"].format(purpose)} for purpose in ("training", "validation")}
+    facts = json.loads(Path(client.download_artifacts(run.info.run_id, "lineage.json")).read_text())
+    client.log_dict(run_id, {**facts, "datasets": places}, "lineage.json")
+    return run_id
+
+
+@pytest.mark.parametrize("typed", ["demo-{}", "s3://isnet-demo/datasets/demo-{}"])
+def test_data_that_moved_are_found_by_their_digest(isnet_there, project, tmp_path, monkeypatch, typed):
+    # A store that is gone. With keys in the environment, Amazon's bucket of that name would be asked.
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "somebody's")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "somebody's")
+    monkeypatch.setattr("trainplane.storage.s3.store.S3Store.read", lambda *_, **__: pytest.fail("S3 was asked"))
+    place = {"uri": "s3://isnet-demo/datasets/demo-{}", "endpoint": "http://127.0.0.1:9"}
+    told = isnet_there("runs", "reproduce", copied_run(project, place=place, typed=typed), "-o", tmp_path / "again")
+    assert "dataset" not in told.out
+    config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    datasets = project.folder / "home" / "datasets"
+    assert [config["data"][name] for name in ("train", "val")] == [str(datasets / "mine"), str(datasets / "held")]
+
+
+def test_data_that_are_gone_leave_no_address_behind(isnet_there, project, tmp_path, monkeypatch):
+    monkeypatch.setattr("trainplane.storage.s3.store.S3Store.read", lambda *_, **__: pytest.fail("S3 was asked"))
+    place = {"uri": "s3://isnet-demo/datasets/demo-{}", "endpoint": "http://127.0.0.1:9"}
+    gone = [(f"trainplane.dataset.{purpose}", "e" * 64) for purpose in ("training", "validation")]
+    run_id = copied_run(project, place=place, typed="s3://isnet-demo/datasets/demo-{}", tags=gone)
+    told = isnet_there("runs", "reproduce", run_id, "-o", tmp_path / "again")
+    assert told.status == 1
+    assert f"had digest {'e' * 64} (it was read from s3://isnet-demo/datasets/demo-training)" in told.out
+    assert "pack the same pictures again" in told.out
+    config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
+    assert [config["data"][name] for name in ("train", "val")] == ["demo-train", "demo-val"]
+
+
 def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):
     client = TrackingServer(resolve().tracking).client
     changed = client.create_run("0")
@@ -87,7 +134,7 @@ def test_what_is_no_longer_there_is_named(isnet_there, project, tmp_path):
     missing = "\n".join(told.json()["missing"])
     for part in (
         "training dataset: ",
-        "had " + "f" * 64,
+        "had digest " + "f" * 64,
         "commit " + "0" * 40,
         "package: python was 2.7.18 and is 3.",
         "package: torch was 0.1 and is",

@@ -98,6 +98,7 @@ def test_worker_processes_of_any_number_join_and_leave_without_a_trace(
     assert batches_of_run(dataset, run_legs) == undisturbed[: sum(leg.steps for leg in run_legs)]
 
 
+@pytest.mark.nightly
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 def test_three_workers_after_none_and_a_smaller_world_after_a_larger(
     dataset: Dataset, undisturbed: list[dict[str, list]]

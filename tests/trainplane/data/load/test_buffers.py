@@ -122,7 +122,8 @@ def memory_mib() -> float:
     return sum(one.memory_full_info().pss for one in [own, *own.children(recursive=True)]) / 2**20
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", [0, 2])
 def test_memory_does_not_grow_with_the_number_of_batches(tmp_path: Path, workers: int) -> None:
     dataset = small.make(tmp_path / "set", 3000, shard_bytes=400_000)
     with Loader(dataset, transform=noise, seed=1, global_batch=8, workers=workers, cache_bytes=200_000) as loader:

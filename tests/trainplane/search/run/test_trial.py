@@ -94,6 +94,7 @@ def here(tmp_path, tracking_uri, monkeypatch):
     return Here(tmp_path, tracking_uri)
 
 
+@pytest.mark.nightly
 def test_a_metric_that_is_nan_from_the_start_costs_no_step(here):
     state = here.run(
         here.search(trouble={"nan_in": "metric"}, algorithm="grid", asha={"first": 1}, objective=RANK, space=NUMBERS)
