@@ -1,7 +1,8 @@
 """`isnet demo`: trains, promotes and uses a small model.
 
-Each stage calls the functions that the commands call. The object store is a local server with its objects in memory.
-Checkpoints, MLflow's database and its artifacts stay in the home folder, so that a second demo resumes the first one.
+Each stage calls the functions that the commands call. Training reads from an S3 server on loopback, whose objects are
+in memory. The datasets stay as `demo-train` and `demo-val` in the dataset store, beside checkpoints and MLflow's
+database, so that a second demo resumes the first one and every other command goes on from it.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from isnet.images.decode import decode_rgb
 from isnet.masks import irregular
 from jobs.cli.main import emit
 from jobs.config import PRESETS, ISNetConfig, load_run_config
-from jobs.data.demo_photos import VAL, folder_photos, pack_sides, packaged_photos
+from jobs.data.demo_photos import VAL, folder_photos, keep_dataset, pack_sides, packaged_photos
 from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
@@ -55,6 +56,7 @@ NEED_DISK_BYTES = 1 * 2**30
 def demo(args: argparse.Namespace, context: Context) -> int:
     """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
+    _check_local(context)
     config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
     with exclusive(context.home, "demo", doing="running the demo"):
         # 1: photos, before anything is started.
@@ -64,12 +66,15 @@ def demo(args: argparse.Namespace, context: Context) -> int:
         # 2: an object store, and the datasets on it.
         with local_s3(port=args.port, log=_log_file(context.home)) as environment:
             os.environ.update(environment)
-            context = context.at(datasets=f"{BUCKET}/datasets")
-            context.activate()
+            on_s3 = context.at(datasets=f"{BUCKET}/datasets")
+            on_s3.activate()
             ensure_bucket(BUCKET)
-            train_data, val_data = pack_sides(sides, context, replace=True)
+            train_data, val_data = pack_sides(sides, on_s3, replace=True)
             _stage(2, f"packed into {train_data.address} and {val_data.name}: digest {train_data.digest[:12]}")
-            report = _from_data_to_picture(config, context, val_data, fresh=args.fresh)
+            # The server forgets; commands after the demo find the same datasets in the store.
+            for dataset in (train_data, val_data):
+                print(f"      {keep_dataset(dataset, context)}", file=sys.stderr, flush=True)
+            report = _from_data_to_picture(config, on_s3, val_data, fresh=args.fresh)
     # 7: the results. Refused gates are reported before the command fails.
     _stage(7, "every row on the same held-out pictures and holes:")
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -183,6 +188,15 @@ def _odd_photo(val_data: Dataset) -> np.ndarray:
     small = [photo for photo in photos if photo.shape[0] * photo.shape[1] <= 2**20] or photos[:1]
     # Preferably sides that are no multiples of 16: networks must handle these, too.
     return max(small, key=lambda photo: (photo.shape[0] % 16 > 0) + (photo.shape[1] % 16 > 0))
+
+
+def _check_local(context: Context) -> None:
+    """Refuses a context whose stores are buckets: the demo brings its own."""
+    if any(address.startswith("s3://") for address in (context.datasets, context.checkpoints, context.artifacts)):
+        raise UserError(
+            f"the demo keeps everything on this machine, and stores of context {context.name!r} are in a bucket; "
+            "run it with --context local, or train there: `isnet train demo`"
+        )
 
 
 def _check_resources(home: Path) -> None:

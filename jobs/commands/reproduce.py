@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,15 +19,29 @@ import yaml
 
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context
-from trainplane.data.manifest import Dataset
+from trainplane.data.dataset_store import find_by_digest, open_if_same
 from trainplane.errors import RunFailed, UserError
-from trainplane.storage import NotFound, StorageError
+from trainplane.storage import StorageError
 from trainplane.tracking import lineage
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint.store import open_address
 
-# Purpose of a dataset in MLflow -> its setting in section `data`.
-PURPOSES = {"training": "train", "validation": "val"}
+logger = logging.getLogger(__name__)
+
+# Setting in section `data` -> purpose of the dataset in MLflow.
+PURPOSES = {"train": "training", "val": "validation"}
+# Settings of mask datasets; `NAME_digest` beside them has their digests.
+MASKS = ("masks", "val_masks")
+
+
+@dataclass(frozen=True)
+class DatasetInput:
+    """Dataset that a run read."""
+
+    digest: str
+    typed: str  # its name in the run's configuration
+    recorded: str | None  # address where the run read it; None: not recorded
+    found: str | None  # address where a dataset of this digest is now
 
 
 @dataclass(frozen=True)
@@ -38,7 +53,7 @@ class Recipe:
     lineage: dict[str, Any]  # versions of packages and other facts
     diff: str | None  # changes of the code since its commit; None if there were none
     tags: dict[str, str]
-    datasets: dict[str, str]  # address by purpose
+    datasets: dict[str, DatasetInput]  # by setting in section `data`
 
 
 def reproduce(args: argparse.Namespace, context: Context) -> int:
@@ -46,7 +61,7 @@ def reproduce(args: argparse.Namespace, context: Context) -> int:
     recipe = _recipe(context, args.run)
     folder = Path(args.output or f"reproduce-{recipe.run_id[:8]}")
     commands = _write(folder, recipe)
-    missing = list(_missing(recipe))
+    missing = list(_missing(recipe, context))
     text = "\n".join([f"written to {folder}/:", *(f"  {line}" for line in commands)])
     if missing:
         text += "\n" + "\n".join(["missing or changed since then:", *(f"  {line}" for line in missing)])
@@ -70,16 +85,62 @@ def _recipe(context: Context, run_id: str) -> Recipe:
     if config is None:
         raise UserError(f"run {run_id} has no config.json, so it is no training run; `isnet runs list` shows those")
     facts, diff = json.loads(record.read_text("lineage.json") or "{}"), record.read_text("code.diff")
-    datasets = {purpose: str(json.loads(dataset.source)["uri"]) for purpose, dataset in record.datasets if purpose}
-    return Recipe(record.run_id, json.loads(config), facts, diff, record.tags, datasets)
+    settings = json.loads(config)
+    datasets = {
+        name: _located(context, digest, str(settings["data"][name]), place)
+        for name, digest, place in _recorded_datasets(record, settings["data"], facts)
+    }
+    return Recipe(record.run_id, settings, facts, diff, record.tags, datasets)
+
+
+def _recorded_datasets(
+    record: RunRecord, data: dict[str, Any], facts: dict[str, Any]
+) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """Yields setting, digest and recorded place of each dataset of a run."""
+    places = facts.get("datasets", {})
+    for name, purpose in PURPOSES.items():
+        if f"trainplane.dataset.{purpose}" not in record.tags:
+            continue
+        # An older run's address is in MLflow's row alone, which may be another run's.
+        rows = [json.loads(row.source) for row_purpose, row in record.datasets if row_purpose == purpose]
+        yield name, record.tags[f"trainplane.dataset.{purpose}"], places.get(purpose, rows[0] if rows else {})
+    for name in MASKS:
+        if digest := data.get(f"{name}_digest"):
+            # Masks were read through the same endpoint as the photos.
+            yield name, digest, {**places.get("training", {}), "uri": data[name]}
+
+
+def _located(context: Context, digest: str, typed: str, place: dict[str, Any]) -> DatasetInput:
+    """Searches a dataset: where the run read it, by its name, then in the store."""
+    places = [place, {**place, "uri": context.dataset(typed)}]
+    addresses = [each["uri"] for each in places if _may_ask(each, context)]
+    found = next(filter(None, (open_if_same(address, digest) for address in addresses)), None)
+    try:
+        found = found or find_by_digest(context.datasets, digest)
+    except (UserError, StorageError, OSError) as error:
+        logger.warning("the datasets in %s cannot be searched (%s)", context.datasets, error)
+    return DatasetInput(digest, typed, place.get("uri"), found.address if found else None)
+
+
+def _may_ask(place: dict[str, Any], context: Context) -> bool:
+    """Checks that an address means now what it meant to the run."""
+    uri = place.get("uri", "")
+    if not uri.startswith("s3://") or _bucket(uri) == _bucket(context.datasets):
+        return bool(uri)
+    # The same bucket name behind another endpoint is another bucket, perhaps a stranger's at Amazon.
+    return place.get("endpoint", "unknown") == lineage.s3_endpoint()
+
+
+def _bucket(address: str) -> list[str]:
+    return address.split("/")[:3]
 
 
 def _write(folder: Path, recipe: Recipe) -> list[str]:
     """Writes the files, and returns the commands that use them."""
     config = {**recipe.config, "data": dict(recipe.config["data"])}
-    for purpose, address in recipe.datasets.items():
-        # The address where the run read it, not the name that was typed.
-        config["data"][PURPOSES[purpose]] = address
+    for name, dataset in recipe.datasets.items():
+        # An address where the data are now, or the name under which to pack them again: never one that leads nowhere.
+        config["data"][name] = dataset.found or dataset.typed.rstrip("/").rpartition("/")[2]
     if "trainplane.threads" in recipe.tags:
         # Not part of the run's identity, but it decides the order of sums, hence the bits.
         config["train"] = {**config["train"], "threads": int(recipe.tags["trainplane.threads"])}
@@ -101,11 +162,16 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
     return commands
 
 
-def _missing(recipe: Recipe) -> Iterator[str]:
+def _missing(recipe: Recipe, context: Context) -> Iterator[str]:
     """Yields a message for each missing or changed input."""
     # The digest shows whether a dataset was packed again from other pictures.
-    for purpose, address in recipe.datasets.items():
-        yield from _changed_dataset(purpose, address, recipe.tags.get(f"trainplane.dataset.{purpose}"))
+    for name, dataset in recipe.datasets.items():
+        if dataset.found is None:
+            where = f" (it was read from {dataset.recorded})" if dataset.recorded else ""
+            yield (
+                f"{PURPOSES.get(name, name)} dataset: {dataset.typed!r} had digest {dataset.digest}{where}, and no "
+                f"dataset in {context.datasets} has it now; pack the same pictures again"
+            )
     # Code: the commit, and the changes that were not committed.
     commit = recipe.tags.get("trainplane.commit", "unknown")
     if commit == "unknown":
@@ -128,13 +194,3 @@ def _missing(recipe: Recipe) -> Iterator[str]:
             open_address(checkpoint)
         except (UserError, RunFailed, StorageError, OSError) as error:
             yield f"checkpoint: {error}"
-
-
-def _changed_dataset(purpose: str, address: str, digest: str | None) -> Iterator[str]:
-    try:
-        now = Dataset.open(address).digest
-    except (UserError, RunFailed, StorageError, NotFound, OSError) as error:
-        yield f"{purpose} dataset: {error}"
-        return
-    if now != digest:
-        yield f"{purpose} dataset: {address} has digest {now} now, and had {digest}; pack the same pictures again"

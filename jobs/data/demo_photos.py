@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import importlib.util
+import itertools
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,8 +19,10 @@ from isnet.images.decode import decode_rgb
 from jobs.data.packing import pack_pictures
 from jobs.data.sources import PictureSource, Skip, file_source, open_pictures
 from trainplane.cluster.context import Context
-from trainplane.data.manifest import Dataset
+from trainplane.data.index import INDEX_NAME
+from trainplane.data.manifest import MANIFEST_NAME, Dataset
 from trainplane.errors import UserError
+from trainplane.storage import open_store
 
 TRAIN, VAL = "demo-train", "demo-val"
 MINIMUM = 4
@@ -127,6 +131,45 @@ def pack_sides(sides: PhotoSides, context: Context, *, replace: bool = False) ->
         for name, split, sources in ((TRAIN, "train", sides.train), (VAL, "val", sides.val))
     )
     return train, val
+
+
+def keep_dataset(dataset: Dataset, context: Context) -> str:
+    """Copies a dataset into a local dataset store, under its name.
+
+    Another dataset of that name is renamed after its digest, never overwritten, so that runs of it can still be
+    reproduced. Returns a message.
+    """
+    target = Path(context.dataset(dataset.name))
+    message = f"kept as {dataset.name!r} in {target.parent}"
+    if target.exists():
+        digest = _digest_of(target)
+        if digest == dataset.digest:
+            return message
+        aside = _free_name(target, digest)
+        target.rename(aside)
+        message += f"; another dataset of that name is called {aside.name!r} now"
+    # Complete before it gets its name: a killed demo leaves no half dataset.
+    unfinished = target.with_name(f".{target.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    store = open_store(str(unfinished))
+    for name in (*(shard.name for shard in dataset.shards), INDEX_NAME, MANIFEST_NAME):
+        store.write(name, dataset.store.read(name))
+    unfinished.rename(target)
+    return message
+
+
+def _digest_of(folder: Path) -> str | None:
+    try:
+        return Dataset.open(str(folder)).digest
+    except UserError:
+        return None
+
+
+def _free_name(folder: Path, digest: str | None) -> Path:
+    """Name beside `folder` that nothing has yet."""
+    base = f"{folder.name}-{digest[:12] if digest else 'unfinished'}"
+    names = (f"{base}{'' if number == 1 else f'-{number}'}" for number in itertools.count(1))
+    return next(path for path in map(folder.with_name, names) if not path.exists())
 
 
 def ensure_demo_datasets(names: Iterable[str | None], context: Context) -> None:

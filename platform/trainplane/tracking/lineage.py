@@ -11,8 +11,10 @@ import os
 import platform
 import pwd
 import subprocess
+from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from trainplane.tracking.client import TrackingServer, without_secrets
@@ -127,20 +129,45 @@ def hardware() -> dict[str, Any]:
     }
 
 
-def lineage_record() -> dict[str, Any]:
-    """Content of the artifact `lineage.json`: code, environment and hardware."""
-    return {"code": code_tags(), "environment": environment(), "hardware": hardware()}
+def lineage_record(datasets: Mapping[str, str] = MappingProxyType({})) -> dict[str, Any]:
+    """Content of the artifact `lineage.json`; `datasets` has addresses by purpose."""
+    return {
+        "code": code_tags(),
+        "environment": environment(),
+        "hardware": hardware(),
+        "datasets": {purpose: dataset_place(address) for purpose, address in datasets.items()},
+    }
+
+
+def s3_endpoint() -> str | None:
+    """Address of this process's S3 endpoint, without secrets; None: Amazon's."""
+    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    return without_secrets(url) if url else None
+
+
+def dataset_place(address: str) -> dict[str, str | None]:
+    """Address of a dataset; for a bucket its endpoint, too (None: Amazon's).
+
+    The name of a bucket alone would lead to somebody else's at Amazon once the endpoint is gone.
+    """
+    if "://" not in address:
+        return {"uri": str(Path(address).resolve())}
+    return {"uri": without_secrets(address), "endpoint": s3_endpoint()}
 
 
 def dataset_input(*, name: str, digest: str, address: str) -> dict[str, str]:
-    """Name, digest and address of a dataset, as MLflow's input."""
+    """Name, digest and address of a dataset, as MLflow's input.
+
+    MLflow keeps one row for an experiment's runs of equal name and digest, with the first run's address; a run's own
+    address is in its `lineage.json`.
+    """
     # MLflow's digests have 36 characters at most, so this has the first 36 of the 64, and a tag has all of them.
-    uri = without_secrets(address) if "://" in address else str(Path(address).resolve())
+    place = dataset_place(address)
     return {
         "name": name,
         "digest": digest[:DATASET_DIGEST_LENGTH],
-        "source_type": "s3" if uri.startswith("s3://") else "local",
-        "source": json.dumps({"uri": uri}),
+        "source_type": "s3" if "endpoint" in place else "local",
+        "source": json.dumps(place),
     }
 
 

@@ -179,7 +179,11 @@ def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: 
     # Settings and lineage, recorded once a run. MLflow's parameters can never change, and neither can the identity of a
     # run.
     # Files of the run, then its datasets.
-    texts = {"config.json": _json(config.model_dump(mode="json")), "lineage.json": _json(lineage.lineage_record())}
+    addresses = {purpose: dataset.address for purpose, dataset in datasets.items() if dataset is not None}
+    texts = {
+        "config.json": _json(config.model_dump(mode="json")),
+        "lineage.json": _json(lineage.lineage_record(addresses)),
+    }
     if diff := lineage.code_diff():
         texts["code.diff"] = diff
     inputs = {

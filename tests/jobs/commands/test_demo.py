@@ -47,3 +47,10 @@ def test_a_port_in_use_is_named(isnet, photos):
         ran = isnet("demo", "--photos", photos, "--port", str(taken.getsockname()[1]))
     assert ran.status == 2
     assert "cannot be used" in ran.err
+
+
+def test_a_demo_with_its_stores_in_a_bucket_is_refused(isnet, tmp_path):
+    (tmp_path / "isnet.toml").write_text('[context.lab]\nstore = "s3://bucket/isnet"\n')
+    ran = isnet("demo", "--context", "lab")
+    assert ran.status == 2
+    assert "stores of context 'lab' are in a bucket" in ran.err

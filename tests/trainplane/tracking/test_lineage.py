@@ -18,7 +18,11 @@ from trainplane.tracking.client import TrackingServer
 DIGEST = "0123456789abcdef" * 4
 
 
-def test_a_dataset_is_an_input_of_the_run_with_its_full_digest_beside_it(tracking_uri: str) -> None:
+def test_a_dataset_is_an_input_of_the_run_with_its_full_digest_beside_it(
+    tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://store:9000")
+    monkeypatch.delenv("AWS_ENDPOINT_URL_S3", raising=False)
     client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id
     for _ in range(2):
@@ -34,7 +38,8 @@ def test_a_dataset_is_an_input_of_the_run_with_its_full_digest_beside_it(trackin
     [recorded] = run.inputs.dataset_inputs
     assert recorded.dataset.name == "places2"
     assert recorded.dataset.digest == DIGEST[:36]
-    assert json.loads(recorded.dataset.source) == {"uri": "s3://bucket/places2"}
+    # A bucket is one of an endpoint: the same name elsewhere is another bucket.
+    assert json.loads(recorded.dataset.source) == {"uri": "s3://bucket/places2", "endpoint": "http://store:9000"}
     assert [(tag.key, tag.value) for tag in recorded.tags] == [("mlflow.data.context", "training")]
     assert run.data.tags["trainplane.dataset.training"] == DIGEST
 
