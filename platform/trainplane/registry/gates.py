@@ -16,6 +16,7 @@ from typing import Any
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import CLI
 from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, GateRules, Limit, NoWorse, Requirement
+from trainplane.registry.significance import required_groups, smallest_p
 
 Evaluation = Mapping[str, Any]
 Comparisons = Mapping[str, Mapping[str, Mapping[str, Mapping[str, Any]]]]
@@ -182,7 +183,10 @@ def _is_approved(required: int, approvers: Sequence[str]) -> GateVerdict:
 def _beats(
     rule: Beat, evaluation: Evaluation, baseline: Evaluation | None, paired_test: Mapping[str, Any] | None
 ) -> GateVerdict:
-    """Requires a gain over the baseline; with `p_below` significant."""
+    """Requires a gain over the baseline; with `p_below` significant.
+
+    The test is one-sided, because only a gain passes. Reports give two-sided p-values.
+    """
     gate = f"beats {rule.baseline} {rule.metric} {rule.bin}"
     # Only models that were evaluated alike can be compared.
     if baseline is None:
@@ -206,18 +210,18 @@ def _beats(
         is_better = is_better and p_value is not None and p_value < rule.p_below
         values["p"] = p_value
         outcome = "was not made" if p_value is None else f"says {p_value:.2g}"
-        evidence += f", with p below {rule.p_below:g}; the paired test over {pictures} pictures {outcome}"
+        evidence += f", with p below {rule.p_below:g}; the one-sided paired test over {pictures} pictures {outcome}"
         evidence += _sample_size_hint(pictures, rule.p_below)
     return GateVerdict(gate, is_better, evidence, values)
 
 
 def _sample_size_hint(pictures: int, p_below: float) -> str:
     """Hint for a sample too small to pass."""
-    # The n signs of a sign test all agree by chance in 2⁻ⁿ of the cases, which is its smallest p.
-    required = math.floor(-math.log2(p_below)) + 1
-    if not 0 < pictures < required:
+    least = smallest_p(pictures)
+    if pictures < 1 or least < p_below:
         return ""
-    return f", and {pictures} pictures cannot say less than {2.0**-pictures:.2g}; evaluate on {required} at least"
+    required = required_groups(p_below)
+    return f", and {pictures} pictures cannot say less than {least:.2g}; evaluate on {required} at least"
 
 
 def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) -> list[GateVerdict]:

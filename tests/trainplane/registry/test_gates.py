@@ -217,7 +217,7 @@ def test_a_gain_must_be_sure_where_the_rule_asks_for_it() -> None:
     assert beat({"production": compared(0.049)}).passed
     unsure = beat({"production": compared(0.2)})
     assert not unsure.passed
-    assert "the paired test over 12 pictures says 0.2" in unsure.evidence
+    assert "the one-sided paired test over 12 pictures says 0.2" in unsure.evidence
     assert "evaluate on" not in unsure.evidence
     few = {"all": {"psnr": {"difference": 1.0, "p_better": 0.0625, "num_groups": 4}}}
     assert "4 pictures cannot say less than 0.062; evaluate on 5 at least" in beat({"production": few}).evidence
