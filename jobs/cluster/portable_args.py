@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs.client import is_loopback
+from trainplane.command_line import command_line
 from trainplane.errors import UserError
 
 # Arguments that are always files or folders, and those that may also be a name or an address.
@@ -55,7 +56,7 @@ def portable_args(args: Sequence[str], parsed: argparse.Namespace, context: Cont
         if is_remote(context):
             raise UserError(
                 f"{path!r} is a path on this machine, which the cluster at {context.ray} cannot see; put it into the "
-                "store (isnet data pack SRC s3://…) and give that address"
+                f"store ({command_line('data', 'pack', path, 'NAME')}) and give that name"
             )
         # Only the path is replaced, not the option or the setting before it.
         arg = args[position]

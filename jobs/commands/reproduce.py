@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
+from trainplane.config import safe_yaml
 from trainplane.data.dataset_store import find_by_digest, open_if_same
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError
@@ -83,7 +83,9 @@ def _recipe(context: Context, run_id: str) -> Recipe:
     record = RunRecord(context.tracking_server, run_id)
     config = record.read_text("config.json")
     if config is None:
-        raise UserError(f"run {run_id} has no config.json, so it is no training run; `isnet runs list` shows those")
+        raise UserError(
+            f"run {run_id} has no config.json, so it is no training run; `{command_line('runs', 'list')}` shows those"
+        )
     facts, diff = json.loads(record.read_text("lineage.json") or "{}"), record.read_text("code.diff")
     settings = json.loads(config)
     datasets = {
@@ -146,7 +148,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
         config["train"] = {**config["train"], "threads": int(recipe.tags["trainplane.threads"])}
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "config.yaml").write_text(yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        (folder / "config.yaml").write_text(safe_yaml.dump(config))
         # The commands restore the code, then train a new run.
         commands = []
         commit = recipe.tags.get("trainplane.commit", "unknown")

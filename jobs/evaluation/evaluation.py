@@ -21,6 +21,7 @@ from jobs.evaluation.models import Model
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.scores import ALL_BINS, EvalSet, Score, score_here, score_on_ray
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import significance
@@ -90,7 +91,8 @@ def make_protocol(
     address, _ = locate_masks(masks, context)
     mask_set = None if masks in GENERATORS else Dataset.open(address)
     if mask_set is not None and not mask_set.num_samples:
-        raise UserError(f"masks {masks!r} hold no mask; pack some with `isnet data pack … --kind masks`")
+        packing = command_line("data", "pack", "SRC", "NAME", "--kind", "masks")
+        raise UserError(f"masks {masks!r} hold no mask; pack some with `{packing}`")
     # Pair them, and store the list under its digest.
     pairing = pair_up(
         picture_set, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures

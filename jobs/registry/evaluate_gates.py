@@ -21,6 +21,7 @@ from jobs.evaluation.scores import Score, from_csv
 from jobs.registry import golden
 from jobs.registry.register import LICENCE
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.markdown import escaped, markdown_table
@@ -209,10 +210,11 @@ def _licence(folder: Path) -> PackageCheck:
 
 
 def _card(version: ModelVersion) -> PackageCheck:
+    writer = command_line("models", "card", version.name, version.version)
     if version.card_digest is None:
-        return PackageCheck(False, "there is no model card; `isnet models card` writes it")
+        return PackageCheck(False, f"there is no model card; `{writer}` writes it")
     if version.card_of != (version.evaluation_digest or "none"):
-        return PackageCheck(False, "the card is of another evaluation; `isnet models card` writes a new one")
+        return PackageCheck(False, f"the card is of another evaluation; `{writer}` writes a new one")
     return PackageCheck(True, f"card {version.card_digest[:12]} is of this evaluation")
 
 

@@ -17,6 +17,7 @@ from jobs.evaluation.models import eval_generator, load_task
 from jobs.isnet_task import TRAINED
 from jobs.registry import golden
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.errors import UserError
 from trainplane.registry.package import package, register
 from trainplane.registry.versions import ModelVersion, RegisteredModel
@@ -60,8 +61,8 @@ def try_register(context: Context, address: str, *, name: str, run_id: str) -> t
     try:
         version = register_checkpoint(context, address, name=name, run_id=run_id)
     except (UserError, MlflowException) as error:
-        command = f"isnet models register runs:/{run_id} --name {name}"
-        return None, f"not yet ({reason(error)}); `isnet runs sync`, then `{command}`"
+        command = command_line("models", "register", run_id, "--name", name)
+        return None, f"not yet ({reason(error)}); `{command_line('runs', 'sync')}`, then `{command}`"
     return version, f"{name} version {version}"
 
 

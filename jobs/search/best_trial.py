@@ -16,6 +16,7 @@ from jobs.config import ISNetConfig
 from jobs.search.spec import build_search, load_search
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.errors import UserError
 from trainplane.search.policy.state import score
 from trainplane.search.report.summary import leaderboard
@@ -46,7 +47,9 @@ def best_of_search(
         return BestTrial(best.checkpoint, best.run_id, best.number)
     config = search.configure(best.number, best.settings, best.segment)
     if not isinstance(config, ISNetConfig):
-        raise UserError(f"search {search.name!r} is of another task; train its best trial with `isnet train`")
+        raise UserError(
+            f"search {search.name!r} is of another task; train its best trial with `{command_line('train', 'PRESET')}`"
+        )
     candidates = []
     for number in range(seeds):
         train = config.train.model_copy(

@@ -7,6 +7,7 @@ from typing import Any
 
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, ratio_rows
+from trainplane.command_line import command_line
 from trainplane.train.batch_size import split_batch
 from trainplane.train.setup import PreparedRun
 from trainplane.train.spec import Outcome
@@ -66,7 +67,7 @@ def summary(prepared: PreparedRun, outcome: Outcome) -> str:
     if outcome.pictures_per_s:
         lines += _time(outcome)
     if outcome.unsent:
-        lines.append(f"  {outcome.unsent} records wait on this machine; `isnet runs sync` sends them")
+        lines.append(f"  {outcome.unsent} records wait on this machine; `{command_line('runs', 'sync')}` sends them")
     if outcome.damage:
         lines.append(f"  {len(outcome.damage)} damaged samples were replaced")
     return "\n".join(lines)

@@ -11,10 +11,11 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from trainplane.cluster.context import CONFIG_FILE, Context
+from trainplane.command_line import command_line
 from trainplane.errors import CLI, UserError
 
 NAME = "stack"
-_FIRST = f"# >>> written by `{CLI} stack up`, taken out by `{CLI} stack down --wipe`"
+_FIRST = f"# >>> written by `{command_line('stack', 'up')}`, taken out by `{command_line('stack', 'down', '--wipe')}`"
 _LAST = f"# <<< {CLI} stack"
 
 
@@ -37,7 +38,8 @@ def check(file: Path) -> None:
     contexts = tree.get("context", {})
     if isinstance(contexts, dict) and NAME in contexts:
         raise UserError(
-            f"{file} has a context {NAME!r} that `{CLI} stack up` did not write; rename it, and run this again"
+            f"{file} has a context {NAME!r} that `{command_line('stack', 'up')}` did not write; "
+            "rename it, and run this again"
         )
 
 

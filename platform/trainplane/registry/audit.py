@@ -19,10 +19,12 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 from urllib.parse import quote
 
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, RunFailed
+from trainplane.errors import RunFailed
 from trainplane.registry.names import can_be_set
-from trainplane.registry.versions import PREFIX, RegisteredModel
+from trainplane.registry.recorded import PREFIX
+from trainplane.registry.versions import RegisteredModel
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
 
@@ -124,7 +126,8 @@ def read_trail(store: Store, name: str) -> Trail:
         raw = store.read(key)
         if (fault := _fault(raw, number=number, prev=head, name=name, key=key)) is not None:
             raise BrokenTrail(
-                f"{store.address}/{key}: {fault}; run `{CLI} models audit {name} --verify` and restore it"
+                f"{store.address}/{key}: {fault}; "
+                f"run `{command_line('models', 'audit', name, '--verify')}` and restore it"
             )
         records.append(AuditRecord(**json.loads(raw)))
         head = hashlib.sha256(raw).hexdigest()
@@ -243,7 +246,7 @@ def recorded_head(record: Any) -> tuple[int, str]:
         raise BrokenTrail(
             f"{record.name}: MLflow's tag {_HEAD_TAG} is {text[:_SHOWN_CHARACTERS]!r}, which is no record head (need "
             "NUMBER:SHA256): it was changed; nothing was moved; find out who changed it, compare the records with a "
-            f"copy, delete the tag, and `{CLI} models audit {record.name}` writes it again"
+            f"copy, delete the tag, and `{command_line('models', 'audit', record.name)}` writes it again"
         )
     return int(match[1]), match[2]
 

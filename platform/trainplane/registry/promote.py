@@ -13,8 +13,9 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from enum import Enum
 
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, RunFailed, UserError
+from trainplane.errors import RunFailed, UserError
 from trainplane.registry import audit
 from trainplane.registry.audit import (
     Action,
@@ -137,7 +138,8 @@ class AuditedModel:
         if not self.model.has_version(target):
             raise UserError(
                 f"{self.name}@{alias} was version {target} before {current}, and that version was deleted in MLflow, "
-                f"so there is no way back; promote another one: {CLI} models promote {self.name} VERSION --to {alias}, "
+                f"so there is no way back; promote another one: "
+                f"{command_line('models', 'promote', self.name, 'VERSION', '--to', alias)}, "
                 "with --force and a reason where its gates stay shut"
             )
         record = self._append(
@@ -245,7 +247,7 @@ class AuditedModel:
         if recorded != actual:
             return (
                 f"{where} points at {actual or 'nothing'}, the trail says {recorded}: it was moved without a record, "
-                f"or a promotion was killed; `{CLI} models audit` repairs it"
+                f"or a promotion was killed; `{command_line('models', 'audit', self.name)}` repairs it"
             )
         return None
 
@@ -315,7 +317,8 @@ class AuditedModel:
     def _deleted_message(self, alias: str, version: str) -> str:
         return (
             f"{self.name}@{alias} is version {version} by the trail, and that version was deleted in MLflow; go back "
-            f"with `{CLI} models rollback {self.name} --to {alias}`, or promote another one with --force and a reason"
+            f"with `{command_line('models', 'rollback', self.name, '--to', alias)}`, or promote another "
+            "one with --force and a reason"
         )
 
     def _conflict(self, alias: str, version: str, expected: str | Expected | None) -> Conflict:

@@ -12,7 +12,7 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from trainplane.errors import CLI
+from trainplane.command_line import command_line
 from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.history import RecordedSteps, write_recorded_steps
 from trainplane.tracking.spool.spool import Spool
@@ -64,7 +64,7 @@ def send_result(
         error = reason(failure)
     return error and (
         f"MLflow does not take the result of run {result.run_id} ({error}); all of it is kept in {folder}; "
-        f"`{CLI} runs sync` sends it"
+        f"`{command_line('runs', 'sync')}` sends it"
     )
 
 

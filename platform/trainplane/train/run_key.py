@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, UserError
+from trainplane.errors import UserError
 from trainplane.locks import FileLock
 from trainplane.storage import StorageError, Store, open_store
 from trainplane.train.checkpoint.fencing import FencingToken
@@ -52,7 +53,7 @@ def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
     except (StorageError, OSError) as error:
         raise UserError(
             f"checkpoints cannot be written to {run_dir.address} ({error}); "
-            f"mend its permissions or name another store, then run `{CLI} doctor`"
+            f"mend its permissions or name another store, then run `{command_line('doctor')}`"
         ) from error
 
 

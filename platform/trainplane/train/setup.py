@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.config.canonical import flatten
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
@@ -121,7 +122,8 @@ def prepared_run(
         run_dir = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
     except StorageError as error:
         raise UserError(
-            f"the store of checkpoints does not answer ({error}); mend it or name another one, then run `{CLI} doctor`"
+            f"the store of checkpoints does not answer ({error}); mend it or name another one, then run "
+            f"`{command_line('doctor')}`"
         ) from error
     # Lock first, record later: a second process must not touch the record of a run that is training.
     with exclusive(context.home, run_dir.folder, doing=f"training {run_dir.folder}"):

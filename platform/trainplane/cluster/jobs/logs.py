@@ -8,7 +8,8 @@ from collections.abc import Callable
 from typing import Any
 
 from trainplane.cluster.jobs.status import JobState, job_state, job_states, queue_message
-from trainplane.errors import CLI, RunFailed, UserError, error_line
+from trainplane.command_line import command_line
+from trainplane.errors import RunFailed, UserError, error_line
 
 _POLL_S = 0.5
 # Normal time of a start; before that, waiting is not reported.
@@ -53,7 +54,8 @@ def wait_for_start(connection: Any, job: str, *, timeout_s: float, emit: Callabl
                 raise RunFailed(
                     f"job {job} did not start within {timeout_s:.0f} s and was told to stop, which Ray does when its "
                     f"turn would come; what it waited for: {message}. "
-                    f"Free or add nodes (`{CLI} jobs list`), ask for less with --cpus, or wait longer with --wait"
+                    f"Free or add nodes (`{command_line('jobs', 'list')}`), ask for less with --cpus, or "
+                    "wait longer with --wait"
                 )
             if message != last_message:
                 last_message = message
@@ -124,8 +126,8 @@ class _Outage:
         self._since = self._since or time.monotonic()
         if time.monotonic() - self._since > _LOST_AFTER_S:
             raise RunFailed(
-                f"the cluster does not answer any more, and job {self._job} may be running; look with `{CLI} jobs show "
-                f"{self._job}` when it is back ({error_line(error, last=True)})"
+                f"the cluster does not answer any more, and job {self._job} may be running; look with "
+                f"`{command_line('jobs', 'show', self._job)}` when it is back ({error_line(error, last=True)})"
             ) from error
 
 

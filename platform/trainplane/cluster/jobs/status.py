@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from trainplane.cluster.jobs.queue import DRIVER
-from trainplane.errors import CLI, RunFailed, UserError
+from trainplane.command_line import command_line
+from trainplane.errors import RunFailed, UserError
 
 _POLL_S = 0.5
 
@@ -59,7 +60,9 @@ def job_state(connection: Any, job: str) -> JobState:
     except RuntimeError as error:
         # Ray has no error of its own for this.
         if "404" in str(error) or "does not exist" in str(error):
-            raise UserError(f"no job {job!r} on this cluster; `{CLI} jobs list` shows those it knows") from error
+            raise UserError(
+                f"no job {job!r} on this cluster; `{command_line('jobs', 'list')}` shows those it knows"
+            ) from error
         raise
 
 

@@ -25,7 +25,8 @@ from trainplane.cluster.stack.mlflow import MLflow, mlflow_environment
 from trainplane.cluster.stack.object_store import BUCKET, REGION, Moto
 from trainplane.cluster.stack.postgres import Postgres
 from trainplane.cluster.stack.ray import Head, Worker1, Worker2
-from trainplane.errors import CLI, RunFailed, UserError
+from trainplane.command_line import command_line
+from trainplane.errors import RunFailed, UserError
 from trainplane.locks import FileLock
 
 STORES: Mapping[str, type[Component]] = {"ceph": Ceph, "moto": Moto}
@@ -145,7 +146,7 @@ class Stack:
             ) from error
         with FileLock(self.layout.root / "lock").attempt() as acquired:
             if not acquired:
-                raise UserError(f"another `{CLI} stack up` or `down` is running here; wait for it")
+                raise UserError(f"another `{command_line('stack', 'up')}` or `down` is running here; wait for it")
             yield
 
     def _load_state(self) -> StackState:
@@ -165,7 +166,7 @@ class Stack:
         if state.store is not None and STORES[state.store] not in types:
             raise UserError(
                 f"this stack keeps its objects in {state.store}; start it with that store, or remove the stack "
-                f"with `{CLI} stack down --wipe` first"
+                f"with `{command_line('stack', 'down', '--wipe')}` first"
             )
 
     def _component_status(self, component: Component, state: StackState) -> ComponentStatus:
@@ -177,7 +178,10 @@ class Stack:
         if not alive:
             condition, reason = "down", "not running"
         elif ended:
-            condition, reason = "broken", f"{', '.join(ended)} has ended; `{CLI} stack up` starts it again"
+            condition, reason = (
+                "broken",
+                f"{', '.join(ended)} has ended; `{command_line('stack', 'up')}` starts it again",
+            )
         elif errors:
             condition, reason = "silent", "; ".join(errors)
         else:

@@ -12,8 +12,9 @@ from typing import Any
 
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import ray_session, scratch_folder
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, UserError
+from trainplane.errors import UserError
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.admission import TrialResources, admit
 from trainplane.search.policy.budget import CostRates
@@ -83,7 +84,7 @@ def register_search_dir(search: Search, context: Context) -> None:
     except (StorageError, OSError) as error:
         raise UserError(
             f"the search's journal cannot be written to {context.checkpoints}/{search.folder} ({error}); "
-            f"fix its permissions or name another store, then run `{CLI} doctor`"
+            f"fix its permissions or name another store, then run `{command_line('doctor')}`"
         ) from error
 
 
