@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli.arg_types import Parser
 from jobs.cli.parsers import bench, cluster, data, models, runs, training
+from jobs.cli.streams import OutputError, notify, usable_streams, write_report
+from trainplane.command_line import CONTEXT_VARIABLE
 from trainplane.passive_waiting import wait_passively
 
 if TYPE_CHECKING:
@@ -29,6 +31,11 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    with usable_streams():
+        return _run(argv)
+
+
+def _run(argv: Sequence[str] | None) -> int:
     # Parse: settings may stand behind options, too.
     parser = build_parser()
     args, extra = parser.parse_known_args(argv)
@@ -47,10 +54,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError
+    from trainplane.environ import preserved_variables
     from trainplane.errors import RunFailed, UserError
 
     try:
-        with _report_stream(args):
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE):
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
             status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
     except (UserError, InputError) as error:
@@ -59,8 +67,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(str(error), 1)
     except BrokenPipeError:
         # The reader of a pipe has ended (`isnet … | head`).
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
+    except OutputError as error:
+        return _fail(f"the command has ended, but its report cannot be written ({error}); send it elsewhere", 1)
     except KeyboardInterrupt:
         return _fail(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
     except Exception as error:
@@ -88,11 +97,27 @@ def _context(args: argparse.Namespace) -> Context:
 
     context = resolve(args.context)
     context.activate()
+    # Lines in messages name the context that was named here.
+    if args.context is not None:
+        os.environ[CONTEXT_VARIABLE] = context.name
+    if not args.target.startswith(RECORDING):
+        context.tracking_server.only_read()
     return context
 
 
 # Commands without a context: they start servers of their own, or need none.
 WITHOUT_CONTEXT = ("bench.", "commands.stack:")
+
+# Commands that record something, and so make the database of a local context; all others leave nothing behind.
+RECORDING = (
+    "commands.demo:",
+    "commands.train:",
+    "commands.tune:",
+    "commands.evaluate:",
+    "commands.models:register",
+    "commands.runs:sync",
+    "commands.runs:ui",
+)
 
 # Advice after an interruption, by command.
 RESUMABLE = {
@@ -109,11 +134,6 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def notify(message: str) -> None:
-    """Prints a message on standard error."""
-    print(f"isnet: {message}", file=sys.stderr, flush=True)
-
-
 def _fail(message: str, status: int) -> int:
     notify(message)
     return status
@@ -121,7 +141,7 @@ def _fail(message: str, status: int) -> int:
 
 def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
     """Prints a command's report: with `--json` one object, else text."""
-    print(json.dumps(payload, ensure_ascii=False) if args.json else text, file=args.report, flush=True)
+    write_report(json.dumps(payload, ensure_ascii=False) if args.json else text, args.report)
 
 
 @contextmanager
@@ -138,7 +158,8 @@ def _report_stream(args: argparse.Namespace) -> Iterator[None]:
     os.dup2(2, 1)
     sys.stdout = sys.stderr
     try:
-        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8") as args.report:
+        # Escapes of Python are escapes of JSON for what UTF-8 cannot hold: single bytes of a file's name.
+        with os.fdopen(os.dup(descriptor), "w", encoding="utf-8", errors="backslashreplace") as args.report:
             yield
     finally:
         sys.stdout = stdout

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import argparse
 
-from jobs.cli.main import emit, notify
+from jobs.cli.main import emit
+from jobs.cli.streams import notify
 from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.evaluation import make_protocol
 from jobs.evaluation.report import terminal_text

@@ -7,10 +7,12 @@ import time
 from dataclasses import asdict
 from pathlib import Path
 
-from jobs.cli.main import emit, notify
+from jobs.cli.main import emit
+from jobs.cli.streams import notify
 from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
 from trainplane.cluster.stack.stack import ComponentStatus, Stack
+from trainplane.command_line import command_line
 
 
 def up(args: argparse.Namespace) -> int:
@@ -49,7 +51,9 @@ def status(args: argparse.Namespace) -> int:
     """Shows the state of each part."""
     parts = _stack().status()
     is_up = bool(parts) and all(part.state == "up" for part in parts)
-    text = "\n".join(_line(part) for part in parts) or "there is no stack here; `isnet stack up` starts one"
+    text = "\n".join(_line(part) for part in parts) or (
+        f"there is no stack here; `{command_line('stack', 'up')}` starts one"
+    )
     emit(args, {"ok": is_up, "parts": [_payload(part) for part in parts]}, text)
     return 0 if is_up else 1
 

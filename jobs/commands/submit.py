@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import sys
@@ -14,14 +15,17 @@ from pathlib import Path
 import isnet as isnet_package
 import jobs as jobs_package
 import trainplane as trainplane_package
-from jobs.cli.main import build_parser, emit, notify
+from jobs.cli.main import build_parser, emit
+from jobs.cli.streams import notify, write_report
 from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
 from trainplane.cluster import context_file
 from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.cluster.jobs import client, status, upload
 from trainplane.cluster.jobs import logs as following
 from trainplane.cluster.jobs.submit import submit as hand_over
+from trainplane.command_line import CONTEXT_VARIABLE, command_line
 from trainplane.config import safe_yaml
+from trainplane.config.text_file import read_text
 from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
@@ -45,27 +49,30 @@ def submit(args: argparse.Namespace, context: Context) -> int:
             environment=_environment(context),
             again=args.again,
             cpus=args.cpus,
-            facts=lineage.code_variables(),
+            facts={**lineage.code_variables(), **_named_context()},
         )
     # The same job is submitted once: its id is a digest of the code, the command and the files.
     notify(f"{'submitted' if is_new else 'following the earlier'} job {job}")
     connection = client.connect(context)
     if args.no_follow:
         state = status.job_state(connection, job)
-        emit(args, _payload(state), f"{job} is {state.status}; isnet jobs logs {job}")
+        emit(args, _payload(state), f"{job} is {state.status}; {command_line('jobs', 'logs', job, '--follow')}")
         return 0
     # With --json, standard output is for the report alone.
     output = sys.stderr if args.json else sys.stdout
 
     def write(text: str) -> None:
-        print(text, end="", file=output, flush=True)
+        write_report(text, output, end="")
 
     # Ctrl-C ends the following, not the job.
     try:
         following.wait_for_start(connection, job, timeout_s=args.wait, emit=notify)
         state = following.follow(connection, job, write)
     except KeyboardInterrupt:
-        notify(f"the job continues; see isnet jobs logs {job}, or stop it with isnet jobs stop {job}")
+        notify(
+            f"the job continues; see {command_line('jobs', 'logs', job, '--follow')}, or stop it with "
+            f"{command_line('jobs', 'stop', job)}"
+        )
         raise
     # The message ends with the log, which is printed already.
     reason = f" ({state.message.partition(', last available logs')[0]})" if state.exit_status else ""
@@ -81,7 +88,7 @@ def _python(context: Context) -> str:
 def job_command(words: list[str], context: Context) -> list[str]:
     """Checks a command and makes its arguments portable."""
     if not words:
-        raise UserError("nothing to submit; need a command, for example: isnet submit train demo")
+        raise UserError(f"nothing to submit; need a command, for example: {command_line('submit', 'train', 'demo')}")
     if words[0] in NOT_REMOTE:
         raise UserError(
             f"`isnet {words[0]}` runs on your machine; submit train, tune, evaluate, inpaint or data instead"
@@ -106,6 +113,11 @@ def _environment(context: Context) -> dict[str, str]:
     # A cluster on this machine shares our home folder.
     shared = {} if is_remote(context) else {"ISNET_HOME": str(context.home)}
     return {"PYTHONUNBUFFERED": "1", **shared}
+
+
+def _named_context() -> dict[str, str]:
+    """Returns the variable by which lines in the job's messages name the context."""
+    return {name: value for name, value in os.environ.items() if name == CONTEXT_VARIABLE}
 
 
 @contextmanager
@@ -163,7 +175,7 @@ def _copy_bases(file: Path, folder: Path, *, is_remote: bool) -> None:
 def _base_of(file: Path) -> Path | None:
     """Returns the file that `base:` names, if there is one."""
     try:
-        tree = safe_yaml.load(file.read_text(encoding="utf-8"))
+        tree = safe_yaml.load(read_text(file))
     # Refused later, when the file is loaded as a preset.
     except (OSError, ValueError):
         return None

@@ -10,10 +10,12 @@ import sys
 from contextlib import ExitStack, suppress
 from typing import Any
 
-from jobs.cli.main import emit, notify
+from jobs.cli.main import emit
+from jobs.cli.streams import notify
 from jobs.search.live_table import LiveTable
 from jobs.search.mlflow_record import cost_text, search_record
-from jobs.search.spec import LoadedSearch, build_search, check_resources, estimate_trial_seconds, load_search
+from jobs.search.spec import LoadedSearch, build_search, check_resources, load_search
+from jobs.search.trial_time import needed_trial_seconds
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy import budget
@@ -45,7 +47,7 @@ def tune(args: argparse.Namespace, context: Context) -> int:
         return show(args, context)
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
-    check_resources(search, trial_seconds=estimate_trial_seconds(search, context))
+    check_resources(search, trial_seconds=needed_trial_seconds(search, context))
     # A warm start: results of an earlier search guide the sampler from the beginning.
     prior = (
         load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
