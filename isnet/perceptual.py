@@ -126,7 +126,7 @@ def _fill(convs: nn.ModuleDict, weights: str | Path, *, seed: int) -> str:
     if not str(weights) or not file.is_file():
         raise InputError(
             f"no VGG19 weights at {str(weights)!r}; need a .safetensors or .pth file, the hub id {HUB_ID!r}, or "
-            "perceptual.weights: random, whose features are those of an untrained network"
+            f"{RANDOM!r}, whose features are those of an untrained network"
         )
     _copy_weights(convs, _read_state(file), file)
     digest = hashlib.sha256(file.read_bytes()).hexdigest()
@@ -195,6 +195,6 @@ def _download() -> Path:
     except (OSError, RuntimeError) as error:
         raise InputError(
             f"VGG19 weights {HUB_ID!r} are neither in the local cache nor available from the hub "
-            f"({type(error).__name__}); download that repository's model.safetensors elsewhere and give its path as "
-            "perceptual.weights, or set perceptual.weights: random"
+            f"({type(error).__name__}); download that repository's model.safetensors elsewhere and give its path, or "
+            f"{RANDOM!r} for the features of an untrained network"
         ) from error

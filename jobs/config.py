@@ -1,38 +1,67 @@
-"""Configuration of an ISNet run: sections, presets and layers.
+"""Configuration of a run: the sections of ISNet, or those of another task.
 
-Extends the settings of any run. Defaults are the paper's; where paper and released code disagree, docs/decisions.md
-says which one we follow.
+ISNet extends the settings of any run. Defaults are the paper's; where paper and released code disagree,
+docs/decisions.md says which one we follow.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from trainplane.config.load import apply_overrides, build, read_yaml
-from trainplane.config.section import Section
-from trainplane.errors import UserError, nearest
+from jobs.presets import layer_names, preset_names, preset_tree
+from trainplane.command_line import command_line
+from trainplane.config.load import build
+from trainplane.config.overrides import apply_overrides
+from trainplane.config.section import Section, about
+from trainplane.errors import UserError
 from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import DataConfig, RunConfig
 
-PRESETS = Path(__file__).parent / "presets"
-LAYERS = PRESETS / "layers"
 TASK = "jobs.isnet_task:ISNetTask"
+# A picture's sides are multiples of this, as `isnet.generator` says too, whose import would take seconds.
+SIZE_MULTIPLES = {"isnet": 16, "base": 8, "base_ff": 16, "unet_like": 8}
+MINIMUM_SIZE = 32
+# Layers of VGG19, as `isnet.perceptual` names them.
+VggLayer = Literal[
+    "relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu3_4",
+    "relu4_1", "relu4_2", "relu4_3", "relu4_4", "relu5_1", "relu5_2", "relu5_3", "relu5_4",
+]  # fmt: skip
 
 
 class ModelConfig(Section):
     """Architecture of generator and discriminator."""
 
     name: Literal["isnet", "base", "base_ff", "unet_like"] = Field("isnet", description="generator (Table 1)")
-    blocks: int = Field(4, ge=1, le=4, description="residual blocks per stage and branch (Table 2)")
-    width: int = Field(32, ge=4, multiple_of=4, description="channels of the full-resolution branch")
-    discriminator_width: int = Field(64, ge=4, description="channels after the discriminator's first layer")
+    blocks: int = Field(
+        4,
+        ge=1,
+        le=4,
+        description="residual blocks per stage and branch (Table 2)",
+        json_schema_extra=about(unit="blocks", also=["depth", "num_blocks"]),
+    )
+    width: int = Field(
+        32,
+        ge=4,
+        le=1024,
+        multiple_of=4,
+        description="channels of the full-resolution branch",
+        json_schema_extra=about(unit="channels", also=["channels", "num_channels"]),
+    )
+    discriminator_width: int = Field(
+        64,
+        ge=4,
+        le=1024,
+        description="channels after the discriminator's first layer",
+        json_schema_extra=about(unit="channels"),
+    )
     activation: Literal["tanh", "leaky_relu"] | None = Field(None, description="default: the variant's own")
     mask_input: bool = Field(False, description="show the mask to the generator as a fourth channel")
     dilation: int = Field(
-        2, ge=1, description="dilation of residual blocks in the low-resolution branch (author's code)"
+        2, ge=1, le=1024, description="dilation of residual blocks in the low-resolution branch (author's code)"
     )
     spectral_norm: Literal["released", "all", "none"] = Field(
         "released", description="layers: those of the author's code, every convolution (the paper's text), none"
@@ -41,15 +70,30 @@ class ModelConfig(Section):
     prune: bool = Field(False, description="base without the 45 % of its weights that never get a gradient")
     init_std: float = Field(0.001, gt=0, description="standard deviation of initial weights (author's code)")
 
+    @model_validator(mode="after")
+    def _options_fit_the_generator(self) -> ModelConfig:
+        for option, only in (("skips", "unet_like"), ("prune", "base")):
+            if getattr(self, option) and self.name != only:
+                raise ValueError(
+                    f"model.{option}=true is for model.name={only}, and model.name is {self.name}; "
+                    f"set model.{option}=false, or model.name={only}"
+                )
+        return self
+
 
 class LossConfig(Section):
     """Weights and inputs of the terms of Eq. 2."""
 
-    l1: float = Field(1.0, ge=0)
-    adversarial: float = Field(0.1, ge=0)
-    perceptual: float = Field(0.1, ge=0)
-    style: float = Field(250.0, ge=0)
-    feature_matching: float = Field(10.0, ge=0)
+    l1: float = Field(1.0, ge=0, description="weight of the absolute difference of pixels")
+    adversarial: float = Field(
+        0.1,
+        ge=0,
+        description="weight of the discriminator's judgement",
+        json_schema_extra=about(also=["gan_weight", "adv", "adv_weight"]),
+    )
+    perceptual: float = Field(0.1, ge=0, description="weight of the difference of VGG19's features")
+    style: float = Field(250.0, ge=0, description="weight of the difference of Gram matrices of VGG19's features")
+    feature_matching: float = Field(10.0, ge=0, description="weight of the difference of the discriminator's features")
     gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="adversarial loss; Eq. 3 is the hinge")
     d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="fake input of the discriminator")
     l1_mode: Literal["hole_ratio", "per_sample", "plain"] = Field(
@@ -62,8 +106,13 @@ class LossConfig(Section):
     perceptual_weights: str | None = Field(
         None, description="VGG19: a file, a timm hub id such as timm/vgg19.tv_in1k, or 'random' on purpose"
     )
-    perceptual_layers: tuple[str, ...] = ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1")
-    style_layers: tuple[str, ...] = ("relu2_2", "relu3_4", "relu4_4", "relu5_2")
+    perceptual_layers: tuple[VggLayer, ...] = Field(
+        ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
+        description="layers of VGG19 that the perceptual loss compares",
+    )
+    style_layers: tuple[VggLayer, ...] = Field(
+        ("relu2_2", "relu3_4", "relu4_4", "relu5_2"), description="layers of VGG19 that the style loss compares"
+    )
 
     @model_validator(mode="after")
     def _features_have_weights(self) -> LossConfig:
@@ -72,6 +121,12 @@ class LossConfig(Section):
                 "loss.perceptual and loss.style compare features of VGG19, and loss.perceptual_weights is not set; "
                 "give a file, timm/vgg19.tv_in1k, or 'random' on purpose, or set both weights to 0"
             )
+        for term in ("perceptual", "style"):
+            if getattr(self, term) and not getattr(self, f"{term}_layers"):
+                raise ValueError(
+                    f"loss.{term}={getattr(self, term)} and loss.{term}_layers=[]: there is nothing to compare; "
+                    f"name layers, or set loss.{term}=0"
+                )
         return self
 
     @property
@@ -99,9 +154,17 @@ class LossConfig(Section):
 class ISNetDataConfig(DataConfig):
     """Crops of the photos, and their holes."""
 
-    size: int = Field(256, ge=32, description="side of the training crop, pixels")
+    size: int = Field(
+        256,
+        ge=MINIMUM_SIZE,
+        description="side of the training crop, a multiple of 16 (of 8 for base and unet_like)",
+        json_schema_extra=about(unit="px", also=["image_size", "img_size", "crop", "crop_size", "resolution"]),
+    )
     resize: int | None = Field(
-        None, ge=16, description="shorter side before a random crop; none: the paper's centre square, resized"
+        None,
+        ge=16,
+        description="shorter side before a random crop; null: the paper's centre square, resized",
+        json_schema_extra=about(unit="px"),
     )
     flip: bool = Field(True, description="mirror every other picture")
     masks: str = Field(
@@ -140,13 +203,33 @@ Beta = Annotated[float, Field(ge=0, lt=1)]
 class ISNetTrainConfig(TrainConfig):
     """Settings of any training, and of the two optimisers."""
 
-    lr_g: float = Field(1e-4, gt=0, description="learning rate of the generator")
-    lr_d: float = Field(1e-5, gt=0, description="learning rate of the discriminator")
+    lr_g: float = Field(
+        1e-4,
+        gt=0,
+        description="learning rate of the generator",
+        json_schema_extra=about(also=["lr", "learning_rate", "g_lr", "lr_generator"]),
+    )
+    lr_d: float = Field(
+        1e-5,
+        gt=0,
+        description="learning rate of the discriminator",
+        json_schema_extra=about(also=["d_lr", "lr_discriminator"]),
+    )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's betas of both players")
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="arithmetic of the forward and backward passes")
+    precision: Literal["fp32", "bf16"] = Field(
+        "fp32",
+        description="arithmetic of the forward and backward passes",
+        json_schema_extra=about(also=["dtype"], related=["amp", "mixed_precision", "bf16", "fp16"]),
+    )
     compile: bool = Field(False, description="torch.compile the networks")
     channels_last: bool = Field(False, description="NHWC memory format")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the generator's moving average; none: off")
+    ema: float | None = Field(
+        None,
+        gt=0,
+        lt=1,
+        description="decay of the generator's moving average; null: off",
+        json_schema_extra=about(also=["ema_decay"]),
+    )
 
 
 class ISNetConfig(RunConfig):
@@ -158,78 +241,62 @@ class ISNetConfig(RunConfig):
     model: ModelConfig = ModelConfig()
     loss: LossConfig
 
+    @model_validator(mode="after")
+    def _network_takes_the_size(self) -> ISNetConfig:
+        size, multiple = self.data.size, SIZE_MULTIPLES[self.model.name]
+        if size % multiple:
+            most = self.data.resize or 2 * size
+            near = [size - size % multiple, size - size % multiple + multiple]
+            fitting = [str(side) for side in near if MINIMUM_SIZE <= side <= most] or [str(near[1])]
+            raise ValueError(
+                f"data.size={size} is no multiple of {multiple}, which model.name={self.model.name} needs; "
+                f"set data.size={' or '.join(fitting)}"
+            )
+        return self
 
-def preset_names(prefix: str = "") -> list[str]:
-    """Names of shipped presets; those of searches begin with `search_`."""
-    return sorted(path.stem for path in PRESETS.glob(f"{prefix}*.yaml"))
 
+def load_run_config(preset: str, overrides: Sequence[str]) -> RunConfig:
+    """Builds a run's frozen configuration, of the preset's task.
 
-def layer_names() -> list[str]:
-    """Names of shipped layers, for any preset: `places2+laptop`."""
-    return sorted(path.stem for path in LAYERS.glob("*.yaml"))
-
-
-def preset_tree(preset: str) -> dict[str, Any]:
-    """Reads a name or file with layers, such as `my.yaml+laptop`.
-
-    `base: PRESET` in a file puts that preset underneath. A search keeps its base, and the layers, as a name.
+    Args:
+        preset: name or file, with layers.
+        overrides: settings on top, such as `train.steps=200`.
     """
-    return _resolve(preset, [])
-
-
-def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
-    if preset in parents:
-        raise UserError(f"preset {preset!r} is its own base ({' → '.join([*parents, preset])}); name another base")
-    name, layers = _split_layers(preset)
-    tree = _file_tree(name)
-    # The base of a search is resolved when its trials are built.
-    if "search" in tree:
-        return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
-    # Bottom up: base, the file itself, layers.
-    if (base := tree.pop("base", None)) is not None:
-        tree = merge(_resolve(str(base), [*parents, preset]), tree)
-    for layer in layers:
-        tree = merge(tree, read_yaml(LAYERS / f"{layer}.yaml")) | {"name": f"{tree.get('name', '')}-{layer}"}
-    return tree
-
-
-def _split_layers(preset: str) -> tuple[str, list[str]]:
-    """Splits a preset into name or file, and layers."""
-    # A file name may contain a plus sign itself.
-    name, *layers = preset.split("+")
-    if not layers or Path(preset).is_file():
-        return preset, []
-    for layer in layers:
-        if layer not in layer_names():
-            raise UserError(f"no layer {layer!r} to put on {name!r}{nearest(layer, layer_names())}; try {name}+laptop")
-    return name, layers
-
-
-def _file_tree(name: str) -> dict[str, Any]:
-    shipped = PRESETS / f"{name}.yaml"
-    # Shipped names win; everything that looks like a path is a file.
-    if shipped.is_file():
-        return read_yaml(shipped)
-    if name.endswith((".yaml", ".yml")) or "/" in name:
-        return read_yaml(Path(name).expanduser())
-    if name in layer_names():
-        raise UserError(f"{name!r} is a layer, it goes on top of a preset; try demo+{name} or places2+{name}")
-    raise UserError(f"no preset {name!r}{nearest(name, preset_names())}; or give a YAML file")
-
-
-def load_run_config(preset: str, overrides: list[str]) -> ISNetConfig:
-    """Builds a run's frozen configuration; overrides like `train.steps=200`."""
     tree = preset_tree(preset)
     # A search has no settings of its own run, only a base and a space.
     if "search" in tree:
-        raise UserError(f"{preset!r} is a search; run it with `isnet tune {preset}`")
-    return build(ISNetConfig, apply_overrides(tree, overrides))
+        raise UserError(f"{preset!r} is a search; run it with `{command_line('tune', preset)}`")
+    _check_words(preset, overrides)
+    schema = run_schema(tree, overrides)
+    return build(schema, apply_overrides(tree, overrides, schema))
 
 
-def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
-    """Merges `over` into `under`, section by section."""
-    result = dict(under)
-    for key, value in over.items():
-        is_section = isinstance(value, dict) and isinstance(result.get(key), dict)
-        result[key] = merge(result[key], value) if is_section else value
-    return result
+def load_isnet_config(preset: str, overrides: Sequence[str]) -> ISNetConfig:
+    """Builds the configuration of an ISNet run."""
+    config = load_run_config(preset, overrides)
+    if not isinstance(config, ISNetConfig):
+        raise UserError(f"{preset!r} trains {config.task}, and ISNet is needed here; give a preset without `task:`")
+    return config
+
+
+def run_schema(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> type[RunConfig]:
+    """Configuration class of the task that a preset names."""
+    named = [override.partition("=")[2] for override in overrides if override.startswith("task=")]
+    task = str(named[-1] if named else tree.get("task", TASK))
+    if task == TASK:
+        return ISNetConfig
+    # Another model's module is the user's, and imports torch.
+    from trainplane.task import load_task
+
+    return load_task(task).Config
+
+
+def _check_words(preset: str, overrides: Sequence[str]) -> None:
+    """Refuses a layer, or a second preset, among the overrides."""
+    for word in overrides:
+        if word.startswith("search."):
+            raise UserError(f"{word!r} is a setting of a search, and {preset!r} is one run; searches: `isnet tune`")
+        if word in layer_names():
+            raise UserError(f"{word!r} is no override; a layer is joined to the preset's name: {preset}+{word}")
+        if word in preset_names():
+            raise UserError(f"{word!r} is a second preset; give one of them, then settings such as train.steps=200")

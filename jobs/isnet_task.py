@@ -27,7 +27,7 @@ from isnet.metrics import MetricSums, composite, measure
 from isnet.perceptual import Perceptual
 from isnet.spectral_norm import fold_spectral_norm
 from isnet.weights import save_model
-from jobs.config import ISNetConfig
+from jobs.config import ISNetConfig, LossConfig
 from jobs.data.mask_datasets import MaskSet, cache_mask_set, hole_generator, pin_mask_sets
 from jobs.train import compile_check
 from trainplane.data.types import Batch, Sample
@@ -294,16 +294,22 @@ def build_gan(config: ISNetConfig, device: torch.device) -> GAN:
     )
     settings = gan_settings(config)
     # VGG19 is built only for losses that need its features.
-    perceptual = None
-    if settings.loss.needs_vgg:
-        assert loss.perceptual_weights is not None, "refused by LossConfig"
-        perceptual = Perceptual(
+    perceptual = build_perceptual(loss) if settings.loss.needs_vgg else None
+    return GAN(generator, discriminator, settings, perceptual=perceptual, device=device)
+
+
+def build_perceptual(loss: LossConfig) -> Perceptual:
+    """Builds VGG19's features; an `InputError` names the setting."""
+    assert loss.perceptual_weights is not None, "refused by LossConfig"
+    try:
+        return Perceptual(
             loss.perceptual_weights,
             perceptual_layers=loss.perceptual_layers,
             style_layers=loss.style_layers,
             normalise=loss.normalise,
         )
-    return GAN(generator, discriminator, settings, perceptual=perceptual, device=device)
+    except InputError as error:
+        raise InputError(f"loss.perceptual_weights={loss.perceptual_weights}: {error}") from error
 
 
 def gan_settings(config: ISNetConfig) -> GanSettings:

@@ -45,7 +45,7 @@ from jobs.bench.common import (
     results_in_turns,
 )
 from jobs.cli.progress import Bar
-from jobs.config import ISNetConfig, load_run_config
+from jobs.config import ISNetConfig, load_isnet_config
 from jobs.isnet_task import ISNetTask
 from trainplane.cluster.context import Context, local
 from trainplane.data.manifest import Dataset
@@ -115,7 +115,7 @@ def overhead(args: argparse.Namespace) -> int:
         context = local(Path(folder))
         # Few pictures: they stay in the caches of all ways alike.
         dataset = pack(pictures(PICTURES), context.dataset("bench"), name="bench", split="train", how={})
-        workload = Workload(load_run_config(args.preset, [*overrides, *args.overrides]), context, dataset)
+        workload = Workload(load_isnet_config(args.preset, [*overrides, *args.overrides]), context, dataset)
         torch.set_num_threads(args.threads)
         ways = {"train": partial(by_train, workload), "bare": partial(by_bare, workload)}
         timings = results_in_turns({**ways, "loop": partial(by_loop, workload)}, rounds=args.rounds, warmup=1)

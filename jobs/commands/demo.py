@@ -23,12 +23,13 @@ from PIL import Image
 from isnet.images.decode import decode_rgb
 from isnet.masks import irregular
 from jobs.cli.main import emit
-from jobs.config import PRESETS, ISNetConfig, load_run_config
+from jobs.config import ISNetConfig, load_isnet_config
 from jobs.data.demo_photos import VAL, folder_photos, keep_dataset, pack_sides, packaged_photos
 from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
 from jobs.isnet_task import picture_bytes
+from jobs.presets import PRESETS
 from jobs.registry.evaluate_gates import audited_model, promote_version
 from jobs.registry.register import register_checkpoint
 from jobs.train.run import run_training
@@ -57,7 +58,7 @@ def demo(args: argparse.Namespace, context: Context) -> int:
     """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
     _check_local(context)
-    config = load_run_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
+    config = load_isnet_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
     with exclusive(context.home, "demo", doing="running the demo"):
         # 1: photos, before anything is started.
         _check_resources(context.home)

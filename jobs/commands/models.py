@@ -10,9 +10,9 @@ from typing import Any
 
 from jobs.cli.format import mean_texts
 from jobs.cli.main import emit
-from jobs.config import PRESETS
 from jobs.evaluation import model_card
 from jobs.evaluation.models import checkpoints_of_run
+from jobs.presets import PRESETS
 from jobs.registry.evaluate_gates import audited_model, gate_verdicts, promote_version, update_page
 from jobs.registry.register import register_checkpoint
 from trainplane.cluster.context import Context

@@ -6,19 +6,21 @@ import argparse
 from collections.abc import Sequence
 
 from jobs.cli.main import emit
-from jobs.config import load_run_config
+from jobs.config import ISNetConfig, load_run_config
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
 from jobs.registry.register import try_register
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
 from trainplane.cluster.context import Context
-from trainplane.train.run_config import is_identity_setting
+from trainplane.errors import UserError
+from trainplane.train.run_config import RunConfig, is_identity_setting
 
 
 def train(args: argparse.Namespace, context: Context) -> int:
     """Trains a run, and registers its model if asked."""
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
+    _check_registration(config)
     # The demo's datasets need no step of their own.
     ensure_demo_datasets([config.data.train, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
@@ -33,6 +35,16 @@ def train(args: argparse.Namespace, context: Context) -> int:
         is_done = version is not None
     emit(args, payload, text)
     return 0 if is_done else 1
+
+
+def _check_registration(config: RunConfig) -> None:
+    """Refuses to register another task's model, before anything is trained."""
+    name = config.tracking.register_as
+    if name is not None and not isinstance(config, ISNetConfig):
+        raise UserError(
+            f"tracking.register_as={name}: only ISNet's models are registered by `isnet`; leave it out, and register "
+            f"the model of {config.task} with trainplane.registry.package"
+        )
 
 
 def _label(overrides: Sequence[str]) -> str:

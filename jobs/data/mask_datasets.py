@@ -9,7 +9,7 @@ Not here: the holes of held-out pictures (`isnet_task`) and of an evaluation (`j
 from __future__ import annotations
 
 from multiprocessing.reduction import ForkingPickler
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import torch
@@ -23,6 +23,9 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.data.types import Sample
 from trainplane.errors import RunFailed, UserError, nearest
+from trainplane.train.run_config import RunConfig
+
+ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
 # Kept encoded in memory, once for a rank and its decoding processes; 55,000 masks of 512 px are about 150 MB.
 MAX_BYTES = 256 * 2**20
@@ -165,11 +168,13 @@ def _refuse_masks(field: str, pictures: str, context: Context) -> None:
         raise UserError(f"{field}={pictures!r} holds masks, not pictures; name masks in data.masks, pictures here")
 
 
-def with_located_masks(config: ISNetConfig, context: Context) -> ISNetConfig:
-    """Adds addresses and digests of the mask datasets to `config`.
+def with_located_masks(config: ConfigT, context: Context) -> ConfigT:
+    """Adds addresses and digests of ISNet's mask datasets to `config`.
 
-    With the address any worker finds them; with the digest other masks make another run.
+    With the address any worker finds them; with the digest other masks make another run. Other tasks have no masks.
     """
+    if not isinstance(config, ISNetConfig):
+        return config
     # Pictures and masks must not be mixed up, in either direction.
     for name in ("train", "val"):
         if (pictures := getattr(config.data, name)) is not None:

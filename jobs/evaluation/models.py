@@ -22,7 +22,7 @@ from isnet.inference.classical import classical
 from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor
 from isnet.weights import load_model
-from jobs.config import load_run_config
+from jobs.config import load_isnet_config
 from jobs.isnet_task import TRAINED, ISNetTask
 from trainplane.cluster.context import Context
 from trainplane.config.load import build
@@ -74,7 +74,7 @@ def open_model(address: str, context: Context) -> Model:
         network = load_author_checkpoint(Path(address.removeprefix("author:")).expanduser())
         return network_model(address, cast("Generator", network), size=256)
     if address.startswith("untrained:"):
-        return untrained_model(load_run_config(address.removeprefix("untrained:"), []), address)
+        return untrained_model(load_isnet_config(address.removeprefix("untrained:"), []), address)
     # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
         return _registered(address, context)

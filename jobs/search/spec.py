@@ -7,15 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from jobs.config import TASK, ISNetConfig, merge, preset_names, preset_tree
+from jobs.config import ISNetConfig, run_schema
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
+from jobs.presets import merge, preset_names, preset_tree
 from jobs.search.model_cost import COST_METRICS
 from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.config.canonical import flatten
-from trainplane.config.load import apply_overrides, build
+from trainplane.config.load import build
+from trainplane.config.overrides import apply_overrides
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError, nearest
 from trainplane.search.config import KINDS, SearchFile, SearchSettings
@@ -53,7 +55,8 @@ class LoadedSearch:
         # After each exploit the trial is another run, and has another name.
         # A run's name has at most 63 characters.
         tree["name"] = f"{self.file.name[:48]}-{number:04d}" + (f"-g{segment}" if segment else "")
-        return build(load_task(str(tree.get("task", TASK))).Config, tree)
+        # What the user may have meant by an unknown name: the space and the limits are settings, too.
+        return build(run_schema(tree), tree, beside=[SearchFile])
 
 
 def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
@@ -67,14 +70,15 @@ def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
     of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
     of_base = [override for override in overrides if override not in of_search]
-    return LoadedSearch(file, apply_overrides(merge(preset_tree(file.base), file.overrides), of_base))
+    base = merge(preset_tree(file.base), file.overrides)
+    return LoadedSearch(file, apply_overrides(base, of_base, run_schema(base, of_base)))
 
 
 def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
     """Applies overrides such as `search.space.loss.style.uniform=[1, 9]`."""
     # Settings in the space have dots in their names.
     of_space = [override for override in overrides if override.startswith(SPACE)]
-    tree = apply_overrides(tree, [override for override in overrides if override not in of_space])
+    tree = apply_overrides(tree, [override for override in overrides if override not in of_space], SearchFile)
     for override in of_space:
         path, _, text = override.removeprefix(SPACE).partition("=")
         name, _, part = path.rpartition(".")
@@ -111,7 +115,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
 
     def configure(number: int, drawn: Settings, segment: int) -> RunConfig:
         config = loaded.configure(number, drawn, segment)
-        return with_located_masks(config, context) if isinstance(config, ISNetConfig) else config
+        return with_located_masks(config, context)
 
     def check(settings: Settings) -> None:
         check_fills_batch(configure(0, settings, 0), train_data)

@@ -25,6 +25,7 @@ from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.checkpoint.store import committed
 from trainplane.train.estimate import Estimate, EstimateInputs, estimate
+from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, find_run_dir, holder_of, run_key
 from trainplane.train.setup import check_fills_batch
 
@@ -34,7 +35,7 @@ class TrainingPlan:
     """The plan of a run; a refusal leaves attributes None."""
 
     findings: list[Finding] = field(default_factory=list)
-    config: ISNetConfig | None = None
+    config: RunConfig | None = None
     train_data: Dataset | None = None
     val_data: Dataset | None = None
     place: RunDir | None = None  # key and folder of the run
@@ -74,13 +75,17 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     with plan.refusals():
         plan.config = config = with_located_masks(config, context)
     _datasets(plan, config, context)
-    _vgg_weights(plan, config)
+    if isinstance(config, ISNetConfig):
+        _vgg_weights(plan, config)
     _run_dir(plan, config, context, fresh=fresh)
     plan.ranks = ranks_here(config)
     # Too few CPUs or GPUs are a refusal, too.
     with plan.refusals():
         if plan.ranks.refusal is not None:
             raise UserError(plan.ranks.refusal)
+    if not isinstance(config, ISNetConfig):
+        plan.note(f"memory and time of {config.task} are not known in advance; they are computed for ISNet alone")
+        return plan
     _memory(plan, config)
     # `measure` times a few steps.
     # The speed: measured here on request, else from the newest similar run.
@@ -102,7 +107,7 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     return plan
 
 
-def _datasets(plan: TrainingPlan, config: ISNetConfig, context: Context) -> None:
+def _datasets(plan: TrainingPlan, config: RunConfig, context: Context) -> None:
     for name, is_train in ((config.data.train, True), (config.data.val, False)):
         if name is None:
             continue
@@ -136,7 +141,7 @@ def _vgg_weights(plan: TrainingPlan, config: ISNetConfig) -> None:
         )
 
 
-def _run_dir(plan: TrainingPlan, config: ISNetConfig, context: Context, *, fresh: bool) -> None:
+def _run_dir(plan: TrainingPlan, config: RunConfig, context: Context, *, fresh: bool) -> None:
     """Finds the run's folder, its progress, and its current holder."""
     if plan.train_data is None or (config.data.val is not None and plan.val_data is None):
         return

@@ -11,7 +11,7 @@ import resource
 import sys
 from collections.abc import Callable
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any
 
 from jobs.config import ISNetConfig
 from jobs.train.memory import new_state_bytes
@@ -46,7 +46,10 @@ class PlanRecord:
         self._attempt(lambda: self._write(actual=self._actual(outcome)))
 
     def _plan(self) -> None:
-        config = cast("ISNetConfig", self._prepared.config)
+        config = self._prepared.config
+        if not isinstance(config, ISNetConfig):
+            # Bytes and speed are computed from ISNet's networks.
+            return
         checkpoints = committed(open_store(self._prepared.run_dir.address))
         self._done = checkpoints[-1].step if checkpoints else 0
         if self._done >= config.train.steps:

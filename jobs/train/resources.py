@@ -11,10 +11,10 @@ from typing import Any
 
 import torch
 
-from jobs.config import ISNetConfig
 from trainplane.cluster.ray_session import connect_job, in_ray_job
 from trainplane.errors import UserError
 from trainplane.train.launch.capacity import ClusterCapacity
+from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import device_of
 
 
@@ -55,7 +55,7 @@ class _ThisMachine:
         return [{"Alive": True, "Resources": self._resources}]
 
 
-def ranks_here(config: ISNetConfig) -> RanksHere:
+def ranks_here(config: RunConfig) -> RanksHere:
     """Finds the number of ranks and their hardware."""
     train = config.train
     if in_ray_job():

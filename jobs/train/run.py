@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.cli.progress import Bar
-from jobs.config import ISNetConfig
+from jobs.config import ISNetConfig, LossConfig
 from jobs.train.plan_artifact import PlanRecord
 from jobs.train.resources import ranks_here
 from jobs.train.summary import offline_line, plan_line
@@ -22,11 +22,12 @@ from trainplane.tracking.runs import exit_status
 from trainplane.train.errors import Superseded
 from trainplane.train.launch.launch import is_done
 from trainplane.train.launch.launch import train as launch
+from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import PreparedRun, device_of, prepared_run
 from trainplane.train.spec import Outcome
 
 
-def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[PreparedRun, Outcome]:
+def run_training(config: RunConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[PreparedRun, Outcome]:
     """Prepares a run, trains it, and closes its MLflow run."""
     # `label` tells this run from similar ones in MLflow.
     preparing = prepared_run(
@@ -37,7 +38,7 @@ def run_training(config: ISNetConfig, context: Context, *, fresh: bool, label: s
         return prepared, _train_prepared(prepared, context)
 
 
-def _check_resources(config: ISNetConfig, done: int) -> None:
+def _check_resources(config: RunConfig, done: int) -> None:
     """Refuses a run that does not fit here (`UserError`)."""
     if done >= config.train.steps:
         # A finished run is only measured, in this process.
@@ -45,8 +46,17 @@ def _check_resources(config: ISNetConfig, done: int) -> None:
     elif (refusal := ranks_here(config).refusal) is not None:
         raise UserError(refusal)
     # Ranks on a cluster may have files that this machine does not have.
-    if not in_ray_job():
-        config.loss.check_files()
+    if isinstance(config, ISNetConfig) and not in_ray_job():
+        _check_vgg(config.loss)
+
+
+def _check_vgg(loss: LossConfig) -> None:
+    """Reads VGG19's weights, downloaded if need be: a fault is found before anything is recorded."""
+    loss.check_files()
+    if (loss.perceptual or loss.style) and loss.perceptual_weights != "random":
+        from jobs.isnet_task import build_perceptual
+
+        build_perceptual(loss)
 
 
 def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:

@@ -9,8 +9,9 @@ import torch
 import isnet
 from isnet.gan import GanSettings
 from isnet.losses import LossWeights
-from jobs.config import LAYERS, PRESETS, layer_names, load_run_config, preset_names, preset_tree
+from jobs.config import load_run_config
 from jobs.isnet_task import gan_settings, generator_options
+from jobs.presets import LAYERS, PRESETS, layer_names, preset_names, preset_tree
 from jobs.search.spec import load_search
 from trainplane.errors import UserError
 from trainplane.search.space import Space

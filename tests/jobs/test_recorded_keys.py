@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from jobs.config import load_run_config, preset_names
+from jobs.config import load_run_config
+from jobs.presets import preset_names
 from trainplane.config.canonical import canonical_json
 from trainplane.train.run_key import run_key
 

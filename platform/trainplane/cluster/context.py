@@ -28,6 +28,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
 from trainplane.tracking.client import TrackingServer
 
@@ -134,7 +135,7 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
         file = folder / CONFIG_FILE
         if file.is_file():
             try:
-                tree = tomllib.loads(file.read_text(encoding="utf-8"))
+                tree = tomllib.loads(read_text(file))
             except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
                 raise UserError(f"{file}: is not valid TOML ({error}); correct it") from error
             except OSError as error:
@@ -241,7 +242,7 @@ def _secret(name: str, variable: str, reference: str) -> str:
         return os.environ[target]
     if kind == "file":
         try:
-            text = Path(target).expanduser().read_text(encoding="utf-8").strip()
+            text = read_text(Path(target).expanduser()).strip()
             if "\0" in text:
                 raise ValueError("no variable holds a zero byte")
             return text

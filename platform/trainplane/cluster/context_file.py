@@ -12,6 +12,7 @@ from pathlib import Path
 
 from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.command_line import command_line
+from trainplane.config.text_file import read_text
 from trainplane.errors import CLI, UserError
 
 NAME = "stack"
@@ -83,7 +84,7 @@ def _table(name: str, values: Mapping[str, str]) -> list[str]:
 
 def _read(file: Path) -> str:
     try:
-        return file.read_text(encoding="utf-8")
+        return read_text(file)
     except FileNotFoundError:
         return ""
     except (OSError, UnicodeDecodeError) as error:

@@ -1,17 +1,19 @@
-"""Loads configuration from YAML files and dotted overrides."""
+"""Loads configuration from YAML files, and validates it."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
 from trainplane.config import safe_yaml
-from trainplane.config.section import Section
-from trainplane.errors import UserError, nearest
+from trainplane.config.hints import hint
+from trainplane.config.schema import section_of
+from trainplane.config.section import NoBoolean, Section
+from trainplane.config.text_file import read_text
+from trainplane.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=Section)
 
@@ -19,7 +21,7 @@ ConfigT = TypeVar("ConfigT", bound=Section)
 def read_yaml(path: Path) -> dict[str, Any]:
     """Mapping in a YAML file."""
     try:
-        loaded = safe_yaml.load(path.read_text(encoding="utf-8"))
+        loaded = safe_yaml.load(read_text(path))
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); give a preset's name or a YAML file") from error
     except safe_yaml.DuplicateKey as error:
@@ -31,73 +33,26 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return loaded
 
 
-def apply_overrides(tree: Mapping[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
-    """Returns a copy of the tree with overrides `a.b=c`.
+def build(schema: type[ConfigT], tree: Mapping[str, Any], *, beside: Sequence[type[Section]] = ()) -> ConfigT:
+    """Validates a tree; a `UserError` lists every fault and remedy.
 
-    Values are read as YAML (1e-4, true, [1, 2], null).
+    Args:
+        schema: configuration to build.
+        tree: sections and values.
+        beside: further schemas whose settings a user may have meant by an unknown name.
     """
-    result: dict[str, Any] = json.loads(json.dumps(tree))
-    for override in overrides:
-        path, equals, text = override.partition("=")
-        if not equals or not path or path.startswith("-"):
-            raise UserError(f"{override!r} is no override; need section.key=value, for example train.steps=200")
-        value = _scalar(text, override)
-        # Walk to the section, creating missing ones: unknown names are refused by `build`, with a hint.
-        node = result
-        *parents, leaf = path.split(".")
-        for parent in parents:
-            child = node.setdefault(parent, {})
-            if not isinstance(child, dict):
-                raise UserError(f"{override!r}: {parent!r} is a value, not a section; write it as {parent}=…")
-            node = child
-        node[leaf] = value
-    return result
-
-
-def _scalar(text: str, override: str) -> Any:
     try:
-        value = safe_yaml.load(text)
-    except safe_yaml.DuplicateKey as error:
-        raise UserError(f"{override!r}: {error}, and only one of them can be meant; keep that one") from error
-    except safe_yaml.InvalidYaml as error:
-        raise UserError(f"{override!r}: the value is no YAML; quote it, for example 'a.b=\"text\"'") from error
-    if isinstance(value, str):
-        # YAML 1.1 reads 1e-4 as text, but a learning rate is meant.
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def build(schema: type[ConfigT], tree: Mapping[str, Any]) -> ConfigT:
-    """Validates a tree; a `UserError` lists every fault and remedy."""
-    try:
-        return schema.model_validate(_with_floats(tree))
+        return schema.model_validate(tree)
     except ValidationError as error:
-        raise UserError("; ".join(_messages(schema, error.errors()))) from error
+        raise UserError("; ".join(_messages([schema, *beside], error.errors()))) from error
 
 
-def _with_floats(value: Any) -> Any:
-    # YAML 1.1 reads `1e-4` as text.
-    if isinstance(value, Mapping):
-        return {key: _with_floats(child) for key, child in value.items()}
-    if isinstance(value, list):
-        return [_with_floats(child) for child in value]
-    if isinstance(value, str) and value[:1] in "0123456789.-" and "e" in value.lower():
-        try:
-            return float(value)
-        except ValueError:
-            return value
-    return value
-
-
-def _messages(schema: type[Section], faults: Sequence[Mapping[str, Any]]) -> list[str]:
+def _messages(schemas: Sequence[type[Section]], faults: Sequence[Mapping[str, Any]]) -> list[str]:
     # One message per field: a field of a union type has a fault for each type of the union.
     by_field: dict[str, list[Mapping[str, Any]]] = {}
     for fault in faults:
-        by_field.setdefault(_field(schema, fault["loc"]), []).append(fault)
-    return [_message(schema, field, field_faults) for field, field_faults in by_field.items()]
+        by_field.setdefault(_field(schemas[0], fault["loc"]), []).append(fault)
+    return [_message(schemas, field, field_faults) for field, field_faults in by_field.items()]
 
 
 def _field(schema: type[Section], location: Sequence[int | str]) -> str:
@@ -106,47 +61,73 @@ def _field(schema: type[Section], location: Sequence[int | str]) -> str:
     Pydantic appends the type of a union, or the index of an entry; these are omitted.
     """
     node: type[Section] | None = schema
+    entries: type[Section] | None = None  # section of each entry, behind a list or a table of sections
     names: list[str] = []
     for part in location:
-        if node is None:
+        if entries is not None:
+            node, entries = entries, None
+        elif node is None:
             break
+        else:
+            field = node.model_fields.get(str(part))
+            annotation = field.annotation if field else None
+            node = section_of(annotation)
+            # A list or table of sections: what follows is an index or a key, then a name in the section.
+            arguments = [section for each in get_args(annotation) if (section := section_of(each)) is not None]
+            if node is not None and arguments and getattr(annotation, "__origin__", None) in (dict, list, tuple):
+                entries = arguments[0]
         names.append(str(part))
-        # A number is an index in a list of sections: the following names belong to that section.
-        node = node if isinstance(part, int) else _section_at(node, str(part))
     return ".".join(names)
 
 
-def _message(schema: type[Section], dotted: str, faults: Sequence[Mapping[str, Any]]) -> str:
-    path, fault = dotted.split("."), faults[0]
+def _message(schemas: Sequence[type[Section]], dotted: str, faults: Sequence[Mapping[str, Any]]) -> str:
+    fault = faults[0]
+    value = fault.get("input")
     if fault["type"] == "extra_forbidden":
-        return f"unknown setting {dotted!r}{nearest(path[-1], _names_at(schema, path[:-1]))}"
-    if fault["type"] == "missing" and len(path) == len(fault["loc"]):
+        name, value = _first(dotted, value)
+        return f"unknown setting {name!r}{hint(schemas, name, _plain(value))}"
+    if fault["type"] == "missing" and dotted.count(".") + 1 == len(fault["loc"]):
         return f"{dotted} is not set; add it to the preset or give {dotted}=…"
     if fault["type"] == "value_error":
-        message = str(fault["msg"]).removeprefix("Value error, ")
-        # A validator of a single value knows its value, not the name of the setting.
-        return f"{dotted}={message}" if message.startswith(repr(fault.get("input"))) else message
+        return _validator_message(dotted, fault)
+    if value is None:
+        return f"{dotted} has no value; give {dotted}=…"
+    if {each["type"] for each in faults} == {"string_type"} and not isinstance(value, Mapping | list):
+        return f'{dotted}: {_shown(value)} is read as a number; write it in quotes, as text: "{_plain(value)}"'
     # All that remains is a wrong type or value: name each type that it could have.
     messages = [str(fault["msg"]) for fault in faults]
     either = ", or ".join(dict.fromkeys(message[0].lower() + message[1:] for message in messages))
-    return f"{dotted}={fault.get('input')!r}: {either}; give {dotted}=… accordingly"
+    return f"{dotted}={_shown(value)}: {either}; give {dotted}=… accordingly"
 
 
-def _section_at(schema: type[Section], name: str) -> type[Section] | None:
-    """Section of that name; None for values and unknown names."""
-    field = schema.model_fields.get(name)
-    annotation: Any = field.annotation if field else None
-    # The section may be one part of a union, such as `Section | None`.
-    options = [annotation, *getattr(annotation, "__args__", ())]
-    return next((o for o in options if isinstance(o, type) and issubclass(o, Section)), None)
+def _validator_message(dotted: str, fault: Mapping[str, Any]) -> str:
+    """Message of our own validator, with the setting's full name."""
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    # A validator of a single value knows its value, not the name of the setting.
+    if message.startswith(repr(fault.get("input"))):
+        return f"{dotted}={message}"
+    if isinstance(fault.get("ctx", {}).get("error"), NoBoolean):
+        name = message.partition("=")[0]
+        return message.replace(f"{name}=", f"{dotted}.{name}=" if dotted else f"{name}=")
+    # A validator of a section that occurs in several places does not know which one it is.
+    return message if not dotted or dotted.partition(".")[0] in message else f"{dotted}: {message}"
 
 
-def _names_at(schema: type[Section], path: Sequence[str]) -> list[str]:
-    """Names in the section at `path`."""
-    node = schema
-    for part in path:
-        below = _section_at(node, part)
-        if below is None:
-            return []
-        node = below
-    return list(node.model_fields)
+def _first(name: str, value: Any) -> tuple[str, Any]:
+    """First setting of an unknown section, and its value."""
+    while isinstance(value, Mapping) and value:
+        key, value = next(iter(value.items()))
+        name = f"{name}.{key}"
+    return name, value
+
+
+def _shown(value: Any) -> str:
+    """Value as a user would type it, text in quotes."""
+    return str(value).lower() if isinstance(value, bool) else repr(value)
+
+
+def _plain(value: Any) -> str | None:
+    """Single value as a user would type it, else None."""
+    if value is None or isinstance(value, Mapping | list | tuple):
+        return None
+    return str(value).lower() if isinstance(value, bool) else str(value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Any, get_args
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -12,6 +13,24 @@ ModelName = Annotated[str, Field(pattern=f"^{MODEL_NAME}$")]
 
 Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Seed of random numbers, within the range that both torch and numpy accept."""
+
+
+def about(*, unit: str = "", also: Sequence[str] = (), related: Sequence[str] = ()) -> dict[str, Any]:
+    """Facts of a setting for its reference and for hints.
+
+    Args:
+        unit: unit of its numbers.
+        also: names that other programs give to this setting.
+        related: names of other programs' settings whose values mean something else, such as epochs for steps.
+    """
+    return {"unit": unit, "also": list(also), "related": list(related)}
+
+
+class NoBoolean(ValueError):
+    """A boolean where a section takes a number or text."""
+
+    def __init__(self, name: str, value: bool) -> None:
+        super().__init__(f"{name}={str(value).lower()} is neither a number nor text; give {name}=… accordingly")
 
 
 class Section(BaseModel):
@@ -26,7 +45,7 @@ class Section(BaseModel):
         for name, value in values.items() if isinstance(values, dict) else ():
             field = cls.model_fields.get(name)
             if isinstance(value, bool) and field is not None and not _accepts_bool(field.annotation):
-                raise ValueError(f"{name}={str(value).lower()} is neither a number nor text; give {name}=… accordingly")
+                raise NoBoolean(name, value)
         return values
 
 

@@ -17,7 +17,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from trainplane.config.section import ModelName, Section, Seed
+from trainplane.config.section import ModelName, Section, Seed, about
 
 SEARCH_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 
@@ -25,9 +25,9 @@ SEARCH_NAME = r"^[a-z0-9][a-z0-9_-]{0,62}$"
 class Dimension(Section):
     """Values of one explored setting; exactly one kind is set."""
 
-    choice: tuple[Any, ...] | None = Field(None, min_length=1)
-    uniform: tuple[float, float] | None = None
-    log_uniform: tuple[float, float] | None = None
+    choice: tuple[Any, ...] | None = Field(None, min_length=1, description="one of these values")
+    uniform: tuple[float, float] | None = Field(None, description="any number from the first to the second")
+    log_uniform: tuple[float, float] | None = Field(None, description="likewise, all magnitudes equally often")
     integers: tuple[int, int] | None = Field(None, description="both ends included")
     when: str | None = Field(
         None, description="condition on settings above it, such as 'loss.gan == \"hinge\"'; else it keeps its value"
@@ -84,7 +84,10 @@ class AshaSettings(Section):
     """Asynchronous successive halving: the best of a rung are promoted."""
 
     first: int | None = Field(
-        None, ge=1, description="steps until trials are first compared; default train.steps / eta²"
+        None,
+        ge=1,
+        description="steps until trials are first compared; default train.steps / eta²",
+        json_schema_extra=about(unit="steps"),
     )
     eta: int = Field(3, ge=2, description="one in so many is promoted, to so many times the steps")
 
@@ -92,9 +95,14 @@ class AshaSettings(Section):
 class PbtSettings(Section):
     """Population-based training: members train side by side."""
 
-    population: int = Field(4, ge=2, description="trials")
+    population: int = Field(4, ge=2, description="trials", json_schema_extra=about(unit="trials"))
     # Steps between two exploits, in which the worst copy weights and settings of the best
-    every: int | None = Field(None, ge=1, description="steps of a generation; default a tenth of train.steps")
+    every: int | None = Field(
+        None,
+        ge=1,
+        description="steps of a generation; default a tenth of train.steps",
+        json_schema_extra=about(unit="steps"),
+    )
     quantile: float = Field(0.25, gt=0, le=0.5, description="share of the population that is replaced each time")
     factors: tuple[float, float] = Field((0.8, 1.25), description="copied numbers are multiplied by one of these")
     resample: float = Field(0.25, ge=0, le=1, description="probability that a setting is drawn again instead")
@@ -106,11 +114,24 @@ class Budget(Section):
     Time while the search does not run is not counted.
     """
 
-    steps: int | None = Field(None, ge=1, description="training steps of all trials together")
-    cpu_hours: float | None = Field(None, gt=0, description="reserved CPUs × hours")
-    gpu_hours: float | None = Field(None, gt=0, description="reserved GPUs × hours")
-    hours: float | None = Field(None, gt=0, description="wall time, while it runs")
-    money: float | None = Field(None, gt=0, description="by train.price_per_hour of one worker")
+    steps: int | None = Field(
+        None, ge=1, description="training steps of all trials together", json_schema_extra=about(unit="steps")
+    )
+    cpu_hours: float | None = Field(
+        None, gt=0, description="reserved CPUs × hours", json_schema_extra=about(unit="CPU hours")
+    )
+    gpu_hours: float | None = Field(
+        None, gt=0, description="reserved GPUs × hours", json_schema_extra=about(unit="GPU hours")
+    )
+    hours: float | None = Field(
+        None, gt=0, description="wall time, while it runs", json_schema_extra=about(unit="hours", also=["time"])
+    )
+    money: float | None = Field(
+        None,
+        gt=0,
+        description="by train.price_per_hour of one worker",
+        json_schema_extra=about(unit="money", also=["cost", "price"]),
+    )
 
 
 class SearchSettings(Section):
@@ -120,22 +141,43 @@ class SearchSettings(Section):
     constraints: tuple[str, ...] = Field((), description="conditions that every trial meets, such as 'lr_d <= lr_g'")
     objective: Objective | None = Field(None, description="the one objective")
     objectives: tuple[Objective, ...] = Field((), description="or several: the result is a Pareto front")
-    algorithm: Literal["random", "grid", "tpe", "pbt"] = "random"
-    asha: AshaSettings | None = Field(None, description="stops weak trials early; none: every trial to its end")
+    algorithm: Literal["random", "grid", "tpe", "pbt"] = Field(
+        "random",
+        description="how the settings of a trial are chosen; tpe learns from results, pbt changes running trials",
+        json_schema_extra=about(also=["sampler", "method"]),
+    )
+    asha: AshaSettings | None = Field(None, description="stops weak trials early; null: every trial to its end")
     pbt: PbtSettings = PbtSettings()
-    trials: int = Field(4, ge=1, description="how many; a grid tries every combination of its choices instead")
+    trials: int = Field(
+        4,
+        ge=1,
+        description="how many; a grid tries every combination of its choices instead",
+        json_schema_extra=about(unit="trials", also=["num_samples", "samples", "n_trials", "num_trials"]),
+    )
     budget: Budget = Budget()
-    startup: int = Field(8, ge=1, description="random trials before TPE learns from them")
-    concurrent: int | None = Field(None, ge=1, description="trials at once; default: as many as fit")
+    startup: int = Field(
+        8, ge=1, description="random trials before TPE learns from them", json_schema_extra=about(unit="trials")
+    )
+    concurrent: int | None = Field(
+        None,
+        ge=1,
+        description="trials at once; default: as many as fit",
+        json_schema_extra=about(unit="trials", also=["max_concurrent", "parallel", "parallelism"]),
+    )
     order: Literal["fixed", "arrival"] = Field(
         "fixed",
         description="in which results count: fixed, also after kills and on slow machines, or as they arrive",
     )
-    retries: int = Field(2, ge=0, description="times that a trial is started again after its process was lost")
+    retries: int = Field(
+        2,
+        ge=0,
+        description="times that a trial is started again after its process was lost",
+        json_schema_extra=about(unit="times"),
+    )
     warm_start: str | None = Field(
         None, pattern=SEARCH_NAME, description="name of an earlier search whose results TPE starts with"
     )
-    seed: Seed = 0
+    seed: Seed = Field(0, description="of the choice of settings")
     register_as: ModelName | None = Field(None, description="registered model; the best trial becomes a version of it")
 
     @property
@@ -179,7 +221,7 @@ LIMIT_FIELDS = ("trials", "budget", "concurrent", "retries", "register_as")
 class SearchFile(Section):
     """Search file: a base, overrides and a `search` section."""
 
-    name: str = Field(..., pattern=SEARCH_NAME)
+    name: str = Field(..., pattern=SEARCH_NAME, description="lower case, digits, - and _; the same name resumes")
     base: str = Field(..., description="preset or YAML file of every trial")
     overrides: dict[str, Any] = Field(default_factory=dict, description="sections on top of the base")
     search: SearchSettings

@@ -56,17 +56,25 @@ def admissible_ranks(*, global_batch: int, low: int, high: int, micro_batch: int
     ]
 
 
-def check_divisible(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> None:
-    """Raises `ValueError` where no number of ranks divides the batch."""
+def check_divisible(*, global_batch: int, low: int, high: int, micro_batch: int | None, room: int) -> None:
+    """Raises `ValueError` where no number of ranks divides the batch.
+
+    `room` is the number of ranks that fit on this machine, for a remedy that works here.
+    """
     if admissible_ranks(global_batch=global_batch, low=low, high=high, micro_batch=micro_batch):
         return
     workers = f"{low}" if low == high else f"[{low}, {high}]"
     # The batch itself does not divide: propose the multiples of `high` on both sides of it.
     if not admissible_ranks(global_batch=global_batch, low=low, high=high, micro_batch=None):
         lower = global_batch - global_batch % high
+        batches = f"train.global_batch={f'{lower} or ' if lower else ''}{lower + high}"
+        refusal = f"train.global_batch={global_batch} does not divide over train.workers={workers}"
+        # Never advise what the next check would refuse.
+        if high <= room:
+            raise ValueError(f"{refusal}; set {batches}")
+        fits = admissible_ranks(global_batch=global_batch, low=1, high=room, micro_batch=micro_batch) or [1]
         raise ValueError(
-            f"train.global_batch={global_batch} does not divide over train.workers={workers}; "
-            f"set train.global_batch={f'{lower} or ' if lower else ''}{lower + high}"
+            f"{refusal}, and this machine has room for {room}; set train.workers={fits[-1]}, or {batches} on a cluster"
         )
     # Only the fixed micro-batch is in the way.
     if low == high:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from trainplane.config.section import Section, Seed
+from trainplane.config.section import Section, Seed, about
 from trainplane.errors import CLI
 from trainplane.train import batch_size
 from trainplane.train.schedule import LrCurve
@@ -30,63 +31,134 @@ class TrainConfig(Section):
     """Length, batch, workers, schedule and checkpoints of a run."""
 
     # Length and batch.
-    steps: int = Field(..., ge=1, description="global steps")
-    global_batch: int = Field(..., ge=1, description="samples per global step, at any number of workers")
+    steps: int = Field(
+        ...,
+        ge=1,
+        description="global steps",
+        json_schema_extra=about(
+            unit="steps", also=["iterations", "max_steps", "max_iters", "num_steps"], related=["epochs", "max_epochs"]
+        ),
+    )
+    global_batch: int = Field(
+        ...,
+        ge=1,
+        description="samples per global step, at any number of workers",
+        json_schema_extra=about(unit="samples", also=["batch_size", "batch", "bs"]),
+    )
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = Field(
         None,
         description="samples per forward pass and rank; default: all of the rank's share; "
         "auto: the same, and half of it whenever memory runs out",
+        json_schema_extra=about(
+            unit="samples", related=["accumulation", "gradient_accumulation", "accumulate_grad_batches"]
+        ),
     )
     # Ranks and the resources of each.
     workers: Workers | tuple[Workers, Workers] = Field(
         1,
         description="ranks; 1 trains in this process unless the context names a cluster; "
         "[2, 8] takes as many as the cluster has room for, if they divide the global batch",
+        json_schema_extra=about(unit="ranks", also=["ranks", "devices", "gpus", "num_gpus", "world_size", "nproc"]),
     )
-    resize_every_s: float = Field(60.0, gt=0, description="seconds between checks for room to grow, for elastic runs")
-    use_gpu: bool | Literal["auto"] = Field("auto", description="one GPU per rank; auto: where there is one")
-    cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that Ray reserves for each rank")
+    resize_every_s: float = Field(
+        60.0,
+        gt=0,
+        description="seconds between checks for room to grow, for elastic runs",
+        json_schema_extra=about(unit="s"),
+    )
+    use_gpu: bool | Literal["auto"] = Field(
+        "auto",
+        description="one GPU per rank; auto: where there is one",
+        json_schema_extra=about(related=["device", "gpu", "cuda", "cpu", "accelerator"]),
+    )
+    cpus_per_worker: float = Field(
+        1.0,
+        gt=0,
+        description="CPUs that Ray reserves for each rank",
+        json_schema_extra=about(unit="CPUs", also=["cpus", "num_cpus"]),
+    )
     threads: int | None = Field(
-        None, ge=1, le=1024, description="torch threads per rank; default: as many as when the run started"
+        None,
+        ge=1,
+        le=1024,
+        description="torch threads per rank; default: as many as when the run started",
+        json_schema_extra=about(unit="threads", also=["num_threads"]),
     )
     # Learning rates by step; the rates themselves are settings of the task.
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="how all rates fall after train.lr_decay_from; they depend on the step alone"
+        "constant",
+        description="how all rates fall after train.lr_decay_from; they depend on the step alone",
+        json_schema_extra=about(related=["scheduler", "lr_scheduler", "schedule"]),
     )
-    lr_warmup: int = Field(0, ge=0, description="steps in which all rates rise linearly from zero; 0: no warm-up")
+    lr_warmup: int = Field(
+        0,
+        ge=0,
+        description="steps in which all rates rise linearly from zero; 0: no warm-up",
+        json_schema_extra=about(unit="steps", also=["warmup", "warmup_steps"]),
+    )
     lr_decay_from: int | None = Field(
-        None, ge=0, description="steps done before the rates begin to fall; default: the end of the warm-up"
+        None,
+        ge=0,
+        description="steps done before the rates begin to fall; default: the end of the warm-up",
+        json_schema_extra=about(unit="steps"),
     )
     lr_decay_until: int | None = Field(
         None,
         ge=1,
         description="steps done when the rates have fallen; default: train.steps; raising train.steps later then "
         "starts a new run",
+        json_schema_extra=about(unit="steps"),
     )
     lr_end: float = Field(0.0, ge=0, le=1, description="rates after the fall, as a share of the full rates")
-    seed: Seed = Field(10, description="seeds weights, order, crops and masks")
+    seed: Seed = Field(
+        10, description="seeds weights, order, crops and masks", json_schema_extra=about(also=["random_seed"])
+    )
     # Checkpoints: when, and which ones stay.
-    checkpoint_every: Every = Field(1000, description='between checkpoints: steps, or "300s", "1 epoch"')
+    checkpoint_every: Every = Field(
+        1000,
+        description='between checkpoints: steps, or "300s", "1 epoch"',
+        json_schema_extra=about(unit="steps, time or epochs", also=["save_every", "save_steps", "checkpoint_interval"]),
+    )
     keep_checkpoints: int = Field(
         2,
         ge=1,
         description="newest checkpoints kept, at least two until the last step; the last step's and pinned ones stay",
+        json_schema_extra=about(unit="checkpoints", also=["save_total_limit", "max_to_keep"]),
     )
-    keep_best: int = Field(0, ge=0, description="best checkpoints kept in addition, by train.best_metric")
+    keep_best: int = Field(
+        0,
+        ge=0,
+        description="best checkpoints kept in addition, by train.best_metric",
+        json_schema_extra=about(unit="checkpoints", also=["save_top_k"]),
+    )
     best_metric: str | None = Field(
         None, description="metric of the validation at a checkpoint's step, such as val/psnr"
     )
     best_mode: Literal["max", "min"] = Field("max", description="whether more or less of train.best_metric is better")
     keep_every: int | None = Field(
-        None, ge=1, description="steps; the first checkpoint at or after each multiple is never deleted; none: off"
+        None,
+        ge=1,
+        description="steps; the first checkpoint at or after each multiple is never deleted; null: off",
+        json_schema_extra=about(unit="steps"),
     )
     # Validation and records.
-    validate_every: Every = Field(1000, description="between validations, in the same form")
+    validate_every: Every = Field(
+        1000,
+        description="between validations, in the same form",
+        json_schema_extra=about(
+            unit="steps, time or epochs", also=["eval_every", "eval_steps", "val_every", "val_interval"]
+        ),
+    )
     price_per_hour: float | None = Field(
-        None, ge=0, description=f"price of one worker, in any currency, for the cost in `{CLI} plan`"
+        None,
+        ge=0,
+        description=f"price of one worker, in any currency, for the cost in `{CLI} plan`",
+        json_schema_extra=about(unit="money per hour", also=["price"]),
     )
     log_every: Every = Field(
-        10, description="between recorded training metrics, in the same form; the guard decides then, so prefer steps"
+        10,
+        description="between recorded training metrics, in the same form; the guard decides then, so prefer steps",
+        json_schema_extra=about(unit="steps, time or epochs", also=["log_steps", "log_interval", "logging_steps"]),
     )
 
     @model_validator(mode="after")
@@ -98,7 +170,11 @@ class TrainConfig(Section):
                 f"write [{self.max_workers}, {self.min_workers}]"
             )
         batch_size.check_divisible(
-            global_batch=self.global_batch, low=self.min_workers, high=self.max_workers, micro_batch=self.fixed_micro
+            global_batch=self.global_batch,
+            low=self.min_workers,
+            high=self.max_workers,
+            micro_batch=self.fixed_micro,
+            room=max(1, int((os.cpu_count() or 1) / self.cpus_per_worker)),
         )
         return self
 

@@ -52,9 +52,11 @@ def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
     # Work: steps, samples, epochs.
     steps = max(0, config.steps - inputs.done)
     samples = steps * config.global_batch
-    epochs = samples / inputs.samples
+    # An epoch has whole batches alone, as in `data.order`: what does not fill the last one is left out of it.
+    epochs = steps / max(1, inputs.samples // config.global_batch)
     # Reading and time.
-    bytes_read = inputs.data_bytes * (min(epochs, 1.0) if inputs.is_cached else epochs)
+    passes = samples / inputs.samples
+    bytes_read = inputs.data_bytes * (min(passes, 1.0) if inputs.is_cached else passes)
     seconds = samples / inputs.pictures_per_s if inputs.pictures_per_s else None
     # Checkpoints, unless their number depends on an unknown time.
     due = _due(config, done=inputs.done, samples=inputs.samples, seconds=seconds)

@@ -13,7 +13,7 @@ from typing import Any, Literal
 from pydantic import Field, field_validator
 
 from trainplane.config.canonical import canonical_json
-from trainplane.config.section import ModelName, Section
+from trainplane.config.section import ModelName, Section, about
 from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.train.config import TrainConfig
 from trainplane.train.guard.policy import GuardConfig
@@ -25,23 +25,49 @@ class DataConfig(Section):
     An address is `s3://…`, a folder, or a name inside the context's dataset store.
     """
 
-    train: str = Field(description="training dataset")
-    val: str | None = Field(None, description="held-out dataset; none: no validation")
-    val_samples: int = Field(256, ge=1, description="held-out samples measured at each validation")
+    train: str = Field(
+        description="training dataset", json_schema_extra=about(also=["dataset", "data", "train_data", "path", "root"])
+    )
+    val: str | None = Field(
+        None,
+        description="held-out dataset; null: no validation",
+        json_schema_extra=about(also=["validation", "valid", "eval", "val_data", "test"]),
+    )
+    val_samples: int = Field(
+        256, ge=1, description="held-out samples measured at each validation", json_schema_extra=about(unit="samples")
+    )
     on_damage: Literal["fail", "quarantine"] = Field("fail", description="reaction to a damaged sample")
     damage_budget: int = Field(
         10,
         ge=0,
         description="samples that each rank may quarantine before the run fails anyway, counted from its start",
+        json_schema_extra=about(unit="samples"),
     )
     loader_workers: int = Field(
-        0, ge=0, le=256, description="decoding processes per rank; 0 decodes in a thread of the rank"
+        0,
+        ge=0,
+        le=256,
+        description="decoding processes per rank; 0 decodes in a thread of the rank",
+        json_schema_extra=about(unit="processes", also=["num_workers", "dataloader_workers"]),
     )
-    prefetch: int = Field(2, ge=1, le=1024, description="batches decoded ahead, per loader worker")
+    prefetch: int = Field(
+        2,
+        ge=1,
+        le=1024,
+        description="batches decoded ahead, per loader worker",
+        json_schema_extra=about(unit="batches", also=["prefetch_factor"]),
+    )
     cache_dir: str | None = Field(
-        None, description="folder on each host that keeps shards for later epochs and runs; none: no cache"
+        None,
+        description="folder on each host that keeps shards for later epochs and runs; null: no cache",
+        json_schema_extra=about(related=["cache"]),
     )
-    cache_bytes: int = Field(100 * 2**30, ge=1, description="bytes that the cache of a host may take, default 100 GiB")
+    cache_bytes: int = Field(
+        100 * 2**30,
+        ge=1,
+        description="bytes that the cache of a host may take, default 100 GiB",
+        json_schema_extra=about(unit="bytes", also=["cache_size"]),
+    )
 
     @field_validator("cache_dir")
     @classmethod
@@ -62,20 +88,31 @@ class DataConfig(Section):
 class TrackingConfig(Section):
     """Records of the run on the tracking server."""
 
-    experiment: str = Field("isnet", description="MLflow experiment")
+    experiment: str = Field(
+        "isnet", description="MLflow experiment", json_schema_extra=about(also=["project", "experiment_name"])
+    )
     require: bool = Field(
         False, description="refuse to start while MLflow does not answer; false: record on disk until it does"
     )
-    gallery: int = Field(4, ge=0, description="held-out samples shown at every validation")
+    gallery: int = Field(
+        4, ge=0, description="held-out samples shown at every validation", json_schema_extra=about(unit="samples")
+    )
     register_as: ModelName | None = Field(
-        None, description="registered model that gets the finished run as a new version"
+        None,
+        description="registered model that gets the finished run as a new version",
+        json_schema_extra=about(also=["register", "model_name"]),
     )
 
 
 class RunConfig(Section):
     """One run; tasks derive from it and add sections."""
 
-    name: str = Field(..., pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$", description="lower case, digits, - and _")
+    name: str = Field(
+        ...,
+        pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
+        description="lower case, digits, - and _",
+        json_schema_extra=about(also=["run_name"]),
+    )
     task: str = Field(..., description="package.module:Class")
     data: DataConfig
     train: TrainConfig

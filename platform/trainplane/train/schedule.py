@@ -9,11 +9,12 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
-
-import torch
+from typing import TYPE_CHECKING, Literal
 
 from trainplane.train.guard.policy import ALL_PLAYERS
+
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal["constant", "linear", "cosine"]
 

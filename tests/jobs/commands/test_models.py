@@ -19,7 +19,7 @@ import pytest
 from PIL import Image
 
 from jobs.commands.models import rules_file
-from jobs.config import PRESETS
+from jobs.presets import PRESETS
 from jobs.evaluation.models import open_model
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ports import free_port

@@ -3,15 +3,18 @@
 import pytest
 from tiny_task import TinyConfig
 
+from trainplane.config import safe_yaml
 from trainplane.config.canonical import canonical_json
-from trainplane.config.load import apply_overrides, build, read_yaml
+from trainplane.config.load import build, read_yaml
+from trainplane.config.overrides import apply_overrides
 from trainplane.errors import UserError
+from trainplane.search.config import SearchFile
 
 TREE = {"name": "t", "data": {"train": "a"}, "train": {"steps": 4, "global_batch": 4}}
 
 
 def build_with(*overrides):
-    return build(TinyConfig, apply_overrides(TREE, list(overrides)))
+    return build(TinyConfig, apply_overrides(TREE, list(overrides), TinyConfig))
 
 
 def test_overrides_are_read_as_yaml_and_numbers_as_people_write_them():
@@ -35,31 +38,34 @@ def test_the_tree_under_overrides_is_not_changed():
 @pytest.mark.parametrize(
     ("override", "words"),
     [
-        ("train.stesp=5", ["train.stesp", "did you mean 'steps'"]),
-        ("trian.steps=5", ["trian", "did you mean 'train'"]),
+        ("train.stesp=5", ["train.stesp", "did you mean train.steps=5?"]),
+        ("trian.steps=5", ["trian", "did you mean train.steps=5?"]),
         ("train.steps=0", ["train.steps=0", "greater than or equal to 1"]),
         ("train.steps=abc", ["train.steps='abc'", "integer"]),
         ("train.seed=100000000000000000000", ["train.seed=100000000000000000000", "less than"]),
-        ("train.workers=9", ["global_batch=4", "workers=9", "set train.global_batch=9"]),
-        ("train.workers=3", ["global_batch=4", "workers=3", "set train.global_batch=3 or 6"]),
+        ("train.workers=9", ["global_batch=4", "workers=9", "train.global_batch=9"]),
+        ("train.workers=3", ["global_batch=4", "workers=3", "train.global_batch=3 or 6"]),
         ("train.micro_batch=3", ["micro_batch=3", "share of 4", "divisor of 4"]),
         ("train.lr_g=.nan", ["train.lr_g", "finite"]),
-        ("train.workers=[3,3]", ["train.workers=3", "set train.global_batch=3 or 6"]),
+        ("train.workers=[3,3]", ["train.workers=3", "train.global_batch=3 or 6"]),
         ("train.workers=[2,1]", ["begins above its end", "write [1, 2]"]),
         ("train.workers=some", ["train.workers='some'", "valid integer, unable", "or input should be a valid tuple"]),
         ("train.micro_batch=large", ["train.micro_batch='large'", "'auto'"]),
         ("train.checkpoint_every=soon", ["train.checkpoint_every='soon' is no cadence", "90s"]),
         ("guard.non_finite=ignore", ["guard.non_finite='ignore'", "'roll_back'"]),
-        ("guard.norm_facto=3", ["guard.norm_facto", "did you mean 'norm_factor'"]),
+        ("guard.norm_facto=3", ["guard.norm_facto", "did you mean guard.norm_factor=3?"]),
         ("data.on_damage=ignore", ["data.on_damage='ignore'", "'fail' or 'quarantine'"]),
         ("data.cache_dir=cache", ["data.cache_dir='cache' is relative", "absolute folder"]),
         ("name=../up", ["name='../up'"]),
         ("train.steps", ["'train.steps' is no override", "section.key=value"]),
         ("train=5", ["train=5"]),
         ("train.steps.more=5", ["'steps' is a value, not a section"]),
-        ("a.b={", ["no YAML"]),
-        ("a.b=2024-99-99", ["no YAML"]),
-        ("a={b: 1, b: 2}", ["'b' stands twice in line 1"]),
+        ("train.lr_g={", ["no YAML"]),
+        ("train.betas={b: 1, b: 2}", ["'b' stands twice in line 1"]),
+        ("train.steps=", ["train.steps has no value"]),
+        ("train.steps=true", ["train.steps=true is neither a number nor text"]),
+        ("train.steps=2024-01-01", ["train.steps='2024-01-01'", "integer"]),
+        ("train.steps=12:30", ["train.steps='12:30'", "integer"]),
     ],
 )
 def test_a_mistake_is_answered_with_field_and_remedy(override, words):
@@ -114,7 +120,6 @@ def test_what_decides_what_is_learnt_is_part_of_it(override):
         ('approvals: 1\n"approvals": 0', "'approvals' stands in line 1 and in line 2"),
         ("floors: &a [*a]", "is no YAML (found unconstructable recursive node"),
         ("[" * 5000, "is no YAML (nested too deeply)"),
-        ("since: 2024-99-99", "is no YAML (month must be in 1..12)"),
         ("train: {", "is no YAML (while parsing a flow node"),
     ],
 )
@@ -135,3 +140,41 @@ def test_merged_keys_may_be_written_over(tmp_path):
     assert tree["in"]["base"] == {"a": 2, "c": 3}
     assert tree["use"] == {"a": 2, "c": 9}
     assert tree["both"] == {"a": 4, "c": 3}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("{train: 2024}", 'data.train: 2024 is read as a number; write it in quotes, as text: "2024"'),
+        ("{train: 1e5}", "data.train: 100000.0 is read as a number; write it in quotes"),
+        ("{train: true}", "data.train=true is neither a number nor text; give data.train=…"),
+        ("{train: a, vall: b}", "unknown setting 'data.vall'; did you mean data.val=b?"),
+    ],
+)
+def test_a_value_of_a_file_that_is_no_text_is_named_with_its_section(line, words):
+    with pytest.raises(UserError) as refusal:
+        build(TinyConfig, {**TREE, "data": safe_yaml.load(line)})
+    assert words in str(refusal.value)
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16"])
+def test_a_file_may_have_a_byte_order_mark(tmp_path, encoding):
+    (tmp_path / "run.yaml").write_bytes("name: größe\r\ntrain: {steps: 3}\r\n".encode(encoding))
+    assert read_yaml(tmp_path / "run.yaml") == {"name": "größe", "train": {"steps": 3}}
+
+
+def test_a_validator_of_a_repeated_section_names_which_one_it_is():
+    with pytest.raises(UserError) as refusal:
+        build(
+            SearchFile,
+            {
+                "name": "s",
+                "base": "demo",
+                "search": {
+                    "objective": {"mode": "max"},
+                    "space": {"loss.style": {"uniform": [2, 1]}, "loss.l1": {"choise": [1]}},
+                },
+            },
+        )
+    assert "search.space.loss.style: uniform: [2.0, 1.0] is empty" in str(refusal.value)
+    assert "unknown setting 'search.space.loss.l1.choise'" in str(refusal.value)

@@ -65,6 +65,12 @@ def test_epochs_are_counted_in_whole_batches_as_the_loop_does(steps, samples):
     assert found == [step for step in range(1, steps + 1) if step % per_epoch == 0 or step == steps]
 
 
+@given(st.integers(1, 200), st.integers(8, 100))
+def test_samples_that_fill_no_batch_are_no_part_of_an_epoch(steps, samples):
+    found = estimate(config(steps=steps), known(samples=samples))
+    assert found.epochs == steps / (samples // 8)
+
+
 @given(st.integers(1, 60), st.integers(0, 60), st.integers(1, 25))
 def test_checkpoints_are_counted_as_they_fall(steps, done, every):
     settings = config(steps=steps, checkpoint_every=every)

@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from trainplane.config.section import Section
+from trainplane.config.section import Section, about
 
 Action = Literal["tell", "skip", "lower_rate", "roll_back", "stop"]
 Bound = tuple[float | None, float | None]
@@ -36,20 +36,43 @@ class GuardConfig(Section):
         "skip", description="a player's gradient norm is above norm_factor times its running median"
     )
     norm_factor: Annotated[float, Field(gt=1)] | None = Field(
-        100.0, description="none: no limit; 100 is enough for young GANs, whose norms rise tenfold in a few steps"
+        100.0, description="null: no limit; 100 is enough for young GANs, whose norms rise tenfold in a few steps"
     )
-    norm_window: int = Field(100, ge=4, description="steps of the median; no limit before half of them are done")
+    norm_window: int = Field(
+        100,
+        ge=4,
+        description="steps of the median; no limit before half of them are done",
+        json_schema_extra=about(unit="steps"),
+    )
     unbalanced: Literal["tell", "lower_rate", "roll_back", "stop"] = Field(
         "tell", description="a balance metric stays out of its bounds; tell: a message only, a young player may recover"
     )
-    patience: int = Field(20, ge=1, description="recorded steps in a row out of bounds before that")
+    patience: int = Field(
+        20,
+        ge=1,
+        description="recorded steps in a row out of bounds before that",
+        json_schema_extra=about(unit="recorded steps"),
+    )
     balance: dict[str, Bound] = Field({}, description="metric: [low, high], instead of the task's own bounds")
     rate_factor: float = Field(0.5, gt=0, lt=1, description="factor of each lowering of a learning rate")
-    budget: int = Field(10, ge=0, description="faults in the last budget_steps steps before the run stops anyway")
-    budget_steps: int = Field(
-        1000, ge=1, description="window of the budget: rare faults never stop a long run, frequent ones do"
+    budget: int = Field(
+        10,
+        ge=0,
+        description="faults in the last budget_steps steps before the run stops anyway",
+        json_schema_extra=about(unit="faults"),
     )
-    saved_batches: int = Field(3, ge=0, description="faulty batches stored beside the checkpoints, to look at")
+    budget_steps: int = Field(
+        1000,
+        ge=1,
+        description="window of the budget: rare faults never stop a long run, frequent ones do",
+        json_schema_extra=about(unit="steps"),
+    )
+    saved_batches: int = Field(
+        3,
+        ge=0,
+        description="faulty batches stored beside the checkpoints, to look at",
+        json_schema_extra=about(unit="batches"),
+    )
 
 
 @dataclass(frozen=True)

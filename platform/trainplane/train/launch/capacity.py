@@ -110,17 +110,25 @@ class ClusterCapacity:
         )
         return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.resources.items()))
 
+    def _advised(self, room: int) -> int:
+        """Largest number of ranks within `room` that divides the batch, at least 1."""
+        train = self._config
+        sizes = batch_size.admissible_ranks(
+            global_batch=train.global_batch, low=1, high=room, micro_batch=train.fixed_micro
+        )
+        return sizes[-1] if sizes else 1
+
     def _refusal(self, smallest: int) -> str:
         # Name the first resource that is short: GPUs, then CPUs.
         has, cpus = self._total(), smallest * self._config.cpus_per_worker
         if self.use_gpu and has["GPU"] < smallest:
             return (
                 f"{smallest} workers need {smallest} GPUs, one each, and the cluster has {has['GPU']:g}; "
-                "set train.workers to that number, or train.use_gpu=false"
+                f"set train.workers={self._advised(int(has['GPU']))}, or train.use_gpu=false"
             )
         fits = int(has["CPU"] // self._config.cpus_per_worker)
         return (
             f"train.workers={smallest} × train.cpus_per_worker={self._config.cpus_per_worker:g} need {cpus:g} CPUs and "
-            f"the cluster has {has['CPU']:g}; set train.workers={max(fits, 1)}"
+            f"the cluster has {has['CPU']:g}; set train.workers={self._advised(fits)}"
             + ("" if fits else f" and train.cpus_per_worker={has['CPU']:g}")
         )

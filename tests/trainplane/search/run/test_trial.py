@@ -7,7 +7,8 @@ import pytest
 from nan_task import NanConfig
 
 from trainplane.cluster.context import local
-from trainplane.config.load import apply_overrides, build
+from trainplane.config.load import build
+from trainplane.config.overrides import apply_overrides
 from trainplane.search.config import SearchSettings
 from trainplane.search.policy.budget import CostRates
 from trainplane.search.run.driver import Driver

@@ -1,0 +1,89 @@
+"""Shipped presets and layers, and users' own files.
+
+A preset is one run or one search; a layer goes on top of any of them, as in `places2+laptop`. Names are listed without
+reading or importing anything else, for completion.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from trainplane.errors import UserError, nearest
+
+PRESETS = Path(__file__).parent
+LAYERS = PRESETS / "layers"
+
+
+def preset_names(prefix: str = "") -> list[str]:
+    """Names of shipped presets; those of searches begin with `search_`."""
+    return sorted(path.stem for path in PRESETS.glob(f"{prefix}*.yaml"))
+
+
+def layer_names() -> list[str]:
+    """Names of shipped layers, for any preset: `places2+laptop`."""
+    return sorted(path.stem for path in LAYERS.glob("*.yaml"))
+
+
+def preset_tree(preset: str) -> dict[str, Any]:
+    """Reads a name or file with layers, such as `my.yaml+laptop`.
+
+    `base: PRESET` in a file puts that preset underneath. A search keeps its base, and the layers, as a name.
+    """
+    return _resolve(preset, [])
+
+
+def _read(file: Path) -> dict[str, Any]:
+    # Imported late: names are needed without it.
+    from trainplane.config.load import read_yaml
+
+    return read_yaml(file)
+
+
+def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
+    if preset in parents:
+        raise UserError(f"preset {preset!r} is its own base ({' → '.join([*parents, preset])}); name another base")
+    name, layers = _split_layers(preset)
+    tree = _file_tree(name)
+    # The base of a search is resolved when its trials are built.
+    if "search" in tree:
+        return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
+    # Bottom up: base, the file itself, layers.
+    if (base := tree.pop("base", None)) is not None:
+        tree = merge(_resolve(str(base), [*parents, preset]), tree)
+    for layer in layers:
+        tree = merge(tree, _read(LAYERS / f"{layer}.yaml")) | {"name": f"{tree.get('name', '')}-{layer}"}
+    return tree
+
+
+def _split_layers(preset: str) -> tuple[str, list[str]]:
+    """Splits a preset into name or file, and layers."""
+    # A file name may contain a plus sign itself.
+    name, *layers = preset.split("+")
+    if not layers or Path(preset).is_file():
+        return preset, []
+    for layer in layers:
+        if layer not in layer_names():
+            raise UserError(f"no layer {layer!r} to put on {name!r}{nearest(layer, layer_names())}; try {name}+laptop")
+    return name, layers
+
+
+def _file_tree(name: str) -> dict[str, Any]:
+    shipped = PRESETS / f"{name}.yaml"
+    # Shipped names win; everything that looks like a path is a file.
+    if shipped.is_file():
+        return _read(shipped)
+    if name.endswith((".yaml", ".yml")) or "/" in name:
+        return _read(Path(name).expanduser())
+    if name in layer_names():
+        raise UserError(f"{name!r} is a layer, it goes on top of a preset; try demo+{name} or places2+{name}")
+    raise UserError(f"no preset {name!r}{nearest(name, preset_names())}; or give a YAML file")
+
+
+def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """Merges `over` into `under`, section by section."""
+    result = dict(under)
+    for key, value in over.items():
+        is_section = isinstance(value, dict) and isinstance(result.get(key), dict)
+        result[key] = merge(result[key], value) if is_section else value
+    return result
