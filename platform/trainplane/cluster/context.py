@@ -2,7 +2,8 @@
 
 It is the one setting in which a laptop and a cluster differ. It is chosen by `--context NAME`, by `ISNET_CONTEXT`, or
 by `default` in `isnet.toml` (searched here and in the folders above). Without one everything is local, under `.isnet/`
-or `ISNET_HOME`. `isnet.toml` has references to secrets, never their values::
+or `ISNET_HOME`: `.isnet/` lies beside the nearest `isnet.toml`, or is the nearest one here or above, and else is made
+here. `isnet.toml` has references to secrets, never their values::
 
     default = "lab"
 
@@ -19,20 +20,22 @@ or `ISNET_HOME`. `isnet.toml` has references to secrets, never their values::
 from __future__ import annotations
 
 import os
-import re
+import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
+from trainplane.cluster import context_values as values
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
+from trainplane.store_address import full_address, scheme_of
 from trainplane.tracking.client import TrackingServer
 
 CONFIG_FILE = "isnet.toml"
+HOME_FOLDER = ".isnet"
 _KEYS = (
     "ray",
     "tracking",
@@ -45,7 +48,6 @@ _KEYS = (
     "s3_region",
     "secrets",
 )
-_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True)
@@ -73,8 +75,10 @@ class Context:
         if not name.strip():
             # Otherwise an unset shell variable would mean the whole store.
             raise UserError("the name of a dataset is empty; need s3://bucket/prefix, a folder, or a name in the store")
-        if "://" in name or name.startswith(("/", ".", "~")):
-            return name if "://" in name else str(Path(name).expanduser().resolve())
+        if scheme_of(name.strip()):
+            return full_address(name)
+        if name.startswith(("/", ".", "~")):
+            return str(Path(full_address(name)).resolve())
         return f"{self.datasets}/{name}"
 
     def activate(self) -> None:
@@ -100,7 +104,7 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     folder), else the local context. Raises `UserError` where it is unknown, or a value is invalid.
     """
     start = start or Path.cwd()
-    home = Path(os.environ.get("ISNET_HOME") or start / ".isnet").expanduser().resolve()
+    home = Path(os.environ.get("ISNET_HOME") or project_folder(start) / HOME_FOLDER).expanduser().resolve()
     if home.exists() and not home.is_dir():
         raise UserError(f"ISNET_HOME is {home}, which is a file; name a folder")
     file, tables, default = _read(start)
@@ -115,13 +119,35 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     return _from_table(chosen, tables[chosen], home, file)
 
 
+def searched_folders(start: Path) -> list[Path]:
+    """Folders in which isnet.toml and `.isnet` are searched: `start` and those above.
+
+    Not those like /tmp, where any user could put them.
+    """
+    return [start, *(folder for folder in start.parents if not _is_public(folder))]
+
+
+def project_folder(start: Path) -> Path:
+    """Nearest folder with isnet.toml or `.isnet`, else `start`."""
+    for folder in searched_folders(start):
+        if (folder / CONFIG_FILE).is_file() or (folder / HOME_FOLDER).is_dir():
+            return folder
+    return start
+
+
+def _is_public(folder: Path) -> bool:
+    """True for a folder with the sticky bit to which all users write."""
+    public = stat.S_ISVTX | stat.S_IWOTH
+    return folder.stat().st_mode & public == public
+
+
 def local(home: Path, name: str = "local") -> Context:
     """Local context: all stores are below `home`."""
     return Context(
         name=name,
         home=home,
         ray=None,
-        tracking=f"sqlite:///{home / 'mlflow.db'}",
+        tracking=f"sqlite:///{values.sqlite_path(str(home / 'mlflow.db'))}",
         datasets=str(home / "datasets"),
         checkpoints=str(home / "checkpoints"),
         artifacts=str(home / "artifacts"),
@@ -131,7 +157,7 @@ def local(home: Path, name: str = "local") -> Context:
 
 def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
     # The nearest file counts; contexts of several files are not merged.
-    for folder in (start, *start.parents):
+    for folder in searched_folders(start):
         file = folder / CONFIG_FILE
         if file.is_file():
             try:
@@ -153,105 +179,35 @@ def _read(start: Path) -> tuple[Path | None, dict[str, Any], str | None]:
     return None, {}, None
 
 
-def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path | None) -> Context:
+def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> Context:
+    def what(key: str) -> str:
+        return f"{file}: {key} of context {name!r}"
+
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
         if key != "secrets":
-            _check_text(name, key, table[key], file)
+            values.check_text(table[key], what(key))
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
-    if "tracking" in table and not str(table["tracking"]).startswith(("http://", "https://", "sqlite:///")):
-        # The address is not shown: it may hold a password.
-        raise UserError(
-            f"{file}: tracking of context {name!r} is not an address; need http://…, https://… or sqlite:///…"
-        )
-    for key in ("ray", "tracking", "s3_endpoint"):
-        if "://" in table.get(key, ""):
-            _check_address(name, key, table[key], file)
     # Stores that the table does not name are below `store`, and without it they are local.
     base = local(home, name)
-    store = str(table["store"]).rstrip("/") if "store" in table else None
+    store = values.store_address(table["store"], what("store"), file.parent) if "store" in table else None
     addresses = {}
     for key in ("datasets", "checkpoints", "artifacts", "audit"):
         default = f"{store}/{key}" if store else getattr(base, key)
-        addresses[key] = str(table.get(key, default)).rstrip("/")
-    return base.at(**addresses, tracking=str(table.get("tracking", base.tracking))).at(
-        **({"ray": _ray_address(str(table["ray"]), name)} if "ray" in table else {}),
-        environment=_environment(name, table),  # type: ignore[arg-type]
-    )
-
-
-def _check_text(name: str, key: str, value: object, file: Path | None) -> None:
-    """Refuses all but text: a number would become a folder."""
-    if not isinstance(value, str) or not value.strip():
-        raise UserError(f'{file}: {key} of context {name!r} is not a text, or is empty; write {key} = "…"')
-    if value.startswith("s3://") and not value.removeprefix("s3://").strip("/"):
-        raise UserError(f"{file}: {key} of context {name!r} names no bucket; need s3://bucket/prefix")
-
-
-def _check_address(name: str, key: str, address: str, file: Path | None) -> None:
-    # Refuses an incomplete address, or one with a password. Messages do not show the address, because it may hold one.
-    if not address.startswith(("http://", "https://")):
-        return
-    parts = urlsplit(address)
-    if "@" in parts.netloc:
-        raise UserError(
-            f"{file}: {key} of context {name!r} holds a user or a password; take it out, and give it among the "
-            "context's secrets, such as MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD, by reference"
-        )
-    try:
-        is_whole = bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        is_whole = False
-    if not is_whole:
-        raise UserError(f"{file}: {key} of context {name!r} is not an address; need {parts.scheme}://HOST:PORT")
-
-
-def _ray_address(address: str, name: str) -> str:
-    if not address.startswith(("http://", "https://")):
-        raise UserError(
-            f"context {name!r}: ray = {address!r} is not a job address; need http://HEAD:8265, "
-            "the address of the cluster's dashboard"
-        )
-    return address.rstrip("/")
-
-
-def _environment(name: str, table: Mapping[str, Any]) -> dict[str, str]:
+        addresses[key] = values.store_address(table[key], what(key), file.parent) if key in table else default
+    if "tracking" in table:
+        addresses["tracking"] = values.tracking_address(table["tracking"], what("tracking"), file.parent)
+    if "ray" in table:
+        addresses["ray"] = values.ray_address(table["ray"], what("ray"))
     variables: dict[str, str] = {}
     if "s3_endpoint" in table:
         # boto3 and MLflow look for the same thing under two names.
-        variables["AWS_ENDPOINT_URL"] = variables["MLFLOW_S3_ENDPOINT_URL"] = str(table["s3_endpoint"])
+        endpoint = values.web_address(table["s3_endpoint"], what("s3_endpoint"))
+        variables["AWS_ENDPOINT_URL"] = variables["MLFLOW_S3_ENDPOINT_URL"] = endpoint
     if "s3_region" in table:
-        variables["AWS_DEFAULT_REGION"] = str(table["s3_region"])
+        variables["AWS_DEFAULT_REGION"] = values.region(table["s3_region"], what("s3_region"))
     for variable, reference in table.get("secrets", {}).items():
-        if not _VARIABLE.fullmatch(variable):
-            raise UserError(
-                f"context {name!r}: secret {variable!r} is not the name of a variable; need letters, digits, _"
-            )
-        variables[variable] = _secret(name, variable, str(reference))
-    return variables
-
-
-def _secret(name: str, variable: str, reference: str) -> str:
-    # A value that is neither kind of reference is refused without being shown: it may be the secret itself.
-    kind, _, target = reference.partition(":")
-    if kind == "env":
-        if target not in os.environ:
-            raise UserError(f"context {name!r}: secret {variable} is read from ${target}, which is not set; export it")
-        return os.environ[target]
-    if kind == "file":
-        try:
-            text = read_text(Path(target).expanduser()).strip()
-            if "\0" in text:
-                raise ValueError("no variable holds a zero byte")
-            return text
-        except (OSError, ValueError) as error:
-            reason = error.strerror if isinstance(error, OSError) else "it is not text"
-            raise UserError(
-                f"context {name!r}: secret {variable} is read from {target}, which cannot be read ({reason})"
-            ) from error
-    raise UserError(
-        f"context {name!r}: secret {variable} is given by value; write a reference, 'env:NAME' or 'file:PATH', "
-        "so that no secret stands in a file that is shared"
-    )
+        variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
+    return replace(base, **addresses, environment=variables)

@@ -10,7 +10,7 @@ import tomllib
 from collections.abc import Mapping
 from pathlib import Path
 
-from trainplane.cluster.context import CONFIG_FILE, Context
+from trainplane.cluster.context import CONFIG_FILE, Context, project_folder, searched_folders
 from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import CLI, UserError
@@ -21,11 +21,9 @@ _LAST = f"# <<< {CLI} stack"
 
 
 def config_file(start: Path) -> Path:
-    """Nearest isnet.toml in `start` or above, else `start`'s."""
-    for folder in (start, *start.parents):
-        if (folder / CONFIG_FILE).is_file():
-            return folder / CONFIG_FILE
-    return start / CONFIG_FILE
+    """Nearest isnet.toml in `start` or above, else the one to be made."""
+    files = [folder / CONFIG_FILE for folder in searched_folders(start)]
+    return next((file for file in files if file.is_file()), project_folder(start) / CONFIG_FILE)
 
 
 def check(file: Path) -> None:

@@ -6,7 +6,7 @@ import os
 import pytest
 
 from jobs.cli import cluster_main
-from jobs.cli.main import build_parser
+from jobs.cli.arguments import build_parser
 from jobs.cluster.portable_args import (
     PATH_ARGS,
     PATH_OR_NAME_ARGS,
@@ -31,7 +31,7 @@ def here(tmp_path):
 @pytest.fixture
 def there(tmp_path):
     """A context whose cluster is another machine, with all it needs."""
-    store = {name: f"s3://b/{name}" for name in ("datasets", "checkpoints", "artifacts", "audit")}
+    store = {name: f"s3://buck/{name}" for name in ("datasets", "checkpoints", "artifacts", "audit")}
     return local(tmp_path / "home", "lab").at(ray="http://head:8265", tracking="http://mlflow:5000", **store)
 
 
@@ -60,11 +60,11 @@ def test_relative_paths_become_absolute_on_a_cluster_of_this_machine(here, tmp_p
 @pytest.mark.parametrize(
     "words",
     [
-        ("train", "demo", "train.steps=3", "data.train=s3://b/x", "train.lr_g=1e-4"),
+        ("train", "demo", "train.steps=3", "data.train=s3://buck/x", "train.lr_g=1e-4"),
         ("train", "demo", "data.train=mine"),
         ("evaluate", "models:/isnet@production", "held"),
-        ("evaluate", "runs:/abc/x", "s3://b/held"),
-        ("data", "pack", "s3://b/photos", "mine"),
+        ("evaluate", "runs:/abc/x", "s3://buck/held"),
+        ("data", "pack", "s3://buck/photos", "mine"),
         ("data", "verify", "mine"),
     ],
 )
@@ -134,7 +134,7 @@ def test_what_the_job_must_reach(there):
 
 def test_a_job_whose_store_does_not_answer_says_so_before_it_begins(tmp_path, monkeypatch, capsys):
     (tmp_path / "isnet.toml").write_text(
-        'default = "lab"\n[context.lab]\nstore = "s3://b"\ns3_endpoint = "http://127.0.0.1:1"\n'
+        'default = "lab"\n[context.lab]\nstore = "s3://buck"\ns3_endpoint = "http://127.0.0.1:1"\n'
         'tracking = "http://127.0.0.1:1"\n'
     )
     monkeypatch.delenv("ISNET_CONTEXT", raising=False)

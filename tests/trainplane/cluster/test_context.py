@@ -28,7 +28,7 @@ def test_without_any_setting_everything_is_local(tmp_path):
     context = resolve(start=tmp_path)
     assert context.tracking == f"sqlite:///{tmp_path}/.isnet/mlflow.db"
     assert context.dataset("mine") == f"{tmp_path}/.isnet/datasets/mine"
-    assert context.dataset("s3://b/x") == "s3://b/x"
+    assert context.dataset("s3://bucket/x") == "s3://bucket/x"
     assert context.ray is None
     assert context.is_local
 
@@ -51,6 +51,41 @@ def test_a_file_above_is_found_and_its_default_taken(tmp_path, monkeypatch):
     assert context.environment["AWS_SECRET_ACCESS_KEY"] == "hush"
     assert context.environment["MLFLOW_S3_ENDPOINT_URL"] == context.environment["AWS_ENDPOINT_URL"]
     assert not context.is_local
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", " ", "\t\n"])
+def test_a_secret_is_taken_without_the_line_end_behind_it(tmp_path, monkeypatch, end):
+    monkeypatch.setenv("LAB_KEY", f"hush{end}")
+    (tmp_path / "isnet.toml").write_text(LAB)
+    assert resolve(start=tmp_path).environment["AWS_SECRET_ACCESS_KEY"] == "hush"
+
+
+def test_places_are_whole_whatever_folder_the_command_is_typed_in(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/me")
+    (tmp_path / "isnet.toml").write_text(
+        'default = "lab"\n[context.lab]\nstore = "~/isnet"\ndatasets = "data"\n'
+        'audit = "file:///srv/audit"\ntracking = "sqlite:///~/mlflow.db"\n'
+    )
+    (tmp_path / "below").mkdir()
+    context = resolve(start=tmp_path / "below")
+    assert context.checkpoints == "/home/me/isnet/checkpoints"
+    assert context.datasets == f"{tmp_path}/data"
+    assert context.audit == "/srv/audit"
+    assert context.tracking == "sqlite:////home/me/mlflow.db"
+
+
+@pytest.mark.parametrize("folder", ["what?now", "a%20b"])
+def test_a_home_that_no_database_address_can_hold_is_refused(tmp_path, monkeypatch, folder):
+    monkeypatch.setenv("ISNET_HOME", str(tmp_path / folder))
+    with pytest.raises(UserError, match="set ISNET_HOME"):
+        resolve(start=tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", ["s3:/bucket/x", "S3://bucket/x", "s3a://bucket/x", "s3://bucket//x"])
+def test_a_mistyped_address_is_no_name_of_a_dataset(tmp_path, name):
+    with pytest.raises(UserError):
+        resolve(start=tmp_path).dataset(name)
 
 
 def test_values_of_secrets_are_in_no_representation(tmp_path, monkeypatch):
@@ -93,6 +128,22 @@ def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words
         ('store = ["s3://bucket"]', ["store of context 'lab' is not a text"]),
         ('store = " "', ["store of context 'lab' is not a text, or is empty"]),
         ('store = "s3://"', ["store of context 'lab' names no bucket"]),
+        ('store = "$HOME/isnet"', ["store of context 'lab' names a variable", '"~/…"']),
+        ('datasets = "${DATA}/isnet"', ["datasets of context 'lab' names a variable"]),
+        ('store = "s3:/bucket/isnet"', ["store of context 'lab' cannot be used", "write 's3://bucket/isnet'"]),
+        ('audit = "S3://bucket/audit"', ["audit of context 'lab' cannot be used", "write 's3://bucket/audit'"]),
+        ('artifacts = "gs://bucket"', ["artifacts of context 'lab' cannot be used", "need s3://bucket/prefix"]),
+        ('store = "s3://bucket//isnet"', ["store of context 'lab' cannot be used", "two slashes"]),
+        ('store = "s3://bucket/x?endpoint=y"', ["store of context 'lab' cannot be used", "AWS_ENDPOINT_URL"]),
+        ('store = " s3://bucket"', ["store of context 'lab' has a blank or a line end"]),
+        ('s3_endpoint = "store:9000"', ["s3_endpoint of context 'lab' is not an address", "http://HOST:PORT"]),
+        ('s3_endpoint = "http://store:9000?x=1"', ["s3_endpoint of context 'lab' has a query"]),
+        ('s3_region = "us east"', ["s3_region of context 'lab' is no region"]),
+        ('tracking = "http://mlflow:5000 # new"', ["tracking of context 'lab' is not an address"]),
+        ('tracking = "sqlite:///"', ["tracking of context 'lab' is not an address", "names a file"]),
+        ('tracking = "sqlite:///a%20b/mlflow.db"', ["a%20b", "cannot hold"]),
+        ('tracking = "postgresql://me:hush@db/x"', ["tracking of context 'lab' is not an address"]),
+        ('[context.lab.secrets]\nA = "file:two-lines"', ["secret A of context 'lab'", "more than one line"]),
         ('ray = "http://head:port"', ["ray of context 'lab' is not an address", "http://HOST:PORT"]),
         ('ray = "http://"', ["ray of context 'lab' is not an address"]),
         ('tracking = "http://mlflow:99999"', ["tracking of context 'lab' is not an address"]),
@@ -100,10 +151,12 @@ def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words
         ('ray = "https://me:hush@head"', ["ray of context 'lab' holds a user or a password"]),
         ('s3_endpoint = "http://me:hush@store"', ["s3_endpoint of context 'lab' holds a user or a password"]),
         ('[context.lab.secrets]\n"A=B" = "env:HOME"', ["'A=B' is not the name of a variable"]),
-        ('[context.lab.secrets]\nA = "file:a\\u0000b"', ["secret A is read from", "cannot be read"]),
+        ('[context.lab.secrets]\nA = "file:a\\u0000b"', ["secret A of context 'lab'", "is read from"]),
     ],
 )
-def test_what_is_no_text_no_address_or_holds_a_password_is_refused(tmp_path, table, words):
+def test_what_is_no_text_no_address_or_holds_a_password_is_refused(tmp_path, monkeypatch, table, words):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "two-lines").write_text("hush\nhush\n")
     (tmp_path / "isnet.toml").write_text(f'default = "lab"\n[context.lab]\n{table}\n')
     with pytest.raises(UserError) as refusal:
         resolve(start=tmp_path)
