@@ -9,6 +9,7 @@ import hashlib
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,18 +19,18 @@ from jobs.evaluation.models import Model
 from jobs.evaluation.report import Report, tables
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
 from trainplane.markdown import escaped, markdown_table
 from trainplane.tracking import lineage
 from trainplane.tracking.results import RunResult, VersionAttachment
 from trainplane.tracking.run_id import RunSpec
-from trainplane.tracking.runs import end_run, find_or_create_run
+from trainplane.tracking.runs import RunHandle, discard_run, end_run, exit_status, find_or_create_run
 
 EXPERIMENT = "isnet-evaluations"
 
 
-def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol) -> str:
-    """Starts or reopens the evaluation's run; returns its id."""
+def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol) -> RunHandle:
+    """Starts or reopens the evaluation's run."""
     pairing = protocol.eval_set.pairing
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
@@ -51,15 +52,19 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
             artifact_root=context.artifacts,
         ),
     )
-    lineage.log_dataset(
-        context.tracking_server,
-        run.run_id,
-        name=protocol.name,
-        digest=pairing.dataset_digest,
-        address=protocol.dataset.address,
-        context="evaluation",
-    )
-    return run.run_id
+    try:
+        lineage.log_dataset(
+            context.tracking_server,
+            run.run_id,
+            name=protocol.name,
+            digest=pairing.dataset_digest,
+            address=protocol.dataset.address,
+            context="evaluation",
+        )
+    except BaseException as error:
+        close_run(context, run, error)
+        raise
+    return run
 
 
 def run_result(run_id: str, report: Report, folder: Path, attachments: Sequence[VersionAttachment]) -> RunResult:
@@ -69,13 +74,15 @@ def run_result(run_id: str, report: Report, folder: Path, attachments: Sequence[
     return RunResult(run_id, folder, _metrics(report), tags, attachments=attachments)
 
 
-def fail_run(context: Context, run_id: str) -> None:
-    """Closes the run of an interrupted evaluation."""
-    try:
-        # Where the server is unreachable, the evaluation's own error counts.
-        end_run(context.tracking_server, run_id, "FAILED")
-    except UserError:
-        return
+def close_run(context: Context, run: RunHandle, error: BaseException) -> None:
+    """Closes the run of an evaluation that `error` ended."""
+    # Where the server is unreachable, the evaluation's own error counts.
+    with suppress(UserError, RunFailed):
+        # A mistake of the user leaves nothing behind; a run of earlier evaluations stays.
+        if isinstance(error, UserError) and not run.resumed:
+            discard_run(context.tracking_server, run.run_id)
+        else:
+            end_run(context.tracking_server, run.run_id, exit_status(error)[0])
 
 
 def _metrics(report: Report) -> dict[str, float]:
@@ -93,8 +100,8 @@ def _metrics(report: Report) -> dict[str, float]:
 
 def _keys(labels: Iterable[str]) -> dict[str, str]:
     """Makes a unique metric prefix of each label."""
-    # MLflow restricts names of metrics.
-    keys = {label: re.sub(r"[^A-Za-z0-9_.@ -]", "_", label)[:100] for label in labels}
+    # Short and without `/` and `:`, which would be read as groups of metrics, and without what MLflow refuses.
+    keys = {label: re.sub(r"[^A-Za-z0-9_. -]", "_", label)[:100] for label in labels}
     # With one prefix for two labels one model's metrics would replace the other's.
     shared = {key for key, times in Counter(keys.values()).items() if times > 1}
     # Labels may differ only beyond the first 100 characters, such as two steps of a run in a deep folder.

@@ -67,6 +67,7 @@ def evaluate_and_record(
     folder: Path | None = None,
     tasks: int = 0,
     with_study: bool = False,
+    measured: Mapping[str, Measurement] | None = None,
 ) -> RecordedEvaluation:
     """Evaluates models and records the report in MLflow.
 
@@ -80,16 +81,19 @@ def evaluate_and_record(
         folder: for the report's files; a folder of the run below the home folder by default.
         tasks: number of Ray tasks at once; 0 for this process.
         with_study: also compare the ways of loading masks.
+        measured: measurements of the models by this protocol that exist already.
     """
-    run_id = mlflow_record.start_run(context, models, protocol)
+    run = mlflow_record.start_run(context, models, protocol)
     try:
-        folder = folder or context.home / "evaluations" / run_id
-        report = evaluate(context, models, protocol, folder=folder, tasks=tasks, with_study=with_study)
-        result = mlflow_record.run_result(run_id, report, folder, _attachments(models, report, folder))
-        return RecordedEvaluation(report, run_id, folder, pending_results.send(context, result))
-    except BaseException:
+        folder = folder or context.home / "evaluations" / run.run_id
+        report = evaluate(
+            context, models, protocol, folder=folder, tasks=tasks, with_study=with_study, measured=measured
+        )
+        result = mlflow_record.run_result(run.run_id, report, folder, _attachments(models, report, folder))
+        return RecordedEvaluation(report, run.run_id, folder, pending_results.send(context, result))
+    except BaseException as error:
         # Also after Ctrl-C: no run may stay RUNNING.
-        mlflow_record.fail_run(context, run_id)
+        mlflow_record.close_run(context, run, error)
         raise
 
 
@@ -101,6 +105,7 @@ def evaluate(
     folder: Path,
     tasks: int = 0,
     with_study: bool = False,
+    measured: Mapping[str, Measurement] | None = None,
 ) -> Report:
     """Measures models, ours first, and writes the report into `folder`."""
 
@@ -108,7 +113,8 @@ def evaluate(
         return measure_model(model, protocol, context=context, tasks=tasks)
 
     # Measure one model after the other, each with all tasks, then ours again for the study.
-    measurements = {label: measure(model, protocol) for label, model in models.items()}
+    known = measured or {}
+    measurements = {label: known.get(label) or measure(model, protocol) for label, model in models.items()}
     (ours_label, ours), *others = measurements.items()
     study = []
     if with_study:

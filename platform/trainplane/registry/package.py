@@ -23,6 +23,7 @@ from trainplane.task import Exported
 from trainplane.tracking.client import pyfunc, reason
 from trainplane.tracking.run_record import RunRecord
 
+from trainplane.tracking.mlflow_names import MAX_TAG, valid_key, valid_text
 # MLflow writes the first into a folder that it downloads or loads from; Python writes its caches.
 _NOT_PACKAGED = ("registered_model_meta", "__pycache__")
 
@@ -124,7 +125,8 @@ def register(
         registered = [v for v in model.versions() if v.run_id == run.run_id and v.model_digest == digest]
         if registered:
             return registered[-1]
-        tags = {PREFIX + key: str(value) for key, value in {**facts, "model_digest": digest}.items()}
+        recorded = {**facts, "model_digest": digest}
+        tags = {valid_key(PREFIX + key): valid_text(str(value), MAX_TAG) for key, value in recorded.items()}
         # Files first, then the name, then the version: killed in between, the next call continues.
         logged = _logged_model(model.name, folder, run=run, digest=digest, step=step, tags=tags)
         model.create()

@@ -20,6 +20,7 @@ from trainplane.markdown import escaped
 from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdicts_as_json
 from trainplane.registry.names import check_name, parse_address
 from trainplane.tracking.client import TrackingServer, all_pages, set_with_retry
+from trainplane.tracking.mlflow_names import MAX_DESCRIPTION, MAX_MODEL_TAG, valid_key, valid_text
 from trainplane.tracking.results import VersionAttachment
 
 # Of all tags of ours.
@@ -92,11 +93,12 @@ class RegisteredModel:
 
     def set_tag(self, key: str, value: str) -> None:
         """Sets one tag of the model."""
-        set_with_retry(self.server.client.set_registered_model_tag, self.name, key, value)
+        text = valid_text(value, MAX_MODEL_TAG)
+        set_with_retry(self.server.client.set_registered_model_tag, self.name, valid_key(key), text)
 
     def set_description(self, text: str) -> None:
         """Sets the Markdown on the model's page."""
-        self.server.client.update_registered_model(self.name, description=text)
+        self.server.client.update_registered_model(self.name, description=valid_text(text, MAX_DESCRIPTION))
 
     def as_json(self) -> dict[str, Any]:
         """{name, versions: […]}, as `isnet models show --json` prints them."""
@@ -278,11 +280,13 @@ class ModelVersion:
             self.server.client.log_text(self.run_id, text, path)
 
     def _set_tag(self, key: str, value: str) -> None:
-        set_with_retry(self.server.client.set_model_version_tag, self.name, self.version, key, value)
-        self.tags[key] = value
+        text = valid_text(value, MAX_MODEL_TAG)
+        set_with_retry(self.server.client.set_model_version_tag, self.name, self.version, valid_key(key), text)
+        self.tags[valid_key(key)] = text
 
     def _set_description(self, text: str) -> None:
-        self.server.client.update_model_version(self.name, self.version, description=text)
+        description = valid_text(text, MAX_DESCRIPTION)
+        self.server.client.update_model_version(self.name, self.version, description=description)
 
     def _json_tag(self, key: str) -> Any:
         try:

@@ -20,7 +20,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from trainplane.environ import preserved_variables
-from trainplane.errors import UserError, error_line
+from trainplane.errors import CLI, RunFailed, UserError, error_line
 from trainplane.locks import FileLock
 
 _SQLITE = "sqlite:///"
@@ -43,6 +43,9 @@ _REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "E
 _NOT_MLFLOW = "not in a valid JSON format"
 
 
+# Answers of MLflow itself to a value that it will never accept, and the words by which its client tells a gateway's.
+_VALUE_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
+_BY_GATEWAY = "failed with error code"
 class TrackingServer:
     """One MLflow server, or SQLite store, with its client.
 
@@ -110,8 +113,8 @@ class TrackingServer:
                 mlflow.set_tracking_uri(tracking_before)
                 mlflow.set_registry_uri(registry_before)
 
-    def unreachable(self, error: Exception) -> UserError:
-        """Error for an address that does not answer, without secrets."""
+    def unreachable(self, error: Exception) -> UserError | RunFailed:
+        """Error for a server that does not do what was asked, without secrets."""
         where, why = self.public_address, reason(error)
         is_login_refused = is_refusal(error) and _NOT_MLFLOW not in str(error)
         if is_login_refused and getattr(error, "error_code", "") != "ENDPOINT_NOT_FOUND":
@@ -130,6 +133,11 @@ def quiet_mlflow() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
+        if is_value_refused(error):
+            return RunFailed(
+                f"MLflow at {where} answers, and refused a value of this record ({why}); neither the server nor its "
+                f"address is at fault: it is a bug of {CLI}, please report this line"
+            )
 
 def _make_client(address: str) -> Any:
     # Creates the client. Errors of SQLAlchemy become `MlflowException`, like those of a server.
@@ -218,6 +226,14 @@ def all_pages(search: Callable[..., Any], **arguments: Any) -> list[Any]:
         token = page.token
         if not token:
             return results
+
+
+def is_value_refused(error: Exception) -> bool:
+    """Tells if MLflow itself refused a value, the same at every try."""
+    # Other kinds of its exceptions are about addresses, such as one of an unknown scheme.
+    is_answer = type(error).__name__ in ("MlflowException", "RestException")
+    is_gateway = any(words in str(error) for words in (_BY_GATEWAY, _NOT_MLFLOW))
+    return is_answer and not is_gateway and getattr(error, "error_code", None) in _VALUE_REFUSALS
 
 
 def without_secrets(address: str) -> str:

@@ -18,6 +18,8 @@ from types import MappingProxyType
 from typing import Any
 
 from trainplane.tracking.client import TrackingServer, without_secrets
+from trainplane.tracking.mlflow_names import dataset
+from trainplane.tracking.run_id import set_tags
 
 # For code without its repository; `isnet submit` and the image's Dockerfile set them.
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
@@ -178,13 +180,13 @@ def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, 
     `UserError`.
     """
     client = server.client
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag
     from mlflow.exceptions import MlflowException
 
-    dataset = Dataset(**dataset_input(name=name, digest=digest, address=address))
+    entry = dataset(**dataset_input(name=name, digest=digest, address=address))
     try:
-        client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", context)])])
-        client.set_tag(run_id, f"trainplane.dataset.{context}", digest, synchronous=True)
+        client.log_inputs(run_id, [DatasetInput(entry, [InputTag("mlflow.data.context", context)])])
+        set_tags(client, run_id, {f"trainplane.dataset.{context}": digest})
     except MlflowException as error:
         raise server.unreachable(error) from error
 

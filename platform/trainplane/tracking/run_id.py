@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import quote
 
 from trainplane.errors import UserError
+from trainplane.tracking.mlflow_names import MAX_RUN_NAME, MAX_TAG, run_tag, valid_key, valid_text
 
 # The tags that connect an MLflow run with its key, its reserved id and its process.
 KEY_TAG = "trainplane.run_key"
@@ -81,9 +82,10 @@ def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | Non
     tags = {**spec.tags, **(claim or {}), KEY_TAG: spec.run_key, RESERVED_TAG: spec.reserved_id}
     if spec.parent_run_id is not None:
         tags["mlflow.parentRunId"] = spec.parent_run_id
+    valid_tags = {valid_key(key): valid_text(value, MAX_TAG) for key, value in tags.items()}
     # Another launcher may create the same run at this moment: search again, and agree on one.
     while not runs:
-        client.create_run(experiment_id, tags=tags, run_name=spec.run_name)
+        client.create_run(experiment_id, tags=valid_tags, run_name=valid_text(spec.run_name, MAX_RUN_NAME))
         runs = _delete_surplus(client, _runs_with_key(client, experiment_id, spec.run_key))
     return client.get_run(runs[0].info.run_id), existed
 
@@ -111,9 +113,7 @@ def find_reserved_run(client: Any, reserved_id: str) -> Any | None:
 
 def set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
     """Sets several tags with one request."""
-    from mlflow.entities import RunTag
-
-    client.log_batch(run_id, tags=[RunTag(key, str(value)) for key, value in tags.items()], synchronous=True)
+    client.log_batch(run_id, tags=[run_tag(key, value) for key, value in tags.items()], synchronous=True)
 
 
 def _experiment_id(client: Any, name: str, artifact_root: str) -> str:

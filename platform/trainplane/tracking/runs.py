@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from trainplane.errors import UserError
+from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.client import TrackingServer, is_refusal, reason
 from trainplane.tracking.heartbeat import LEASE_TAG, new_lease, owner_id
 from trainplane.tracking.run_id import (
@@ -227,7 +227,7 @@ def close_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping
     # Without a spool the end is lost if MLflow does not answer either.
     try:
         end_run(server, run_id, status, tags)
-    except UserError as error:
+    except (UserError, RunFailed) as error:
         logger.warning("tracking: the end of run %s is not recorded (%s)", run_id, error)
     return 0
 
@@ -257,6 +257,17 @@ def _record(
     except (OSError, MlflowException):
         return count_unsent(folder)
     return _upload_idle_spool(folder, client)
+
+
+def discard_run(server: TrackingServer, run_id: str) -> None:
+    """Deletes a run that a mistake of the user ended before it did anything."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        server.knock()
+        server.client.delete_run(run_id)
+    except (MlflowException, OSError) as error:
+        raise server.unreachable(error) from error
 
 
 def end_run(server: TrackingServer, run_id: str, status: Status, tags: Mapping[str, str] | None = None) -> None:

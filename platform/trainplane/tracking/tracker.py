@@ -24,6 +24,7 @@ from PIL import Image
 
 from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.history import RecordedSteps, fetch_recorded_steps, write_recorded_steps
+from trainplane.tracking.mlflow_names import valid_key
 from trainplane.tracking.run_id import RunSpec, find_reserved_run, is_reserved
 from trainplane.tracking.spool.ledger import SYSTEM, SpoolRecord, image_mark
 from trainplane.tracking.spool.spool import LOCK_PATIENCE_S, Spool
@@ -155,7 +156,8 @@ class Tracker(Recorder):
         def write() -> None:
             # A replayed step was recorded by an earlier attempt.
             marks = self._ledger.marks
-            values = {key: float(value) for key, value in metrics.items() if step > marks.get(key, step - 1)}
+            named = {valid_key(key): float(value) for key, value in metrics.items()}
+            values = {key: value for key, value in named.items() if step > marks.get(key, step - 1)}
             if values:
                 self._append_metrics({"k": "metrics", "step": int(step), "ts": _now_ms(), "v": values})
 

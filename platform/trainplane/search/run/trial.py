@@ -19,6 +19,7 @@ from trainplane.cluster.context import Context
 from trainplane.config.load import build
 from trainplane.search.run.weights_transfer import copy_donor_weights, pin_owner, release_donor
 from trainplane.task import load_task
+from trainplane.tracking.mlflow_names import metric, run_tag
 from trainplane.tracking.tracker import Status
 from trainplane.train.launch.failure_policy import Cause, cause_of
 from trainplane.train.launch.launch import newest_step, train
@@ -175,21 +176,20 @@ def _extra_metrics(assignment: Assignment) -> dict[str, float]:
 
 def _record_exploit(context: Context, run_id: str, assignment: Assignment) -> None:
     # Records changed settings as metrics over steps. MLflow's parameters cannot change.
-    from mlflow.entities import Metric, RunTag
     from mlflow.exceptions import MlflowException
 
     assert assignment.donor is not None
     step, now = assignment.donor["step"], int(time.time() * 1000)
     # Text of all exploits so far, and numeric settings as points at the step of the exploit.
     tags = [
-        RunTag(
+        run_tag(
             f"trainplane.exploit.{index}",
             f"step {exploit['step']}: trial {exploit['donor']}, {exploit['settings']}"[:500],
         )
         for index, exploit in enumerate(assignment.lineage)
     ]
     points = [
-        Metric(f"setting/{name}", float(value), now, step)
+        metric(f"setting/{name}", float(value), now, step)
         for name, value in assignment.settings.items()
         if isinstance(value, (int, float))
     ]

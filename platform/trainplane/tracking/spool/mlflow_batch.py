@@ -14,17 +14,16 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.errors import error_line
-from trainplane.tracking.client import set_with_retry
+from trainplane.tracking.client import is_value_refused, set_with_retry
+from trainplane.tracking.mlflow_names import MAX_MODEL_TAG, dataset, metric, param, run_tag, valid_key, valid_text
 from trainplane.tracking.run_id import find_reserved_run, is_reserved, start_attempt
 from trainplane.tracking.spool.ledger import SpoolRecord
 
 # Limits of one `log_batch` request.
 MAX_METRICS = 1000
 MAX_NAMES = 100
-# MLflow's answers that are the same for the same entity at every try.
-_FINAL_ERRORS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
-_BY_GATEWAY = "failed with error code"
-_TOO_LARGE = f"{_BY_GATEWAY} 413"
+# A gateway's answer, in the words of MLflow's client.
+_TOO_LARGE = "failed with error code 413"
 
 Refused = list[tuple[str, str]]
 """(entity, reason) of everything that the server will never accept."""
@@ -36,8 +35,6 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord])
     Failed requests raise the client's errors. Metrics, parameters and tags are collected; other kinds take a request
     each.
     """
-    from mlflow.entities import Metric, Param, RunTag
-
     metrics, others = [], []
     refused: Refused = []
     recorded = _RecordedInRun(client, run_id)
@@ -45,14 +42,12 @@ def send(client: Any, run_id: str, folder: Path, records: Iterable[SpoolRecord])
     for record in records:
         match record["k"]:
             case "metrics":
-                metrics += [
-                    Metric(key, float(value), record["ts"], record["step"]) for key, value in record["v"].items()
-                ]
+                metrics += [metric(key, value, record["ts"], record["step"]) for key, value in record["v"].items()]
             case "params":
                 params = recorded.new_params(record["v"]) if record.get("once") else record["v"]
-                others += [Param(key, value) for key, value in params.items()]
+                others += [param(key, value) for key, value in params.items()]
             case "tags":
-                others += [RunTag(key, value) for key, value in record["v"].items()]
+                others += [run_tag(key, value) for key, value in record["v"].items()]
             case "file":
                 if not (record.get("once") and recorded.has_files(record)):
                     refused += _send_files(client, run_id, folder, record)
@@ -90,7 +85,7 @@ class _RecordedInRun:
         # One request for all records of the group.
         if self._params is None:
             self._params = set(self._client.get_run(self._run_id).data.params)
-        return {key: value for key, value in values.items() if key not in self._params}
+        return {key: value for key, value in values.items() if valid_key(key) not in self._params}
 
     def has_files(self, record: SpoolRecord) -> bool:
         if self._files is None:
@@ -124,9 +119,7 @@ def _send_batch(client: Any, run_id: str, entities: list[Any]) -> Refused:
 
 def _is_final(error: Any) -> bool:
     # Checks for a refusal that stays the same. Final are MLflow's own refusals, and requests too large for its gateway.
-    if _TOO_LARGE in str(error):
-        return True
-    return error.error_code in _FINAL_ERRORS and _BY_GATEWAY not in str(error)
+    return _TOO_LARGE in str(error) or is_value_refused(error)
 
 
 def _is_deleted(client: Any, run_id: str) -> bool:
@@ -137,9 +130,9 @@ def _is_deleted(client: Any, run_id: str) -> bool:
 def _check_arrived(client: Any, run_id: str, metrics: list[Any]) -> None:
     # A run has the last step of each metric.
     newest: dict[str, int] = {}
-    for metric in metrics:
-        newest[metric.key] = max(metric.step, newest.get(metric.key, metric.step))
-    stored = {metric.key: int(metric.step) for metric in client.get_run(run_id).data.to_proto().metrics}
+    for point in metrics:
+        newest[point.key] = max(point.step, newest.get(point.key, point.step))
+    stored = {point.key: int(point.step) for point in client.get_run(run_id).data.to_proto().metrics}
     missing = [key for key, step in newest.items() if stored.get(key, step - 1) < step]
     if missing:
         raise RuntimeError(
@@ -166,8 +159,6 @@ def _send_files(client: Any, run_id: str, folder: Path, record: SpoolRecord) -> 
 
 
 def _send_run_tags(client: Any, record: SpoolRecord) -> Refused:
-    from mlflow.entities import RunTag
-
     refused: Refused = []
     for run_id, tags in record["v"].items():
         if is_reserved(run_id):
@@ -176,7 +167,7 @@ def _send_run_tags(client: Any, record: SpoolRecord) -> Refused:
             if run is None:
                 continue
             run_id = run.info.run_id
-        refused += _send_batch(client, run_id, [RunTag(key, value) for key, value in tags.items()])
+        refused += _send_batch(client, run_id, [run_tag(key, value) for key, value in tags.items()])
     return refused
 
 
@@ -187,16 +178,17 @@ def _send_version(client: Any, folder: Path, record: SpoolRecord) -> Refused:
     refused = _send_files(client, run_id, folder, record) if run_id else []
     # In the record's order: the last tag vouches for files and tags before it.
     for key, value in record["v"].items():
-        set_with_retry(client.set_model_version_tag, name, version, key, value)
+        text = valid_text(value, MAX_MODEL_TAG)
+        set_with_retry(client.set_model_version_tag, name, version, valid_key(key), text)
     return refused
 
 
 def _send_input(client: Any, run_id: str, record: SpoolRecord) -> None:
     """Records a dataset of the run; MLflow ignores duplicates."""
-    from mlflow.entities import Dataset, DatasetInput, InputTag
+    from mlflow.entities import DatasetInput, InputTag
 
-    dataset = Dataset(**record["v"])
-    client.log_inputs(run_id, [DatasetInput(dataset, [InputTag("mlflow.data.context", record["context"])])])
+    purpose = InputTag("mlflow.data.context", record["context"])
+    client.log_inputs(run_id, [DatasetInput(dataset(**record["v"]), [purpose])])
 
 
 def _send_status(client: Any, run_id: str, record: SpoolRecord) -> None:
