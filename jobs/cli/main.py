@@ -116,7 +116,7 @@ RECORDING = (
     "commands.evaluate:",
     "commands.models:register",
     "commands.runs:sync",
-    "commands.runs:ui",
+    "commands.ui:ui",
 )
 
 # Advice after an interruption, by command.

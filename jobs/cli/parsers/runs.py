@@ -33,5 +33,5 @@ def runs(commands: Any) -> None:
         metavar="S",
         help="repeat for this many seconds, default 0; a run of another host counts as dead after about 450",
     )
-    ui = command(commands, "ui", "commands.runs:ui", "serve MLflow's pages on loopback until interrupted")
+    ui = command(commands, "ui", "commands.ui:ui", "serve MLflow's pages on loopback until interrupted")
     ui.add_argument("--port", type=port, default=5000, metavar="N", help="default 5000")
