@@ -18,7 +18,8 @@ from isnet.errors import InputError
 from jobs.cli.findings import Finding
 from jobs.cli.format import duration, size
 from jobs.cli.main import emit
-from jobs.search.spec import build_search, check_resources, estimate_trial_seconds, load_search
+from jobs.search.spec import build_search, check_resources, load_search
+from jobs.search.trial_time import TrialTime, known_trial_time, measured_trial_time
 from jobs.train.plan import TrainingPlan, make_plan
 from jobs.train.throughput import Rate
 from trainplane.cluster.context import Context
@@ -51,14 +52,19 @@ def plan_tune(args: argparse.Namespace, context: Context) -> int:
         # A search is refused at its first fault, unlike a run.
         loaded = load_search(args.preset, args.overrides)
         search = build_search(loaded, context, may_pack=False)
-        seconds = estimate_trial_seconds(search, context, always=True)
-        check_resources(search, trial_seconds=seconds)
+        known = None if args.measure else known_trial_time(search, context)
+        check_resources(search, trial_seconds=known and known.seconds)
+        at_once = _trials_at_once(search)
+        if args.measure:
+            # Trials slow each other, so as many are timed as will run at once.
+            known = measured_trial_time(search, context, at_once=at_once or 1)
+            check_resources(search, trial_seconds=known.seconds)
     except (UserError, InputError, RunFailed) as refusal:
         print(f"isnet: would be refused: {refusal}", file=sys.stderr)
         if args.json:
             emit(args, {"ok": False, "findings": [asdict(Finding.from_error(refusal))]}, "")
         return 2
-    estimate = _estimate_search(search, seconds)
+    estimate = _estimate_search(search, known, at_once)
     emit(args, {"ok": True, "findings": [], **estimate}, _search_text(search, estimate))
     return 0
 
@@ -130,19 +136,25 @@ def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) 
         yield "  cost         unknown, as the time is"
 
 
-def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
+def _trials_at_once(search: Search) -> int | None:
+    """Counts the trials that run at once; None if unknown."""
+    # Known only for a private cluster on this machine without GPUs.
+    if in_ray_job() or search.train.use_gpu is True:
+        return None
+    resources = trial_resources(search.train, gpus=0.0)
+    trials = trial_limit(search.plan(cost_rates(resources, search.train)))
+    nodes = [(float(os.cpu_count() or 1), 0.0)]
+    return admit(resources, nodes=nodes, trials=trials, requested=search.settings.concurrent)
+
+
+def _estimate_search(search: Search, known: TrialTime | None, at_once: int | None) -> dict[str, Any]:
     """Bounds trials, steps and time, as `plan tune --json` shows."""
     resources = trial_resources(search.train, gpus=0.0)
     plan = search.plan(cost_rates(resources, search.train))
     trials = trial_limit(plan)
-    # Trials at once are known only for a private cluster on this machine without GPUs.
-    at_once = None
-    if not in_ray_job() and search.train.use_gpu is not True:
-        nodes = [(float(os.cpu_count() or 1), 0.0)]
-        at_once = admit(resources, nodes=nodes, trials=trials, requested=search.settings.concurrent)
     # Time is bounded by the steps, at the speed of one trial if that is known.
     steps = _most_steps(search, plan.rungs, trials)
-    per_step = seconds / search.train.steps if seconds else None
+    per_step = known.seconds / search.train.steps if known else None
     return {
         "trials": trials,
         "at_once": at_once,
@@ -151,6 +163,7 @@ def _estimate_search(search: Search, seconds: float | None) -> dict[str, Any]:
         "steps_at_most": steps,
         "cpu_hours_at_most": per_step and per_step * steps * resources.cpus / 3600,
         "hours_at_most": per_step and at_once and per_step * steps / at_once / 3600,
+        "time_from": known.source if known else None,
     }
 
 
@@ -177,7 +190,11 @@ def _search_text(search: Search, estimate: dict[str, Any]) -> str:
         f"  all together {estimate['steps_at_most']:,} steps at most",
     ]
     if estimate["cpu_hours_at_most"]:
-        hours = f", {estimate['hours_at_most']:.3g} hours" if estimate["hours_at_most"] else ""
-        cpu_hours = f"{estimate['cpu_hours_at_most']:.3g} CPU-hours{hours} at most"
-        lines.append(f"  time         {cpu_hours}, at the speed of the last similar run")
+        hours = estimate["hours_at_most"]
+        wall = f"{duration(3600 * hours)} at most, " if hours else ""
+        lines.append(
+            f"  time         {wall}{estimate['cpu_hours_at_most']:.3g} CPU-hours at most ({estimate['time_from']})"
+        )
+    else:
+        lines.append("  time         unknown, as no similar run is recorded; add --measure to time a few steps here")
     return "\n".join(lines)

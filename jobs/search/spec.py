@@ -12,7 +12,6 @@ from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
 from jobs.presets import merge, preset_names, preset_tree
 from jobs.search.model_cost import COST_METRICS
-from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.config.canonical import flatten
@@ -145,20 +144,6 @@ def check_resources(search: Search, *, trial_seconds: float | None) -> None:
     # Outside a Ray job the search starts its own cluster, on this machine.
     if not in_ray_job() and search.train.use_gpu is not True:
         admit(resources, nodes=[(float(os.cpu_count() or 1), 0.0)], trials=trials, requested=search.settings.concurrent)
-
-
-def estimate_trial_seconds(search: Search, context: Context, *, always: bool = False) -> float | None:
-    """Estimates the seconds of one trial by the newest run.
-
-    None without such a run, or where no limit needs the time, unless `always`.
-    """
-    # Steps need no time; other limits do.
-    limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
-    base = search.configure(0, {}, 0)
-    if not (limits or always) or not isinstance(base, ISNetConfig):
-        return None
-    rate = last_rate(base, context, gpu=base.train.use_gpu is True)
-    return base.train.steps * base.train.global_batch / rate.pictures_per_s if rate else None
 
 
 def _check_name(name: str, known_settings: dict[str, Any]) -> None:

@@ -14,10 +14,12 @@ from jobs.cli.findings import Finding
 from jobs.config import ISNetConfig, load_run_config
 from jobs.data.demo_photos import TRAIN, VAL
 from jobs.data.mask_datasets import with_located_masks
+from jobs.train.measure import RunData, measured_rate
 from jobs.train.memory import Memory, memory_of
 from jobs.train.resources import RanksHere, ranks_here
-from jobs.train.throughput import Rate, last_rate, measured_rate
+from jobs.train.throughput import Rate, last_rate
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
@@ -87,12 +89,15 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         plan.note(f"memory and time of {config.task} are not known in advance; they are computed for ISNet alone")
         return plan
     _memory(plan, config)
-    # `measure` times a few steps.
     # The speed: measured here on request, else from the newest similar run.
     with plan.refusals():
-        measurable = measure and plan.ranks.refusal is None
-        plan.rate = measured_rate(config, plan.ranks) if measurable else last_rate(config, context, gpu=plan.ranks.gpu)
-    if plan.rate is None:
+        if not measure:
+            plan.rate = last_rate(config, context, gpu=plan.ranks.gpu)
+        elif plan.ok:
+            # What would be refused cannot be measured.
+            data = RunData.of(plan.train_data, plan.val_data)
+            plan.rate = measured_rate(config, plan.ranks, data, done=min(plan.done, config.train.steps))
+    if plan.rate is None and not measure:
         plan.note("the speed is unknown, as no similar run is recorded", "add --measure to time a few steps here")
     if plan.train_data is not None and plan.memory is not None:
         plan.estimate = estimate_run(
@@ -115,7 +120,8 @@ def _datasets(plan: TrainingPlan, config: RunConfig, context: Context) -> None:
             # `isnet train` packs the demo's datasets itself.
             if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
                 plan.note(
-                    f"dataset {name!r} is not there yet; `isnet train` packs it from photos of installed packages"
+                    f"dataset {name!r} is not there yet; `{command_line('train', 'demo')}` packs it from photos of "
+                    "installed packages"
                 )
                 continue
             dataset = Dataset.open(context.dataset(name))

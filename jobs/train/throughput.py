@@ -1,32 +1,23 @@
 """Estimates a run's pictures per second.
 
-The rate is that of the last similar run in MLflow, or is measured with a few steps here. Runs are similar if everything
-agrees that costs time; they then have the same digest in the tag `isnet.speed_key`.
+The rate is that of the last similar run in MLflow (or is measured, see `jobs.train.measure`). Runs are similar if
+everything agrees that costs time; they then have the same digest in the tag `isnet.speed_key`.
 """
 
 from __future__ import annotations
 
 import hashlib
-import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from jobs.config import ISNetConfig
-from jobs.train.resources import RanksHere
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import UserError
-from trainplane.train.batch_size import split_batch
-from trainplane.train.world import World
 
 # Tag of the digest, and metric of the rate, in MLflow.
 SPEED_TAG = "isnet.speed_key"
 RATE_METRIC = "time/pictures_per_s"
-# Steps of `--measure`, after one to warm up.
-MEASURED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -82,34 +73,3 @@ def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | Non
     if not runs:
         return None
     return Rate(runs[0].data.metrics[RATE_METRIC], f"as run {runs[0].info.run_id[:8]} had")
-
-
-def measured_rate(config: ISNetConfig, ranks: RanksHere) -> Rate:
-    """Times steps of one rank's share here, times the ranks."""
-    from jobs.isnet_task import ISNetTask
-
-    if ranks.where != "this machine" and ranks.gpu and not torch.cuda.is_available():
-        raise UserError("--measure times steps on the machine where it is typed, and this one has no GPU; leave it out")
-    train = config.train
-    # Random VGG and synthetic pictures: nothing is read or downloaded.
-    loss = config.loss.model_copy(update={"perceptual_weights": "random"})
-    device = torch.device("cuda" if ranks.gpu else "cpu")
-    task = ISNetTask(config.model_copy(update={"loss": loss}), device)
-    batch = split_batch(global_batch=train.global_batch, ranks=ranks.most, micro_batch=train.fixed_micro)
-    size = config.data.size
-    micro_batch = {
-        "image": torch.randint(0, 256, (batch.micro_batch, 3, size, size), dtype=torch.uint8, device=device),
-        "mask": torch.rand(batch.micro_batch, 1, size, size, device=device) > 0.3,
-    }
-    # The same pictures each time: their content costs no time.
-    micro_batches = [micro_batch] * batch.accumulation
-    # The first round warms up; only the second one counts.
-    for steps in (1, MEASURED_STEPS):
-        started = time.monotonic()
-        for _ in range(steps):
-            task.step(micro_batches, global_batch=batch.share, reduce=World())
-        if ranks.gpu:
-            torch.cuda.synchronize()
-    rate = batch.global_batch * MEASURED_STEPS / (time.monotonic() - started)
-    ideal = f" × {ranks.most} ranks, if they do not slow each other" if ranks.most > 1 else ""
-    return Rate(rate, f"{MEASURED_STEPS} steps timed here, without reading data{ideal}")

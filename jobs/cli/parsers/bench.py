@@ -75,11 +75,21 @@ def bench(commands: Any) -> None:
     search.add_argument("--no-ray", action="store_true", help="only what needs no Ray")
     overhead = action("overhead", "what `isnet train` costs beside a bare torch loop, alternating")
     overhead.add_argument("preset", nargs="?", default="demo", metavar="PRESET", help="default demo")
-    overhead.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as model.width=32")
+    overhead.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="settings on top, such as model.width=32"
+    )
     overhead.add_argument("--steps", default=50, help="counted in each run, default 50", **N)
     overhead.add_argument("--rounds", default=5, help="turns of each way, default 5", **N)
     overhead.add_argument("--loader-workers", default=0, help="of each way, default 0", **N0)
     overhead.add_argument("--threads", default=1, help="of torch, default 1", **N)
+    threads = action("threads", "two threads against one while other processes use the cores, alternating")
+    threads.add_argument("preset", nargs="?", default="demo+laptop", metavar="PRESET", help="default demo+laptop")
+    threads.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="settings on top, such as data.size=128"
+    )
+    threads.add_argument("--steps", default=12, help="of each run, default 12", **N)
+    threads.add_argument("--rounds", default=3, help="turns of each way, default 3", **N)
+    threads.add_argument("--load", default=4, help="processes that keep the cores busy, default 4", **N0)
     checkpoint = action("checkpoint", "what a checkpoint of the full state takes from training")
     checkpoint.add_argument("--interval", type=count, default=50, metavar="S", help="seconds between two, default 50")
     checkpoint.add_argument("--checkpoints", default=2, help="measured, default 2", **N)

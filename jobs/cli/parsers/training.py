@@ -26,13 +26,6 @@ def plan(commands: Any) -> None:
     )
     preset(train, "PRESET")
     train.add_argument("--fresh", action="store_true", help="plan a new run instead of resuming")
-    train.add_argument(
-        # Times the hardware on which it is typed.
-        "--measure",
-        action="store_true",
-        help="time a few real steps here (default: the rate of the last similar run)",
-    )
-
     tune = command(
         actions,
         "tune",
@@ -40,6 +33,11 @@ def plan(commands: Any) -> None:
         "upper bounds on trials, steps and time of a search; exit 2: refused",
     )
     preset(tune, "SEARCH")
+    for parser, known in ((train, "the rate of the last similar run"), (tune, "that of its own trials, or such a run")):
+        # Times the hardware on which it is typed.
+        parser.add_argument(
+            "--measure", action="store_true", help=f"time a few steps here, with as many ranks (default: {known})"
+        )
 
 
 def tune(commands: Any) -> None:
