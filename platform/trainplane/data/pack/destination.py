@@ -21,7 +21,7 @@ from typing import Any
 from trainplane.config.canonical import canonical_json
 from trainplane.data.index import INDEX_NAME, Member, Row
 from trainplane.data.manifest import MANIFEST_NAME, Dataset, Manifest, SkippedFile
-from trainplane.data.pack.lease import PREFIX, PackLease, is_note
+from trainplane.data.pack.lease import PREFIX, Fence, PackLease, is_note
 from trainplane.data.pack.shard_builder import BuiltShard
 from trainplane.data.pack.sharding import ShardPlan
 from trainplane.data.shard import Shard, is_shard
@@ -66,6 +66,7 @@ class ShardWriter:
     existing: Manifest | None  # of the dataset that is already there
     may_replace: bool  # another dataset there
     options_digest: str  # of every option that decides the bytes of shards
+    fence: Fence | None = None  # once the lease is acquired
 
     def write(self, plan: ShardPlan, entries: ListingRange, built: BuiltShard) -> PackedRange:
         """Stores a shard and the note about it."""
@@ -77,10 +78,29 @@ class ShardWriter:
             self.remove_existing(f"{shard.name} would differ")
         if existing != shard or self.store.size(shard.name) != shard.bytes:
             # The note of another packing may not stand beside this shard, not even for a moment.
+            self.check()
             self.store.delete(_note_key(plan.number))
-            self.store.write(shard.name, built.data)
-            self.store.write(_note_key(plan.number), _note(self.options_digest, entries, shard, packed))
+            self.put(shard.name, built.data)
+            self.put(_note_key(plan.number), _note(self.options_digest, entries, shard, packed))
         return packed
+
+    def put(self, key: str, data: bytes) -> None:
+        """Stores an object, never over one of a successor.
+
+        A process that was suspended before or during the request finds the key taken when it goes on.
+        """
+        if self.store.create(key, data):
+            return
+        # Something older is there, unless another process has taken over.
+        self.check()
+        self.store.delete(key)
+        if not self.store.create(key, data) and self.store.read(key) != data:
+            raise _packed_meanwhile(self.store)
+
+    def check(self) -> None:
+        """Raises `UserError` where another process has taken over."""
+        if self.fence is not None:
+            self.fence.check()
 
     def remove_existing(self, difference: str) -> None:
         """Removes the existing dataset if that is allowed."""
@@ -92,6 +112,7 @@ class ShardWriter:
                 f"{self.existing.digest[:12]}; {difference}); choose another destination, or allow replacing it "
                 "(--replace)"
             )
+        self.check()
         self.store.delete(MANIFEST_NAME)
 
     def _existing_shards(self) -> dict[str, Shard]:
@@ -117,7 +138,11 @@ class Destination:
     def __exit__(self, kind: object, error: object, trace: object) -> None:
         # A packing that may not replace the existing dataset leaves nothing to resume.
         is_refused = self.writer.existing is not None and not self.writer.may_replace
-        self._lease.release(finished=kind is None or is_refused)
+        is_finished = kind is None or is_refused
+        # A process that was killed as it made the first lease left a file, and no lease to tell.
+        if is_finished and self._is_acquired and isinstance(self._store, FolderStore) and not self._lease.is_lost:
+            self._clear_unfinished()
+        self._lease.release(finished=is_finished)
 
     def acquire(self) -> None:
         """Excludes other packings; removes what a killed one left."""
@@ -126,8 +151,10 @@ class Destination:
             return
         self._lease.acquire()
         self._is_acquired = True
+        self.writer = with_fields(self.writer, fence=self._lease.fence)
         # Another process may have packed between the first look and the lease.
         if self._manifest_bytes() != self._first_manifest:
+            self._lease.release(finished=True)
             raise _packed_meanwhile(self._store)
         # A damaged manifest that may be replaced.
         if self._first_manifest is not None and self.writer.existing is None:
@@ -187,12 +214,16 @@ class Destination:
                 if any(is_note(entry.key) for entry in self._store.list(PREFIX)):
                     self.acquire()
                 return Dataset(self._store, existing)
+            if self.writer.may_replace:
+                self.acquire()
             self.writer.remove_existing("name, split, options, skipped files or the number of shards would differ")
         self.acquire()
         for key in self._obsolete_shards({shard.name for shard in shards}):
+            self.writer.check()
             self._store.delete(key)
-        self._store.write(INDEX_NAME, index)
+        self.writer.put(INDEX_NAME, index)
         data = manifest.to_json()
+        self.writer.check()
         # Only one process can create the manifest; the same bytes of another process are as good.
         if not self._store.create(MANIFEST_NAME, data) and self._store.read(MANIFEST_NAME) != data:
             raise _packed_meanwhile(self._store)

@@ -1,9 +1,10 @@
 """Lease of a destination, for one packing at a time.
 
 The lease is a small object beside the shards, `packing.claim-000000.json`, which its owner rewrites every few seconds.
-Taking over means creating the next number, which the store allows to one process only; an owner that was only suspended
-sees it and stops. An owner is gone if it wrote that it ended; or ran on this machine and its process does not exist; or
-its object did not change while it was watched (no clocks are compared). Objects of other programs are left alone.
+Taking over means creating the next number, which the store allows to one process only. Before each write an owner looks
+for a higher number, because it may have been suspended. An owner is gone if it wrote that it ended; or ran on this
+machine and its process does not exist; or its object did not change while it was watched (no clocks are compared).
+Objects of other programs are left alone.
 """
 
 from __future__ import annotations
@@ -66,6 +67,24 @@ def is_note(key: str) -> bool:
     return bool(_NOTE_KEY.fullmatch(key))
 
 
+@dataclass(frozen=True)
+class Fence:
+    """Number of a lease, for all processes that write."""
+
+    store: Store
+    number: int
+    nonce: str
+
+    def check(self) -> None:
+        """Raises `UserError` unless this is still the latest lease.
+
+        Asks the store. The successor may have ended already, and then has removed all leases.
+        """
+        number, owner = latest_lease(self.store) or (-1, None)
+        if number != self.number or owner is None or owner.nonce != self.nonce:
+            raise _refusal(self.store, "took over while this one did not respond")
+
+
 class PackLease:
     """Lease of a destination by this process."""
 
@@ -73,7 +92,7 @@ class PackLease:
         self._store = store
         self._patience_s = patience_s
         self._owner: Owner | None = None
-        self._number = -1
+        self.fence: Fence | None = None  # while this process has the lease
         self.is_lost = False  # another process took over
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
@@ -83,21 +102,22 @@ class PackLease:
         """Acquires the lease, once; `UserError` while another process packs."""
         if self._owner is not None:
             return
-        latest = self._latest()
+        latest = latest_lease(self._store)
         if latest is not None:
             self._refuse_while_alive(*latest)
         number = 0 if latest is None else latest[0] + 1
         owner = Owner.this_process()
         if not self._store.create(_key(number), _bytes(owner)):
-            raise self._refusal("started at the same moment")
-        self._owner, self._number, self.follows_unfinished = owner, number, latest is not None
+            raise _refusal(self._store, "started at the same moment")
+        self._owner, self.follows_unfinished = owner, latest is not None
+        self.fence = Fence(self._store, number, owner.nonce)
         self._thread = threading.Thread(target=self._renew, name="packing", daemon=True)
         self._thread.start()
 
     def check(self) -> None:
         """Raises `UserError` if another process took over."""
         if self.is_lost:
-            raise self._refusal("took over while this one did not respond")
+            raise _refusal(self._store, "took over while this one did not respond")
 
     def release(self, *, finished: bool) -> None:
         """Releases the lease and, if finished, removes all notes."""
@@ -107,25 +127,38 @@ class PackLease:
         self._stop.set()
         if self._thread is not None:
             self._thread.join()
-        # A lost lease belongs to another process, and so do the notes.
-        if finished and not self.is_lost:
-            for key in [entry.key for entry in self._store.list(PREFIX) if is_note(entry.key)]:
-                self._store.delete(key)
-        elif not self.is_lost:
-            try:
-                self._write(ended=True)
-            except StorageError as error:
-                # The error that stopped the packing is being raised, and is often the same. The next process will see
-                # that this one is gone.
-                log.info("%s", error)
+        try:
+            self._end(finished=finished)
+        except StorageError as error:
+            if finished:
+                raise
+            # The error that stopped the packing is being raised, and is often the same. The next process will see that
+            # this one is gone.
+            log.info("%s", error)
         self._owner = None
+
+    def _end(self, *, finished: bool) -> None:
+        # A lost lease belongs to another process, and so do the notes.
+        if self.is_lost or not self._is_ours():
+            return
+        if not finished:
+            self._write(ended=True)
+            return
+        for key in [entry.key for entry in self._store.list(PREFIX) if is_note(entry.key)]:
+            self._store.delete(key)
+
+    def _is_ours(self) -> bool:
+        assert self.fence is not None
+        try:
+            self.fence.check()
+        except UserError:
+            self.is_lost = True
+        return not self.is_lost
 
     def _renew(self) -> None:
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                latest = self._latest()
-                if latest is not None and latest[0] > self._number:
-                    self.is_lost = True
+                if not self._is_ours():
                     return
                 self._write()
             except StorageError as error:
@@ -134,18 +167,9 @@ class PackLease:
 
     def _write(self, *, ended: bool = False) -> None:
         assert self._owner is not None
+        assert self.fence is not None
         self._owner = Owner(**{**asdict(self._owner), "beats": self._owner.beats + 1, "ended": ended})
-        self._store.write(_key(self._number), _bytes(self._owner))
-
-    def _latest(self) -> tuple[int, Owner | None] | None:
-        """Returns the latest lease: number, and owner unless unreadable."""
-        keys = [entry.key for entry in self._store.list(_LEASE) if _LEASE_KEY.fullmatch(entry.key)]
-        if not keys:
-            return None
-        try:
-            return _number(keys[-1]), Owner(**json.loads(self._store.read(keys[-1])))
-        except (NotFound, ValueError, TypeError):
-            return _number(keys[-1]), None
+        self._store.write(_key(self.fence.number), _bytes(self._owner))
 
     def _refuse_while_alive(self, number: int, owner: Owner | None) -> None:
         if owner is None:
@@ -158,14 +182,24 @@ class PackLease:
                 self._store.address, owner.pid, owner.host, self._patience_s,
             )  # fmt: skip
             time.sleep(self._patience_s)
-            is_gone = self._latest() == (number, owner)
+            is_gone = latest_lease(self._store) == (number, owner)
         if not is_gone:
-            raise self._refusal(f"is running there (process {owner.pid} on {owner.host})")
+            raise _refusal(self._store, f"is running there (process {owner.pid} on {owner.host})")
 
-    def _refusal(self, reason: str) -> UserError:
-        return UserError(
-            f"{self._store.address}: another packing {reason}; let it finish or end it, or give another destination"
-        )
+
+def latest_lease(store: Store) -> tuple[int, Owner | None] | None:
+    """Returns the latest lease: number, and owner unless unreadable."""
+    keys = [entry.key for entry in store.list(_LEASE) if _LEASE_KEY.fullmatch(entry.key)]
+    if not keys:
+        return None
+    try:
+        return _number(keys[-1]), Owner(**json.loads(store.read(keys[-1])))
+    except (NotFound, ValueError, TypeError):
+        return _number(keys[-1]), None
+
+
+def _refusal(store: Store, reason: str) -> UserError:
+    return UserError(f"{store.address}: another packing {reason}; let it finish or end it, or give another destination")
 
 
 def _key(number: int) -> str:

@@ -83,6 +83,8 @@ class S3Store(Store):
 
     def create(self, key: str, data: bytes) -> bool:
         """Puts with the condition If-None-Match, which the store checks atomically."""
+        if len(data) > 2 * PART_BYTES:
+            return self._create_in_parts(key, data)
         arguments = self._put_arguments(key, data) | {"IfNoneMatch": "*"}
         attempts = 0
 
@@ -98,6 +100,22 @@ class S3Store(Store):
             with suppress(NotFound):
                 return attempts > 1 and self.read(key) == data
             return False
+        return True
+
+    def _create_in_parts(self, key: str, data: bytes) -> bool:
+        upload = Upload(self._client, key, self._name(key), only_new=True)
+        try:
+            upload.write(data)
+            upload.finish()
+        except ConditionFailed:
+            upload.abort()
+            # As in `create`: the answer to the first attempt may be lost.
+            with suppress(NotFound):
+                return upload.attempts > 1 and self.read(key) == data
+            return False
+        except BaseException:
+            upload.abort()
+            raise
         return True
 
     def size(self, key: str) -> int | None:

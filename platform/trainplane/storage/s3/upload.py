@@ -20,9 +20,14 @@ PART_BYTES = 8 * 1024 * 1024  # S3 requires at least 5 MiB in every part but the
 
 
 class Upload(io.RawIOBase):
-    """Writable file that is uploaded in parts if large."""
+    """Writable file that is uploaded in parts if large.
 
-    def __init__(self, client: RetryingClient, key: str, name: str) -> None:
+    With `only_new` an existing object is not replaced: `finish` raises `ConditionFailed`.
+    """
+
+    def __init__(self, client: RetryingClient, key: str, name: str, *, only_new: bool = False) -> None:
+        self._condition = {"IfNoneMatch": "*"} if only_new else {}
+        self.attempts = 0  # to complete the object
         self._client = client
         self._key = key
         self._object = {"Bucket": client.bucket, "Key": name}
@@ -58,18 +63,17 @@ class Upload(io.RawIOBase):
         # No part was sent: one put is enough.
         if self._upload_id is None:
             data = bytes(self._pending)
-            arguments = {**self._object, "Body": data, "ContentMD5": md5(data)}
+            arguments = {**self._object, **self._condition, "Body": data, "ContentMD5": md5(data)}
             self._client.call(f"write {self._key}", lambda client: client.put_object(**arguments))
             return
         if self._pending:
             self._send(bytes(self._pending))
-        attempts = 0
 
         def complete(client: Any) -> None:
-            nonlocal attempts
-            attempts += 1
+            self.attempts += 1
+            parts = {"Parts": self._parts}
             client.complete_multipart_upload(
-                **self._object, UploadId=self._upload_id, MultipartUpload={"Parts": self._parts}
+                **self._object, **self._condition, UploadId=self._upload_id, MultipartUpload=parts
             )
 
         # The object appears with this request.
@@ -77,7 +81,7 @@ class Upload(io.RawIOBase):
             self._client.call(f"finish {self._key}", complete)
         except NotFound as error:
             # The answer to the first attempt may be lost: then the upload is absent because it is complete.
-            if attempts == 1 or self._stored_size() != self._written:
+            if self.attempts == 1 or self._stored_size() != self._written:
                 raise self._aborted_error() from error
 
     def abort(self) -> None:

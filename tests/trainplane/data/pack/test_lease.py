@@ -126,3 +126,28 @@ def test_files_of_other_programs_stop_nothing_and_stay(store: Store) -> None:
     lease.acquire()
     lease.release(finished=True)
     assert [entry.key for entry in store.list()] == theirs
+
+
+def test_a_lease_that_a_successor_removed_is_lost_too(store: Store) -> None:
+    first = PackLease(store)
+    first.acquire()
+    assert first.fence is not None
+    first.fence.check()
+    # A successor took over, finished, and removed all notes.
+    for entry in list(store.list()):
+        store.delete(entry.key)
+    with pytest.raises(UserError, match="took over while"):
+        first.fence.check()
+    first.release(finished=False)
+    assert list(store.list()) == []
+
+
+def test_a_lease_of_the_same_number_by_another_process_is_not_ours(store: Store) -> None:
+    first = PackLease(store)
+    first.acquire()
+    assert first.fence is not None
+    store.write("packing.claim-000000.json", json.dumps(replace(Owner.this_process(), nonce="x").__dict__).encode())
+    with pytest.raises(UserError, match="took over while"):
+        first.fence.check()
+    first.release(finished=True)
+    assert len(list(store.list())) == 1

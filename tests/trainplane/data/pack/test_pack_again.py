@@ -164,8 +164,11 @@ class Mortal(FolderStore):
         self._dies("after")
 
     def create(self, key: str, data: bytes) -> bool:
-        created = super().create(key, data)
         self._count += 1
+        self._dies("before")
+        if self._where == "inside" and self._count == self._at:
+            os.link = lambda *paths: os.kill(os.getpid(), signal.SIGKILL)
+        created = super().create(key, data)
         self._dies("after")
         return created
 
