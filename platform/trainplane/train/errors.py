@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from trainplane.errors import RunFailed
+from trainplane.train.batch_size import BatchSplit
 
 
 class Diverged(RunFailed):
@@ -38,6 +39,15 @@ class OutOfMemory(RunFailed):
         super().__init__(message)
         self.micro_batch = micro_batch
         self.share = share
+
+    @classmethod
+    def in_step(cls, step: int, *, rank: int, split: BatchSplit) -> OutOfMemory:
+        """Error of a step on one rank."""
+        return cls(
+            f"memory ran out in step {step} on rank {rank} ({split}); set train.micro_batch=auto, or a smaller one",
+            split.micro_batch,
+            split.share,
+        )
 
     # Exceptions travel between processes by pickle, which passes only `args` unless told otherwise.
     def __reduce__(self) -> tuple[Any, ...]:

@@ -28,6 +28,7 @@ from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint.async_writer import CheckpointWriter
 from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newest
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
+from trainplane.train.damage_log import DamageLog
 from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
@@ -65,11 +66,11 @@ def run(
     config: RunConfig = build(task_class.Config, job.config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    flags, messages = FlagExchange(world), list[str]()
+    flags, messages, damage = FlagExchange(world), list[str](), DamageLog()
     amended: GuardState | None = None
     with closing(setup.tracker_of(job, world)) as tracker:
         while True:
-            trainer = _Trainer(job, config, task_class, world, tracker, progress, messages)
+            trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage)
             try:
                 return trainer.run(flags, report, interrupted, amended)
             except RollBack as rollback:
@@ -98,8 +99,9 @@ class _Trainer:
         tracker: Recorder,
         progress: Progress,
         messages: list[str],
+        damage: DamageLog,
     ) -> None:
-        self.job, self.config, self.world = job, config, world
+        self.job, self.config, self.world, self.damage = job, config, world, damage
         self.tracker, self.progress, self.messages, self.clock = tracker, progress, messages, PhaseTimer()
         # All ranks start with the same weights; a checkpoint may overwrite them.
         torch.manual_seed(config.train.seed)
@@ -153,8 +155,10 @@ class _Trainer:
 
             # Record: only now are the shares summed over ranks, and the guard decides about the steps since last time.
             if due.record:
+                # Recording would wait for the device anyway, but this time belongs to the steps.
                 with clock.phase("step"):
-                    self._wait_for_device()
+                    if task.device.type == "cuda":
+                        torch.cuda.synchronize(task.device)
                 with clock.phase("record"):
                     self._record(done, shares)
             rate = (done - first) * self.config.train.global_batch / (time.monotonic() - started)
@@ -198,6 +202,7 @@ class _Trainer:
         step = loaded.checkpoint.step if loaded else 0
         # The loop's own state, from the checkpoint's `meta`.
         guard_state, micro_batch = GuardState(), self.job.micro_batch
+        self.damage.begin_attempt(loaded.meta.get("damage", ()) if loaded else ())
         if loaded is not None:
             self.epoch = EpochMeans(**loaded.meta["epoch"])
             self.writer.resume_from(loaded.checkpoint)
@@ -262,12 +267,7 @@ class _Trainer:
             shares = None
         if shares is None:
             # Raised outside the handler, because torch's error references every tensor of the step.
-            raise OutOfMemory(
-                f"memory ran out in step {index + 1} on rank {self.world.rank} ({self.split}); "
-                "set train.micro_batch=auto, or a smaller one",
-                self.split.micro_batch,
-                self.split.share,
-            )
+            raise OutOfMemory.in_step(index + 1, rank=self.world.rank, split=self.split)
         self.guard.after(index, shares)
         return shares
 
@@ -290,10 +290,21 @@ class _Trainer:
         self.commit()
         means = self.epoch.add(done, values, per_epoch)
         self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})
+        self._collect_damage(done)
+
+    def _collect_damage(self, done: int) -> None:
+        """Records what any rank has replaced; called on all ranks."""
+        # With on_damage=fail the first damaged sample ends the run, so there is nothing to count.
+        if self.config.data.on_damage == "quarantine":
+            message = self.damage.collect(self.loader.damage, world=self.world, device=self.task.device)
+            if message is not None:
+                self._emit(done, message)
+                self.damage.record(self.tracker, step=done)
 
     def _checkpoint(self, done: int, metrics: dict[str, float]) -> None:
         # A state that is not finite is never stored.
         self.guard.check_state(done)
+        self._collect_damage(done)
         if not self.world.is_first:
             return
         # Everything beside tensors and counters that a resumed run needs, or checks.
@@ -304,6 +315,7 @@ class _Trainer:
             "order_hash": self.loader.order_hash,
             "epoch": asdict(self.epoch),
             "guard": self.guard.to_json(),
+            "damage": self.damage.to_json(),
             "micro_batch": self.split.micro_batch,
             "threads": torch.get_num_threads(),
         }
@@ -350,11 +362,6 @@ class _Trainer:
         loader = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
         return dump_batch(self.writer.store, fault, loader=loader, dataset=self.dataset, order=order, world=self.world)
 
-    def _wait_for_device(self) -> None:
-        # Recording would wait anyway, but this time belongs to the steps.
-        if self.task.device.type == "cuda":
-            torch.cuda.synchronize(self.task.device)
-
     def _finish(self, done: int, first: int, metrics: dict[str, float], started: float) -> Outcome:
         # Wait for the last checkpoint.
         with self.clock.phase("checkpoint"):
@@ -382,6 +389,6 @@ class _Trainer:
             seconds=seconds,
             pictures_per_s=rate,
             unsent=unsent,
-            damage=[str(damage) for damage in self.loader.damage],
+            damage=[str(damage) for damage in self.damage.samples],
             told=self.messages,
         )

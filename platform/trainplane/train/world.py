@@ -58,6 +58,20 @@ class World:
         dist.broadcast(shared, src=0)
         return int(shared.item())
 
+    def gather(self, data: bytes, device: torch.device) -> list[bytes]:
+        """Returns the bytes of all ranks, in their order."""
+        if self.size == 1:
+            return [data]
+        # Ranks pad their bytes to the longest.
+        sizes = torch.zeros(self.size, dtype=torch.int64, device=device)
+        sizes[self.rank] = len(data)
+        dist.all_reduce(sizes)
+        longest = int(sizes.max())
+        padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8, device=device)
+        parts = [torch.empty_like(padded) for _ in range(self.size)]
+        dist.all_gather(parts, padded)
+        return [bytes(part.tolist())[:size] for part, size in zip(parts, sizes.tolist(), strict=True)]
+
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         if self.size > 1:
