@@ -1,12 +1,14 @@
 """Finds the pictures of a folder, in a stable order.
 
-The order is the same on every machine. Name and kind of file decide; `isnet.images.decode` tests the content.
+The order is the same on every machine. Name and kind of file decide; `isnet.images.decode` tests the content. Hidden
+files and folders, and folders in which systems keep thumbnails and deleted files, are passed over.
 """
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -21,22 +23,37 @@ SUFFIXES = frozenset(
 )
 # Pictures too, but nothing here reads them: left out with a reason, unlike the text files beside photos.
 _UNREADABLE_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw"])
+# Folders of thumbnails, snapshots and deleted files: of Windows, macOS, Linux and network storage; in lower case.
+_SYSTEM_FOLDERS = frozenset(
+    (
+        *("$recycle.bin", "recycler", "system volume information", "__macosx", "lost+found"),
+        *("@eadir", "@recycle", "@tmp", "@recently-snapshot", "#recycle", "#snapshot"),
+    )
+)
+_LOOKED_INSIDE = "a folder with a picture's name; looked inside"
 
 
 @dataclass(frozen=True)
 class Skipped:
-    """Skipped file: path relative to the folder, and reason."""
+    """Skipped file or folder: relative path, and reason.
+
+    `is_harmless` is True where no picture is missing: hidden names, and folders that are looked into.
+    """
 
     path: Path
     reason: str
+    is_harmless: bool = False
 
 
-def find_pictures(folder: str | os.PathLike[str], *, links_out: bool = False) -> tuple[list[Path], list[Skipped]]:
+def find_pictures(
+    folder: str | os.PathLike[str], *, links_out: bool = False, without: Iterable[str | os.PathLike[str]] = ()
+) -> tuple[list[Path], list[Skipped]]:
     """Lists picture files below `folder`, and skipped files with reasons.
 
     Both are sorted by the bytes of the relative path. Paths start with `folder` and keep any name the file system can
     hold. Empty and unreadable files, broken links, pipes and devices are skipped; so are links that lead out of the
-    folder, unless `links_out`. Links to folders are not followed. Files without a picture's suffix are not listed.
+    folder, unless `links_out`. Links to folders are not followed. Files without a picture's suffix are not listed, nor
+    is anything in the folders `without`.
 
     Raises:
         InputError: `folder` is no folder.
@@ -51,14 +68,23 @@ def find_pictures(folder: str | os.PathLike[str], *, links_out: bool = False) ->
     def refuse_folder(error: OSError) -> None:
         skipped.append(Skipped(Path(error.filename).relative_to(root), f"folder cannot be read ({error.strerror})"))
 
+    excluded = {os.path.realpath(path) for path in without}
     for parent, folders, files in os.walk(root, onerror=refuse_folder):
+        # `os.walk` enters what remains in its list.
+        folders[:] = [name for name in folders if not excluded or os.path.realpath(Path(parent, name)) not in excluded]
         for name in (*folders, *files):
             path = Path(parent, name)
+            if reason := hidden_reason(name, is_folder=name in folders):
+                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=True))
+                continue
+            if is_apple_double(name):
+                continue
             reason = _reason_to_skip(path, inside, links_out)
             if reason:
-                skipped.append(Skipped(path.relative_to(root), reason))
+                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=reason == _LOOKED_INSIDE))
             elif name in files and path.suffix.lower() in SUFFIXES:
                 pictures.append(path)
+        folders[:] = [name for name in folders if not hidden_reason(name, is_folder=True)]
     return sorted(pictures, key=os.fsencode), sorted(skipped, key=lambda entry: os.fsencode(entry.path))
 
 
@@ -66,6 +92,33 @@ def unsupported_reason(name: str | os.PathLike[str]) -> str:
     """Reason to skip an unsupported picture format; else empty."""
     suffix = PurePath(name).suffix.lower()
     return f"{suffix} pictures cannot be read here; convert it" if suffix in _UNREADABLE_SUFFIXES else ""
+
+
+def hidden_reason(name: str, *, is_folder: bool) -> str:
+    """Reason to pass over a hidden name; else empty.
+
+    A file without a picture's suffix needs none.
+    """
+    if is_folder:
+        is_hidden = name.startswith(".") or name.lower() in _SYSTEM_FOLDERS
+        return "hidden or system folder: not looked into" if is_hidden else ""
+    is_hidden = name.startswith(".") and not is_apple_double(name) and PurePath(name).suffix.lower() in SUFFIXES
+    return "hidden file: not taken" if is_hidden else ""
+
+
+def hidden_part(path: str) -> tuple[str, str]:
+    """First hidden part of a "/"-separated path, and reason."""
+    parts = path.split("/")
+    for count, name in enumerate(parts, 1):
+        # Not the current or the parent folder.
+        if name.strip(".") and (reason := hidden_reason(name, is_folder=count < len(parts))):
+            return "/".join(parts[:count]), reason
+    return "", ""
+
+
+def is_apple_double(name: str) -> bool:
+    """True for `._x.jpg`, metadata that macOS writes."""
+    return name.startswith("._")
 
 
 def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
@@ -83,7 +136,7 @@ def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
     if stat.S_ISDIR(status.st_mode):
         if link:
             return "link to a folder: not followed"
-        return "a folder with a picture's name; looked inside" if suffix in SUFFIXES else ""
+        return _LOOKED_INSIDE if suffix in SUFFIXES else ""
     if reason := unsupported_reason(path):
         return reason
     if suffix not in SUFFIXES:

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isnet.errors import InputError
+from isnet.images.files import display_name
 from isnet.images.folders import find_pictures
 from isnet.images.save import can_write, check_suffix
 from isnet.inpaint import MaskRules
@@ -54,7 +55,9 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     if not done and not Path(args.image).is_dir():
         raise InputError(f"{failed[-1]['image']} with mask {failed[-1]['mask']}: {failed[-1]['reason']}")
     lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
-    emit(args, {"model": args.model, "done": done, "failed": failed}, "\n".join(lines))
+    # A name may hold line ends and bytes of another encoding.
+    text = "\n".join(display_name(line) for line in lines)
+    emit(args, {"model": args.model, "done": done, "failed": failed}, text)
     return 1 if failed else 0
 
 
@@ -94,8 +97,9 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
     # A folder: the output is another folder, with the same paths below it.
     if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
         raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
-    paths, skipped = find_pictures(image)
-    failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped]
+    # Results of an earlier run, and masks, may lie below the pictures.
+    paths, skipped = find_pictures(image, without=(output, mask))
+    failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped if not entry.is_harmless]
     if not paths:
         raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
     masks = _masks(mask)

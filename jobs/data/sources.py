@@ -9,14 +9,11 @@ from __future__ import annotations
 import codecs
 import hashlib
 import io
-import lzma
 import os
 import re
-import shutil
 import struct
 import tarfile
 import zipfile
-import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
@@ -25,18 +22,15 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isnet.errors import InputError
-from isnet.images.files import MAX_FILE_BYTES, PictureError, read_bytes
-from isnet.images.folders import SUFFIXES, find_pictures, unsupported_reason
-from jobs.data.tars import TAR_ERRORS, is_tar, open_tar
+from isnet.images.files import PictureError, read_bytes
+from isnet.images.folders import SUFFIXES, find_pictures, hidden_part, is_apple_double, unsupported_reason
+from jobs.data.archive_kinds import why_no_source
+from jobs.data.tars import TAR_ERRORS, TarLinks, is_tar, open_tar
+from jobs.data.zips import check_member_size, read_zip_member
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store, open_store
+from trainplane.storage.store import checked_key
 
-# Bit of a zip member's flags (APPNOTE 4.4.4).
-_ENCRYPTED = 0x1
-# Bytes to read from a zip member at once. With stored and deflated members zipfile inflates no more than that. With
-# other methods it inflates everything that so many compressed bytes hold: 45 bytes of bzip2 can hold 46 MB.
-_ZIP_CHUNKS = {zipfile.ZIP_STORED: 1 << 20, zipfile.ZIP_DEFLATED: 1 << 20}
-_SMALL_CHUNK = 64
 # Columns of a line in a list: words of a name with spaces, and labels.
 _MAX_COLUMNS = 16
 
@@ -83,7 +77,7 @@ def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]
     An archive is open as long as the `with` block.
     """
     if "://" in str(source):
-        yield _stored(open_store(str(source)))
+        yield _without_hidden(_stored(open_store(str(source))))
         return
     path = Path(source)
     if not path.exists():
@@ -97,15 +91,13 @@ def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]
         if path.is_dir():
             yield _folder(path)
         elif zipfile.is_zipfile(path):
-            yield _without_repeats(_zip(path, stack))
+            yield _without_repeats(_without_hidden(_zip(path, stack)))
         elif path.suffix.lower() in (".txt", ".lst", ".flist"):
             yield _without_repeats(_list(path))
         elif is_tar(path):
-            yield _without_repeats(_tar(path, stack))
+            yield _without_repeats(_without_hidden(_tar(path, stack)))
         else:
-            raise UserError(
-                f"{path}: is not a folder, .txt list, tar or zip, or the archive is cut short; need a complete one"
-            )
+            raise UserError(f"{path}: {why_no_source(path)}")
 
 
 def _without_repeats(entries: Iterator[PictureSource | Skip]) -> Iterator[PictureSource | Skip]:
@@ -120,6 +112,21 @@ def _without_repeats(entries: Iterator[PictureSource | Skip]) -> Iterator[Pictur
                 continue
             digests.add(digest)
         yield entry
+
+
+def _without_hidden(entries: Iterator[PictureSource | Skip]) -> Iterator[PictureSource | Skip]:
+    """Skips hidden files and folders as `find_pictures` does.
+
+    Each folder is named once.
+    """
+    named: set[str] = set()
+    for entry in entries:
+        part, reason = hidden_part(entry.name if isinstance(entry, PictureSource) else entry.file)
+        if not reason:
+            yield entry
+        elif part not in named:
+            named.add(part)
+            yield Skip(part, reason)
 
 
 def _folder(folder: Path) -> Iterator[PictureSource | Skip]:
@@ -157,9 +164,24 @@ def _stored(store: Store) -> Iterator[PictureSource | Skip]:
         if reason := unsupported_reason(entry.key):
             yield Skip(entry.key, reason)
         elif _is_picture(entry.key):
+            if reason := _key_fault(entry.key):
+                yield Skip(entry.key, reason)
+                continue
             read = partial(_object, store, entry.key)
             stamp = f"{entry.size} {entry.stamp}"
             yield PictureSource(entry.key, read, entry.size, stamp) if entry.size else Skip(entry.key, "empty file")
+
+
+def _key_fault(key: str) -> str:
+    """Reason why no store reads a key; else empty.
+
+    S3 itself allows keys such as `in//b.jpg`.
+    """
+    try:
+        checked_key(key)
+    except UserError as error:
+        return f"unreadable name: {error}"
+    return ""
 
 
 def _object(store: Store, key: str) -> bytes:
@@ -229,28 +251,38 @@ def _tar(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
     try:
         archive = stack.enter_context(open_tar(file))
         modified = file.stat().st_mtime_ns
-        is_plain = isinstance(archive.fileobj, io.BufferedReader)
+        content = TarLinks()
+        symbolic = []
         for member in archive:
+            content.add(member)
             if reason := unsupported_reason(member.name):
                 yield Skip(member.name, reason)
             if not _is_picture(member.name) or member.isdir():
                 continue
-            if not member.isreg():
-                yield Skip(member.name, "link or device in an archive: not followed")
-                continue
-            stamp = f"{modified} {member.offset_data} {member.size}"
-            # Read by offset, so any process can read them.
-            # Bytes of a plain tar lie in one piece, except those of a sparse member.
-            if is_plain and not member.issparse():
-                read = partial(_slice, file, member.offset_data, member.size)
-                yield PictureSource(member.name, read, member.size, stamp)
+            # A hard link is another name of an earlier member; a symbolic one may lead to a later member.
+            if member.issym():
+                symbolic.append(member)
             else:
-                yield PictureSource(member.name, partial(_member, archive, member), member.size, stamp, only_here=True)
+                yield _tar_entry(file, archive, member.name, content.target(member), modified)
+        for member in symbolic:
+            yield _tar_entry(file, archive, member.name, content.target(member), modified)
         _check_end(file, archive)
     except UserError:
         raise
     except TAR_ERRORS as error:
         raise _damaged(file, error) from error
+
+
+def _tar_entry(
+    file: Path, archive: tarfile.TarFile, name: str, member: tarfile.TarInfo | None, modified: int
+) -> PictureSource | Skip:
+    if member is None:
+        return Skip(name, "link or device in an archive: not followed")
+    stamp = f"{modified} {member.offset_data} {member.size}"
+    # Read by offset, so any process can read them: bytes of a plain tar lie in one piece, except of a sparse member.
+    if isinstance(archive.fileobj, io.BufferedReader) and not member.issparse():
+        return PictureSource(name, partial(_slice, file, member.offset_data, member.size), member.size, stamp)
+    return PictureSource(name, partial(_member, archive, member), member.size, stamp, only_here=True)
 
 
 def _check_end(file: Path, archive: tarfile.TarFile) -> None:
@@ -282,7 +314,7 @@ def _damaged(file: object, error: Exception) -> UserError:
 
 def _slice(file: Path, offset: int, size: int) -> bytes:
     """Reads a member of an uncompressed tar."""
-    _check_size(size)
+    check_member_size(size)
     try:
         with file.open("rb") as stream:
             stream.seek(offset)
@@ -296,7 +328,7 @@ def _slice(file: Path, offset: int, size: int) -> bytes:
 
 def _member(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
     """Reads a member of a compressed tar."""
-    _check_size(member.size)
+    check_member_size(member.size)
     handle = archive.extractfile(member)
     if handle is None:
         raise PictureError("not a file", "an entry of the tar without content")
@@ -321,34 +353,13 @@ def _zip(file: Path, stack: ExitStack) -> Iterator[PictureSource | Skip]:
             yield Skip(info.filename, reason)
         elif not info.is_dir() and _is_picture(info.filename):
             stamp = f"{info.CRC:08x} {info.file_size}"
-            read = partial(_zip_member, archive, info)
+            read = partial(read_zip_member, archive, info)
             yield PictureSource(info.filename, read, info.file_size, stamp, only_here=True)
 
 
-def _zip_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> bytes:
-    _check_size(info.file_size)
-    if info.flag_bits & _ENCRYPTED:
-        raise PictureError("encrypted", "the zip asks for a password; unpack it and pack the folder")
-    try:
-        # In chunks: read() without a size inflates the whole member before it is cut to the size that the zip declares.
-        with archive.open(info) as member, io.BytesIO() as data:
-            assert isinstance(member, zipfile.ZipExtFile)
-            member.MIN_READ_SIZE = _ZIP_CHUNKS.get(info.compress_type, _SMALL_CHUNK)
-            shutil.copyfileobj(member, data, member.MIN_READ_SIZE)
-            return data.getvalue()
-    except (zipfile.BadZipFile, RuntimeError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
-        raise PictureError("damaged", f"damaged in the zip ({error})") from error
-
-
-def _check_size(size: int) -> None:
-    if size > MAX_FILE_BYTES:
-        raise PictureError("too large", f"{size} bytes; need at most {MAX_FILE_BYTES}")
-
-
 def _is_picture(name: str) -> bool:
-    # `._x.jpg` holds a file's metadata on macOS.
     path = PurePosixPath(name)
-    return path.suffix.lower() in SUFFIXES and not path.name.startswith("._")
+    return path.suffix.lower() in SUFFIXES and not is_apple_double(path.name)
 
 
 def _text(path: Path) -> str:

@@ -7,6 +7,7 @@ Python's tarfile trusts the numbers in a header. A negative size makes it step b
 from __future__ import annotations
 
 import lzma
+import posixpath
 import tarfile
 import zlib
 from pathlib import Path
@@ -23,6 +24,8 @@ TAR_ERRORS = (
 _MAX_MEMBER_BYTES = 2**62
 # Of a long name, or of the records that pax writes before a member.
 _MAX_EXTENSION_BYTES = 16 << 20
+# Links to links; a chain may be a circle.
+_MAX_LINKS = 16
 _EXTENSIONS = (
     tarfile.GNUTYPE_LONGNAME, tarfile.GNUTYPE_LONGLINK, tarfile.XHDTYPE, tarfile.XGLTYPE, tarfile.SOLARIS_XHDTYPE,
 )  # fmt: skip
@@ -53,6 +56,34 @@ class _Header(tarfile.TarInfo):
         if header.type in _EXTENSIONS and header.size > _MAX_EXTENSION_BYTES:
             raise tarfile.TarError(f"a long name or pax record of {header.size} bytes")
         return header
+
+
+class TarLinks:
+    """Finds the members that links of a tar lead to."""
+
+    def __init__(self) -> None:
+        self._members: dict[str, tarfile.TarInfo] = {}
+
+    def add(self, member: tarfile.TarInfo) -> None:
+        """Remembers a member that was read."""
+        if member.isreg() or member.islnk() or member.issym():
+            self._members[posixpath.normpath(member.name)] = member
+
+    def target(self, member: tarfile.TarInfo) -> tarfile.TarInfo | None:
+        """Follows links inside the tar; None where they end nowhere."""
+        end: tarfile.TarInfo | None = member
+        for _ in range(_MAX_LINKS):
+            if end is None or end.isreg():
+                return end
+            # Names of hard links begin at the archive's root, those of symbolic links at the link.
+            if end.islnk():
+                name = end.linkname
+            elif end.issym():
+                name = posixpath.join(posixpath.dirname(end.name), end.linkname)
+            else:
+                return None
+            end = self._members.get(posixpath.normpath(name))
+        return None
 
 
 def open_tar(file: Path) -> tarfile.TarFile:

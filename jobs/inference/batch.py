@@ -14,14 +14,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import PurePosixPath
 from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.files import MAX_FILE_BYTES
-from isnet.images.folders import SUFFIXES
+from isnet.images.folders import SUFFIXES, hidden_part, is_apple_double
 from isnet.images.save import encode_photo
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
@@ -38,6 +38,8 @@ MANIFEST = "manifest.json"
 # Prefix below OUT for the state of an unfinished job.
 STATE_PREFIX = ".inpaint"
 PICTURES_PER_PART = 16
+# Fields of a filled picture's row beside its names.
+_RESULT = {"bytes", "sha256", "hole_ratio", "notes"}
 # Formats that are written as they are read; a picture of another format is written losslessly, as PNG.
 KEPT_SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".tif", ".tiff", ".bmp")
 
@@ -95,7 +97,7 @@ def plan(images: str, masks: str, output: str, *, model: str, options: Options) 
             raise UserError(
                 f"{output} is the same as {name} or below it, and results would become inputs; give another"
             )
-    pictures = _list_pictures(stores["IMAGE"])
+    pictures = _list_pictures(stores["IMAGE"], without=addresses["MASK"])
     if not pictures:
         raise UserError(f"{images}: no pictures there; need a prefix or folder with JPEG, PNG or WebP files below it")
     mask_sizes = _list_pictures(stores["MASK"])
@@ -121,8 +123,20 @@ def plan(images: str, masks: str, output: str, *, model: str, options: Options) 
     )
 
 
-def _list_pictures(store: Store) -> dict[str, int]:
-    return {entry.key: entry.size for entry in store.list() if PurePosixPath(entry.key).suffix.lower() in SUFFIXES}
+def _list_pictures(store: Store, *, without: str = "") -> dict[str, int]:
+    """Lists sizes of pictures by key.
+
+    Not hidden ones, nor those in a folder `without` below the store.
+    """
+    pictures = {}
+    is_inside = without.startswith(f"{store.address}/")
+    for entry in store.list():
+        name = PurePosixPath(entry.key)
+        is_picture = name.suffix.lower() in SUFFIXES and not is_apple_double(name.name)
+        is_excluded = is_inside and f"{store.address}/{entry.key}".startswith(f"{without}/")
+        if is_picture and not is_excluded and not hidden_part(entry.key)[1]:
+            pictures[entry.key] = entry.size
+    return pictures
 
 
 def _reason_to_skip(key: str) -> str | None:
@@ -162,15 +176,11 @@ def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
     # A finished job only needs its manifest.
     store = open_store(job.output)
     finished = _read_manifest(store)
-    if finished is not None and not finished.get("pictures"):
+    if finished is not None and not finished["pictures"]:
         # That job filled nothing, perhaps because its masks had another size: nothing to protect from this one.
         store.delete(MANIFEST)
     elif finished is not None:
-        if finished.get("identity") != job.identity:
-            raise UserError(
-                f"{job.output} holds the results of another job (model {finished.get('requested')}, or other options "
-                "or inputs); give another OUT, or remove it"
-            )
+        _refuse_other_job(finished, job)
         _delete_state(store)
         return finished
     # Only one job at a time may write to OUT.
@@ -196,9 +206,20 @@ def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
         "pictures": [row for row in rows if "reason" not in row],
         "failed": [*failed, *job.left_out],
     }
-    store.write(MANIFEST, canonical_json(manifest))
+    if not store.create(MANIFEST, canonical_json(manifest)) and (stored := _read_manifest(store)) is not None:
+        # Nothing is written over what another process finished in the meantime.
+        _refuse_other_job(stored, job)
+        manifest = stored
     _delete_state(store)
     return manifest
+
+
+def _refuse_other_job(manifest: Mapping[str, Any], job: InpaintJob) -> None:
+    if manifest["identity"] != job.identity:
+        raise UserError(
+            f"{job.output} holds the results of another job (model {manifest.get('requested')}, or other options "
+            "or inputs); give another OUT, or remove it"
+        )
 
 
 def _register(store: Store, job: InpaintJob, context: Context) -> str:
@@ -208,7 +229,12 @@ def _register(store: Store, job: InpaintJob, context: Context) -> str:
     if store.create(key, canonical_json(ours)):
         return str(ours["model"])
     # The key exists: this job, run before, or another one.
-    registered = json.loads(store.read(key))
+    registered = _json_object(store.read(key))
+    if not all(isinstance(registered.get(name), str) for name in ours):
+        raise UserError(
+            f"{job.output}/{key} is damaged, so that the job there is unknown; remove {job.output}/{STATE_PREFIX} and "
+            "run the same command again: it begins anew"
+        )
     if registered["identity"] != job.identity:
         raise UserError(
             f"{job.output} belongs to another job that is not finished (model {registered['requested']}, or other "
@@ -223,17 +249,32 @@ def _valid_records(store: Store, job: InpaintJob) -> dict[int, dict[str, Any]]:
     # One listing instead of a request for each result.
     sizes = {entry.key: entry.size for entry in store.list()}
     records = {}
-    for number in range(len(job.parts())):
+    for number, part in enumerate(job.parts()):
         key = _record_key(number)
         if key not in sizes:
             continue
-        record = json.loads(store.read(key))
-        if all(sizes.get(row["output"]) == row["bytes"] for row in record["pictures"] if "reason" not in row):
+        record = _json_object(store.read(key))
+        if is_record_of(record, part, sizes):
             records[number] = record
         else:
-            # A result is missing or has another size: the part is done again.
+            # The record is damaged, or a result is missing or has another size: the part is done again.
             store.delete(key)
     return records
+
+
+def is_record_of(record: dict[str, Any], part: Sequence[InpaintItem], sizes: Mapping[str, int]) -> bool:
+    """Tells if a record fits a part and its results."""
+    rows = record.get("pictures")
+    if not isinstance(rows, list) or len(rows) != len(part):
+        return False
+    for row, item in zip(rows, part, strict=True):
+        if not isinstance(row, dict) or (row.get("image"), row.get("mask")) != (item.image, item.mask):
+            return False
+        if isinstance(row.get("reason"), str):
+            continue
+        if row.get("output") != item.output or row.get("bytes") != sizes.get(item.output) or _RESULT - row.keys():
+            return False
+    return True
 
 
 def _run_parts(
@@ -272,8 +313,9 @@ def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: 
     record = {"pictures": [fill_item(item, images, masks, out, model, job.options) for item in part]}
     # `create` fails where the key exists, so one process alone records the part.
     if not out.create(_record_key(number), canonical_json(record)):
-        stored: dict[str, Any] = json.loads(out.read(_record_key(number)))
-        return stored
+        stored = _json_object(out.read(_record_key(number)))
+        sizes = {row["output"]: row["bytes"] for row in record["pictures"] if "reason" not in row}
+        return stored if is_record_of(stored, part, sizes) else record
     return record
 
 
@@ -309,14 +351,31 @@ def fill_item(
 
 
 def _read_manifest(store: Store) -> dict[str, Any] | None:
-    """Reads the manifest; a damaged one is empty."""
+    """Reads the manifest of an earlier job.
+
+    Raises:
+        UserError: The file there is none of a job: OUT is a dataset, for example.
+    """
     try:
-        manifest = json.loads(store.read(MANIFEST))
+        manifest = _json_object(store.read(MANIFEST))
     except NotFound:
         return None
-    except ValueError:
+    is_ours = all(isinstance(manifest.get(name), str) for name in ("identity", "model", "images", "masks"))
+    if not is_ours or not isinstance(manifest.get("pictures"), list) or not isinstance(manifest.get("failed"), list):
+        raise UserError(
+            f"{store.address} has a {MANIFEST} that is none of such a job (a dataset's or a checkpoint's, or a damaged "
+            "one), and results would lie among other files; give another OUT"
+        )
+    return manifest
+
+
+def _json_object(data: bytes) -> dict[str, Any]:
+    """Decodes a JSON object; empty where it is none."""
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
         return {}
-    return manifest if isinstance(manifest, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def _delete_state(store: Store) -> None:

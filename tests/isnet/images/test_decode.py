@@ -15,7 +15,7 @@ from isnet.errors import InputError
 from isnet.images.crops import center_square, enlarge_to, flip, random_crop
 from isnet.images.decode import decode_rgb, reduction
 from isnet.images.files import PictureError, display_name, read_bytes
-from isnet.images.folders import find_pictures
+from isnet.images.folders import find_pictures, hidden_part
 from isnet.images.open_image import MAX_PIXELS
 
 
@@ -283,6 +283,60 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
     for path in found:
         assert decode_rgb(read_bytes(path)).shape == (60, 80, 3)
         assert display_name(path).isprintable()
+
+
+HIDDEN = (
+    *(".thumbnails", ".Trash-1000/files", ".ipynb_checkpoints", "@eaDir/a.jpg", "#recycle", "$RECYCLE.BIN/S-1-5"),
+    *("System Volume Information", "__MACOSX", "lost+found", "@Recycle", "deep/below/.cache"),
+)  # fmt: skip
+
+
+def test_hidden_files_and_folders_of_systems_are_passed_over_and_named(tmp_path):
+    data = encoded(photo())
+    for folder in (*HIDDEN, "album.jpg", "deep"):
+        (tmp_path / folder).mkdir(parents=True, exist_ok=True)
+        (tmp_path / folder / "copy.jpg").write_bytes(data)
+    for name in ("a.jpg", ".trashed-1-a.jpg", "._a.jpg", ".DS_Store", "Thumbs.db"):
+        (tmp_path / name).write_bytes(data)
+    found, skipped = find_pictures(tmp_path)
+    assert [str(path.relative_to(tmp_path)) for path in found] == ["a.jpg", "album.jpg/copy.jpg", "deep/copy.jpg"]
+    assert {str(entry.path) for entry in skipped} == {
+        *(folder.split("/")[0] for folder in HIDDEN if not folder.startswith("deep")),
+        *("deep/below/.cache", ".trashed-1-a.jpg", "album.jpg"),
+    }
+    # None of them is a picture that somebody misses.
+    assert all(entry.is_harmless for entry in skipped)
+
+
+def test_a_hidden_folder_that_was_named_is_looked_into(tmp_path):
+    (tmp_path / ".photos").mkdir()
+    (tmp_path / ".photos" / "a.jpg").write_bytes(encoded(photo()))
+    assert len(find_pictures(tmp_path / ".photos")[0]) == 1
+
+
+def test_folders_of_results_and_masks_can_be_left_out(tmp_path):
+    for name in ("a.jpg", "out/a.jpg", "deep/masks/a.jpg"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(encoded(photo()))
+    (tmp_path / "elsewhere").symlink_to("out")
+    found, _ = find_pictures(tmp_path, without=(tmp_path / "elsewhere", tmp_path / "deep/masks", tmp_path / "none"))
+    assert found == [tmp_path / "a.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("path", "part"),
+    [
+        ("./a/b.jpg", ""),
+        ("../a/b.jpg", ""),
+        ("a//b.jpg", ""),
+        ("x/.thumbnails/deep/b.jpg", "x/.thumbnails"),
+        ("x/@eaDir/b.jpg", "x/@eaDir"),
+        ("x/.b.jpg", "x/.b.jpg"),
+        ("x/@eaDir", ""),
+    ],
+)
+def test_the_hidden_part_of_a_path_in_an_archive(path, part):
+    assert hidden_part(path)[0] == part
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")

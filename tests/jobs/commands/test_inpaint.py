@@ -57,3 +57,34 @@ def test_a_link_to_itself_is_a_sentence(isnet, tmp_path):
     refused = isnet("inpaint", "loop.png", "mask.png", "-o", "out.png", "--model", "classical:mean")
     assert refused.status == 2
     assert "loop.png cannot be read" in refused.err
+
+
+@pytest.fixture
+def single_mask(tmp_path):
+    hole = np.zeros((70, 91), np.uint8)
+    hole[5:20, 5:20] = 255
+    Image.fromarray(hole).save(tmp_path / "one.png")
+    return tmp_path / "one.png"
+
+
+def test_results_and_masks_below_the_pictures_are_not_filled(isnet, photos, single_mask):
+    (photos / "masks").mkdir()
+    for picture in list(photos.glob("photo-*")):
+        (photos / "masks" / f"{picture.stem}.png").write_bytes(single_mask.read_bytes())
+    words = ["inpaint", photos, photos / "masks", "-o", photos / "out", "--model", "classical:mean", "--json"]
+    for _ in range(2):
+        done = isnet(*words)
+        assert (done.status, len(done.json()["done"])) == (0, 8), done.err
+    assert not (photos / "out" / "out").exists()
+    assert not (photos / "out" / "masks").exists()
+
+
+def test_what_systems_leave_in_folders_is_no_picture_that_is_missing(isnet, photos, single_mask, tmp_path):
+    (photos / "._photo-0.png").write_bytes(b"\0\5\x16\7" + bytes(100))
+    for folder in (".thumbnails", "@eaDir", "album.jpg"):
+        (photos / folder).mkdir()
+        (photos / folder / "x.png").write_bytes((photos / "photo-0.png").read_bytes())
+    done = isnet("inpaint", photos, single_mask, "-o", tmp_path / "out", "--model", "classical:mean", "--json")
+    assert done.status == 0, done.err
+    assert len(done.json()["done"]) == 9
+    assert (tmp_path / "out" / "album.jpg" / "x.png").exists()

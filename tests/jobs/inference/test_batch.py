@@ -129,6 +129,58 @@ def test_another_job_does_not_write_over_the_results(isnet, photos, masks, tmp_p
     assert "belongs to another job" in busy.err
 
 
+FOREIGN = {
+    "a dataset": b'{"dataset_digest":"0","format":1,"name":"mine","samples":3,"shards":[],"split":"train"}',
+    "a checkpoint": b'{"files":{},"manifest_digest":"0","state_digest":"0","step":20}',
+    "a list": b"[]",
+    "cut short": b'{"identity": "0", "pict',
+    "nothing": b"",
+    "deep": b"[" * 100_000,
+}
+
+
+@pytest.mark.parametrize("content", FOREIGN.values(), ids=FOREIGN.keys())
+def test_a_manifest_of_something_else_is_never_removed(isnet, photos, masks, tmp_path, content):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "manifest.json").write_bytes(content)
+    ran = isnet(*words(photos, masks, tmp_path / "out"))
+    assert ran.status == 2
+    assert "give another OUT" in ran.err
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("manifest.json", content)]
+
+
+@pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"identity": 1, "requested": "x", "model": "x"}', b""])
+def test_a_damaged_note_of_a_job_is_told_in_a_sentence(isnet, photos, masks, tmp_path, content):
+    open_store(str(tmp_path / "out")).write(f"{STATE_PREFIX}/job.json", content)
+    ran = isnet(*words(photos, masks, tmp_path / "out"))
+    assert ran.status == 2
+    assert "job.json is damaged" in ran.err
+    assert f"remove {tmp_path / 'out'}/{STATE_PREFIX}" in ran.err
+
+
+def test_damaged_records_of_parts_are_made_again(isnet, photos, masks, tmp_path, small_parts, monkeypatch):
+    with monkeypatch.context() as patched:
+        patched.setattr(batch, "canonical_json", failing_at_manifest(batch.canonical_json))
+        assert isnet(*words(photos, masks, tmp_path / "out")).status == 130
+    state = tmp_path / "out" / STATE_PREFIX
+    records = sorted(state.glob("part-*.json"))
+    sound = records[0].read_bytes()
+    damaged = [b"{", b"[]", b'{"pictures":[{}]}', b'{"pictures":7}', sound.replace(b"sha256", b"sha255")]
+    for record, content in zip(records, damaged, strict=False):
+        record.write_bytes(content)
+    assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
+    assert len(manifest_of(tmp_path / "out")["pictures"]) == 8
+
+
+def test_hidden_pictures_and_masks_below_the_pictures_are_not_part_of_a_job(isnet, photos, masks, tmp_path):
+    for name in (".thumbnails/photo-0.png", "@eaDir/photo-0.png", "._photo-0.png"):
+        (photos / name).parent.mkdir(exist_ok=True)
+        (photos / name).write_bytes(b"\0\5\x16\7")
+    masks.rename(photos / "masks")
+    ran = isnet(*words(photos, photos / "masks", tmp_path / "out"))
+    assert (ran.status, len(ran.json()["done"])) == (0, 8), ran.err
+
+
 @pytest.mark.parametrize(
     ("image", "mask", "out", "sentence"),
     [
