@@ -25,10 +25,12 @@ from trainplane.markdown import markdown_table
 from trainplane.search.policy import budget
 from trainplane.search.policy.state import SearchState, TrialState
 from trainplane.search.report import charts, summary
-from trainplane.search.report.importance import importance
+from trainplane.search.report.curves import search_curves
+from trainplane.search.report.importance import doubt, importance
 from trainplane.search.run.launch import Search, cost_rates, trial_resources
 from trainplane.tracking.client import reason
 from trainplane.tracking.images import Pixels, contact_sheet
+from trainplane.tracking.pages import artifact_link
 from trainplane.tracking.results import RunResult
 
 # Trials on the contact sheet, and in the table of the description.
@@ -45,38 +47,52 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
     assert best is not None
     statuses = {number: trial.status for number, trial in state.trials.items()}
     spent = budget.cost_report(state.usage, statuses, cost_rates(trial_resources(search.train, gpus=0.0), search.train))
+    finished = sum(summary.trial_scores(trial, state.goals) is not None for trial in state.trials.values())
+    few = doubt(finished, len(search.space.dimensions))
     shares = {
         goal.metric: importance(search.settings, search.space, state, goal=n) for n, goal in enumerate(state.goals)
     }
     folder = context.home / "searches" / run_id
     (folder / "search").mkdir(parents=True, exist_ok=True)
     (folder / "leaderboard.csv").write_text(leaderboard_csv(board.ranked, state), encoding="utf-8")
-    for file, values in {"spent.json": spent, "importance.json": shares}.items():
+    importances: dict[str, Any] = {**shares, **({"doubt": few} if few else {})}
+    for file, values in {"spent.json": spent, "importance.json": importances}.items():
         (folder / file).write_text(json.dumps(values, indent=2), encoding="utf-8")
     # Charts come last: the record is complete without them.
-    for name, draw in chart_drawers(search, state, board, shares, context).items():
+    for name, draw in chart_drawers(search, state, board, shares, few, context).items():
         if (pixels := _attempt(name, draw)) is not None:
             Image.fromarray(pixels).save(folder / "search" / f"{name}.png")
     return RunResult(
         run_id,
         folder,
         metrics={
-            **{f"best/{name}": value for name, value in best.values.items()},
+            # The best trial's run has its other metrics.
+            **{f"best/{goal.metric}": best.values[goal.metric] for goal in state.goals if goal.metric in best.values},
             "spent/steps": float(spent["steps"]),
             "spent/cpu_hours": spent["cpu_seconds"] / 3600,
         },
         tags={
             "trainplane.best_run": best.run_id,
             "trainplane.best_trial": str(best.number),
-            "mlflow.note.content": description(state, board, spent),
+            "mlflow.note.content": description(state, board, spent, note=_pictures(run_id, folder, few)),
         },
+        curves=search_curves(state, board),
         run_tags={
             trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id
         },
     )
 
 
-def description(state: SearchState, board: summary.Leaderboard, spent: Mapping[str, Any]) -> str:
+def _pictures(run_id: str, folder: Path, few: str | None) -> str:
+    """Markdown of the charts, drawn or not."""
+    drawn = {path.stem for path in (folder / "search").glob("*.png")}
+    # What a reader looks for first; the others are among the artifacts.
+    shown = [name for name in ("learning_curves", "contact_sheet") if name in drawn]
+    links = [f"![{name.replace('_', ' ')}]({artifact_link(run_id, f'search/{name}.png')})" for name in shown]
+    return "\n\n".join([*([f"Importance of settings: {few}."] if few else []), *links])
+
+
+def description(state: SearchState, board: summary.Leaderboard, spent: Mapping[str, Any], *, note: str = "") -> str:
     """Markdown description of the parent run: costs, best trials."""
     # Fewer rows until the text fits a tag.
     for count in range(BOARD_TRIALS, -1, -5):
@@ -84,7 +100,8 @@ def description(state: SearchState, board: summary.Leaderboard, spent: Mapping[s
         total = len(board.ranked)
         more = f" The best {count} of {total}, all in `leaderboard.csv`:" if total > count else ""
         text = (
-            f"{cost_text(spent)}; ended: {state.end_reason}.{more}\n\n{table}\n\nPictures: artifacts, below `search/`."
+            f"{cost_text(spent)}; ended: {state.end_reason}.{more}\n\n{table}\n\n{note}\n\n"
+            "More pictures: artifacts, below `search/`."
         )
         if len(text) <= NOTE_CHARACTERS:
             break
@@ -125,6 +142,7 @@ def chart_drawers(
     state: SearchState,
     board: summary.Leaderboard,
     shares: dict[str, dict[str, float]],
+    few: str | None,
     context: Context,
 ) -> dict[str, Callable[[], Pixels]]:
     """Functions that draw the charts, by name of chart."""
@@ -138,7 +156,7 @@ def chart_drawers(
     for metric, parts in shares.items():
         if parts:
             name = f"importance_{re.sub(r'[^a-z0-9]+', '_', metric.lower())}"
-            drawers[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric)  # type: ignore[misc]
+            drawers[name] = lambda parts=parts, metric=metric: charts.importances(parts, metric, doubt=few)  # type: ignore[misc]
     recorded = [trial for trial in board.ranked if trial.run_id][:SHEET_TRIALS]
     if recorded:
         drawers["contact_sheet"] = lambda: sheet(recorded, state, context)

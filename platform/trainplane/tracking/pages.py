@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import urlencode
 
 from trainplane.tracking.client import TrackingServer
 
@@ -34,6 +35,11 @@ def runs_page(address: str, experiment_id: str) -> str:
 def run_page(address: str, experiment_id: str, run_id: str) -> str:
     """Address of a run's page."""
     return f"{address.rstrip('/')}/#/experiments/{experiment_id}/runs/{run_id}?{_TRAINING}"
+
+
+def artifact_link(run_id: str, path: str) -> str:
+    """Address of a run's artifact, for pictures in descriptions on these very pages."""
+    return f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}"
 
 
 def first_page(server: TrackingServer, address: str) -> str:

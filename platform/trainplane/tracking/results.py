@@ -41,6 +41,7 @@ class RunResult:
     folder: Path  # Its files become the run's artifacts; they are copied, so the folder may go afterwards
     metrics: Mapping[str, float]  # Values at step 0
     tags: Mapping[str, str]  # Tags of the run
+    curves: Mapping[str, Mapping[int, float]] = field(default_factory=dict)  # Values by step, by name
     # Tags of other runs, such as the trials of a search, by run id (reserved ones too)
     run_tags: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     attachments: Sequence[VersionAttachment] = ()  # Additions to registered versions
@@ -77,6 +78,9 @@ def write_result(server: TrackingServer, spools: Path, result: RunResult) -> Pat
         # A repeated evaluation replaces the points of the one before: none of them are left out.
         write_recorded_steps(folder, RecordedSteps())
         spool.append({"k": "metrics", "step": 0, "ts": result.time_ms, "v": dict(result.metrics)})
+        for name, points in result.curves.items():
+            for step, value in points.items():
+                spool.append({"k": "metrics", "step": step, "ts": result.time_ms, "v": {name: value}})
         for path in sorted(path for path in result.folder.rglob("*") if path.is_file()):
             attached = spool.attach(path.name, path.read_bytes())
             spool.append({"k": "file", "files": [[attached, str(path.relative_to(result.folder))]]})

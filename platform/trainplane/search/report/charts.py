@@ -188,11 +188,12 @@ def parallel_coordinates(state: SearchState, board: Leaderboard, dimensions: Map
     return chart.pixels()
 
 
-def importances(shares: Mapping[str, float], metric: str) -> Pixels:
-    """Draws each setting's share of an objective's variance."""
-    chart = _Chart(f"what moved {metric} (fANOVA, share of its variance)", height=1.1 + BAR * len(shares))
+def importances(shares: Mapping[str, float], metric: str, *, doubt: str | None = None) -> Pixels:
+    """Draws each setting's share of an objective's variance, pale where a `doubt` is told."""
+    title = f"what moved {metric} (fANOVA, share of its variance)"
+    chart = _Chart(f"{title}\n{doubt}" if doubt else title, height=(1.3 if doubt else 1.1) + BAR * len(shares))
     percents = [100 * share for share in shares.values()]
-    bars = chart.axes.barh(list(shares), percents, color=OTHER, height=0.66)
+    bars = chart.axes.barh(list(shares), percents, color=STOPPED if doubt else OTHER, height=0.66)
     chart.axes.bar_label(bars, fmt="%.0f %%", padding=4, fontsize=9, color=INK)
     chart.axes.invert_yaxis()
     # Room for the labels behind the bars.

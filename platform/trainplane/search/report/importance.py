@@ -1,7 +1,8 @@
 """Importance of explored settings: fANOVA over the trials.
 
 A random forest is fitted to the trials (Optuna's evaluator, on scikit-learn), and the variance of its prediction is
-divided among the settings. It says nothing about values outside the explored space, and little about few trials.
+divided among the settings. It says nothing about values outside the explored space, and of few trials it is chance
+(`doubt`).
 """
 
 from __future__ import annotations
@@ -13,6 +14,16 @@ from trainplane.search.report.summary import trial_scores
 from trainplane.search.space import Space
 
 MIN_TRIALS = 4
+# A forest of fewer trials a setting splits by chance: with shuffled results it then names a winner just as surely.
+TRIALS_PER_SETTING = 10
+
+
+def doubt(trials: int, settings: int) -> str | None:
+    """Sentence about too few trials; None with enough."""
+    needed = TRIALS_PER_SETTING * settings
+    if trials >= needed:
+        return None
+    return f"{trials} trials are too few to say which of {settings} settings matter; {needed} would do"
 
 
 def importance(settings: SearchSettings, space: Space, state: SearchState, *, goal: int = 0) -> dict[str, float]:

@@ -56,3 +56,9 @@ def test_importances_are_as_high_as_they_are_many():
     few, many = (charts.importances({f"s{n}": 1 / count for n in range(count)}, "q") for count in (1, 12))
     assert few.shape[0] < many.shape[0]
     assert few.shape[1] == many.shape[1]
+
+
+def test_importances_of_few_trials_look_doubtful():
+    sure, doubtful = (charts.importances({"a": 0.7, "b": 0.3}, "q", doubt=text) for text in (None, "too few to say"))
+    assert doubtful.shape[0] > sure.shape[0]
+    assert doubtful.mean() > sure.mean()
