@@ -43,7 +43,7 @@ def full_address(address: str, *, base: Path | None = None) -> str:
 
 
 def scheme_of(address: str) -> str | None:
-    """Scheme in small letters; None for a path or a name.
+    """Scheme in small letters; None for a path.
 
     A folder with a colon in its name is a path when it begins with `./` or `/`.
     """
@@ -94,16 +94,16 @@ def _s3_address(address: str) -> str:
     if not prefix and address.count("/") < 4:
         return f"s3://{bucket}"
     if "" in prefix.split("/"):
-        meant = "/".join(["s3:/", bucket, *filter(None, prefix.split("/"))])
+        likely = "/".join(["s3:/", bucket, *filter(None, prefix.split("/"))])
         raise UserError(
             f"{address!r} has two slashes in a row, and keys with an empty part cannot be read here; "
-            f"write {meant!r} if that is the place, or copy the objects to such a prefix"
+            f"write {likely!r} if that is the place, or copy the objects to such a prefix"
         )
     return f"s3://{bucket}/{prefix}"
 
 
 def _likely_meant(address: str, scheme: str) -> str | None:
-    """Address as S3 has it, where the text leaves no doubt."""
+    """Address as S3 has it, where that is clear."""
     rest = address.partition(":")[2]
     if "@" in rest or "?" in rest:
         return None

@@ -22,7 +22,7 @@ _SHELL_VARIABLE = re.compile(r"\$[A-Za-z_{]")
 
 
 def check_text(value: object, what: str) -> None:
-    """Refuses all but text in one line: a number would become a folder.
+    """Refuses all but text in one line.
 
     Args:
         value: the value in the file.
@@ -61,7 +61,7 @@ def tracking_address(value: str, what: str, base: Path) -> str:
 
 
 def sqlite_path(path: str) -> str:
-    """Path of a database that MLflow finds again, or a `UserError`."""
+    """Checks that an address can hold a database's path."""
     # An address ends its path at a question mark, and MLflow resolves percent escapes.
     if "?" in path or re.search("%[0-9A-Fa-f]{2}", path):
         raise UserError(
@@ -105,7 +105,7 @@ def region(value: str, what: str) -> str:
 
 
 def secret(name: str, reference: object, what: str) -> str:
-    """Value that a reference leads to, without line ends and blanks around it."""
+    """Value that a reference leads to, without blanks around."""
     if not _NAME.fullmatch(name):
         raise UserError(f"{what}: {name!r} is not the name of a variable; need letters, digits, _")
     # A value that is neither kind of reference is refused without being shown: it may be the secret itself.

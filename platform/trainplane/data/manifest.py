@@ -12,14 +12,14 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, UNDECODABLE, Damage, DamageError
 from trainplane.data.index import INDEX_NAME, Index
+from trainplane.data.index_file import MAP_FROM_SAMPLES
 from trainplane.data.order import Order
 from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.data.shard import Shard, is_shard
@@ -178,6 +178,9 @@ class Dataset:
             ) from None
         except NoBucket as error:
             raise UserError(str(error)) from error
+        # A mistake in settings of the store is no damage of the dataset.
+        except UserError:
+            raise
         except ValueError as error:
             raise UserError(
                 f"{store.address}: {MANIFEST_NAME} cannot be used ({error}); "
@@ -223,9 +226,11 @@ class Dataset:
         """Index, loaded and checked at first use; may raise `DamageError`."""
         if self._index is None:
             try:
-                self._index = _read_parsed(self.store, INDEX_NAME, partial(parse_index, self.manifest))
+                self._index = self._load_index()
             except NotFound:
                 raise self._index_damage(MISSING_INDEX) from None
+            except UserError:
+                raise
             except ValueError as error:
                 raise self._index_damage(DAMAGED_INDEX, str(error)) from error
         return self._index
@@ -260,6 +265,21 @@ class Dataset:
             remedy = self.remedy("repair the sample and pack again, or pack without it")
             raise DamageError(self.address, [self.undecodable(sample, error)], remedy) from error
 
+    def _load_index(self) -> Index:
+        if self.num_samples >= MAP_FROM_SAMPLES:
+            folder = self.cache.folder if self.cache else None
+            # Where this host cannot share a file (no room, no folder of ours), each process has its own copy.
+            with suppress(OSError):
+                return Index.shared(folder, self.digest, shards=self.shards, read=self._read_index)
+        return self._read_index(lambda data: Index.parse(data, shards=self.shards))
+
+    def _read_index(self, parse: Callable[[bytes], T]) -> T:
+        def checked(data: bytes) -> T:
+            _check_index(self.manifest, data)
+            return parse(data)
+
+        return _read_parsed(self.store, INDEX_NAME, checked)
+
     def _index_damage(self, kind: str, detail: str = "") -> DamageError:
         remedy = self.remedy("restore it from a copy, or pack again")
         return DamageError(self.address, [Damage(INDEX_NAME, "", kind, detail)], remedy)
@@ -274,11 +294,15 @@ def _replaced(opened: str, current: str) -> str:
 
 def parse_index(manifest: Manifest, data: bytes) -> Index:
     """Parses the bytes of a manifest's index, or raises `ValueError`."""
+    _check_index(manifest, data)
+    return Index.parse(data, shards=manifest.shards)
+
+
+def _check_index(manifest: Manifest, data: bytes) -> None:
     if hashlib.sha256(data).hexdigest() != manifest.index_sha256:
         raise ValueError("its sha256 is not the manifest's")
     if len(data) != manifest.index_bytes:
         raise ValueError(f"it has {len(data)} bytes, the manifest says {manifest.index_bytes}")
-    return Index(data, shards=manifest.shards)
 
 
 def _read_parsed(store: Store, key: str, parse: Callable[[bytes], T]) -> T:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import enum
+import re
 from http.client import HTTPException
 
 from botocore.exceptions import (
@@ -11,16 +12,37 @@ from botocore.exceptions import (
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
+    LoginError,
+    MetadataRetrievalError,
+    NoAuthTokenError,
     NoCredentialsError,
     PartialCredentialsError,
+    ProfileNotFound,
+    RefreshWithMFAUnsupportedError,
+    SSOError,
+    TokenRetrievalError,
+    UnknownCredentialError,
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
-# An answer damaged on the way: an invalid date, or a missing field. Botocore lets both pass.
-_GARBLED = (ResponseParserError, ValueError, KeyError)
+# An answer damaged on the way: an invalid date or number, a missing field, an unknown encoding. Botocore lets all pass.
+_GARBLED = (ResponseParserError, ValueError, LookupError, ArithmeticError, TypeError, AttributeError, RecursionError)
+# A sign-in that a person must renew.
+SIGN_IN_ERRORS = (SSOError, LoginError, NoAuthTokenError, TokenRetrievalError, RefreshWithMFAUnsupportedError)
+_CREDENTIAL_ERRORS = (
+    *SIGN_IN_ERRORS,
+    NoCredentialsError,
+    PartialCredentialsError,
+    CredentialRetrievalError,
+    MetadataRetrievalError,
+    UnknownCredentialError,
+    ProfileNotFound,
+)
+# S3's error codes; a text of a gateway in their place says nothing.
+_CODE = re.compile(r"[A-Za-z0-9_.]{1,64}")
 # All errors of a request. Those of HTTP and of the system are raised below botocore while a body is read.
 REQUEST_ERRORS = (ClientError, BotoCoreError, HTTPError, HTTPException, OSError, *_GARBLED)
 
@@ -31,6 +53,10 @@ class ShortBody(OSError):
 
 class SlowBody(OSError):
     """The body comes too slowly: another connection may be better."""
+
+
+class NotS3(OSError):
+    """The answer is no S3 store's, but perhaps a web page."""
 
 
 class ErrorKind(enum.Enum):
@@ -46,6 +72,7 @@ class ErrorKind(enum.Enum):
     PAST_END = "past the end"
     FORBIDDEN = "forbidden"
     NO_CREDENTIALS = "no credentials"
+    NOT_IMPLEMENTED = "not implemented"
     FATAL = "fatal"
 
 
@@ -68,6 +95,7 @@ _BY_CODE = {
     "NoSuchBucket": ErrorKind.NO_BUCKET,
     "PreconditionFailed": ErrorKind.PRECONDITION,
     "InvalidRange": ErrorKind.PAST_END,
+    "NotImplemented": ErrorKind.NOT_IMPLEMENTED,
 }
 # HEAD answers carry no code, only a status.
 _BY_STATUS = {
@@ -78,6 +106,7 @@ _BY_STATUS = {
     412: ErrorKind.PRECONDITION,
     416: ErrorKind.PAST_END,
     429: ErrorKind.SLOW_DOWN,
+    501: ErrorKind.NOT_IMPLEMENTED,
     503: ErrorKind.SLOW_DOWN,
 }
 
@@ -87,7 +116,7 @@ def classify(error: Exception) -> ErrorKind:
     if isinstance(error, SlowBody):
         return ErrorKind.RECONNECT
     if isinstance(error, ClientError):
-        code = str(error.response.get("Error", {}).get("Code", ""))
+        code = code_of(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         # An expired token shows as a bare 400 in the answer to a HEAD.
         if code == "400":
@@ -95,7 +124,7 @@ def classify(error: Exception) -> ErrorKind:
         if code in _BY_CODE:
             return _BY_CODE[code]
         return _BY_STATUS.get(status, ErrorKind.RETRY if status >= 500 else ErrorKind.FATAL)
-    if isinstance(error, (NoCredentialsError, PartialCredentialsError, CredentialRetrievalError)):
+    if isinstance(error, _CREDENTIAL_ERRORS):
         return ErrorKind.NO_CREDENTIALS
     network_errors = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, HTTPException, OSError)
     if isinstance(error, (*network_errors, *_GARBLED)):
@@ -111,6 +140,12 @@ def is_timeout(error: Exception) -> bool:
 def error_name(error: Exception) -> str:
     """S3's error code, or the exception's type."""
     # Never the error's text, which may quote a request.
-    if isinstance(error, ClientError):
-        return str(error.response.get("Error", {}).get("Code", "")) or "unnamed error"
-    return type(error).__name__
+    return (code_of(error) or "unnamed error") if isinstance(error, ClientError) else type(error).__name__
+
+
+def code_of(error: ClientError) -> str:
+    """S3's error code, else the status, else an empty text."""
+    code = str(error.response.get("Error", {}).get("Code", ""))
+    if _CODE.fullmatch(code):
+        return code
+    return str(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", ""))

@@ -24,6 +24,7 @@ from botocore.awsrequest import AWSRequest
 from botocore.exceptions import ClientError
 from botocore.utils import get_environ_proxies
 
+from trainplane.storage.s3.answers import check_headers
 from trainplane.storage.s3.http_pool import HttpPool, HttpResponse
 
 # Answers that name another region or endpoint.
@@ -119,6 +120,8 @@ def get_range(client: Any, bucket: str, name: str, headers: Mapping[str, str]) -
         return response.headers, response
     # An error: boto3 repeats what it may handle better; the others are raised as boto3 would.
     with response:
+        if response.status < 500:
+            check_headers(response.headers)
         code = _error_code(response.error_body())
     if response.status in _REDIRECT_STATUSES or code in _REDIRECT_CODES + _SIGNATURE_CODES:
         return _get_with_boto3(client, bucket, name, headers)
@@ -142,8 +145,9 @@ class _Boto3Body:
         # The stream waits for the whole amount, so the amount is small.
         return bytes(self._stream.read(min(amount, 16 * 1024)))
 
-    def readinto(self, memory: memoryview) -> int:
-        data = self._stream.read(len(memory))
+    def readinto(self, memory: memoryview, limit_s: float) -> int:
+        # No limit here: pieces are small instead.
+        data = self._stream.read(min(len(memory), 128 * 1024))
         memory[: len(data)] = data
         return len(data)
 
@@ -157,7 +161,8 @@ def _get_with_boto3(client: Any, bucket: str, name: str, headers: Mapping[str, s
 
 def _error_code(body: bytes) -> str:
     """S3's error code in the body, or an empty text."""
+    # Beside errors of XML there are encodings that Python does not know, or does not take here.
     try:
         return ElementTree.fromstring(body).findtext("Code") or ""
-    except ElementTree.ParseError:
+    except (ElementTree.ParseError, LookupError, ValueError):
         return ""

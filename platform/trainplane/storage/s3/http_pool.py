@@ -8,15 +8,22 @@ redirects, credentials (`fast_get.py`), retries (`request.py`).
 from __future__ import annotations
 
 import http.client
+import io
+import math
 import os
+import socket
 import ssl
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from functools import cached_property
-from typing import TypeAlias
+from typing import Any, TypeAlias, cast
 from urllib.parse import SplitResult
 
 _MAX_ERROR_BYTES = 64 * 1024  # of an error's body; S3's have a few hundred
+
+_HEADERS_S = 60.0  # for all headers together; the limit on silence is met by a byte a second
 
 Origin: TypeAlias = tuple[str, str]
 """Scheme and host with port."""
@@ -29,7 +36,7 @@ class HttpResponse:
     """
 
     def __init__(
-        self, pool: HttpPool, origin: Origin, connection: http.client.HTTPConnection, raw: http.client.HTTPResponse
+        self, pool: HttpPool, origin: Origin, connection: http.client.HTTPConnection, raw: _TimedResponse
     ) -> None:
         self._pool = pool
         self._origin = origin
@@ -53,13 +60,63 @@ class HttpResponse:
         """Reads up to `amount` available bytes; empty at the end."""
         return self._raw.read1(amount)
 
-    def readinto(self, memory: memoryview) -> int:
-        """Fills the memory; fewer bytes only at the end."""
-        return self._raw.readinto(memory)
+    def readinto(self, memory: memoryview, limit_s: float) -> int:
+        """Fills the memory; less at the end or time limit."""
+        with self._raw.stream.limit(limit_s):
+            return self._raw.readinto(memory)
 
     def error_body(self) -> bytes:
         """Body of an error answer, at most 64 KiB."""
         return self._raw.read(_MAX_ERROR_BYTES)
+
+
+class _TimedStream(socket.SocketIO):
+    """Stream of a socket, with a limit on time.
+
+    A socket's own limit is on silence, which a byte a second never meets. This one looks at the clock whenever bytes
+    have come.
+    """
+
+    headers_end_at = math.inf
+    _ends_at = math.inf
+    _has_received = False
+
+    @contextmanager
+    def limit(self, limit_s: float) -> Iterator[None]:
+        """Ends a buffered read after this time, with what came."""
+        self._ends_at, self._has_received = time.monotonic() + limit_s, False
+        try:
+            yield
+        finally:
+            self._ends_at = math.inf
+
+    def readinto(self, buffer: Any) -> int | None:
+        """Receives what is there; None when time is over."""
+        now = time.monotonic()
+        if now > self.headers_end_at:
+            raise TimeoutError("headers without an end")
+        if now > self._ends_at and self._has_received:
+            return None
+        self._has_received = True
+        return super().readinto(buffer)
+
+
+class _TimedResponse(http.client.HTTPResponse):
+    """Answer read through a `_TimedStream`."""
+
+    def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
+        super().__init__(sock, *args, **kwargs)
+        # The buffer of the standard library reads the same socket, and has read nothing yet.
+        self.fp.close()
+        self.stream = _TimedStream(sock, "r")
+        sock._io_refs += 1  # type: ignore[attr-defined]
+        self.fp = io.BufferedReader(self.stream)
+
+    def begin(self) -> None:
+        """Reads status and headers."""
+        self.stream.headers_end_at = time.monotonic() + _HEADERS_S
+        super().begin()
+        self.stream.headers_end_at = math.inf
 
 
 class HttpPool:
@@ -113,7 +170,7 @@ class HttpPool:
     ) -> HttpResponse:
         try:
             connection.request("GET", path, headers=dict(headers))
-            return HttpResponse(self, origin, connection, connection.getresponse())
+            return HttpResponse(self, origin, connection, cast(_TimedResponse, connection.getresponse()))
         except BaseException:
             connection.close()
             raise
@@ -125,6 +182,7 @@ class HttpPool:
             if scheme == "https"
             else http.client.HTTPConnection(host, timeout=self._connect_s)
         )
+        connection.response_class = _TimedResponse
         connection.connect()
         # Connected: from here on the limit is on silence.
         connection.sock.settimeout(self._timeout_s)

@@ -14,15 +14,17 @@ from typing import Any
 import numpy as np
 from botocore.exceptions import ClientError
 
+from trainplane.storage.s3.answers import check_object_headers
 from trainplane.storage.s3.errors import ErrorKind, ShortBody, SlowBody, classify
 from trainplane.storage.s3.fast_get import get_range
+from trainplane.storage.s3.messages import endpoint_name
 from trainplane.storage.s3.retry import RetryPolicy, ThroughputCheck
-from trainplane.storage.s3.session import endpoint_name
 from trainplane.storage.store import StorageError
 
 _FIRST_BYTES = 64 * 1024  # limit of a call that does not block
 # Bytes of one blocking call: a call costs the same processor time for a small piece as for a large one.
 _MIN_PIECE_BYTES, _MAX_PIECE_BYTES = 128 * 1024, 1024 * 1024
+_MAX_UNSEEN_BYTES = 256 * 1024 * 1024  # memory for bytes that were promised and did not come yet
 _FAST_CALL_S, _SLOW_CALL_S = 0.05, 0.2
 
 
@@ -34,7 +36,8 @@ class RangeReader:
 
     def __init__(self, bucket: str, name: str, start: int, length: int | None, policy: RetryPolicy) -> None:
         self.received = 0
-        self._memory: memoryview | None = None
+        self._memory = memoryview(b"")
+        self._size: int | None = None  # Bytes of the whole range
         self._start = start
         self._length = length
         self._policy = policy
@@ -55,35 +58,40 @@ class RangeReader:
             if condition and classify(error) is ErrorKind.PRECONDITION:
                 self._start_over()
                 raise ShortBody("the object was replaced while it was read") from error
+            # The first answer promised more bytes than the object has.
+            if self.received and classify(error) is ErrorKind.PAST_END:
+                self._start_over()
+                raise ShortBody("the object ends before its promised size") from error
             raise
         with body:
+            check_object_headers(headers)
             self._etag = headers.get("etag")
-            # The first answer gives the size of the memory; later ones must agree with it.
-            size = self._range_bytes(headers, offset)
-            if self._memory is None:
-                self._memory = np.empty(size, np.uint8).data
-            elif len(self._memory) != size:
+            # The first answer gives the size; later ones must agree with it.
+            size = self._range_bytes(headers, offset, client)
+            if self._size is None:
+                self._size = size
+            elif self._size != size:
                 self._start_over()
                 raise ShortBody("the object changed its size while it was read")
-            self._receive(body, self._memory, may_reconnect)
+            self._receive(body, size, may_reconnect)
 
     def result(self) -> memoryview:
         """The range, when it is complete."""
-        assert self._memory is not None
         return self._memory[: self.received].toreadonly()
 
     def _start_over(self) -> None:
-        self._memory = None
+        self._size = None
         self._etag = None
         self.received = 0
 
-    def _receive(self, body: Any, memory: memoryview, may_reconnect: Callable[[], bool]) -> None:
-        """Receives the body until the memory is full."""
+    def _receive(self, body: Any, size: int, may_reconnect: Callable[[], bool]) -> None:
+        """Receives the body until the range is complete."""
         check = ThroughputCheck(self._policy, (time.monotonic(), self.received), self._reconnects)
         piece = 0
-        while (missing := len(memory) - self.received) > 0:
+        while (missing := size - self.received) > 0:
+            self._provide_memory(size)
             started = time.monotonic()
-            count = _read_piece(body, memory[self.received :], piece)
+            count = _read_piece(body, self._memory[self.received : size], piece)
             # The body ended before the range did.
             if not count:
                 raise ShortBody(f"{missing} bytes are missing")
@@ -91,17 +99,26 @@ class RangeReader:
             # Larger pieces while the connection is fast; another connection when it is slow.
             piece = _next_piece(piece, count, time.monotonic() - started)
             check, is_slow = check.after(time.monotonic(), self.received)
-            if is_slow and self.received < len(memory) and may_reconnect():
+            if is_slow and self.received < size and may_reconnect():
                 self._reconnects += 1
                 raise SlowBody("too few bytes a second")
 
-    def _range_bytes(self, headers: Mapping[str, str], offset: int) -> int:
+    def _provide_memory(self, size: int) -> None:
+        # Not all at once: the size is what an answer claims, and one wrong digit of it would claim all memory.
+        if self.received < len(self._memory):
+            return
+        memory = np.empty(min(size, max(_MAX_UNSEEN_BYTES, 4 * self.received)), np.uint8)
+        memory[: self.received] = np.frombuffer(self._memory[: self.received], np.uint8)
+        self._memory = memory.data
+
+    def _range_bytes(self, headers: Mapping[str, str], offset: int, client: Any) -> int:
         """Size of the whole range, up to the object's end."""
         content_range = headers.get("content-range")
         if content_range is None:
             # An answer without a range is the whole object, which serves only from its start.
             if offset:
-                raise StorageError(f"{endpoint_name()} ignores byte ranges; need a store that serves them")
+                store = endpoint_name(client.meta.endpoint_url)
+                raise StorageError(f"{store} ignores byte ranges; need a store that serves them")
             total = int(headers["content-length"])
         else:
             # "bytes 512-1023/4096": first, last, and the size of the object.
@@ -110,13 +127,15 @@ class RangeReader:
                 raise ShortBody("the answer is of another range")
             total = int(size)
         available = total - self._start
+        if available < self.received:
+            raise ShortBody("the answer's size is less than what was received")
         return available if self._length is None else min(self._length, available)
 
 
 def _read_piece(body: Any, memory: memoryview, piece: int) -> int:
     """Receives the next `piece` bytes; for 0, the available ones."""
     if piece:
-        return int(body.readinto(memory[:piece]))
+        return int(body.readinto(memory[:piece], _SLOW_CALL_S))
     chunk = body.read1(min(len(memory), _FIRST_BYTES))
     memory[: len(chunk)] = chunk
     return len(chunk)
@@ -126,7 +145,8 @@ def _next_piece(piece: int, count: int, took_s: float) -> int:
     """Size of the next blocking read; 0 does not block.
 
     The last call received `count` bytes in `took_s`. A blocking call loses its bytes when the connection falls silent,
-    and a slow connection shows only between calls. So only a fast connection is read in large pieces.
+    and a slow connection shows only between calls. So only a fast connection is read in large pieces, and one that
+    becomes slow meanwhile ends the call.
     """
     # A fast first call starts blocking reads; each fast read doubles them, and a slow one ends them.
     if took_s > _SLOW_CALL_S:

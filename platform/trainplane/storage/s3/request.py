@@ -1,6 +1,7 @@
-"""Sends S3 requests, retries them, and words their failures.
+"""Sends S3 requests and retries them.
 
-`retry.py` says when to retry, `errors.py` why, `session.py` holds the state that a process's requests share.
+`retry.py` says when to retry, `errors.py` why, `messages.py` words failures, `session.py` holds the state that a
+process's requests share.
 """
 
 from __future__ import annotations
@@ -14,23 +15,15 @@ from typing import Any, TypeVar
 
 from trainplane.errors import UserError
 from trainplane.storage.s3.errors import REQUEST_ERRORS, ErrorKind, classify, error_name, is_timeout
+from trainplane.storage.s3.messages import final_error
 from trainplane.storage.s3.retry import RetryPolicy
-from trainplane.storage.s3.session import BucketState, bucket_state, endpoint_name
-from trainplane.storage.store import NoBucket, NotFound, StorageError
+from trainplane.storage.s3.session import BucketState, bucket_state
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 _MAX_RENEWALS = 4  # per operation: credentials that stay expired cannot be repaired here
-
-
-class ConditionFailed(StorageError):
-    """A conditional request met the condition that stops it."""
-
-
-class PastEnd(StorageError):
-    """The range begins after the last byte of its object."""
 
 
 @dataclass(frozen=True)
@@ -100,34 +93,6 @@ class RetryingClient:
         time.sleep(delay_s)
 
     def _final_error(self, verb: str, error: Exception, kind: ErrorKind) -> Exception:
-        name = error_name(error)
-        error_type, template = _MESSAGES.get(kind, (StorageError, _FAILING))
-        # FORBIDDEN, but with another remedy.
-        if name == "RequestTimeTooSkewed":
-            template = _SKEWED
-        text = template.format(verb=verb, name=name, bucket=self.bucket, endpoint=endpoint_name())
-        return error_type(f"{self.address}: {text}")
-
-
-_REFUSED = "{endpoint} refuses to {verb} ({name}); check the credentials in the environment and their permissions"
-_SKEWED = (
-    "{endpoint} refuses to {verb}, the clock of this machine and the store's differ by more than it allows; "
-    "set the clock (NTP)"
-)
-_FAILING = (
-    "cannot {verb}, {endpoint} keeps failing ({name}); "
-    "check AWS_ENDPOINT_URL, the network and the store's health, then run again"
-)
-_MESSAGES: dict[ErrorKind, tuple[type[Exception], str]] = {
-    ErrorKind.NOT_FOUND: (NotFound, "cannot {verb}, there is no such object"),
-    ErrorKind.NO_BUCKET: (NoBucket, "cannot {verb}, there is no bucket {bucket!r}; make it first"),
-    ErrorKind.PRECONDITION: (ConditionFailed, "cannot {verb}, the object exists already"),
-    ErrorKind.PAST_END: (PastEnd, "cannot {verb}, the object ends before the range"),
-    ErrorKind.NO_CREDENTIALS: (
-        UserError,
-        "no credentials for {endpoint} ({name}); set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE",
-    ),
-    ErrorKind.FORBIDDEN: (StorageError, _REFUSED),
-    ErrorKind.RENEW_SESSION: (StorageError, _REFUSED),
-    ErrorKind.FATAL: (StorageError, "cannot {verb} ({name}); check the address and the store at {endpoint}"),
-}
+        return final_error(
+            error, kind, verb=verb, address=self.address, bucket=self.bucket, endpoint=self.state.clients.endpoint
+        )

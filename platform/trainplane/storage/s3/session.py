@@ -14,14 +14,14 @@ import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
-from urllib.parse import urlsplit
 
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError
 
-from trainplane.errors import UserError
+from trainplane.storage.s3.answers import check_answer
 from trainplane.storage.s3.fast_get import DIRECT_CLIENTS, DirectClient
+from trainplane.storage.s3.messages import AMAZON, check_environment, endpoint_name, no_client
 from trainplane.storage.s3.retry import RETRIES, ConcurrencyLimit, RetryBudget, RetryPolicy
 
 
@@ -32,6 +32,8 @@ class ClientCache:
         self._policy = policy
         self._lock = threading.Lock()
         self._session: Any = None
+        # Host of the store, known with the first client: a profile may name it.
+        self.endpoint = endpoint_name(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
         self._clients: dict[float, Any] = {}
 
     def get(self, timeout_s: float) -> Any:
@@ -60,21 +62,27 @@ class ClientCache:
             # Older gateways refuse the checksum trailers that are newer than they are; digests are checked by readers.
             request_checksum_calculation="when_required",
             response_checksum_validation="when_required",
-            # Stores behind a custom endpoint seldom have a DNS name for each bucket.
-            s3={"addressing_style": "path"} if endpoint_name() != "Amazon S3" else {},
         )
+        check_environment(os.environ)
+        # Stores behind a custom endpoint seldom have a DNS name for each bucket. A profile's endpoint shows later.
+        by_path = config.merge(Config(s3={"addressing_style": "path"}))
+        if self.endpoint != AMAZON:
+            config = by_path
+        # ValueError: an address of a server that is none.
         try:
             self._session = self._session or boto3.session.Session()
             client = self._session.client("s3", config=config)
+            self.endpoint = endpoint_name(client.meta.endpoint_url)
+            if self.endpoint != AMAZON and config is not by_path:
+                client = self._session.client("s3", config=by_path)
+            credentials = self._session.get_credentials()
         except (ValueError, BotoCoreError) as error:
-            raise UserError(
-                f"no S3 client can be made for {endpoint_name()} ({type(error).__name__}); "
-                "check AWS_ENDPOINT_URL, AWS_PROFILE and the region in the environment"
-            ) from error
+            raise no_client(error, self.endpoint) from error
+        client.meta.events.register("after-call.s3", _check_answer)
         # Ranges are read beside the boto3 client, over a pool that ends with it.
         direct = DirectClient(
             client,
-            self._session.get_credentials(),
+            credentials,
             connect_s=self._policy.connect_timeout_s,
             timeout_s=timeout_s,
             pool_size=pool_size,
@@ -82,6 +90,12 @@ class ClientCache:
         DIRECT_CLIENTS[client] = direct
         weakref.finalize(client, direct.close)
         return client
+
+
+def _check_answer(http_response: Any, parsed: dict[str, Any], model: Any, **_: object) -> None:
+    # Called by botocore with every answer.
+    headers = {name.lower(): value for name, value in http_response.headers.items()}
+    check_answer(model.name, http_response.status_code, headers, parsed)
 
 
 class BucketState:
@@ -143,6 +157,8 @@ _ENVIRONMENT = (
     "AWS_PROFILE",
     "AWS_REGION",
     "AWS_DEFAULT_REGION",
+    "AWS_CONFIG_FILE",
+    "AWS_SHARED_CREDENTIALS_FILE",
 )
 _clients: dict[tuple[object, ...], ClientCache] = {}
 _buckets: dict[tuple[object, ...], BucketState] = {}
@@ -169,17 +185,3 @@ def _reset_in_child() -> None:
 
 
 os.register_at_fork(after_in_child=_reset_in_child)
-
-
-def endpoint_name() -> str:
-    """Host and port of the endpoint, without its credentials."""
-    url = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-    if not url:
-        return "Amazon S3"
-    parts = urlsplit(url)
-    # A malformed port raises only when it is read.
-    try:
-        port = parts.port
-    except ValueError:
-        port = None
-    return f"{parts.hostname or 'an unreadable AWS_ENDPOINT_URL'}" + (f":{port}" if port else "")

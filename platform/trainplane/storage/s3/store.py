@@ -6,14 +6,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
+from trainplane.storage.s3.answers import ListedPages, uploads_of
+from trainplane.storage.s3.messages import ConditionFailed, PastEnd
 from trainplane.storage.s3.range_reader import RangeReader
-from trainplane.storage.s3.request import ConditionFailed, PastEnd, RetryingClient
+from trainplane.storage.s3.request import RetryingClient
 from trainplane.storage.s3.retry import RetryPolicy
 from trainplane.storage.s3.upload import PART_BYTES, Upload, abort_upload, md5
 from trainplane.storage.store import Entry, NoBucket, NotFound, Store, checked_key, checked_prefix, checked_range
@@ -134,10 +136,11 @@ class S3Store(Store):
         checked_prefix(prefix)
         root = f"{self._prefix}/" if self._prefix else ""
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root + prefix}
+        pages = ListedPages(self._bucket, root, prefix)
         # Pages of up to 1000 keys, already in order.
         while True:
             entries, token = self._client.call(
-                f"list {prefix}".rstrip(), lambda client: _page(client.list_objects_v2(**arguments), root)
+                f"list {prefix}".rstrip(), lambda client: pages.entries(client.list_objects_v2(**arguments))
             )
             yield from entries
             if token is None:
@@ -158,10 +161,11 @@ class S3Store(Store):
         arguments: dict[str, Any] = {"Bucket": self._bucket, "Prefix": root}
         while True:
             uploads, markers = self._client.call(
-                "list unfinished uploads", lambda client: _uploads_page(client.list_multipart_uploads(**arguments))
+                "list unfinished uploads",
+                lambda client: uploads_of(client.list_multipart_uploads(**arguments), arguments),
             )
             unfinished += [upload for upload in uploads if is_ours(upload["Key"].removeprefix(root))]
-            if markers is None:
+            if not markers:
                 break
             arguments.update(markers)
         # Aborted after the listing: its markers refer to uploads that must still exist.
@@ -200,22 +204,3 @@ class S3Store(Store):
 
     def _put_arguments(self, key: str, data: bytes) -> dict[str, Any]:
         return {"Bucket": self._bucket, "Key": self._name(key), "Body": data, "ContentMD5": md5(data)}
-
-
-def _page(answer: Mapping[str, Any], root: str) -> tuple[list[Entry], str | None]:
-    """Entries of one page, and the next page's token."""
-    entries = [
-        Entry(item["Key"].removeprefix(root), int(item["Size"]), str(item.get("ETag", "")))
-        for item in answer.get("Contents", ())
-        # Some tools store an empty object to stand for a folder.
-        if not item["Key"].endswith("/")
-    ]
-    return entries, answer["NextContinuationToken"] if answer.get("IsTruncated") else None
-
-
-def _uploads_page(answer: Mapping[str, Any]) -> tuple[list[dict[str, str]], dict[str, str] | None]:
-    """Unfinished uploads of one page, and the next page's markers."""
-    uploads = [{"Key": upload["Key"], "UploadId": upload["UploadId"]} for upload in answer.get("Uploads", ())]
-    if not answer.get("IsTruncated"):
-        return uploads, None
-    return uploads, {"KeyMarker": answer["NextKeyMarker"], "UploadIdMarker": answer["NextUploadIdMarker"]}

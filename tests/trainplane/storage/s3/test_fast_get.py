@@ -10,15 +10,16 @@ import socketserver
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from trainplane.storage import NotFound, RetryPolicy, open_store
-from trainplane.storage.s3 import fast_get, range_reader
+from trainplane.storage.s3 import fast_get, http_pool, range_reader
 from trainplane.storage.s3.range_reader import RangeReader
 from trainplane.storage.s3.retry import RETRIES
 
@@ -45,6 +46,7 @@ def serving(monkeypatch: pytest.MonkeyPatch) -> Serving:
                     status, body = 206, CONTENT[first : last + 1]
                 self.send_response(status)
                 if status == 206:
+                    self.send_header("ETag", '"1"')
                     self.send_header("Content-Range", f"bytes {first}-{last}/{len(CONTENT)}")
                 self.send_header("Content-Length", str(len(body)))
                 self.end_headers()
@@ -147,7 +149,7 @@ def test_a_kept_connection_that_the_server_has_ended_is_replaced_at_once(
                     first, last = map(int, line.split(b"=")[1].split(b"-"))
             body = CONTENT[first : last + 1]
             head = f"Content-Range: bytes {first}-{last}/{len(CONTENT)}\r\nContent-Length: {len(body)}\r\n\r\n"
-            self.wfile.write(b"HTTP/1.1 206 Partial\r\n" + head.encode() + body)
+            self.wfile.write(b"HTTP/1.1 206 Partial\r\nETag: 1\r\n" + head.encode() + body)
             if ends == "within":
                 self.rfile.readline()
 
@@ -185,13 +187,77 @@ def test_a_body_is_whole_however_it_comes(pieces: list[int], pauses: list[float]
             clock[0] += pauses[self.bounds.index(here)]
             return super().read1(min(amount, here - self.tell()))
 
-        def readinto(self, memory: memoryview) -> int:
+        def readinto(self, memory: memoryview, limit_s: float) -> int:
             clock[0] += sum(pause for pause, bound in zip(pauses, self.bounds, strict=False) if bound > self.tell()) / 4
             return super().readinto(memory)
 
     reader = RangeReader("bucket", "o", 0, len(content), RetryPolicy())
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(range_reader, "get_range", lambda *_: ({"content-length": str(len(content))}, Slow()))
+        patch.setattr(
+            range_reader, "get_range", lambda *_: ({"content-length": str(len(content)), "etag": "1"}, Slow())
+        )
         patch.setattr(range_reader.time, "monotonic", lambda: clock[0])
         reader.attempt(None, lambda: False)
     assert bytes(reader.result()) == content
+
+
+@pytest.mark.parametrize("quick_bytes", [100_000, 2_000_000])
+def test_a_connection_that_begins_to_trickle_is_given_up(quick_bytes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first answer brings its beginning at once and then a byte now and then; the next one is quick."""
+    content = random.Random(9).randbytes(3_000_000)
+    answers: list[int] = []
+    closed = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            while (line := self.rfile.readline()) not in (b"\r\n", b""):
+                if line.startswith(b"Range"):
+                    first = int(line.split(b"=")[1].split(b"-")[0])
+            body = content[first:]
+            answers.append(first)
+            head = f"Content-Range: bytes {first}-{len(content) - 1}/{len(content)}\r\nContent-Length: {len(body)}\r\n"
+            self.wfile.write(b"HTTP/1.1 206 Partial\r\nETag: 1\r\nConnection: close\r\n" + head.encode() + b"\r\n")
+            quick = len(body) if len(answers) > 1 else quick_bytes
+            self.wfile.write(body[:quick])
+            with suppress(OSError):
+                for byte in body[quick:]:
+                    if closed.wait(0.1):
+                        break
+                    self.wfile.write(bytes([byte]))
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{server.server_address[1]}")
+        monkeypatch.setenv("AWS_ACCESS_KEY_ID", "me")
+        monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")
+        store = open_store("s3://bucket", policy=RetryPolicy(patience_s=0.5, base_s=0.001))
+        started = time.monotonic()
+        assert store.read("o", start=0, length=len(content)) == content
+        assert time.monotonic() - started < 20
+        closed.set()
+        server.shutdown()
+    assert len(answers) == 2
+    assert answers[1] >= quick_bytes
+
+
+def test_headers_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each byte comes before the limit on silence; the limit on all headers ends it."""
+    monkeypatch.setattr(http_pool, "_HEADERS_S", 0.3)
+    closed = threading.Event()
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\nX-Long: ")
+            with suppress(OSError):
+                while not closed.wait(0.05):
+                    self.wfile.write(b"a")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        server.daemon_threads = True
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        pool = http_pool.HttpPool(connect_s=1.0, timeout_s=1.0, size=1)
+        with pytest.raises(TimeoutError, match="without an end"):
+            pool.get(urlsplit(f"http://127.0.0.1:{server.server_address[1]}/x"), {})
+        closed.set()
+        server.shutdown()
