@@ -1,8 +1,8 @@
 """Metrics of the machine while a run trains, under `system/`.
 
 A thread wakes every few seconds, asks the operating system and records through the tracker. Counters of the loop are
-recorded as their change per second. Steps of these curves are numbers of samples, which continue across attempts. One
-writer records a run, so other nodes than rank 0's are not covered.
+recorded as their change per second. Steps of these curves are numbers of samples, which continue across attempts. The
+machine is rank 0's, which records the run; other nodes of it are gauges that somebody else samples.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ import psutil
 Counters = Callable[[], Mapping[str, float]]
 """Returns counts by name that only grow, such as bytes read."""
 
+Gauges = Callable[[], Mapping[str, float]]
+"""Returns present values by name, such as the usage of other nodes."""
+
 
 class SystemMonitor:
     """Samples this process, its machine and some counters until closed."""
@@ -26,14 +29,15 @@ class SystemMonitor:
         self._record = record
         self._every_s = every_s
         self._counters: Counters = dict
+        self._gauges: Gauges = dict
         self._closing = threading.Event()
         self._usage = MachineUsage()
         self._thread = threading.Thread(target=self._run, name="system-monitor", daemon=True)
         self._thread.start()
 
-    def watch(self, counters: Counters) -> None:
-        """Replaces the counters of an earlier attempt."""
-        self._counters = counters
+    def watch(self, counters: Counters, gauges: Gauges = dict) -> None:
+        """Replaces counters and gauges of an earlier attempt."""
+        self._counters, self._gauges = counters, gauges
 
     def close(self) -> None:
         """Ends the thread."""
@@ -49,7 +53,7 @@ class SystemMonitor:
             elapsed_s = now - time_before
             rates = {name: (count - counts_before.get(name, 0.0)) / elapsed_s for name, count in counts.items()}
             # Counters that were exchanged meanwhile have no growth yet.
-            self._record(self._usage.sample() | (rates if is_same else {}))
+            self._record({**self._usage.sample(), **self._gauges(), **(rates if is_same else {})})
             counts_before, time_before = counts, now
 
 

@@ -29,7 +29,7 @@ from trainplane.tracking.run_id import RunSpec, find_reserved_run, is_reserved
 from trainplane.tracking.spool.ledger import SYSTEM, SpoolRecord, image_mark
 from trainplane.tracking.spool.spool import LOCK_PATIENCE_S, Spool
 from trainplane.tracking.spool.uploader_process import Uploader
-from trainplane.tracking.system_metrics import Counters, SystemMonitor
+from trainplane.tracking.system_metrics import Counters, Gauges, SystemMonitor
 
 logger = logging.getLogger(__name__)
 
@@ -74,8 +74,8 @@ class Recorder:
     def commit(self, step: int) -> None:
         """Makes points up to a stored checkpoint final; repeatable."""
 
-    def monitor(self, counters: Counters) -> None:
-        """Records system metrics and the growth of `counters` periodically."""
+    def monitor(self, counters: Counters, gauges: Gauges = dict) -> None:
+        """Records system metrics, growth of `counters`, and `gauges` periodically."""
 
     def close(self, timeout_s: float = 30.0) -> int:
         """Sends for at most `timeout_s` seconds; returns the records left."""
@@ -220,11 +220,11 @@ class Tracker(Recorder):
         if self._ledger.committed is not None and step > self._ledger.committed:
             self._append({"k": "commit", "step": int(step)})
 
-    def monitor(self, counters: Counters) -> None:
-        """Starts the system monitor, or replaces its counters."""
+    def monitor(self, counters: Counters, gauges: Gauges = dict) -> None:
+        """Starts the system monitor, or replaces what it watches."""
         if self._system_monitor is None:
             self._system_monitor = SystemMonitor(self._log_sample, every_s=self._monitor_every_s)
-        self._system_monitor.watch(counters)
+        self._system_monitor.watch(counters, gauges)
 
     def _log_sample(self, values: Mapping[str, float]) -> None:
         metrics = {f"{SYSTEM}{name}": value for name, value in values.items()}

@@ -21,6 +21,7 @@ from trainplane.data.types import Batch
 from trainplane.storage import open_store
 from trainplane.storage.s3.retry import RETRIES
 from trainplane.task import Task, load_task
+from trainplane.tracking.system_metrics import Gauges
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import setup
 from trainplane.train.batch_size import split_batch
@@ -50,6 +51,7 @@ def run(
     progress: Progress | None = None,
     report: Report = keep_going,
     interrupted: Callable[[], bool] = lambda: False,
+    other_nodes: Gauges = dict,
 ) -> Outcome:
     """Trains until the last step, from the newest good checkpoint.
 
@@ -59,6 +61,7 @@ def run(
         progress: Display of the progress; None: no display.
         report: Called on rank 0 after each validation; returns whether to continue.
         interrupted: Asked after each step. True on any rank makes all save and raise `KeyboardInterrupt`.
+        other_nodes: Usage of the nodes beside rank 0's, for the system metrics.
     """
     # The task's class defines the configuration of the run.
     world, progress = world or World.current(), progress or NullProgress()
@@ -70,7 +73,7 @@ def run(
     amended: GuardState | None = None
     with closing(setup.tracker_of(job, world)) as tracker:
         while True:
-            trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage)
+            trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage, other_nodes)
             try:
                 return trainer.run(flags, report, interrupted, amended)
             except RollBack as rollback:
@@ -100,8 +103,10 @@ class _Trainer:
         progress: Progress,
         messages: list[str],
         damage: DamageLog,
+        other_nodes: Gauges,
     ) -> None:
         self.job, self.config, self.world, self.damage = job, config, world, damage
+        self.other_nodes = other_nodes
         self.tracker, self.progress, self.messages, self.clock = tracker, progress, messages, PhaseTimer()
         # All ranks start with the same weights; a checkpoint may overwrite them.
         torch.manual_seed(config.train.seed)
@@ -212,7 +217,7 @@ class _Trainer:
         # The record continues at the same step.
         self.tracker.set_tags({"trainplane.threads": str(torch.get_num_threads())})
         self.tracker.resume_from(step, loaded.unsent if loaded else b"")
-        self.tracker.monitor(self._counters)
+        self.tracker.monitor(self._counters, self.other_nodes)
         # A fixed micro-batch wins over one that an earlier attempt found.
         if self.config.train.micro_batch != "auto":
             micro_batch = self.config.train.micro_batch

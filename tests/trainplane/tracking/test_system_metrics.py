@@ -38,6 +38,22 @@ def test_counters_are_recorded_as_their_growth_per_second() -> None:
     assert rates == pytest.approx([100] * len(rates), rel=0.2)
 
 
+def test_gauges_are_recorded_beside_this_machine() -> None:
+    recorded, enough = list[Mapping[str, float]](), threading.Event()
+
+    def record(values: Mapping[str, float]) -> None:
+        recorded.append(values)
+        if "node-1/cpu_percent" in values:
+            enough.set()
+
+    monitor = SystemMonitor(record, every_s=0.05)
+    monitor.watch(dict, lambda: {"node-1/cpu_percent": 7.0})
+    assert enough.wait(30)
+    monitor.close()
+    assert recorded[-1]["node-1/cpu_percent"] == 7.0
+    assert "cpu_percent" in recorded[-1]
+
+
 def test_samples_of_two_attempts_continue_each_other(tmp_path: Path, tracking_uri: str) -> None:
     client = TrackingServer(tracking_uri).client
     run_id = client.create_run("0").info.run_id

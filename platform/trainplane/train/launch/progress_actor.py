@@ -21,6 +21,7 @@ class ProgressActor:
         self._stop = False
         self._validations: list[tuple[int, dict[str, float]]] = []
         self._placement_group: str | None = None
+        self._usage: dict[int, dict[str, float]] = {}
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
         """Adds the metrics of a validation."""
@@ -59,6 +60,15 @@ class ProgressActor:
     def request_stop(self) -> None:
         """Asks all ranks to save a checkpoint and stop."""
         self._stop = True
+
+    def set_usage(self, node: int, usage: dict[str, float]) -> None:
+        """Stores the newest system metrics of a node."""
+        self._usage[node] = usage
+
+    def take_usage(self) -> dict[str, float]:
+        """Returns each node's metrics once, by `node-N/name`."""
+        taken, self._usage = self._usage, {}
+        return {f"node-{node}/{name}": value for node, usage in taken.items() for name, value in usage.items()}
 
     def state(self) -> tuple[Any, list[str], Any, Any, str | None]:
         """Returns progress, messages, outcome, error and placement group."""

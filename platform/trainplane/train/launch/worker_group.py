@@ -15,6 +15,7 @@ from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.train.config import TrainConfig
 from trainplane.train.errors import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch.capacity import ClusterCapacity
+from trainplane.train.launch.node_usage import OtherNodes, send_usage
 from trainplane.train.launch.placement import PlacementGroups, current_placement_group
 from trainplane.train.launch.progress_actor import ActorProgress, ProgressActor
 from trainplane.train.spec import Outcome, Progress, Report, TrackingTarget, TrainJob, keep_going
@@ -178,6 +179,7 @@ def _cluster_lost(dead: list[str], *, interrupted: bool) -> BaseException:
 def worker(settings: dict[str, Any]) -> None:
     """Runs one rank, in a worker of Ray Train."""
     import ray
+    from ray import train
 
     from trainplane.train.launch import preemption
     from trainplane.train.loop import run
@@ -191,12 +193,17 @@ def worker(settings: dict[str, Any]) -> None:
         ray.get(actor.set_placement_group.remote(placement_group))
     progress = ActorProgress(actor)
     preemption.start_drain_poll()
+    # Rank 0 samples its own node.
+    context = train.get_context()
+    if context.get_local_rank() == 0 and context.get_world_rank() > 0:
+        send_usage(actor, node=context.get_node_rank())
     try:
         outcome = run(
             TrainJob(**{**job, "tracking": tracking}),
             progress=progress,
             report=progress.report,
             interrupted=lambda: preemption.is_preempted() or progress.is_stop_requested(),
+            other_nodes=OtherNodes(actor),
         )
     except KeyboardInterrupt:
         ray.get(actor.fail.remote(Halted("all ranks saved a checkpoint and stopped")))
