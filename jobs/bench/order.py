@@ -37,16 +37,25 @@ def order(args: argparse.Namespace) -> int:
         index.write_bytes(_index_of(args.index_samples))
         plan = _in_a_fresh_process("plan", str(args.samples), str(args.ranks))
         load = _in_a_fresh_process("index", str(index), str(args.index_samples))
+        # The first process of a host writes the file that the second one maps.
+        build = _in_a_fresh_process("shared", str(index), str(args.index_samples))
+        mapped = _in_a_fresh_process("shared", str(index), str(args.index_samples))
+        file_bytes = sum(path.stat().st_size for path in Path(scratch).glob("*/*.index"))
     shuffling = [shuffling_of(global_batch) for global_batch in (6, 32, 256, 1024)]
     reading = {str(world): bytes_read(world) for world in (1, 2, 4, 8, 16, 32, 64)}
     figures = [
         figure(f"plan of one of {args.ranks} ranks, {args.samples} samples", plan["wall_s"], "s", 1.0),
         figure("its memory", plan["mib"], "MiB", 190.7),
         figure(f"index of {args.index_samples} samples", load["wall_s"], "s", 2.0),
+        figure("its file, once a host", file_bytes / args.index_samples, "bytes a sample", 60.0),
+        figure("mapping it, in each process", mapped["wall_s"], "s", 0.1),
+        figure("memory of a process that maps it", mapped["own_mib"], "MiB", 5.0),
         figure("bytes read in an epoch over all ranks, of the dataset", max(reading.values()), "ratio", 1.1),
     ]
     text = _text(figures, shuffling)
-    report(args, figures, text, plan=plan, index=load, shuffling=shuffling, bytes_read=reading)
+    report(
+        args, figures, text, plan=plan, index=load, build=build, mapped=mapped, shuffling=shuffling, bytes_read=reading
+    )
     return 0
 
 
@@ -60,11 +69,22 @@ def plan_of(samples: int, ranks: int) -> None:
 
 
 def load_of(index: Path, samples: int) -> None:
-    """Loads an index as a reader does."""
-    sizes = enumerate(_shards(samples))
-    shards = [Shard(f"shard-{number:06d}.tar", size * _SAMPLE_BYTES, size, "") for number, size in sizes]
-    loaded = Index(index.read_bytes(), shards=shards)
+    """Reads an index into the memory of one process."""
+    loaded = Index.parse(index.read_bytes(), shards=_described(samples))
     loaded.span(samples // 2, samples // 2 + 1)
+
+
+def share_of(index: Path, samples: int) -> None:
+    """Opens an index as a reader of a large dataset does."""
+    shards = _described(samples)
+    mapped = Index.shared(str(index.parent), DIGEST, shards=shards, read=lambda parse: parse(index.read_bytes()))
+    for number in range(0, samples, max(1, samples // 1000)):
+        mapped.span(number, number + 1)
+
+
+def _described(samples: int) -> list[Shard]:
+    sizes = enumerate(_shards(samples))
+    return [Shard(f"shard-{number:06d}.tar", size * _SAMPLE_BYTES, size, "") for number, size in sizes]
 
 
 def shuffling_of(global_batch: int, *, samples: int = 2**17) -> dict[str, Any]:
@@ -175,14 +195,25 @@ def _text(figures: list[Figure], shuffling: list[dict[str, Any]]) -> str:
 
 
 def _measured(run: Callable[[], None]) -> dict[str, float]:
-    before = psutil.Process().memory_info().rss
+    before, own_before = psutil.Process().memory_info().rss, psutil.Process().memory_full_info().uss
     start, cpu = time.perf_counter(), time.process_time()
     run()
     wall_s, cpu_s = time.perf_counter() - start, time.process_time() - cpu
-    return {"wall_s": wall_s, "cpu_s": cpu_s, "mib": max(0, peak_bytes() - before) / 2**20}
+    own = psutil.Process().memory_full_info().uss - own_before
+    return {
+        "wall_s": wall_s,
+        "cpu_s": cpu_s,
+        "mib": max(0, peak_bytes() - before) / 2**20,
+        # Without pages of a file that other processes map, too.
+        "own_mib": max(0, own) / 2**20,
+    }
 
 
 if __name__ == "__main__":
     run_name, first, second = sys.argv[1:]
-    runs = {"plan": lambda: plan_of(int(first), int(second)), "index": lambda: load_of(Path(first), int(second))}
+    runs = {
+        "plan": lambda: plan_of(int(first), int(second)),
+        "index": lambda: load_of(Path(first), int(second)),
+        "shared": lambda: share_of(Path(first), int(second)),
+    }
     print(json.dumps(_measured(runs[run_name])))

@@ -168,20 +168,20 @@ def test_the_index_holds_a_row_a_sample_and_a_row_group_a_shard() -> None:
     assert table.column("members").to_pylist()[1] == [{"extension": "png", "offset": 2560, "size": 7, "crc32": 5}]
     sizes = ((2560 + 7, 2), (2**34 + 5, 1))
     described = [Shard(f"shard-{number:06d}.tar", *size, "") for number, size in enumerate(sizes)]
-    index = Index(data, shards=described)
+    index = Index.parse(data, shards=described)
     flat = [row for rows in shards for row in rows]
     assert [Row(index.key_of(n), index.members_of(n)) for n in range(3)] == flat
     assert [index.shard_of(n) for n in range(3)] == [0, 0, 1]
     assert index.samples_of(1) == range(2, 3)
     assert index.span(0, 2) == (0, 2567)
     with pytest.raises(ValueError, match="not the manifest's"):
-        Index(data, shards=described[::-1])
+        Index.parse(data, shards=described[::-1])
     for other, complaint in (
         (replace(described[1], name="shard-000002.tar"), "name another shard"),
         (replace(described[1], bytes=2**34 + 4), "lie outside"),
     ):
         with pytest.raises(ValueError, match=complaint):
-            Index(data, shards=[described[0], other])
+            Index.parse(data, shards=[described[0], other])
 
 
 def rows_of_two() -> list[dict[str, Any]]:
@@ -244,10 +244,10 @@ def test_numbers_that_lead_out_of_the_shard_or_to_another_sample_are_no_index(
 ) -> None:
     shards = [Shard("shard-000000.tar", 4096, 2, "")]
     rows = rows_of_two()
-    assert Index(index_bytes(rows), shards=shards).span(0, 2) == (0, 4096)
+    assert Index.parse(index_bytes(rows), shards=shards).span(0, 2) == (0, 4096)
     spoil(rows)
     with pytest.raises(ValueError, match=complaint):
-        Index(index_bytes(rows), shards=shards)
+        Index.parse(index_bytes(rows), shards=shards)
 
 
 def test_more_extensions_than_a_byte_can_number_are_no_index() -> None:
@@ -255,7 +255,7 @@ def test_more_extensions_than_a_byte_can_number_are_no_index() -> None:
         member = {"size": 0, "crc32": 0}
         members = [{"extension": f"x{n}", "offset": 512 * (n + 1), **member} for n in range(count)]
         data = index_bytes([{"shard": "shard-000000.tar", "key": "a", "members": members}])
-        return Index(data, shards=[Shard("shard-000000.tar", 2**20, 1, "")])
+        return Index.parse(data, shards=[Shard("shard-000000.tar", 2**20, 1, "")])
 
     assert of(256).members_of(0)[-1].extension == "x255"
     with pytest.raises(ValueError, match="257 extensions, at most 256"):
@@ -269,7 +269,7 @@ def test_bytes_flipped_anywhere_in_an_index_are_a_value_error_or_harmless(tmp_pa
     refused = 0
     for at in range(4, len(good), 29):
         try:
-            index = Index(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :], shards=dataset.shards)
+            index = Index.parse(good[:at] + bytes([good[at] ^ 0x10]) + good[at + 1 :], shards=dataset.shards)
         except ValueError:
             refused += 1
         else:
@@ -288,7 +288,7 @@ def test_an_index_of_two_hundred_thousand_samples_loads_in_half_a_second() -> No
     data = writer.finish()
     shards = [Shard(f"shard-{number:06d}.tar", 4000 * 28_672, 4000, "") for number in range(50)]
     begun = time.process_time()
-    index = Index(data, shards=shards)
+    index = Index.parse(data, shards=shards)
     assert index.members_of(199_999) == rows[-1].members
     # The bound that a million samples shall meet, scaled: 2 s.
     assert time.process_time() - begun < 0.5
