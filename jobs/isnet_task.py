@@ -34,6 +34,7 @@ from trainplane.data.types import Batch, Sample
 from trainplane.errors import RunFailed
 from trainplane.task import Exported, GalleryImage, Reducer, Task, Validation
 from trainplane.tracking.images import strip
+from trainplane.tracking.tracker import gallery_key
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
 
@@ -220,7 +221,7 @@ class ISNetTask(Task):
             raw = network(image, mask)
             tally = tally.plus(measure(raw, image, mask), mask)
             if index in gallery:
-                pictures.append(GalleryImage(f"gallery/{index:03d}", gallery_strip(image, mask, raw)))
+                pictures.append(GalleryImage(gallery_key(index), gallery_strip(image, mask, raw)))
         # Ranks measure different pictures; sums and counts add up to the means over all.
         sums = torch.from_numpy(tally.sums).to(self.device)
         reduce.sum_([sums])
@@ -230,6 +231,11 @@ class ISNetTask(Task):
     def measured(cls, config: Any) -> list[str]:
         """Returns the names of all metrics of `validate`."""
         return [*OVERALL, *(f"{name}_{bin}" for bin in RATIO_BINS for name in BINNED)]
+
+    @classmethod
+    def headlines(cls, config: Any) -> list[str]:
+        """Names quality on held-out pictures, then the players' losses."""
+        return ["val/psnr", "val/ssim", "train/generator", "train/discriminator", "train/l1"]
 
     def export(self, folder: Path) -> Exported:
         """Writes the generator, or its moving average, for `isnet.served`."""
@@ -266,8 +272,8 @@ def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, n
         "repaired": composite(raw, image, mask),
         "truth": image,
     }
-    # In two rows, because MLflow's pages show pictures in squares.
-    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=3)
+    # In two rows, because MLflow's pages show pictures in squares, and as large as such a square is on a wide screen.
+    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=3, least_height=192)
 
 
 def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

@@ -46,6 +46,7 @@ from trainplane.storage import ensure_bucket
 from trainplane.tracking.images import strip
 from trainplane.train.run_key import exclusive
 
+from trainplane.train.run_page import Typed
 MODEL = "isnet-demo"
 BUCKET = "s3://isnet-demo"
 STAGES = 7
@@ -58,7 +59,8 @@ def demo(args: argparse.Namespace, context: Context) -> int:
     """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
     _check_local(context)
-    config = load_isnet_config("demo", [f"train.steps={args.steps}"] if args.steps else [])
+    typed = Typed("demo", (f"train.steps={args.steps}",) if args.steps else (), is_shipped=True)
+    config = load_isnet_config(typed.preset, typed.overrides)
     with exclusive(context.home, "demo", doing="running the demo"):
         # 1: photos, before anything is started.
         _check_resources(context.home)
@@ -75,7 +77,7 @@ def demo(args: argparse.Namespace, context: Context) -> int:
             # The server forgets; commands after the demo find the same datasets in the store.
             for dataset in (train_data, val_data):
                 print(f"      {keep_dataset(dataset, context)}", file=sys.stderr, flush=True)
-            report = _from_data_to_picture(config, on_s3, val_data, fresh=args.fresh)
+            report = _from_data_to_picture(config, on_s3, val_data, typed=typed, fresh=args.fresh)
     # 7: the results. Refused gates are reported before the command fails.
     _stage(7, "every row on the same held-out pictures and holes:")
     report["seconds"] = round(time.monotonic() - started, 1)
@@ -85,10 +87,12 @@ def demo(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _from_data_to_picture(config: ISNetConfig, context: Context, val_data: Dataset, *, fresh: bool) -> dict[str, Any]:
+def _from_data_to_picture(
+    config: ISNetConfig, context: Context, val_data: Dataset, *, typed: Typed, fresh: bool
+) -> dict[str, Any]:
     # 3 and 4: the training and its record.
     _stage(3, f"training {config.train.steps} steps on {config.train.workers} Ray Train workers, from S3")
-    prepared, outcome = run_training(config, context, fresh=fresh)
+    prepared, outcome = run_training(config, context, fresh=fresh, typed=typed)
     _stage(4, f"recorded as MLflow run {prepared.run_id} in experiment {config.tracking.experiment!r}")
 
     # 5: the registry, the gates and the promotion.

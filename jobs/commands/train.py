@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
 
 from jobs.cli.main import emit
 from jobs.config import ISNetConfig, load_run_config
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
+from jobs.presets import is_shipped
 from jobs.registry.register import try_register
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
-from trainplane.train.run_config import RunConfig, is_identity_setting
+from trainplane.train.run_config import RunConfig
+from trainplane.train.run_page import Typed
 
 
 def train(args: argparse.Namespace, context: Context) -> int:
@@ -23,7 +24,8 @@ def train(args: argparse.Namespace, context: Context) -> int:
     _check_registration(config)
     # The demo's datasets need no step of their own.
     ensure_demo_datasets([config.data.train, config.data.val], context)
-    prepared, outcome = run_training(config, context, fresh=args.fresh, label=_label(args.overrides))
+    typed = Typed(args.preset, tuple(args.overrides), is_shipped(args.preset))
+    prepared, outcome = run_training(config, context, fresh=args.fresh, typed=typed)
     payload, text = report(prepared, outcome), summary(prepared, outcome)
     is_done = outcome.status == "finished"
     # A registration that fails does not lose the run; the message says how to register it later.
@@ -45,8 +47,3 @@ def _check_registration(config: RunConfig) -> None:
             f"tracking.register_as={name}: only ISNet's models are registered by `isnet`; leave it out, and register "
             f"the model of {config.task} with trainplane.registry.package"
         )
-
-
-def _label(overrides: Sequence[str]) -> str:
-    """Overrides that decide the result, to tell runs apart."""
-    return " ".join(word for word in overrides if is_identity_setting(word.partition("=")[0]))[:80]

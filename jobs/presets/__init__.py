@@ -52,8 +52,14 @@ def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
     if (base := tree.pop("base", None)) is not None:
         tree = merge(_resolve(str(base), [*parents, preset]), tree)
     for layer in layers:
-        tree = merge(tree, _read(LAYERS / f"{layer}.yaml")) | {"name": f"{tree.get('name', '')}-{layer}"}
-    return tree
+        run_name = next((part.tree["name"] for part in reversed(parts) if "name" in part.tree), "")
+        parts.append(PresetPart(layer, {**_read(LAYERS / f"{layer}.yaml"), "name": f"{run_name}-{layer}"}))
+    return parts
+
+
+def is_shipped(preset: str) -> bool:
+    """Tells a shipped preset, with layers or not, from a file."""
+    return _split_layers(preset)[0] in preset_names()
 
 
 def _split_layers(preset: str) -> tuple[str, list[str]]:

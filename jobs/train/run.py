@@ -17,25 +17,45 @@ from jobs.train.summary import offline_line, plan_line
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
+from trainplane.task import load_task
 from trainplane.tracking.heartbeat import fail_stale_runs
+from trainplane.tracking.run_id import is_reserved
 from trainplane.tracking.runs import exit_status
+from trainplane.tracking.tracker import gallery_key
+from trainplane.train import run_page
 from trainplane.train.errors import Superseded
 from trainplane.train.launch.launch import is_done
 from trainplane.train.launch.launch import train as launch
 from trainplane.train.run_config import RunConfig
+from trainplane.train.run_page import Typed
 from trainplane.train.setup import PreparedRun, device_of, prepared_run
 from trainplane.train.spec import Outcome
 
 
-def run_training(config: RunConfig, context: Context, *, fresh: bool, label: str = "") -> tuple[PreparedRun, Outcome]:
+def run_training(
+    config: RunConfig, context: Context, *, fresh: bool, typed: Typed | None = None
+) -> tuple[PreparedRun, Outcome]:
     """Prepares a run, trains it, and closes its MLflow run."""
-    # `label` tells this run from similar ones in MLflow.
     preparing = prepared_run(
-        config, context, fresh=fresh, label=label, may_start=lambda done: _check_resources(config, done)
+        config, context, fresh=fresh, typed=typed, may_start=lambda done: _check_resources(config, done)
     )
     with preparing as prepared:
         # The run is locked until this block ends.
         return prepared, _train_prepared(prepared, context)
+
+
+def _result(prepared: PreparedRun, outcome: Outcome) -> str:
+    """Figures and a picture for the run's page."""
+    config, task = prepared.config, load_task(prepared.config.task)
+    # Only MLflow's own id leads to an artifact.
+    has_images = bool(outcome.metrics) and config.tracking.gallery > 0 and not is_reserved(prepared.run_id)
+    return run_page.result(
+        outcome.metrics,
+        task.headlines(config),
+        step=outcome.step,
+        run_id=prepared.run_id,
+        image=gallery_key(0) if has_images else "",
+    )
 
 
 def _check_resources(config: RunConfig, done: int) -> None:
@@ -87,6 +107,7 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         plan.close(outcome)
     finally:
         tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
+        tags["mlflow.note.content"] = _result(prepared, outcome) + prepared.description
         unsent = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
     # Rank 0 may run on another host, whose spool is not counted here.
     return replace(outcome, unsent=max(unsent, outcome.unsent) if distributed else unsent)

@@ -139,6 +139,11 @@ class Task(ABC):
         """Names of all metrics of `validate`; None: unknown in advance."""
         return None
 
+    @classmethod
+    def headlines(cls, config: Any) -> Sequence[str]:
+        """Metrics that MLflow's pages show first, such as `val/psnr`, the one that matters before all others."""
+        return ()
+
     @abstractmethod
     def export(self, folder: Path) -> Exported:
         """Writes a self-contained model, with safetensors and JSON, never pickles."""

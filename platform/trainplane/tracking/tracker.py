@@ -34,6 +34,8 @@ from trainplane.tracking.system_metrics import Counters, Gauges, SystemMonitor
 logger = logging.getLogger(__name__)
 
 MONITOR_EVERY_S = 10.0
+# Later than any other time of as many digits: files are listed by name.
+_LATEST_MS = 9_999_999_999_999
 # The tag is older than its meaning: metrics used to be thinned on a full disk.
 DROPPED_TAG = "trainplane.thinned"
 Status = Literal["FINISHED", "FAILED", "KILLED"]
@@ -172,19 +174,18 @@ class Tracker(Recorder):
 
         def write() -> None:
             # MLflow's pages read key, step and time from the file's name and show the .webp beside the .png.
-            file_key = re.sub(r"[^A-Za-z0-9_./ -]", "_", key).replace("/", "~")
+            file_key = _file_key(key)
             mark = image_mark(file_key)
             if step <= self._ledger.marks.get(mark, step - 1):
                 return
-            name = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._run_id}/{file_key}/{step}")
-            stem = f"{file_key}+step+{step}+timestamp+{_now_ms()}+{name}"
             image = Image.fromarray(np.asarray(pixels))
+            png, webp = _encoded(image, "PNG", compress_level=1), _encoded(image, "WEBP", quality=80, method=0)
             files = []
-            for file_name, data in (
-                (f"{stem}.png", _encoded(image, "PNG", compress_level=1)),
-                (f"{stem}+compressed.webp", _encoded(image, "WEBP", quality=80, method=0)),
-            ):
-                files.append([self._spool.attach(file_name, data), f"images/{file_name}"])
+            name = uuid.uuid5(uuid.NAMESPACE_URL, f"{self._run_id}/{file_key}/{step}")
+            own = f"images/{file_key}+step+{step}+timestamp+{_now_ms()}+{name}"
+            for stem in (own, newest_image(key).removesuffix(".png")):
+                for path, data in ((f"{stem}.png", png), (f"{stem}+compressed.webp", webp)):
+                    files.append([self._spool.attach(PurePosixPath(path).name, data), path])
             # The pages show the gallery of runs with this tag only.
             self._spool.append({"k": "tags", "v": {"mlflow.loggedImages": "True"}})
             self._spool.append({"k": "file", "files": files, "key": mark, "step": int(step)})
@@ -290,6 +291,26 @@ def _fetch_if_reachable(server: TrackingServer, run_id: str) -> dict[str, int] |
     except Exception as error:
         logger.warning("tracking: the recorded steps of run %s cannot be read from MLflow (%s)", run_id, reason(error))
         return None
+
+
+def gallery_key(index: int) -> str:
+    """Key of the images of a held-out sample."""
+    return f"gallery/{index:03d}"
+
+
+def newest_image(key: str) -> str:
+    """Artifact with the newest image of a key.
+
+    MLflow's pages open each image at step 0, so the newest one stands there, too, always in the same file. Of several
+    files of a step they show the one with the latest time.
+    """
+    file_key = _file_key(key)
+    name = uuid.uuid5(uuid.NAMESPACE_URL, f"{file_key}/newest")
+    return f"images/{file_key}+step+0+timestamp+{_LATEST_MS}+{name}.png"
+
+
+def _file_key(key: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_./ -]", "_", key).replace("/", "~")
 
 
 def _encoded(image: Image.Image, file_format: str, **options: Any) -> bytes:

@@ -10,7 +10,6 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import asdict
 
 import torch
 from torch import Tensor
@@ -30,11 +29,13 @@ from trainplane.train.checkpoint.async_writer import CheckpointWriter
 from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newest
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.damage_log import DamageLog
+from trainplane.train.dashboard import Dashboard
 from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
-from trainplane.train.metrics import EpochMeans, sum_over_ranks
+from trainplane.train.metrics import sum_over_ranks
+from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
 from trainplane.train.spec import NullProgress, Outcome, Progress, Report, TrainJob, keep_going
@@ -116,8 +117,8 @@ class _Trainer:
         self.dataset = Dataset.open(job.train_data, cache=config.data.cache, expected_digest=job.train_digest)
         self.loader = setup.loader_of(self.dataset, config, task_class, world)
         self.writer = CheckpointWriter(open_store(job.checkpoints), RetentionRules.of(config.train))
-        self.epoch = EpochMeans()
         self.recorded: dict[str, float] = {}
+        self.dashboard = Dashboard(tracker, task_class.headlines(config))
         self.samples = 0
 
     def run(
@@ -129,6 +130,7 @@ class _Trainer:
         first = done = self._restore(amended)
         held_out = ValidationSet(self.job.val_data, self.config, world, expected_digest=self.job.val_digest)
         metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or done >= steps else {}
+        self.dashboard.log(done, metrics)
         if done == 0:
             check_metric(self.writer.rules, metrics)
         triggers = Triggers(
@@ -174,6 +176,7 @@ class _Trainer:
                 with clock.phase("validate"):
                     metrics = held_out.measure(task, self.tracker, done=done)
                     going = self._report(done, metrics, report)
+                    self.dashboard.log(done, metrics)
             going = going and done < steps
 
             # Checkpoint: copied here, stored by a background thread.
@@ -209,7 +212,6 @@ class _Trainer:
         guard_state, micro_batch = GuardState(), self.job.micro_batch
         self.damage.begin_attempt(loaded.meta.get("damage", ()) if loaded else ())
         if loaded is not None:
-            self.epoch = EpochMeans(**loaded.meta["epoch"])
             self.writer.resume_from(loaded.checkpoint)
             guard_state = GuardState.from_json(loaded.meta["guard"])
             micro_batch = micro_batch or loaded.meta["micro_batch"]
@@ -290,11 +292,9 @@ class _Trainer:
         self.guard.evaluate(done, values)
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
-        # The steps' own values, then the means at the end of an epoch.
-        self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "epoch": done / per_epoch})
+        self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "time/epoch": done / per_epoch})
+        self.dashboard.log(done, self.recorded, samples=self.samples)
         self.commit()
-        means = self.epoch.add(done, values, per_epoch)
-        self.tracker.log_metrics(done, {f"epoch/{name}": value for name, value in means.items()})
         self._collect_damage(done)
 
     def _collect_damage(self, done: int) -> None:
@@ -318,7 +318,6 @@ class _Trainer:
             "config_digest": self.config.digest(),
             "dataset_digest": self.dataset.digest,
             "order_hash": self.loader.order_hash,
-            "epoch": asdict(self.epoch),
             "guard": self.guard.to_json(),
             "damage": self.damage.to_json(),
             "micro_batch": self.split.micro_batch,

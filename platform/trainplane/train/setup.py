@@ -8,6 +8,7 @@ the parts of one rank: device, loader, recorder, and the seed of each step.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -18,32 +19,29 @@ import torch
 
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
-from trainplane.config.canonical import flatten
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.errors import CLI, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.task import Task, load_task
 from trainplane.tracking import lineage
+from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.heartbeat import hold_lease
+from trainplane.tracking.pages import write_view
 from trainplane.tracking.run_id import RunSpec, is_reserved
 from trainplane.tracking.runs import RunHandle, RunMetadata, annotate_run, close_run, start_run
 from trainplane.tracking.spool.meta import read_meta
 from trainplane.tracking.tracker import Recorder, Status, Tracker
+from trainplane.train import run_page
 from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, exclusive, find_run_dir, register_run_dir, run_key
+from trainplane.train.run_page import Typed
 from trainplane.train.spec import TrackingTarget, TrainJob
 from trainplane.train.world import World
 
-_LEGEND = """| curves | |
-|---|---|
-| `val/` | the held-out samples, the same at every validation; the gallery shows some of them |
-| `train/`, `epoch/` | recorded steps, and their means over an epoch |
-| `live/` | steps after the last checkpoint, of every attempt |
-| `system/`, `time/` | load of the machine, and time by phase |
-"""
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -56,6 +54,7 @@ class PreparedRun:
     run: RunHandle
     dataset_digest: str
     val_digest: str | None
+    description: str  # Text at the top of the run's page
 
     @property
     def run_id(self) -> str:
@@ -91,7 +90,7 @@ def prepared_run(
     parent_run_id: str | None = None,
     record_key: str | None = None,
     run_name: str | None = None,
-    label: str = "",
+    typed: Typed | None = None,
     tags: Mapping[str, str] | None = None,
     explored: Collection[str] = (),
     may_start: Callable[[int], None] = lambda done: None,
@@ -104,8 +103,8 @@ def prepared_run(
         fresh: True starts a new run although there is one of the same key.
         parent_run_id: MLflow run of the search that this trial belongs to.
         record_key: Key of the MLflow run; None: the run key. A trial whose settings change stays one MLflow run.
-        run_name: Name of the MLflow run; None: the folder's name and the label.
-        label: Text that MLflow shows beside the name of the folder.
+        run_name: Name of the MLflow run; None: what was typed, else the folder's name.
+        typed: Words that the user typed; None: another program starts the run.
         tags: Additional tags of the MLflow run.
         explored: Dotted names of the settings that a search varies.
         may_start: Called with the steps done before anything is written; raises to refuse the start.
@@ -134,14 +133,16 @@ def prepared_run(
         run_spec = RunSpec(
             config.tracking.experiment,
             run_key=mlflow_key,
-            run_name=run_name or f"{run_dir.folder} {label}".strip(),
+            run_name=run_name or (run_page.run_name(typed) if typed else run_dir.folder),
             parent_run_id=parent_run_id,
             artifact_root=context.artifacts,
-            tags={**_tags(config, run_dir, train_data, val_data), **(tags or {})},
+            tags={**_tags(config, run_dir, train_data, val_data, typed), **(tags or {})},
         )
         spool = context.home / "spool" / run_spec.reserved_id
-        facts = _facts(config, {"training": train_data, "validation": val_data}, explored)
+        facts = _facts(config, {"training": train_data, "validation": val_data}, typed, explored)
         run = start_run(context.tracking_server, run_spec, facts, spool=spool, require=config.tracking.require)
+        if not run.resumed and run.offline_reason is None:
+            _write_view(config, context.tracking_server, run.run_id)
         # Everything that the ranks need, as plain values.
         job = TrainJob(
             config=config.model_dump(mode="json"),
@@ -158,7 +159,19 @@ def prepared_run(
             yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest)
 
 
-def _tags(config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None) -> dict[str, str]:
+
+def _tags(
+    config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None, typed: Typed | None
+) -> dict[str, str]:
+def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
+    """Makes MLflow's table of runs show what matters."""
+    headlines = [name for name in load_task(config.task).headlines(config) if name.startswith("val/")]
+    try:
+        experiment = server.client.get_run(run_id).info.experiment_id
+        write_view(server.client, experiment, metrics=headlines, params=[run_page.TYPED, "train.steps"])
+    # Only how a page looks: any server may fail in any way here, and the run starts all the same.
+    except Exception as error:
+        logger.info("the view of the experiment is not written (%s)", reason(error))
     """Tags of the MLflow run: digests, addresses, code and user."""
     # Tags of the held-out dataset, if there is one.
     val_tags = {}
@@ -172,12 +185,15 @@ def _tags(config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dat
         **val_tags,
         "mlflow.user": lineage.user(),
         "mlflow.source.name": f"{CLI} train",
-        "mlflow.note.content": _note(config, train_data, val_data),
+        "mlflow.note.content": run_page.description(config, train_data, val_data, typed),
+        **({"trainplane.typed": str(typed)} if typed else {}),
         **lineage.code_tags(),
     }
 
 
-def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: Collection[str]) -> RunMetadata:
+def _facts(
+    config: RunConfig, datasets: Mapping[str, Dataset | None], typed: Typed | None, explored: Collection[str]
+) -> RunMetadata:
     # Settings and lineage, recorded once a run. MLflow's parameters can never change, and neither can the identity of a
     # run.
     # Files of the run, then its datasets.
@@ -193,33 +209,12 @@ def _facts(config: RunConfig, datasets: Mapping[str, Dataset | None], explored: 
         for purpose, dataset in datasets.items()
         if dataset is not None
     }
-    return RunMetadata({key: str(value)[:6000] for key, value in headline(config, explored).items()}, texts, inputs)
+    params = {key: str(value) for key, value in run_page.parameters(config, typed, explored).items()}
+    return RunMetadata(params, texts, inputs)
 
 
 def _json(value: Any) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
-
-
-def _note(config: RunConfig, train: Dataset, val: Dataset | None) -> str:
-    """Text at the top of a run's page."""
-    held_out = f", measured on {val.num_samples} of `{val.name}`" if val else ""
-    return (
-        f"**{config.train.steps} steps of {config.train.global_batch} samples** of `{train.name}` "
-        f"({train.num_samples} samples){held_out}.\n\n"
-        "Parameters are the settings that differ from the defaults; `config.json` has all of them, `lineage.json` "
-        f"names code and machine, `{CLI} runs reproduce` prints the commands to run it again.\n\n{_LEGEND}"
-    )
-
-
-def headline(config: RunConfig, explored: Collection[str]) -> dict[str, Any]:
-    """Settings that become MLflow parameters.
-
-    Those that differ from the defaults or that a search explores, and the steps. MLflow prints every parameter above
-    each image of a gallery, so all of them would hide the images.
-    """
-    everything, special = flatten(config.model_dump(mode="json")), flatten(config.special())
-    names = {*special, *explored, "train.steps"}
-    return {name: value for name, value in everything.items() if name in names}
 
 
 def _check_best(config: RunConfig) -> None:

@@ -6,6 +6,7 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.data.types import Sample
 from trainplane.task import Task
+from trainplane.tracking.images import contact_sheet
 from trainplane.tracking.tracker import Recorder
 from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
@@ -41,5 +42,6 @@ class ValidationSet:
         metrics = {f"val/{name}": value for name, value in validation.metrics.items()}
         tracker.log_metrics(done, metrics)
         for image in validation.images:
-            tracker.log_image(image.name, image.pixels, done)
+            # The step stands in the picture: the pages open at one whose slider does not show it.
+            tracker.log_image(image.name, contact_sheet([(f"step {done:,}", image.pixels)]), done)
         return metrics

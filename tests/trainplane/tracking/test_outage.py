@@ -76,9 +76,9 @@ def test_runs_that_crash_up_to_five_times_while_the_server_comes_and_goes_are_on
             assert (k, run.data.tags["trainplane.attempts"]) == (k, str(k + 1))
             assert run.data.params == {"train.steps": str(STEPS)}
             points = client.get_metric_history(run.info.run_id, "train/l1")
-            # The last five steps have no checkpoint behind them: they show under live/ alone.
+            # The last five steps have no checkpoint behind them: they are given up.
             assert (k, [point.step for point in points]) == (k, list(range(1, STEPS // 10 * 10 + 1)))
-            live = {point.step for point in client.get_metric_history(run.info.run_id, "live/train/l1")}
+            live = {point.step for point in client.get_metric_history(run.info.run_id, "without checkpoint/train/l1")}
             assert (k, live >= set(range(41, STEPS + 1))) == (k, True)
     assert unsent_spools(tmp_path / "spool") == []
 

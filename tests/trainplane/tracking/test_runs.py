@@ -23,7 +23,7 @@ from trainplane.tracking.runs import RunHandle, RunMetadata, close_run, end_run,
 from trainplane.tracking.spool.spool import Spool, has_writer
 from trainplane.tracking.spool.sync import sync_spools
 from trainplane.tracking.spool.upload import upload
-from trainplane.tracking.tracker import Recorder, Tracker
+from trainplane.tracking.tracker import Recorder, Tracker, newest_image
 
 PICTURE = np.arange(16 * 16 * 3, dtype=np.uint8).reshape(16, 16, 3)
 
@@ -132,7 +132,8 @@ def test_a_replay_after_resume_leaves_each_step_once(tracking_uri: str, tmp_path
     assert steps(tracking_uri, handle.run_id, "val/psnr") == [4, 8]
     names = [artifact.path for artifact in TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")]
     assert len([name for name in names if name.startswith("images/gallery~a b+step+4+") and name.endswith(".png")]) == 1
-    assert len(names) == 4  # two steps, each a picture and the small one the pages show
+    # Two steps and the newest, each a picture and the small one the pages show.
+    assert len(names) == 6
 
 
 def test_a_resume_on_another_node_learns_from_mlflow_what_is_recorded(tracking_uri: str, tmp_path: Path) -> None:
@@ -148,7 +149,7 @@ def test_a_resume_on_another_node_learns_from_mlflow_what_is_recorded(tracking_u
         second.log_image("a", PICTURE, step)
     finish(second, tmp_path / "node-b", tracking_uri)
     assert steps(tracking_uri, handle.run_id) == list(range(1, 8))
-    assert len(TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")) == 14
+    assert len(TrackingServer(tracking_uri).client.list_artifacts(handle.run_id, "images")) == 16
 
 
 def test_a_checkpoint_carries_what_is_unsent_to_another_node(tracking_uri: str, tmp_path: Path) -> None:
@@ -184,7 +185,10 @@ def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: 
     assert run.info.status == "FINISHED"
     assert run.data.tags.items() >= {"damage": "0", "state_digest": "abc", "mlflow.loggedImages": "True"}.items()
     assert Path(client.download_artifacts(handle.run_id, "conf/config.yaml", str(tmp_path))).read_text() == "a: 1\n"
-    [png] = [a.path for a in client.list_artifacts(handle.run_id, "images") if a.path.endswith(".png")]
+    pngs = {a.path for a in client.list_artifacts(handle.run_id, "images") if a.path.endswith(".png")}
+    # Where the pages open, and at its own step.
+    [png] = pngs - {newest_image("gallery")}
+    assert len(pngs) == 2
     from PIL import Image
 
     shown = np.asarray(Image.open(client.download_artifacts(handle.run_id, png, str(tmp_path))))

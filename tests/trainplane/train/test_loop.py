@@ -12,7 +12,6 @@ from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.loop import run
-from trainplane.train.metrics import EpochMeans
 from trainplane.train.spec import TrainJob
 
 
@@ -116,10 +115,3 @@ def test_report_may_end_a_run_early(datasets, tmp_path):
 def test_only_the_newest_checkpoints_are_kept(datasets, tmp_path):
     run(job(datasets, tmp_path, config(keep_checkpoints=2)))
     assert [c.step for c in checkpoints.committed(open_store(str(tmp_path)))] == [9, 12]
-
-
-def test_epoch_means_cover_the_recorded_steps_of_the_epoch():
-    means = EpochMeans()
-    assert means.add(1, {"l": 1.0}, 2) == {}
-    assert means.add(2, {"l": 3.0}, 2) == {"l": 2.0}
-    assert means.add(4, {"l": 5.0}, 2) == {"l": 5.0}

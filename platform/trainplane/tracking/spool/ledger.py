@@ -1,9 +1,10 @@
 """Rules for points of a run that resumes.
 
 Pure: no I/O. MLflow cannot delete points, and a repeated step need not give the same numbers (other ranks add up in
-another order, a roll-back takes another course). So a point beyond the last checkpoint is *pending*: it is sent at once
-under `live/`, and under its own key only when a checkpoint commits it. There each step stands once, and all steps
-belong to the one sequence of attempts that led to the end.
+another order, a roll-back takes another course). So a point beyond the last checkpoint is *pending*: it is sent only
+when a checkpoint commits it. Each step stands once, and all steps belong to the one sequence of attempts that led to
+the end. What no checkpoint will commit is sent under `without checkpoint/`. A few curves under `dashboard/` wait for
+nothing: they show how a run goes.
 
 `{"k": "commit", "step": s}` stands where the checkpoint of step s is stored, `{"k": "branch", "step": s}` where an
 attempt resumes from s. A branch discards pending points; those of the checkpoint come back with it
@@ -19,10 +20,13 @@ from typing import Any
 
 SpoolRecord = dict[str, Any]
 """One line of a spool: its kind under `k`, and what `_FIELDS` lists for that kind."""
-LIVE = "live/"
+# MLflow's pages sort groups by name: this one comes last.
+WITHOUT_CHECKPOINT = "without checkpoint/"
+# And this one first.
+DASHBOARD = "dashboard/"
 SYSTEM = "system/"
-# These measure no step of the training: they happened, however the attempt ended.
-_NEVER_PENDING = (SYSTEM, "guard/")
+# These happened, however the attempt ended.
+_NEVER_PENDING = (SYSTEM, "guard/", DASHBOARD)
 _IMAGE = "picture "
 
 
@@ -141,6 +145,6 @@ def image_mark(file_key: str) -> str:
     return f"{_IMAGE}{file_key}"
 
 
-def as_live(record: SpoolRecord) -> SpoolRecord:
-    """Points under `live/`, where attempts may repeat each other."""
-    return {**record, "v": {f"{LIVE}{key}": value for key, value in record["v"].items()}}
+def without_checkpoint(record: SpoolRecord) -> SpoolRecord:
+    """Points under a name where attempts may repeat each other."""
+    return {**record, "v": {f"{WITHOUT_CHECKPOINT}{key}": value for key, value in record["v"].items()}}

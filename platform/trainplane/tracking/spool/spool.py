@@ -141,7 +141,7 @@ class Spool:
         return relative
 
     def unsent(self) -> bytes:
-        """Lines that MLflow lacks, or has only under `live/`."""
+        """Lines that MLflow lacks, or has only as given up."""
         acknowledged = read_acknowledged(self.folder)
         with (self.folder / "records.jsonl").open("rb") as stream:
             # Acknowledged points that are still pending are carried, too.
@@ -167,7 +167,7 @@ class Spool:
             # Owner and end of an earlier attempt do not hold for this one.
             if record is None or record["k"] in ("commit", "branch", "start", "status") or "files" in record:
                 continue
-            # Points are sent again in any case: MLflow may have them under `live/` only, and ignores those it has.
+            # Points are sent again in any case: MLflow may have them as given up only, and ignores those it has.
             if record["step"] > step if record["k"] == "metrics" else line in present:
                 continue
             self._append(line)

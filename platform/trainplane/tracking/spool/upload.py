@@ -2,8 +2,8 @@
 
 It runs in the process beside a training (`uploader_process`), or in any other after its death. It stores the
 acknowledged byte offset after every group; killed in between, it sends a group again, which changes nothing. One
-`log_batch` of 1000 metrics costs about as much as six single calls. Of pending points only the newest of each key and
-group shows under `live/` at first; all go there once they are discarded, or run or recording has ended.
+`log_batch` of 1000 metrics costs about as much as six single calls. Pending points wait; once they are discarded, or
+run or recording has ended, they are sent under `without checkpoint/`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from trainplane.tracking.history import (
     write_recorded_steps,
 )
 from trainplane.tracking.run_id import ERROR_TAG, REAPED_TAG
-from trainplane.tracking.spool.ledger import SpoolRecord, as_live
+from trainplane.tracking.spool.ledger import SpoolRecord, without_checkpoint
 from trainplane.tracking.spool.meta import read_meta, resolve_run_id
 from trainplane.tracking.spool.mlflow_batch import MAX_METRICS, MAX_NAMES, Refused, send
 from trainplane.tracking.spool.spool import (
@@ -74,7 +74,7 @@ def upload(
         folder: The spool.
         client: An `MlflowClient`.
         stop: Ends the upload.
-        show_pending: True sends all points that are pending at the end under `live/`.
+        show_pending: True sends all points that are pending at the end, too, under `without checkpoint/`.
         on_version: Called before an attachment to a registered version is acknowledged; if it raises, it is sent again.
     """
     read_meta(folder)
@@ -112,7 +112,7 @@ class _SpoolUpload:
             while not stop() and (group := _next_group(self._folder, self._acknowledged.offset)):
                 self._send_group(group)
             if show_pending and not stop():
-                self._send_live(list(_acknowledged_pending(self._folder, self._acknowledged)))
+                self._send_given_up(list(_acknowledged_pending(self._folder, self._acknowledged)))
         # The client of a server, a database or an object store may raise anything; the answer is the same: the
         # records stay on the disk and are tried again.
         except Exception as failure:
@@ -130,7 +130,7 @@ class _SpoolUpload:
         return recorded
 
     def _commit_ahead(self) -> None:
-        # Applies a commit that is recorded further on. So its points are sent once, and not under `live/` too.
+        # Applies a commit that is recorded further on. So its points are sent once, and not as given up, too.
         step = _commit_before_branch(self._folder, self._acknowledged)
         if step is not None:
             committed, pending_from = _split_at_commit(
@@ -141,10 +141,10 @@ class _SpoolUpload:
 
     def _send_group(self, group: Group) -> None:
         records = [record for record, _ in group if record is not None]
-        # Send: committed points under their own keys, the newest pending ones under `live/`.
+        # Send committed points under their own keys, and those that no checkpoint will commit.
         plan = _plan_group(self._folder, self._acknowledged, group)
         refused = send(self._client, self._run_id, self._folder, self._recorded.without_recorded(plan.final))
-        self._send_live(plan.live)
+        self._send_given_up(plan.given_up)
         # Follow up what was sent.
         for record in records:
             if record["k"] == "status" and record["v"] != "RUNNING":
@@ -161,9 +161,9 @@ class _SpoolUpload:
         if any(record["k"] == "branch" for record in records):
             self._commit_ahead()
 
-    def _send_live(self, records: list[SpoolRecord]) -> None:
+    def _send_given_up(self, records: list[SpoolRecord]) -> None:
         if records:
-            send(self._client, self._run_id, self._folder, map(as_live, records))
+            send(self._client, self._run_id, self._folder, map(without_checkpoint, records))
 
     def _acknowledge(self, acknowledged: Acknowledged) -> None:
         self._acknowledged = acknowledged
@@ -190,25 +190,23 @@ class _GroupPlan:
     """Records to send for one group."""
 
     final: list[SpoolRecord]  # To send as they are
-    live: list[SpoolRecord]  # To send under `live/`
+    given_up: list[SpoolRecord]  # To send under `without checkpoint/`
     acknowledged: Acknowledged  # Progress of the spool after both
 
 
 def _plan_group(folder: Path, acknowledged: Acknowledged, group: Group) -> _GroupPlan:
-    # Decides which records to send for a group, and where. Pending points go under `live/`, a commit makes points
-    # final, a branch discards them.
+    # Decides which records to send for a group, and where. A commit makes pending points final, a branch discards them.
     ledger = acknowledged.ledger()
     end = acknowledged.offset + sum(len(raw) for _, raw in group)
     pending_from = acknowledged.held
     final: list[SpoolRecord] = []
-    live: list[SpoolRecord] = []
-    newest: dict[str, SpoolRecord] = {}
+    given_up: list[SpoolRecord] = []
     for record in (record for record, _ in group if record is not None):
         match record["k"]:
-            # All pending points are discarded: show every one of them.
+            # All pending points are discarded.
             case "branch":
                 pending_from = end
-                live += _acknowledged_pending(folder, acknowledged)
+                given_up += _acknowledged_pending(folder, acknowledged)
             # Pending points up to this step become final.
             case "commit" if pending_from is not None:
                 committed, pending_from = _split_at_commit(folder, acknowledged, record["step"], end)
@@ -216,18 +214,17 @@ def _plan_group(folder: Path, acknowledged: Acknowledged, group: Group) -> _Grou
             # Nothing is ever pending in this run.
             case "commit":
                 continue
+            # It waits for its checkpoint.
             case "metrics" if ledger.is_pending(record):
-                newest |= dict.fromkeys(record["v"], record)
-            # The run ends: no checkpoint will follow, so show every pending point.
+                pass
+            # The run ends: no checkpoint will follow.
             case "status" if record["v"] != "RUNNING":
-                live += _acknowledged_pending(folder, acknowledged)
+                given_up += _acknowledged_pending(folder, acknowledged)
                 final.append(record)
             case _:
                 final.append(record)
         ledger.apply(record)
-    # Of the pending points of this group, one for each key is enough for now.
-    live += [{**record, "v": {key: record["v"][key]}} for key, record in newest.items()]
-    return _GroupPlan(final, live, Acknowledged(end, ledger.marks, ledger.committed, pending_from))
+    return _GroupPlan(final, given_up, Acknowledged(end, ledger.marks, ledger.committed, pending_from))
 
 
 def _acknowledged_pending(folder: Path, acknowledged: Acknowledged) -> Iterator[SpoolRecord]:

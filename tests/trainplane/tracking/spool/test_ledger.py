@@ -83,10 +83,10 @@ def test_each_step_stands_once_and_is_of_the_way_that_led_to_the_end(
             node += crash.moved
         assert points(shared_tracking_uri, run_id, "train/l1") == sorted(expected.items())
         assert sorted(expected) == list(range(1, STEPS + 1))
-        # What nodes that were left still have arrives late, and changes nothing but what shows under live/.
+        # What nodes that were left still have arrives late, and changes nothing but what is given up.
         for spool in Path(folder).glob(f"*/{run_id}"):
             assert upload(spool, TrackingServer(shared_tracking_uri).client).error is None
-    stands, live = (points(shared_tracking_uri, run_id, key) for key in ("train/l1", "live/train/l1"))
+    stands, live = (points(shared_tracking_uri, run_id, key) for key in ("train/l1", "without checkpoint/train/l1"))
     assert stands == sorted(expected.items())
     assert said <= {*stands, *live}
     # What stands is not sent a second time, where its checkpoint is recorded by the time it is sent.
@@ -103,7 +103,7 @@ def test_points_show_at_once_and_stand_when_their_checkpoint_is_stored(tmp_path:
         tracker.log_metrics(step, {"train/l1": float(step)})
     upload(tmp_path / "s", client)
     assert points(tracking_uri, run_id, "train/l1") == []
-    assert points(tracking_uri, run_id, "live/train/l1") == [(1, 1.0), (2, 2.0), (3, 3.0)]
+    assert points(tracking_uri, run_id, "without checkpoint/train/l1") == [(1, 1.0), (2, 2.0), (3, 3.0)]
     tracker.commit(2)
     upload(tmp_path / "s", client)
     assert points(tracking_uri, run_id, "train/l1") == [(1, 1.0), (2, 2.0)]
@@ -137,3 +137,20 @@ def test_without_checkpoints_every_point_stands_at_once() -> None:
     ledger = Ledger()
     ledger.apply({"k": "commit", "step": 5})
     assert not ledger.is_pending({"k": "metrics", "step": 9, "v": {"a": 1.0}})
+
+
+def test_a_dashboard_waits_for_no_checkpoint_and_stands_once(tmp_path: Path, tracking_uri: str) -> None:
+    client = TrackingServer(tracking_uri).client
+    run_id = client.create_run("0").info.run_id
+    tracker = Tracker(TrackingServer(tracking_uri), run_id, spool=tmp_path / "s", upload_every_s=600)
+    tracker.resume_from(0)
+    for step in (1, 2):
+        tracker.log_metrics(step, {"dashboard/1 l1": float(step)})
+    # The attempt dies, and another one repeats its last step.
+    tracker.resume_from(1)
+    for step in (2, 3):
+        tracker.log_metrics(step, {"dashboard/1 l1": 10.0 + step})
+    tracker.close(0)
+    upload(tmp_path / "s", client)
+    assert points(tracking_uri, run_id, "dashboard/1 l1") == [(1, 1.0), (2, 2.0), (3, 13.0)]
+    assert points(tracking_uri, run_id, "without checkpoint/dashboard/1 l1") == []

@@ -1,0 +1,101 @@
+"""Name, parameters and description of a run on MLflow's pages."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import PurePosixPath
+from typing import Any
+
+from trainplane.command_line import command_line
+from trainplane.config.canonical import flatten
+from trainplane.data.manifest import Dataset
+from trainplane.markdown import code_span
+from trainplane.tracking.pages import artifact_link
+from trainplane.tracking.tracker import newest_image
+from trainplane.train.run_config import RunConfig
+
+_NAME_CHARACTERS = 120
+# The parameter, and tag, with what was typed.
+TYPED = "typed"
+_LEGEND = """| curves | |
+|---|---|
+| `dashboard/` | how it goes: at once, each step as it was first computed |
+| `val/`, `train/` | the held-out samples and the recorded steps, once a checkpoint is behind them |
+| `gallery/` | held-out samples; the slider begins at the newest, then goes through the validations |
+| `time/`, `system/` | time by phase, and load of the machine |
+| `without checkpoint/` | steps that no checkpoint holds, of attempts that were cut off |
+"""
+
+
+@dataclass(frozen=True)
+class Typed:
+    """Words that were typed to start a run."""
+
+    preset: str  # Name or file, with layers
+    overrides: tuple[str, ...] = ()  # `section.name=value`
+    # True where the preset's name says all of its settings, so that they need not be parameters.
+    is_shipped: bool = False
+
+    def __str__(self) -> str:
+        return " ".join((self.preset, *self.overrides))
+
+
+def run_name(typed: Typed, now: datetime | None = None) -> str:
+    """Name of a new run: preset, differences, date (UTC)."""
+    # Of files and folders the last part says which one it is.
+    words = [_last_part(typed.preset)]
+    for override in typed.overrides:
+        name, _, value = override.partition("=")
+        words.append(f"{name}={_last_part(value)}")
+    text = " ".join(words)
+    if len(text) > _NAME_CHARACTERS:
+        text = text[: _NAME_CHARACTERS - 2].rpartition(" ")[0] + " …"
+    return f"{text}, {(now or datetime.now(UTC)):%Y-%m-%d %H:%M}"
+
+
+def _last_part(text: str) -> str:
+    return PurePosixPath(text).name or text
+
+
+def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]) -> dict[str, Any]:
+    """Settings that become MLflow's parameters.
+
+    What was typed, what a search explores, and the steps; without a shipped preset all settings that differ from the
+    defaults. MLflow prints every parameter above each image of a gallery, so all of them would hide the images.
+    """
+    everything = flatten(config.model_dump(mode="json"))
+    names = {*explored, "train.steps"}
+    if typed is not None and typed.is_shipped:
+        names |= {override.partition("=")[0] for override in typed.overrides}
+    else:
+        names |= set(flatten(config.special()))
+    settings = {name: value for name, value in everything.items() if name in names}
+    return settings if typed is None else {TYPED: str(typed), **settings}
+
+
+def description(config: RunConfig, train: Dataset, val: Dataset | None, typed: Typed | None) -> str:
+    """Markdown at the top of a run's page."""
+    held_out = f", measured on {val.num_samples} of {code_span(val.name)}" if val else ""
+    command = f"{code_span(command_line('train', typed.preset, *typed.overrides))}\n\n" if typed else ""
+    return (
+        f"{command}**{config.train.steps} steps of {config.train.global_batch} samples** of {code_span(train.name)} "
+        f"({train.num_samples} samples){held_out}. `config.json` has all settings, `lineage.json` names code and "
+        f"machine, `{command_line('runs', 'reproduce', 'RUN')}` prints the commands to run it again.\n\n{_LEGEND}"
+    )
+
+
+def result(metrics: Mapping[str, float], headlines: Collection[str], *, step: int, run_id: str, image: str) -> str:
+    """Markdown that a finished run's description begins with.
+
+    Args:
+        metrics: of the last validation.
+        headlines: names of metrics to tell.
+        step: of that validation.
+        run_id: MLflow's id.
+        image: name of a gallery image; empty: none.
+    """
+    values = ", ".join(f"{name} {metrics[name]:.4g}" for name in headlines if name in metrics)
+    picture = f"![held-out sample]({artifact_link(run_id, newest_image(image))})\n\n" if image else ""
+    return f"**{values}** after {step:,} steps\n\n{picture}" if values else picture
