@@ -156,13 +156,10 @@ def prepared_run(
             val_digest=val_digest,
         )
         with hold_lease(context.tracking_server, run.run_id, home=context.home, spool=spool):
-            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest)
+            text = run_spec.tags["mlflow.note.content"]
+            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest, text)
 
 
-
-def _tags(
-    config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None, typed: Typed | None
-) -> dict[str, str]:
 def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
     """Makes MLflow's table of runs show what matters."""
     headlines = [name for name in load_task(config.task).headlines(config) if name.startswith("val/")]
@@ -172,6 +169,11 @@ def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
     # Only how a page looks: any server may fail in any way here, and the run starts all the same.
     except Exception as error:
         logger.info("the view of the experiment is not written (%s)", reason(error))
+
+
+def _tags(
+    config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None, typed: Typed | None
+) -> dict[str, str]:
     """Tags of the MLflow run: digests, addresses, code and user."""
     # Tags of the held-out dataset, if there is one.
     val_tags = {}
