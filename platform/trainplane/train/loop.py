@@ -35,7 +35,6 @@ from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
 from trainplane.train.metrics import sum_over_ranks
-from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
 from trainplane.train.spec import NullProgress, Outcome, Progress, Report, TrainJob, keep_going
@@ -175,8 +174,8 @@ class _Trainer:
             if due.validate:
                 with clock.phase("validate"):
                     metrics = held_out.measure(task, self.tracker, done=done)
-                    going = self._report(done, metrics, report)
                     self.dashboard.log(done, metrics)
+                    going = self._report(done, metrics, report)
             going = going and done < steps
 
             # Checkpoint: copied here, stored by a background thread.
