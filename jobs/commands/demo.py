@@ -35,6 +35,7 @@ from jobs.registry.register import register_checkpoint
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context
 from trainplane.cluster.stack.moto_server import local_s3
+from trainplane.command_line import command_line
 from trainplane.config.load import build, read_yaml
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
@@ -45,8 +46,8 @@ from trainplane.registry.versions import ModelVersion
 from trainplane.storage import ensure_bucket
 from trainplane.tracking.images import strip
 from trainplane.train.run_key import exclusive
-
 from trainplane.train.run_page import Typed
+
 MODEL = "isnet-demo"
 BUCKET = "s3://isnet-demo"
 STAGES = 7
@@ -200,7 +201,7 @@ def _check_local(context: Context) -> None:
     if any(address.startswith("s3://") for address in (context.datasets, context.checkpoints, context.artifacts)):
         raise UserError(
             f"the demo keeps everything on this machine, and stores of context {context.name!r} are in a bucket; "
-            "run it with --context local, or train there: `isnet train demo`"
+            f"run it with --context local, or train there: `{command_line('train', 'demo')}`"
         )
 
 
@@ -257,8 +258,8 @@ def _report_text(report: dict[str, Any]) -> str:
     if "picture" in report:
         lines += ["", f"before and after:  {report['picture']}"]
     lines += [
-        f"MLflow's pages:    isnet ui       (experiment isnet-demo, run {report['run_id']})",
-        f"the model:         isnet models show {MODEL}",
+        f"MLflow's pages:    {command_line('ui')}       (experiment isnet-demo, run {report['run_id']})",
+        f"the model:         {command_line('models', 'show', MODEL)}",
         f"took {report['seconds']:.0f} s; everything is in {report['home']}",
     ]
     return "\n".join(lines)

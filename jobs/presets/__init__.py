@@ -6,6 +6,7 @@ reading or importing anything else, for completion.
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,14 @@ from trainplane.errors import UserError, nearest
 
 PRESETS = Path(__file__).parent
 LAYERS = PRESETS / "layers"
+
+
+@dataclass(frozen=True)
+class PresetPart:
+    """Settings of one file of a preset."""
+
+    name: str  # of the preset, file or layer
+    tree: dict[str, Any]
 
 
 def preset_names(prefix: str = "") -> list[str]:
@@ -30,7 +39,15 @@ def preset_tree(preset: str) -> dict[str, Any]:
 
     `base: PRESET` in a file puts that preset underneath. A search keeps its base, and the layers, as a name.
     """
-    return _resolve(preset, [])
+    tree: dict[str, Any] = {}
+    for part in preset_parts(preset):
+        tree = merge(tree, part.tree)
+    return tree
+
+
+def preset_parts(preset: str) -> list[PresetPart]:
+    """Parts of a preset from the bottom up: bases, the file itself, layers."""
+    return _parts(preset, [])
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -40,17 +57,17 @@ def _read(file: Path) -> dict[str, Any]:
     return read_yaml(file)
 
 
-def _resolve(preset: str, parents: list[str]) -> dict[str, Any]:
+def _parts(preset: str, parents: list[str]) -> list[PresetPart]:
     if preset in parents:
         raise UserError(f"preset {preset!r} is its own base ({' → '.join([*parents, preset])}); name another base")
     name, layers = _split_layers(preset)
     tree = _file_tree(name)
     # The base of a search is resolved when its trials are built.
     if "search" in tree:
-        return {**tree, **({"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {})}
-    # Bottom up: base, the file itself, layers.
-    if (base := tree.pop("base", None)) is not None:
-        tree = merge(_resolve(str(base), [*parents, preset]), tree)
+        base = {"base": "+".join([str(tree.get("base", "")), *layers])} if layers else {}
+        return [PresetPart(name, {**tree, **base})]
+    base = tree.pop("base", None)
+    parts = [*(_parts(str(base), [*parents, preset]) if base is not None else []), PresetPart(name, tree)]
     for layer in layers:
         run_name = next((part.tree["name"] for part in reversed(parts) if "name" in part.tree), "")
         parts.append(PresetPart(layer, {**_read(LAYERS / f"{layer}.yaml"), "name": f"{run_name}-{layer}"}))
@@ -79,11 +96,14 @@ def _file_tree(name: str) -> dict[str, Any]:
     # Shipped names win; everything that looks like a path is a file.
     if shipped.is_file():
         return _read(shipped)
-    if name.endswith((".yaml", ".yml")) or "/" in name:
+    if name.lower().endswith((".yaml", ".yml")) or "/" in name:
         return _read(Path(name).expanduser())
+    if "=" in name:
+        raise UserError(f"{name!r} stands where a preset is needed; write the preset first: demo {name}")
     if name in layer_names():
         raise UserError(f"{name!r} is a layer, it goes on top of a preset; try demo+{name} or places2+{name}")
-    raise UserError(f"no preset {name!r}{nearest(name, preset_names())}; or give a YAML file")
+    hint = nearest(name, preset_names())
+    raise UserError(f"no preset {name!r}{hint}" + ("" if hint.endswith("?") else "; name one of them, or a YAML file"))
 
 
 def merge(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ functions because the import takes seconds. Records are sent by `spool.upload`.
 
 from __future__ import annotations
 
+import gc
 import logging
 import math
 import os
@@ -19,6 +20,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainplane.command_line import command_line
 from trainplane.environ import preserved_variables
 from trainplane.errors import CLI, RunFailed, UserError, error_line
 from trainplane.locks import FileLock
@@ -41,11 +43,11 @@ _ENVIRONMENT = {
 # Answers that waiting does not change: a wrong address or password.
 _REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND"}
 _NOT_MLFLOW = "not in a valid JSON format"
-
-
 # Answers of MLflow itself to a value that it will never accept, and the words by which its client tells a gateway's.
 _VALUE_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _BY_GATEWAY = "failed with error code"
+
+
 class TrackingServer:
     """One MLflow server, or SQLite store, with its client.
 
@@ -57,6 +59,7 @@ class TrackingServer:
 
     def __init__(self, address: str) -> None:
         self.address = address
+        self._may_create = True
         self._client: Any = None
         self._client_pid = 0
 
@@ -72,12 +75,26 @@ class TrackingServer:
         return without_secrets(self.address)
 
     @property
+    def exists(self) -> bool:
+        """False for a SQLite database that no run has made yet."""
+        return not self.address.startswith(_SQLITE) or _database(self.address).exists()
+
+    def only_read(self) -> None:
+        """Makes no database from now on: a command that only reads leaves nothing behind."""
+        self._may_create = False
+
+    @property
     def client(self) -> Any:
         """Client of runs and registry, one in each process.
 
         It outlives an outage of its server. A SQLite database that is damaged, or locked for too long, raises
-        `MlflowException`; the next use tries again.
+        `MlflowException`; the next use tries again. One that is not there and may not be made raises `UserError`.
         """
+        if not self._may_create and not self.exists:
+            raise UserError(
+                f"nothing is recorded here yet ({_database(self.address)} is not there); "
+                f"train a run first: {command_line('train', 'demo')}"
+            )
         if self._client is None or self._client_pid != os.getpid():
             self._client, self._client_pid = _make_client(self.address), os.getpid()
         return self._client
@@ -116,6 +133,11 @@ class TrackingServer:
     def unreachable(self, error: Exception) -> UserError | RunFailed:
         """Error for a server that does not do what was asked, without secrets."""
         where, why = self.public_address, reason(error)
+        if is_value_refused(error):
+            return RunFailed(
+                f"MLflow at {where} answers, and refused a value of this record ({why}); neither the server nor its "
+                f"address is at fault: it is a bug of {CLI}, please report this line"
+            )
         is_login_refused = is_refusal(error) and _NOT_MLFLOW not in str(error)
         if is_login_refused and getattr(error, "error_code", "") != "ENDPOINT_NOT_FOUND":
             return UserError(
@@ -133,12 +155,20 @@ def quiet_mlflow() -> None:
     for name, value in _ENVIRONMENT.items():
         os.environ.setdefault(name, value)
 
-        if is_value_refused(error):
-            return RunFailed(
-                f"MLflow at {where} answers, and refused a value of this record ({why}); neither the server nor its "
-                f"address is at fault: it is a bug of {CLI}, please report this line"
-            )
 
+@contextmanager
+def _without_collector() -> Iterator[None]:
+    # MLflow's import makes a million objects that stay; searching them for garbage is a sixth of its time.
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
+
+
+@_without_collector()
 def _make_client(address: str) -> Any:
     # Creates the client. Errors of SQLAlchemy become `MlflowException`, like those of a server.
     quiet_mlflow()
@@ -159,6 +189,11 @@ def _make_client(address: str) -> Any:
         raise MlflowException(reason(error)) from error
 
 
+def _database(address: str) -> Path:
+    """File of a SQLite store."""
+    return Path(address.removeprefix(_SQLITE).partition("?")[0])
+
+
 def _with_lock_timeout(address: str) -> str:
     # Lets a writer of SQLite wait longer for others. Python's five seconds are too few for a search.
     if address.startswith(_SQLITE) and "?" not in address:
@@ -168,7 +203,7 @@ def _with_lock_timeout(address: str) -> str:
 
 def _make_database(address: str) -> None:
     # Creates a missing SQLite store. Its artifacts lie beside it, not in the current folder.
-    path = Path(address.removeprefix(_SQLITE).partition("?")[0])
+    path = _database(address)
     if not address.startswith(_SQLITE) or path.exists():
         return
     from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
@@ -191,6 +226,14 @@ def is_refusal(error: Exception) -> bool:
     """Tells if the server refused for good."""
     # A wrong address, a wrong password, or no MLflow: waiting does not change these.
     return getattr(error, "error_code", None) in _REFUSALS or _NOT_MLFLOW in str(error)
+
+
+def is_value_refused(error: Exception) -> bool:
+    """Tells if MLflow itself refused a value, the same at every try."""
+    # Other kinds of its exceptions are about addresses, such as one of an unknown scheme.
+    is_answer = type(error).__name__ in ("MlflowException", "RestException")
+    is_gateway = any(words in str(error) for words in (_BY_GATEWAY, _NOT_MLFLOW))
+    return is_answer and not is_gateway and getattr(error, "error_code", None) in _VALUE_REFUSALS
 
 
 def pyfunc() -> Any:
@@ -226,14 +269,6 @@ def all_pages(search: Callable[..., Any], **arguments: Any) -> list[Any]:
         token = page.token
         if not token:
             return results
-
-
-def is_value_refused(error: Exception) -> bool:
-    """Tells if MLflow itself refused a value, the same at every try."""
-    # Other kinds of its exceptions are about addresses, such as one of an unknown scheme.
-    is_answer = type(error).__name__ in ("MlflowException", "RestException")
-    is_gateway = any(words in str(error) for words in (_BY_GATEWAY, _NOT_MLFLOW))
-    return is_answer and not is_gateway and getattr(error, "error_code", None) in _VALUE_REFUSALS
 
 
 def without_secrets(address: str) -> str:
