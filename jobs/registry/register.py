@@ -100,7 +100,9 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
             metadata=facts,
         )
         model = RegisteredModel(context.tracking_server, name)
-        return register(model, folder, run=run, facts=facts, step=loaded.state.step)
+        # Beside the package, whose digest must not depend on how its run was started.
+        shown = {"typed": run.tags.get("trainplane.typed", ""), "steps": str(loaded.state.step)}
+        return register(model, folder, run=run, facts={**facts, **shown}, step=loaded.state.step)
 
 
 def _add_steps(file: Path, steps: int) -> None:

@@ -87,8 +87,8 @@ def _pictures(run_id: str, folder: Path, few: str | None) -> str:
     """Markdown of the charts, drawn or not."""
     drawn = {path.stem for path in (folder / "search").glob("*.png")}
     # What a reader looks for first; the others are among the artifacts.
-    shown = [name for name in ("learning_curves", "contact_sheet") if name in drawn]
-    links = [f"![{name.replace('_', ' ')}]({artifact_link(run_id, f'search/{name}.png')})" for name in shown]
+    names = [name for name in ("learning_curves", "contact_sheet") if name in drawn]
+    links = [f"![{name.replace('_', ' ')}]({artifact_link(run_id, f'search/{name}.png')})" for name in names]
     return "\n\n".join([*([f"Importance of settings: {few}."] if few else []), *links])
 
 

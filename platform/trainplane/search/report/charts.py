@@ -189,7 +189,10 @@ def parallel_coordinates(state: SearchState, board: Leaderboard, dimensions: Map
 
 
 def importances(shares: Mapping[str, float], metric: str, *, doubt: str | None = None) -> Pixels:
-    """Draws each setting's share of an objective's variance, pale where a `doubt` is told."""
+    """Draws each setting's share of an objective's variance.
+
+    A `doubt` is told, and the bars are pale.
+    """
     title = f"what moved {metric} (fANOVA, share of its variance)"
     chart = _Chart(f"{title}\n{doubt}" if doubt else title, height=(1.3 if doubt else 1.1) + BAR * len(shares))
     percents = [100 * share for share in shares.values()]

@@ -1,4 +1,4 @@
-"""Curves of a search for MLflow's page of its parent run."""
+"""Curves of a search for its page."""
 
 from __future__ import annotations
 
@@ -15,7 +15,10 @@ Curves = dict[str, Mapping[int, float]]
 
 
 def search_curves(state: SearchState, board: Leaderboard) -> Curves:
-    """Best value after each trial, and the best trials' learning curves, of every objective."""
+    """Best value after each trial, and learning curves.
+
+    Learning curves are those of the best trials, by the first objective.
+    """
     curves: Curves = {}
     for goal in state.goals:
         curves[f"best so far by trial/{goal.metric.replace('/', ' ')}"] = best_so_far(state, goal.metric)
