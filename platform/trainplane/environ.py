@@ -6,8 +6,12 @@ Processes that a later command starts must not inherit them.
 from __future__ import annotations
 
 import os
+import secrets
+import sys
+import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 
 
 @contextmanager
@@ -31,3 +35,57 @@ def with_variables(values: Mapping[str, str]) -> Iterator[None]:
     with preserved_variables(*values):
         os.environ.update(values)
         yield
+
+
+# A socket's path has 107 bytes at most, and Ray's have 68 below the temporary folder.
+MAX_TEMPORARY_BYTES = 107 - 68
+_SHORT_FOLDERS = ("/tmp", "/var/tmp", "/dev/shm")
+
+
+@contextmanager
+def child_environment() -> Iterator[None]:
+    """Sets what processes started in the block must inherit."""
+    with _modules_of_python(), _short_temporary_folder():
+        yield
+
+
+def imports_from_current_folder() -> bool:
+    """True if a file in the current folder can stand for a module."""
+    here = Path.cwd()
+    return any(not entry or Path(entry) == here for entry in sys.path)
+
+
+@contextmanager
+def _modules_of_python() -> Iterator[None]:
+    # A user's `random.py` or `torch.py` in the current folder is no module of ours. Python itself would take it in
+    # `python -c` and `python -m`, though not in the command that starts them.
+    with preserved_variables("PYTHONSAFEPATH"):
+        if not imports_from_current_folder():
+            os.environ.setdefault("PYTHONSAFEPATH", "1")
+        yield
+
+
+@contextmanager
+def _short_temporary_folder() -> Iterator[None]:
+    """Gives a long TMPDIR a short name, for the sockets below it."""
+    folder = os.environ.get("TMPDIR", "")
+    link = _link_to(folder) if len(os.fsencode(folder)) > MAX_TEMPORARY_BYTES else None
+    if link is None:
+        yield
+        return
+    try:
+        with with_variables({"TMPDIR": str(link)}):
+            tempfile.tempdir = None
+            yield
+    finally:
+        tempfile.tempdir = None
+        link.unlink(missing_ok=True)
+
+
+def _link_to(folder: str) -> Path | None:
+    for short in _SHORT_FOLDERS:
+        link = Path(short, f"isnet-{secrets.token_hex(4)}")
+        with suppress(OSError):
+            link.symlink_to(Path(folder).absolute(), target_is_directory=True)
+            return link
+    return None
