@@ -54,11 +54,11 @@ def _run(argv: Sequence[str] | None) -> int:
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError
-    from trainplane.environ import preserved_variables
+    from trainplane.environ import child_environment, preserved_variables
     from trainplane.errors import RunFailed, UserError
 
     try:
-        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE):
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE), child_environment():
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
             status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
     except (UserError, InputError) as error:

@@ -50,7 +50,7 @@ def child_environment() -> Iterator[None]:
 
 
 def imports_from_current_folder() -> bool:
-    """True if a file in the current folder can stand for a module."""
+    """True if files of the current folder count as modules."""
     here = Path.cwd()
     return any(not entry or Path(entry) == here for entry in sys.path)
 
@@ -67,7 +67,7 @@ def _modules_of_python() -> Iterator[None]:
 
 @contextmanager
 def _short_temporary_folder() -> Iterator[None]:
-    """Gives a long TMPDIR a short name, for the sockets below it."""
+    """Gives a long TMPDIR a short name, for sockets."""
     folder = os.environ.get("TMPDIR", "")
     link = _link_to(folder) if len(os.fsencode(folder)) > MAX_TEMPORARY_BYTES else None
     if link is None:

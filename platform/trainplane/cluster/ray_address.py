@@ -25,12 +25,15 @@ _REMEDY = f"correct {VARIABLE}, or unset it to work on this machine alone"
 
 
 def is_job(environment: Mapping[str, str]) -> bool:
-    """True in a job of Ray, whose address is Ray's own."""
+    """True in a job of Ray."""
     return any(environment.get(name) for name in _JOB_VARIABLES)
 
 
 def named_address(environment: Mapping[str, str]) -> str | None:
-    """`HOST:PORT` or `auto`; None without a cluster. `UserError` for anything else."""
+    """`HOST:PORT` or `auto`; None without a cluster.
+
+    Anything else is a `UserError`.
+    """
     address = environment.get(VARIABLE, "").strip()
     if address in ("", "local"):
         return None

@@ -27,9 +27,9 @@ LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 
 
 def in_ray_job() -> bool:
-    """True if this process works on a cluster: as a job of Ray, or by RAY_ADDRESS.
+    """True if this process works on a cluster.
 
-    Raises `UserError` where the variable names none that answers.
+    It does as a job of Ray, or by RAY_ADDRESS. Raises `UserError` where the variable names none that answers.
     """
     if is_job(os.environ):
         return True
