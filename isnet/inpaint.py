@@ -10,6 +10,7 @@ Not here: the model (`isnet.inference.predictor`, `isnet.inference.classical`).
 
 from __future__ import annotations
 
+import math
 import os
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -81,7 +82,8 @@ def inpaint(
         rules: How to read the mask; None means white is hole.
         resize_mask: True resizes a mask of another size, nearest neighbour, instead of refusing it.
         mask_frame: For a photo with an EXIF orientation: "shown" if the mask was drawn on the upright picture, "stored"
-            if on the stored pixels. "auto" decides by size; where both sizes agree, it means "shown".
+            if on the stored pixels. "auto" decides by size, or, of a mask to be resized, by which shape is more like
+            its own; where both are alike, it means "shown".
         max_pixels: A file with more pixels is refused.
 
     Raises:
@@ -167,8 +169,10 @@ def _fit_mask(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -
     # Turn a mask of the stored pixels. Orientations 5 to 8 exchange height and width.
     if photo.orientation > 1:
         as_stored = (width, height) if photo.orientation >= 5 else (height, width)
-        by_size = mask.hole.shape == as_stored and as_stored != (height, width)
-        if mask.hole.shape == as_stored and (frame == "stored" or (frame == "auto" and by_size)):
+        is_usable = resize or mask.hole.shape == as_stored
+        if is_usable and (
+            frame == "stored" or (frame == "auto" and _is_more_like(mask.hole.shape, as_stored, (height, width)))
+        ):
             note = f"mask turned like the photo (EXIF orientation {photo.orientation})"
             mask = replace(mask, hole=apply_orientation(mask.hole, photo.orientation), notes=(*mask.notes, note))
     if mask.hole.shape == (height, width):
@@ -179,6 +183,18 @@ def _fit_mask(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -
             "need the same size; draw the mask on this picture, or ask for resize_mask"
         )
     return mask.resized(height, width)
+
+
+def _is_more_like(shape: tuple[int, ...], one: tuple[int, int], other: tuple[int, int]) -> bool:
+    """True if a shape is more like one than another.
+
+    By the ratio of the sides; never for the other itself.
+    """
+
+    def distance(size: tuple[int, int]) -> float:
+        return abs(math.log(shape[0] * size[1] / (shape[1] * size[0])))
+
+    return shape != other and distance(one) < distance(other) - 1e-9
 
 
 def _like(image: Source, photo: Photo) -> Array | Tensor:

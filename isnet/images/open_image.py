@@ -29,9 +29,10 @@ from PIL import (
 )
 
 from isnet.errors import InputError
+from isnet.images.depth import deep_jpeg_2000, deep_pnm
 from isnet.images.files import PictureError
 from isnet.images.pixels import Array, Palette, invert_gray, samples_from_pillow
-from isnet.images.png_chunks import iter_chunks
+from isnet.images.png_chunks import SIGNATURE, has_right_checksum, iter_chunks, without_refused_chunks
 from isnet.images.tiff_tags import is_planar_16_bit, white_is_zero
 
 # Pillow's own warning threshold (a quarter of a GiB as 24-bit RGB); a 100-megapixel picture is beyond it.
@@ -75,7 +76,8 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image
         raise PictureError("empty", "the file has no bytes; fetch it again or remove it")
     with pillow_is_quiet():
         with _decoding(data, "picture"):
-            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            encoded = without_refused_chunks(data) if data.startswith(SIGNATURE) else data
+            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
         with image:
             check_size(*image.size, max_pixels)
             yield image
@@ -94,8 +96,13 @@ def load_samples(image: Image.Image, data: bytes) -> tuple[Array, str, Palette |
         _check_jpeg(data, what)
     elif is_planar_16_bit(image):
         raise PictureError("unsupported", f"{what} has 16-bit colours in separate planes; interleave or convert them")
+    if (deep := deep_pnm(image, data)) is not None:
+        return deep, "RGB;16", None
     with _decoding(data, what):
         image.load()
+    # Pillow has found no damage; OpenCV, which reads the whole depth, overlooks some.
+    if image.format == "JPEG2000" and image.mode == "RGB" and (deep := deep_jpeg_2000(data)) is not None:
+        return deep, "RGB;16", None
     try:
         pixels, mode, palette = samples_from_pillow(image)
     except ValueError as error:
@@ -112,7 +119,7 @@ def _check_png(data: bytes, what: str) -> None:
     for name, start, end in iter_chunks(data):
         # Bit 5 of the first letter marks a chunk that readers may ignore.
         critical = not name[0] & 0x20
-        if critical and zlib.crc32(memoryview(data)[start + 4 : end - 4]) != struct.unpack_from(">I", data, end - 4)[0]:
+        if critical and not has_right_checksum(data, start, end):
             part = name.decode("ascii", "backslashreplace")
             raise PictureError("damaged", f"{what}: part {part} fails its checksum; fetch it again or remove it")
 

@@ -3,9 +3,9 @@
     photo = read_photo("garden.png")
     photo.filled(prediction_HW3, hole_HW)          # a new Photo, unchanged outside the hole
 
-Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution; from PNG to PNG also the chunks that define its
-colours. The EXIF orientation is applied to the samples. EXIF and XMP blocks are not kept: their previews show the
-picture as it was before the hole.
+Kept: mode, size, palette, alpha, 16 bits, colour profile, resolution, and metadata without previews
+(`isnet.images.metadata`); from PNG to PNG also the chunks that define its colours. The EXIF orientation is applied to
+the samples.
 
 Not here: writing files (`isnet.images.save`), decoding for training (`isnet.images.decode`).
 """
@@ -13,18 +13,20 @@ Not here: writing files (`isnet.images.save`), decoding for training (`isnet.ima
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
 from isnet.errors import InputError
+from isnet.images.depth import avif_colour_codes, depth_notes, jpeg_2000_profile, stored_depth
 from isnet.images.files import PictureError, read_bytes
+from isnet.images.metadata import Metadata, read_metadata
 from isnet.images.open_image import MAX_PIXELS, load_samples, open_picture, orientation_of
 from isnet.images.palette import extend_palette
 from isnet.images.pixels import Array, Palette, apply_orientation, checked_float, luma, to_rgb, to_rgb8, unpremultiply
-from isnet.images.png_chunks import Chunks, colour_chunks, without_animation
+from isnet.images.png_chunks import Chunks, colour_chunks, colour_profile, without_animation, without_refused_chunks
 from isnet.images.tiff_tags import bits_per_sample, is_premultiplied, reading_notes
 
 
@@ -39,6 +41,7 @@ class Photo:
         icc: Bytes of the colour profile.
         colours: The chunks in which a PNG defines its colours, beside or without a profile.
         dpi: Horizontal and vertical resolution.
+        metadata: What describes the picture, without previews.
         format: The file's format, such as "PNG"; empty for arrays.
         orientation: The stored EXIF orientation 1 to 8, already applied.
         notes: Remarks for the user about reading it.
@@ -50,6 +53,7 @@ class Photo:
     icc: bytes | None = None
     colours: Chunks = ()
     dpi: tuple[float, float] | None = None
+    metadata: Metadata = field(default_factory=Metadata)
     format: str = ""
     orientation: int = 1
     notes: tuple[str, ...] = ()
@@ -135,6 +139,7 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
     data = source if isinstance(source, bytes) else read_bytes(source)
     with open_picture(data, max_pixels=max_pixels) as image:
         stored = orientation_of(image)
+        depth = stored_depth(image, data)
         pixels, mode, palette = load_samples(image, data)
         # Pillow turns TIFF while loading, and then drops the tag.
         pending = orientation_of(image)
@@ -144,11 +149,12 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
         if getattr(image, "is_animated", False):
             notes.append("only the first frame or page was read")
         notes += reading_notes(image)
+        notes += depth_notes(image, depth, mode)
         if _is_deep(image, data):
             # Pillow reads 16-bit gray with alpha as RGBA.
             gray_alpha = image.format == "PNG" and data[25] == 4
             # OpenCV would take the first frame of an animation, Pillow the picture before it.
-            encoded = without_animation(data) if image.format == "PNG" else data
+            encoded = without_refused_chunks(without_animation(data)) if image.format == "PNG" else data
             pixels, mode = _deep_samples(encoded, "LA" if gray_alpha else mode)
             if is_premultiplied(image):
                 pixels = unpremultiply(pixels)
@@ -159,18 +165,40 @@ def read_photo(source: str | os.PathLike[str] | bytes, *, max_pixels: int = MAX_
         if image.mode in ("LAB", "YCbCr", "HSV"):
             notes.append(f"its {image.mode} samples were converted to RGB")
         dpi = image.info.get("dpi")
+        pixels = apply_orientation(pixels, pending)
+        metadata = read_metadata(image, data, size=pixels.shape[:2], is_turned=stored > 1)
+        if metadata.lost:
+            notes.append(f"left out: {'; '.join(metadata.lost)}")
+        icc, colours = _profile(image, data)
+        if image.format == "PNG" and icc is None and b"iCCP" in data[: data.find(b"IDAT")]:
+            notes.append("its colour profile is damaged or has more than 16 MiB, and is left out")
         return Photo(
-            pixels=apply_orientation(pixels, pending),
+            pixels=pixels,
             mode=mode,
             palette=palette,
-            # A profile of LAB would be wrong for the RGB made from it.
-            icc=None if image.mode == "LAB" else image.info.get("icc_profile") or None,
-            colours=colour_chunks(data) if image.format == "PNG" else (),
+            icc=icc,
+            colours=colours,
             dpi=(float(dpi[0]), float(dpi[1])) if dpi and all(0 < value < 1e5 for value in dpi) else None,
+            metadata=metadata,
             format=str(image.format),
             orientation=stored,
             notes=tuple(notes),
         )
+
+
+def _profile(image: Image.Image, data: bytes) -> tuple[bytes | None, Chunks]:
+    """Colour profile, and colours as chunks of a PNG."""
+    # A profile of LAB would be wrong for the RGB made from it.
+    if image.mode == "LAB":
+        return None, ()
+    # Pillow reads no large profile of a PNG, and none of a JPEG 2000.
+    if image.format == "PNG":
+        return colour_profile(data), colour_chunks(data)
+    if image.format == "JPEG2000":
+        return jpeg_2000_profile(data), ()
+    icc = image.info.get("icc_profile") or None
+    codes = avif_colour_codes(data) if image.format == "AVIF" and icc is None else b""
+    return icc, ((b"cICP", codes),) if codes else ()
 
 
 def _is_deep(image: Image.Image, data: bytes) -> bool:

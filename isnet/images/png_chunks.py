@@ -1,4 +1,4 @@
-"""Chunks of a PNG beside its pixels: colours and animation.
+"""Chunks of a PNG beside its pixels: colours, text, animation.
 
 Names, layouts and precedence are those of the PNG specification, third edition, chapters 5 and 11. Not here: pixels
 (`isnet.images.photo` reads, `isnet.images.save` writes them).
@@ -17,6 +17,10 @@ Chunks = tuple[tuple[bytes, bytes], ...]
 
 _COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
+_TEXT = (b"tEXt", b"zTXt", b"iTXt")
+# Pillow refuses pictures with a text or profile that inflates to more than the first, or with 64 MiB of text.
+_MAX_INFLATED, _MAX_TEXT = 1 << 20, 32 << 20
+_MAX_PROFILE = 16 << 20
 # gAMA 1/2.2, and cHRM white, red, green and blue of sRGB, both in 1/100000. Files round them differently.
 _SRGB_GAMMA = 45455
 _SRGB_COLOURS = (31270, 32900, 64000, 33000, 30000, 60000, 15000, 6000)
@@ -45,6 +49,11 @@ def iter_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
         start = end
 
 
+def has_right_checksum(data: bytes, start: int, end: int) -> bool:
+    """True if the checksum of this chunk is right."""
+    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]
+
+
 def colour_chunks(data: bytes) -> Chunks:
     """Names and bodies of the chunks that define colours.
 
@@ -58,6 +67,73 @@ def colour_chunks(data: bytes) -> Chunks:
         if name in _COLOUR:
             chunks.setdefault(name, data[start + 8 : end - 4])
     return tuple(chunks.items())
+
+
+def text_chunks(data: bytes) -> Chunks:
+    """Names and bodies of the chunks with text."""
+    return tuple((name, data[start + 8 : end - 4]) for name, start, end in iter_chunks(data) if name in _TEXT)
+
+
+def colour_profile(data: bytes) -> bytes | None:
+    """Reads the colour profile; None without a usable one.
+
+    A profile of more than 16 MiB is none.
+    """
+    for name, start, end in iter_chunks(data):
+        if name == b"IDAT":
+            break
+        if name == b"iCCP":
+            profile = _inflated(_compressed(name, data[start + 8 : end - 4]), _MAX_PROFILE)
+            return profile if profile and len(profile) <= _MAX_PROFILE else None
+    return None
+
+
+def without_refused_chunks(data: bytes) -> bytes:
+    """Removes the profile, and text that Pillow refuses.
+
+    They are none of the pixels; Pillow would refuse the whole picture. Inflates no more than Pillow would.
+    """
+    removed = []
+    left = _MAX_TEXT
+    for name, start, end in iter_chunks(data):
+        # `colour_profile` reads the profile.
+        if name == b"iCCP":
+            removed.append((start, end))
+        if name not in _TEXT:
+            continue
+        body = data[start + 8 : end - 4]
+        compressed = _compressed(name, body)
+        size = len(_inflated(compressed, _MAX_INFLATED) or b"") if compressed else len(body)
+        left -= size
+        # The method of compression is always 0.
+        is_damaged = not has_right_checksum(data, start, end)
+        is_damaged |= name == b"zTXt" and body.partition(b"\0")[2][:1] not in (b"", b"\0")
+        if is_damaged or size > _MAX_INFLATED or left < 0:
+            removed.append((start, end))
+    if not removed:
+        return data
+    parts, position = [], 0
+    for start, end in removed:
+        parts.append(data[position:start])
+        position = end
+    return b"".join([*parts, data[position:]])
+
+
+def _compressed(name: bytes, body: bytes) -> bytes:
+    """Compressed part of a chunk; empty where nothing is compressed."""
+    _, _, rest = body.partition(b"\0")
+    if name == b"iTXt":
+        # A flag and the method, then the language and the keyword in that language.
+        return rest[2:].split(b"\0", 2)[-1] if rest[:1] == b"\1" and rest[2:].count(b"\0") >= 2 else b""
+    return rest[1:] if name in (b"zTXt", b"iCCP") else b""
+
+
+def _inflated(compressed: bytes, limit: int) -> bytes | None:
+    """Inflates up to `limit` + 1 bytes; None for damage."""
+    try:
+        return zlib.decompressobj().decompress(compressed, limit + 1)
+    except zlib.error:
+        return None
 
 
 def non_srgb_chunks(chunks: Chunks, *, profile: bool) -> tuple[str, ...]:
@@ -89,8 +165,17 @@ def insert_colour_chunks(data: bytes, chunks: Chunks, *, profile: bool) -> bytes
     """
     if not chunks:
         return data
-    added = b"".join(chunk(name, body) for name, body in chunks if not (profile and name == b"sRGB"))
-    return data[:_HEADER_END] + added + data[_HEADER_END:]
+    return insert_chunks(data, tuple(entry for entry in chunks if not (profile and entry[0] == b"sRGB")))
+
+
+def insert_chunks(data: bytes, chunks: Chunks) -> bytes:
+    """Inserts chunks behind a PNG's header."""
+    return data[:_HEADER_END] + b"".join(chunk(name, body) for name, body in chunks) + data[_HEADER_END:]
+
+
+def xmp_chunk(xmp: bytes) -> tuple[bytes, bytes]:
+    """Text chunk of an XMP packet, uncompressed."""
+    return b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xmp
 
 
 def without_animation(data: bytes) -> bytes:

@@ -21,43 +21,78 @@ from PIL import Image
 
 from isnet.errors import InputError
 from isnet.images.files import display_name
+from isnet.images.jpeg_segments import insert_segments
+from isnet.images.metadata import Metadata, loss_note, tags_of_tiff, with_comment_as_text
+from isnet.images.open_image import DECODE_ERRORS
 from isnet.images.photo import Photo
-from isnet.images.png_chunks import SIGNATURE, chunk, insert_colour_chunks, non_srgb_chunks
+from isnet.images.png_chunks import (
+    SIGNATURE,
+    chunk,
+    insert_chunks,
+    insert_colour_chunks,
+    non_srgb_chunks,
+    xmp_chunk,
+)
+from isnet.images.tag_blocks import add_tags, build_block
 
 _DEEP = ("LA;16", "RGB;16", "RGBA;16")
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Format:
-    """Modes a format holds, and Pillow's options to write it.
+    """Modes and metadata of a format, and Pillow's options.
 
-    The modes are held without loss, or, if `lossy`, at all.
+    The modes are held without loss, or, if `lossy`, at all. `kinds` are those of `isnet.images.metadata`, `max_side` is
+    in pixels.
     """
 
     name: str
     modes: tuple[str, ...]
     lossy: bool = False
     profile: bool = True
+    dpi: bool = True
+    kinds: tuple[str, ...] = ()
+    max_side: int = (1 << 31) - 1
     options: tuple[tuple[str, Any], ...] = ()
 
 
-_PNG = _Format(name="PNG", modes=("1", "L", "LA", "P", "RGB", "RGBA", "I;16", *_DEEP))
+_PNG = _Format(
+    name="PNG",
+    modes=("1", "L", "LA", "P", "RGB", "RGBA", "I;16", *_DEEP),
+    kinds=("EXIF", "XMP", "comment", "text chunks"),
+)
 _TIFF = _Format(
     name="TIFF",
     modes=("1", "L", "LA", "P", "RGB", "RGBA", "CMYK", "I;16", "F", "RGB;16", "RGBA;16"),
+    kinds=("EXIF", "XMP", "IPTC", "georeference"),
     options=(("compression", "tiff_adobe_deflate"),),
 )
-_JPEG = _Format(name="JPEG", modes=("L", "RGB", "CMYK"), lossy=True)
+# libjpeg takes 65500 of the 65535 pixels that the format allows.
+_JPEG = _Format(
+    name="JPEG",
+    modes=("L", "RGB", "CMYK"),
+    lossy=True,
+    kinds=("EXIF", "XMP", "IPTC", "comment"),
+    max_side=65500,
+)
+_WEBP = _Format(
+    name="WEBP",
+    modes=("RGB", "RGBA"),
+    dpi=False,
+    kinds=("EXIF", "XMP"),
+    max_side=16383,
+    options=(("lossless", True), ("exact", True)),
+)
 _FORMATS = {
     ".png": _PNG,
     ".tif": _TIFF,
     ".tiff": _TIFF,
     ".jpg": _JPEG,
     ".jpeg": _JPEG,
-    ".webp": _Format(name="WEBP", modes=("RGB", "RGBA"), options=(("lossless", True), ("exact", True))),
+    ".webp": _WEBP,
     ".bmp": _Format(name="BMP", modes=("1", "L", "P", "RGB"), profile=False),
-    ".gif": _Format(name="GIF", modes=("L", "P"), profile=False),
-    ".jp2": _Format(name="JPEG2000", modes=("L", "LA", "RGB", "RGBA", "I;16"), profile=False),
+    ".gif": _Format(name="GIF", modes=("L", "P"), profile=False, dpi=False, kinds=("comment",), max_side=65535),
+    ".jp2": _Format(name="JPEG2000", modes=("L", "LA", "RGB", "RGBA", "I;16"), profile=False, dpi=False),
 }
 
 
@@ -138,6 +173,12 @@ def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes
     if not 1 <= quality <= 100:
         raise InputError(f"quality is {quality}; need 1 to 100")
     form = _FORMATS[suffix.lower()]
+    height, width = photo.size
+    if max(height, width) > form.max_side:
+        raise InputError(
+            f"{form.name} holds at most {form.max_side} pixels a side, and the picture has {width}x{height}; write PNG "
+            "or TIFF"
+        )
     # Simplify the mode step by step until the format holds it.
     output, notes = photo, []
     while output.mode not in form.modes or _loses_transparency(output, form):
@@ -151,7 +192,18 @@ def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes
         notes.append(f"{form.name} is lossy: known pixels are not kept exactly; write PNG or TIFF to keep them")
     if photo.icc and not (form.profile and output.icc):
         notes.append("its colour profile is lost")
-    data = _encode(output, form, quality)
+    if photo.dpi and not form.dpi:
+        notes.append(f"its resolution is lost: {form.name} has no place for it")
+    if note := loss_note(photo.metadata, form.name, form.kinds):
+        notes.append(note)
+    try:
+        data = _encode(output, form, quality)
+    except (*DECODE_ERRORS, MemoryError) as error:
+        reason = str(error) or type(error).__name__
+        raise InputError(f"{form.name} cannot hold this picture ({reason}); write PNG or TIFF") from error
+    data, too_long = _with_metadata(data, form, photo.metadata)
+    if too_long:
+        notes.append(f"its metadata ({', '.join(too_long)}) is lost: too long for {form.name}")
     # Only PNG has chunks for colours.
     if form is _PNG:
         return insert_colour_chunks(data, output.colours, profile=bool(output.icc)), tuple(notes)
@@ -194,11 +246,17 @@ def _encode(photo: Photo, form: _Format, quality: int) -> bytes:
     options: dict[str, Any] = dict(form.options)
     if photo.icc and form.profile:
         options["icc_profile"] = photo.icc
-    if photo.dpi and form.name in ("PNG", "TIFF", "JPEG", "BMP"):
+    if photo.dpi and form.dpi:
         options["dpi"] = photo.dpi
     if form.lossy:
         # Full colour resolution: a hole's edge must not bleed into its neighbours.
         options.update(quality=quality, **({} if photo.mode == "L" else {"subsampling": 0}))
+    # Of these formats Pillow writes metadata itself.
+    if form is _WEBP:
+        options["exif"] = build_block(photo.metadata.exif) if photo.metadata.exif else b""
+        options["xmp"] = photo.metadata.xmp
+    if form.name == "GIF" and photo.metadata.comment:
+        options["comment"] = photo.metadata.comment
     image = _to_pillow(photo)
     # PNG stores alpha for each entry, GIF one transparent index.
     if photo.mode == "P" and photo.palette is not None and (photo.palette[:, 3] < 255).any():
@@ -209,6 +267,20 @@ def _encode(photo: Photo, form: _Format, quality: int) -> bytes:
     file = io.BytesIO()
     image.save(file, form.name, **options)
     return file.getvalue()
+
+
+def _with_metadata(data: bytes, form: _Format, metadata: Metadata) -> tuple[bytes, tuple[str, ...]]:
+    """Adds metadata; returns kinds that do not fit."""
+    if form is _JPEG:
+        exif = build_block(metadata.exif) if metadata.exif else b""
+        return insert_segments(data, exif=exif, xmp=metadata.xmp, iptc=metadata.iptc, comment=metadata.comment)
+    if form is _PNG:
+        chunks = with_comment_as_text(metadata).text
+        chunks = (xmp_chunk(metadata.xmp), *chunks) if metadata.xmp else chunks
+        chunks = ((b"eXIf", build_block(metadata.exif)), *chunks) if metadata.exif else chunks
+        return insert_chunks(data, chunks), ()
+    tags = tags_of_tiff(metadata) if form is _TIFF else {}
+    return add_tags(data, tags) if tags else data, ()
 
 
 def _to_pillow(photo: Photo) -> Image.Image:
@@ -236,6 +308,8 @@ def _deep_tiff(photo: Photo) -> bytes:
         resolution=photo.dpi,
         resolutionunit=2 if photo.dpi else None,
         metadata=None,
+        software=False,
+        byteorder="<",
     )
     return file.getvalue()
 

@@ -14,6 +14,7 @@ from torch import nn
 import isnet
 from isnet.errors import InputError
 from isnet.images.photo import read_photo
+from isnet.images.pixels import apply_orientation
 from isnet.inference.classical import classical
 from isnet.inference.tiles import blend_weights, padded_length, tiles
 from isnet.inpaint import MaskRules, Predictor, inpaint
@@ -416,3 +417,36 @@ def test_arrays_in_the_other_order_of_bytes_come_back_in_it():
     found = inpaint(array.astype(">u2"), hole, model=classical("telea")).image
     assert found.dtype == np.dtype(">u2")
     assert np.array_equal(found, inpaint(array, hole, model=classical("telea")).image)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("half", [False, True])
+def test_a_mask_drawn_on_the_stored_pixels_is_turned_and_resized_like_the_photo(orientation, half):
+    picture_HW3 = np.full((40, 60, 3), 90, np.uint8)
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = io.BytesIO()
+    Image.fromarray(picture_HW3).save(file, "PNG", exif=exif)
+    hole = np.zeros((40, 60), bool)
+    hole[4:12, 40:58] = True
+    upright = apply_orientation(hole, orientation)
+    # With orientations 2 to 4 both have one size, which means "shown".
+    drawn = hole if orientation >= 5 else upright
+    mask = drawn[::2, ::2] if half else drawn
+    result = inpaint(file.getvalue(), png(mask), model=MODEL, resize_mask=half)
+    assert np.array_equal(result.hole, upright)
+    by_hand = inpaint(file.getvalue(), png(hole[::2, ::2] if half else hole), model=MODEL, resize_mask=half,
+                      mask_frame="stored")  # fmt: skip
+    assert np.array_equal(by_hand.hole, upright)
+
+
+def test_a_square_mask_to_be_resized_means_the_shown_picture():
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    file = io.BytesIO()
+    Image.fromarray(np.full((40, 60, 3), 90, np.uint8)).save(file, "PNG", exif=exif)
+    hole = np.zeros((30, 30), bool)
+    hole[:10] = True
+    result = inpaint(file.getvalue(), png(hole), model=MODEL, resize_mask=True)
+    assert result.hole[:18].all()
+    assert not result.hole[22:].any()

@@ -300,16 +300,6 @@ def test_files_appear_whole_under_any_name(tmp_path):
     assert len(list(tmp_path.iterdir())) == 5
 
 
-def test_exif_is_not_carried_over():
-    exif = Image.Exif()
-    exif[0x010F] = "A camera"
-    file = io.BytesIO()
-    Image.fromarray(samples("RGB")).save(file, "JPEG", exif=exif)
-    data, _ = encode_photo(read_photo(file.getvalue()), ".jpg")
-    with Image.open(io.BytesIO(data)) as image:
-        assert len(image.getexif()) == 0
-
-
 def test_animations_say_that_one_frame_was_read():
     frames = [Image.fromarray(samples("RGB")) for _ in range(3)]
     file = io.BytesIO()
