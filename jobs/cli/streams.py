@@ -34,11 +34,24 @@ def usable_streams() -> Iterator[None]:
         yield
     finally:
         # Python's own flush at the exit would print an error and change the exit status.
-        for stream in (sys.stdout, sys.stderr):
-            try:
-                stream.flush()
-            except (OSError, ValueError):
-                discard(stream)
+        reason = _flush(sys.stdout)
+        _flush(sys.stderr)
+        # Such as help that nobody gets to read.
+        if reason is not None:
+            notify(f"standard output cannot be written ({reason}); send it elsewhere")
+            raise SystemExit(1)
+
+
+def _flush(stream: TextIO) -> str | None:
+    """Flushes a stream; returns the reason of a failure."""
+    try:
+        stream.flush()
+    except BrokenPipeError:
+        discard(stream)
+    except (OSError, ValueError) as error:
+        discard(stream)
+        return str(getattr(error, "strerror", None) or error)
+    return None
 
 
 def write_report(text: str, stream: TextIO, *, end: str = "\n") -> None:
@@ -105,7 +118,9 @@ def _keep_warnings_harmless() -> None:
 
     `PYTHONWARNINGS=error` is meant for a user's own code; child processes inherit it.
     """
-    if any(option.split(":")[0] == "error" for option in sys.warnoptions):
+    # Python takes the beginning of a word, too.
+    actions = [option.split(":")[0] for option in sys.warnoptions]
+    if any(action and "error".startswith(action) for action in actions):
         os.environ.pop("PYTHONWARNINGS", None)
         warnings.resetwarnings()
         for category in _QUIET_WARNINGS:

@@ -12,7 +12,7 @@ import pytest
 
 PROGRAM = """
 import argparse, sys, types
-from jobs.cli import main
+from jobs.cli import arguments, main
 def command(args):
     import warnings
     warnings.warn("an old name", DeprecationWarning)
@@ -25,7 +25,7 @@ def build_parser():
     parser.add_argument("--json", action="store_true")
     parser.set_defaults(target="commands.stack:command")
     return parser
-main.build_parser = build_parser
+arguments.build_parser = build_parser
 sys.modules["jobs.commands.stack"] = types.SimpleNamespace(command=command)
 sys.exit(main.main())
 """
@@ -33,6 +33,8 @@ sys.exit(main.main())
 
 def shell(line: str, name: str = "photo", **variables: str) -> subprocess.CompletedProcess[bytes]:
     """Runs a command that prints one message and one report, with the streams of a shell line."""
+    # Unbuffered, argparse would drop the error of a write.
+    variables.setdefault("PYTHONUNBUFFERED", "")
     environment = {**os.environ, **variables, "PROGRAM": PROGRAM, "PYTHON": sys.executable, "NAME": name}
     return subprocess.run(["bash", "-c", line], env=environment, capture_output=True, check=False)
 
@@ -71,6 +73,14 @@ def test_a_full_disk_behind_the_report_is_told_in_a_sentence(option: str) -> Non
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
+def test_help_that_nobody_gets_to_read_is_told_in_a_sentence() -> None:
+    ran = shell(f"{RUN} --help >/dev/full")
+    assert ran.returncode == 1
+    sentence = b"isnet: standard output cannot be written (No space left on device); send it elsewhere\n"
+    assert ran.stderr == sentence
+
+
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="this system has no /dev/full")
 def test_messages_that_nobody_can_read_change_nothing() -> None:
     ran = shell(f"{RUN} 2>/dev/full")
     assert (ran.returncode, ran.stdout) == (0, b"done with photo\n")
@@ -98,6 +108,7 @@ def test_the_json_of_a_name_that_is_no_utf8_gives_its_bytes_back(encoding: str) 
     assert os.fsencode(json.loads(ran.stdout)["name"]) == b"caf\xe9 \xd1\x84"
 
 
-def test_warnings_of_libraries_are_no_errors() -> None:
-    ran = shell(RUN, PYTHONWARNINGS="error")
+@pytest.mark.parametrize("warnings", ["error", "e::DeprecationWarning", "default,error"])
+def test_warnings_of_libraries_are_no_errors(warnings: str) -> None:
+    ran = shell(RUN, PYTHONWARNINGS=warnings)
     assert (ran.returncode, ran.stdout) == (0, b"done with photo\n")
