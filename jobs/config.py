@@ -14,8 +14,10 @@ from pydantic import Field, field_validator, model_validator
 
 from jobs.presets import layer_names, preset_names, preset_tree
 from trainplane.command_line import command_line
+from trainplane.config.hints import meant, typed
 from trainplane.config.load import build
 from trainplane.config.overrides import apply_overrides
+from trainplane.config.schema import settings
 from trainplane.config.section import Section, about
 from trainplane.errors import UserError
 from trainplane.train.config import TrainConfig
@@ -235,7 +237,7 @@ class ISNetTrainConfig(TrainConfig):
 class ISNetConfig(RunConfig):
     """One ISNet run."""
 
-    task: str = TASK
+    task: str = Field(TASK, description="model that is trained, as package.module:Class")
     data: ISNetDataConfig
     train: ISNetTrainConfig
     model: ModelConfig = ModelConfig()
@@ -267,6 +269,11 @@ def load_run_config(preset: str, overrides: Sequence[str]) -> RunConfig:
     if "search" in tree:
         raise UserError(f"{preset!r} is a search; run it with `{command_line('tune', preset)}`")
     _check_words(preset, overrides)
+    return build_run(tree, overrides)
+
+
+def build_run(tree: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
+    """Builds the configuration of a preset's tree with overrides on top."""
     schema = run_schema(tree, overrides)
     return build(schema, apply_overrides(tree, overrides, schema))
 
@@ -277,6 +284,20 @@ def load_isnet_config(preset: str, overrides: Sequence[str]) -> ISNetConfig:
     if not isinstance(config, ISNetConfig):
         raise UserError(f"{preset!r} trains {config.task}, and ISNet is needed here; give a preset without `task:`")
     return config
+
+
+def meant_overrides(name: str, value: str, *, of_search: bool) -> list[str]:
+    """Overrides that a name and a value may stand for.
+
+    Args:
+        name: of a setting, or similar to one.
+        value: as it was typed.
+        of_search: True where settings of a search are possible, too.
+    """
+    from trainplane.search.config import SearchFile
+
+    declared = [*settings(ISNetConfig), *(settings(SearchFile) if of_search else [])]
+    return [typed(setting, name, value) for setting in meant(declared, name)]
 
 
 def run_schema(tree: Mapping[str, Any], overrides: Sequence[str] = ()) -> type[RunConfig]:
@@ -295,7 +316,10 @@ def _check_words(preset: str, overrides: Sequence[str]) -> None:
     """Refuses a layer, or a second preset, among the overrides."""
     for word in overrides:
         if word.startswith("search."):
-            raise UserError(f"{word!r} is a setting of a search, and {preset!r} is one run; searches: `isnet tune`")
+            raise UserError(
+                f"{word!r} is a setting of a search, and {preset!r} is one run; searches: "
+                f"`{command_line('tune', 'SEARCH')}`"
+            )
         if word in layer_names():
             raise UserError(f"{word!r} is no override; a layer is joined to the preset's name: {preset}+{word}")
         if word in preset_names():

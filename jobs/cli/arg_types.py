@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
-Parser = argparse.ArgumentParser
+from jobs.cli.parser import Parser
 
 MODEL_HELP = (
     "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, author:PATH, "
@@ -16,33 +16,83 @@ MODEL_HELP = (
 def command(commands: Any, name: str, target: str, summary: str, **options: Any) -> Parser:
     """Adds one command; `target` is MODULE:FUNCTION below `jobs`."""
     parser: Parser = commands.add_parser(name, help=summary, description=summary, **options)
+    commands.parent.actions[name] = parser
     # The target is imported only when the command is called.
-    parser.set_defaults(target=target, command=name)
-    # Options that every command has.
-    parser.add_argument("--json", action="store_true", help="print one JSON object on standard output, nothing else")
-    parser.add_argument("--context", metavar="NAME", help="where things are: a context of isnet.toml (default: local)")
+    parser.set_defaults(target=target, command=name, parser=parser)
+    common_options(parser)
     return parser
 
 
 def group(commands: Any, name: str, summary: str) -> Any:
     """Adds a command that has actions, and returns their group."""
-    parser = commands.add_parser(name, help=summary, description=summary)
-    return parser.add_subparsers(metavar="ACTION", title="actions", required=True)
+    parser: Parser = commands.add_parser(name, help=summary, description=summary)
+    commands.parent.actions[name] = parser
+    common_options(parser)
+    return commands_of(parser, metavar="ACTION", title="actions", required=True)
 
 
-def preset(parser: Parser, metavar: str) -> None:
-    """Adds a preset and its overrides."""
+def commands_of(parser: Parser, **options: Any) -> Any:
+    """Returns the group of a parser's commands."""
+    commands = parser.add_subparsers(**options)
+    commands.parent = parser  # type: ignore[attr-defined]
+    return commands
+
+
+def common_options(parser: Parser) -> None:
+    """Adds the options of every command, at any place."""
+    # Without a default: that of a command would replace what stands before the command.
+    none: Any = argparse.SUPPRESS
     parser.add_argument(
-        "preset",
-        metavar=metavar,
-        help="a shipped name (demo, places2, celeba, …) or a YAML file; PRESET+laptop is any of them, shrunk",
+        "--json", action="store_true", default=none, help="print one JSON object on standard output, nothing else"
     )
-    parser.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings on top, such as train.steps=200")
+    parser.add_argument(
+        "--context", metavar="NAME", default=none, help="where things are: a context of isnet.toml (default: local)"
+    )
+
+
+def preset(parser: Parser, metavar: str, *, kind: str = "presets", nargs: str | None = None) -> None:
+    """Adds a preset and its overrides.
+
+    Args:
+        parser: of the command.
+        metavar: name of the preset in the help.
+        kind: words that complete it, see `jobs.commands.completion`.
+        nargs: "?" where it may be left out.
+    """
+    name = parser.add_argument(
+        "preset",
+        nargs=nargs,
+        metavar=metavar,
+        help="a shipped name (`isnet config show` lists them) or a YAML file; PRESET+laptop is any of them, shrunk",
+    )
+    name.completed_by = kind  # type: ignore[attr-defined]
+    settings(parser, kind="searches_or_settings" if kind == "searches" else "settings")
+
+
+def settings(parser: Parser, kind: str = "settings") -> None:
+    """Adds overrides, completed by words of this kind."""
+    overrides = parser.add_argument(
+        "overrides",
+        nargs="*",
+        # With a default argparse does not call them required.
+        default=[],
+        metavar="a.b=c",
+        help="settings on top, such as train.steps=200; all of them: `isnet config show PRESET`",
+    )
+    overrides.completed_by = kind  # type: ignore[attr-defined]
+
+
+def number(text: str) -> int:
+    """Parses a whole number."""
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; need one such as 8") from error
 
 
 def count(text: str) -> int:
     """Parses a number of at least 1."""
-    value = int(text)
+    value = number(text)
     if value < 1:
         raise argparse.ArgumentTypeError(f"{text} is too small; need at least 1")
     return value
@@ -50,7 +100,7 @@ def count(text: str) -> int:
 
 def whole(text: str) -> int:
     """Parses a number of at least 0."""
-    value = int(text)
+    value = number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; need 0 or more")
     return value
@@ -58,7 +108,7 @@ def whole(text: str) -> int:
 
 def port(text: str) -> int:
     """Parses a TCP port; 0 means a free one."""
-    value = int(text)
+    value = number(text)
     if not 0 <= value <= 65535:
         raise argparse.ArgumentTypeError(f"{text} is not a port; need 0 to 65535")
     return value

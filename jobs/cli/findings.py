@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from trainplane.errors import split_remedy
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -17,9 +19,7 @@ class Finding:
     @classmethod
     def from_error(cls, error: Exception) -> Finding:
         """Turns a refusal into a finding."""
-        # The last part of the message, after a semicolon, is the remedy.
-        what, _, remedy = str(error).rpartition("; ")
-        return cls("error", what or remedy, remedy if what else "")
+        return cls("error", *split_remedy(str(error)))
 
     def __str__(self) -> str:
         return f"{self.what}; {self.remedy}" if self.remedy else self.what

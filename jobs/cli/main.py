@@ -1,6 +1,6 @@
 """The command `isnet`: parses arguments, calls the command, reports errors.
 
-Arguments are declared in `jobs.cli.parsers`. A command's module is imported when the command is called, so that
+Arguments are parsed in `jobs.cli.arguments`. A command's module is imported when the command is called, so that
 `isnet --help` answers at once. Exit status: 0 done; 1 ran and failed; 2 the user's mistake, nothing was started;
 130 interrupted.
 """
@@ -16,13 +16,13 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from jobs.cli.arg_types import Parser
-from jobs.cli.parsers import bench, cluster, data, models, runs, training
+from jobs.cli.arguments import parse
 from jobs.cli.streams import OutputError, notify, usable_streams, write_report
 from trainplane.command_line import CONTEXT_VARIABLE
+from trainplane.errors import RunFailed, UserError, split_remedy
 from trainplane.passive_waiting import wait_passively
 
 if TYPE_CHECKING:
@@ -31,19 +31,16 @@ if TYPE_CHECKING:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
+    words = list(sys.argv[1:] if argv is None else argv)
     with usable_streams():
-        return _run(argv)
+        try:
+            args = parse(words)
+        except UserError as error:
+            return _fail(argparse.Namespace(json="--json" in words), str(error), 2)
+        return _run(args)
 
 
-def _run(argv: Sequence[str] | None) -> int:
-    # Parse: settings may stand behind options, too.
-    parser = build_parser()
-    args, extra = parser.parse_known_args(argv)
-    if extra:
-        _add_overrides(parser, args, extra)
-    # `isnet` alone: print the help and exit.
-    if not hasattr(args, "target"):
-        parser.parse_args([*(argv if argv is not None else sys.argv[1:]), "--help"])
+def _run(args: argparse.Namespace) -> int:
     _quiet_third_parties()
     wait_passively()
     # SIGTERM interrupts as Ctrl-C does, so that servers and processes that were started are ended on the way out.
@@ -54,24 +51,24 @@ def _run(argv: Sequence[str] | None) -> int:
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError
-    from trainplane.environ import child_environment, preserved_variables
-    from trainplane.errors import RunFailed, UserError
+    from trainplane.environ import preserved_variables
 
     try:
-        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE), child_environment():
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE):
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
             status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
     except (UserError, InputError) as error:
-        return _fail(str(error), 2)
+        return _fail(args, str(error), 2)
     except RunFailed as error:
-        return _fail(str(error), 1)
+        return _fail(args, str(error), 1)
     except BrokenPipeError:
         # The reader of a pipe has ended (`isnet … | head`).
         return 0
     except OutputError as error:
-        return _fail(f"the command has ended, but its report cannot be written ({error}); send it elsewhere", 1)
+        notify(f"the command has ended, but its report cannot be written ({error}); send it elsewhere")
+        return 1
     except KeyboardInterrupt:
-        return _fail(f"interrupted{RESUMABLE.get(args.target, '')}", 130)
+        return _fail(args, f"interrupted{RESUMABLE.get(args.target, '')}", 130)
     except Exception as error:
         # An unreachable server, or a database that is locked or full, is no fault of the program. Code that continues
         # without MLflow catches these errors itself.
@@ -79,16 +76,8 @@ def _run(argv: Sequence[str] | None) -> int:
             raise
         from trainplane.tracking.client import reason
 
-        return _fail(f"The MLflow request failed ({reason(error)}); fix the server and rerun the command", 1)
+        return _fail(args, f"The MLflow request failed ({reason(error)}); fix the server and rerun the command", 1)
     return int(status or 0)
-
-
-def _add_overrides(parser: Parser, args: argparse.Namespace, extra: list[str]) -> None:
-    """Adds settings behind an option (`train demo --fresh train.steps=9`)."""
-    # Argparse does not recognise them; everything else is a mistake.
-    if not hasattr(args, "overrides") or any("=" not in word or word.startswith("-") for word in extra):
-        parser.error(f"unrecognized arguments: {' '.join(extra)}")
-    args.overrides += extra
 
 
 def _context(args: argparse.Namespace) -> Context:
@@ -106,7 +95,7 @@ def _context(args: argparse.Namespace) -> Context:
 
 
 # Commands without a context: they start servers of their own, or need none.
-WITHOUT_CONTEXT = ("bench.", "commands.stack:")
+WITHOUT_CONTEXT = ("bench.", "commands.stack:", "commands.config:", "commands.completion:")
 
 # Commands that record something, and so make the database of a local context; all others leave nothing behind.
 RECORDING = (
@@ -134,13 +123,20 @@ def _interrupt(number: int, frame: Any) -> None:
     raise KeyboardInterrupt
 
 
-def _fail(message: str, status: int) -> int:
+def _fail(args: argparse.Namespace, message: str, status: int) -> int:
+    """Reports a failure; with `--json` on both streams."""
     notify(message)
+    if args.json and not getattr(args, "is_reported", False):
+        what, remedy = split_remedy(message)
+        # Nobody may read it any more, and the status says the same.
+        with suppress(BrokenPipeError, OutputError):
+            write_report(json.dumps({"error": what, "remedy": remedy or None}, ensure_ascii=False), sys.stdout)
     return status
 
 
 def emit(args: argparse.Namespace, payload: dict[str, Any], text: str) -> None:
     """Prints a command's report: with `--json` one object, else text."""
+    args.is_reported = True
     write_report(json.dumps(payload, ensure_ascii=False) if args.json else text, args.report)
 
 
@@ -182,29 +178,3 @@ def _quiet_third_parties() -> None:
         "MLFLOW_LOGGING_LEVEL": "WARNING",
     }.items():
         os.environ.setdefault(name, value)
-
-
-def build_parser() -> Parser:
-    """Builds the parser of all commands."""
-    parser = Parser(
-        prog="isnet",
-        description="Train, search, record and promote ISNet, a GAN that fills holes in pictures.",
-        epilog="Exit status: 0 done; 1 ran and failed; 2 a mistake in the call, nothing started; 130 interrupted.",
-    )
-    # In the order of `isnet --help`: from data to cluster.
-    commands = parser.add_subparsers(metavar="COMMAND", title="commands")
-    data.demo(commands)
-    data.data(commands)
-    training.train(commands)
-    training.plan(commands)
-    training.tune(commands)
-    models.evaluate(commands)
-    models.inpaint(commands)
-    models.models(commands)
-    runs.runs(commands)
-    cluster.submit(commands)
-    cluster.jobs(commands)
-    cluster.doctor(commands)
-    cluster.stack(commands)
-    bench.bench(commands)
-    return parser

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs.client import is_loopback
 from trainplane.command_line import command_line
+from trainplane.config.canonical import flatten
 from trainplane.errors import UserError
 
 # Arguments that are always files or folders, and those that may also be a name or an address.
@@ -68,12 +69,10 @@ def check_settings(config: Any, context: Context) -> None:
     """Refuses settings of a run that are paths here."""
     if not is_remote(context):
         return
-    for name, value in (
-        ("data.train", config.data.train),
-        ("data.val", config.data.val),
-        ("data.masks", config.data.masks),
-        ("loss.perceptual_weights", config.loss.perceptual_weights),
-    ):
+    settings = flatten(config.model_dump(mode="json"))
+    for name in ("data.train", "data.val", "data.masks", "loss.perceptual_weights"):
+        # Other tasks have no masks.
+        value = settings.get(name)
         if isinstance(value, str) and _looks_like_path(value):
             raise UserError(
                 f"{name} = {value!r} is a path on this machine, which the cluster at {context.ray} cannot see; put it "

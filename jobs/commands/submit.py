@@ -15,7 +15,8 @@ from pathlib import Path
 import isnet as isnet_package
 import jobs as jobs_package
 import trainplane as trainplane_package
-from jobs.cli.main import build_parser, emit
+from jobs.cli.arguments import parse
+from jobs.cli.main import emit
 from jobs.cli.streams import notify, write_report
 from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
 from trainplane.cluster import context_file
@@ -30,7 +31,7 @@ from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
 # Commands for the user's own machine.
-NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench")
+NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench", "config", "completion", "help")
 # Packages that travel with a job.
 _PACKAGES = (isnet_package, jobs_package, trainplane_package)
 
@@ -93,18 +94,12 @@ def job_command(words: list[str], context: Context) -> list[str]:
         raise UserError(
             f"`isnet {words[0]}` runs on your machine; submit train, tune, evaluate, inpaint or data instead"
         )
-    parsed, extra = build_parser().parse_known_args(words)
-    # Settings that follow an option are left over by argparse.
-    if unknown := [
-        word for word in extra if "=" not in word or word.startswith("-") or not hasattr(parsed, "overrides")
-    ]:
-        raise UserError(f"`isnet {words[0]}` does not take {' '.join(unknown)}; see `isnet {words[0]} --help`")
+    parsed = parse(words)
     # Of a training the settings are checked here, too.
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
-        overrides = [*parsed.overrides, *(word for word in extra if "=" in word)]
-        check_settings(load_run_config(parsed.preset, overrides), context)
+        check_settings(load_run_config(parsed.preset, parsed.overrides), context)
     return portable_args(words, parsed, context)
 
 

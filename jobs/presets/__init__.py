@@ -46,7 +46,7 @@ def preset_tree(preset: str) -> dict[str, Any]:
 
 
 def preset_parts(preset: str) -> list[PresetPart]:
-    """Parts of a preset from the bottom up: bases, the file itself, layers."""
+    """Parts of a preset: bases, the file itself, layers."""
     return _parts(preset, [])
 
 

@@ -7,10 +7,15 @@ traceback; any other exception is a bug of ours and is shown with one.
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Collection
 
 # Start of a line that SQLAlchemy puts before the error itself.
 _PREAMBLE = "(raised as a result of"
+
+# Parts of a message that belong together. An apostrophe within a word is no quotation mark.
+_QUOTED = (r"`[^`]*`", r"(?<!\w)'[^']*'(?!\w)", r'"[^"]*"')
+_BRACKETED = (r"\([^()]*\)", r"\[[^\[\]]*\]", r"\{[^{}]*\}")
 
 # The command line that messages name; the platform itself has none.
 CLI = "isnet"
@@ -40,6 +45,20 @@ def nearest(name: str, names: Collection[str]) -> str:
     if close:
         return f"; did you mean {close[0]!r}?"
     return f"; known: {', '.join(sorted(names))}"
+
+
+def split_remedy(message: str) -> tuple[str, str]:
+    """Splits a message into what is wrong and what to do.
+
+    The remedy is the part after the last semicolon that stands in no brackets, quotes or backticks; empty if there is
+    none.
+    """
+    # What is enclosed becomes spaces, so that positions stay; brackets may be in brackets.
+    plain = message
+    for pattern in (*_QUOTED, *_BRACKETED, *_BRACKETED):
+        plain = re.sub(pattern, lambda match: " " * len(match[0]), plain)
+    position = plain.rfind("; ")
+    return (message[:position], message[position + 2 :]) if position > 0 else (message, "")
 
 
 def error_line(error: BaseException | str, *, last: bool = False) -> str:

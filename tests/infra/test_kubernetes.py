@@ -209,7 +209,7 @@ def test_the_context_inside_is_one_that_we_can_read(tmp_path, monkeypatch):
 
 
 def test_jobs_run_commands_that_exist():
-    from jobs.cli.main import build_parser
+    from jobs.cli.arguments import build_parser
 
     for job in render("jobs"):
         words = job["spec"]["entrypoint"].split()

@@ -90,7 +90,9 @@ def models(commands: Any) -> None:
     register = command(actions, "register", "commands.models:register", "make a run's last checkpoint a model version")
     # One run, or the best trial of a search.
     register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
-    register.add_argument("overrides", nargs="*", metavar="a.b=c", help="settings that the search was started with")
+    register.add_argument(
+        "overrides", nargs="*", default=[], metavar="a.b=c", help="settings that the search was started with"
+    )
     register.add_argument("--from-search", metavar="SEARCH", help="the best trial of a search, instead of RUN")
     register.add_argument("--steps", type=count, metavar="N", help="continue that trial to N steps first")
     register.add_argument(

@@ -32,7 +32,7 @@ def plan(commands: Any) -> None:
         "commands.plan:plan_tune",
         "upper bounds on trials, steps and time of a search; exit 2: refused",
     )
-    preset(tune, "SEARCH")
+    preset(tune, "SEARCH", kind="searches")
     for parser, known in ((train, "the rate of the last similar run"), (tune, "that of its own trials, or such a run")):
         # Times the hardware on which it is typed.
         parser.add_argument(
@@ -46,6 +46,7 @@ def tune(commands: Any) -> None:
         commands,
         "tune",
         "commands.tune:tune",
-        "one search: many runs under one parent; `isnet tune show SEARCH`: its progress, from its journal",
+        "one search: many runs under one parent; `tune show`: its progress; `tune list`: all searches",
+        usage="isnet tune [-h] [options] [show] SEARCH [a.b=c …]\n       isnet tune list",
     )
-    preset(parser, "SEARCH")
+    preset(parser, "SEARCH", kind="searches")

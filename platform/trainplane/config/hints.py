@@ -1,4 +1,4 @@
-"""Finds the setting that a user meant by an unknown name."""
+"""Finds the setting that was meant by an unknown name."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def hint(schemas: Sequence[type[Section]], name: str, value: str | None = None) 
         beside = [setting.name for setting in declared if section and setting.name.rpartition(".")[0] == section]
         names = ", ".join(beside) if len(beside) <= _LISTED else ""
         return f"; known: {names}" if names else f"; `{command_line('config', 'show', 'PRESET')}` lists the settings"
-    words = " or ".join(_typed(setting, name, value) for setting in candidates)
-    return f"; did you mean {words}?"
+    return f"; did you mean {' or '.join(typed(setting, name, value) for setting in candidates)}?"
 
 
-def _typed(setting: Setting, name: str, value: str | None) -> str:
+def typed(setting: Setting, name: str, value: str | None) -> str:
+    """Setting as it should be typed instead."""
     if _leaf(name) in setting.related:
         return f"{setting.name}=… ({setting.kind})"
     return setting.name if value is None else f"{setting.name}={value}"

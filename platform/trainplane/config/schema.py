@@ -109,8 +109,14 @@ def _kind(part: Mapping[str, Any], defs: Mapping[str, Any]) -> str:
     if part.get("type") == "object":
         inner = part.get("additionalProperties")
         return f"table of {_kind(inner, defs)}" if isinstance(inner, dict) else "table"
-    limits = " and ".join(f"{sign} {part[key]}" for key, sign in _BOUNDS.items() if key in part)
+    limits = " and ".join(f"{sign} {_limit(part[key])}" for key, sign in _BOUNDS.items() if key in part)
     return f"{_TYPES.get(str(part.get('type')), 'any value')} {limits}".strip()
+
+
+def _limit(value: float) -> str:
+    """Limit as people write it, such as 2^63."""
+    power = int(value).bit_length() - 1
+    return f"2^{power}" if power > 30 and value == 2**power else str(value)
 
 
 def section_at(schema: type[Section], path: Sequence[str]) -> type[Section] | None:

@@ -10,7 +10,7 @@ _MARKS = {codecs.BOM_UTF8: "utf-8-sig", codecs.BOM_UTF16_LE: "utf-16", codecs.BO
 
 
 def read_text(path: Path) -> str:
-    """Text of a UTF-8 file, or by its byte order mark.
+    """Text of a UTF-8 file, or of a marked one.
 
     Raises:
         OSError: The file cannot be read.

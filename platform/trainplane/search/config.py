@@ -221,7 +221,9 @@ LIMIT_FIELDS = ("trials", "budget", "concurrent", "retries", "register_as")
 class SearchFile(Section):
     """Search file: a base, overrides and a `search` section."""
 
-    name: str = Field(..., pattern=SEARCH_NAME, description="lower case, digits, - and _; the same name resumes")
+    name: str = Field(
+        ..., pattern=SEARCH_NAME, description="name of the search: lower case, digits, - and _; the same name resumes"
+    )
     base: str = Field(..., description="preset or YAML file of every trial")
     overrides: dict[str, Any] = Field(default_factory=dict, description="sections on top of the base")
     search: SearchSettings

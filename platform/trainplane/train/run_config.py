@@ -110,10 +110,10 @@ class RunConfig(Section):
     name: str = Field(
         ...,
         pattern=r"^[a-z0-9][a-z0-9_-]{0,62}$",
-        description="lower case, digits, - and _",
+        description="name of the run: lower case, digits, - and _",
         json_schema_extra=about(also=["run_name"]),
     )
-    task: str = Field(..., description="package.module:Class")
+    task: str = Field(..., description="model that is trained, as package.module:Class")
     data: DataConfig
     train: TrainConfig
     guard: GuardConfig = GuardConfig()

@@ -8,7 +8,7 @@ from mlflow.exceptions import MlflowException
     ("words", "sentence"),
     [
         (["train", "dmeo"], "did you mean 'demo'"),
-        (["train", "demo", "train.stpes=3"], "did you mean 'steps'"),
+        (["train", "demo", "train.stpes=3"], "did you mean train.steps=3?"),
         (["train", "search_demo"], "isnet tune search_demo"),
         (["train", "demo", "train.workers=3"], "does not divide"),
         (["train", "demo", "data.train=nowhere"], "nowhere"),
