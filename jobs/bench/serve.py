@@ -26,6 +26,7 @@ from isnet.masks import irregular
 from jobs.bench.common import Figure, figure, median_quotient, report, results_in_turns, smooth_photos
 from jobs.evaluation.models import open_model
 from jobs.inference import batch as inpaint_batch
+from jobs.inference.planning import Options, plan
 from trainplane.cluster.context import Context, resolve
 from trainplane.errors import RunFailed
 
@@ -123,6 +124,6 @@ def _loop(address: str, context: Context, folder: Path, out: Path) -> float:
 def _job(address: str, context: Context, folder: Path, out: Path, tasks: int) -> float:
     start = time.perf_counter()
     folders = (str(folder / "photos"), str(folder / "masks"), str(out))
-    job = inpaint_batch.plan(*folders, model=address, options=inpaint_batch.Options())
+    job = plan(*folders, model=address, options=Options())
     inpaint_batch.run(job, context, tasks=tasks)
     return time.perf_counter() - start

@@ -24,6 +24,7 @@ from jobs.cli.progress import bar
 from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.models import Model, open_model
 from jobs.inference import batch
+from jobs.inference.planning import KEPT_SUFFIXES, Options, plan
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
@@ -72,8 +73,8 @@ def _is_batch(args: argparse.Namespace) -> bool:
 
 def _run_batch(args: argparse.Namespace, context: Context) -> int:
     """Runs a resumable batch job (`jobs.inference.batch`)."""
-    options = batch.Options(args.raw, args.black_is_hole, args.resize_mask)
-    job = batch.plan(args.image, args.mask, args.output, model=args.model, options=options)
+    options = Options(args.raw, args.black_is_hole, args.resize_mask)
+    job = plan(args.image, args.mask, args.output, model=args.model, options=options)
     manifest = batch.run(job, context, tasks=task_count(args.parallel))
     done, failed = manifest["pictures"], manifest["failed"]
     lines = [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
@@ -113,7 +114,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
             failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
             continue
         # Formats that cannot be written become PNG.
-        keeps_suffix = relative.suffix.lower() in batch.KEPT_SUFFIXES
+        keeps_suffix = relative.suffix.lower() in KEPT_SUFFIXES
         target = output / (relative if keeps_suffix else relative.with_suffix(".png"))
         if target in targets or (not keeps_suffix and (image / relative.with_suffix(".png")).exists()):
             # b.gif beside b.png: neither result may overwrite the other.

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from jobs.inference import batch
+from jobs.inference import batch, planning
 from jobs.inference.batch import STATE_PREFIX
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.storage import ensure_bucket, open_store
@@ -33,7 +33,7 @@ def masks(tmp_path):
 
 @pytest.fixture
 def small_parts(monkeypatch):
-    monkeypatch.setattr(batch, "PICTURES_PER_PART", 3)
+    monkeypatch.setattr(planning, "PICTURES_PER_PART", 3)
 
 
 def words(photos, masks, out, *more):
@@ -89,7 +89,7 @@ def test_a_result_that_went_missing_is_made_again(isnet, photos, masks, tmp_path
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 130
     monkeypatch.undo()
     monkeypatch.setenv("ISNET_HOME", str(tmp_path / "home"))
-    monkeypatch.setattr(batch, "PICTURES_PER_PART", 3)
+    monkeypatch.setattr(planning, "PICTURES_PER_PART", 3)
     (tmp_path / "out" / "photo-5.jpg").write_bytes(b"half a pict")
     assert isnet(*words(photos, masks, tmp_path / "out")).status == 0
     for row in manifest_of(tmp_path / "out")["pictures"]:
@@ -147,6 +147,17 @@ def test_a_manifest_of_something_else_is_never_removed(isnet, photos, masks, tmp
     assert ran.status == 2
     assert "give another OUT" in ran.err
     assert [(path.name, path.read_bytes()) for path in (tmp_path / "out").iterdir()] == [("manifest.json", content)]
+
+
+def test_names_that_are_no_utf8_are_left_out_or_refused_in_a_sentence(isnet, photos, masks, tmp_path):
+    odd = Path(os.fsdecode(os.fsencode(photos) + b"/caf\xe9.png"))
+    odd.write_bytes((photos / "photo-0.png").read_bytes())
+    ran = isnet(*words(photos, masks, tmp_path / "out"))
+    assert (ran.status, len(ran.json()["done"])) == (1, 8), ran.err
+    assert [entry["image"] for entry in ran.json()["failed"]] == ["caf\\xe9.png"]
+    folder = photos.rename(os.fsdecode(os.fsencode(photos) + b"\xe9"))
+    refused = isnet(*words(folder, masks, tmp_path / "other"))
+    assert (refused.status, "rename the folder" in refused.err) == (2, True), refused.err
 
 
 @pytest.mark.parametrize("content", [b"{", b"[]", b"{}", b'{"identity": 1, "requested": "x", "model": "x"}', b""])
