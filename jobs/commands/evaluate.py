@@ -12,7 +12,8 @@ from jobs.cli.streams import notify
 from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.evaluation import make_protocol
 from jobs.evaluation.report import terminal_text
-from jobs.evaluation.run import PAGE, evaluate_and_record, open_models, report_folder
+from jobs.evaluation.report_folder import report_folder
+from jobs.evaluation.run import PAGE, evaluate_and_record, open_models
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 

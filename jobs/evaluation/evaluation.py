@@ -171,8 +171,12 @@ def _cost(model: Model, scores: Sequence[Score], size: int) -> dict[str, float |
     }
 
 
-def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[str, dict[str, Any]]]:
+def compare(
+    ours: Sequence[Score], theirs: Sequence[Score], *, bins: Sequence[str] | None = None
+) -> dict[str, dict[str, dict[str, Any]]]:
     """Compares two models pair by pair; ours minus theirs.
+
+    `bins` names those that are compared; None: all.
 
     Returns:
         {bin: {metric: comparison}} by the bins of ours.
@@ -190,6 +194,7 @@ def compare(ours: Sequence[Score], theirs: Sequence[Score]) -> dict[str, dict[st
             for metric in METRICS
         }
         for name, group in group_by_bin(ours).items()
+        if bins is None or name in bins
     }
 
 

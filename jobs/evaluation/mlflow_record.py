@@ -45,6 +45,7 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
             run_name=f"{labels} on {protocol.name}"[:200],
             tags={
                 **lineage.code_tags(),
+                **lineage.job_tags(),
                 "isnet.masks_digest": pairing.digest,
                 "isnet.definition": protocol.eval_set.definition,
                 **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},

@@ -7,15 +7,24 @@ an artifact of the run that made the version, `cards/NAME-VERSION.md`. MLflow's 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import PurePosixPath
 from typing import Any
+from urllib.parse import quote
 
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import METRIC_COLUMNS, ratio_rows
+from jobs.config import build_run
 from jobs.evaluation.paper_tables import differences
-from trainplane.markdown import code_span, markdown_table
+from jobs.evaluation.recorded_evaluation import checked_entry
+from trainplane.config.canonical import flatten
+from trainplane.errors import UserError
+from trainplane.markdown import code_span, escaped, markdown_table
 from trainplane.registry.versions import FACTS, ModelVersion
+from trainplane.tracking.pages import artifact_link
 from trainplane.tracking.run_record import RunRecord
+from trainplane.tracking.tracker import gallery_key, newest_image
 
 # MLflow limits descriptions.
 MAX_DESCRIPTION = 4800
@@ -31,12 +40,13 @@ _INVENTS = (
 
 def write(version: ModelVersion) -> str:
     """Writes a version's card and returns it; tags the digests."""
-    entry = version.as_json(version.model.aliases())
-    text = card(version.name, entry, _run(version))
+    entry = checked_entry(version, version.model.aliases())
+    files = [*version.evaluation_files(), *_gallery(version)]
+    text = card(version.name, entry, _run(version), files=files, tracking=version.server.public_address)
     version.attach_card(
         text,
         path=card_path(version.name, version.version),
-        description=version_description(version.name, entry),
+        description=version_description(version.name, entry, files),
     )
     return text
 
@@ -54,11 +64,31 @@ def _run(version: ModelVersion) -> dict[str, Any]:
     datasets = [
         {"name": dataset.name, "digest": dataset.digest, "context": purpose} for purpose, dataset in run.datasets
     ]
-    return {"params": run.params, "tags": run.tags, "datasets": datasets}
+    return {"params": _settings(run), "tags": run.tags, "datasets": datasets}
 
 
-def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
-    """Formats the card from a version's record and its run."""
+def _settings(run: RunRecord) -> dict[str, Any]:
+    """Settings that differ from the defaults; else the parameters."""
+    try:
+        config = build_run(json.loads(run.read_text("config.json") or "{}"), [])
+    # Of other code, or changed by hand: it is only shown.
+    except (UserError, ValueError):
+        return run.params
+    return flatten(config.special())
+
+
+def card(
+    name: str, entry: Mapping[str, Any], run: Mapping[str, Any], *, files: Sequence[str] = (), tracking: str
+) -> str:
+    """Formats the card from a version's record and its run.
+
+    Args:
+        name: registered model.
+        entry: the version, as `checked_entry` gives it.
+        run: params, tags and datasets of its run.
+        files: artifact paths of the files stored with its evaluation.
+        tracking: address of the tracking server, without secrets.
+    """
     version, evaluation = entry["version"], entry["evaluation"]
     # Sections in the usual order of a model card.
     parts = [
@@ -69,31 +99,55 @@ def card(name: str, entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
         "## Settings that differ from the defaults",
         _list(run["params"]) or "none recorded",
         "## Evaluation",
-        _evaluation(evaluation),
+        "\n\n".join([*(escaped(fault) for fault in entry.get("faults", ())), _evaluation(evaluation)]),
         "## Gates",
         _gates(entry["gates"]),
         "## Pictures",
-        _pictures(entry),
+        _pictures(files, depth=card_path(name, version).count("/")),
         "## Limits",
         "\n".join(f"- {limit}" for limit in _limits(evaluation)),
         "## How to load it",
-        _loading(name, version),
+        _loading(name, version, tracking),
         "## Licence",
         _LICENCE,
     ]
     return "\n\n".join(parts) + "\n"
 
 
-def version_description(name: str, entry: Mapping[str, Any]) -> str:
-    """Formats the short form for MLflow's page of the version."""
+def _gallery(version: ModelVersion) -> list[str]:
+    """The newest gallery image of the version's run, if it is there."""
+    from mlflow.exceptions import MlflowException
+
+    path = newest_image(gallery_key(0))
+    if version.run_id is None:
+        return []
+    try:
+        images = version.server.client.list_artifacts(version.run_id, str(PurePosixPath(path).parent))
+    # The store of artifacts may be away.
+    except (MlflowException, OSError):
+        return []
+    return [path] if path in {entry.path for entry in images} else []
+
+
+def version_description(name: str, entry: Mapping[str, Any], files: Sequence[str] = ()) -> str:
+    """Formats the short form for MLflow's page of the version.
+
+    `files` are the artifacts with pictures that are there.
+    """
     evaluation, gates = entry["evaluation"], entry["gates"]
     # A line of state, the means, the gates, and where the whole card is.
     failed = [verdict["gate"] for verdict in gates if not verdict["passed"]]
     outcome = "not judged yet" if not gates else f"failed: {', '.join(failed)}" if failed else "all gates passed"
     aliases = ", ".join(f"@{alias}" for alias in entry["aliases"]) or "no alias"
-    lines = [f"**{aliases}** · {outcome}", "", _evaluation(evaluation)]
+    lines = [f"**{aliases}** · {outcome}", ""]
+    # One picture: the evaluation's before the run's own.
+    shown = [path for _, path in _pictures_of(files) if path.endswith(".png")][:1]
+    if entry["run_id"]:
+        lines += [f"![filled holes]({artifact_link(entry['run_id'], path)})\n" for path in shown]
+    # Headings keep the tables apart on MLflow's pages.
+    lines += ["### Evaluation", "", _evaluation(evaluation)]
     if gates:
-        lines += ["", _gates(gates)]
+        lines += ["", "### Gates", "", _gates(gates)]
     if entry["run_id"]:
         lines += ["", f"card: `{card_path(name, entry['version'])}` of run {entry['run_id']}"]
     text = "\n".join(lines)
@@ -120,7 +174,7 @@ def _list(rows: Mapping[str, Any]) -> str:
 
 def _evaluation(evaluation: Mapping[str, Any] | None) -> str:
     if evaluation is None:
-        return "not evaluated yet: `isnet evaluate` does that"
+        return "not evaluated yet"
     rows = ratio_rows(evaluation["bins"], evaluation.get("intervals"))
     table = markdown_table(["hole %", "pairs", *(title for title, _ in METRIC_COLUMNS.values())], rows)
     protocol = (
@@ -139,15 +193,25 @@ def _gates(gates: list[Mapping[str, Any]]) -> str:
     return markdown_table(["verdict", "gate", "evidence"], rows)
 
 
-def _pictures(entry: Mapping[str, Any]) -> str:
-    if not entry["evaluation_digest"]:
-        return "none yet"
-    # `attach_evaluation` stores the files of an evaluation below its digest.
-    folder = f"evaluations/{entry['evaluation_digest']}"
-    return (
-        f"Among the run's artifacts: `{folder}/figure.png` (the median of each bin), `{folder}/worst.png` (the worst "
-        f"pairs), `{folder}/report.html` (the whole report); made by `isnet evaluate`."
-    )
+def _pictures(files: Sequence[str], *, depth: int) -> str:
+    """Pictures that were logged, relative to the card's folder."""
+    lines = []
+    for caption, path in _pictures_of(files):
+        link = f"[{caption}]({'../' * depth}{quote(path)})"
+        lines.append(f"!{link}" if path.endswith(".png") else f"- {link}")
+    return "\n\n".join(lines) or "none yet; `isnet evaluate` makes some"
+
+
+def _pictures_of(files: Sequence[str]) -> list[tuple[str, str]]:
+    """Captions and paths of the files with pictures."""
+    captions = {
+        "figure.png": "the pair of median PSNR in each bin",
+        "worst.png": "the worst pairs",
+        PurePosixPath(newest_image(gallery_key(0))).name: "a held-out picture of the training run",
+        "report.html": "the whole report",
+    }
+    paths = {PurePosixPath(path).name: path for path in files}
+    return [(caption, paths[name]) for name, caption in captions.items() if name in paths]
 
 
 def _limits(evaluation: Mapping[str, Any] | None) -> list[str]:
@@ -168,12 +232,13 @@ def _limits(evaluation: Mapping[str, Any] | None) -> list[str]:
     return limits
 
 
-def _loading(name: str, version: str) -> str:
+def _loading(name: str, version: str, tracking: str) -> str:
     # A request as MLflow's scoring server accepts it.
+    server = f"MLFLOW_TRACKING_URI={shlex.quote(tracking)}"
     request = json.dumps({"dataframe_records": [{"image": "<base64>", "mask": "<base64, white = hole>"}]})
     return f"""```
 isnet inpaint photo.jpg mask.png -o filled.png --model models:/{name}/{version}
-mlflow models serve -m models:/{name}/{version} --env-manager local --port 5001
+{server} mlflow models serve -m models:/{name}/{version} --env-manager local --port 5001
 curl -H 'Content-Type: application/json' -d '{request}' http://127.0.0.1:5001/invocations
 ```
 

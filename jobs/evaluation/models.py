@@ -1,7 +1,7 @@
 """Opens models by their address.
 
 models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · untrained:PRESET ·
-classical:mean|telea|ns|biharmonic
+classical:mean|telea|ns|biharmonic, and short for the first three NAME, NAME@ALIAS, NAME/VERSION, ID
 """
 
 from __future__ import annotations
@@ -23,8 +23,11 @@ from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor
 from isnet.weights import load_model
 from jobs.config import load_isnet_config
+from jobs.evaluation.model_address import complete_address
+from jobs.evaluation.recorded_evaluation import MAX_SIZE
 from jobs.isnet_task import TRAINED, ISNetTask
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.config.load import build
 from trainplane.errors import UserError
 from trainplane.registry.package import data_of, download
@@ -66,6 +69,7 @@ def network_model(address: str, network: Generator, **attributes: Any) -> Model:
 
 def open_model(address: str, context: Context) -> Model:
     """Opens the model of an address."""
+    typed, address = address, complete_address(address, context)
     # Methods and networks that are not in MLflow.
     if address.startswith("classical:"):
         return Model(address, classical(address.removeprefix("classical:")))
@@ -77,39 +81,50 @@ def open_model(address: str, context: Context) -> Model:
         return untrained_model(load_isnet_config(address.removeprefix("untrained:"), []), address)
     # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
-        return _registered(address, context)
+        return _registered(typed, ModelVersion.at(context.tracking_server, address), context)
     if address.startswith("runs:/"):
-        return _checkpoint(address, checkpoints_of_run(address.removeprefix("runs:/"), context))
-    if "step-" in address or address.startswith(("s3://", "/", ".")):
-        return _checkpoint(address, address)
-    raise UserError(
-        f"{address!r} is not a model; need models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, "
-        "author:PATH, untrained:PRESET or classical:mean|telea|ns|biharmonic"
-    )
+        return _checkpoint(typed, checkpoints_of_run(address.removeprefix("runs:/"), context))
+    return _checkpoint(typed, address)
 
 
-def _registered(address: str, context: Context) -> Model:
-    version = ModelVersion.at(context.tracking_server, address)
+def _registered(address: str, version: ModelVersion, context: Context) -> Model:
     # From here on the version: the alias may move meanwhile.
     folder = download(version, context.home / "cache" / "models")
     exported = data_of(folder)
-    trained = json.loads((exported / TRAINED).read_text(encoding="utf-8"))
+    size, steps = _trained(exported / TRAINED, version.address)
     return network_model(
         address,
         load_model(exported),
-        size=trained["evaluation_size"],
-        steps=trained.get("steps"),
+        size=size,
+        steps=steps,
         pinned=version.address,
         # Of the whole package: weights, code and requirements.
         package_bytes=sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()),
     )
 
 
+def _trained(file: Path, address: str) -> tuple[int, int | None]:
+    """Evaluation size and trained steps of a registered model."""
+    try:
+        trained = json.loads(file.read_text(encoding="utf-8"))
+        size, steps = trained["evaluation_size"], trained.get("steps")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise UserError(
+            f"{address}: its {file.name} cannot be read ({type(error).__name__}); register the checkpoint again"
+        ) from error
+    if type(size) is not int or not 16 <= size <= MAX_SIZE or type(steps) not in (int, type(None)):
+        raise UserError(
+            f"{address}: its {file.name} says evaluation_size {str(size)[:40]} and steps {str(steps)[:40]}; need 16 to "
+            f"{MAX_SIZE} and a whole number; register the checkpoint again"
+        )
+    return size, steps
+
+
 def checkpoints_of_run(run_id: str, context: Context) -> str:
     """Address of the checkpoints of an MLflow run."""
     record = RunRecord(context.tracking_server, run_id)
     if (folder := record.tags.get("trainplane.checkpoints")) is None:
-        raise UserError(f"run {run_id!r} has no checkpoints; need a run of `isnet train`")
+        raise UserError(f"run {run_id!r} has no checkpoints; need a run of `{command_line('train', 'PRESET')}`")
     return str(folder)
 
 

@@ -46,9 +46,14 @@ PAPER_STEPS = 500_000
 # Name of the network -> row of Table 1.
 _FAMILY = {"base": "BaseModel", "base_ff": "BaseModel+FF", "unet_like": "UNet-like"}
 
-_OTHER_SCALE = (
-    "the paper's columns other than ISNet were copied from EdgeConnect: PSNR and SSIM on gray, SSIM window 51, "
-    "L1 as a quotient of sums; they are not on one scale with the others"
+# Beginning of the title of each table.
+PAPER_TITLE = "Table "
+OTHER_SCALE_NOTES = (
+    (
+        "the paper's columns other than ISNet were copied from EdgeConnect: PSNR and SSIM on gray, SSIM window 51, "
+        "L1 as a quotient of sums; they are not on one scale with the others"
+    ),
+    "the author's loader makes holes smaller than their file says, 10-20 % from JPEG to 8.9 % on average",
 )
 
 # Name of the paper's row for an architecture.
@@ -118,10 +123,7 @@ def _by_ratio(title: str, paper: Mapping[str, Any], evaluations: Mapping[str, An
             digits = 3 if metric == "ssim" else 2
             cells = [_digits(value, digits) for value in (*theirs, *ours)]
             rows.append([f"{name} %", METRIC_COLUMNS[metric][0], *cells])
-    notes = [
-        _OTHER_SCALE,
-        "the author's loader makes holes smaller than their file says, 10-20 % from JPEG to 8.9 % on average",
-    ]
+    notes = list(OTHER_SCALE_NOTES)
     for label, evaluation in evaluations.items():
         notes += [f"{label}: {text}" for text in differences(evaluation, dataset)]
     columns = ["hole", "metric", *paper, *(f"here: {label}" for label in evaluations)]

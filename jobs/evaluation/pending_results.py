@@ -10,11 +10,10 @@ import json
 import logging
 from pathlib import Path
 
-from jobs.evaluation import model_card
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
 from trainplane.registry.versions import ModelVersion, evaluation_attachment
-from trainplane.tracking.client import TrackingServer, reason
+from trainplane.tracking.client import TrackingServer, reason, without_secrets
 from trainplane.tracking.results import RunResult, send_result, write_result
 from trainplane.tracking.spool.sync import UnsentSpool, sync_spools, unsent_spools
 from trainplane.tracking.spool.upload import OnVersion, UploadResult
@@ -37,9 +36,21 @@ def sync_all(context: Context, *, also: str | None = None) -> dict[str, UploadRe
 
 def waiting(context: Context) -> list[UnsentSpool]:
     """Spools and letters that MLflow does not have yet."""
-    failures = _import_letters(context)
-    unreadable = [UnsentSpool(run_id, "an unknown address", 1) for run_id in failures]
-    return [*unsent_spools(_spools(context)), *unreadable]
+    # Only looks: `sync_all` is what moves letters.
+    letters = [UnsentSpool(path.stem, _address(path), 1) for path in _letters(context)]
+    return [*unsent_spools(_spools(context)), *letters]
+
+
+def _letters(context: Context) -> list[Path]:
+    return sorted((context.home / "outbox").glob("*.json"))
+
+
+def _address(letter: Path) -> str | None:
+    """Server that a letter is for; None if it cannot be read."""
+    try:
+        return without_secrets(str(json.loads(letter.read_bytes())["tracking"]))
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
 
 
 def _spools(context: Context) -> Path:
@@ -49,6 +60,9 @@ def _spools(context: Context) -> Path:
 def _card_writer(context: Context) -> OnVersion:
     # Called when MLflow has the version's evaluation.
     def write_card(name: str, version: str) -> None:
+        # Loads torch, which commands that send nothing do without.
+        from jobs.evaluation import model_card
+
         model_card.write(ModelVersion(context.tracking_server, name, version))
 
     return write_card
@@ -57,7 +71,7 @@ def _card_writer(context: Context) -> OnVersion:
 def _import_letters(context: Context) -> dict[str, str]:
     """Moves letters into spools; reasons for those that stay."""
     failures = {}
-    for path in sorted((context.home / "outbox").glob("*.json")):
+    for path in _letters(context):
         try:
             _import_letter(context, path)
         # Damaged, without its files, or no room for a copy: it stays, and the others are moved.

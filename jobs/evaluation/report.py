@@ -1,7 +1,7 @@
 """Formats an evaluation report as Markdown, CSV and terminal text.
 
-The first model ("ours") is compared with the others. Pure: no I/O. The HTML page is in `report_html`, its pictures in
-`figures`.
+Models are ranked; the first one that was named ("ours") is compared with the others. Pure: no I/O. The HTML page is in
+`report_html`, its pictures in `figures`.
 """
 
 from __future__ import annotations
@@ -11,20 +11,26 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isnet.metrics import METRICS
-from jobs.cli.format import METRIC_COLUMNS, mean_text, ratio_rows
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_text, ratio_rows
 from jobs.evaluation.evaluation import BETTER
-from jobs.evaluation.paper_tables import Table, paper_tables, paper_view
+from jobs.evaluation.headline import headline, ranking
+from jobs.evaluation.paper_tables import OTHER_SCALE_NOTES, PAPER_TITLE, Table, differences, paper_tables, paper_view
 from jobs.evaluation.scores import ALL_BINS
-from trainplane.markdown import escaped, markdown_table
+from trainplane.markdown import cell_text, escaped, markdown_table
+from trainplane.registry.significance import MIN_GROUPS, smallest_p
 
 # Column of the means over the paper's four bins.
 PAPER_VIEW = "10-50"
+# Metrics that an evaluation may have beside the usual ones.
+EXTRA_METRICS = ("lpips", "fid")
 _COST_NOTE = (
     "memory: estimated maximum of weights and activations; latency: median on this machine, which may have been busy"
 )
-_DIFFERENCE_NOTE = (
-    "mean difference, its 95 % interval, and p (two-sided sign-flip test over pictures); "
-    "not corrected for the number of tests"
+# Said once for all tables and charts of a report.
+_READING = (
+    "In brackets and as bars: the 95 % interval of a mean over pictures, holes of one picture counted together. p is "
+    "the two-sided chance of such a difference if the two were equally good. Both come from one sign-flip test over "
+    "pictures, not corrected for the number of comparisons."
 )
 _STUDY_NOTE = (
     "the same model, pictures and masks; `>0`: the author's loader, whose bilinear resize shrinks the hole, "
@@ -41,7 +47,8 @@ class Report:
     comparisons: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     study: Sequence[Mapping[str, Any]] = ()
     worst: Sequence[Mapping[str, Any]] = ()  # pairs of ours with the lowest PSNR, the worst first
-    facts: Mapping[str, str] = field(default_factory=dict)  # lines of the report's head by name
+    facts: Mapping[str, str] = field(default_factory=dict)  # what was measured, lines by name
+    lead: Mapping[str, Any] | None = None  # PSNR of the best model minus the second's; None with one model
 
     @property
     def ours(self) -> str:
@@ -54,6 +61,8 @@ class Report:
             # The evaluation of ours is at the top level, everything else beside it.
             **self.evaluations[self.ours],
             "label": self.ours,
+            "headline": headline(self.evaluations, self.lead),
+            "ranking": ranking(self.evaluations),
             "models": [{"label": label, **evaluation} for label, evaluation in self.evaluations.items()],
             "comparisons": self.comparisons,
             "mask_study": list(self.study),
@@ -64,13 +73,53 @@ class Report:
 
 
 def tables(report: Report) -> list[Table]:
-    """Returns every table of the report in reading order."""
-    ordered = [_metric_table(report, metric) for metric in METRICS]
-    ordered.append(_cost_table(report))
+    """Returns the tables of the report, without the paper's."""
+    ordered = [leaderboard(report), *(_metric_table(report, metric) for metric in METRICS)]
     ordered += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
     if report.study:
         ordered.append(_study_table(report.study))
-    return [*ordered, *paper_tables(report.evaluations)]
+    return [*ordered, _cost_table(report)]
+
+
+def leaderboard(report: Report) -> Table:
+    """Ranks the models by their means over all holes."""
+    # Metrics that were computed for every model, such as LPIPS, stand behind the usual three.
+    means = {label: evaluation["bins"]["all"] for label, evaluation in report.evaluations.items()}
+    more = [name for name in EXTRA_METRICS if all(row.get(name) is not None for row in means.values())]
+    rows = []
+    for place, label in enumerate(ranking(report.evaluations), start=1):
+        cells = [_cell(report.evaluations[label], "all", metric) for metric in KEY_METRICS]
+        rows.append([str(place), label, *cells, *(f"{means[label][name]:.4g}" for name in more)])
+    columns = ["", "model", *(METRIC_COLUMNS[metric][0] for metric in KEY_METRICS), *map(str.upper, more)]
+    return {"title": "Leaderboard, all holes", "columns": columns, "rows": rows, "notes": []}
+
+
+def reading_notes(report: Report) -> list[str]:
+    """Caveats of the whole report, each once."""
+    few = min(evaluation["pictures"] for evaluation in report.evaluations.values())
+    notes = [_READING]
+    if few < MIN_GROUPS:
+        least = 2 * smallest_p(few)
+        notes.append(
+            f"{few} picture{'s' if few > 1 else ''} cannot say less than p = {least:.2g}; 95 % intervals need "
+            f"{MIN_GROUPS} pictures."
+        )
+    return notes
+
+
+def paper_notes(report: Report) -> list[str]:
+    """Reasons why the paper's numbers are not comparable, each once."""
+    reasons: dict[str, list[str]] = {}
+    for label, evaluation in report.evaluations.items():
+        for dataset in ("places2", "celeba"):
+            for reason in differences(evaluation, dataset):
+                labels = reasons.setdefault(reason, [])
+                labels += [label] if label not in labels else []
+    everybody = list(report.evaluations)
+    return [
+        *OTHER_SCALE_NOTES,
+        *(reason if labels == everybody else f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
+    ]
 
 
 def _metric_table(report: Report, metric: str) -> Table:
@@ -83,8 +132,8 @@ def _metric_table(report: Report, metric: str) -> Table:
     best = [_best(column, metric) for column in zip(*values.values(), strict=True)]
     # Format the rows, and mark those values where there are models to compare.
     rows = []
-    for label, evaluation in report.evaluations.items():
-        cells = [_cell(evaluation, name, metric) for name in columns]
+    for label in ranking(report.evaluations):
+        cells = [_cell(report.evaluations[label], name, metric) for name in columns]
         marked = [
             f"**{cell}**" if len(values) > 1 and value is not None and value == top else cell
             for cell, value, top in zip(cells, values[label], best, strict=True)
@@ -92,12 +141,11 @@ def _metric_table(report: Report, metric: str) -> Table:
         rows.append([label, *marked])
     # All models have the same pairs, so one row counts them.
     counts = [str(_means(report.evaluations[report.ours], name).get("n", 0)) for name in columns]
-    better = "higher is better" if BETTER[metric] == "higher" else "lower is better"
     return {
         "title": f"{METRIC_COLUMNS[metric][0]} by hole ratio",
         "columns": ["model", *(f"{name}{'' if name == 'all' else ' %'}" for name in columns)],
         "rows": [*rows, ["pairs", *counts]],
-        "notes": [f"{better}; in brackets the 95 % interval of the mean, bootstrapped over pictures"],
+        "notes": [f"{BETTER[metric]} is better"],
     }
 
 
@@ -151,7 +199,7 @@ def _difference_table(ours: str, theirs: str, by_bin: Mapping[str, Any]) -> Tabl
         "title": f"{ours} minus {theirs}, pair by pair",
         "columns": ["hole", "pairs", *(title for title, _ in METRIC_COLUMNS.values())],
         "rows": rows,
-        "notes": [_DIFFERENCE_NOTE],
+        "notes": [],
     }
 
 
@@ -188,13 +236,17 @@ def _study_table(rows: Sequence[Mapping[str, Any]]) -> Table:
 def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> str:
     """Formats the report; `pictures` are files beside it by caption."""
     # Labels and addresses are typed by users, so they are escaped.
-    lines = [f"# Evaluation of {escaped(report.ours)}", ""]
-    lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
-    for table in tables(report):
-        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table["columns"], table["rows"])]
-        lines += ["", *(f"*{note}*  " for note in table["notes"])]
+    lines = [f"# Evaluation of {escaped(report.ours)}", "", escaped(headline(report.evaluations, report.lead)), ""]
     for caption, file in (pictures or {}).items():
-        lines += ["", f"## {caption}", "", f"![{caption}]({file})"]
+        lines += [f"![{caption}]({file})", ""]
+    lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
+    lines += ["", *(f"*{note}*  " for note in reading_notes(report))]
+    for table in [*tables(report), *paper_tables(report.evaluations)]:
+        lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table["columns"], table["rows"])]
+        # Notes of the paper's tables repeat each other; they stand once, at the end.
+        if not table["title"].startswith(PAPER_TITLE):
+            lines += ["", *(f"*{note}*  " for note in table["notes"])]
+    lines += ["", *(f"*{escaped(note)}*  " for note in paper_notes(report))]
     return "\n".join(lines) + "\n"
 
 
@@ -221,21 +273,37 @@ def _quoted(cell: Any) -> str:
 
 
 def terminal_text(report: Report) -> str:
-    """Formats means by bin and differences for a terminal."""
-    lines = []
-    for label, evaluation in report.evaluations.items():
-        lines.append(f"{label} ({evaluation['definition']} definition, {evaluation['size']} px)")
-        lines.append(f"  {'hole %':<8}{'n':>6}{'PSNR dB':>24}{'SSIM':>26}{'L1 %':>8}{'L1 hole':>10}")
-        # A line has no space for the intervals of L1.
-        intervals = {
-            name: {metric: ends[metric] for metric in ("psnr", "ssim")}
-            for name, ends in evaluation.get("intervals", {}).items()
-        }
-        for name, pairs, psnr, ssim, l1, l1_hole in ratio_rows(evaluation["bins"], intervals):
-            lines.append(f"  {name:<8}{pairs:>6}{psnr:>24}{ssim:>26}{l1:>8}{l1_hole:>10}")
+    """Formats the ranking and PSNR by ratio for a terminal."""
+    lines = [headline(report.evaluations, report.lead), "", *_aligned(leaderboard(report))]
+    by_ratio = _metric_table(report, "psnr")
+    if len(report.evaluations) == 1:
+        [evaluation] = report.evaluations.values()
+        rows = ratio_rows(evaluation["bins"], evaluation.get("intervals"))
+        columns = ["hole %", "pairs", *(title for title, _ in METRIC_COLUMNS.values())]
+        by_ratio = {"title": "By hole ratio", "columns": columns, "rows": rows, "notes": []}
+    else:
+        # Means alone: a line has no space for more.
+        by_ratio["rows"] = [[cell.replace("**", "").partition(" [")[0] for cell in row] for row in by_ratio["rows"]]
+    lines += ["", by_ratio["title"], *_aligned(by_ratio), ""]
     for label, by_bin in report.comparisons.items():
-        lines.append(f"{report.ours} minus {label}: PSNR {_difference('psnr', by_bin['all']['psnr'])} dB")
+        psnr = by_bin["all"]["psnr"]
+        lines.append(f"{report.ours} minus {label}: {_gain('psnr', psnr)} dB PSNR, p = {psnr['p_value']:.2g}")
     if report.study:
         study = _study_table(report.study)
         lines += ["how masks are loaded:", markdown_table(study["columns"], study["rows"])]
-    return "\n".join(lines)
+    lines += reading_notes(report)[1:]
+    return "\n".join(lines).rstrip()
+
+
+def _aligned(table: Table) -> list[str]:
+    """Lines of a table in columns, names to the left."""
+    cells = [[cell_text(cell) for cell in row] for row in (table["columns"], *table["rows"])]
+    widths = [max(len(row[index]) for row in cells) for index in range(len(table["columns"]))]
+    is_name = [column in ("model", "hole %", "") for column in table["columns"]]
+    return [
+        "  ".join(
+            cell.ljust(width) if name else cell.rjust(width)
+            for cell, width, name in zip(row, widths, is_name, strict=True)
+        ).rstrip()
+        for row in cells
+    ]

@@ -7,11 +7,14 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from jobs.evaluation import figures, mask_study, mlflow_record, pending_results
 from jobs.evaluation.evaluation import Measurement, Protocol, compare, measure_model
+from jobs.evaluation.headline import ranking
 from jobs.evaluation.models import Model, open_model
 from jobs.evaluation.report import Report, csv, markdown
+from jobs.evaluation.report_folder import is_of_report, write_files
 from jobs.evaluation.report_html import page
 from jobs.evaluation.scores import to_csv
 from trainplane.cluster.context import Context
@@ -35,16 +38,6 @@ class RecordedEvaluation:
     run_id: str
     folder: Path
     unsent: str | None  # message if the result waits on this disk, because MLflow does not answer
-
-
-def report_folder(output: str) -> Path:
-    """Makes the report's folder, before anything is measured."""
-    folder = Path(output).expanduser()
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be the report's folder ({error.strerror}); give another with -o") from error
-    return folder
 
 
 def open_models(args: list[str], context: Context) -> dict[str, Model]:
@@ -78,19 +71,21 @@ def evaluate_and_record(
         context: tracking server, cluster and home folder.
         models: models by label, ours first.
         protocol: data and settings.
-        folder: for the report's files; a folder of the run below the home folder by default.
+        folder: for a copy of the report's files, beside those of the run below the home folder.
         tasks: number of Ray tasks at once; 0 for this process.
         with_study: also compare the ways of loading masks.
         measured: measurements of the models by this protocol that exist already.
     """
     run = mlflow_record.start_run(context, models, protocol)
     try:
-        folder = folder or context.home / "evaluations" / run.run_id
-        report = evaluate(
-            context, models, protocol, folder=folder, tasks=tasks, with_study=with_study, measured=measured
-        )
-        result = mlflow_record.run_result(run.run_id, report, folder, _attachments(models, report, folder))
-        return RecordedEvaluation(report, run.run_id, folder, pending_results.send(context, result))
+        # Stored in a folder of the run's own, all of which goes to MLflow, and copied to the user's.
+        own = context.home / "evaluations" / run.run_id
+        report = evaluate(context, models, protocol, folder=own, tasks=tasks, with_study=with_study, measured=measured)
+        if folder is not None:
+            write_files(folder, {path.name: path.read_bytes() for path in own.iterdir() if is_of_report(path.name)})
+        result = mlflow_record.run_result(run.run_id, report, own, _attachments(models, report, own))
+        unsent = pending_results.send(context, result)
+        return RecordedEvaluation(report, run.run_id, folder or own, unsent)
     except BaseException as error:
         # Also after Ctrl-C: no run may stay RUNNING.
         mlflow_record.close_run(context, run, error)
@@ -113,8 +108,8 @@ def evaluate(
         return measure_model(model, protocol, context=context, tasks=tasks)
 
     # Measure one model after the other, each with all tasks, then ours again for the study.
-    known = measured or {}
-    measurements = {label: known.get(label) or measure(model, protocol) for label, model in models.items()}
+    existing = measured or {}
+    measurements = {label: existing.get(label) or measure(model, protocol) for label, model in models.items()}
     (ours_label, ours), *others = measurements.items()
     study = []
     if with_study:
@@ -127,9 +122,19 @@ def evaluate(
         study=study,
         worst=figures.pair_rows(figures.worst_pairs(ours.scores)),
         facts=_facts(models, protocol),
+        lead=_lead(measurements),
     )
     _write(folder, report, models, measurements, protocol)
     return report
+
+
+def _lead(measurements: Mapping[str, Measurement]) -> dict[str, Any] | None:
+    """Compares the PSNR of the best model and the second."""
+    ranked = ranking({label: measurement.evaluation for label, measurement in measurements.items()})
+    if len(ranked) == 1:
+        return None
+    best, second = (measurements[label].scores for label in ranked[:2])
+    return compare(best, second, bins=("all",))["all"]["psnr"]
 
 
 def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
@@ -155,27 +160,29 @@ def _write(
     measurements: Mapping[str, Measurement],
     protocol: Protocol,
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     # Draw the pictures; the models fill these pairs once more.
     psnr = {label: {score.pair: score.psnr for score in m.scores} for label, m in measurements.items()}
-    ours = measurements[report.ours].scores
-    figure_strips, worst_strips = (
-        figures.strips(pairs, protocol.eval_set, models, psnr=psnr)
+    ours, eval_set = measurements[report.ours].scores, protocol.eval_set
+    examples, worst = (
+        figures.rows(pairs, eval_set, models, psnr=psnr)
         for pairs in (figures.representative_pairs(ours), figures.worst_pairs(ours))
     )
-    for name, strips in ((FIGURE, figure_strips), (WORST, worst_strips)):
-        (folder / name).write_bytes(figures.png(contact_sheet(strips)))
-    # Write the report in each format, the pairs, and the scores of each model.
+    best = measurements[ranking(report.evaluations)[0]].scores
+    costs = [evaluation["cost"] for evaluation in report.evaluations.values()]
+    photo = figures.whole_photo(best, eval_set, models, costs=costs)
+    # The report in each format, the pairs, and the scores of each model.
     texts = {
         "report.json": json.dumps(report.to_json(), ensure_ascii=False, indent=1),
         "report.csv": csv(report),
         "report.md": markdown(report, pictures={"Pictures": FIGURE, "Worst pairs": WORST}),
-        PAGE: page(report, figure=figure_strips, worst=worst_strips),
-        "pairs.json": protocol.eval_set.pairing.to_json().decode(),
+        PAGE: page(report, photo=photo, examples=examples, worst=worst),
+        "pairs.json": eval_set.pairing.to_json().decode(),
         **{f"scores-{number}.csv": to_csv(m.scores) for number, m in enumerate(measurements.values())},
     }
-    for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+    files = {name: text.encode("utf-8", errors="backslashreplace") for name, text in texts.items()}
+    sheets = ((FIGURE, [photo, *examples]), (WORST, worst))
+    files |= {name: figures.png(contact_sheet(figures.titled_strips(rows))) for name, rows in sheets}
+    write_files(folder, files)
 
 
 def _attachments(models: Mapping[str, Model], report: Report, folder: Path) -> list[VersionAttachment]:

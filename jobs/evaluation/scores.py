@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from isnet.images.crops import center_square
+from isnet.images.crops import center_square, resize
 from isnet.images.decode import decode_rgb
 from isnet.mask_files import read_mask, resize_like_loader
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
@@ -68,8 +68,8 @@ class View:
     pair: int
     picture: int
     key: str
-    pixels: Pixels  # uint8 (size, size, 3)
-    hole: Hole  # bool (size, size), True in the hole
+    pixels: Pixels  # uint8 (H, W, 3); when it is measured, a square of the list's size
+    hole: Hole  # bool (H, W), True in the hole
 
 
 @dataclass(frozen=True)
@@ -99,18 +99,42 @@ class EvalSet:
                     rgb = decode_rgb(picture_bytes(samples[picture]), shortest=size)
                 decoded = picture, center_square(rgb, size)
             key = samples[picture]["__key__"].decode("utf-8", "replace")
-            drawn = self._generated(hole) if self.mask_set is None else _packed(self.mask_set, masks, hole)
+            drawn = self._generated(hole, size, size) if self.mask_set is None else _packed(self.mask_set, masks, hole)
             # Generated holes have this size already; loading changes them too, except with `nearest`.
             hole_HW = resize_like_loader(drawn, size, size, loader=self.pairing.loading)
             yield View(number, picture, key, decoded[1], hole_HW)
 
-    def _generated(self, number: int) -> Hole:
-        size = self.pairing.size
+    def whole_photo(self, number: int, *, max_pixels: float) -> View:
+        """Reads a pair's whole photo, with a hole.
+
+        A generated hole is drawn at that size, with the same share of the picture.
+
+        Args:
+            number: of the pair.
+            max_pixels: larger photos are made smaller.
+        """
+        picture, hole = self.pairing.pairs[number][0], self.pairing.pairs[number][1]
+        sample = _read(self.dataset, {picture})[picture]
+        with self.dataset.decoding(picture):
+            rgb = decode_rgb(picture_bytes(sample))
+        height, width = rgb.shape[:2]
+        if height * width > max_pixels:
+            scale = (max_pixels / (height * width)) ** 0.5
+            height, width = max(1, round(height * scale)), max(1, round(width * scale))
+            rgb = resize(rgb, height, width)
+        if self.mask_set is None:
+            drawn = self._generated(hole, height, width)
+        else:
+            drawn = _packed(self.mask_set, _read(self.mask_set, {hole}), hole)
+        hole_HW = resize_like_loader(drawn, height, width, loader=self.pairing.loading)
+        return View(number, picture, sample["__key__"].decode("utf-8", "replace"), rgb, hole_HW)
+
+    def _generated(self, number: int, height: int, width: int) -> Hole:
         # Counter-based, so each hole has its own seed and any process draws the same.
         rng = np.random.Generator(np.random.Philox(key=[self.pairing.seed, number]))
         if self.pairing.masks == "irregular":
-            return irregular(size, size, rng, ratio=bin_range(RATIO_BINS[number % len(RATIO_BINS)]))
-        return generator(self.pairing.masks)(size, size, rng)
+            return irregular(height, width, rng, ratio=bin_range(RATIO_BINS[number % len(RATIO_BINS)]))
+        return generator(self.pairing.masks)(height, width, rng)
 
 
 def _packed(mask_set: Dataset, masks: dict[int, dict[str, bytes]], number: int) -> Hole:
@@ -167,6 +191,13 @@ def _score_share(shared: tuple[str, EvalSet, tuple[Context, dict[str, str]]], nu
     address, eval_set, context = shared
     with worker_model(address, context) as model:
         return [score(model, view, eval_set.definition) for view in eval_set.views(numbers)]
+
+
+def psnr_of(filled: Pixels, view: View, definition: Definition) -> float:
+    """PSNR of a filled picture, dB."""
+    mask_B1HW = torch.from_numpy(~view.hole)[None, None].float()
+    filled_B3HW, truth_B3HW = (_batch(pixels.astype(np.float32) / np.float32(255)) for pixels in (filled, view.pixels))
+    return float(measure(filled_B3HW, truth_B3HW, mask_B1HW, definition=definition)["psnr"][0])
 
 
 def to_csv(scores: Sequence[Score]) -> str:

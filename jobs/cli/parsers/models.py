@@ -68,7 +68,7 @@ def inpaint(commands: Any) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
     parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
-    parser.add_argument("--model", default="models:/isnet@production", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the only one that is registered)")
     parser.add_argument(
         "--parallel",
         type=whole,
@@ -89,7 +89,9 @@ def models(commands: Any) -> None:
     show.add_argument("name", metavar="NAME")
     register = command(actions, "register", "commands.models:register", "make a run's last checkpoint a model version")
     # One run, or the best trial of a search.
-    register.add_argument("source", metavar="RUN", nargs="?", help="runs:/ID or a checkpoint's address")
+    register.add_argument(
+        "source", metavar="RUN", nargs="?", help="a run's id or its beginning, or a checkpoint's address"
+    )
     register.add_argument(
         "overrides", nargs="*", default=[], metavar="a.b=c", help="settings that the search was started with"
     )
@@ -111,10 +113,12 @@ def models(commands: Any) -> None:
     )
     promote = command(actions, "promote", "commands.models:promote", "move an alias to a version that passes its gates")
     promote.add_argument("name", metavar="NAME")
-    promote.add_argument("version", metavar="VERSION")
+    promote.add_argument("version", metavar="VERSION", nargs="?", help="unless NAME has it: NAME/VERSION or NAME@ALIAS")
     promote.add_argument("--to", default="production", metavar="ALIAS", help="default production")
     # What it must show, and on which pictures.
     promote.add_argument("--dataset", metavar="DATASET", help="held-out set (default: the one it was evaluated on)")
+    promote.add_argument("--masks", metavar="MASKS", help="with --dataset: a generator's name or a mask dataset")
+    promote.add_argument("--size", type=count, metavar="PX", help="with --dataset: side of the square measured on")
     promote.add_argument("--gates", metavar="FILE", help="YAML of rules, or a shipped name: default, small")
     # --expect guards against two promotions at once; --force passes the gates.
     promote.add_argument("--expect", metavar="VERSION", help="refuse unless this is the current one; 'none' for none")
@@ -127,14 +131,14 @@ def models(commands: Any) -> None:
         "approve a version's promotion as a second person",
     )
     approve.add_argument("name", metavar="NAME")
-    approve.add_argument("version", metavar="VERSION")
+    approve.add_argument("version", metavar="VERSION", nargs="?", help="unless NAME has it: NAME/VERSION or NAME@ALIAS")
     approve.add_argument("--to", default="production", metavar="ALIAS", help="default production")
     approve.add_argument("--note", default="", metavar="TEXT", help="kept in the audit")
     card = command(
         actions, "card", "commands.models:card", "write a version's model card from the record, and print it"
     )
     card.add_argument("name", metavar="NAME")
-    card.add_argument("version", metavar="VERSION")
+    card.add_argument("version", metavar="VERSION", nargs="?", help="unless NAME has it: NAME/VERSION or NAME@ALIAS")
     # The way back needs no gates.
     rollback = command(actions, "rollback", "commands.models:rollback", "return to the previous version")
     rollback.add_argument("name", metavar="NAME")

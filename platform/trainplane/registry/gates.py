@@ -120,7 +120,7 @@ def finite(value: Any) -> Any:
 
 def _is_evaluated(evaluation: Evaluation | None) -> GateVerdict:
     if evaluation is None:
-        return GateVerdict("evaluated", False, f"the version has no evaluation; run `{CLI} evaluate` on it", {})
+        return GateVerdict("evaluated", False, "the version has no evaluation; evaluate it first", {})
     bins = evaluation.get("bins") or {}
     count = _metric(evaluation, ALL, "n")
     # An evaluation of no picture proves nothing.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from trainplane.config.section import MODEL_NAME
 from trainplane.errors import UserError
 
-_ADDRESS = re.compile(rf"models:/(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))")
+_ADDRESS = re.compile(rf"(?:models:/)?(?P<name>{MODEL_NAME})(?:@(?P<alias>[A-Za-z0-9_-]+)|/(?P<version>[0-9]+))?")
 MAX_NAME = 100
 # MLflow's own limit (3.17.2).
 _MAX_ALIAS = 255
@@ -22,7 +22,7 @@ _MAX_SHOWN = 60
 
 @dataclass(frozen=True)
 class VersionAddress:
-    """Parts of `models:/NAME@ALIAS` or `models:/NAME/VERSION`; one is None."""
+    """Parts of `NAME@ALIAS` or `NAME/VERSION`; of a bare name both are None."""
 
     name: str
     alias: str | None
@@ -30,13 +30,19 @@ class VersionAddress:
 
 
 def parse_address(address: str) -> VersionAddress:
-    """Splits a model's address; raises `UserError` for anything else."""
+    """Splits a model's address; raises `UserError` for anything else.
+
+    `models:/` before it may be left out.
+    """
     match = _ADDRESS.fullmatch(address)
     if match is None:
-        raise UserError(
-            f"{address!r} is no address of a model version; need models:/NAME@ALIAS or models:/NAME/VERSION"
-        )
+        raise UserError(f"{address!r} is no address of a model version; need NAME, NAME@ALIAS or NAME/VERSION")
     return VersionAddress(match["name"], match["alias"], match["version"])
+
+
+def is_address(text: str) -> bool:
+    """Tells if a text has the form of a model's address."""
+    return _ADDRESS.fullmatch(text) is not None
 
 
 def check_name(name: str) -> None:

@@ -15,15 +15,17 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, RunFailed, UserError
+from trainplane.errors import RunFailed, UserError
 from trainplane.registry.names import check_name
-from trainplane.registry.versions import PREFIX, ModelVersion, RegisteredModel
+from trainplane.registry.recorded import PREFIX
+from trainplane.registry.versions import ModelVersion, RegisteredModel
 from trainplane.task import Exported
 from trainplane.tracking.client import pyfunc, reason
+from trainplane.tracking.mlflow_names import MAX_TAG, valid_key, valid_text
 from trainplane.tracking.run_record import RunRecord
 
-from trainplane.tracking.mlflow_names import MAX_TAG, valid_key, valid_text
 # MLflow writes the first into a folder that it downloads or loads from; Python writes its caches.
 _NOT_PACKAGED = ("registered_model_meta", "__pycache__")
 
@@ -157,7 +159,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
     if expected is None:
         raise UserError(
             f"{version.address}: version {version.version} of {version.name!r} carries no digest, so it was not "
-            f"registered here; register it with `{CLI} models register`"
+            f"registered here; register it with `{command_line('models', 'register', 'RUN')}`"
         )
     # Folders are named by digest, so a version that two names share is fetched once.
     cached = folder / expected

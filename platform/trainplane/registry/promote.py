@@ -51,6 +51,10 @@ class Expected(Enum):
 ANY = Expected.ANY
 
 
+class Refused(RunFailed):
+    """Raised where gates failed; nothing moved."""
+
+
 class VersionDeleted(UserError):
     """Raised where the version that an alias needs was deleted."""
 
@@ -84,7 +88,7 @@ class AuditedModel:
             force_reason: Moves the alias although gates failed; kept in the record instead of `reason`.
 
         Raises:
-            RunFailed: A gate failed, and there is no `force_reason`.
+            Refused: A gate failed, and there is no `force_reason`.
             Conflict: Another version than the expected one is there; nothing moved.
         """
         check_alias(alias)
@@ -97,7 +101,7 @@ class AuditedModel:
         if verdicts:
             version.attach_verdicts(verdicts)
         if not passed(verdicts) and force_reason is None:
-            raise RunFailed(_refusal(version, alias, verdicts))
+            raise Refused(_refusal(version, alias, verdicts))
         # The record decides who wins; the alias follows it.
         current = self.trail().current(alias)
         self.check_expected(version.version, current, expected, alias=alias)
@@ -341,7 +345,10 @@ def approval_subject(version: ModelVersion) -> str:
 
 
 def _refusal(version: ModelVersion, alias: str, verdicts: Sequence[GateVerdict]) -> str:
-    failed = [f"{verdict.gate}: {verdict.evidence}" for verdict in verdicts if not verdict.passed]
-    # No verdict at all is no permission.
-    reasons = "; ".join(failed) or "no gate has judged it"
-    return f"version {version.version} of {version.name} does not reach @{alias}: {reasons}"
+    # One line: the evidence stands in the table of verdicts. No verdict at all is no permission.
+    failed = [verdict.gate for verdict in verdicts if not verdict.passed]
+    reason = f"{len(failed)} of {len(verdicts)} gates failed ({', '.join(failed)})"
+    return (
+        f"version {version.version} of {version.name} does not reach @{alias}: "
+        f"{reason if verdicts else 'no gate has judged it'}"
+    )

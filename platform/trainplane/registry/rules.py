@@ -95,6 +95,9 @@ class GateRules(Section):
         ("signature", "artifact", "loads", "golden", "licence", "card"),
         description="what is checked in the package itself, in a process of its own",
     )
+    trusted_code: tuple[str, ...] = Field(
+        (), description="digests of packages' code that may be run beside this installation's own"
+    )
     golden_tolerance: int = Field(1, ge=0, le=255, description="largest difference of a golden picture, in 8-bit steps")
     approvals: int = Field(0, ge=0, description="people other than the one who promotes who must have approved")
     lineage: tuple[str, ...] = ("run_id", "dataset_digest", "config_digest", "commit", "model_digest")

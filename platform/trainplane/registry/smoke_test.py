@@ -1,8 +1,8 @@
 """Smoke test of a packaged model in a fresh process.
 
 It shows that the model loads by itself, and what it answers. The process has no path to this project, cannot import
-Ray or the training code, and refuses to unpickle. It is no sandbox: the code of a version runs there with the rights
-of the user, as it would wherever the version is used.
+Ray or the training code, and refuses to unpickle. It is no sandbox: a process of the same user can read this one's
+environment. So it is only for packages whose code is known (`package_code`).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from trainplane.passive_waiting import passive_waiting
 # A model must work without the cluster, the training code and this package.
 BLOCKED = ("ray", "trainplane", "jobs", "timm", "torchmetrics", "webdataset", "boto3")
 _PASSED_VARIABLES = (
-    *("PATH", "HOME", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"),
+    *("PATH", "LANG", "LC_ALL", "TMPDIR", "LD_LIBRARY_PATH"),
     *("CUDA_VISIBLE_DEVICES", "OMP_NUM_THREADS"),
 )
 TIMEOUT_S = 300.0
@@ -84,6 +84,8 @@ def probe(
     environment |= passive_waiting(os.environ)
     environment |= {"MLFLOW_DISABLE_TELEMETRY": "true", "MLFLOW_LOGGING_LEVEL": "ERROR", "PYTHONWARNINGS": "ignore"}
     with tempfile.TemporaryDirectory(prefix="trainplane-probe-") as empty_folder:
+        # No configuration and no keys of the user; and no bytecode is left in the package.
+        environment |= {"HOME": empty_folder, "PYTHONDONTWRITEBYTECODE": "1"}
         try:
             process = subprocess.run(
                 [sys.executable, "-c", _SCRIPT, loader_module],

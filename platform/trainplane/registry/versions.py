@@ -7,24 +7,22 @@ of the run that made the version, too.
 from __future__ import annotations
 
 import hashlib
-import json
-import tempfile
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
+from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI, UserError
+from trainplane.errors import UserError
 from trainplane.markdown import escaped
 from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdicts_as_json
 from trainplane.registry.names import check_name, parse_address
+from trainplane.registry.recorded import PREFIX, read_evaluation, read_verdicts
 from trainplane.tracking.client import TrackingServer, all_pages, set_with_retry
 from trainplane.tracking.mlflow_names import MAX_DESCRIPTION, MAX_MODEL_TAG, valid_key, valid_text
 from trainplane.tracking.results import VersionAttachment
 
-# Of all tags of ours.
-PREFIX = "trainplane."
 # What a version was made from, in the order in which it is shown.
 FACTS = ("dataset_digest", "config_digest", "commit", "model_digest")
 # MLflow (3.17.2) keeps tags of 5,000 characters and descriptions of as many.
@@ -43,16 +41,17 @@ class RegisteredModel:
     def record(self) -> Any:
         """MLflow's object of the model; `UserError` where there is none."""
         check_name(self.name)
-        client = self.server.client
-        from mlflow.exceptions import MlflowException
+        if self.server.exists:
+            client = self.server.client
+            from mlflow.exceptions import MlflowException
 
-        try:
-            return client.get_registered_model(self.name)
-        except MlflowException as error:
-            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
-                raise self.server.unreachable(error) from error
+            try:
+                return client.get_registered_model(self.name)
+            except MlflowException as error:
+                if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                    raise self.server.unreachable(error) from error
         # Not found: the message lists the names there are.
-        names = ", ".join(sorted(model.name for model in all_pages(client.search_registered_models))) or "none yet"
+        names = ", ".join(model_names(self.server)) or "none yet"
         raise UserError(f"no registered model {self.name!r} (registered: {names}); register a run's model first")
 
     def create(self) -> None:
@@ -117,19 +116,22 @@ class ModelVersion:
 
     @classmethod
     def at(cls, server: TrackingServer, address: str) -> ModelVersion:
-        """Finds the version at `models:/NAME@ALIAS` or `models:/NAME/VERSION`."""
+        """Finds the version at `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`."""
         parts = parse_address(address)
         # An alias may move at any time, so it is replaced by its version here.
         version = parts.version
         if parts.alias is not None:
             aliases = RegisteredModel(server, parts.name).aliases()
             version = aliases.get(parts.alias)
+        elif version is None:
+            raise UserError(f"{address}: no version; need {parts.name}/VERSION or {parts.name}@ALIAS")
         if version is None:
-            # Only an alias can be missing here; a number was in the address.
+            # The alias.
             names = ", ".join(sorted(aliases)) or "none yet"
             raise UserError(
                 f"{address}: alias {parts.alias!r} points at nothing (aliases of {parts.name!r}: {names}); "
-                f"promote a version first: {CLI} models promote {parts.name} VERSION --to {parts.alias}"
+                "promote a version first: "
+                + command_line("models", "promote", parts.name, "VERSION", "--to", parts.alias or "")
             )
         return cls(server, parts.name, version).checked()
 
@@ -189,13 +191,8 @@ class ModelVersion:
 
     @property
     def evaluation(self) -> dict[str, Any] | None:
-        """Last evaluation, if its digest is the one recorded beside."""
-        text = self.tags.get(PREFIX + "evaluation")
-        # The digest is written last: if it does not fit, a writer was killed or the tag was changed.
-        if text is None or hashlib.sha256(text.encode()).hexdigest() != self.evaluation_digest:
-            return None
-        evaluation: dict[str, Any] | None = self._json_tag("evaluation")
-        return evaluation
+        """Last evaluation as its tags record it, for showing."""
+        return read_evaluation(self.tags)[0]
 
     @property
     def evaluation_digest(self) -> str | None:
@@ -205,7 +202,13 @@ class ModelVersion:
     @property
     def verdicts(self) -> list[dict[str, Any]]:
         """The last verdicts; empty before the first."""
-        return self._json_tag("gates") or []
+        return read_verdicts(self.tags)[0]
+
+    @property
+    def faults(self) -> list[str]:
+        """Sentences about tags that cannot be right."""
+        faults = (read_evaluation(self.tags)[1], read_verdicts(self.tags)[1])
+        return [f"{self.address}: {fault}" for fault in faults if fault is not None]
 
     @property
     def card_digest(self) -> str | None:
@@ -226,6 +229,7 @@ class ModelVersion:
             "evaluation": self.evaluation,
             "evaluation_digest": self.evaluation_digest,
             "gates": self.verdicts,
+            "faults": self.faults,
             "card_digest": self.card_digest,
             "card_of": self.card_of,
             "created_ms": self.record.creation_timestamp,
@@ -240,19 +244,18 @@ class ModelVersion:
             self._set_tag(key, value)
         return attachment.tags[PREFIX + "evaluation_digest"]
 
-    def evaluation_file(self, name: str) -> bytes | None:
-        """File stored beside the last evaluation, if any."""
+    def evaluation_files(self) -> list[str]:
+        """Artifact paths of the files stored with the last evaluation."""
         from mlflow.exceptions import MlflowException
 
         if self.run_id is None or self.evaluation_digest is None:
-            return None
-        path = f"evaluations/{self.evaluation_digest}/{name}"
-        with tempfile.TemporaryDirectory() as folder:
-            try:
-                return Path(self.server.client.download_artifacts(self.run_id, path, folder)).read_bytes()
-            # Missing or unreachable: the caller measures again.
-            except (MlflowException, OSError):
-                return None
+            return []
+        folder = f"evaluations/{self.evaluation_digest}"
+        try:
+            return sorted(entry.path for entry in self.server.client.list_artifacts(self.run_id, folder))
+        # The digest is a tag that may have been edited, and the store may be away: nothing is known to be there.
+        except (MlflowException, OSError):
+            return []
 
     def attach_verdicts(self, verdicts: Sequence[GateVerdict]) -> str:
         """Stores verdicts, passed or not, and returns their digest."""
@@ -288,20 +291,29 @@ class ModelVersion:
         description = valid_text(text, MAX_DESCRIPTION)
         self.server.client.update_model_version(self.name, self.version, description=description)
 
-    def _json_tag(self, key: str) -> Any:
-        try:
-            return json.loads(self.tags[PREFIX + key]) if PREFIX + key in self.tags else None
-        except ValueError:
-            return None
 
-
-def list_models(server: TrackingServer) -> list[dict[str, Any]]:
-    """Every registered model: {name, latest, aliases}."""
+def model_names(server: TrackingServer) -> list[str]:
+    """Names of all registered models, sorted."""
+    if not server.exists:
+        return []
     client = server.client
     from mlflow.exceptions import MlflowException
 
     try:
-        names = [record.name for record in all_pages(client.search_registered_models)]
+        return sorted(record.name for record in all_pages(client.search_registered_models))
+    except MlflowException as error:
+        raise server.unreachable(error) from error
+
+
+def list_models(server: TrackingServer) -> list[dict[str, Any]]:
+    """Every registered model: {name, latest, aliases}."""
+    names = model_names(server)
+    if not names:
+        return []
+    client = server.client
+    from mlflow.exceptions import MlflowException
+
+    try:
         return [
             {
                 "name": name,

@@ -54,9 +54,13 @@ def test_many_models_make_one_report_in_every_form(sets, home, tmp_path):
     rows = list(csv.DictReader(io.StringIO((folder / "report.csv").read_text())))
     [psnr] = [r for r in rows if (r["model"], r["bin"], r["metric"]) == ("classical:mean", "all", "psnr")]
     assert float(psnr["mean"]) == report["models"][1]["bins"]["all"]["psnr"]
-    assert "## PSNR dB by hole ratio" in (folder / "report.md").read_text()
+    text = (folder / "report.md").read_text()
+    assert "## PSNR dB by hole ratio" in text
+    assert text.count("p is the two-sided chance") == text.count("not on one scale with the others") == 1
+    assert report["ranking"][0] in report["headline"]
     odd = markdown(Report({"author:<b>|`x`": report["models"][0]}, facts={"model": "<i>", "masks": "`m`"}))
-    assert "# Evaluation of author:&lt;b>\\|\\`x\\`\n\n- model: &lt;i>\n- masks: \\`m\\`\n" in odd
+    assert "# Evaluation of author:&lt;b>\\|\\`x\\`\n\nauthor:&lt;b>\\|\\`x\\` reaches" in odd
+    assert "\n- model: &lt;i>\n- masks: \\`m\\`\n" in odd
     assert "| author:&lt;b>\\|\\`x\\` |" in odd
     for number, model in enumerate(report["models"]):
         scores = from_csv((folder / f"scores-{number}.csv").read_text())
@@ -104,8 +108,9 @@ def test_the_page_is_whole_in_itself_and_runs_nothing(sets, tmp_path):
     page = Page((tmp_path / name / "report.html").read_text())
     assert "script" not in page.tags
     assert page.loads
-    assert all(load.startswith("data:image/png;base64,") for load in page.loads)
-    assert len(page.loads) == 4 + len(done.json()["worst"])
+    assert all(load.startswith(("data:image/png;base64,", "data:image/jpeg;base64,")) for load in page.loads)
+    # Damaged, filled and truth: of one whole photo, of a pair of each of the paper's bins, of the worst pairs.
+    assert len(page.loads) == 3 * (1 + 4 + len(done.json()["worst"]))
     assert done.json()["masks_digest"] in " ".join(page.words)
 
 
@@ -250,15 +255,19 @@ def test_scores_come_back_from_their_file(sets, home, tmp_path):
         (["classical:mean", "held", "--size", "32", "--definition", "edge_connect"], "window of 51"),
         (["untrained:nothing", "held"], "nothing"),
         (["classical:mean", "held", "-o", "photos/photo-0.png"], "cannot be the report's folder"),
+        (["classical:mean", "held", "-o", "theirs"], "holds report.html, which no evaluation wrote there"),
     ],
 )
-def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, words, sentence):
+def test_mistakes_are_answered_in_a_sentence_and_no_run_stays_open(sets, home, tmp_path, words, sentence):
     from trainplane.tracking.client import TrackingServer
 
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "report.html").write_text("mine")
     ran = sets("evaluate", *words)
     assert ran.status == 2
     assert sentence in ran.err
     assert "Traceback" not in ran.err
+    assert (tmp_path / "theirs" / "report.html").read_text() == "mine"
     client = TrackingServer(f"sqlite:///{home / 'mlflow.db'}").client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     assert {run.info.status for run in client.search_runs(experiments)} <= {"FAILED"}

@@ -68,7 +68,7 @@ def test_a_promotion_moves_the_alias_and_leaves_its_record(isnet: AuditedModel) 
 
 
 def test_a_failed_gate_stops_the_promotion_and_stays_with_the_version(isnet: AuditedModel) -> None:
-    with pytest.raises(RunFailed, match=r"version 1 of isnet does not reach @production: no worse ssim .*10-20 is not"):
+    with pytest.raises(RunFailed, match=r"does not reach @production: 1 of 2 gates failed \(no worse ssim . 10-20\)$"):
         promote(isnet, "1", BAD)
     assert alias(isnet) is None
     assert isnet.stored_trail().records == ()
