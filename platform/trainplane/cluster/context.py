@@ -33,6 +33,7 @@ from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
 from trainplane.store_address import full_address, scheme_of
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.variables import check_variables
 
 CONFIG_FILE = "isnet.toml"
 HOME_FOLDER = ".isnet"
@@ -84,6 +85,7 @@ class Context:
     def activate(self) -> None:
         """Exports the variables, for boto3, pyarrow and MLflow."""
         os.environ.update(self.environment)
+        check_variables(os.environ)
         # pyarrow sends trailing checksums by default, which older S3 servers refuse.
         os.environ.setdefault("AWS_REQUEST_CHECKSUM_CALCULATION", "when_required")
 

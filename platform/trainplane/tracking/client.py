@@ -24,6 +24,8 @@ from trainplane.command_line import command_line
 from trainplane.environ import preserved_variables
 from trainplane.errors import CLI, RunFailed, UserError, error_line
 from trainplane.locks import FileLock
+from trainplane.tracking.answers import NOT_MLFLOW, CheckedClient, SearchPages
+from trainplane.tracking.variables import without_values
 
 _SQLITE = "sqlite:///"
 _SQLITE_WAIT_S = 60
@@ -42,7 +44,6 @@ _ENVIRONMENT = {
 }
 # Answers that waiting does not change: a wrong address or password.
 _REFUSALS = {"UNAUTHENTICATED", "PERMISSION_DENIED", "CUSTOMER_UNAUTHORIZED", "ENDPOINT_NOT_FOUND"}
-_NOT_MLFLOW = "not in a valid JSON format"
 # Answers of MLflow itself to a value that it will never accept, and the words by which its client tells a gateway's.
 _VALUE_REFUSALS = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST"}
 _BY_GATEWAY = "failed with error code"
@@ -138,7 +139,7 @@ class TrackingServer:
                 f"MLflow at {where} answers, and refused a value of this record ({why}); neither the server nor its "
                 f"address is at fault: it is a bug of {CLI}, please report this line"
             )
-        is_login_refused = is_refusal(error) and _NOT_MLFLOW not in str(error)
+        is_login_refused = is_refusal(error) and NOT_MLFLOW not in str(error)
         if is_login_refused and getattr(error, "error_code", "") != "ENDPOINT_NOT_FOUND":
             return UserError(
                 f"the tracking address {where} does not let us in ({why}); give MLFLOW_TRACKING_USERNAME and "
@@ -184,7 +185,9 @@ def _make_client(address: str) -> Any:
     patient_address = _with_lock_timeout(address)
     try:
         _make_database(address)
-        return MlflowClient(tracking_uri=patient_address, registry_uri=patient_address)
+        client = MlflowClient(tracking_uri=patient_address, registry_uri=patient_address)
+        # A database of this machine gives what MLflow stored there.
+        return client if address.startswith(_SQLITE) else CheckedClient(client)
     except SQLAlchemyError as error:
         raise MlflowException(reason(error)) from error
 
@@ -225,14 +228,14 @@ def _goes_through_proxy(scheme: str) -> bool:
 def is_refusal(error: Exception) -> bool:
     """Tells if the server refused for good."""
     # A wrong address, a wrong password, or no MLflow: waiting does not change these.
-    return getattr(error, "error_code", None) in _REFUSALS or _NOT_MLFLOW in str(error)
+    return getattr(error, "error_code", None) in _REFUSALS or NOT_MLFLOW in str(error)
 
 
 def is_value_refused(error: Exception) -> bool:
     """Tells if MLflow itself refused a value, the same at every try."""
     # Other kinds of its exceptions are about addresses, such as one of an unknown scheme.
     is_answer = type(error).__name__ in ("MlflowException", "RestException")
-    is_gateway = any(words in str(error) for words in (_BY_GATEWAY, _NOT_MLFLOW))
+    is_gateway = any(words in str(error) for words in (_BY_GATEWAY, NOT_MLFLOW))
     return is_answer and not is_gateway and getattr(error, "error_code", None) in _VALUE_REFUSALS
 
 
@@ -262,9 +265,11 @@ def set_with_retry(setter: Callable[..., Any], *arguments: Any) -> None:
 def all_pages(search: Callable[..., Any], **arguments: Any) -> list[Any]:
     """Results of all pages of one of MLflow's searches."""
     results: list[Any] = []
+    pages = SearchPages()
     token = None
     while True:
         page = search(page_token=token, **arguments)
+        pages.check(page)
         results += page
         token = page.token
         if not token:
@@ -278,4 +283,4 @@ def without_secrets(address: str) -> str:
 
 def reason(error: Exception) -> str:
     """First line of an error, without secrets."""
-    return without_secrets(error_line(error))[:_REASON_CHARACTERS]
+    return without_values(without_secrets(error_line(error)))[:_REASON_CHARACTERS]
