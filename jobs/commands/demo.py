@@ -31,6 +31,7 @@ from jobs.evaluation.report import Report, terminal_text
 from jobs.isnet_task import picture_bytes
 from jobs.presets import PRESETS
 from jobs.registry.evaluate_gates import audited_model, promote_version
+from jobs.registry.measure import measure_version
 from jobs.registry.register import register_checkpoint
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context
@@ -101,7 +102,7 @@ def _from_data_to_picture(
     version = ModelVersion(context.tracking_server, MODEL, number)
     rules = make_protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
     evaluations = _evaluations(config, context, version, rules)
-    verdicts, is_promoted = _promote(context, version, evaluations)
+    verdicts, is_promoted = _promote(context, version, evaluations, rules)
     _stage(5, f"version {version.version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
     report: dict[str, Any] = {
         "run_id": prepared.run_id,
@@ -132,7 +133,7 @@ def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, r
 
 
 def _promote(
-    context: Context, version: ModelVersion, evaluations: list[dict[str, Any]]
+    context: Context, version: ModelVersion, evaluations: list[dict[str, Any]], protocol: Protocol
 ) -> tuple[list[GateVerdict], bool]:
     """Promotes the version if it passes the demo's gates."""
     # A second demo compares its version with the first one's.
@@ -140,10 +141,10 @@ def _promote(
     current = audited.current_version()
     production = None
     if current not in (None, version.version):
-        production = audited.model.version(str(current)).evaluation
-        # Other photos than last time: the two were never measured on the same data.
-        if production is not None and production["dataset_digest"] != evaluations[-1]["dataset_digest"]:
-            production = None
+        before = audited.model.version(str(current))
+        # After a demo with other photos the two are not compared.
+        if (before.evaluation or {}).get("dataset_digest") == evaluations[-1]["dataset_digest"]:
+            production = measure_version(context, audited.store, before, protocol).evaluation
     verdicts = evaluate_gates(
         build(GateRules, read_yaml(PRESETS / "gates" / "demo.yaml")),
         evaluations[-1],
