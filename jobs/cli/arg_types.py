@@ -8,7 +8,7 @@ from typing import Any
 from jobs.cli.parser import Parser
 
 MODEL_HELP = (
-    "models:/NAME@ALIAS, models:/NAME/VERSION, runs:/ID, a checkpoint's address, author:PATH, "
+    "NAME, NAME@ALIAS or NAME/VERSION of a registered model, runs:/ID, a checkpoint's address, author:PATH, "
     "untrained:PRESET, or classical:mean|telea|ns|biharmonic"
 )
 

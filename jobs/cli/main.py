@@ -51,10 +51,10 @@ def _run(args: argparse.Namespace) -> int:
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError
-    from trainplane.environ import preserved_variables
+    from trainplane.environ import child_environment, preserved_variables
 
     try:
-        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE):
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE), child_environment():
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
             status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
     except (UserError, InputError) as error:
@@ -86,6 +86,13 @@ def _context(args: argparse.Namespace) -> Context:
 
     context = resolve(args.context)
     context.activate()
+    # `doctor` has findings of its own about that.
+    if context.name == STACK and not args.target.startswith("commands.doctor:"):
+        from trainplane.cluster.stack.down import down_message
+        from trainplane.errors import UserError
+
+        if (message := down_message(context)) is not None:
+            raise UserError(message)
     # Lines in messages name the context that was named here.
     if args.context is not None:
         os.environ[CONTEXT_VARIABLE] = context.name
@@ -96,6 +103,9 @@ def _context(args: argparse.Namespace) -> Context:
 
 # Commands without a context: they start servers of their own, or need none.
 WITHOUT_CONTEXT = ("bench.", "commands.stack:", "commands.config:", "commands.completion:")
+
+# The context that `isnet stack up` writes.
+STACK = "stack"
 
 # Commands that record something, and so make the database of a local context; all others leave nothing behind.
 RECORDING = (

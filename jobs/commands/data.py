@@ -1,4 +1,4 @@
-"""`isnet data pack|verify|show`: packs, checks and describes datasets."""
+"""`isnet data pack|verify|list|show`: packs, checks and describes datasets."""
 
 from __future__ import annotations
 
@@ -9,25 +9,24 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from isnet.images.files import display_name
 from jobs.cli.main import emit
 from jobs.cli.progress import bar
-from jobs.data.layouts import LAYOUTS
-from jobs.data.packing import Recode, pack_pictures
-from jobs.data.sources import PictureSource, Skip, open_pictures
-from jobs.data.split import Side, parse_shares, shares_text, side_of
+from jobs.data.catalogue import list_datasets, picture_sizes
 from trainplane.cluster.context import Context
-from trainplane.cluster.ray_session import in_ray_job, ray_session
+from trainplane.command_line import command_line
 from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
-from trainplane.data.pack.executor import LocalExecutor, PackExecutor
-from trainplane.data.pack.ray_executor import RayExecutor
-from trainplane.data.verify import repair
-from trainplane.data.verify import verify as verify_dataset
 from trainplane.errors import UserError
 from trainplane.storage import open_store
+
+# What only packing needs is imported there: torch and Ray take seconds.
+if TYPE_CHECKING:
+    from jobs.data.sources import PictureSource, Skip
+    from jobs.data.split import Side
+    from trainplane.data.pack.executor import PackExecutor
 
 # Files named in a text for each reason of skipping.
 _SHOWN_FILES = 5
@@ -35,6 +34,9 @@ _SHOWN_FILES = 5
 
 def pack(args: argparse.Namespace, context: Context) -> int:
     """Packs pictures into a dataset."""
+    from jobs.data.packing import Recode, pack_pictures
+    from jobs.data.sources import open_pictures
+
     if not args.source:
         raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
     source = args.source if "://" in args.source else Path(args.source).expanduser()
@@ -67,6 +69,8 @@ def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
     # Published splits must not be mixed with ours.
     if args.layout != "folder":
         raise UserError(f"--layout {args.layout} has splits of its own; leave --shares out")
+    from jobs.data.split import parse_shares, shares_text, side_of
+
     shares = parse_shares(args.shares)
     return side_of(shares, args.split), {"shares": shares_text(shares)}
 
@@ -85,15 +89,23 @@ def _in_layout(
         raise UserError(
             f"--layout {args.layout} does not search for its lists on S3; give their folder here: --lists DIR"
         )
+    from jobs.data.layouts import LAYOUTS
+
     return LAYOUTS[args.layout](pictures, args.split, source=Path(source), lists=lists)
 
 
 @contextmanager
 def _executor(parallel: int | None) -> Iterator[PackExecutor]:
     """Opens the executor of packing: this process or Ray tasks."""
+    from trainplane.cluster.ray_session import in_ray_job, ray_session
+
     if not (parallel or (parallel is None and in_ray_job())):
+        from trainplane.data.pack.executor import LocalExecutor
+
         yield LocalExecutor()
         return
+    from trainplane.data.pack.ray_executor import RayExecutor
+
     # In a job of a cluster the default is a task for each processor.
     with ray_session(num_cpus=parallel) as ray:
         yield RayExecutor(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
@@ -101,6 +113,9 @@ def _executor(parallel: int | None) -> Iterator[PackExecutor]:
 
 def verify(args: argparse.Namespace, context: Context) -> int:
     """Checks a dataset, or repairs it from a copy."""
+    from trainplane.data.verify import repair
+    from trainplane.data.verify import verify as verify_dataset
+
     dataset = Dataset.open(context.dataset(args.dataset))
     repaired: list[Damage] = []
     if args.repair is None:
@@ -111,11 +126,21 @@ def verify(args: argparse.Namespace, context: Context) -> int:
         # Shards are repaired as a whole.
         damaged_shards = {damage.shard for damage in damages}
         repaired = [damage for damage in before if damage.shard not in damaged_shards]
-    payload = {"dataset": args.dataset, "sound": not damages, "damage": _rows(damages)}
+    payload = {
+        "dataset": args.dataset,
+        "sound": not damages,
+        "samples": dataset.num_samples,
+        "shards": dataset.num_shards,
+        "bytes": dataset.bytes,
+        "damage": _rows(damages),
+    }
     if args.repair is not None:
         payload |= {"repaired": _rows(repaired), "from": args.repair}
     lines = [f"{_line(damage)}  repaired" for damage in repaired] + [_line(damage) for damage in damages]
-    lines.append(f"{len(damages)} place{'s' * (len(damages) > 1)} damaged" if damages else "sound")
+    checked = f"{_extent(dataset)} checked, digest {dataset.digest[:12]}"
+    lines.append(
+        f"{len(damages)} place{'s' * (len(damages) > 1)} damaged; {checked}" if damages else f"sound: {checked}"
+    )
     emit(args, payload, "\n".join(lines))
     # Damage is left, or was found without a repair.
     return 1 if damages else 0
@@ -136,8 +161,33 @@ def show(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
+def list_all(args: argparse.Namespace, context: Context) -> int:
+    """Lists the datasets of the context's store."""
+    rows, lines = [], []
+    for listed in list_datasets(context.datasets):
+        if (dataset := listed.dataset) is None:
+            rows.append({"dataset": listed.name, "error": listed.fault})
+            lines.append(f"{display_name(listed.name):<24} cannot be opened: {listed.fault}")
+            continue
+        row = {"dataset": listed.name, "name": dataset.name, "split": dataset.split, "digest": dataset.digest}
+        row |= {"kind": dataset.manifest.packed.get("kind", "photos"), "samples": dataset.num_samples}
+        rows.append(row | {"shards": dataset.num_shards, "bytes": dataset.bytes})
+        lines.append(
+            f"{display_name(listed.name):<24} {row['kind']:<7} {_extent(dataset)}  {row['digest'][:12]}  {row['split']}"
+        )
+    lines = lines or [f"no datasets in {context.datasets}; pack one: {command_line('data', 'pack', 'SRC', 'NAME')}"]
+    emit(args, {"store": context.datasets, "datasets": rows}, "\n".join(lines))
+    return 0
+
+
+def _extent(dataset: Dataset) -> str:
+    plural = "s" * (dataset.num_shards != 1)
+    return f"{dataset.num_samples} samples, {dataset.num_shards} shard{plural}, {dataset.bytes / 2**20:.1f} MiB"
+
+
 def describe(dataset: Dataset) -> dict[str, Any]:
     """Returns the output of `--json`."""
+    sizes = picture_sizes(dataset)
     return {
         "dataset": dataset.address,
         "name": dataset.name,
@@ -146,6 +196,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "samples": dataset.num_samples,
         "shards": dataset.num_shards,
         "bytes": dataset.bytes,
+        "sizes": sizes and asdict(sizes),
         "packed": dict(dataset.manifest.packed),
         "reasons": dict(Counter(_kind(entry.reason) for entry in dataset.skipped).most_common()),
         "skipped": [asdict(entry) for entry in dataset.skipped],
@@ -158,11 +209,19 @@ def _kind(reason: str) -> str:
 
 
 def _text(payload: dict[str, Any]) -> str:
+    shards = f"{payload['shards']} shard{'s' * (payload['shards'] != 1)}"
+    each = f", {payload['bytes'] / 1024 / payload['samples']:.1f} KiB each" if payload["samples"] else ""
     lines = [
         f"{payload['name']} ({payload['split']}) at {payload['dataset']}",
-        f"  {payload['samples']} samples in {payload['shards']} shards, {payload['bytes'] / 2**20:.1f} MiB",
+        f"  {payload['samples']} samples in {shards}, {payload['bytes'] / 2**20:.1f} MiB{each}",
         f"  digest {payload['digest']}",
     ]
+    if (sizes := payload["sizes"]) is not None:
+        # Width and height.
+        extents = ["x".join(map(str, sizes[name])) for name in ("smallest", "largest")]
+        extent = " to ".join(dict.fromkeys(extents))
+        all_of = "all" if sizes["looked_at"] == payload["samples"] else f"{sizes['looked_at']} of them"
+        lines.append(f"  pictures of {extent} pixels ({all_of} looked at)")
     # Skipped files, by kind of reason.
     if payload["skipped"]:
         lines.append(f"  {len(payload['skipped'])} left out:")

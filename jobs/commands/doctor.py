@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shlex
 import shutil
 import uuid
@@ -10,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from packaging.requirements import Requirement
@@ -19,6 +21,7 @@ from jobs.cli.main import emit
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs.queue import head_args
+from trainplane.cluster.stack.down import down_message
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
 
@@ -28,7 +31,10 @@ _SHOWN = ("torch", "ray", "mlflow", "timm")
 
 def doctor(args: argparse.Namespace, context: Context) -> int:
     """Runs all checks on the context."""
-    findings = [finding for check in CHECKS for finding in check(context)]
+    # Each server of a stack that is down would be waited for.
+    stack = list(local_stack(context))
+    checks = (machine,) if stack else CHECKS
+    findings = stack + [finding for check in checks for finding in check(context)]
     is_fine = all(finding.level != "error" for finding in findings)
     lines = [f"{finding.level:<6} {finding}" for finding in findings]
     emit(args, {"ok": is_fine, "findings": [asdict(finding) for finding in findings]}, "\n".join(lines))
@@ -44,11 +50,21 @@ def _from_error(where: str, error: Exception, remedy: str) -> Finding:
     return Finding("error", f"{where}: {what}", own_remedy or remedy)
 
 
+def local_stack(context: Context) -> Iterator[Finding]:
+    """Finds out that the context's local stack is down."""
+    if (message := down_message(context)) is not None:
+        what, _, remedy = message.partition("; ")
+        yield Finding("error", what, remedy)
+
+
 def stores(context: Context) -> Iterator[Finding]:
     """Checks all stores: list, get, put, create if absent, delete."""
     for name in ("datasets", "checkpoints", "artifacts", "audit"):
         where, key = f"{name} at {getattr(context, name)}", f"doctor-{uuid.uuid4().hex}"
         # Reading: listing and getting an object that does not exist.
+        if (finding := _future_folder(where, getattr(context, name))) is not None:
+            yield finding
+            continue
         try:
             store = open_store(getattr(context, name))
             next(iter(store.list(key)), None)
@@ -71,6 +87,22 @@ def stores(context: Context) -> Iterator[Finding]:
             yield replace(finding, level="warning", remedy=only_read) if name == "datasets" else finding
 
 
+def _future_folder(where: str, address: str) -> Finding | None:
+    """Finding about a local store that the first write will make."""
+    if "://" in address or Path(address).exists():
+        return None
+    # This command leaves nothing behind, so it does not make the folder.
+    parent = existing_parent(Path(address))
+    if os.access(parent, os.W_OK | os.X_OK):
+        return Finding("ok", f"{where}: not there yet; its first object makes it")
+    return Finding("error", f"{where}: cannot be made in {parent}", "set ISNET_HOME to a folder of yours")
+
+
+def existing_parent(path: Path) -> Path:
+    """Nearest folder above that is there."""
+    return next(folder for folder in (path, *path.parents) if folder.exists())
+
+
 def _check_writing(where: str, store: Store, key: str) -> Finding:
     """Puts an object and deletes it; raises the store's errors."""
     store.write(key, b"probe")
@@ -78,6 +110,8 @@ def _check_writing(where: str, store: Store, key: str) -> Finding:
         data, keys = store.read(key), [entry.key for entry in store.list(key)]
         # Promotions, searches and batch jobs rely on this.
         is_protected = not store.create(key, b"another")
+    except NotFound:
+        return Finding("error", f"{where}: an object is not there a moment after it was put", "use another store")
     finally:
         store.delete(key)
     if data != b"probe" or keys != [key]:
@@ -90,9 +124,12 @@ def _check_writing(where: str, store: Store, key: str) -> Finding:
 
 def tracking(context: Context) -> Iterator[Finding]:
     """Checks that MLflow answers."""
+    server = context.tracking_server
+    if not server.exists:
+        yield Finding("ok", f"MLflow at {server.public_address}: not there yet; the first run makes it")
+        return
     from mlflow.exceptions import MlflowException
 
-    server = context.tracking_server
     try:
         experiments = server.client.search_experiments()
     except MlflowException as error:
@@ -151,8 +188,7 @@ def machine(context: Context) -> Iterator[Finding]:
     import psutil
     import torch
 
-    context.home.mkdir(parents=True, exist_ok=True)
-    free = shutil.disk_usage(context.home).free / 2**30
+    free = shutil.disk_usage(existing_parent(context.home)).free / 2**30
     what = f"disk: {free:.1f} GiB free at {context.home}"
     if free >= 1:
         yield Finding("ok", what)

@@ -21,13 +21,16 @@ from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.main import emit
 from jobs.cli.progress import bar
+from jobs.cli.streams import notify
 from jobs.cluster.worker_pool import task_count
+from jobs.evaluation.model_address import complete_address
 from jobs.evaluation.models import Model, open_model
 from jobs.inference import batch
 from jobs.inference.planning import KEPT_SUFFIXES, Options, plan
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
+from trainplane.registry.find_version import only_model
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,8 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
         return _run_batch(args, context)
     # Pair files first: nothing is loaded for a mistake in the call.
     pictures, failed = pair_files(Path(args.image), Path(args.mask), Path(args.output))
-    model = open_model(args.model, context)
+    address = _model_address(args, context)
+    model = open_model(address, context)
     done = []
     for files in bar(pictures, "inpaint", total=len(pictures)):
         try:
@@ -58,8 +62,17 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
     # A name may hold line ends and bytes of another encoding.
     text = "\n".join(display_name(line) for line in lines)
-    emit(args, {"model": args.model, "done": done, "failed": failed}, text)
+    emit(args, {"model": address, "done": done, "failed": failed}, text)
     return 1 if failed else 0
+
+
+def _model_address(args: argparse.Namespace, context: Context) -> str:
+    """Returns the address of the model that was named, or of the only one."""
+    if args.model is not None:
+        return complete_address(args.model, context)
+    address = only_model(context.tracking_server)
+    notify(f"no --model was given; this is {address}")
+    return address
 
 
 def _is_batch(args: argparse.Namespace) -> bool:
@@ -74,7 +87,7 @@ def _is_batch(args: argparse.Namespace) -> bool:
 def _run_batch(args: argparse.Namespace, context: Context) -> int:
     """Runs a resumable batch job (`jobs.inference.batch`)."""
     options = Options(args.raw, args.black_is_hole, args.resize_mask)
-    job = plan(args.image, args.mask, args.output, model=args.model, options=options)
+    job = plan(args.image, args.mask, args.output, model=_model_address(args, context), options=options)
     manifest = batch.run(job, context, tasks=task_count(args.parallel))
     done, failed = manifest["pictures"], manifest["failed"]
     lines = [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
@@ -94,6 +107,9 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
             raise UserError(f"{target} is an input; write the result elsewhere")
         if not target.parent.is_dir():
             raise UserError(f"{target.parent}: there is no such folder to write to; make it")
+        # Before the model, which takes seconds.
+        _check_there(image, "picture")
+        _check_there(mask, "mask")
         return [PictureFiles(image, mask, target)], []
     # A folder: the output is another folder, with the same paths below it.
     if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
@@ -103,6 +119,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
     failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped if not entry.is_harmless]
     if not paths:
         raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
+    _check_there(mask, "mask")
     masks = _masks(mask)
     pictures: list[PictureFiles] = []
     targets: set[Path] = set()
@@ -124,6 +141,12 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
     if not pictures:
         raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
     return pictures, failed
+
+
+def _check_there(path: Path, what: str) -> None:
+    # A link that leads nowhere is there; reading it tells why it cannot be read.
+    if not os.path.lexists(path):
+        raise UserError(f"{path}: there is no such file or folder; need a {what}")
 
 
 def _written_name(image: Path) -> str:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.main import emit
+from jobs.evaluation.model_address import run_id_of
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config import safe_yaml
@@ -58,7 +59,7 @@ class Recipe:
 
 def reproduce(args: argparse.Namespace, context: Context) -> int:
     """Writes the recipe of a run."""
-    recipe = _recipe(context, args.run)
+    recipe = _recipe(context, run_id_of(args.run, context))
     folder = Path(args.output or f"reproduce-{recipe.run_id[:8]}")
     commands = _write(folder, recipe)
     missing = list(_missing(recipe, context))
@@ -130,7 +131,7 @@ def _may_ask(place: dict[str, Any], context: Context) -> bool:
     if not uri.startswith("s3://") or _bucket(uri) == _bucket(context.datasets):
         return bool(uri)
     # The same bucket name behind another endpoint is another bucket, perhaps a stranger's at Amazon.
-    return place.get("endpoint", "unknown") == lineage.s3_endpoint()
+    return bool(place.get("endpoint", "unknown") == lineage.s3_endpoint())
 
 
 def _bucket(address: str) -> list[str]:
@@ -157,7 +158,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
         if recipe.diff:
             (folder / "code.diff").write_text(recipe.diff)
             commands.append(f"git apply {shlex.quote(str(folder.resolve() / 'code.diff'))}")
-        commands.append(f"isnet train {shlex.quote(str(folder.resolve() / 'config.yaml'))} --fresh")
+        commands.append(command_line("train", str(folder.resolve() / "config.yaml"), "--fresh"))
         (folder / "commands.sh").write_text("\n".join(["set -e", *commands]) + "\n")
     except OSError as error:
         raise UserError(f"{folder} cannot be written ({error.strerror}); name another folder with -o") from error

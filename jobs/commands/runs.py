@@ -1,47 +1,66 @@
-"""`isnet runs list|show|sync|reap`, `isnet ui`: recorded runs and their pages."""
+"""`isnet runs list|show|sync|reap`: recorded runs."""
 
 from __future__ import annotations
 
 import argparse
-import os
-import subprocess
-import sys
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
 from jobs.cli.main import emit
 from jobs.evaluation import pending_results
+from jobs.evaluation.model_address import run_id_of
 from trainplane.cluster.context import Context
-from trainplane.cluster.ports import check_port
-from trainplane.cluster.stack.moto_server import die_with_parent
-from trainplane.errors import RunFailed
+from trainplane.command_line import command_line
+from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.run_record import RunRecord
+from trainplane.tracking.search_runs import Conditions, search_runs
 
 # Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
 
 
 def list_runs(args: argparse.Namespace, context: Context) -> int:
-    """Lists the runs of all experiments, newest first."""
-    # Dead runs are closed first, so that the list is right.
-    fail_stale_runs(context.tracking_server, context.home)
-    client = context.tracking_server.client
-    experiments = {e.experiment_id: e.name for e in client.search_experiments()}
-    newest = client.search_runs(list(experiments), order_by=["attributes.start_time DESC"], max_results=200)
-    runs = [_row(run, experiments[run.info.experiment_id]) for run in newest]
+    """Lists the newest runs of all experiments, or of those asked for."""
+    server = context.tracking_server
+    # Dead runs are closed first, so that the list is right. Where only reading is allowed, it shows what is recorded.
+    with suppress(UserError, RunFailed):
+        fail_stale_runs(server, context.home)
+    found = search_runs(
+        server,
+        limit=args.limit or None,
+        conditions=Conditions(experiment=args.experiment, status=args.status, search=args.search),
+    )
+    runs = [_row(run, found.experiments[run.info.experiment_id]) for run in found.runs]
     lines = [
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
     ]
+    if not lines:
+        asked = " that fit" if any((args.experiment, args.status, args.search)) else ""
+        lines = [f"no runs{asked} yet; start one with `{command_line('train', 'demo')}`"]
     # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
-    lines += [f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking']}" for spool in waiting]
-    emit(args, {"runs": runs, "waiting": waiting}, "\n".join(lines) or "no runs yet; start one with `isnet train demo`")
+    lines += [
+        f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking'] or 'an unknown address'}"
+        for spool in waiting
+    ]
+    if found.num_more:
+        more = f"{found.num_more}{'' if found.is_counted else ' or'} more"
+        lines.append(f"{len(runs)} newest runs; {more}, older: {_listing(args, limit='0')}")
+    payload = {"runs": runs, "more": found.num_more, "waiting": waiting}
+    emit(args, payload, "\n".join(lines))
     return 0
+
+
+def _listing(args: argparse.Namespace, *, limit: str) -> str:
+    """Command line of the same list with another limit."""
+    options = {"--experiment": args.experiment, "--status": args.status, "--search": args.search, "--limit": limit}
+    return command_line("runs", "list", *(word for pair in options.items() if pair[1] is not None for word in pair))
 
 
 def _row(run: Any, experiment: str) -> dict[str, Any]:
@@ -61,7 +80,7 @@ def _psnr(metrics: dict[str, float]) -> str:
 
 def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the settings, metrics and status of a run."""
-    run = RunRecord(context.tracking_server, args.run).run
+    run = RunRecord(context.tracking_server, run_id_of(args.run, context)).run
     # MLflow's own tags about its artifacts are long and of no interest.
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
     payload = {
@@ -94,9 +113,14 @@ def sync(args: argparse.Namespace, context: Context) -> int:
     lines = [f"{num_sent} records sent, {num_unsent} left"]
     lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
     # Records for other servers wait until `--of` names their address.
-    elsewhere = Counter(spool.tracking for spool in pending_results.waiting(context) if spool.run_id not in outcomes)
+    elsewhere = Counter(
+        spool.tracking or "an unknown address"
+        for spool in pending_results.waiting(context)
+        if spool.run_id not in outcomes
+    )
     lines += [
-        f"{n} runs wait for {address}; --of {address} sends them here instead" for address, n in elsewhere.items()
+        f"{n} runs wait for {address}; {command_line('runs', 'sync', '--of', address)} sends them here instead"
+        for address, n in elsewhere.items()
     ]
     payload = {"runs": runs, "sent": num_sent, "left": num_unsent, "elsewhere": dict(elsewhere)}
     emit(args, payload, "\n".join(lines))
@@ -110,34 +134,5 @@ def reap_runs(args: argparse.Namespace, context: Context) -> int:
     while time.monotonic() < deadline:
         time.sleep(min(REAP_EVERY_S, max(0.0, deadline - time.monotonic())))
         reaped += fail_stale_runs(context.tracking_server, context.home)
-    emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed as FAILED" for run_id in reaped) or "nothing to close")
-    return 0
-
-
-def ui(args: argparse.Namespace, context: Context) -> int:
-    """Serves MLflow's pages on loopback until interrupted."""
-    # A server has its own pages.
-    if context.tracking.startswith("http"):
-        emit(args, {"address": context.tracking}, f"the pages of context {context.name!r}: {context.tracking}")
-        return 0
-    # With --port 0 a free port is chosen here, so that the address can be printed.
-    port = check_port(args.port)
-    address = f"http://127.0.0.1:{port}"
-    command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port)]
-    command += ["--workers", "1", "--backend-store-uri", context.tracking, "--default-artifact-root", context.artifacts]
-    # By default MLflow 3 opens its pages for language models.
-    pages = f"{address}/#/experiments?workflowType=machine_learning"
-    emit(args, {"address": address, "pages": pages}, f"{pages} (Ctrl-C ends it)")
-    # The server's job runners are for language models, and take a gigabyte of memory.
-    server = subprocess.Popen(
-        command, env={**os.environ, "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false"}, preexec_fn=die_with_parent
-    )
-    try:
-        status = server.wait()
-    except KeyboardInterrupt:
-        server.terminate()
-        server.wait()
-        return 0
-    if status:
-        raise RunFailed(f"the MLflow server ended with status {status}")
+    emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed" for run_id in reaped) or "nothing to close")
     return 0

@@ -13,6 +13,7 @@ from trainplane.cluster import context_file
 from trainplane.cluster.context import resolve
 from trainplane.cluster.stack.stack import ComponentStatus, Stack
 from trainplane.command_line import command_line
+from trainplane.tracking.pages import experiments_page
 
 
 def up(args: argparse.Namespace) -> int:
@@ -32,14 +33,19 @@ def up(args: argparse.Namespace) -> int:
         lines.append(
             "store      is a MOCK: its objects are in memory and are lost at `down`; for a real one install Ceph"
         )
-    password = secrets["MLFLOW_TRACKING_PASSWORD"]
+    password, token = secrets["MLFLOW_TRACKING_PASSWORD"], secrets["RAY_AUTH_TOKEN"]
+    name = context_file.NAME
     lines += [
-        f"up after {took_s:.0f} s; every command runs on it with --context {context_file.NAME} ({file})",
-        f"MLflow's pages: {values['tracking']}, user admin, password in {password}",
+        f"up after {took_s:.0f} s; every command runs on it with --context {name} ({file})",
+        f'without the option: export ISNET_CONTEXT={name}, or write default = "{name}" as the first line of that file',
+        f"MLflow's pages: {experiments_page(values['tracking'])}, user admin, password in {password}",
+        f"Ray's pages:    {values['ray']}, token in {token}",
     ]
     payload = {
-        "context": context_file.NAME,
+        "context": name,
         "file": str(file),
+        "pages": {"mlflow": values["tracking"], "ray": values["ray"]},
+        "secrets": {name: str(path) for name, path in secrets.items()},
         "seconds": round(took_s, 1),
         "store": store,
     }

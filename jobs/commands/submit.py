@@ -1,4 +1,4 @@
-"""`isnet submit`, `isnet jobs`: commands on a Ray cluster."""
+"""`isnet submit COMMAND …`: runs a command as a job of a Ray cluster."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ import jobs as jobs_package
 import trainplane as trainplane_package
 from jobs.cli.arguments import parse
 from jobs.cli.main import emit
-from jobs.cli.streams import notify, write_report
+from jobs.cli.streams import notify
 from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
+from jobs.commands.jobs import end_text, follow, job_payload
 from trainplane.cluster import context_file
 from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.cluster.jobs import client, status, upload
-from trainplane.cluster.jobs import logs as following
 from trainplane.cluster.jobs.submit import submit as hand_over
 from trainplane.command_line import CONTEXT_VARIABLE, command_line
 from trainplane.config import safe_yaml
@@ -57,27 +57,10 @@ def submit(args: argparse.Namespace, context: Context) -> int:
     connection = client.connect(context)
     if args.no_follow:
         state = status.job_state(connection, job)
-        emit(args, _payload(state), f"{job} is {state.status}; {command_line('jobs', 'logs', job, '--follow')}")
+        emit(args, job_payload(state), f"{job} is {state.status}; {command_line('jobs', 'logs', job, '--follow')}")
         return 0
-    # With --json, standard output is for the report alone.
-    output = sys.stderr if args.json else sys.stdout
-
-    def write(text: str) -> None:
-        write_report(text, output, end="")
-
-    # Ctrl-C ends the following, not the job.
-    try:
-        following.wait_for_start(connection, job, timeout_s=args.wait, emit=notify)
-        state = following.follow(connection, job, write)
-    except KeyboardInterrupt:
-        notify(
-            f"the job continues; see {command_line('jobs', 'logs', job, '--follow')}, or stop it with "
-            f"{command_line('jobs', 'stop', job)}"
-        )
-        raise
-    # The message ends with the log, which is printed already.
-    reason = f" ({state.message.partition(', last available logs')[0]})" if state.exit_status else ""
-    emit(args, _payload(state), f"job {job}: {state.status}{reason}")
+    state = follow(args, connection, job, wait_s=args.wait)
+    emit(args, job_payload(state), end_text(state))
     return state.exit_status
 
 
@@ -177,53 +160,3 @@ def _base_of(file: Path) -> Path | None:
     base = tree.get("base") if isinstance(tree, dict) else None
     name = base.partition("+")[0] if isinstance(base, str) else ""
     return Path(name) if name.endswith((".yaml", ".yml")) and Path(name).is_file() else None
-
-
-def list_jobs(args: argparse.Namespace, context: Context) -> int:
-    """Lists the jobs, newest first."""
-    states = status.job_states(client.connect(context))[::-1]
-    text = "\n".join(f"{state.job}  {state.status:<9}  {state.entrypoint}" for state in states) or "no jobs"
-    emit(args, {"jobs": [_payload(state) for state in states]}, text)
-    return 0
-
-
-def show(args: argparse.Namespace, context: Context) -> int:
-    """Shows the state of a job."""
-    state = status.job_state(client.connect(context), args.job)
-    emit(args, _payload(state), "\n".join(f"{key:<11} {value}" for key, value in _payload(state).items()))
-    return 0
-
-
-def logs(args: argparse.Namespace, context: Context) -> int:
-    """Prints the output of a job."""
-    connection = client.connect(context)
-    # Refuses an unknown job.
-    status.job_state(connection, args.job)
-    text = following.full_log(connection, args.job)
-    emit(args, {"job": args.job, "logs": text}, text.rstrip("\n"))
-    return 0
-
-
-def stop(args: argparse.Namespace, context: Context) -> int:
-    """Stops a job."""
-    connection = client.connect(context)
-    was_waiting = status.job_state(connection, args.job).status == "PENDING"
-    connection.stop_job(args.job)
-    if was_waiting:
-        # Ray ends a waiting job only when its turn comes, or after its time limit for starting.
-        state = status.job_state(connection, args.job)
-        emit(args, _payload(state), f"{args.job} will stop: it is still waiting, and ends when its turn comes")
-        return 0
-    state = status.wait_until_over(connection, args.job, timeout_s=60.0)
-    emit(args, _payload(state), f"{args.job} is {state.status}")
-    return 0
-
-
-def _payload(state: status.JobState) -> dict[str, object]:
-    return {
-        "job": state.job,
-        "status": state.status,
-        "message": state.message,
-        "entrypoint": state.entrypoint,
-        "exit": state.exit_status if state.is_over else None,
-    }

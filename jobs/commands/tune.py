@@ -15,8 +15,10 @@ from jobs.cli.streams import notify
 from jobs.search.live_table import LiveTable
 from jobs.search.mlflow_record import cost_text, search_record
 from jobs.search.spec import LoadedSearch, build_search, check_resources, load_search
+from jobs.search.stored import find_search, stored_searches
 from jobs.search.trial_time import needed_trial_seconds
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.errors import RunFailed, UserError
 from trainplane.search.policy import budget
 from trainplane.search.policy.state import SearchState, TrialState
@@ -26,12 +28,12 @@ from trainplane.search.run.launch import (
     Search,
     cost_rates,
     load_prior_results,
-    read_state,
     register_search_dir,
     run_search,
     trial_resources,
 )
 from trainplane.storage import open_store
+from trainplane.tracking import lineage
 from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
 from trainplane.tracking.results import send_result
 from trainplane.tracking.run_id import RunSpec
@@ -45,6 +47,8 @@ def tune(args: argparse.Namespace, context: Context) -> int:
     """Runs a search, and registers its best trial if asked."""
     if args.preset == "show":
         return show(args, context)
+    if args.preset == "list" and not args.overrides:
+        return list_searches(args, context)
     loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
     check_resources(search, trial_seconds=needed_trial_seconds(search, context))
@@ -81,11 +85,12 @@ def tune(args: argparse.Namespace, context: Context) -> int:
             )
         except BaseException as error:
             status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            # The trials died with the private cluster and left their runs open.
-            _reap(context)
             # The error that stopped the search matters more than an unreachable MLflow.
-            with suppress(UserError):
+            with suppress(UserError, RunFailed):
                 end_run(context.tracking_server, parent, status, {"trainplane.error": str(error)[:500]})
+            # The trials died with the private cluster and left their runs open. What becomes of them follows from the
+            # status of their search.
+            _reap(context)
             raise
     if unsent is not None:
         notify(unsent)
@@ -96,23 +101,18 @@ def tune(args: argparse.Namespace, context: Context) -> int:
 
 def _reap(context: Context) -> None:
     """Closes dead processes' runs, if MLflow answers."""
-    with suppress(UserError):
+    with suppress(UserError, RunFailed):
         fail_stale_runs(context.tracking_server, context.home)
 
 
 def show(args: argparse.Namespace, context: Context) -> int:
     """Shows the progress of a search from its journal."""
     if not args.overrides or "=" in args.overrides[0]:
-        raise UserError("isnet tune show needs a search: isnet tune show SEARCH, with the settings it was started with")
-    preset, *overrides = args.overrides
-    # Only looks: no dataset is packed, no trial started.
-    search = build_search(load_search(preset, overrides), context, may_pack=False)
-    state = read_state(search, context)
-    if state is None:
         raise UserError(
-            f"search {search.name!r} has no journal in {context.checkpoints}/{search.folder}; start it with "
-            f"`isnet tune {' '.join([preset, *overrides])}`, or name the settings it was started with"
+            f"{command_line('tune', 'show')} needs a search: {command_line('tune', 'show', 'SEARCH')}; "
+            f"{command_line('tune', 'list')} lists them"
         )
+    search, state = find_search(context, args.overrides)
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     # The driver computes the costs; this one may not write the journal.
     driver = Driver.read_only(plan, state)
@@ -120,6 +120,36 @@ def show(args: argparse.Namespace, context: Context) -> int:
         f"ended: {state.end_reason}" if state.end_reason else "not ended"
     )
     emit(args, _payload(search, driver, None, None), text)
+    return 0
+
+
+def list_searches(args: argparse.Namespace, context: Context) -> int:
+    """Lists the searches of the context's store, with their best trials."""
+    rows, lines = [], []
+    for stored in stored_searches(context):
+        state = stored.state
+        best, goals = summary.leaderboard(state).best, [goal.metric for goal in stored.goals]
+        status = stored.status(state)
+        done = sum(trial.status not in ("running", "waiting") for trial in state.trials.values())
+        rows.append(
+            {
+                "search": stored.folder,
+                "name": stored.name,
+                "status": status,
+                "trials": len(state.trials),
+                "limit": state.trial_limit,
+                "best": best and {"trial": best.number, "run_id": best.run_id, "metrics": best.values},
+                "words": list(stored.description.get("words", [])),
+            }
+        )
+        values = ", ".join(f"{goal} {summary.format_value(best.values.get(goal))}" for goal in goals) if best else "-"
+        trial = f"  trial {best.number}, run {best.run_id[:8]}" if best else ""
+        begun = " ".join(stored.description.get("words", [])[1:])
+        lines.append(
+            f"{stored.folder:<32} {status:<8} {done} of {state.trial_limit} trials  best: {values}{trial}  {begun}"
+        )
+    lines = lines or [f"no searches in {context.checkpoints}; start one: {command_line('tune', 'search_demo')}"]
+    emit(args, {"searches": rows}, "\n".join(line.rstrip() for line in lines))
     return 0
 
 
@@ -142,6 +172,7 @@ def _parent(loaded: LoadedSearch, search: Search, context: Context) -> str:
                 "trainplane.search": search.name,
                 "trainplane.objective": goals,
                 "trainplane.journal": f"{context.checkpoints}/{search.folder}",
+                **lineage.job_tags(),
             },
             artifact_root=context.artifacts,
         ),

@@ -19,6 +19,7 @@ from isnet.mask_files import read_mask
 from isnet.masks import GENERATORS, Generator, Hole, generator
 from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.data.types import Sample
@@ -31,14 +32,16 @@ ConfigT = TypeVar("ConfigT", bound=RunConfig)
 MAX_BYTES = 256 * 2**20
 
 
+def _pack_masks() -> str:
+    return command_line("data", "pack", "SRC", "NAME", "--kind", "masks")
+
+
 def mask_bytes(sample: Sample, address: str) -> bytes:
     """Returns the encoded mask of a sample."""
     if "png" not in sample:
         members = ", ".join(sorted(name for name in sample if not name.startswith("__"))) or "none"
         key = sample["__key__"].decode("utf-8", "replace")
-        raise UserError(
-            f"masks {address}: sample {key} has no KEY.png ({members}); pack them with `isnet data pack … --kind masks`"
-        )
+        raise UserError(f"masks {address}: sample {key} has no KEY.png ({members}); pack them with `{_pack_masks()}`")
     return sample["png"]
 
 
@@ -148,7 +151,7 @@ def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
             f"(there are {', '.join(GENERATORS)}) nor a mask dataset: {error}"
         ) from error
     if dataset.manifest.packed.get("kind") != "masks":
-        raise UserError(f"{masks!r} holds pictures, not masks; pack masks with `isnet data pack … --kind masks`")
+        raise UserError(f"{masks!r} holds pictures, not masks; pack masks with `{_pack_masks()}`")
     # Every rank keeps all masks in memory.
     if dataset.bytes > MAX_BYTES:
         raise UserError(

@@ -13,14 +13,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jobs.config import ISNetConfig
-from jobs.search.spec import build_search, load_search
+from jobs.search.stored import find_search
 from jobs.train.run import run_training
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.errors import UserError
 from trainplane.search.policy.state import score
 from trainplane.search.report.summary import leaderboard
-from trainplane.search.run.launch import read_state
 
 
 @dataclass(frozen=True)
@@ -36,10 +35,7 @@ def best_of_search(
     context: Context, preset: str, overrides: Sequence[str] = (), *, steps: int | None = None, seeds: int = 1
 ) -> BestTrial:
     """Returns the best trial's checkpoint, trained further on request."""
-    search = build_search(load_search(preset, overrides), context)
-    state = read_state(search, context)
-    if state is None:
-        raise UserError(f"search {search.name!r} was not run here with these settings; run `isnet tune {preset}` first")
+    search, state = find_search(context, [preset, *overrides])
     best = leaderboard(state).best
     if best is None:
         raise UserError(f"search {search.name!r} has no trial with a finite value; nothing to register")

@@ -14,6 +14,7 @@ from jobs.presets import merge, preset_names, preset_tree
 from jobs.search.model_cost import COST_METRICS
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
+from trainplane.command_line import command_line
 from trainplane.config.canonical import flatten
 from trainplane.config.load import build
 from trainplane.config.overrides import apply_overrides
@@ -45,6 +46,7 @@ class LoadedSearch:
 
     file: SearchFile
     base: dict[str, Any]
+    words: tuple[str, ...]  # Preset and overrides, as typed
 
     def configure(self, number: int, settings: Settings, segment: int) -> RunConfig:
         """Configuration of a trial."""
@@ -63,14 +65,16 @@ def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
     tree = preset_tree(preset)
     if "search" not in tree:
         searches = ", ".join(preset_names("search_"))
-        raise UserError(f"{preset!r} is no search (no 'search:' section); try {searches}, or `isnet train {preset}`")
+        raise UserError(
+            f"{preset!r} is no search (no 'search:' section); try {searches}, or `{command_line('train', preset)}`"
+        )
     # Overrides of the search; all others are for its base.
     # A trial's name follows from its search, so an override of the name is meant for the search.
     of_search = [override for override in overrides if override.startswith(("search.", "name="))]
     file = build(SearchFile, _with_space(tree, of_search))
     of_base = [override for override in overrides if override not in of_search]
     base = merge(preset_tree(file.base), file.overrides)
-    return LoadedSearch(file, apply_overrides(base, of_base, run_schema(base, of_base)))
+    return LoadedSearch(file, apply_overrides(base, of_base, run_schema(base, of_base)), (preset, *overrides))
 
 
 def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -100,7 +104,6 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     settings = loaded.file.search
     for name in settings.space:
         _check_name(name, known_settings)
-    space = Space.of(settings, known_settings)
     _check_objectives(loaded, base)
     if settings.algorithm == "pbt":
         _check_population(loaded, base)
@@ -111,26 +114,36 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
     train_data = datasets[0]
+    key = search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets])
+    search = assemble_search(loaded, context, key=key)
+    # A configuration refuses its own bad settings, so build some of them.
+    _check_trials(settings, search.space, lambda drawn: check_fills_batch(search.configure(0, drawn, 0), train_data))
+    return search
+
+
+def assemble_search(loaded: LoadedSearch, context: Context, *, key: str) -> Search:
+    """Builds a search without checking it, as one that was started before."""
+    base, settings = loaded.configure(0, {}, 0), loaded.file.search
 
     def configure(number: int, drawn: Settings, segment: int) -> RunConfig:
         config = loaded.configure(number, drawn, segment)
         return with_located_masks(config, context)
 
-    def check(settings: Settings) -> None:
-        check_fills_batch(configure(0, settings, 0), train_data)
-
-    # A configuration refuses its own bad settings, so build some of them.
-    _check_trials(settings, space, check)
     # Model costs are measured only where an objective needs them.
     has_costs = isinstance(base, ISNetConfig) and any(goal.metric in COST_METRICS for goal in settings.goals)
     return Search(
         loaded.file.name,
-        search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets]),
+        key,
         settings,
-        space,
+        Space.of(settings, flatten(base.model_dump(mode="json"))),
         base.train,
         configure,
         extra_metrics=COST_FUNCTION if has_costs else None,
+        description={
+            "words": list(loaded.words),
+            "file": loaded.file.model_dump(mode="json", exclude_unset=True),
+            "base": loaded.base,
+        },
     )
 
 

@@ -34,10 +34,13 @@ def submit(commands: Any) -> None:
 def jobs(commands: Any) -> None:
     """Adds `isnet jobs`."""
     actions = group(commands, "jobs", "jobs on the context's Ray cluster")
-    command(actions, "list", "commands.submit:list_jobs", "jobs, newest first")
-    for name, summary in (("show", "one job's state"), ("logs", "one job's output"), ("stop", "end a job")):
-        action = command(actions, name, f"commands.submit:{name}", summary)
-        action.add_argument("job", metavar="JOB")
+    command(actions, "list", "commands.jobs:list_jobs", "jobs, newest first: time, user, run and command of each")
+    summaries = {"show": "one job's state", "logs": "one job's output", "stop": "end a job, once its run is saved"}
+    for name, summary in summaries.items():
+        action = command(actions, name, f"commands.jobs:{name}", summary)
+        action.add_argument("job", metavar="JOB", help="id of a job, or its beginning")
+        if name == "logs":
+            action.add_argument("--follow", action="store_true", help="until the job is over; exit status: the job's")
 
 
 def doctor(commands: Any) -> None:

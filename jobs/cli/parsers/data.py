@@ -68,5 +68,6 @@ def data(commands: Any) -> None:
     verify.add_argument("dataset", metavar="DATASET")
     # Only objects with the recorded sha256 are taken from the copy.
     verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
+    command(actions, "list", "commands.data:list_all", "datasets of the context's store")
     show = command(actions, "show", "commands.data:show", "describe a dataset")
     show.add_argument("dataset", metavar="DATASET")

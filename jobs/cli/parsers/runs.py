@@ -4,22 +4,31 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.cli.arg_types import command, count, group, port
+from jobs.cli.arg_types import command, count, group, port, whole
+
+# Of MLflow. A run that was stopped, or asked to stop, is KILLED; FAILED is one that went wrong.
+STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
+_RUN_HELP = "run id or its beginning, or a model: NAME, NAME@ALIAS or NAME/VERSION, for the run that made it"
 
 
 def runs(commands: Any) -> None:
     """Adds `isnet runs` and `isnet ui`."""
     actions = group(commands, "runs", "recorded runs")
-    command(actions, "list", "commands.runs:list_runs", "runs, newest first")
+    listing = command(actions, "list", "commands.runs:list_runs", "runs, newest first")
+    listing.add_argument("--limit", type=whole, default=50, metavar="N", help="at most N, default 50; 0: all")
+    # All conditions together.
+    listing.add_argument("--experiment", metavar="NAME", help="of this experiment of MLflow only")
+    listing.add_argument("--status", type=str.upper, choices=STATUSES, help="with this status only")
+    listing.add_argument("--search", metavar="SEARCH", help="trials of this search only: its name or its run")
     show = command(actions, "show", "commands.runs:show", "settings, metrics and status of a run")
-    show.add_argument("run", metavar="RUN", help="MLflow run id")
+    show.add_argument("run", metavar="RUN", help=_RUN_HELP)
     reproduce = command(
         actions,
         "reproduce",
         "commands.reproduce:reproduce",
         "write how to run it again; check that its inputs still exist",
     )
-    reproduce.add_argument("run", metavar="RUN", help="MLflow run id")
+    reproduce.add_argument("run", metavar="RUN", help=_RUN_HELP)
     reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
     # Repairs after failures of MLflow or of a process.
     sync = command(actions, "sync", "commands.runs:sync", "send the records still spooled on this machine")

@@ -12,6 +12,7 @@ import socket
 from collections.abc import Mapping
 from functools import cache
 
+from trainplane.command_line import command_line
 from trainplane.errors import UserError
 
 VARIABLE = "RAY_ADDRESS"
@@ -42,7 +43,8 @@ def named_address(environment: Mapping[str, str]) -> str | None:
     if address.startswith(("http://", "https://")):
         raise UserError(
             f"{VARIABLE} is {address.partition('?')[0]}, the address of a dashboard; need HOST:PORT of the cluster's "
-            f"head, such as head:6379; {_REMEDY}, or name it in a context (ray = …) and use `isnet submit`"
+            f"head, such as head:6379; {_REMEDY}, or name it in a context (ray = …) and use "
+            f"`{command_line('submit', 'COMMAND')}`"
         )
     raise UserError(f"{VARIABLE} is {address!r}; need HOST:PORT of the cluster's head, such as head:6379; {_REMEDY}")
 

@@ -1,4 +1,4 @@
-"""Heartbeats of runs, so that a dead run becomes FAILED.
+"""Heartbeats of runs, so that a dead run becomes FAILED, or KILLED with its search.
 
 A live process renews its run's lease, a tag, every minute. On the owner's host its process is looked up, which gives an
 answer at once. Other hosts decide by the lease within minutes: they compare its text with what they saw before, by
@@ -14,11 +14,12 @@ import json
 import logging
 import os
 import random
+import re
 import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,7 +27,7 @@ from typing import Any, Literal
 
 from trainplane.locks import ProcessId, boot_id
 from trainplane.tracking.client import TrackingServer, all_pages
-from trainplane.tracking.run_id import OWNER_TAG, REAPED_TAG, find_reserved_run, is_reserved, set_tags
+from trainplane.tracking.run_id import OWNER_TAG, PARENT_TAG, REAPED_TAG, find_reserved_run, is_reserved, set_tags
 from trainplane.tracking.spool.meta import read_meta, replace_file
 from trainplane.tracking.spool.spool import has_writer
 from trainplane.tracking.spool.upload import upload
@@ -44,7 +45,9 @@ LeaseState = Literal["alive", "suspect", "expired"]
 
 
 def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s: float = LEASE_TERM_S) -> list[str]:
-    """Marks RUNNING runs without a live process as FAILED.
+    """Closes RUNNING runs without a live process.
+
+    They are FAILED, and KILLED if the search that they are trials of was KILLED.
 
     Args:
         server: An unreachable one is a `UserError`.
@@ -54,6 +57,9 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
     Returns:
         Ids of the marked runs.
     """
+    # No database, no runs.
+    if not server.exists:
+        return []
     from mlflow.exceptions import MlflowException
 
     try:
@@ -72,23 +78,49 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
             reason = "its process, on another host, has not renewed its lease for minutes"
             reasons |= dict.fromkeys(_expired_runs(remote, home / _SIGHTINGS, term_s), reason)
         # The tag before the status, so that an owner that is alive can tell this end from its own.
+        stopped = _stopped_with_their_search(client, [run for run in running if run.info.run_id in reasons])
         for run_id, reason in reasons.items():
             set_tags(client, run_id, {REAPED_TAG: reason})
-            client.set_terminated(run_id, status="FAILED")
+            client.set_terminated(run_id, status="KILLED" if run_id in stopped else "FAILED")
     except (MlflowException, OSError) as error:
         raise server.unreachable(error) from error
     return list(reasons)
 
 
+def _stopped_with_their_search(client: Any, runs: list[Any]) -> set[str]:
+    """Ids of the trials among `runs` whose search was stopped by a user.
+
+    Its processes are ended with it, and that is no failure of theirs.
+    """
+    from mlflow.exceptions import MlflowException
+
+    parents = {run.info.run_id: run.data.tags.get(PARENT_TAG) for run in runs}
+    killed = set()
+    for parent in set(parents.values()) - {None}:
+        # It may have been deleted.
+        with suppress(MlflowException):
+            if client.get_run(parent).info.status == "KILLED":
+                killed.add(parent)
+    return {run_id for run_id, parent in parents.items() if parent in killed}
+
+
 def _is_local(run: Any) -> bool:
-    return bool(run.data.tags.get(OWNER_TAG, "").startswith(f"{_host()}:"))
+    return _local_owner(run) is not None
 
 
 def _has_died(run: Any) -> bool:
-    if not _is_local(run):
-        return False
-    _, pid, start_ticks = run.data.tags[OWNER_TAG].rsplit(":", 2)
-    return not ProcessId(int(pid), int(start_ticks)).is_alive()
+    owner = _local_owner(run)
+    return owner is not None and not owner.is_alive()
+
+
+def _local_owner(run: Any) -> ProcessId | None:
+    """Process of this host that owns a run; None also for a tag that is no owner."""
+    host, _, numbers = str(run.data.tags.get(OWNER_TAG, "")).partition(f"{_host()}:")
+    pid, _, start_ticks = numbers.partition(":")
+    # Anyone can edit a tag. One that names no process leaves the decision to the lease.
+    if host or not re.fullmatch("[0-9]{1,10}:[0-9]{1,19}", numbers):
+        return None
+    return ProcessId(int(pid), int(start_ticks))
 
 
 def _expired_runs(runs: list[Any], path: Path, term_s: float) -> list[str]:
@@ -102,6 +134,9 @@ def _expired_runs(runs: list[Any], path: Path, term_s: float) -> list[str]:
         run.info.run_id: assess_lease(run.data.tags[LEASE_TAG], sightings.get(run.info.run_id), now, term_s=term_s)
         for run in runs
     }
+    # Nothing seen, nothing to forget.
+    if not states and not sightings:
+        return []
     # Only runs that are still RUNNING are remembered.
     stored = {"boot": boot, "seen": {run_id: asdict(sighting) for run_id, (_, sighting) in states.items()}}
     try:

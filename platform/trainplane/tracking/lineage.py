@@ -24,6 +24,9 @@ from trainplane.tracking.run_id import set_tags
 # For code without its repository; `isnet submit` and the image's Dockerfile set them.
 COMMIT_VARIABLE = "TRAINPLANE_COMMIT"
 DIRTY_VARIABLE = "TRAINPLANE_DIRTY"
+# Name of the job, set by whoever submits it; and the tag of the runs that it trained.
+JOB_VARIABLE = "TRAINPLANE_JOB"
+JOB_TAG = "trainplane.job"
 # MLflow's limit.
 DATASET_DIGEST_LENGTH = 36
 MAX_DIFF_BYTES = 200_000
@@ -49,6 +52,12 @@ def code_tags() -> dict[str, str]:
         "trainplane.commit": commit,
         "trainplane.dirty": "true" if dirty else "false",
     }
+
+
+def job_tags() -> dict[str, str]:
+    """Tag with the job of a cluster that this process belongs to, if it does."""
+    job = os.environ.get(JOB_VARIABLE)
+    return {JOB_TAG: job} if job else {}
 
 
 def code_variables() -> dict[str, str]:

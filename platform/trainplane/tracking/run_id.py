@@ -27,6 +27,8 @@ OWNER_TAG = "trainplane.owner"
 REAPED_TAG = "trainplane.reaped"
 # Why the last attempt failed; a finished run has none.
 ERROR_TAG = "trainplane.error"
+# MLflow's own, by which its pages show trials below their search.
+PARENT_TAG = "mlflow.parentRunId"
 _RESERVED = "reserved-"
 # 96 bits: enough for all runs, short enough for a folder's name.
 _RESERVED_DIGITS = 24
@@ -81,7 +83,7 @@ def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | Non
     existed = bool(runs)
     tags = {**spec.tags, **(claim or {}), KEY_TAG: spec.run_key, RESERVED_TAG: spec.reserved_id}
     if spec.parent_run_id is not None:
-        tags["mlflow.parentRunId"] = spec.parent_run_id
+        tags[PARENT_TAG] = spec.parent_run_id
     valid_tags = {valid_key(key): valid_text(value, MAX_TAG) for key, value in tags.items()}
     # Another launcher may create the same run at this moment: search again, and agree on one.
     while not runs:

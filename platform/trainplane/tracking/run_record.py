@@ -7,9 +7,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from trainplane.errors import CLI, UserError
 from trainplane.tracking.client import TrackingServer
-from trainplane.tracking.run_id import find_reserved_run, is_reserved
+from trainplane.tracking.find_run import find_run
 
 
 class RunRecord:
@@ -17,7 +16,8 @@ class RunRecord:
 
     Attributes:
         server: The server that has the run.
-        asked_id: MLflow's id, or the reserved id that the run had while MLflow was unreachable.
+        asked_id: What the user gave: MLflow's id or its beginning, or the reserved id that the run had while MLflow was
+            unreachable.
     """
 
     def __init__(self, server: TrackingServer, run_id: str) -> None:
@@ -27,22 +27,7 @@ class RunRecord:
     @cached_property
     def run(self) -> Any:
         """MLflow's own object of the run; `UserError` where none is."""
-        from mlflow.exceptions import MlflowException
-
-        client = self.server.client
-        try:
-            if not is_reserved(self.asked_id):
-                return client.get_run(self.asked_id)
-            run = find_reserved_run(client, self.asked_id)
-        except MlflowException as error:
-            if error.error_code in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                raise UserError(f"no run {self.asked_id!r} here; `{CLI} runs list` shows those there are") from error
-            raise self.server.unreachable(error) from error
-        if run is None:
-            raise UserError(
-                f"MLflow does not have run {self.asked_id} yet; `{CLI} runs sync` on the machine where it ran sends it"
-            )
-        return run
+        return find_run(self.server, self.asked_id)
 
     @property
     def run_id(self) -> str:

@@ -190,6 +190,7 @@ def _tags(
         "mlflow.note.content": run_page.description(config, train_data, val_data, typed),
         **({"trainplane.typed": str(typed)} if typed else {}),
         **lineage.code_tags(),
+        **lineage.job_tags(),
     }
 
 

@@ -17,7 +17,14 @@ def test_pack_verify_and_show_agree_and_plain_tools_read_the_shards(isnet, photo
     shown = isnet("data", "show", "mine", "--json").json()
     assert shown == packed.json()
     assert (shown["samples"], shown["shards"], shown["skipped"]) == (8, 1, [])
-    assert isnet("data", "verify", "mine", "--json").json() == {"dataset": "mine", "sound": True, "damage": []}
+    assert shown["sizes"]["looked_at"] == 8
+    verified = isnet("data", "verify", "mine", "--json").json()
+    assert {key: verified[key] for key in ("dataset", "sound", "damage")} == {
+        "dataset": "mine",
+        "sound": True,
+        "damage": [],
+    }
+    assert {key: verified[key] for key in ("samples", "bytes")} == {key: shown[key] for key in ("samples", "bytes")}
     shard = home / "datasets" / "mine" / "shard-000000.tar"
     with tarfile.open(shard) as tar:
         assert len(tar.getnames()) == 16
@@ -117,3 +124,14 @@ def test_a_damaged_archive_is_refused_whole_and_nothing_is_packed(isnet, photos,
         assert "damaged" in ran.err or "is no folder" in ran.err, name
         assert "Traceback" not in ran.err
         assert not (home / "datasets" / "d" / "manifest.json").exists()
+
+
+def test_datasets_are_listed_by_name_with_those_that_cannot_be_opened(isnet, photos, home):
+    assert "no datasets" in isnet("data", "list").out
+    isnet("data", "pack", photos, "mine-val", "--split", "val")
+    isnet("data", "pack", photos, "mine")
+    (home / "datasets" / "torn").mkdir()
+    (home / "datasets" / "torn" / "manifest.json").write_text("{")
+    listed = isnet("data", "list", "--json").json()["datasets"]
+    assert [(row["dataset"], row.get("samples")) for row in listed] == [("mine", 8), ("mine-val", 8), ("torn", None)]
+    assert "8 samples, 1 shard" in isnet("data", "list").out

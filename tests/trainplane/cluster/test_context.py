@@ -182,3 +182,46 @@ def test_a_job_gets_the_context_without_its_cluster_and_its_secrets(tmp_path, mo
     assert job_context == context.at(ray=None, environment=job_context.environment)
     assert job_context.environment["AWS_ENDPOINT_URL"] == "http://store:9000"
     assert "AWS_SECRET_ACCESS_KEY" not in job_context.environment
+
+
+def test_the_home_above_is_found(tmp_path):
+    (tmp_path / ".isnet").mkdir()
+    (tmp_path / "docs" / "deep").mkdir(parents=True)
+    assert resolve(start=tmp_path / "docs" / "deep").home == tmp_path / ".isnet"
+
+
+def test_a_new_home_lies_beside_the_file_that_names_the_contexts(tmp_path):
+    (tmp_path / ".isnet").mkdir()
+    project = tmp_path / "project"
+    (project / "docs").mkdir(parents=True)
+    (project / "isnet.toml").write_text('[context.lab]\nstore = "s3://bucket/x"\n')
+    assert resolve(start=project / "docs").home == project / ".isnet"
+    assert resolve("lab", start=project / "docs").home == project / ".isnet"
+
+
+def test_a_folder_that_everybody_writes_to_is_not_trusted(tmp_path):
+    shared = tmp_path / "shared"
+    (shared / "mine").mkdir(parents=True)
+    (shared / ".isnet").mkdir()
+    (shared / "isnet.toml").write_text('default = "trap"\n[context.trap]\nstore = "s3://thief/x"\n')
+    shared.chmod(0o1777)
+    context = resolve(start=shared / "mine")
+    assert (context.name, context.home) == ("local", shared / "mine" / ".isnet")
+    # Who works in it chose it.
+    assert resolve(start=shared).name == "trap"
+
+
+@pytest.mark.parametrize(
+    ("typed", "file"),
+    [
+        ("sqlite:///runs.db", "{folder}/runs.db"),
+        ("sqlite:///deep/runs.db?timeout=5", "{folder}/deep/runs.db?timeout=5"),
+        ("sqlite:////var/lib/runs.db", "/var/lib/runs.db"),
+    ],
+)
+def test_a_relative_database_is_one_from_every_folder(tmp_path, typed, file):
+    folder = tmp_path / "project"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "isnet.toml").write_text(f'[context.lab]\ntracking = "{typed}"\n')
+    expected = "sqlite:///" + file.format(folder=folder)
+    assert {resolve("lab", start=start).tracking for start in (folder, folder / "sub")} == {expected}

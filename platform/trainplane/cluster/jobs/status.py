@@ -9,7 +9,7 @@ from typing import Any
 
 from trainplane.cluster.jobs.queue import DRIVER
 from trainplane.command_line import command_line
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import CLI, RunFailed, UserError
 
 _POLL_S = 0.5
 
@@ -26,6 +26,8 @@ class JobState:
     started_ms: int | None  # Moment of submission, in milliseconds since the epoch
     ended_ms: int | None  # Moment of its end
     takes: str = ""  # Custom resource of its driver: `queue.DRIVER`, or empty
+    words: str = ""  # The command as it was typed behind `submit`
+    user: str = ""  # Who submitted it
 
     @property
     def is_over(self) -> bool:
@@ -51,6 +53,18 @@ def job_states(connection: Any) -> list[JobState]:
     # Drivers that connected by themselves have no submission id.
     states = [_state(info) for info in connection.list_jobs() if info.submission_id]
     return sorted(states, key=lambda state: (state.started_ms or 0, state.job))
+
+
+def find_job(connection: Any, asked_id: str) -> JobState:
+    """Reads the job of an id, or of the beginning of one, with or without `isnet-`."""
+    states = job_states(connection)
+    exact = [state for state in states if state.job == asked_id]
+    found = exact or [state for state in states if state.job.startswith((asked_id, f"{CLI}-{asked_id}"))]
+    if len(found) > 1:
+        names = "".join(f"\n  {state.job}  {state.status}" for state in found)
+        raise UserError(f"several jobs begin with {asked_id!r}; give more of the id:{names}")
+    # A job that the list does not have is asked for by its name, for the message.
+    return found[0] if found else job_state(connection, asked_id)
 
 
 def job_state(connection: Any, job: str) -> JobState:
@@ -79,6 +93,7 @@ def wait_until_over(connection: Any, job: str, *, timeout_s: float) -> JobState:
 
 
 def _state(info: Any) -> JobState:
+    metadata = info.metadata or {}
     return JobState(
         job=info.submission_id,
         status=str(getattr(info.status, "value", info.status)),
@@ -88,7 +103,9 @@ def _state(info: Any) -> JobState:
         # Ray's start is the moment of submission.
         started_ms=info.start_time,
         ended_ms=info.end_time,
-        takes=(info.metadata or {}).get("takes", ""),
+        takes=metadata.get("takes", ""),
+        words=metadata.get("words", ""),
+        user=metadata.get("user", ""),
     )
 
 

@@ -7,6 +7,7 @@ a lost connection follows it instead of paying for a second one.
 from __future__ import annotations
 
 import hashlib
+import shlex
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -20,7 +21,14 @@ from trainplane.cluster.jobs.upload import check_upload, folder_digest
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, error_line
 from trainplane.passive_waiting import passive_waiting
+from trainplane.tracking.lineage import JOB_VARIABLE, user
 
+# Of the ids of jobs.
+JOB_PREFIX = "isnet-"
+# Between the signal to a job that is stopped and its kill: its ranks save at the end of their step. Ray's own 3 s
+# (ray 2.60.0) are too short for that.
+STOP_WAIT_VARIABLE = "RAY_JOB_STOP_WAIT_TIME_S"
+STOP_WAIT_S = 60
 # A head answers a moment before it counts itself among its nodes.
 _HEAD_COUNTED_S = 10.0
 
@@ -60,7 +68,7 @@ def submit(
     connection = connect(context)
     # The id is derived from the content, so a repeated call finds its job.
     content = [list(args), entrypoint, dict(environment), cpus, [folder_digest(folder) for folder in uploads]]
-    stem = f"isnet-{hashlib.sha256(canonical_json(content)).hexdigest()[:16]}"
+    stem = f"{JOB_PREFIX}{hashlib.sha256(canonical_json(content)).hexdigest()[:16]}"
     states = {state.job: state for state in job_states(connection)}
     same = [job for job in states if job == stem or job.startswith(f"{stem}-")]
     reusable = [job for job in same if states[job].status in ("PENDING", "RUNNING", "SUCCEEDED")]
@@ -73,14 +81,20 @@ def submit(
         "working_dir": str(working_dir),
         # Ray takes an empty list for none at all, and then for a mistake.
         **({"py_modules": [str(package) for package in packages]} if packages else {}),
-        "env_vars": {**passive_waiting({}), **(facts or {}), **environment},
+        "env_vars": {
+            **passive_waiting({}),
+            STOP_WAIT_VARIABLE: str(STOP_WAIT_S),
+            JOB_VARIABLE: job,
+            **(facts or {}),
+            **environment,
+        },
     }
     try:
         connection.submit_job(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env=runtime_env,
-            metadata={"words": " ".join(args), **({"takes": DRIVER} if is_queued else {})},
+            metadata={"words": shlex.join(args), "user": user(), **({"takes": DRIVER} if is_queued else {})},
             entrypoint_num_cpus=cpus or None,
             entrypoint_resources={DRIVER: 1} if is_queued else None,
         )

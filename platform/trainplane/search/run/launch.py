@@ -6,8 +6,8 @@ its trials from their own checkpoints.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainplane.cluster.context import Context
@@ -49,6 +49,8 @@ class Search:
     train: TrainConfig
     configure: Configure
     extra_metrics: str | None = None  # `module:function` that returns metrics which validation does not measure
+    # How it was begun, kept beside its journal, so that it is found and read without saying that again
+    description: Mapping[str, Any] = field(default_factory=dict)
 
     @property
     def folder(self) -> str:
@@ -79,7 +81,7 @@ def cost_rates(resources: TrialResources, train: TrainConfig) -> CostRates:
 def register_search_dir(search: Search, context: Context) -> None:
     """Writes `search.json` beside the journal."""
     try:
-        description = canonical_json({"name": search.name, "key": search.key})
+        description = canonical_json({**search.description, "name": search.name, "key": search.key})
         open_store(context.checkpoints).write(f"{search.folder}/{DESCRIPTION_FILE}", description)
     except (StorageError, OSError) as error:
         raise UserError(

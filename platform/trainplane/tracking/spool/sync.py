@@ -16,7 +16,7 @@ class UnsentSpool:
     """Number of a run's records that wait for a server."""
 
     run_id: str
-    tracking: str
+    tracking: str | None  # None: it cannot be read
     records: int
 
 

@@ -1,0 +1,149 @@
+"""Finds searches that were begun, by name or by the beginning of their folder's name.
+
+Beside its journal a search keeps how it was begun (`search.json`), so nothing of that has to be typed again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jobs.search.spec import LoadedSearch, assemble_search, build_search, load_search
+from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
+from trainplane.config.load import build
+from trainplane.errors import RunFailed, UserError
+from trainplane.search.config import Objective, SearchFile
+from trainplane.search.policy.state import SearchState, fold
+from trainplane.search.run.journal import JournalRecord, read_journal
+from trainplane.search.run.launch import DESCRIPTION_FILE, FOLDER, Search, read_state
+from trainplane.storage import NotFound, StorageError, Store, open_store
+
+# A search that runs writes its bills every few seconds, and sends them to an object store a little later.
+_SILENT_S = 60.0
+# Older searches did not keep their objective; nearly all had this one.
+_USUAL_GOALS = (Objective(metric="val/psnr", mode="max"),)
+
+
+@dataclass(frozen=True)
+class StoredSearch:
+    """A search as the store of checkpoints has it."""
+
+    folder: str  # NAME-KEY
+    name: str
+    key: str
+    description: Mapping[str, Any]  # All of `search.json`
+    records: list[JournalRecord]
+
+    @property
+    def goals(self) -> tuple[Objective, ...]:
+        """Its objectives."""
+        return build(SearchFile, self.description["file"]).search.goals if "file" in self.description else _USUAL_GOALS
+
+    @property
+    def state(self) -> SearchState:
+        """Its state, from its journal."""
+        return fold(self.records, self.goals)
+
+    def status(self, state: SearchState) -> str:
+        """`finished`, `running`, or `stopped`: the same command continues it."""
+        if state.end_reason is not None:
+            return "finished"
+        driver = next((record for record in reversed(self.records) if record["k"] == "driver"), None)
+        is_recent = bool(self.records) and time.time() - self.records[-1]["t"] < _SILENT_S
+        if driver is None or not is_recent:
+            return "stopped"
+        return "running" if driver["host"] != socket.gethostname() or _is_alive(driver["pid"]) else "stopped"
+
+    def search(self, context: Context) -> Search:
+        """Builds it as it was begun; `UserError` for one that did not keep that."""
+        if "file" not in self.description:
+            line = command_line("tune", "show", self.name, "A.B=C")
+            raise UserError(
+                f"search {self.folder} was begun by older code, which did not keep how; name the preset and the "
+                f"settings that it was begun with: {line}"
+            )
+        tree = self.description
+        loaded = LoadedSearch(build(SearchFile, tree["file"]), tree["base"], tuple(tree["words"]))
+        return assemble_search(loaded, context, key=self.key)
+
+
+def stored_searches(context: Context) -> list[StoredSearch]:
+    """All searches of the context that have a journal, by name."""
+    store = open_store(context.checkpoints)
+    keys = [entry.key for entry in store.list(f"{FOLDER}/")]
+    folders = [key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(f"/{DESCRIPTION_FILE}")]
+    found = (_read(store, folder) for folder in folders)
+    return [search for search in found if search is not None]
+
+
+def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchState]:
+    """Search and state that the user's words mean.
+
+    Args:
+        context: Its store has the journals.
+        words: A preset with the overrides that the search was begun with, or a name or the beginning of NAME-KEY.
+    """
+    named, overrides = words[0], words[1:]
+    stored = [] if overrides else [s for s in stored_searches(context) if _is_named(s, named)]
+    try:
+        # Only looks: no dataset is packed.
+        search = build_search(load_search(named, overrides), context, may_pack=False)
+    except (UserError, RunFailed):
+        # No preset, or one whose data are not here: the journal may still be.
+        if not stored:
+            raise
+    else:
+        state = read_state(search, context)
+        if state is not None:
+            return search, state
+        if not stored:
+            raise UserError(_not_begun(context, search, words))
+    if len(stored) > 1:
+        lines = [f"  {command_line('tune', 'show', s.folder)}   {_begun(s)}" for s in stored]
+        raise UserError("\n".join([f"several searches are called {named!r}; name one by its folder:", *lines]))
+    return stored[0].search(context), stored[0].state
+
+
+def _not_begun(context: Context, search: Search, words: Sequence[str]) -> str:
+    message = (
+        f"search {search.name!r} has no journal in {context.checkpoints}/{search.folder}; start it with "
+        f"`{command_line('tune', words[0], *words[1:])}`"
+    )
+    others = [
+        f"\n  {command_line('tune', 'show', s.folder)}" for s in stored_searches(context) if s.name == search.name
+    ]
+    return message + (f", or look at one begun with other settings:{''.join(others)}" if others else "")
+
+
+def _read(store: Store, folder: str) -> StoredSearch | None:
+    try:
+        description = json.loads(store.read(f"{FOLDER}/{folder}/{DESCRIPTION_FILE}"))
+        records = read_journal(store, f"{FOLDER}/{folder}")
+        return StoredSearch(folder, str(description["name"]), str(description["key"]), description, records)
+    # Damaged, or not written by a search.
+    except (ValueError, LookupError, TypeError, NotFound, StorageError, RunFailed):
+        return None
+
+
+def _is_named(search: StoredSearch, named: str) -> bool:
+    return search.name == named or search.folder.startswith(named) or search.key.startswith(named)
+
+
+def _begun(search: StoredSearch) -> str:
+    return " ".join(search.description.get("words", [])[1:])
+
+
+def _is_alive(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        return True
+    return True
