@@ -30,7 +30,7 @@ from trainplane.search.report.importance import doubt, importance
 from trainplane.search.run.launch import Search, cost_rates, trial_resources
 from trainplane.tracking.client import reason
 from trainplane.tracking.images import Pixels, contact_sheet
-from trainplane.tracking.pages import artifact_link
+from trainplane.tracking.pages import artifact_link, runs_page, write_view
 from trainplane.tracking.results import RunResult
 
 # Trials on the contact sheet, and in the table of the description.
@@ -62,6 +62,7 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
     for name, draw in chart_drawers(search, state, board, shares, few, context).items():
         if (pixels := _attempt(name, draw)) is not None:
             Image.fromarray(pixels).save(folder / "search" / f"{name}.png")
+    note = _trials_link(context, run_id, search) + _pictures(run_id, folder, few)
     return RunResult(
         run_id,
         folder,
@@ -74,13 +75,30 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
         tags={
             "trainplane.best_run": best.run_id,
             "trainplane.best_trial": str(best.number),
-            "mlflow.note.content": description(state, board, spent, note=_pictures(run_id, folder, few)),
+            "mlflow.note.content": description(state, board, spent, note=note),
         },
         curves=search_curves(state, board),
         run_tags={
             trial.run_id: {"trainplane.standing": trial.status} for trial in state.trials.values() if trial.run_id
         },
     )
+
+
+def _trials_link(context: Context, run_id: str, search: Search) -> str:
+    """Markdown that leads to the table of trials, in a view of their settings."""
+    from mlflow.exceptions import MlflowException
+
+    key, goals = f"search{run_id[:8]}", [goal.metric for goal in search.settings.goals]
+    try:
+        client = context.tracking_server.client
+        experiment = client.get_run(run_id).info.experiment_id
+        settings = list(search.space.dimensions)
+        name = f"trials of {search.name}"
+        write_view(client, experiment, metrics=goals, params=settings, key=key, name=name, parent=run_id)
+    # MLflow is away: the record waits for it, and does without.
+    except (MlflowException, OSError):
+        return ""
+    return f"[All trials with their settings]({runs_page('', experiment, key=key)})\n\n"
 
 
 def _pictures(run_id: str, folder: Path, few: str | None) -> str:

@@ -12,11 +12,12 @@ from typing import Any
 from urllib.parse import urlencode
 
 from trainplane.tracking.client import TrackingServer
+from trainplane.tracking.mlflow_names import MAX_VIEW, valid_key, valid_text
 
 _TRAINING = "workflowType=machine_learning"
 # Name of our view in MLflow's menu, and its key in addresses.
 VIEW = "results"
-_VIEW_TAG = f"mlflow.sharedViewState.{VIEW}"
+_VIEW_TAGS = "mlflow.sharedViewState."
 # A view carries the time of its making; a fixed one, so that the same view is the same text.
 _MADE_MS = 1_760_000_000_000
 
@@ -26,10 +27,13 @@ def experiments_page(address: str) -> str:
     return f"{address.rstrip('/')}/#/experiments?{_TRAINING}"
 
 
-def runs_page(address: str, experiment_id: str) -> str:
-    """Address of an experiment's table of runs, in our view."""
-    page = f"{address.rstrip('/')}/#/experiments/{experiment_id}/runs"
-    return f"{page}?{_TRAINING}&viewStateShareKey={VIEW}"
+def runs_page(address: str, experiment_id: str, *, key: str = VIEW) -> str:
+    """Address of an experiment's table of runs, in a view of ours.
+
+    Without an `address` it leads there from another page.
+    """
+    page = f"#/experiments/{experiment_id}/runs?{_TRAINING}&viewStateShareKey={key}"
+    return f"{address.rstrip('/')}/{page}" if address else page
 
 
 def run_page(address: str, experiment_id: str, run_id: str) -> str:
@@ -50,22 +54,34 @@ def first_page(server: TrackingServer, address: str) -> str:
     return runs_page(address, newest[0].info.experiment_id) if newest else experiments_page(address)
 
 
-def write_view(client: Any, experiment_id: str, *, metrics: Sequence[str], params: Sequence[str]) -> None:
-    """Writes our view of an experiment, unless it stands there already.
+def write_view(
+    client: Any,
+    experiment_id: str,
+    *,
+    metrics: Sequence[str],
+    params: Sequence[str],
+    key: str = VIEW,
+    name: str = VIEW,
+    parent: str | None = None,
+) -> None:
+    """Writes a view of an experiment, unless it stands there already.
 
     Args:
         client: `MlflowClient`.
         experiment_id: Experiment whose runs are shown.
-        metrics: Columns of metrics, the most important first; runs are charted by them.
+        metrics: Columns of metrics, the most important first.
         params: Columns of parameters.
+        key: Key of the view in addresses, letters and digits.
+        name: Name in MLflow's menu.
+        parent: Search whose trials alone are shown, by its run id.
     """
-    text = view(metrics, params)
-    # Somebody may have changed and saved it under this name: what is there stays.
-    if _VIEW_TAG not in client.get_experiment(experiment_id).tags:
-        client.set_experiment_tag(experiment_id, _VIEW_TAG, text)
+    # People may have changed and saved it: what is there stays.
+    if _VIEW_TAGS + key not in client.get_experiment(experiment_id).tags:
+        text = valid_text(view(metrics, params, name=name, parent=parent), MAX_VIEW)
+        client.set_experiment_tag(experiment_id, valid_key(_VIEW_TAGS + key), text)
 
 
-def view(metrics: Sequence[str], params: Sequence[str]) -> str:
+def view(metrics: Sequence[str], params: Sequence[str], *, name: str = VIEW, parent: str | None = None) -> str:
     """Text of a view as MLflow's pages read it."""
     columns = [
         *(f"metrics.`{name}`" for name in metrics),
@@ -73,5 +89,7 @@ def view(metrics: Sequence[str], params: Sequence[str]) -> str:
         "attributes.`Dataset`",
         "attributes.`Models`",
     ]
-    state = {"selectedColumns": columns, "columnOrder": columns}
-    return json.dumps({"name": VIEW, "createdAt": _MADE_MS, "updatedAt": _MADE_MS, "state": json.dumps(state)})
+    state: dict[str, Any] = {"selectedColumns": columns, "columnOrder": columns}
+    if parent is not None:
+        state["searchFilter"] = f"tags.`mlflow.parentRunId` = '{parent}'"
+    return json.dumps({"name": name, "createdAt": _MADE_MS, "updatedAt": _MADE_MS, "state": json.dumps(state)})

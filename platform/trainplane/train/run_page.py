@@ -62,14 +62,14 @@ def _last_part(text: str) -> str:
 def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]) -> dict[str, Any]:
     """Settings that become MLflow's parameters.
 
-    What was typed, what a search explores, and the steps; without a shipped preset all settings that differ from the
+    What was typed, what a search explores, and the steps; of a file of the user's all settings that differ from the
     defaults. MLflow prints every parameter above each image of a gallery, so all of them would hide the images.
     """
     everything = flatten(config.model_dump(mode="json"))
     names = {*explored, "train.steps"}
     if typed is not None and typed.is_shipped:
         names |= {override.partition("=")[0] for override in typed.overrides}
-    else:
+    elif not explored:
         names |= set(flatten(config.special()))
     settings = {name: value for name, value in everything.items() if name in names}
     return settings if typed is None else {TYPED: str(typed), **settings}
