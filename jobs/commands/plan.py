@@ -62,18 +62,25 @@ def plan_tune(args: argparse.Namespace, context: Context) -> int:
     except (UserError, InputError, RunFailed) as refusal:
         print(f"isnet: would be refused: {refusal}", file=sys.stderr)
         if args.json:
-            emit(args, {"ok": False, "findings": [asdict(Finding.from_error(refusal))]}, "")
+            finding = Finding.from_error(refusal)
+            emit(args, {"ok": False, **_error_payload(finding), "findings": [asdict(finding)]}, "")
         return 2
     estimate = _estimate_search(search, known, at_once)
     emit(args, {"ok": True, "findings": [], **estimate}, _search_text(search, estimate))
     return 0
 
 
+def _error_payload(finding: Finding) -> dict[str, Any]:
+    """Returns a refusal as every command reports one."""
+    return {"error": finding.what, "remedy": finding.remedy or None}
+
+
 def _training_payload(plan: TrainingPlan) -> dict[str, Any]:
     """Returns the output of `plan train --json`."""
-    batch = _batch(plan)
+    batch, refusals = _batch(plan), [finding for finding in plan.findings if finding.level == "error"]
     return {
         "ok": plan.ok,
+        **(_error_payload(refusals[0]) if refusals else {}),
         "findings": [asdict(finding) for finding in plan.findings],
         "run": plan.place.folder if plan.place else None,
         "done": plan.done,

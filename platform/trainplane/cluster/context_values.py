@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainplane.config.text_file import read_text
 from trainplane.errors import UserError
 from trainplane.store_address import full_address
 
@@ -130,7 +131,7 @@ def secret(name: str, reference: object, what: str) -> str:
 
 def _text_of(file: str, what: str) -> str:
     try:
-        return Path(file).expanduser().read_text(encoding="utf-8")
+        return read_text(Path(file).expanduser())
     except (OSError, ValueError, RuntimeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise UserError(f"{what} is read from {file}, which cannot be read ({reason})") from error

@@ -67,8 +67,9 @@ def test_faults_of_a_configuration_are_all_named(isnet):
     planned = isnet("plan", "train", "demo", "train.stpes=3", "loss.stlye=1", "--json")
     assert planned.status == 2
     (error,) = [finding["what"] + finding["remedy"] for finding in planned.json()["findings"]]
-    assert "did you mean 'steps'" in error
-    assert "did you mean 'style'" in error
+    assert "did you mean train.steps=3?" in error
+    assert "did you mean loss.style=1?" in error
+    assert set(planned.json()) >= {"ok", "error", "remedy"}
 
 
 def test_a_finished_run_tells_the_next_one_how_fast_it_will_be(isnet_there, project):

@@ -2,6 +2,7 @@
 
 import itertools
 import os
+import re
 import shutil
 import stat
 from dataclasses import replace
@@ -22,9 +23,34 @@ from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.run_key import find_run_dir, run_key
 
 MISTAKES = {
-    ("train.stesp=5",): "unknown setting 'train.stesp'; did you mean 'steps'?",
-    ("trian.steps=5",): "unknown setting 'trian'; did you mean 'train'?",
-    ("mdel.width=8",): "unknown setting 'mdel'; did you mean 'model'?",
+    ("train.stesp=5",): "unknown setting 'train.stesp'; did you mean train.steps=5?",
+    ("trian.steps=5",): "unknown setting 'trian.steps'; did you mean train.steps=5?",
+    ("mdel.width=8",): "unknown setting 'mdel.width'; did you mean model.width=8?",
+    ("steps=5",): "did you mean train.steps=5?",
+    ("train.device=cuda",): "did you mean train.use_gpu=… (true, false or auto)?",
+    ("train.batch_size=4",): "did you mean train.global_batch=4?",
+    ("--steps", "5"): "settings have no dashes: write train.steps=5",
+    ("--train.steps=5",): "settings have no dashes: write train.steps=5",
+    ("train.steps", "5"): "did you mean train.steps=5?",
+    ("laptop",): "a layer is joined to the preset's name: demo+laptop",
+    ("places2",): "is a second preset",
+    ("search.trials=3",): "is a setting of a search",
+    ("train.steps=abc",): "train.steps='abc': input should be a valid integer",
+    ("train.steps=",): "train.steps has no value",
+    ("train.steps=1:30",): "valid integer",
+    ("train.global_batch=7", "train.workers=2"): "set train.global_batch=6 or 8",
+    ("data.size=40",): "set data.size=32 or 48",
+    ("data.size=40", "data.resize=44"): "set data.size=32",
+    (
+        "data.size=36",
+        "model.name=unet_like",
+    ): "is no multiple of 8, which model.name=unet_like needs; set data.size=32 or 40",
+    ("model.skips=true",): "model.skips=true is for model.name=unet_like",
+    ("model.prune=true",): "model.prune=true is for model.name=base",
+    ("model.width=4096",): "less than or equal to 1024",
+    ("loss.style=1", "loss.style_layers=[relu9_1]"): "loss.style_layers",
+    ("loss.style=1", "loss.style_layers=[]"): "name layers, or set loss.style=0",
+    ("loss.style=1", "loss.perceptual_weights=README"): "no VGG19 weights at loss.perceptual_weights=",
     ("train.global_batch=5", "train.workers=2"): "set train.global_batch=4 or 6",
     ("train.micro_batch=3",): "does not divide each rank's share of 4",
     ("train.global_batch=64",): "has 8 samples, fewer than one global batch of 64; pack more samples",
@@ -40,14 +66,15 @@ MISTAKES = {
     ("train.workers=4096", "train.global_batch=4096"): "fewer than one global batch",
     ("train.workers=2", "train.cpus_per_worker=5000", "train.steps=6"): "× train.cpus_per_worker=5000 need 10000 CPUs",
     ("train.precision=fp16",): "should be 'fp32' or 'bf16'",
-    ("train.lr_g=nan",): "train.lr_g=nan: input should be a finite number",
+    ("train.lr_g=nan",): "train.lr_g='nan': input should be a finite number",
+    ("train.lr_g=.nan",): "train.lr_g=nan: input should be a finite number",
     ("train.lr_d=-.inf",): "finite number",
     ("train.lr_g=-1",): "greater than 0",
     ("train.lr_g=0",): "greater than 0",
     ("train.lr_g=1e400",): "finite number",
     ("train.steps=-3",): "greater than or equal to 1",
     ("train.steps=1.5",): "valid integer",
-    ("train.steps=true",): "steps=true is neither a number nor text",
+    ("train.steps=true",): "train.steps=true is neither a number nor text",
     ("train.steps=null",): "train.steps",
     ("train.steps=2",): "has done 4 steps already, more than train.steps=2",
     ("train.threads=100000",): "less than or equal to 1024",
@@ -70,7 +97,7 @@ MISTAKES = {
     ("name=",): "name",
     ("train.steps",): "is no override; need section.key=value",
     ("train=5",): "train=5",
-    ("a.b={",): "no YAML",
+    ("train.lr_g={",): "no YAML",
 }
 
 
@@ -98,9 +125,28 @@ def test_a_mistake_is_one_sentence_and_nothing_is_started(isnet_there, project, 
     assert traces(home) == before
 
 
-def test_with_json_a_mistake_leaves_standard_output_empty(isnet_there):
-    ran = isnet_there("train", "demo", *SMALL, "train.lr_g=nan", "--json")
-    assert (ran.status, ran.out) == (2, "")
+def test_with_json_a_mistake_is_the_one_object_on_standard_output(isnet_there):
+    ran = isnet_there("train", "demo", *SMALL, "train.lr_g=0", "--json")
+    assert ran.status == 2
+    assert ran.json() == {
+        "error": "train.lr_g=0: input should be greater than 0",
+        "remedy": "give train.lr_g=… accordingly",
+    }
+
+
+@pytest.mark.parametrize("workers", ["9", "[9, 11]", "3"])
+def test_advice_about_workers_works_on_this_machine(isnet_there, project, monkeypatch, workers):
+    # A machine of two processors, whatever this one has.
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda pid: {0, 1})
+    words = ["demo", *SMALL, "train.use_gpu=false", "train.steps=6", "train.global_batch=8"]
+    refused = isnet_there("plan", "train", *words, f"train.workers={workers}")
+    assert refused.status == 2
+    advised = re.search(r"set (train\.\w+=\d+)", refused.err)[1]
+    accepted = isnet_there(
+        "plan", "train", *words, *([f"train.workers={workers}"] if "workers" not in advised else []), advised
+    )
+    assert accepted.status == 0, accepted.err
 
 
 def place_of(home, *words):
