@@ -22,6 +22,8 @@ from trainplane.markdown import cell_text
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # Columns with names instead of numbers.
 _NAMES = ("model", "row", "whose", "hole", "drawn hole", "metric")
+# A name could reverse the sentence that it stands in.
+_REMOVED = dict.fromkeys([ord("`"), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 # Smaller pictures are stored without loss.
 _LOSSLESS_PIXELS = 256 * 256
 
@@ -73,9 +75,9 @@ def page(report: Report, *, photo: PanelRow, examples: Sequence[PanelRow], worst
 
 def _panels(row: PanelRow, *, kind: str) -> str:
     panels = "".join(_panel(panel) for panel in row.panels)
-    # Full rows on a wide screen: up to four panels in one, more in rows of three or four.
+    # Full rows on a wide screen: up to four photos in one, more in rows of three or four; or up to eight small panels.
     count = len(row.panels)
-    columns = count if count <= 4 else 3 if count <= 6 or count == 9 else 4
+    columns = min(count, 8) if kind == "small" else count if count <= 4 else 3 if count <= 6 or count == 9 else 4
     return (
         f'<p class="note">{_text(row.title)}</p><div class="panels {kind}" style="--columns:{columns}">{panels}</div>'
     )
@@ -127,5 +129,5 @@ def _cell(cell: object, is_name: bool) -> str:
 
 
 def _text(value: object) -> str:
-    """Escapes HTML and removes Markdown's backquotes."""
-    return html.escape(str(value).replace("`", ""))
+    """Escapes HTML; removes backquotes and marks of direction."""
+    return html.escape(str(value).translate(_REMOVED))

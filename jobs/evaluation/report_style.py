@@ -35,8 +35,9 @@ figcaption span {{ color: var(--soft); white-space: nowrap; }}
 .panels {{ display: grid; gap: .9rem; align-items: start; margin: .6rem 0 1.2rem; }}
 .panels img {{ display: block; width: 100%; height: auto; border-radius: 3px; background: var(--card); }}
 .lead {{ grid-template-columns: repeat(auto-fill, minmax(min(100%, 15rem), 1fr)); }}
-@media (min-width: 56rem) {{ .lead {{ grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }} }}
 .small {{ grid-template-columns: repeat(auto-fill, minmax(min(45%, 8.5rem), 1fr)); max-width: 76rem; }}
+@media (min-width: 56rem) {{ .lead {{ grid-template-columns: repeat(var(--columns), minmax(0, 1fr)); }}
+  .small {{ grid-template-columns: repeat(var(--columns), minmax(0, 9rem)); }} }}
 .charts {{ display: grid; gap: 1.2rem; max-width: 66rem;
   grid-template-columns: repeat(auto-fit, minmax(min(100%, 26rem), 1fr)); }}
 .chart svg {{ display: block; width: 100%; height: auto; }}
