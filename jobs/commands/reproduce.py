@@ -16,11 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from jobs.cli.main import emit
+from jobs.data.catalogue import list_datasets
 from jobs.evaluation.model_address import run_id_of
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config import safe_yaml
-from trainplane.data.dataset_store import find_by_digest, open_if_same
+from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError
 from trainplane.tracking import lineage
@@ -117,12 +118,20 @@ def _located(context: Context, digest: str, typed: str, place: dict[str, Any]) -
     """Searches a dataset: where the run read it, by its name, then in the store."""
     places = [place, {**place, "uri": context.dataset(typed)}]
     addresses = [each["uri"] for each in places if _may_ask(each, context)]
-    found = next(filter(None, (open_if_same(address, digest) for address in addresses)), None)
+    found = next((address for address in addresses if _has_digest(address, digest)), None)
     try:
-        found = found or find_by_digest(context.datasets, digest)
+        stored = (entry.dataset for entry in list_datasets(context.datasets) if entry.dataset)
+        found = found or next((dataset.address for dataset in stored if dataset.digest == digest), None)
     except (UserError, StorageError, OSError) as error:
         logger.warning("the datasets in %s cannot be searched (%s)", context.datasets, error)
-    return DatasetInput(digest, typed, place.get("uri"), found.address if found else None)
+    return DatasetInput(digest, typed, place.get("uri"), found)
+
+
+def _has_digest(address: str, digest: str) -> bool:
+    try:
+        return Dataset.open(address).digest == digest
+    except (UserError, StorageError, OSError):
+        return False
 
 
 def _may_ask(place: dict[str, Any], context: Context) -> bool:
