@@ -1,4 +1,4 @@
-"""`isnet bench threads`: two threads against one on a busy machine.
+"""`isnet bench threads`: two threads against one, under load.
 
     default    `isnet train` as it is: threads sleep while they wait (trainplane/passive_waiting.py)
     one        the same with train.threads=1
@@ -88,7 +88,7 @@ def busy(count: int) -> Iterator[None]:
 
 
 def _train(home: Path, preset: str, settings: Sequence[str], variables: Mapping[str, str]) -> TrainedRun:
-    """Trains a new run with `isnet train`, in a process of its own."""
+    """Trains a new run in a process of its own."""
     # What this process was started with must not decide: neither how threads wait nor how many there are.
     inherited = {name: value for name, value in os.environ.items() if name not in (*NAMES, "OMP_NUM_THREADS")}
     done = subprocess.run(

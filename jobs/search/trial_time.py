@@ -27,7 +27,7 @@ class TrialTime:
 
 
 def known_trial_time(search: Search, context: Context) -> TrialTime | None:
-    """Returns the time of a trial from what ran before, if anything."""
+    """Returns a trial's time by earlier runs, if any."""
     state = read_state(search, context)
     if state is not None and (seconds := seconds_per_step(state)) is not None:
         return TrialTime(search.train.steps * seconds, "at the speed of this search's own trials")
@@ -39,15 +39,15 @@ def known_trial_time(search: Search, context: Context) -> TrialTime | None:
 
 
 def needed_trial_seconds(search: Search, context: Context) -> float | None:
-    """Seconds of a trial, if known and if a limit needs them."""
+    """Seconds of a trial, where a limit needs them."""
     # A limit of steps needs no time.
     limits = search.settings.budget.model_dump(exclude={"steps"}, exclude_none=True)
-    known = known_trial_time(search, context) if limits else None
-    return known.seconds if known is not None else None
+    time = known_trial_time(search, context) if limits else None
+    return time.seconds if time is not None else None
 
 
 def measured_trial_time(search: Search, context: Context, *, at_once: int) -> TrialTime:
-    """Times trials of the base configuration here, as many as run at once."""
+    """Times so many trials of the base configuration here."""
     base = cast("ISNetConfig", search.configure(0, {}, 0))
     train, val = (Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val))
     rate = measured_rate(base, ranks_here(base), RunData.of(train, val), groups=at_once)
@@ -55,7 +55,7 @@ def measured_trial_time(search: Search, context: Context, *, at_once: int) -> Tr
 
 
 def seconds_per_step(state: SearchState) -> float | None:
-    """Seconds that trials took for each of their steps, starts included."""
+    """Seconds of each step of the trials, starts included."""
     # Only trials that are at rest: of a running one, the time is not that of its committed steps.
     counted = [trial for trial in state.trials.values() if trial.status != "running" and trial.step]
     steps = sum(trial.step for trial in counted)

@@ -35,7 +35,7 @@ from trainplane.train.world import World
 
 @dataclass(frozen=True)
 class RunData:
-    """Datasets of a run to measure; None where one is not there."""
+    """Datasets of a run to measure; None: not there."""
 
     train: str | None
     val: str | None
@@ -63,15 +63,15 @@ def measured_rate(config: ISNetConfig, ranks: RanksHere, data: RunData, *, done:
     measured = _measure(part_of(config, here=here, ranks=ranks.most), here, data, gpu=ranks.gpu, groups=groups)
     train = config.train
     seconds = fmean(
-        training_seconds(train, one, done=done, steps_per_epoch=max(1, data.samples // train.global_batch))
-        for one in measured
+        training_seconds(train, group, done=done, steps_per_epoch=max(1, data.samples // train.global_batch))
+        for group in measured
     )
     pictures = max(1, train.steps - done) * train.global_batch
     return Rate(pictures / seconds, _description(measured, ranks=ranks.most, here=here))
 
 
 def ranks_that_fit(train: TrainConfig, ranks: RanksHere) -> int:
-    """Largest number of the run's ranks that this machine can hold."""
+    """Number of the run's ranks that this machine can hold."""
     if ranks.where == "this machine":
         return ranks.most
     room = torch.cuda.device_count() if ranks.gpu else int((os.cpu_count() or 1) // train.cpus_per_worker)
@@ -105,9 +105,9 @@ def _description(measured: Sequence[MeasuredSteps], *, ranks: int, here: int) ->
     words = f"{here} rank{'s' if here > 1 else ''} timed here"
     if len(measured) > 1:
         words += f", {len(measured)} trials at once"
-    words += f": {measured[0].steps} steps of {fmean(one.step_s for one in measured):.2g} s"
+    words += f": {measured[0].steps} steps of {fmean(group.step_s for group in measured):.2g} s"
     words += ", data included" if measured[0].with_data else ", without reading data, as it is not there yet"
-    if validation_s := fmean(one.validation_s for one in measured):
+    if validation_s := fmean(group.validation_s for group in measured):
         words += f"; a validation takes {validation_s:.2g} s"
     if ranks > here:
         words += f"; the other {ranks - here} of {ranks} ranks, on other nodes, are taken for as fast"
@@ -170,7 +170,7 @@ def rank_environment(train: TrainConfig, *, number: int, gpu: bool) -> dict[str,
 
 
 def _wait(processes: Sequence[subprocess.Popen[bytes]], errors: Sequence[Path]) -> None:
-    """Waits for all ranks; raises the error of the first that failed."""
+    """Waits for all ranks; raises the first error."""
     while any(process.poll() is None for process in processes) and not any(process.poll() for process in processes):
         time.sleep(0.1)
     for process, error in zip(processes, errors, strict=True):

@@ -1,4 +1,4 @@
-"""Times steps and a validation of one rank, for `plan --measure`.
+"""Times one rank's steps and validation, for `plan --measure`.
 
     python -m jobs.train.measure_rank < work.json      # one rank of several; rank 0 prints what it measured
 
@@ -55,7 +55,7 @@ class MeasuredSteps:
 
 
 def measure_steps(config: ISNetConfig, world: World, *, train_data: str | None, val_data: str | None) -> MeasuredSteps:
-    """Times this rank's steps and a validation; called on all ranks.
+    """Times steps and a validation; called on all ranks.
 
     Args:
         config: Configuration of the run.
@@ -127,7 +127,7 @@ def _validation_s(config: ISNetConfig, world: World, task: ISNetTask, address: s
 
 
 def main() -> None:
-    """Measures as one rank of a group that standard input describes."""
+    """Measures as a rank of the group in standard input."""
     work: dict[str, Any] = json.load(sys.stdin)
     config = build(ISNetConfig, work["config"])
     if work["ranks"] > 1:

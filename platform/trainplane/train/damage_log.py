@@ -1,4 +1,4 @@
-"""Damaged samples that a run replaced, on all ranks and in all attempts."""
+"""Damaged samples that all ranks and attempts of a run replaced."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class DamageLog:
         return list(self._samples.values())
 
     def begin_attempt(self, stored: Iterable[Mapping[str, str]]) -> None:
-        """Adds the samples of a checkpoint; ranks count from zero again."""
+        """Adds a checkpoint's samples; ranks count from zero again."""
         self._add(Damage(**sample) for sample in stored)
         self._num_seen = 0
 
@@ -64,7 +64,7 @@ class DamageLog:
             return None
         self._num_seen = int(num_seen)
         texts = world.gather(json.dumps([_to_json(sample) for sample in here]).encode(), device)
-        by_rank = {rank: self._add(Damage(**one) for one in json.loads(text)) for rank, text in enumerate(texts)}
+        by_rank = {rank: self._add(Damage(**item) for item in json.loads(text)) for rank, text in enumerate(texts)}
         return _message({rank: new for rank, new in by_rank.items() if new})
 
     def record(self, tracker: Recorder, *, step: int) -> None:

@@ -16,6 +16,26 @@ class WorkerLost(RunFailed):
     """The process or the node of a rank died."""
 
 
+class NodeFailed(WorkerLost):
+    """A node's GPU failed, in global step `step`."""
+
+    def __init__(self, message: str, *, node: str, host: str, step: int) -> None:
+        super().__init__(message)
+        self.node, self.host, self.step = node, host, step
+
+    # Exceptions travel between processes by pickle, which passes only `args` unless told otherwise.
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _node_failed, (str(self), self.node, self.host, self.step)
+
+
+def _node_failed(message: str, node: str, host: str, step: int) -> NodeFailed:
+    return NodeFailed(message, node=node, host=host, step=step)
+
+
+class Misconfigured(RunFailed):
+    """The ranks cannot work together in this cluster."""
+
+
 class Halted(RunFailed):
     """All ranks saved a checkpoint and stopped, as requested."""
 
@@ -49,7 +69,6 @@ class OutOfMemory(RunFailed):
             split.share,
         )
 
-    # Exceptions travel between processes by pickle, which passes only `args` unless told otherwise.
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (str(self), self.micro_batch, self.share)
 

@@ -35,6 +35,7 @@ from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
 from trainplane.train.metrics import sum_over_ranks
+from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
 from trainplane.train.spec import NullProgress, Outcome, Progress, Report, TrainJob, keep_going
@@ -147,6 +148,7 @@ class _Trainer:
 
         while going:
             # Data: this rank's share of the global batch, which has the same samples at any number of ranks.
+            PULSE.step = done + 1
             with clock.phase("data"):
                 index, batch = next(batches)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from trainplane.train.pulse import PULSE
+
 
 @dataclass
 class PhaseTimer:
@@ -23,7 +25,8 @@ class PhaseTimer:
         """Adds the time of the block to a phase."""
         started = time.monotonic()
         try:
-            yield
+            with PULSE.at(name):
+                yield
         finally:
             self.seconds[name] += time.monotonic() - started
 

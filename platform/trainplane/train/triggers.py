@@ -15,6 +15,7 @@ import torch
 import torch.distributed as dist
 
 from trainplane.train.config import Cadence, TrainConfig
+from trainplane.train.pulse import PULSE, WAITING
 from trainplane.train.world import World
 
 
@@ -56,7 +57,8 @@ class FlagExchange:
     def wait(self) -> None:
         """Waits for the exchange in progress; `exchange` returns it."""
         if self._work is not None:
-            self._work.wait()
+            with PULSE.at(WAITING):
+                self._work.wait()
             self._work = None
 
 

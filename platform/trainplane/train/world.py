@@ -13,6 +13,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from trainplane.train.pulse import PULSE, WAITING
+
 
 @dataclass(frozen=True)
 class World:
@@ -43,7 +45,8 @@ class World:
             by_kind.setdefault((tensor.dtype, tensor.device), []).append(tensor)
         for group in by_kind.values():
             flat = torch.cat([tensor.detach().reshape(-1) for tensor in group])
-            dist.all_reduce(flat)
+            with PULSE.at(WAITING):
+                dist.all_reduce(flat)
             # Copy the sums back.
             offset = 0
             for tensor in group:
@@ -55,7 +58,8 @@ class World:
         if self.size == 1:
             return value
         shared = torch.tensor([value], dtype=torch.int64, device=device)
-        dist.broadcast(shared, src=0)
+        with PULSE.at(WAITING):
+            dist.broadcast(shared, src=0)
         return int(shared.item())
 
     def gather(self, data: bytes, device: torch.device) -> list[bytes]:
@@ -65,14 +69,16 @@ class World:
         # Ranks pad their bytes to the longest.
         sizes = torch.zeros(self.size, dtype=torch.int64, device=device)
         sizes[self.rank] = len(data)
-        dist.all_reduce(sizes)
-        longest = int(sizes.max())
-        padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8, device=device)
-        parts = [torch.empty_like(padded) for _ in range(self.size)]
-        dist.all_gather(parts, padded)
+        with PULSE.at(WAITING):
+            dist.all_reduce(sizes)
+            longest = int(sizes.max())
+            padded = torch.tensor(list(data.ljust(longest, b"\0")), dtype=torch.uint8, device=device)
+            parts = [torch.empty_like(padded) for _ in range(self.size)]
+            dist.all_gather(parts, padded)
         return [bytes(part.tolist())[:size] for part, size in zip(parts, sizes.tolist(), strict=True)]
 
     def barrier(self) -> None:
         """Waits until all ranks are here."""
         if self.size > 1:
-            dist.barrier()
+            with PULSE.at(WAITING):
+                dist.barrier()

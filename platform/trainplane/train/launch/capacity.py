@@ -6,9 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import RunFailed, UserError
 from trainplane.train import batch_size
 from trainplane.train.config import TrainConfig
+from trainplane.train.launch.failure_policy import NodeBlame
 
 # Seconds to wait for resources that an earlier attempt is about to release.
 CAPACITY_WAIT_S = 30.0
@@ -23,23 +25,31 @@ class ClusterCapacity:
         self._ray = ray
         self._config = config
         self._started = False
+        # Ids of nodes that get no ranks of the next attempt.
+        self.excluded: frozenset[str] = frozenset()
         gpus = ray.cluster_resources().get("GPU", 0)
         self.use_gpu = config.use_gpu is True or (config.use_gpu == "auto" and gpus > 0)
         self.resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
 
-    def ranks(self, *, interrupted: Callable[[], bool] = lambda: False) -> int:
+    def ranks(self, *, interrupted: Callable[[], bool] = lambda: False, blame: NodeBlame | None = None) -> int:
         """Waits for the largest admissible number of ranks that fits.
 
-        Waits longer after the first attempt, because lost nodes may be replaced; `interrupted` ends it with
-        `KeyboardInterrupt`. Raises `UserError` where the cluster was too small from the start, `RunFailed` where it
-        became so.
+        Leaves out the nodes that `blame` avoids, and those that it suspects where the others have room. Waits longer
+        after the first attempt, because lost nodes may be replaced; `interrupted` ends it with `KeyboardInterrupt`.
+        Raises `UserError` where the cluster was too small from the start, `RunFailed` where it became so.
         """
-        sizes, started = self._config.world_sizes, time.monotonic()
+        sizes, started, blame = self._config.world_sizes, time.monotonic(), blame or NodeBlame()
         while True:
-            possible = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._total()))
+            # Nodes whose GPUs failed once get ranks only where there are too few others.
+            for self.excluded in (blame.avoided | blame.suspected, blame.avoided):
+                possible = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._total()))
+                if possible is not None:
+                    break
             available = batch_size.ranks_for(sizes, capacity=self._num_fitting(self._free()))
             waited = time.monotonic() - started
-            if possible is None and waited >= (RETURN_WAIT_S if self._started else 0.0):
+            # To a cluster of this command alone no other nodes come.
+            may_grow = self._started and (in_ray_job() or not blame.avoided)
+            if possible is None and waited >= (RETURN_WAIT_S if may_grow else 0.0):
                 self._give_up(sizes[0], waited)
             elif possible is not None and (available == possible or waited > CAPACITY_WAIT_S):
                 self._started = True
@@ -52,6 +62,12 @@ class ClusterCapacity:
     def _give_up(self, smallest: int, waited: float) -> NoReturn:
         if not self._started:
             raise UserError(self._refusal(smallest))
+        if self.excluded:
+            raise RunFailed(
+                f"{len(self.excluded)} of the cluster's nodes are left out because their GPUs failed twice, and the "
+                f"others are too few ({self._refusal(smallest)}); replace them and run the same command again: it "
+                "resumes from the last checkpoint"
+            )
         raise RunFailed(
             f"nodes were lost and not replaced for {waited / 60:.0f} minutes ({self._refusal(smallest)}); "
             "add nodes and run the same command again: it resumes from the last checkpoint"
@@ -72,20 +88,24 @@ class ClusterCapacity:
 
     def _free(self) -> dict[str, float]:
         """Free resources, on nodes that stay."""
-        leaving = self._leaving()
-        if not leaving:
+        unusable = self._unusable()
+        if not unusable:
             free = self._ray.available_resources()
             return {name: free.get(name, 0.0) for name in self.resources}
-        # Ray's sums include draining nodes, so add up the others.
+        # Ray's sums include these nodes, so add up the others.
         from ray._private.state import available_resources_per_node
 
-        staying = [free for node, free in available_resources_per_node().items() if node not in leaving]
+        staying = [free for node, free in available_resources_per_node().items() if node not in unusable]
         return {name: sum(free.get(name, 0.0) for free in staying) for name in self.resources}
 
     def _staying(self) -> list[dict[str, float]]:
         """Resources of each living node that stays."""
-        leaving = self._leaving()
-        return [n["Resources"] for n in self._ray.nodes() if n["Alive"] and n.get("NodeID") not in leaving]
+        unusable = self._unusable()
+        return [n["Resources"] for n in self._ray.nodes() if n["Alive"] and n.get("NodeID") not in unusable]
+
+    def _unusable(self) -> set[str]:
+        # Ids of nodes that get no ranks.
+        return self._leaving() | self.excluded
 
     def _leaving(self) -> set[str]:
         # Ids of nodes that Ray drains. They count as alive until they end, but Ray places nothing there.

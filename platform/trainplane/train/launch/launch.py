@@ -19,14 +19,16 @@ from trainplane.cluster.ray_session import dead_processes, in_ray_job, ray_sessi
 from trainplane.errors import RunFailed
 from trainplane.train.batch_size import split_batch
 from trainplane.train.config import TrainConfig
-from trainplane.train.errors import OutOfMemory
-from trainplane.train.launch.failure_policy import Cause, RetryDecision, cause_of, decide_retry
+from trainplane.train.errors import CodeFailed, NodeFailed, OutOfMemory
+from trainplane.train.launch.error_kinds import ErrorKind, first_line, kind_of
+from trainplane.train.launch.failure_policy import Cause, NodeBlame, RetryDecision, cause_of, decide_retry
 from trainplane.train.loop import run
 from trainplane.train.spec import Outcome, Progress, Report, TrainJob, keep_going
 
 log = logging.getLogger(__name__)
 
-Attempt = Callable[[TrainJob], Outcome]
+Attempt = Callable[[TrainJob, NodeBlame], Outcome]
+"""Trains once: the run, and the nodes to avoid."""
 
 
 def train(
@@ -53,8 +55,17 @@ def train(
         distributed = config.max_workers > 1 or in_ray_job()
     if not distributed:
 
-        def here(job: TrainJob) -> Outcome:
-            return run(job, progress=progress, report=report, interrupted=interrupted)
+        def here(job: TrainJob, blame: NodeBlame) -> Outcome:
+            try:
+                return run(job, progress=progress, report=report, interrupted=interrupted)
+            except RuntimeError as error:
+                # The device stays lost for this process, so another attempt here would fail alike.
+                if kind_of(error) is not ErrorKind.HARDWARE:
+                    raise
+                raise RunFailed(
+                    f"this machine's GPU or its driver failed ({first_line(error)}); run the same command again, it "
+                    "resumes from the last checkpoint; use another machine if it fails again"
+                ) from error
 
         return train_with_retries(job, config, here, progress, interrupted)
     with _cluster(config, progress, interrupted, report) as attempt:
@@ -70,10 +81,11 @@ def train_with_retries(
 ) -> Outcome:
     """Repeats attempts until success or a final failure."""
     in_a_row: Counter[Cause] = Counter()
+    blame = NodeBlame()
     reached = newest_step(job)
     while True:
         try:
-            return attempt(job)
+            return attempt(job, blame)
         except RunFailed as failure:
             # Drop the traceback, which references the tensors of the attempt.
             error = failure.with_traceback(None)
@@ -83,10 +95,14 @@ def train_with_retries(
             reached = step
             in_a_row.clear()
         in_a_row[cause] += 1
-        decision = decide_retry(error, cause=cause, in_a_row=in_a_row, auto_micro_batch=config.micro_batch == "auto")
+        blame = blame.adding(error) if isinstance(error, NodeFailed) else blame
+        decision = decide_retry(
+            error, cause=cause, in_a_row=in_a_row, auto_micro_batch=config.micro_batch == "auto", blame=blame
+        )
         log.info("%s: %s", error, decision.reason)
         if not decision.retry:
-            raise error
+            # Two nodes that fail at one step show a fault of the code.
+            raise CodeFailed(f"{decision.reason}: {error}") if blame.is_of_code() else error
         if decision.micro_batch is not None:
             job = replace(job, micro_batch=decision.micro_batch)
         progress.emit(_retry_message(error, decision, max(step, 0), config))
@@ -105,8 +121,8 @@ def _wait(seconds: float, interrupted: Callable[[], bool]) -> None:
 def _retry_message(error: RunFailed, decision: RetryDecision, step: int, config: TrainConfig) -> str:
     """Message before another attempt, with a new batch split."""
     pause = f" in {decision.wait_s:.0f} s" if decision.wait_s else ""
-    # For a lost worker the error says how it was lost, which helps to find out why.
-    detail = f" ({error})" if cause_of(error) is Cause.LOST else ""
+    # For a lost worker or node the error says how it was lost, which helps to find out why.
+    detail = f" ({error})" if cause_of(error) in (Cause.LOST, Cause.HARDWARE) else ""
     message = f"{decision.reason}{detail}; resuming at step {step}{pause}"
     if decision.micro_batch is None or not isinstance(error, OutOfMemory):
         return message
@@ -130,13 +146,13 @@ def _cluster(
         ray = cluster.enter_context(ray_session())
         capacity = ClusterCapacity(ray, config)
 
-        def attempt(job: TrainJob) -> Outcome:
+        def attempt(job: TrainJob, blame: NodeBlame) -> Outcome:
             # A private cluster that died since the last attempt.
             if dead_processes():
                 cluster.close()
                 cluster.enter_context(ray_session())
             # As many ranks as fit now, and how they split the batch.
-            ranks = capacity.ranks(interrupted=interrupted)
+            ranks = capacity.ranks(interrupted=interrupted, blame=blame)
             split = split_batch(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro
             )

@@ -1,7 +1,7 @@
-"""Usage of the nodes beside rank 0's, for the run's system metrics.
+"""Usage of other nodes than rank 0's, for system metrics.
 
 One rank on each node samples its machine and sends the result to the actor; rank 0, which records the run, asks there.
-Nobody waits for an answer.
+Neither waits for an answer.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from trainplane.tracking.tracker import MONITOR_EVERY_S
 
 
 def send_usage(actor: Any, *, node: int, every_s: float = MONITOR_EVERY_S) -> None:
-    """Starts a thread that sends this node's usage to the actor."""
+    """Sends this node's usage to the actor, from a thread."""
     # It ends with the process, as the rank does.
     usage, pause = MachineUsage(), threading.Event()
 

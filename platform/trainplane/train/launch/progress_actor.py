@@ -9,6 +9,8 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
+from trainplane.train.launch.rank_failures import RankFailure
+
 
 class ProgressActor:
     """State of one attempt; the actor outlives the ranks."""
@@ -21,6 +23,7 @@ class ProgressActor:
         self._stop = False
         self._validations: list[tuple[int, dict[str, float]]] = []
         self._placement_group: str | None = None
+        self._failures: list[RankFailure] = []
         self._usage: dict[int, dict[str, float]] = {}
 
     def report(self, step: int, metrics: dict[str, float]) -> None:
@@ -57,6 +60,14 @@ class ProgressActor:
         # Errors of other ranks are mostly consequences of the first.
         self._error = self._error or error
 
+    def add_failure(self, failure: RankFailure) -> None:
+        """Adds the error that ended a rank."""
+        self._failures.append(failure)
+
+    def failures(self) -> list[RankFailure]:
+        """Errors of the ranks, the first one first."""
+        return self._failures
+
     def request_stop(self) -> None:
         """Asks all ranks to save a checkpoint and stop."""
         self._stop = True
@@ -67,8 +78,8 @@ class ProgressActor:
 
     def take_usage(self) -> dict[str, float]:
         """Returns each node's metrics once, by `node-N/name`."""
-        taken, self._usage = self._usage, {}
-        return {f"node-{node}/{name}": value for node, usage in taken.items() for name, value in usage.items()}
+        usages, self._usage = self._usage, {}
+        return {f"node-{node}/{name}": value for node, usage in usages.items() for name, value in usage.items()}
 
     def state(self) -> tuple[Any, list[str], Any, Any, str | None]:
         """Returns progress, messages, outcome, error and placement group."""

@@ -2,23 +2,31 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 import time
 import traceback
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
 from trainplane.cluster.ray_session import dead_processes
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.train.config import TrainConfig
-from trainplane.train.errors import CodeFailed, Halted, Resized, WorkerLost, out_of_memory
+from trainplane.train.errors import Halted, Resized, WorkerLost, out_of_memory
 from trainplane.train.launch.capacity import ClusterCapacity
+from trainplane.train.launch.error_kinds import ErrorKind, first_line, kind_of, kind_of_text
 from trainplane.train.launch.node_usage import OtherNodes, send_usage
 from trainplane.train.launch.placement import PlacementGroups, current_placement_group
 from trainplane.train.launch.progress_actor import ActorProgress, ProgressActor
+from trainplane.train.launch.rank_failures import RankFailure, error_of
+from trainplane.train.pulse import PULSE
 from trainplane.train.spec import Outcome, Progress, Report, TrackingTarget, TrainJob, keep_going
+from trainplane.train.world import World
+
+# Ray's label of a node's id.
+NODE_LABEL = "ray.io/node-id"
 
 
 class WorkerGroup:
@@ -107,13 +115,18 @@ class WorkerGroup:
 
         from trainplane.train.launch.preemption import PreemptibleTorchConfig
 
+        excluded = self._capacity.excluded
         # A new run name for every attempt; Ray's own retries are off.
         return TorchTrainer(
             worker,
             train_loop_config=settings,
             torch_config=PreemptibleTorchConfig(),
             scaling_config=ScalingConfig(
-                num_workers=self._ranks, use_gpu=self._capacity.use_gpu, resources_per_worker=self._capacity.resources
+                num_workers=self._ranks,
+                use_gpu=self._capacity.use_gpu,
+                resources_per_worker=self._capacity.resources,
+                # Nodes whose GPUs failed get no ranks.
+                label_selector={NODE_LABEL: f"!in({','.join(sorted(excluded))})"} if excluded else None,
             ),
             run_config=RunConfig(
                 name=f"attempt-{uuid.uuid4().hex[:12]}",
@@ -163,7 +176,8 @@ class WorkerGroup:
         if rank_error is not None:
             raise rank_error
         if isinstance(ray_error, Exception):
-            raise classify_failure(ray_error) from ray_error
+            failures = self._ray.get(self._actor.failures.remote())
+            raise classify_failure(ray_error, failures) from ray_error
         if ray_error is not None:
             raise ray_error
         if outcome is None:
@@ -183,7 +197,6 @@ def worker(settings: dict[str, Any]) -> None:
 
     from trainplane.train.launch import preemption
     from trainplane.train.loop import run
-    from trainplane.train.world import World
 
     actor, job = settings["actor"], settings["job"]
     # Rebuild the job from plain values.
@@ -213,28 +226,32 @@ def worker(settings: dict[str, Any]) -> None:
         ray.get(actor.fail.remote(error))
         raise
     except Exception as error:
-        # An error that only shows that another rank died is not reported.
-        if not is_disconnect(error):
-            ray.get(actor.fail.remote(_code_failure(error, World.current().rank)))
+        ray.get(actor.add_failure.remote(_failure(error)))
         raise
     if World.current().is_first:
         ray.get(actor.finish.remote(asdict(outcome)))
 
 
-def _code_failure(error: Exception, rank: int) -> CodeFailed:
+def _failure(error: Exception) -> RankFailure:
+    """Describes an error of this rank for the driver."""
+    import ray
+
     text = "".join(traceback.format_exception(error)).rstrip()
-    return CodeFailed(
-        f"the task's code failed on rank {rank}; another attempt would fail alike, so there is none\n{text}"
-    )
+    node = ray.get_runtime_context().get_node_id()
+    rank, host = World.current().rank, socket.gethostname()
+    return RankFailure(rank, host, node, PULSE.step, kind_of(error), first_line(error), text)
 
 
-def classify_failure(error: Exception) -> Exception:
-    """Separates lost workers from errors of the code."""
-    # Decides by the errors that Ray collected from the ranks. For an error of the code it returns Ray's own, which has
-    # the ranks' tracebacks.
-    # Without errors of ranks, Ray itself failed.
+def classify_failure(error: Exception, failures: Sequence[RankFailure] = ()) -> Exception:
+    """Separates lost workers from errors of the code.
+
+    Args:
+        error: Ray's error, with what it collected from the ranks.
+        failures: Errors that ranks reported themselves.
+    """
     causes = list(getattr(error, "worker_failures", {}).values())
-    if not causes:
+    # Without errors of ranks, Ray itself failed.
+    if not causes and not failures:
         return WorkerLost(f"the workers could not be started, or Ray ended them: {error_line(error, last=True)}")
     if any(out_of_memory(cause) for cause in causes):
         return WorkerLost(
@@ -242,11 +259,11 @@ def classify_failure(error: Exception) -> Exception:
             "train.micro_batch"
         )
     num_dead = sum(_is_death(cause) for cause in causes)
+    if (reason := error_of(failures, num_dead=num_dead, ranks=len(causes))) is not None:
+        return reason
     # When one rank raises, the others see their connection close: then the error is that of the code.
-    if not num_dead and not all(is_disconnect(cause) for cause in causes):
+    if not all(kind_of_text(str(cause)) is ErrorKind.DISCONNECT for cause in causes):
         return error
-    if num_dead:
-        return WorkerLost(f"{num_dead} of {len(causes)} workers died")
     return WorkerLost("the connections between the workers broke, and none of them reported why")
 
 
@@ -257,9 +274,3 @@ _DEATHS |= {"ActorDiedError", "WorkerCrashedError", "NodeDiedError"}
 
 def _is_death(cause: BaseException) -> bool:
     return any(kind.__name__ in _DEATHS for kind in type(cause).__mro__)
-
-
-def is_disconnect(cause: BaseException) -> bool:
-    """Detects an error that only shows another rank's death."""
-    words = ("Connection closed by peer", "Connection reset by peer", "NCCL", "Broken pipe")
-    return any(text in str(cause) for text in words)

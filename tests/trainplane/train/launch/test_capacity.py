@@ -6,6 +6,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.train.config import TrainConfig
 from trainplane.train.launch import capacity as rooms
 from trainplane.train.launch.capacity import ClusterCapacity
+from trainplane.train.launch.failure_policy import NodeBlame
 
 
 class Nodes:
@@ -123,3 +124,22 @@ def test_a_node_that_leaves_is_no_room_and_a_new_one_is(hands, monkeypatch):
     assert hands.now == 0
     cluster.all.update(a=(1, 0), c=(1, 1))
     assert here.can_grow(1)
+
+
+def test_a_node_whose_gpu_failed_is_left_out_where_others_have_room_and_after_two_failures_always(hands, monkeypatch):
+    cluster = Nodes(a=(1, 1), b=(1, 1), c=(1, 1))
+    here = room(cluster, workers=(1, 2))
+    monkeypatch.setattr(
+        here, "_free", lambda: {"CPU": float(sum(f for n, (_, f) in cluster.all.items() if n not in here.excluded))}
+    )
+    once = NodeBlame((("a", 5),))
+    assert here.ranks(blame=once) == 2
+    assert here.excluded == {"a"}
+    # One rank on the others is better than two with a suspected node among them, none is not.
+    del cluster.all["c"]
+    assert (here.ranks(blame=once), here.excluded) == (1, {"a"})
+    del cluster.all["b"]
+    assert (here.ranks(blame=once), here.excluded) == (1, frozenset())
+    # A cluster of this command alone gets no other nodes.
+    with pytest.raises(RunFailed, match=r"1 of the cluster's nodes are left out because their GPUs failed twice"):
+        here.ranks(blame=NodeBlame((("a", 5), ("a", 8))))

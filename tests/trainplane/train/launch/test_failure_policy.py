@@ -12,9 +12,19 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import TrainingState
-from trainplane.train.errors import CodeFailed, Diverged, Halted, OutOfMemory, Resized, WorkerLost, out_of_memory
+from trainplane.train.errors import (
+    CodeFailed,
+    Diverged,
+    Halted,
+    Misconfigured,
+    NodeFailed,
+    OutOfMemory,
+    Resized,
+    WorkerLost,
+    out_of_memory,
+)
 from trainplane.train.launch import launch
-from trainplane.train.launch.failure_policy import Cause, cause_of, decide_retry
+from trainplane.train.launch.failure_policy import Cause, NodeBlame, cause_of, decide_retry
 from trainplane.train.spec import NullProgress, Outcome, TrainJob
 
 EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check the credentials")
@@ -24,6 +34,10 @@ EXPIRED = StorageError("s3://b: the store refuses to write (ExpiredToken); check
     ("error", "cause"),
     [
         (WorkerLost("gone"), Cause.LOST),
+        (NodeFailed("ECC", node="n", host="h", step=3), Cause.HARDWARE),
+        (RuntimeError("CUDA error: uncorrectable ECC error encountered"), Cause.HARDWARE),
+        (Misconfigured("Duplicate GPU detected"), Cause.SETUP),
+        (RuntimeError("ncclInvalidUsage: Duplicate GPU detected"), Cause.SETUP),
         (Halted("told to"), Cause.NOTICE),
         (Resized("more room"), Cause.RESIZE),
         (OutOfMemory("too large", 8, 16), Cause.MEMORY),
@@ -40,7 +54,7 @@ def test_causes_are_told_apart(error, cause):
     assert cause_of(error) is cause
 
 
-@pytest.mark.parametrize("cause", [Cause.OURS, Cause.DIVERGED, Cause.CODE, Cause.USER])
+@pytest.mark.parametrize("cause", [Cause.OURS, Cause.DIVERGED, Cause.CODE, Cause.USER, Cause.SETUP])
 def test_what_would_happen_again_is_not_tried_again(cause):
     assert not decide_retry(RunFailed("x"), cause=cause, in_a_row={cause: 1}, auto_micro_batch=True).retry
 
@@ -55,6 +69,25 @@ def test_each_cause_has_a_count_of_its_own(cause, tries):
 
     assert again(tries)
     assert cause is Cause.RESIZE or not again(tries + 1)
+
+
+def test_pauses_before_a_lost_worker_is_replaced_grow():
+    waits = [
+        decide_retry(RunFailed("x"), cause=Cause.LOST, in_a_row={Cause.LOST: count}, auto_micro_batch=False).wait_s
+        for count in (1, 2, 3)
+    ]
+    assert waits == sorted(set(waits))
+    assert waits[0] > 0
+
+
+def test_a_node_is_suspected_after_one_failed_gpu_and_avoided_after_two():
+    blame = NodeBlame().adding(broken("a", 5))
+    assert (blame.suspected, blame.avoided) == ({"a"}, set())
+    blame = blame.adding(broken("b", 9)).adding(broken("a", 7))
+    assert (blame.suspected, blame.avoided) == ({"b"}, {"a"})
+    assert not blame.is_of_code()
+    assert not NodeBlame().adding(broken("a", 5)).adding(broken("a", 5)).is_of_code()
+    assert blame.adding(broken("b", 7)).is_of_code()
 
 
 def test_credentials_are_waited_for():
@@ -102,10 +135,11 @@ class Attempts:
     """Raises one error after the other, committing checkpoints on the way as told, then ends well."""
 
     def __init__(self, store, script):
-        self.jobs, self._store, self._script = [], store, list(script)
+        self.jobs, self.blames, self._store, self._script = [], [], store, list(script)
 
-    def __call__(self, job):
+    def __call__(self, job, blame):
         self.jobs.append(job)
+        self.blames.append(blame)
         if not self._script:
             return Outcome("finished", 9, {}, "", "", {}, 0.0)
         error, step = self._script.pop(0)
@@ -146,11 +180,31 @@ def persist(tmp_path, monkeypatch):
 LOST = WorkerLost("1 of 2 workers died")
 
 
+def broken(node, step):
+    return NodeFailed(f"a GPU failed (rank 0 on {node}: ECC)", node=node, host=node, step=step)
+
+
+def test_a_broken_gpu_is_told_and_the_run_goes_elsewhere(persist):
+    outcome, jobs, told = persist([(broken("a", 5), 3)])
+    assert (outcome.status, len(jobs)) == ("finished", 2)
+    assert told == ["a node's GPU failed (a GPU failed (rank 0 on a: ECC)); resuming at step 3"]
+
+
+def test_two_nodes_that_fail_at_one_step_are_the_codes_fault(persist):
+    with pytest.raises(CodeFailed, match=r"two nodes failed at the same step.*rank 0 on b"):
+        persist([(broken("a", 5), 3), (broken("b", 5), 0)])
+
+
+def test_a_broken_gpu_of_this_process_ends_the_run_in_a_sentence(tmp_path, importable):
+    with pytest.raises(RunFailed, match=r"this machine's GPU or its driver failed \(CUDA error: unspecified"):
+        greedy_run(tmp_path, None, Heard(), task="BrokenGpuTask")
+
+
 def test_lost_workers_are_replaced_as_long_as_there_is_progress(persist):
     outcome, jobs, told = persist([(LOST, step) for step in range(1, 9)])
     assert outcome.status == "finished"
     assert len(jobs) == 9
-    assert told[0] == "a worker was lost (1 of 2 workers died); resuming at step 1"
+    assert told[0] == "a worker was lost (1 of 2 workers died); resuming at step 1 in 1 s"
 
 
 def test_without_progress_lost_workers_end_the_run(persist):
@@ -187,14 +241,21 @@ class GreedyTask(TinyTask):
         return super().step(micro_batches, global_batch=global_batch, reduce=reduce)
 
 
-def greedy_run(tmp_path, micro_batch, heard, steps=4):
+class BrokenGpuTask(TinyTask):
+    """Its device fails as one with a broken GPU does."""
+
+    def step(self, micro_batches, *, global_batch, reduce):
+        raise RuntimeError("CUDA error: unspecified launch failure\nFor debugging …")
+
+
+def greedy_run(tmp_path, micro_batch, heard, steps=4, task="GreedyTask"):
     if not (tmp_path / "train").exists():
         noise_datasets.make(tmp_path)
     config = build(
         TinyConfig,
         {
             "name": "t",
-            "task": "test_failure_policy:GreedyTask",
+            "task": f"test_failure_policy:{task}",
             "data": {"train": "t"},
             "train": {"steps": steps, "global_batch": 12, "micro_batch": micro_batch},
         },
