@@ -34,7 +34,7 @@ from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import ModelVersion
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.state import restore
+from trainplane.train.checkpoint.state import check_architecture, restore
 
 
 @dataclass(frozen=True)
@@ -146,9 +146,16 @@ def eval_generator(task: ISNetTask) -> Generator:
 def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
     """Restores a run's newest checkpoint, or one step, on CPU."""
     store, checkpoint = checkpoints.open_address(address)
+    source = f"{store.address}/{checkpoint.key}"
     loaded = checkpoints.read(store, checkpoint)
-    task = ISNetTask(_without_vgg(build(ISNetTask.Config, loaded.meta["config"])), torch.device("cpu"))
-    restore(task, loaded.state, source=f"{store.address}/{checkpoint.key}")
+    if not isinstance(settings := loaded.meta.get("config"), dict):
+        raise UserError(f"checkpoint {source} has no configuration of a network; give one of `isnet train`")
+    config = _without_vgg(build(ISNetTask.Config, settings))
+    # First on the device `meta`, which takes no memory: a few bytes can name a network of any size.
+    with torch.device("meta"):
+        check_architecture(ISNetTask(config, torch.device("meta")), loaded.state, source=source)
+    task = ISNetTask(config, torch.device("cpu"))
+    restore(task, loaded.state, source=source)
     return task, loaded
 
 

@@ -348,7 +348,7 @@ class _Trainer:
         """Drops checkpoints beyond `step`; all ranks wait for it."""
         if self.world.is_first:
             self.writer.wait()
-            drop_checkpoints_after(self.writer.store, step)
+            drop_checkpoints_after(self.writer.store, step, check=self.writer.check)
         self.world.barrier()
 
     def _emit(self, done: int, message: str, faults: int | None = None) -> None:

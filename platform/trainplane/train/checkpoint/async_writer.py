@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -51,8 +51,21 @@ class CheckpointWriter:
     _error: BaseException | None = field(default=None, repr=False)
 
     def start(self) -> None:
-        """Makes this the attempt that may write."""
+        """Makes this the attempt that may write.
+
+        Removes unfinished files that killed attempts left.
+        """
         self.token = FencingToken.acquire(self.store)
+        # Whoever still writes has lost the right to: nobody's upload is among them.
+        try:
+            self.store.clear_unfinished(lambda key: key.startswith("step-"))
+        except StorageError as error:
+            log.info("unfinished uploads could not be removed: %s", error)
+
+    def check(self) -> None:
+        """Raises `Superseded` where another attempt may write now."""
+        if self.token is not None:
+            self.token.check()
 
     def resume_from(self, checkpoint: Checkpoint) -> None:
         """Sets the last good checkpoint; newer ones were unreadable."""
@@ -106,9 +119,8 @@ class CheckpointWriter:
             )
 
     def _work(self, state: TrainingState, meta: dict[str, Any], unsent: bytes, metrics: dict[str, float]) -> None:
-        check = self.token.check if self.token else lambda: None
         try:
-            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics, check=check)
+            self.last = write(self.store, state, meta=meta, unsent=unsent, metrics=metrics, check=self.check)
         # Any error is counted while training continues. Lost in the thread it would look like a success.
         except Exception as error:
             self.failed += 1
@@ -122,12 +134,21 @@ class CheckpointWriter:
         self._failures_in_a_row = 0
         self._written.add(state.step)
         try:
-            apply_retention(self.store, self.rules, since=self._since, written=self._written)
+            apply_retention(self.store, self.rules, since=self._since, written=self._written, check=self.check)
+        except Superseded as error:
+            self._error = error
         except (StorageError, OSError) as error:
             log.warning("old checkpoints could not be deleted: %s", error)
 
 
-def apply_retention(store: Store, rules: RetentionRules, *, since: int, written: Collection[int]) -> list[str]:
+def apply_retention(
+    store: Store,
+    rules: RetentionRules,
+    *,
+    since: int,
+    written: Collection[int],
+    check: Callable[[], None] = lambda: None,
+) -> list[str]:
     """Deletes checkpoints that no rule keeps; returns their folders.
 
     Args:
@@ -135,6 +156,7 @@ def apply_retention(store: Store, rules: RetentionRules, *, since: int, written:
         rules: Checkpoints to keep.
         since: Step that this process resumed at, 0 for a new run.
         written: Steps that this process has stored. Others beyond `since` were unreadable when it started.
+        check: Raises where this process must not delete. Called before every removal.
     """
     # Damaged: beyond the step this process resumed at, and not written by it.
     present = committed(store)
@@ -153,5 +175,5 @@ def apply_retention(store: Store, rules: RetentionRules, *, since: int, written:
     expired |= broken - {checkpoint.key for checkpoint in present}
     removed = sorted(expired - pinned)
     for folder in removed:
-        delete(store, folder)
+        delete(store, folder, check=check)
     return removed

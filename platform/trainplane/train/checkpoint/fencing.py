@@ -41,10 +41,14 @@ class FencingToken:
 
     def check(self) -> None:
         """Raises `Superseded` where another attempt holds the token."""
+        # A missing or unreadable token names no other attempt.
         try:
-            current = json.loads(self.store.read(KEY))
-        except (NotFound, ValueError):
-            # A missing or unreadable token names no other attempt.
+            data = self.store.read(KEY)
+        except NotFound:
+            return
+        try:
+            current = json.loads(data)
+        except (ValueError, RecursionError):
             return
         if isinstance(current, dict) and current.get("token") != self.token:
             raise Superseded(

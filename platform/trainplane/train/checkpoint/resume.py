@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from typing import Any
 
 from trainplane.config.canonical import flatten
@@ -117,12 +118,13 @@ def check_not_beyond(step: int, config: RunConfig) -> None:
         )
 
 
-def drop_checkpoints_after(store: Store, step: int) -> None:
+def drop_checkpoints_after(store: Store, step: int, *, check: Callable[[], None] = lambda: None) -> None:
     """Abandons the checkpoints beyond `step`, newest first.
 
-    If all are beyond it, because retention deleted the earlier ones, the oldest one stays.
+    `check` raises where this process must not write. If all are beyond it, because retention deleted the earlier ones,
+    the oldest one stays.
     """
     present = checkpoints.committed(store)
     beyond = [c for c in present if c.step > step]
     for checkpoint in reversed(beyond if len(beyond) < len(present) else beyond[1:]):
-        checkpoints.abandon(store, checkpoint.key)
+        checkpoints.abandon(store, checkpoint.key, check=check)

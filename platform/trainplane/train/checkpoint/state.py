@@ -72,13 +72,30 @@ def _staged(tensor: Tensor) -> Tensor:
     return tensor.detach().to("cpu", copy=True).contiguous()
 
 
-def restore(task: Task, state: TrainingState, *, source: str) -> None:
-    """Loads a state; `UserError` where architectures differ."""
-    # Modules, after a check that names a differing tensor.
+def check_architecture(task: Task, state: TrainingState, *, source: str) -> None:
+    """Raises `UserError` where a state is of another architecture.
+
+    Only shapes and types count, so the task may be on the device `meta`, where it takes no memory.
+    """
     for name, module in task.modules().items():
-        stored = _under(state.tensors, f"module/{name}/")
-        _check_same_shapes({key: value.shape for key, value in module.state_dict().items()}, stored, name, source)
-        module.load_state_dict(stored, strict=True)
+        _check_same(module.state_dict(), _under(state.tensors, f"module/{name}/"), name, source)
+
+
+def restore(task: Task, state: TrainingState, *, source: str) -> None:
+    """Loads a state; `UserError` where it is another task's."""
+    check_architecture(task, state, source=source)
+    try:
+        _load(task, state)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError, OverflowError) as error:
+        raise UserError(
+            f"checkpoint {source} holds no state of this kind of training ({type(error).__name__}); "
+            "give another checkpoint, or start a new run with --fresh"
+        ) from error
+
+
+def _load(task: Task, state: TrainingState) -> None:
+    for name, module in task.modules().items():
+        module.load_state_dict(_under(state.tensors, f"module/{name}/"), strict=True)
     for name, optimizer in task.optimizers().items():
         # Optimisers: stored moments by parameter index, stored settings with this optimiser's own parameters.
         packed = optimizer.state_dict()
@@ -98,21 +115,24 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
-def _check_same_shapes(
-    expected: Mapping[str, torch.Size], stored: Mapping[str, Tensor], name: str, source: str
-) -> None:
+def _check_same(expected: Mapping[str, Tensor], stored: Mapping[str, Tensor], name: str, source: str) -> None:
     missing, surplus = sorted(expected.keys() - stored.keys()), sorted(stored.keys() - expected.keys())
-    differing = [key for key in expected.keys() & stored.keys() if expected[key] != stored[key].shape]
+    differing = [key for key in expected.keys() & stored.keys() if _form(expected[key]) != _form(stored[key])]
     if not (missing or surplus or differing):
         return
     # One example in the message is enough to see the difference.
     if differing:
         key = sorted(differing)[0]
-        example = f"{key} has shape {tuple(stored[key].shape)} there and {tuple(expected[key])} here"
+        example = f"{key} is {_form(stored[key])} there and {_form(expected[key])} here"
     else:
         example = f"{(missing or surplus)[0]} is only {'here' if missing else 'there'}"
     raise UserError(
         f"checkpoint {source} holds another architecture of {name!r}: {len(missing)} tensors missing, "
-        f"{len(surplus)} surplus, {len(differing)} of another shape ({example}); "
+        f"{len(surplus)} surplus, {len(differing)} of another shape or type ({example}); "
         "give the configuration it was made with, or start a new run with --fresh"
     )
+
+
+def _form(tensor: Tensor) -> str:
+    """Type and shape, such as `float32 (3, 4)`."""
+    return f"{str(tensor.dtype).removeprefix('torch.')} {tuple(tensor.shape)}"

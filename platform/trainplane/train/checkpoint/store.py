@@ -11,7 +11,6 @@ a step stored again goes beside it as `step-00001000.2`.
 from __future__ import annotations
 
 import hashlib
-import json
 import logging
 import math
 import re
@@ -19,13 +18,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-import safetensors
 import safetensors.torch
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train.checkpoint import pins
+from trainplane.train.checkpoint.content import StateFile, parse_object, parse_state, parse_tensors
 from trainplane.train.checkpoint.state import TrainingState
 
 log = logging.getLogger(__name__)
@@ -41,6 +40,7 @@ _DIGEST = "manifest_digest"
 _REPEATED = ("dataset_digest", "order_hash", "config_digest")
 # All keys of a manifest without a digest of itself. With any other key it is damaged: perhaps the digest's own name.
 _WITHOUT_DIGEST = {"format_version", "step", "state_digest", *_REPEATED, "metrics", "files"}
+_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
 
 
@@ -157,20 +157,22 @@ def _with_manifest(store: Store, *, abandoned: bool = False) -> dict[str, Checkp
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
         try:
-            manifest = json.loads(store.read(f"{folder}/{MANIFEST}"))
-            is_valid = _is_manifest(manifest, step=order_of(folder)[0])
+            data = store.read(f"{folder}/{MANIFEST}")
         except NotFound:
             # Deleted after it was listed.
             continue
+        try:
+            manifest = parse_object(data)
+            is_valid = _is_manifest(manifest, step=order_of(folder)[0])
         except ValueError:
             is_valid = False
         checkpoints[folder] = Checkpoint(manifest["step"], folder, manifest) if is_valid else None
     return checkpoints
 
 
-def _is_manifest(value: Any, *, step: int) -> bool:
+def _is_manifest(value: dict[str, Any], *, step: int) -> bool:
     """Validates a manifest for the step of its folder."""
-    if not isinstance(value, dict) or (value.get("format_version"), value.get("step")) != (FORMAT_VERSION, step):
+    if type(value.get("step")) is not int or (value.get("format_version"), value.get("step")) != (FORMAT_VERSION, step):
         return False
     # Its own digest must hold; without one, every key must be known.
     if value[_DIGEST] != _digest_of(value) if _DIGEST in value else not value.keys() <= _WITHOUT_DIGEST:
@@ -179,7 +181,18 @@ def _is_manifest(value: Any, *, step: int) -> bool:
     files = value.get("files")
     if not isinstance(value.get("state_digest"), str) or not isinstance(files, dict) or not files.keys() >= FILES:
         return False
-    return all(isinstance(entry, dict) and entry.keys() >= {"bytes", "sha256"} for entry in files.values())
+    return all(_FILE.fullmatch(name) and _is_entry(entry) for name, entry in files.items())
+
+
+def _is_entry(entry: Any) -> bool:
+    """Validates size and digest of a file."""
+    return (
+        isinstance(entry, dict)
+        and entry.keys() >= {"bytes", "sha256"}
+        and type(entry["bytes"]) is int
+        and entry["bytes"] >= 0
+        and isinstance(entry["sha256"], str)
+    )
 
 
 def _digest_of(manifest: dict[str, Any]) -> str:
@@ -209,27 +222,41 @@ def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
     """Reads a checkpoint; `RunFailed` where files are missing or damaged."""
     # Bytes first, then the values that the manifest repeats.
     files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
-    loaded = json.loads(files["state.json"])
-    _check_repeated(store, checkpoint, loaded["meta"])
-    state = TrainingState(loaded["step"], safetensors.torch.load(files["tensors.safetensors"]), loaded["scalars"])
+    content = _state_file(store, checkpoint, files["state.json"])
+    try:
+        tensors = parse_tensors(files["tensors.safetensors"])
+    except ValueError as error:
+        raise _unsound(store, checkpoint, "tensors.safetensors", error) from error
+    state = TrainingState(content.step, tensors, content.scalars)
     # This pass over all tensors is only needed where the manifest has no digest of itself.
     if _DIGEST not in checkpoint.manifest and state.digest() != checkpoint.state_digest:
         raise _damaged_manifest(store, checkpoint.key)
-    return LoadedCheckpoint(checkpoint, state, loaded["meta"], files[UNSENT])
+    return LoadedCheckpoint(checkpoint, state, content.meta, files[UNSENT])
 
 
 def read_meta(store: Store, checkpoint: Checkpoint) -> dict[str, Any]:
     """Reads and verifies `meta` as `read` does, without tensors."""
-    meta: dict[str, Any] = json.loads(_verified(store, checkpoint, "state.json"))["meta"]
-    _check_repeated(store, checkpoint, meta)
-    return meta
+    return _state_file(store, checkpoint, _verified(store, checkpoint, "state.json")).meta
+
+
+def _state_file(store: Store, checkpoint: Checkpoint, data: bytes) -> StateFile:
+    """Parses `state.json`, and compares it with the manifest."""
+    try:
+        content = parse_state(data)
+    except ValueError as error:
+        raise _unsound(store, checkpoint, "state.json", error) from error
+    if content.step != checkpoint.step:
+        raise _damaged_manifest(store, checkpoint.key)
+    _check_repeated(store, checkpoint, content.meta)
+    return content
 
 
 def _verified(store: Store, checkpoint: Checkpoint, name: str) -> bytes:
     # A file is good if size and digest match the manifest.
     expected = checkpoint.manifest["files"][name]
     try:
-        data = store.read(f"{checkpoint.key}/{name}")
+        # One byte more than it has shows that it is longer; no more is taken into memory.
+        data = store.read(f"{checkpoint.key}/{name}", length=expected["bytes"] + 1)
     except NotFound as error:
         raise RunFailed(f"checkpoint {store.address}/{checkpoint.key}: {name} is missing") from error
     if len(data) != expected["bytes"] or hashlib.sha256(data).hexdigest() != expected["sha256"]:
@@ -244,6 +271,13 @@ def _check_repeated(store: Store, checkpoint: Checkpoint, meta: Mapping[str, Any
     for name in _REPEATED:
         if checkpoint.manifest.get(name, meta.get(name)) != meta.get(name):
             raise _damaged_manifest(store, checkpoint.key)
+
+
+def _unsound(store: Store, checkpoint: Checkpoint, name: str, error: ValueError) -> RunFailed:
+    return RunFailed(
+        f"checkpoint {store.address}/{checkpoint.key}: {name} is not what training writes ({error_line(error)[:200]}); "
+        "give another checkpoint"
+    )
 
 
 def _damaged_manifest(store: Store, folder: str) -> RunFailed:
@@ -297,18 +331,21 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
     return store, candidates[-1]
 
 
-def delete(store: Store, folder: str) -> None:
-    """Deletes a checkpoint."""
+def delete(store: Store, folder: str, *, check: Callable[[], None] = lambda: None) -> None:
+    """Deletes a checkpoint; `check` as for `write`, before every removal."""
     # Its manifest goes first, so a half-deleted checkpoint does not exist.
+    check()
     store.delete(f"{folder}/{MANIFEST}")
     for entry in list(store.list(f"{folder}/")):
+        check()
         store.delete(entry.key)
 
 
-def abandon(store: Store, folder: str) -> None:
+def abandon(store: Store, folder: str, *, check: Callable[[], None] = lambda: None) -> None:
     """Removes a checkpoint that a roll-back passed."""
     # A pinned one stays, but it is marked so that no run resumes from it.
     if folder in pins.pinned_folders(store):
+        check()
         store.write(f"{folder}/{ABANDONED}", b"")
     else:
-        delete(store, folder)
+        delete(store, folder, check=check)

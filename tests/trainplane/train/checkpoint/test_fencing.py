@@ -127,3 +127,35 @@ def test_a_store_that_may_be_read_and_not_written_is_found_even_where_the_run_is
     faulty_s3.fault = lambda method, path, number: "denied" if method == "PUT" else None
     with pytest.raises(UserError, match=r"checkpoints cannot be written to s3://.*/tiny-kkkkkkkkkkkk .*; mend its"):
         register_run_dir(place, config)
+
+
+def test_succeeded_while_it_tidies_it_removes_nothing_more(tmp_path, monkeypatch):
+    """Retention lists folders without a manifest, among them what the successor is about to commit."""
+    store = open_store(str(tmp_path))
+    old = CheckpointWriter(store, RetentionRules(last=1, final=2))
+    old.start()
+    old.save(state(1), meta={})
+    old.wait()
+    listed = type(store).list
+
+    def succeed_meanwhile(self, prefix=""):
+        entries = list(listed(self, prefix))
+        if prefix == "pins/" and self.size("step-00000002/manifest.json"):
+            FencingToken.acquire(store)
+            self.write("step-00000003/tensors.safetensors", b"half")
+        return iter(entries)
+
+    monkeypatch.setattr(type(store), "list", succeed_meanwhile)
+    old.save(state(2), meta={})
+    with pytest.raises(Superseded):
+        old.finish()
+    assert store.read("step-00000003/tensors.safetensors") == b"half"
+    assert [checkpoint.step for checkpoint in checkpoints.committed(store)] == [1, 2]
+
+
+def test_credentials_that_are_gone_are_not_taken_for_a_yes(tmp_path, monkeypatch):
+    store = open_store(str(tmp_path))
+    token = FencingToken.acquire(store)
+    monkeypatch.setattr(type(store), "read", lambda self, key: (_ for _ in ()).throw(UserError("no credentials")))
+    with pytest.raises(UserError):
+        token.check()
