@@ -1,4 +1,4 @@
-"""Configuration of a run: the sections of ISNet, or those of another task.
+"""Configuration of a run, of ISNet or another task.
 
 ISNet extends the settings of any run. Defaults are the paper's; where paper and released code disagree,
 docs/decisions.md says which one we follow.
@@ -273,7 +273,7 @@ def load_run_config(preset: str, overrides: Sequence[str]) -> RunConfig:
 
 
 def build_run(tree: Mapping[str, Any], overrides: Sequence[str]) -> RunConfig:
-    """Builds the configuration of a preset's tree with overrides on top."""
+    """Builds a configuration from a tree and overrides."""
     schema = run_schema(tree, overrides)
     return build(schema, apply_overrides(tree, overrides, schema))
 

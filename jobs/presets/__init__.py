@@ -75,7 +75,7 @@ def _parts(preset: str, parents: list[str]) -> list[PresetPart]:
 
 
 def is_shipped(preset: str) -> bool:
-    """Tells a shipped preset, with layers or not, from a file."""
+    """True for a shipped preset, with layers or without."""
     return _split_layers(preset)[0] in preset_names()
 
 

@@ -71,7 +71,7 @@ def _check_resources(config: RunConfig, done: int) -> None:
 
 
 def _check_vgg(loss: LossConfig) -> None:
-    """Reads VGG19's weights, downloaded if need be: a fault is found before anything is recorded."""
+    """Checks VGG19's weights, downloaded if need be."""
     loss.check_files()
     if (loss.perceptual or loss.style) and loss.perceptual_weights != "random":
         from jobs.isnet_task import build_perceptual

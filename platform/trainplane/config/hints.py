@@ -47,6 +47,7 @@ def meant(declared: Sequence[Setting], name: str) -> list[Setting]:
     dotted = re.sub(r"[^a-z0-9]", "_", plain)
     exact = (
         [setting for setting in declared if setting.name.replace(".", "_") == dotted],
+        [setting for setting in declared if section and setting.name.endswith(f".{plain}")],
         [setting for setting in beside if leaf in (*setting.also, *setting.related)],
         [setting for setting in declared if _leaf(setting.name) == leaf],
         [setting for setting in declared if leaf in (*setting.also, *setting.related)],
@@ -61,7 +62,8 @@ def meant(declared: Sequence[Setting], name: str) -> list[Setting]:
         [setting for setting in declared if setting.name.rpartition(".")[0] in similar],
         declared,
     ):
-        if near := _near(leaf, {_leaf(setting.name): setting for setting in group}):
+        # Of equal names the first one.
+        if near := _near(leaf, {_leaf(setting.name): setting for setting in reversed(group)}):
             return near
     return []
 
