@@ -10,6 +10,8 @@ import struct
 import zlib
 from collections.abc import Iterator
 
+from PIL import PngImagePlugin
+
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 # End of a PNG's first chunk, IHDR.
 _HEADER_END = 33
@@ -18,8 +20,6 @@ Chunks = tuple[tuple[bytes, bytes], ...]
 _COLOUR = (b"cICP", b"sRGB", b"gAMA", b"cHRM")
 _ANIMATION = (b"acTL", b"fcTL", b"fdAT")
 _TEXT = (b"tEXt", b"zTXt", b"iTXt")
-# Pillow refuses pictures with a text or profile that inflates to more than the first, or with 64 MiB of text.
-_MAX_INFLATED, _MAX_TEXT = 1 << 20, 32 << 20
 _MAX_PROFILE = 16 << 20
 # gAMA 1/2.2, and cHRM white, red, green and blue of sRGB, both in 1/100000. Files round them differently.
 _SRGB_GAMMA = 45455
@@ -91,10 +91,11 @@ def colour_profile(data: bytes) -> bytes | None:
 def without_refused_chunks(data: bytes) -> bytes:
     """Removes the profile, and text that Pillow refuses.
 
-    They are none of the pixels; Pillow would refuse the whole picture. Inflates no more than Pillow would.
+    They are none of the pixels. Text that inflates to more than 64 MiB is an attack: it stays, and Pillow refuses the
+    picture.
     """
     removed = []
-    left = _MAX_TEXT
+    left = PngImagePlugin.MAX_TEXT_MEMORY
     for name, start, end in iter_chunks(data):
         # `colour_profile` reads the profile.
         if name == b"iCCP":
@@ -103,12 +104,14 @@ def without_refused_chunks(data: bytes) -> bytes:
             continue
         body = data[start + 8 : end - 4]
         compressed = _compressed(name, body)
-        size = len(_inflated(compressed, _MAX_INFLATED) or b"") if compressed else len(body)
+        size = _inflated_size(compressed, left) if compressed else len(body)
         left -= size
+        if left < 0:
+            return data
         # The method of compression is always 0.
         is_damaged = not has_right_checksum(data, start, end)
         is_damaged |= name == b"zTXt" and body.partition(b"\0")[2][:1] not in (b"", b"\0")
-        if is_damaged or size > _MAX_INFLATED or left < 0:
+        if is_damaged or size > PngImagePlugin.MAX_TEXT_CHUNK:
             removed.append((start, end))
     if not removed:
         return data
@@ -126,6 +129,18 @@ def _compressed(name: bytes, body: bytes) -> bytes:
         # A flag and the method, then the language and the keyword in that language.
         return rest[2:].split(b"\0", 2)[-1] if rest[:1] == b"\1" and rest[2:].count(b"\0") >= 2 else b""
     return rest[1:] if name in (b"zTXt", b"iCCP") else b""
+
+
+def _inflated_size(compressed: bytes, limit: int) -> int:
+    """Inflated bytes, counted to just above `limit`."""
+    stream, size = zlib.decompressobj(), 0
+    try:
+        while compressed and not stream.eof and size <= limit:
+            size += len(stream.decompress(compressed, 1 << 20))
+            compressed = stream.unconsumed_tail
+    except zlib.error:
+        pass
+    return size
 
 
 def _inflated(compressed: bytes, limit: int) -> bytes | None:

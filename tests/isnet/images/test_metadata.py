@@ -2,6 +2,7 @@
 
 import io
 import struct
+import tracemalloc
 import zlib
 
 import numpy as np
@@ -10,6 +11,7 @@ import tifffile
 from PIL import Image, PngImagePlugin
 
 from isnet.images.decode import decode_rgb
+from isnet.images.files import PictureError
 from isnet.images.photo import Photo, read_photo
 from isnet.images.png_chunks import SIGNATURE, chunk
 from isnet.images.save import encode_photo
@@ -271,9 +273,18 @@ def test_a_png_with_long_text_is_read_and_keeps_it(text):
     assert np.array_equal(read_photo(written).pixels, np.asarray(PICTURE))
 
 
-def test_much_text_of_a_png_is_none_of_its_pixels():
-    data = png_with(*[(b"zTXt", b"k%d\0\0" % n + zlib.compress(bytes(1 << 20))) for n in range(80)])
+def test_much_text_of_a_png_is_none_of_its_pixels_and_a_bomb_is_refused():
+    large = zlib.compress(bytes(8 << 20))
+    data = png_with(*[(b"zTXt", b"k%d\0\0" % n + large) for n in range(7)])
     assert np.array_equal(read_photo(data).pixels, np.asarray(PICTURE))
+    bomb = png_with((b"zTXt", b"k\0\0" + zlib.compress(bytes(300 << 20))))
+    tracemalloc.start()
+    try:
+        with pytest.raises(PictureError, match="damaged"):
+            read_photo(bomb)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
 
 
 def test_text_behind_the_pixels_and_damaged_text_lose_no_picture():
