@@ -85,9 +85,13 @@ def _split_layers(preset: str) -> tuple[str, list[str]]:
     name, *layers = preset.split("+")
     if not layers or Path(preset).is_file():
         return preset, []
+    if not name:
+        raise UserError(f"{preset!r} is a layer alone; write a preset before it: demo{preset}")
     for layer in layers:
         if layer not in layer_names():
-            raise UserError(f"no layer {layer!r} to put on {name!r}{nearest(layer, layer_names())}; try {name}+laptop")
+            hint = nearest(layer, layer_names())
+            remedy = "" if hint.endswith("?") else f"; try {name}+laptop"
+            raise UserError(f"no layer {layer!r} to put on {name!r}{hint}{remedy}")
     return name, layers
 
 

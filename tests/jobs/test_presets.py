@@ -116,7 +116,8 @@ def test_overrides_go_on_top_of_layers(tmp_path):
 @pytest.mark.parametrize(
     ("preset", "words"),
     [
-        ("places2+latpop", "did you mean 'laptop'"),
+        ("places2+latpop", "did you mean 'laptop'?"),
+        ("+laptop", "write a preset before it: demo+laptop"),
         ("laptop", "goes on top of a preset; try demo+laptop"),
         ("palces2+laptop", "did you mean 'places2'"),
         ("search_demo+laptop", "isnet tune search_demo+laptop"),

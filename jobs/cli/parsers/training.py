@@ -33,7 +33,8 @@ def plan(commands: Any) -> None:
         "upper bounds on trials, steps and time of a search; exit 2: refused",
     )
     preset(tune, "SEARCH", kind="searches")
-    for parser, source in ((train, "the rate of the last similar run"), (tune, "that of its own trials, or such a run")):
+    sources = ((train, "the rate of the last similar run"), (tune, "that of its own trials, or such a run"))
+    for parser, source in sources:
         # Times the hardware on which it is typed.
         parser.add_argument(
             "--measure", action="store_true", help=f"time a few steps here, with as many ranks (default: {source})"

@@ -16,6 +16,8 @@ from trainplane.config.text_file import read_text
 from trainplane.errors import UserError
 
 ConfigT = TypeVar("ConfigT", bound=Section)
+# Pydantic's messages in our words, by their types.
+_PLAIN = {"bool_parsing": "Input should be true or false", "bool_type": "Input should be true or false"}
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -92,10 +94,12 @@ def _message(schemas: Sequence[type[Section]], dotted: str, faults: Sequence[Map
         return _validator_message(dotted, fault)
     if value is None:
         return f"{dotted} has no value; give {dotted}=…"
+    if fault["type"] in ("model_type", "model_attributes_type"):
+        return f"{dotted}={_shown(value)}: {dotted} is a section; set one of its settings, as in {dotted}.NAME=…"
     if {each["type"] for each in faults} == {"string_type"} and not isinstance(value, Mapping | list):
         return f'{dotted}: {_shown(value)} is read as a number; write it in quotes, as text: "{_plain(value)}"'
     # All that remains is a wrong type or value: name each type that it could have.
-    messages = [str(fault["msg"]) for fault in faults]
+    messages = [_PLAIN.get(fault["type"], str(fault["msg"])) for fault in faults]
     either = ", or ".join(dict.fromkeys(message[0].lower() + message[1:] for message in messages))
     return f"{dotted}={_shown(value)}: {either}; give {dotted}=… accordingly"
 
