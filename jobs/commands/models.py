@@ -225,16 +225,17 @@ def _forced(args: argparse.Namespace) -> str:
 
 def approve(args: argparse.Namespace, context: Context) -> int:
     """Records a second person's approval in the audit trail."""
+    from jobs.evaluation.recorded_evaluation import recorded_evaluation
     from jobs.registry.evaluate_gates import audited_model
 
     check_alias(args.to)
     version = named_version(args, context)
     # An approval covers the files and their evaluation.
-    if version.evaluation is None:
-        raise UserError(
-            f"version {args.version} of {args.name} has no evaluation, so there is nothing to approve; "
-            f"run {command_line('evaluate', version.address, 'DATASET')}"
-        )
+    evaluation, faults = recorded_evaluation(version)
+    if evaluation is None:
+        reason = f"{faults[0]}, and" if faults else f"version {args.version} of {args.name} has no evaluation, so"
+        evaluate = command_line("evaluate", version.address, "DATASET")
+        raise UserError(f"{reason} there is nothing to approve; run {evaluate}")
     record = audited_model(context, args.name).approve(version, alias=args.to, note=args.note)
     text = f"{record.who} approves {args.name} version {args.version} for @{args.to} (audit record {record.number})"
     emit(args, {"name": args.name, "audit": asdict(record)}, text)

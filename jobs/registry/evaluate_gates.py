@@ -72,13 +72,14 @@ def gate_verdicts(
             measured[PRODUCTION] = measure_version(context, audited.store, audited.model.version(current), protocol)
         comparisons = {address: compare(ours.scores, baseline.scores) for address, baseline in measured.items()}
         baselines = {address: baseline.evaluation for address, baseline in measured.items()}
+    production = baselines.pop(PRODUCTION, None)
     # The card comes after the evaluation, which it must describe.
     checks["card"] = check_card(version)
     verdicts = evaluate_gates(
         rules,
         evaluation,
         baselines=baselines,
-        production=baselines.pop(PRODUCTION, None),
+        production=production,
         lineage=version.lineage,
         comparisons=comparisons,
         checks=checks,

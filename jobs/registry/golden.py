@@ -65,7 +65,7 @@ def read(folder: Path) -> list[dict[str, str]]:
     try:
         pictures = json.loads((folder / FILE).read_text(encoding="utf-8"))
         return [{name: str(row[name]) for name in ("image", "mask", "answer")} for row in pictures]
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return []
 
 

@@ -11,6 +11,7 @@ import json
 import tempfile
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from jobs.evaluation import model_card
 from jobs.evaluation.models import eval_generator, load_task
@@ -72,8 +73,8 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
     # The record also knows the id that a run had while MLflow was unreachable.
     run = RunRecord(context.tracking_server, run_id)
     facts = {
-        "dataset_digest": str(loaded.meta["dataset_digest"]),
-        "config_digest": str(loaded.meta["config_digest"]),
+        "dataset_digest": _digest(loaded.meta, "dataset_digest", address),
+        "config_digest": _digest(loaded.meta, "config_digest", address),
         "commit": run.tags.get("trainplane.commit", "unknown"),
         "state_digest": loaded.checkpoint.state_digest,
         "checkpoint": address,
@@ -103,6 +104,13 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
         # Beside the package, whose digest must not depend on how its run was started.
         shown = {"typed": run.tags.get("trainplane.typed", ""), "steps": str(loaded.state.step)}
         return register(model, folder, run=run, facts={**facts, **shown}, step=loaded.state.step)
+
+
+def _digest(meta: dict[str, Any], name: str, address: str) -> str:
+    """Digest that training stored with a checkpoint."""
+    if not isinstance(value := meta.get(name), str):
+        raise UserError(f"checkpoint {address} has no {name}, so no version can be traced back; give one of a run")
+    return value
 
 
 def _add_steps(file: Path, steps: int) -> None:

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
-from trainplane.errors import CLI
 from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, GateRules, Limit, NoWorse, Requirement
 from trainplane.registry.significance import required_groups, smallest_p
 

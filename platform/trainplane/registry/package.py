@@ -7,6 +7,7 @@ makes it a version of a registered model, once. `download` brings a version back
 from __future__ import annotations
 
 import hashlib
+import re
 import shutil
 import tempfile
 import uuid
@@ -160,6 +161,12 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
         raise UserError(
             f"{version.address}: version {version.version} of {version.name!r} carries no digest, so it was not "
             f"registered here; register it with `{command_line('models', 'register', 'RUN')}`"
+        )
+    # The digest is a tag that can be edited; anything else would lead out of the cache.
+    if re.fullmatch("[0-9a-f]{64}", expected) is None:
+        raise RunFailed(
+            f"{version.address}: its tag {PREFIX}model_digest is {expected[:80]!r} and no sha256: it was edited; "
+            "register the checkpoint again, and find out who wrote there"
         )
     # Folders are named by digest, so a version that two names share is fetched once.
     cached = folder / expected

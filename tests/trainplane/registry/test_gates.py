@@ -64,7 +64,7 @@ def test_a_version_that_meets_every_rule_passes() -> None:
 def test_without_an_evaluation_nothing_passes() -> None:
     found = verdicts(GateRules(floors=(Floor(metric="psnr", at_least=1),)), None)
     assert not found["evaluated"].passed
-    assert "isnet evaluate" in found["evaluated"].evidence
+    assert "has no evaluation; evaluate it first" in found["evaluated"].evidence
     assert not passed([])
 
 
@@ -190,7 +190,7 @@ def test_rules_are_read_from_yaml_and_mistakes_are_named(tmp_path: Path) -> None
     for text, complaint in (
         ("floors:\n  - {metric: psnr}\n", "no bound; give at_least"),
         ("beats:\n  - {baseline: b, metric: psnr, better: bigger}\n", "better"),
-        ("floor: []\n", "did you mean 'floors'"),
+        ("floor: []\n", "did you mean floors"),
     ):
         bad = tmp_path / "bad.yaml"
         bad.write_text(text)

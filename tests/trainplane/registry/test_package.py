@@ -226,6 +226,10 @@ def test_addresses_that_lead_nowhere_are_explained(
     isnet.server.client.create_model_version("isnet", source=str(tmp_path), run_id=run_id)
     with pytest.raises(UserError, match="carries no digest"):
         fetched(isnet, "models:/isnet/2", cache)
+    for edited in ("/", "../..", "x" * 64, ""):
+        isnet.server.client.set_model_version_tag("isnet", "1", "trainplane.model_digest", edited)
+        with pytest.raises(RunFailed, match="no sha256: it was edited"):
+            fetched(isnet, "models:/isnet/1", cache)
     with pytest.raises(UserError, match="model name 'a/b'"):
         registered(RegisteredModel(isnet.server, "a/b"), tmp_path / "m", run_id)
     with pytest.raises(UserError, match="does not answer as MLflow"):
@@ -233,7 +237,7 @@ def test_addresses_that_lead_nowhere_are_explained(
 
 
 @pytest.mark.parametrize(
-    "address", ["isnet", "models:/isnet", "models:/isnet@", "models:/a b/1", "runs:/abc", "models:/x/one"]
+    "address", ["models:/isnet@", "isnet/", "models:/a b/1", "runs:/abc", "models:/x/one", "", "-x/1"]
 )
 def test_what_is_no_address_is_refused(address: str) -> None:
     with pytest.raises(UserError, match="is no address of a model version"):
