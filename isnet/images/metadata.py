@@ -100,7 +100,7 @@ def read_metadata(image: Image.Image, data: bytes, *, size: tuple[int, int], is_
         try:
             directories = read_directories(block, skip=_LAYOUT)
         except ValueError:
-            losses.append("its EXIF block or its tags (damaged or too large)")
+            losses.append("its EXIF block or tags (damaged, too large, or of a BigTIFF)")
     main, exif = directories.get(MAIN, {}), directories.get(EXIF, {})
     # XMP and IPTC of a TIFF are tags.
     xmp = _payload(main.pop(_XMP, None)) or _bytes(image.info.get("xmp"))

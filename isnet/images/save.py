@@ -167,18 +167,23 @@ def check_suffix(suffix: str) -> None:
         )
 
 
+def check_size_for(suffix: str, height: int, width: int) -> None:
+    """Refuses a size that the format of a suffix cannot hold."""
+    form = _FORMATS[suffix.lower()]
+    if max(height, width) > form.max_side:
+        raise InputError(
+            f"{form.name} holds at most {form.max_side} pixels a side, and the picture has {width}x{height}; write PNG "
+            "or TIFF"
+        )
+
+
 def encode_photo(photo: Photo, suffix: str, *, quality: int = 95) -> tuple[bytes, tuple[str, ...]]:
     """Encodes in the format of `suffix` (".png"); notes as `write_photo`."""
     check_suffix(suffix)
     if not 1 <= quality <= 100:
         raise InputError(f"quality is {quality}; need 1 to 100")
     form = _FORMATS[suffix.lower()]
-    height, width = photo.size
-    if max(height, width) > form.max_side:
-        raise InputError(
-            f"{form.name} holds at most {form.max_side} pixels a side, and the picture has {width}x{height}; write PNG "
-            "or TIFF"
-        )
+    check_size_for(suffix, *photo.size)
     # Simplify the mode step by step until the format holds it.
     output, notes = photo, []
     while output.mode not in form.modes or _loses_transparency(output, form):

@@ -15,8 +15,8 @@ import numpy as np
 # Main directory, and the tags of the main directory that lead to the other two.
 MAIN, EXIF, GPS = 0, 0x8769, 0x8825
 # Bytes of a value, and of the numbers it consists of, by type.
-_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8}
-_UNITS = {3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 5: 4, 10: 4, 12: 8}
+_SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4}
+_UNITS = {3: 2, 8: 2, 4: 4, 9: 4, 11: 4, 5: 4, 10: 4, 12: 8, 13: 4}
 # Of all values of a file: entries may overlap, so that a small file could claim any number of bytes.
 _MAX_BYTES = 16 << 20
 _MAX_ENTRIES = 4096

@@ -9,14 +9,16 @@ from __future__ import annotations
 
 import argparse
 import os
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from isnet.errors import InputError
-from isnet.images.files import display_name
+from isnet.images.files import PictureError, display_name, read_bytes
 from isnet.images.folders import find_pictures
-from isnet.images.save import can_write, check_suffix
+from isnet.images.open_image import open_picture
+from isnet.images.save import can_write, check_size_for, check_suffix
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.main import emit
@@ -110,6 +112,7 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
         # Before the model, which takes seconds.
         _check_there(image, "picture")
         _check_there(mask, "mask")
+        _check_size(image, target.suffix)
         return [PictureFiles(image, mask, target)], []
     # A folder: the output is another folder, with the same paths below it.
     if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
@@ -147,6 +150,13 @@ def _check_there(path: Path, what: str) -> None:
     # A link that leads nowhere is there; reading it tells why it cannot be read.
     if not os.path.lexists(path):
         raise UserError(f"{path}: there is no such file or folder; need a {what}")
+
+
+def _check_size(image: Path, suffix: str) -> None:
+    """Refuses a picture that is too large for the output's format."""
+    # What cannot be read is reported where it is filled.
+    with suppress(PictureError), open_picture(read_bytes(image)) as opened:
+        check_size_for(suffix, opened.height, opened.width)
 
 
 def _written_name(image: Path) -> str:

@@ -59,6 +59,14 @@ def test_a_link_to_itself_is_a_sentence(isnet, tmp_path):
     assert "loop.png cannot be read" in refused.err
 
 
+def test_a_picture_too_wide_for_the_output_is_refused_before_a_model_is_opened(isnet, tmp_path):
+    Image.new("RGB", (17000, 4), "red").save("wide.png")
+    Image.new("L", (17000, 4), 255).save("mask.png")
+    refused = isnet("inpaint", "wide.png", "mask.png", "-o", "out.webp", "--model", "models:/none@production")
+    assert refused.status == 2
+    assert "WEBP holds at most 16383 pixels a side, and the picture has 17000x4" in refused.err
+
+
 @pytest.fixture
 def single_mask(tmp_path):
     hole = np.zeros((70, 91), np.uint8)
