@@ -1,6 +1,7 @@
 """Bucket policies: each role may do what its commands need and nothing beside."""
 
 import json
+from fnmatch import fnmatchcase
 
 import pytest
 from manifests import INFRA
@@ -28,8 +29,8 @@ def test_no_role_may_do_everything_or_leave_the_bucket(role):
 
 def allows(role, action, key):
     def matches(statement):
-        resources = [r.removeprefix("arn:aws:s3:::isnet/").removesuffix("*") for r in listed(statement["Resource"])]
-        return action in listed(statement["Action"]) and any(key.startswith(r) for r in resources)
+        resources = [resource.removeprefix("arn:aws:s3:::isnet/") for resource in listed(statement["Resource"])]
+        return action in listed(statement["Action"]) and any(fnmatchcase(key, resource) for resource in resources)
 
     found = [statement["Effect"] for statement in statements(role) if matches(statement)]
     return "Allow" in found and "Deny" not in found
@@ -49,3 +50,11 @@ def test_who_may_write_where():
         ("promoter", "audit"),
     }
     assert not any(allows(role, "s3:DeleteObject", "audit/x") for role in ROLES)
+
+
+def test_a_promoter_pins_what_it_registers_and_changes_nothing_else_of_a_run():
+    key = "checkpoints/demo-0123/pins/step-00001000/models%3A%2Fm.json"
+    assert allows("promoter", "s3:PutObject", key)
+    assert not allows("promoter", "s3:DeleteObject", key)
+    for name in ("step-00001000/tensors.safetensors", "attempt.json", "step-00001000/manifest.json"):
+        assert not allows("promoter", "s3:PutObject", f"checkpoints/demo-0123/{name}")

@@ -11,6 +11,16 @@ and the meaning of the bytes (readers check their digests).
 
 from trainplane.storage.address import ensure_bucket, open_store
 from trainplane.storage.s3.retry import RetryPolicy
-from trainplane.storage.store import Entry, NoBucket, NotFound, StorageError, Store
+from trainplane.storage.store import AccessDenied, Entry, NoBucket, NotFound, StorageError, Store
 
-__all__ = ["Entry", "NoBucket", "NotFound", "RetryPolicy", "StorageError", "Store", "ensure_bucket", "open_store"]
+__all__ = [
+    "AccessDenied",
+    "Entry",
+    "NoBucket",
+    "NotFound",
+    "RetryPolicy",
+    "StorageError",
+    "Store",
+    "ensure_bucket",
+    "open_store",
+]

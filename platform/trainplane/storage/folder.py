@@ -17,6 +17,7 @@ from typing import BinaryIO
 
 from trainplane.storage.store import (
     TEMPORARY_PREFIX,
+    AccessDenied,
     Entry,
     NotFound,
     StorageError,
@@ -172,9 +173,11 @@ class FolderStore(Store):
 
     def _storage_error(self, verb: str, error: OSError) -> StorageError:
         remedy = "free some space" if error.errno in _DISK_FULL else "check the folder and its permissions"
-        return StorageError(f"{self.address}: cannot {verb} ({error.strerror}); {remedy}")
+        error_type = AccessDenied if error.errno in _DENIED else StorageError
+        return error_type(f"{self.address}: cannot {verb} ({error.strerror}); {remedy}")
 
 
+_DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 # Each failed attempt means that another process removed the folder in the microseconds since it was created.
 _ATTEMPTS = 20

@@ -36,6 +36,10 @@ class StorageError(RunFailed):
     """
 
 
+class AccessDenied(StorageError):
+    """The store refuses an operation to these credentials."""
+
+
 class NoBucket(StorageError):
     """The bucket of an address does not exist.
 

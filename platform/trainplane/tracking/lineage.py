@@ -200,6 +200,10 @@ def log_dataset(server: TrackingServer, run_id: str, *, name: str, digest: str, 
         raise server.unreachable(error) from error
 
 
+# Variables that lead git to another repository.
+_GIT_PLACES = ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE", "GIT_COMMON_DIR", "GIT_OBJECT_DIRECTORY", "GIT_PREFIX")
+
+
 def _is_checkout() -> bool:
     # Checks that this very file is under version control. A repository above site-packages is another one.
     return _git("ls-files", "--error-unmatch", str(Path(__file__).resolve())) is not None
@@ -207,10 +211,13 @@ def _is_checkout() -> bool:
 
 def _git(*arguments: str) -> str | None:
     """Output of git here; None without git or repository."""
-    # The folder of this file, because the process may run anywhere.
-    command = ["git", "-C", str(Path(__file__).resolve().parent), *arguments]
+    # The folder of this file, because the process may run anywhere; in a hook GIT_DIR names another repository. Git
+    # refuses a checkout of another user, as on shared disks and in images: its configuration could run programs. This
+    # very process runs the code of that checkout already.
+    command = ["git", "-c", "safe.directory=*", "-C", str(Path(__file__).resolve().parent), *arguments]
+    environment = {name: value for name, value in os.environ.items() if name not in _GIT_PLACES}
     try:
-        process = subprocess.run(command, capture_output=True, timeout=20, check=False)
+        process = subprocess.run(command, capture_output=True, timeout=20, check=False, env=environment)
     except (OSError, subprocess.TimeoutExpired):
         return None
     return process.stdout.decode(errors="replace").strip() if process.returncode == 0 else None

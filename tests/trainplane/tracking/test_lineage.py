@@ -98,3 +98,15 @@ def test_a_long_diff_is_cut_and_says_so(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_a_commit_that_does_not_exist_is_not_there() -> None:
     assert not lineage.has_commit("0" * 40)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("GIT_TEST_ASSUME_DIFFERENT_OWNER", "1"), ("GIT_DIR", "/nowhere"), ("GIT_WORK_TREE", "/"), ("HOME", "/nowhere")],
+)
+def test_the_commit_is_found_in_a_checkout_of_another_user_and_within_a_hook(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    tags = lineage.code_tags()
+    monkeypatch.setenv(name, value)
+    assert lineage.code_tags() == tags

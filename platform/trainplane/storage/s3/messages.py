@@ -19,7 +19,7 @@ from botocore.parsers import ResponseParserError
 
 from trainplane.errors import UserError
 from trainplane.storage.s3.errors import SIGN_IN_ERRORS, ErrorKind, NotS3, error_name
-from trainplane.storage.store import NoBucket, NotFound, StorageError
+from trainplane.storage.store import AccessDenied, NoBucket, NotFound, StorageError
 
 # Variables of one line each. A line end in them is a header that cannot be sent, or an address that is none.
 _VARIABLES = (
@@ -140,7 +140,7 @@ _MESSAGES: dict[ErrorKind, tuple[type[Exception], str]] = {
     ErrorKind.NO_BUCKET: (NoBucket, "cannot {verb}, there is no bucket {bucket!r}; make it first"),
     ErrorKind.PRECONDITION: (ConditionFailed, "cannot {verb}, the object exists already"),
     ErrorKind.PAST_END: (PastEnd, "cannot {verb}, the object ends before the range"),
-    ErrorKind.FORBIDDEN: (StorageError, _REFUSED),
+    ErrorKind.FORBIDDEN: (AccessDenied, _REFUSED),
     ErrorKind.RENEW_SESSION: (StorageError, _REFUSED),
     ErrorKind.NOT_IMPLEMENTED: (
         StorageError,

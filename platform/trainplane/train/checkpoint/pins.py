@@ -6,15 +6,18 @@ is free when the last pin is removed.
 
 from __future__ import annotations
 
+import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from urllib.parse import quote
 
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed
-from trainplane.storage import Store
+from trainplane.storage import AccessDenied, Store
+
+log = logging.getLogger(__name__)
 
 FOLDER = "pins"
 MANIFEST = "manifest.json"
@@ -43,10 +46,14 @@ def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
     """Pins a checkpoint before it is used in the block.
 
     The pin stays after the block; a failing block removes it, unless it was there before. Raises `RunFailed` where
-    retention deleted the checkpoint just before the pin was stored.
+    retention deleted the checkpoint meanwhile. Without the right to write there the checkpoint is used unprotected.
     """
     # Pin first, then look: retention reads the pins before it deletes.
-    is_new = pin(store, folder, by=by)
+    try:
+        is_new = pin(store, folder, by=by)
+    except AccessDenied as error:
+        log.warning("%s: used without a pin, so the rules of its run may delete it later (%s)", folder, error)
+        is_new = False
     try:
         yield
         if store.size(f"{folder}/{MANIFEST}") is None:
@@ -55,8 +62,10 @@ def pinned(store: Store, folder: str, *, by: str) -> Iterator[None]:
                 "take a newer one of the same run"
             )
     except BaseException:
+        # A promoter may pin and not delete.
         if is_new:
-            unpin(store, folder, by=by)
+            with suppress(AccessDenied):
+                unpin(store, folder, by=by)
         raise
 
 

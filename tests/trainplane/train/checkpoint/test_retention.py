@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainplane.errors import RunFailed, UserError
-from trainplane.storage import open_store
+from trainplane.storage import AccessDenied, open_store
 from trainplane.train.checkpoint import pins
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.async_writer import CheckpointWriter
@@ -227,3 +227,16 @@ def test_a_failed_use_lets_go_and_one_that_was_pinned_before_stays_so(tmp_path):
             raise KeyError
         assert pins.pinned_folders(store) == expected
         pins.pin(store, "step-00000001", by="models:/isnet")
+
+
+def test_a_checkpoint_that_may_not_be_pinned_is_used_all_the_same(tmp_path, monkeypatch, caplog):
+    store = open_store(str(tmp_path))
+    train(store, [1], rules=RetentionRules(last=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(type(store), "create", lambda *_: (_ for _ in ()).throw(AccessDenied("refuses to create")))
+        with pins.pinned(store, "step-00000001", by="models:/isnet"):
+            pass
+        with pytest.raises(RunFailed, match="was removed while"), pins.pinned(store, "step-00000001", by="m"):
+            checkpoints.delete(store, "step-00000001")
+    assert "used without a pin" in caplog.text
+    assert pins.pinned_folders(store) == set()
