@@ -6,6 +6,7 @@ import json
 import time
 from pathlib import Path
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -19,10 +20,11 @@ from trainplane.tracking.heartbeat import (
     Sighting,
     assess_lease,
     fail_stale_runs,
+    owner_id,
     renew_lease,
     sightings_from_json,
 )
-from trainplane.tracking.run_id import REAPED_TAG, RunSpec
+from trainplane.tracking.run_id import OWNER_TAG, REAPED_TAG, RunSpec
 from trainplane.tracking.runs import find_or_create_run
 
 
@@ -117,3 +119,15 @@ def test_a_run_of_a_host_that_is_gone_is_closed_and_a_living_one_takes_its_run_b
     client.set_terminated(alive, status="FINISHED")
     renew_lease(client, alive)
     assert client.get_run(alive).info.status == "FINISHED"
+
+
+@pytest.mark.parametrize("owner", ["HERE:abc:def", "HERE:1", "HERE:", "HERE:1:2:3", "HERE:-1:2", "HERE:²:1", "", ":"])
+def test_an_edited_owner_stops_nobody_and_leaves_the_run_to_its_lease(
+    tracking_uri: str, tmp_path: Path, owner: str
+) -> None:
+    server = TrackingServer(tracking_uri)
+    spec = RunSpec("isnet", run_key="k", run_name="r", tags={}, artifact_root=str(tmp_path / "artifacts"))
+    run_id = find_or_create_run(server, spec).run_id
+    server.client.set_tag(run_id, OWNER_TAG, owner.replace("HERE", owner_id().rsplit(":", 2)[0]))
+    assert fail_stale_runs(server, tmp_path) == []
+    assert server.client.get_run(run_id).info.status == "RUNNING"
