@@ -258,7 +258,7 @@ def _pair(batch: Batch) -> tuple[Tensor, Tensor]:
 
 
 def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
-    """Draws one picture as damaged, mask, prediction, repaired and truth.
+    """Draws one picture as damaged, repaired, prediction and truth.
 
     Args:
         image: truth, float (1, 3, H, W) in [0, 1].
@@ -267,13 +267,12 @@ def gallery_strip(image: Tensor, mask: Tensor, raw: Tensor) -> np.ndarray[Any, n
     """
     panels = {
         "damaged": image * mask,
-        "mask": (1 - mask).expand_as(image),
-        "prediction": raw,
         "repaired": composite(raw, image, mask),
+        "prediction": raw,
         "truth": image,
     }
-    # In two rows, because MLflow's pages show pictures in squares, and as large as such a square is on a wide screen.
-    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=3, least_height=192)
+    # MLflow's pages show pictures in squares; as large as such a square is, and what matters in its upper half.
+    return strip([(caption, to_pixels(panel[0])) for caption, panel in panels.items()], columns=2, least_height=192)
 
 
 def to_pixels(picture: Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:

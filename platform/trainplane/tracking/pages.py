@@ -18,6 +18,7 @@ _TRAINING = "workflowType=machine_learning"
 # Name of our view in MLflow's menu, and its key in addresses.
 VIEW = "results"
 _VIEW_TAGS = "mlflow.sharedViewState."
+_NAME_COLUMN = "attributes.`Run Name`"
 # A view carries the time of its making; a fixed one, so that the same view is the same text.
 _MADE_MS = 1_760_000_000_000
 
@@ -89,7 +90,13 @@ def view(metrics: Sequence[str], params: Sequence[str], *, name: str = VIEW, par
         "attributes.`Dataset`",
         "attributes.`Models`",
     ]
-    state: dict[str, Any] = {"selectedColumns": columns, "columnOrder": columns}
+    # Widths in pixels; only columns in the order have them.
+    widths = {_NAME_COLUMN: 340, "params.`typed`": 260}
+    state: dict[str, Any] = {
+        "selectedColumns": columns,
+        "columnOrder": [_NAME_COLUMN, *columns],
+        "columnWidths": {column: width for column, width in widths.items() if column in (_NAME_COLUMN, *columns)},
+    }
     if parent is not None:
         state["searchFilter"] = f"tags.`mlflow.parentRunId` = '{parent}'"
     return json.dumps({"name": name, "createdAt": _MADE_MS, "updatedAt": _MADE_MS, "state": json.dumps(state)})

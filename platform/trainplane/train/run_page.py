@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import PurePosixPath
@@ -14,9 +14,12 @@ from trainplane.data.manifest import Dataset
 from trainplane.markdown import code_span
 from trainplane.tracking.pages import artifact_link
 from trainplane.tracking.tracker import newest_image
-from trainplane.train.run_config import RunConfig
+from trainplane.train.run_config import RunConfig, is_identity_setting
 
-_NAME_CHARACTERS = 120
+# MLflow's pages do not wrap a name, and a gallery's picture is as wide as the name above it.
+_NAME_CHARACTERS = 50
+# They are no part of a run's identity, and a run is known by them.
+_TOLD = ("data.train", "data.val", "train.steps")
 # The parameter, and tag, with what was typed.
 TYPED = "typed"
 _LEGEND = """| curves | |
@@ -45,14 +48,17 @@ class Typed:
 def run_name(typed: Typed, now: datetime | None = None) -> str:
     """Name of a new run: preset, differences, date (UTC)."""
     # Of files and folders the last part says which one it is.
-    words = [_last_part(typed.preset)]
-    for override in typed.overrides:
-        name, _, value = override.partition("=")
-        words.append(f"{name}={_last_part(value)}")
-    text = " ".join(words)
+    settings = (override.partition("=") for override in _telling(typed.overrides))
+    text = " ".join([_last_part(typed.preset), *(f"{name}={_last_part(value)}" for name, _, value in settings)])
     if len(text) > _NAME_CHARACTERS:
-        text = text[: _NAME_CHARACTERS - 2].rpartition(" ")[0] + " …"
-    return f"{text}, {(now or datetime.now(UTC)):%Y-%m-%d %H:%M}"
+        beginning = text[: _NAME_CHARACTERS - 2]
+        text = (beginning.rpartition(" ")[0] or beginning) + " …"
+    return f"{text}, {(now or datetime.now(UTC)):%Y-%m-%d}"
+
+
+def _telling(overrides: Iterable[str]) -> list[str]:
+    """Leaves out settings that only say where and how often."""
+    return [o for o in overrides if (name := o.partition("=")[0]) in _TOLD or is_identity_setting(name)]
 
 
 def _last_part(text: str) -> str:
@@ -68,7 +74,7 @@ def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]
     everything = flatten(config.model_dump(mode="json"))
     names = {*explored, "train.steps"}
     if typed is not None and typed.is_shipped:
-        names |= {override.partition("=")[0] for override in typed.overrides}
+        names |= {override.partition("=")[0] for override in _telling(typed.overrides)}
     elif not explored:
         names |= set(flatten(config.special()))
     settings = {name: value for name, value in everything.items() if name in names}
