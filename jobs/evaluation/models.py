@@ -30,8 +30,10 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
 from trainplane.errors import UserError
+from trainplane.registry.alias_check import audited_version
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import ModelVersion
+from trainplane.storage import open_store
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import check_architecture, restore
@@ -81,7 +83,8 @@ def open_model(address: str, context: Context) -> Model:
         return untrained_model(load_isnet_config(address.removeprefix("untrained:"), []), address)
     # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
-        return _registered(typed, ModelVersion.at(context.tracking_server, address), context)
+        version = audited_version(context.tracking_server, address, open_store(context.audit))
+        return _registered(typed, version, context)
     if address.startswith("runs:/"):
         return _checkpoint(typed, checkpoints_of_run(address.removeprefix("runs:/"), context))
     return _checkpoint(typed, address)
