@@ -30,7 +30,8 @@ _SYSTEM_FOLDERS = frozenset(
         *("@eadir", "@recycle", "@tmp", "@recently-snapshot", "#recycle", "#snapshot"),
     )
 )
-_LOOKED_INSIDE = "a folder with a picture's name; looked inside"
+# Reason of a folder that is no picture and of which nothing is left out.
+LOOKED_INSIDE = "a folder with a picture's name; looked inside"
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def find_pictures(
                 continue
             reason = _reason_to_skip(path, inside, links_out)
             if reason:
-                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=reason == _LOOKED_INSIDE))
+                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=reason == LOOKED_INSIDE))
             elif name in files and path.suffix.lower() in SUFFIXES:
                 pictures.append(path)
         folders[:] = [name for name in folders if not hidden_reason(name, is_folder=True)]
@@ -136,7 +137,7 @@ def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
     if stat.S_ISDIR(status.st_mode):
         if link:
             return "link to a folder: not followed"
-        return _LOOKED_INSIDE if suffix in SUFFIXES else ""
+        return LOOKED_INSIDE if suffix in SUFFIXES else ""
     if reason := unsupported_reason(path):
         return reason
     if suffix not in SUFFIXES:

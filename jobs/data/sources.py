@@ -23,7 +23,14 @@ from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.files import PictureError, read_bytes
-from isnet.images.folders import SUFFIXES, find_pictures, hidden_part, is_apple_double, unsupported_reason
+from isnet.images.folders import (
+    LOOKED_INSIDE,
+    SUFFIXES,
+    find_pictures,
+    hidden_part,
+    is_apple_double,
+    unsupported_reason,
+)
 from jobs.data.archive_kinds import why_no_source
 from jobs.data.tars import TAR_ERRORS, TarLinks, is_tar, open_tar
 from jobs.data.zips import check_member_size, read_zip_member
@@ -131,7 +138,7 @@ def _without_hidden(entries: Iterator[PictureSource | Skip]) -> Iterator[Picture
 
 def _folder(folder: Path) -> Iterator[PictureSource | Skip]:
     paths, skipped = find_pictures(folder)
-    yield from (Skip(_text(entry.path), entry.reason) for entry in skipped)
+    yield from (Skip(_text(entry.path), entry.reason) for entry in skipped if entry.reason != LOOKED_INSIDE)
     for path in paths:
         yield file_source(_text(path.relative_to(folder)), path)
 

@@ -145,6 +145,12 @@ def test_a_real_tar_of_zstandard_is_named(tmp_path: Path) -> None:
         pass
 
 
+def test_of_a_folder_with_a_pictures_name_nothing_is_left_out(tmp_path: Path) -> None:
+    (tmp_path / "album.jpg").mkdir()
+    (tmp_path / "album.jpg" / "a.png").write_bytes(noise(1))
+    assert found_in(tmp_path) == ({"album.jpg/a.png": noise(1)}, {})
+
+
 def hidden_tree(folder: Path) -> Path:
     for number, name in enumerate(("a.png", ".thumbnails/a.png", ".thumbnails/b.png", "x/@eaDir/a.png", ".b.png")):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
