@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import struct
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, ImageFile
 
 # Marker of a JPEG 2000 codestream and of its sizes.
 _SIZES = b"\xff\x4f\xff\x51"
@@ -59,7 +60,7 @@ def depth_notes(image: Image.Image, stored: StoredDepth, mode: str) -> list[str]
 
 def deep_pnm(image: Image.Image, data: bytes) -> NDArray[np.uint16] | None:
     """Samples (H, W, 3) of a 16-bit PPM; else None."""
-    tile = image.tile[0] if image.tile else None
+    tile = _tile(image)
     count = image.width * image.height * 3
     is_deep = tile is not None and tile.codec_name == "ppm" and image.mode == "RGB" and _pnm_largest(image) == 65535
     if tile is None or not is_deep or len(data) < tile.offset + 2 * count:
@@ -124,9 +125,14 @@ def _of_avif(data: bytes) -> StoredDepth:
     return StoredDepth(bits, (1 << bits) - 1)
 
 
+def _tile(image: Image.Image) -> Any:
+    """Pillow's plan to read the samples; None afterwards."""
+    return image.tile[0] if isinstance(image, ImageFile.ImageFile) and image.tile else None
+
+
 def _pnm_largest(image: Image.Image) -> int:
     """Largest value by a PNM's header; 0 where unknown."""
-    tile = image.tile[0] if image.tile else None
+    tile = _tile(image)
     if tile is None or tile.codec_name not in ("ppm", "ppm_plain"):
         return 0
     largest = tile.args[-1] if isinstance(tile.args, tuple) else tile.args

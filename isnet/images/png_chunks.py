@@ -51,7 +51,7 @@ def iter_chunks(data: bytes) -> Iterator[tuple[bytes, int, int]]:
 
 def has_right_checksum(data: bytes, start: int, end: int) -> bool:
     """True if the checksum of this chunk is right."""
-    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == struct.unpack_from(">I", data, end - 4)[0]
+    return zlib.crc32(memoryview(data)[start + 4 : end - 4]) == int.from_bytes(data[end - 4 : end])
 
 
 def colour_chunks(data: bytes) -> Chunks:

@@ -168,7 +168,7 @@ def check_suffix(suffix: str) -> None:
 
 
 def check_size_for(suffix: str, height: int, width: int) -> None:
-    """Refuses a size that the format of a suffix cannot hold."""
+    """Refuses a size that a format cannot hold."""
     form = _FORMATS[suffix.lower()]
     if max(height, width) > form.max_side:
         raise InputError(
