@@ -140,21 +140,25 @@ def version_description(name: str, entry: Mapping[str, Any], files: Sequence[str
     outcome = "not judged yet" if not gates else f"failed: {', '.join(failed)}" if failed else "all gates passed"
     aliases = ", ".join(f"@{alias}" for alias in entry["aliases"]) or "no alias"
     lines = [f"**{aliases}** · {outcome}", ""]
-    # One picture: the evaluation's before the run's own.
-    shown = [path for _, path in _pictures_of(files) if path.endswith(".png")][:1]
+    # First the run's own picture, which is small; the evaluation's after its numbers.
+    links = {}
     if entry["run_id"]:
-        lines += [f"![filled holes]({artifact_link(entry['run_id'], path)})\n" for path in shown]
+        links = {path: f"![{text}]({artifact_link(entry['run_id'], path)})" for text, path in _pictures_of(files)}
+    newest = newest_image(gallery_key(0))
+    lines += [f"{links[newest]}\n"] if newest in links else []
     # Headings keep the tables apart on MLflow's pages.
     lines += ["### Evaluation", "", _evaluation(evaluation)]
     if gates:
         lines += ["", "### Gates", "", _gates(gates)]
     if entry["run_id"]:
         lines += ["", f"card: `{card_path(name, entry['version'])}` of run {entry['run_id']}"]
-    text = "\n".join(lines)
-    if len(text) <= MAX_DESCRIPTION:
-        return text
-    # Cut at the end of a line.
-    return text[: MAX_DESCRIPTION - 30].rpartition("\n")[0] + "\n\n(cut; the card has all)"
+    figures = [link for path, link in links.items() if path.endswith("/figure.png")]
+    pictures = "".join(f"\n\n### Pictures\n\n{figure}" for figure in figures)
+    text, room = "\n".join(lines), MAX_DESCRIPTION - len(pictures)
+    if len(text) > room:
+        # Cut at the end of a line.
+        text = text[: room - 30].rpartition("\n")[0] + "\n\n(cut; the card has all)"
+    return text + pictures
 
 
 def _origin(entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:

@@ -53,24 +53,27 @@ def strip(panels: Sequence[tuple[str, NDArray[Any]]], *, least_height: int = 128
 def contact_sheet(strips: Sequence[tuple[str, Pixels]], *, columns: int = 1) -> Pixels:
     """Draws strips in a grid, each under its title.
 
-    Titles have one or more lines; strips are (H, W, 3), smaller ones padded with white.
+    Titles have one or more lines; strips are (H, W, 3). A row is as high as its highest strip, all columns are as wide
+    as the widest.
     """
     if not strips:
         raise ValueError("a contact sheet needs at least one strip")
     width = max(pixels.shape[1] for _, pixels in strips)
-    # All cells are as large as the largest strip with the longest title.
     title_height = max(title.count("\n") + 1 for title, _ in strips) * CAPTION_HEIGHT
-    height = max(pixels.shape[0] for _, pixels in strips) + title_height
-    rows = -(-len(strips) // columns)
-    canvas = np.full((rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
-    for index, (title, pixels) in enumerate(strips):
-        top = (index // columns) * (height + GAP)
-        left = (index % columns) * (width + GAP)
-        for number, line in enumerate(title.split("\n")):
-            line_top = top + number * CAPTION_HEIGHT
-            canvas[line_top : line_top + CAPTION_HEIGHT, left : left + width] = _caption(line, width)
-        strip_top = top + title_height
-        canvas[strip_top : strip_top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    rows = [strips[start : start + columns] for start in range(0, len(strips), columns)]
+    heights = [title_height + max(pixels.shape[0] for _, pixels in row) for row in rows]
+    canvas_height = sum(heights) + GAP * (len(rows) - 1)
+    canvas = np.full((canvas_height, columns * (width + GAP) - GAP, 3), _PAPER, dtype=np.uint8)
+    top = 0
+    for row, height in zip(rows, heights, strict=True):
+        for column, (title, pixels) in enumerate(row):
+            left = column * (width + GAP)
+            for number, line in enumerate(title.split("\n")):
+                line_top = top + number * CAPTION_HEIGHT
+                canvas[line_top : line_top + CAPTION_HEIGHT, left : left + width] = _caption(line, width)
+            strip_top = top + title_height
+            canvas[strip_top : strip_top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+        top += height + GAP
     return canvas
 
 

@@ -18,10 +18,12 @@ def entry(**changes: Any) -> dict[str, Any]:
     return {"version": "1", "aliases": [], "evaluation": None, "gates": gates, "run_id": "abc", **facts, **changes}
 
 
-def test_pictures_of_the_evaluation_come_before_those_of_the_run() -> None:
-    files = ["evaluations/1/figure.png", "evaluations/1/scores.csv", NEWEST]
-    assert artifact_link("abc", "evaluations/1/figure.png") in version_description("m", entry(), files)
-    assert artifact_link("abc", NEWEST) in version_description("m", entry(), [NEWEST])
+def test_the_runs_picture_comes_first_and_the_evaluations_after_its_numbers() -> None:
+    figure = "evaluations/1/figure.png"
+    text = version_description("m", entry(), [figure, "evaluations/1/scores.csv", NEWEST])
+    places = [text.index(part) for part in (artifact_link("abc", NEWEST), "### Gates", artifact_link("abc", figure))]
+    assert places == sorted(places)
+    assert "scores.csv" not in text
 
 
 def test_files_that_are_not_there_are_not_named() -> None:

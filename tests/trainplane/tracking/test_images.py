@@ -52,10 +52,13 @@ def test_a_contact_sheet_holds_every_strip(num_strips: int, columns: int, rows: 
         for i in range(num_strips)
     ]
     sheet = contact_sheet(strips, columns=columns)
-    height, width = strips[0][1].shape[0] + 2 * CAPTION_HEIGHT, strips[0][1].shape[1]
-    assert sheet.shape == (rows * (height + GAP) - GAP, columns * (width + GAP) - GAP, 3)
+    width = strips[0][1].shape[1]
+    # The first of each row is its highest.
+    tops = np.cumsum([0, *(pixels.shape[0] + 2 * CAPTION_HEIGHT + GAP for _, pixels in strips[::columns])])
+    assert len(tops) == rows + 1
+    assert sheet.shape == (tops[-1] - GAP, columns * (width + GAP) - GAP, 3)
     for index, (_, pixels) in enumerate(strips):
-        top, left = index // columns * (height + GAP) + 2 * CAPTION_HEIGHT, index % columns * (width + GAP)
+        top, left = tops[index // columns] + 2 * CAPTION_HEIGHT, index % columns * (width + GAP)
         assert np.array_equal(sheet[top : top + pixels.shape[0], left : left + width], pixels)
 
 
