@@ -15,6 +15,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -184,6 +185,13 @@ def read_all(tmp_path: Path, *, at_night: bool) -> None:
     for seconds, name in taken:
         print(f"{seconds:6.1f} s  {name}")
     assert not wrong, "\n\n".join([f"{len(wrong)} of {len(taken)} went wrong", *wrong])
+
+
+def _all_steps(reader: Reader) -> Iterator[Command | Block]:
+    for page in TABLE.pages:
+        yield from steps_of(page)
+        # A page's servers are for its own commands.
+        reader.servers.close()
 
 
 @pytest.mark.real
