@@ -108,6 +108,9 @@ def final_error(error: Exception, kind: ErrorKind, *, verb: str, address: str, b
     if kind is ErrorKind.NO_CREDENTIALS:
         return UserError(f"{address}: {no_client(error, endpoint)}")
     error_type, template = _MESSAGES.get(kind, (StorageError, _FAILING))
+    # A store that has a bucket lists it, and takes what is new.
+    if kind is ErrorKind.NOT_FOUND and not verb.startswith(_OF_WHAT_IS_THERE):
+        error_type, template = StorageError, _NOT_S3
     if isinstance(error, (NotS3, ResponseParserError)):
         template, name = _NOT_S3, str(error) if isinstance(error, NotS3) else "no XML of S3"
     # FORBIDDEN, but with another remedy.
@@ -118,6 +121,8 @@ def final_error(error: Exception, kind: ErrorKind, *, verb: str, address: str, b
     return error_type(f"{address}: " + template.format(verb=verb, name=name, bucket=bucket, endpoint=endpoint))
 
 
+# Operations on an object or upload that may be absent.
+_OF_WHAT_IS_THERE = ("read ", "look at ", "delete ", "write part ", "finish ", "abort ")
 _REFUSED = "{endpoint} refuses to {verb} ({name}); check the credentials in the environment and their permissions"
 _SKEWED = (
     "{endpoint} refuses to {verb}, the clock of this machine and the store's differ by more than it allows; "

@@ -229,6 +229,23 @@ class TestRefusals:
         with pytest.raises(StorageError, match="If-None-Match"):
             open_store("s3://bucket", policy=QUICK).create("x", b"1")
 
+    @pytest.mark.parametrize("code", ["NoSuchKey", "", "NoSuchUpload"])
+    def test_that_something_is_absent_are_no_answer_to_a_listing_or_to_what_is_new(self, answering, code: str) -> None:
+        answering(same(404, f"<Error><Code>{code}</Code></Error>".encode()))
+        store = open_store("s3://bucket/p", policy=QUICK)
+        for operation in (
+            lambda: list(store.list()),
+            lambda: store.write("x", b"1"),
+            lambda: store.create("x", b"1"),
+            lambda: store.clear_unfinished(lambda key: True),
+        ):
+            with pytest.raises(StorageError):
+                operation()
+        for read in (lambda: store.read("x"), lambda: store.read("x", start=1, length=2)):
+            with pytest.raises(NotFound):
+                read()
+        assert store.size("x") is None
+
     def test_of_a_bucket_are_not_of_an_object(self, answering) -> None:
         answering(same(404, b"<Error><Code>NoSuchBucket</Code></Error>"))
         with pytest.raises(NoBucket):
