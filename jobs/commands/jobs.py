@@ -14,10 +14,11 @@ from jobs.cli.streams import notify, write_report
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs import logs as following
-from trainplane.cluster.jobs.runs import close_as_stopped, main_runs, runs_of_jobs
+from trainplane.cluster.jobs.runs import main_runs, runs_of_jobs
 from trainplane.cluster.jobs.submit import STOP_WAIT_S
 from trainplane.command_line import command_line
 from trainplane.errors import CLI, RunFailed, UserError
+from trainplane.tracking.stopped import close_as_stopped
 
 
 def list_jobs(args: argparse.Namespace, context: Context) -> int:
@@ -81,7 +82,8 @@ def stop(args: argparse.Namespace, context: Context) -> int:
     try:
         # A job that saved too slowly was killed, and could not close its runs.
         if state.status == "STOPPED":
-            close_as_stopped(context.tracking_server, state.job, since_ms=since_ms)
+            runs = runs_of_jobs(context.tracking_server, state.job)
+            close_as_stopped(context.tracking_server, runs, since_ms=since_ms)
         run = _runs(context).get(state.job)
     except (UserError, RunFailed) as error:
         notify(f"the job is over; its runs keep their status for now ({error})")

@@ -13,7 +13,10 @@ from jobs.registry.register import try_register
 from jobs.train.run import run_training
 from jobs.train.summary import report, summary
 from trainplane.cluster.context import Context
-from trainplane.errors import UserError
+from trainplane.command_line import command_line
+from trainplane.errors import RunFailed, UserError
+from trainplane.tracking.pages import run_page
+from trainplane.tracking.run_record import RunRecord
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_page import Typed
 
@@ -27,6 +30,8 @@ def train(args: argparse.Namespace, context: Context) -> int:
     typed = Typed(args.preset, tuple(args.overrides), is_shipped(args.preset))
     prepared, outcome = run_training(config, context, fresh=args.fresh, typed=typed)
     payload, text = report(prepared, outcome), summary(prepared, outcome)
+    payload["page"], page_text = _page(context, prepared.run_id)
+    text += page_text
     is_done = outcome.status == "finished"
     # A registration that fails does not lose the run; the message says how to register it later.
     if config.tracking.register_as is not None and is_done:
@@ -37,6 +42,21 @@ def train(args: argparse.Namespace, context: Context) -> int:
         is_done = version is not None
     emit(args, payload, text)
     return 0 if is_done else 1
+
+
+def _page(context: Context, run_id: str) -> tuple[str | None, str]:
+    """Returns the address of a run's page, and the line that says where to look."""
+    server = context.tracking_server
+    # The pages of a database are not served until somebody asks for them.
+    if not server.address.startswith("http"):
+        return None, f"\n  pages         {command_line('ui')}"
+    try:
+        run = RunRecord(server, run_id).run
+    # The run is complete; MLflow gets it later.
+    except (UserError, RunFailed):
+        return None, ""
+    page = run_page(server.public_address, run.info.experiment_id, run.info.run_id)
+    return page, f"\n  page          {page}"
 
 
 def _check_registration(config: RunConfig) -> None:

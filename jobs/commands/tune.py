@@ -28,6 +28,7 @@ from trainplane.search.run.launch import (
     Search,
     cost_rates,
     load_prior_results,
+    read_state,
     register_search_dir,
     run_search,
     trial_resources,
@@ -38,6 +39,7 @@ from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
 from trainplane.tracking.results import send_result
 from trainplane.tracking.run_id import RunSpec
 from trainplane.tracking.runs import end_run, find_or_create_run
+from trainplane.tracking.stopped import close_as_stopped, trials_of
 from trainplane.tracking.tracker import Status
 from trainplane.train.checkpoint.pins import pin, unpin
 from trainplane.train.run_key import exclusive
@@ -90,6 +92,8 @@ def tune(args: argparse.Namespace, context: Context) -> int:
                 end_run(context.tracking_server, parent, status, {"trainplane.error": str(error)[:500]})
             # The trials died with the private cluster and left their runs open. What becomes of them follows from the
             # status of their search.
+            if status == "KILLED":
+                _close_trials(context, search, parent)
             _reap(context)
             raise
     if unsent is not None:
@@ -97,6 +101,17 @@ def tune(args: argparse.Namespace, context: Context) -> int:
     registered, message = _register(loaded, context, leaderboard.best)
     emit(args, {**_payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, message))
     return 0 if registered is not None or loaded.file.search.register_as is None else 1
+
+
+def _close_trials(context: Context, search: Search, parent: str) -> None:
+    """Closes the trials of a search that was stopped, if MLflow answers."""
+    server = context.tracking_server
+    with suppress(UserError, RunFailed):
+        state = read_state(search, context)
+        # A trial whose cluster is taken away may take that for a failure of its own; the journal knows the real ones.
+        failed = {trial.run_id for trial in state.trials.values() if trial.status in ("failed", "nan")} if state else ()
+        runs = [run for run in trials_of(server, parent) if run.info.run_id not in failed]
+        close_as_stopped(server, runs)
 
 
 def _reap(context: Context) -> None:

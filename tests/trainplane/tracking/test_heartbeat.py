@@ -131,3 +131,22 @@ def test_an_edited_owner_stops_nobody_and_leaves_the_run_to_its_lease(
     server.client.set_tag(run_id, OWNER_TAG, owner.replace("HERE", owner_id().rsplit(":", 2)[0]))
     assert fail_stale_runs(server, tmp_path) == []
     assert server.client.get_run(run_id).info.status == "RUNNING"
+
+
+@pytest.mark.parametrize(("of_search", "of_trial"), [("KILLED", "KILLED"), ("FAILED", "FAILED"), ("RUNNING", "FAILED")])
+def test_a_trial_that_ended_with_its_search_has_not_failed(
+    tracking_uri: str, tmp_path: Path, of_search: str, of_trial: str
+) -> None:
+    server, root = TrackingServer(tracking_uri), str(tmp_path / "artifacts")
+    search = find_or_create_run(server, RunSpec("isnet", run_key="s", run_name="s", artifact_root=root)).run_id
+    spec = RunSpec("isnet", run_key="t", run_name="t", artifact_root=root, parent_run_id=search)
+    trial = find_or_create_run(server, spec).run_id
+    if of_search != "RUNNING":
+        server.client.set_terminated(search, status=of_search)
+    # A process of this host that has ended.
+    server.client.set_tag(trial, OWNER_TAG, f"{owner_id().rsplit(':', 2)[0]}:4194303:1")
+    assert fail_stale_runs(server, tmp_path) == [trial]
+    assert server.client.get_run(trial).info.status == of_trial
+    assert REAPED_TAG in server.client.get_run(trial).data.tags
+    # Nothing was seen of another host, so nothing is remembered.
+    assert not (tmp_path / "leases.json").exists()

@@ -9,7 +9,6 @@ from trainplane.cluster.jobs.submit import JOB_PREFIX
 from trainplane.tracking.client import TrackingServer, all_pages
 from trainplane.tracking.lineage import JOB_TAG
 from trainplane.tracking.run_id import PARENT_TAG
-from trainplane.tracking.runs import end_run
 
 
 def runs_of_jobs(server: TrackingServer, job: str | None = None) -> list[Any]:
@@ -39,20 +38,3 @@ def runs_of_jobs(server: TrackingServer, job: str | None = None) -> list[Any]:
 def main_runs(runs: Sequence[Any]) -> dict[str, str]:
     """Run id by job: its search, training or evaluation, not the trials of a search."""
     return {run.data.tags[JOB_TAG]: run.info.run_id for run in reversed(runs) if PARENT_TAG not in run.data.tags}
-
-
-def close_as_stopped(server: TrackingServer, job: str, *, since_ms: int) -> list[str]:
-    """Makes the runs that a stop ended KILLED; returns their ids.
-
-    Args:
-        server: Server of the runs.
-        job: The job, which is over.
-        since_ms: Time of the stop. A run that had ended before keeps its status.
-    """
-    stopped = []
-    for run in runs_of_jobs(server, job):
-        has_ended_before = run.info.status != "RUNNING" and (run.info.end_time or 0) < since_ms
-        if run.info.status not in ("FINISHED", "KILLED") and not has_ended_before:
-            end_run(server, run.info.run_id, "KILLED")
-            stopped.append(str(run.info.run_id))
-    return stopped
