@@ -358,7 +358,7 @@ def test_a_command_killed_by_sigkill_goes_on_to_the_same_bytes(isnet, many: Path
         (["--quality", "101"], "quality 101 is out of range"),
         (["--split", "a b"], "split 'a b' cannot be used"),
         (["--parallel", "-1"], "-1 is negative"),
-        (["--layout", "celeb"], "invalid choice: 'celeb'"),
+        (["--layout", "celeb"], "'celeb' is not known; did you mean celeba"),
         (["--layout", "celeba", "--split", "val"], "list_eval_partition.txt"),
         (["--max-side", "0"], "0 is too small"),
     ],
