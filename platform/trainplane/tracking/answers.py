@@ -63,14 +63,14 @@ def _checked(method: Callable[..., Any]) -> Callable[..., Any]:
 
 
 class SearchPages:
-    """Follows the pages of one search, which must go on and end."""
+    """Follows the pages of one search to its end."""
 
     def __init__(self) -> None:
         self._seen: set[str] = set()
         self._empty_pages = 0
 
     def check(self, page: Any) -> None:
-        """Raises `MlflowException` for a page or token again, or empty pages without end."""
+        """Raises `MlflowException` where the pages do not go on."""
         from mlflow.exceptions import MlflowException
 
         self._empty_pages = 0 if page else self._empty_pages + 1

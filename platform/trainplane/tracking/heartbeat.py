@@ -114,7 +114,7 @@ def _has_died(run: Any) -> bool:
 
 
 def _local_owner(run: Any) -> ProcessId | None:
-    """Process of this host that owns a run; None also for a tag that is no owner."""
+    """Process of this host that owns a run, if any."""
     host, _, numbers = str(run.data.tags.get(OWNER_TAG, "")).partition(f"{_host()}:")
     pid, _, start_ticks = numbers.partition(":")
     # Anyone can edit a tag. One that names no process leaves the decision to the lease.

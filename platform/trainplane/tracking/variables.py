@@ -56,7 +56,7 @@ def _check_secret(name: str, value: str) -> None:
 
 
 def _need(name: str, value: str) -> str | None:
-    """Description of the values that a variable takes; None where this is one."""
+    """Values that a variable takes; None where this is one."""
     if name == "MLFLOW_LOGGING_LEVEL":
         is_level = isinstance(logging.getLevelName(value.upper()), int) or value.isdecimal()
         return None if is_level else "a level of logging: DEBUG, INFO, WARNING, ERROR or CRITICAL"

@@ -465,10 +465,10 @@ class TestS3Faults:
     def test_refused_credentials_are_said_to_be_so(self) -> None:
         from botocore.exceptions import ClientError
 
-        from trainplane.storage.s3.errors import ErrorKind, classify
+        from trainplane.storage.s3.errors import Reaction, classify
 
         refusal = {"Error": {"Code": "SignatureDoesNotMatch"}, "ResponseMetadata": {"HTTPStatusCode": 403}}
-        assert classify(ClientError(refusal, "GetObject")) is ErrorKind.FORBIDDEN
+        assert classify(ClientError(refusal, "GetObject")) is Reaction.FORBIDDEN
 
 
 class TestRetryDecisions:

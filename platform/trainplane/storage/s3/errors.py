@@ -56,10 +56,10 @@ class SlowBody(OSError):
 
 
 class NotS3(OSError):
-    """The answer is no S3 store's, but perhaps a web page."""
+    """The answer is none of an S3 store."""
 
 
-class ErrorKind(enum.Enum):
+class Reaction(enum.Enum):
     """Reaction that a failed request needs."""
 
     RETRY = "retry"
@@ -77,59 +77,59 @@ class ErrorKind(enum.Enum):
 
 
 _BY_CODE = {
-    "SlowDown": ErrorKind.SLOW_DOWN,
-    "TooManyRequests": ErrorKind.SLOW_DOWN,
-    "RequestLimitExceeded": ErrorKind.SLOW_DOWN,
-    "RequestTimeout": ErrorKind.RETRY,
-    "InternalError": ErrorKind.RETRY,
-    "BadDigest": ErrorKind.RETRY,  # damaged on the way to the store
-    "IncompleteBody": ErrorKind.RETRY,
-    "ConditionalRequestConflict": ErrorKind.RETRY,
-    "OperationAborted": ErrorKind.RETRY,
-    "ExpiredToken": ErrorKind.RENEW_SESSION,
-    "ExpiredTokenException": ErrorKind.RENEW_SESSION,
-    "TokenRefreshRequired": ErrorKind.RENEW_SESSION,
-    "RequestExpired": ErrorKind.RENEW_SESSION,
-    "NoSuchKey": ErrorKind.NOT_FOUND,
-    "NoSuchUpload": ErrorKind.NOT_FOUND,
-    "NoSuchBucket": ErrorKind.NO_BUCKET,
-    "PreconditionFailed": ErrorKind.PRECONDITION,
-    "InvalidRange": ErrorKind.PAST_END,
-    "NotImplemented": ErrorKind.NOT_IMPLEMENTED,
+    "SlowDown": Reaction.SLOW_DOWN,
+    "TooManyRequests": Reaction.SLOW_DOWN,
+    "RequestLimitExceeded": Reaction.SLOW_DOWN,
+    "RequestTimeout": Reaction.RETRY,
+    "InternalError": Reaction.RETRY,
+    "BadDigest": Reaction.RETRY,  # damaged on the way to the store
+    "IncompleteBody": Reaction.RETRY,
+    "ConditionalRequestConflict": Reaction.RETRY,
+    "OperationAborted": Reaction.RETRY,
+    "ExpiredToken": Reaction.RENEW_SESSION,
+    "ExpiredTokenException": Reaction.RENEW_SESSION,
+    "TokenRefreshRequired": Reaction.RENEW_SESSION,
+    "RequestExpired": Reaction.RENEW_SESSION,
+    "NoSuchKey": Reaction.NOT_FOUND,
+    "NoSuchUpload": Reaction.NOT_FOUND,
+    "NoSuchBucket": Reaction.NO_BUCKET,
+    "PreconditionFailed": Reaction.PRECONDITION,
+    "InvalidRange": Reaction.PAST_END,
+    "NotImplemented": Reaction.NOT_IMPLEMENTED,
 }
 # HEAD answers carry no code, only a status.
 _BY_STATUS = {
-    400: ErrorKind.FATAL,
-    403: ErrorKind.FORBIDDEN,
-    404: ErrorKind.NOT_FOUND,
-    409: ErrorKind.RETRY,
-    412: ErrorKind.PRECONDITION,
-    416: ErrorKind.PAST_END,
-    429: ErrorKind.SLOW_DOWN,
-    501: ErrorKind.NOT_IMPLEMENTED,
-    503: ErrorKind.SLOW_DOWN,
+    400: Reaction.FATAL,
+    403: Reaction.FORBIDDEN,
+    404: Reaction.NOT_FOUND,
+    409: Reaction.RETRY,
+    412: Reaction.PRECONDITION,
+    416: Reaction.PAST_END,
+    429: Reaction.SLOW_DOWN,
+    501: Reaction.NOT_IMPLEMENTED,
+    503: Reaction.SLOW_DOWN,
 }
 
 
-def classify(error: Exception) -> ErrorKind:
+def classify(error: Exception) -> Reaction:
     """Kind of a failed request."""
     if isinstance(error, SlowBody):
-        return ErrorKind.RECONNECT
+        return Reaction.RECONNECT
     if isinstance(error, ClientError):
         code = code_of(error)
         status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
         # An expired token shows as a bare 400 in the answer to a HEAD.
         if code == "400":
-            return ErrorKind.RENEW_SESSION
+            return Reaction.RENEW_SESSION
         if code in _BY_CODE:
             return _BY_CODE[code]
-        return _BY_STATUS.get(status, ErrorKind.RETRY if status >= 500 else ErrorKind.FATAL)
+        return _BY_STATUS.get(status, Reaction.RETRY if status >= 500 else Reaction.FATAL)
     if isinstance(error, _CREDENTIAL_ERRORS):
-        return ErrorKind.NO_CREDENTIALS
+        return Reaction.NO_CREDENTIALS
     network_errors = (HTTPClientError, BotoConnectionError, IncompleteReadError, HTTPError, HTTPException, OSError)
     if isinstance(error, (*network_errors, *_GARBLED)):
-        return ErrorKind.RETRY
-    return ErrorKind.FATAL
+        return Reaction.RETRY
+    return Reaction.FATAL
 
 
 def is_timeout(error: Exception) -> bool:

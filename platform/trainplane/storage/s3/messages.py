@@ -18,7 +18,7 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from trainplane.errors import UserError
-from trainplane.storage.s3.errors import SIGN_IN_ERRORS, ErrorKind, NotS3, error_name
+from trainplane.storage.s3.errors import SIGN_IN_ERRORS, NotS3, Reaction, error_name
 from trainplane.storage.store import AccessDenied, NoBucket, NotFound, StorageError
 
 # Variables of one line each. A line end in them is a header that cannot be sent, or an address that is none.
@@ -102,21 +102,21 @@ def no_client(error: Exception, endpoint: str) -> UserError:
     )
 
 
-def final_error(error: Exception, kind: ErrorKind, *, verb: str, address: str, bucket: str, endpoint: str) -> Exception:
+def final_error(error: Exception, kind: Reaction, *, verb: str, address: str, bucket: str, endpoint: str) -> Exception:
     """Error of an operation that is not tried again."""
     name = error_name(error)
-    if kind is ErrorKind.NO_CREDENTIALS:
+    if kind is Reaction.NO_CREDENTIALS:
         return UserError(f"{address}: {no_client(error, endpoint)}")
     error_type, template = _MESSAGES.get(kind, (StorageError, _FAILING))
     # A store that has a bucket lists it, and takes what is new.
-    if kind is ErrorKind.NOT_FOUND and not verb.startswith(_OF_WHAT_IS_THERE):
+    if kind is Reaction.NOT_FOUND and not verb.startswith(_OF_WHAT_IS_THERE):
         error_type, template = StorageError, _NOT_S3
     if isinstance(error, (NotS3, ResponseParserError)):
         template, name = _NOT_S3, str(error) if isinstance(error, NotS3) else "no XML of S3"
     # FORBIDDEN, but with another remedy.
     elif name == "RequestTimeTooSkewed":
         template = _SKEWED
-    elif verb.startswith("create ") and kind in (ErrorKind.NOT_IMPLEMENTED, ErrorKind.FATAL):
+    elif verb.startswith("create ") and kind in (Reaction.NOT_IMPLEMENTED, Reaction.FATAL):
         template = _NO_CONDITION
     return error_type(f"{address}: " + template.format(verb=verb, name=name, bucket=bucket, endpoint=endpoint))
 
@@ -140,16 +140,16 @@ _NOT_S3 = (
     "cannot {verb}, {endpoint} answers as no S3 store does ({name}); check that AWS_ENDPOINT_URL (s3_endpoint of a "
     "context) is the port of the store's S3 interface, not of its web pages, and that no proxy answers instead"
 )
-_MESSAGES: dict[ErrorKind, tuple[type[Exception], str]] = {
-    ErrorKind.NOT_FOUND: (NotFound, "cannot {verb}, there is no such object"),
-    ErrorKind.NO_BUCKET: (NoBucket, "cannot {verb}, there is no bucket {bucket!r}; make it first"),
-    ErrorKind.PRECONDITION: (ConditionFailed, "cannot {verb}, the object exists already"),
-    ErrorKind.PAST_END: (PastEnd, "cannot {verb}, the object ends before the range"),
-    ErrorKind.FORBIDDEN: (AccessDenied, _REFUSED),
-    ErrorKind.RENEW_SESSION: (StorageError, _REFUSED),
-    ErrorKind.NOT_IMPLEMENTED: (
+_MESSAGES: dict[Reaction, tuple[type[Exception], str]] = {
+    Reaction.NOT_FOUND: (NotFound, "cannot {verb}, there is no such object"),
+    Reaction.NO_BUCKET: (NoBucket, "cannot {verb}, there is no bucket {bucket!r}; make it first"),
+    Reaction.PRECONDITION: (ConditionFailed, "cannot {verb}, the object exists already"),
+    Reaction.PAST_END: (PastEnd, "cannot {verb}, the object ends before the range"),
+    Reaction.FORBIDDEN: (AccessDenied, _REFUSED),
+    Reaction.RENEW_SESSION: (StorageError, _REFUSED),
+    Reaction.NOT_IMPLEMENTED: (
         StorageError,
         "cannot {verb}, {endpoint} lacks that operation of S3 ({name}); use a store that has it",
     ),
-    ErrorKind.FATAL: (StorageError, "cannot {verb} ({name}); check the address and the store at {endpoint}"),
+    Reaction.FATAL: (StorageError, "cannot {verb} ({name}); check the address and the store at {endpoint}"),
 }

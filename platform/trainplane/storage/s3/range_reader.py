@@ -15,7 +15,7 @@ import numpy as np
 from botocore.exceptions import ClientError
 
 from trainplane.storage.s3.answers import check_object_headers
-from trainplane.storage.s3.errors import ErrorKind, ShortBody, SlowBody, classify
+from trainplane.storage.s3.errors import Reaction, ShortBody, SlowBody, classify
 from trainplane.storage.s3.fast_get import get_range
 from trainplane.storage.s3.messages import endpoint_name
 from trainplane.storage.s3.retry import RetryPolicy, ThroughputCheck
@@ -55,11 +55,11 @@ class RangeReader:
         try:
             headers, body = get_range(client, self._bucket, self._name, {"Range": f"bytes={offset}-{end}", **condition})
         except ClientError as error:
-            if condition and classify(error) is ErrorKind.PRECONDITION:
+            if condition and classify(error) is Reaction.PRECONDITION:
                 self._start_over()
                 raise ShortBody("the object was replaced while it was read") from error
             # The first answer promised more bytes than the object has.
-            if self.received and classify(error) is ErrorKind.PAST_END:
+            if self.received and classify(error) is Reaction.PAST_END:
                 self._start_over()
                 raise ShortBody("the object ends before its promised size") from error
             raise

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from trainplane.errors import UserError
-from trainplane.storage.s3.errors import REQUEST_ERRORS, ErrorKind, classify, error_name, is_timeout
+from trainplane.storage.s3.errors import REQUEST_ERRORS, Reaction, classify, error_name, is_timeout
 from trainplane.storage.s3.messages import final_error
 from trainplane.storage.s3.retry import RetryPolicy
 from trainplane.storage.s3.session import BucketState, bucket_state
@@ -67,24 +67,24 @@ class RetryingClient:
                 # Received bytes reset the back-off.
                 failures = 0 if has_progress else failures + 1
                 timeouts = 0 if has_progress else timeouts + is_timeout(error)
-                if kind is ErrorKind.SLOW_DOWN:
+                if kind is Reaction.SLOW_DOWN:
                     state.slow_down(started_at)
-                if kind is ErrorKind.RENEW_SESSION and renewals < _MAX_RENEWALS:
+                if kind is Reaction.RENEW_SESSION and renewals < _MAX_RENEWALS:
                     state.clients.discard(client)
                     # The first renewal costs neither a delay nor budget: tokens expire in every long run.
                     if renewals:
                         self._wait(verb, error, kind, state, failures)
                     renewals += 1
-                elif kind in (ErrorKind.RETRY, ErrorKind.SLOW_DOWN):
+                elif kind in (Reaction.RETRY, Reaction.SLOW_DOWN):
                     self._wait(verb, error, kind, state, failures)
                 # RECONNECT repeats at once: its retry was taken from the budget when the reader gave up.
-                elif kind is not ErrorKind.RECONNECT:
+                elif kind is not Reaction.RECONNECT:
                     raise self._final_error(verb, error, kind) from error
             else:
                 state.record_success()
                 return answer
 
-    def _wait(self, verb: str, error: Exception, kind: ErrorKind, state: BucketState, failures: int) -> None:
+    def _wait(self, verb: str, error: Exception, kind: Reaction, state: BucketState, failures: int) -> None:
         """Sleeps before the next attempt, or raises the final error."""
         if failures >= self.policy.attempts or not state.take_retry():
             raise self._final_error(verb, error, kind) from error
@@ -92,7 +92,7 @@ class RetryingClient:
         log.info("%s: %s failed (%s); again in %.1f s", self.address, verb, error_name(error), delay_s)
         time.sleep(delay_s)
 
-    def _final_error(self, verb: str, error: Exception, kind: ErrorKind) -> Exception:
+    def _final_error(self, verb: str, error: Exception, kind: Reaction) -> Exception:
         return final_error(
             error, kind, verb=verb, address=self.address, bucket=self.bucket, endpoint=self.state.clients.endpoint
         )
