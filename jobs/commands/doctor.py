@@ -88,7 +88,7 @@ def stores(context: Context) -> Iterator[Finding]:
 
 
 def _future_folder(where: str, address: str) -> Finding | None:
-    """Finding about a local store that the first write will make."""
+    """Returns a finding about a local store not made yet."""
     if "://" in address or Path(address).exists():
         return None
     # This command leaves nothing behind, so it does not make the folder.

@@ -52,7 +52,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
 
 
 def logs(args: argparse.Namespace, context: Context) -> int:
-    """Prints the output of a job, to its end with `--follow`."""
+    """Prints the output of a job, or follows it."""
     connection = client.connect(context)
     state = status.find_job(connection, args.job)
     if args.follow:
@@ -65,7 +65,7 @@ def logs(args: argparse.Namespace, context: Context) -> int:
 
 
 def stop(args: argparse.Namespace, context: Context) -> int:
-    """Stops a job; its runs are KILLED, for nothing went wrong with them."""
+    """Stops a job; its runs become KILLED, not FAILED."""
     connection = client.connect(context)
     state = status.find_job(connection, args.job)
     since_ms = time.time_ns() // 1_000_000
@@ -92,7 +92,7 @@ def stop(args: argparse.Namespace, context: Context) -> int:
 
 
 def follow(args: argparse.Namespace, connection: Any, job: str, *, wait_s: float = float("inf")) -> status.JobState:
-    """Prints a job's output until it is over; Ctrl-C ends the following alone."""
+    """Prints a job's output until it ends; Ctrl-C leaves the job alone."""
     # With --json, standard output is for the report alone.
     output = sys.stderr if args.json else sys.stdout
     try:
@@ -130,7 +130,7 @@ def job_payload(state: status.JobState, run: str | None = None) -> dict[str, obj
 
 
 def _runs(context: Context) -> dict[str, str]:
-    """Returns the main run of each job; none where MLflow does not answer."""
+    """Returns the main run of each job, if MLflow answers."""
     try:
         return main_runs(runs_of_jobs(context.tracking_server))
     except (UserError, RunFailed) as error:
@@ -139,7 +139,8 @@ def _runs(context: Context) -> dict[str, str]:
 
 
 def _command(state: status.JobState) -> str:
-    """Returns the command as it was typed; a job of another program has its command line alone."""
+    """Returns the command as it was typed."""
+    # A job of another program has its command line alone.
     return f"{CLI} {state.words}" if state.words else state.entrypoint
 
 

@@ -56,8 +56,8 @@ def show(args: argparse.Namespace, context: Context) -> int:
     registered = RegisteredModel(server, parts.name)
     aliases = registered.aliases()
     is_one = parts.version is not None or parts.alias is not None
-    found = [find_version(server, args.name)] if is_one else registered.versions()
-    versions = [checked_entry(version, aliases) for version in found]
+    chosen = [find_version(server, args.name)] if is_one else registered.versions()
+    versions = [checked_entry(version, aliases) for version in chosen]
     model = {"name": registered.name, "versions": versions}
     emit(args, model, "\n".join([registered.name, *map(_version_text, versions)]))
     return 0
@@ -131,13 +131,13 @@ def _source(typed: str, context: Context) -> tuple[str, str]:
 
 
 def _validation_set(run_id: str, context: Context) -> str | None:
-    """Returns the held-out dataset of a run, as it was typed."""
+    """Returns the held-out dataset of a run, as typed."""
     text = RunRecord(context.tracking_server, run_id).read_text("config.json")
     return None if text is None else json.loads(text).get("data", {}).get("val")
 
 
 def named_version(args: argparse.Namespace, context: Context) -> ModelVersion:
-    """Returns the version that NAME and VERSION mean, and sets both in `args`."""
+    """Returns the version of NAME and VERSION, and sets both."""
     server, parts = context.tracking_server, parse_address(args.name)
     if args.version is not None:
         if parts.version is not None or parts.alias is not None:

@@ -25,34 +25,34 @@ REAP_EVERY_S = 30.0
 
 
 def list_runs(args: argparse.Namespace, context: Context) -> int:
-    """Lists the newest runs of all experiments, or of those asked for."""
+    """Lists the newest runs, of all experiments or of one."""
     server = context.tracking_server
     # Dead runs are closed first, so that the list is right. Where only reading is allowed, it shows what is recorded.
     with suppress(UserError, RunFailed):
         fail_stale_runs(server, context.home)
-    found = search_runs(
+    result = search_runs(
         server,
         limit=args.limit or None,
         conditions=Conditions(experiment=args.experiment, status=args.status, search=args.search),
     )
-    runs = [_row(run, found.experiments[run.info.experiment_id]) for run in found.runs]
+    runs = [_row(run, result.experiments[run.info.experiment_id]) for run in result.runs]
     lines = [
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
     ]
     if not lines:
-        asked = " that fit" if any((args.experiment, args.status, args.search)) else ""
-        lines = [f"no runs{asked} yet; start one with `{command_line('train', 'demo')}`"]
+        suffix = " that fit" if any((args.experiment, args.status, args.search)) else ""
+        lines = [f"no runs{suffix} yet; start one with `{command_line('train', 'demo')}`"]
     # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [
         f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking'] or 'an unknown address'}"
         for spool in waiting
     ]
-    if found.num_more:
-        more = f"{found.num_more}{'' if found.is_counted else ' or'} more"
+    if result.num_more:
+        more = f"{result.num_more}{'' if result.is_counted else ' or'} more"
         lines.append(f"{len(runs)} newest runs; {more}, older: {_listing(args, limit='0')}")
-    payload = {"runs": runs, "more": found.num_more, "waiting": waiting}
+    payload = {"runs": runs, "more": result.num_more, "waiting": waiting}
     emit(args, payload, "\n".join(lines))
     return 0
 

@@ -1,4 +1,4 @@
-"""`isnet submit COMMAND …`: runs a command as a job of a Ray cluster."""
+"""`isnet submit COMMAND …`: runs it as a job."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def _environment(context: Context) -> dict[str, str]:
 
 
 def _named_context() -> dict[str, str]:
-    """Returns the variable by which lines in the job's messages name the context."""
+    """Returns the variable for command lines in the job's messages."""
     return {name: value for name, value in os.environ.items() if name == CONTEXT_VARIABLE}
 
 

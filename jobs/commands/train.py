@@ -45,7 +45,7 @@ def train(args: argparse.Namespace, context: Context) -> int:
 
 
 def _page(context: Context, run_id: str) -> tuple[str | None, str]:
-    """Returns the address of a run's page, and the line that says where to look."""
+    """Returns the address of a run's page, and its line."""
     server = context.tracking_server
     # The pages of a database are not served until somebody asks for them.
     if not server.address.startswith("http"):

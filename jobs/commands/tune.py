@@ -104,7 +104,7 @@ def tune(args: argparse.Namespace, context: Context) -> int:
 
 
 def _close_trials(context: Context, search: Search, parent: str) -> None:
-    """Closes the trials of a search that was stopped, if MLflow answers."""
+    """Closes the trials of a stopped search, if MLflow answers."""
     server = context.tracking_server
     with suppress(UserError, RunFailed):
         state = read_state(search, context)
@@ -139,7 +139,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
 
 
 def list_searches(args: argparse.Namespace, context: Context) -> int:
-    """Lists the searches of the context's store, with their best trials."""
+    """Lists the searches of the store, with their best trials."""
     rows, lines = [], []
     for stored in stored_searches(context):
         state = stored.state
@@ -159,9 +159,9 @@ def list_searches(args: argparse.Namespace, context: Context) -> int:
         )
         values = ", ".join(f"{goal} {summary.format_value(best.values.get(goal))}" for goal in goals) if best else "-"
         trial = f"  trial {best.number}, run {best.run_id[:8]}" if best else ""
-        begun = " ".join(stored.description.get("words", [])[1:])
+        words = " ".join(stored.description.get("words", [])[1:])
         lines.append(
-            f"{stored.folder:<32} {status:<8} {done} of {state.trial_limit} trials  best: {values}{trial}  {begun}"
+            f"{stored.folder:<32} {status:<8} {done} of {state.trial_limit} trials  best: {values}{trial}  {words}"
         )
     lines = lines or [f"no searches in {context.checkpoints}; start one: {command_line('tune', 'search_demo')}"]
     emit(args, {"searches": rows}, "\n".join(line.rstrip() for line in lines))

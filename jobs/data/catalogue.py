@@ -1,4 +1,4 @@
-"""Finds the datasets of a store, and looks at what they hold."""
+"""Lists the datasets of a store, and their pictures' sizes."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Listed:
 
 @dataclass(frozen=True)
 class PictureSizes:
-    """Sizes of some of a dataset's pictures, (width, height) in pixels."""
+    """Sizes of some pictures, (width, height) in pixels."""
 
     smallest: tuple[int, int]
     largest: tuple[int, int]
@@ -45,7 +45,7 @@ def list_datasets(address: str) -> Iterator[Listed]:
 
 
 def picture_sizes(dataset: Dataset) -> PictureSizes | None:
-    """Reads the sizes that were recorded when the pictures were packed.
+    """Reads the sizes that packing recorded.
 
     None for a dataset without them, or one whose index is damaged: `isnet data verify` tells about that.
     """

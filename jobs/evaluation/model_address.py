@@ -25,7 +25,7 @@ FORMS = (
 
 
 def complete_address(typed: str, context: Context) -> str:
-    """Address of a model in full: `models:/…`, `runs:/ID`, or what was typed."""
+    """Completes an address to `models:/…` or `runs:/ID`; others stay."""
     server = context.tracking_server
     if typed.startswith(_COMPLETE) or _CHECKPOINT.fullmatch(typed):
         return typed
@@ -46,7 +46,7 @@ def complete_address(typed: str, context: Context) -> str:
 
 
 def run_id_of(typed: str, context: Context) -> str:
-    """Id of a run that was named by it, by its beginning, or by the model that it made."""
+    """Id of a run, of its beginning, or of its model."""
     server = context.tracking_server
     run_id = typed.removeprefix("runs:/")
     # An id has neither of these signs.

@@ -46,7 +46,7 @@ def _letters(context: Context) -> list[Path]:
 
 
 def _address(letter: Path) -> str | None:
-    """Server that a letter is for; None if it cannot be read."""
+    """Server of a letter; None if it cannot be read."""
     try:
         return without_secrets(str(json.loads(letter.read_bytes())["tracking"]))
     except (OSError, ValueError, LookupError, TypeError):

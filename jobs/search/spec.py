@@ -122,7 +122,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
 
 
 def assemble_search(loaded: LoadedSearch, context: Context, *, key: str) -> Search:
-    """Builds a search without checking it, as one that was started before."""
+    """Builds a search without checks, as one started before."""
     base, settings = loaded.configure(0, {}, 0), loaded.file.search
 
     def configure(number: int, drawn: Settings, segment: int) -> RunConfig:

@@ -1,6 +1,7 @@
-"""Finds searches that were begun, by name or by the beginning of their folder's name.
+"""Finds searches that were started, by name or folder.
 
-Beside its journal a search keeps how it was begun (`search.json`), so nothing of that has to be typed again.
+The beginning of a folder's name is enough. Beside its journal a search keeps how it was started (`search.json`), so
+nothing of that has to be typed again.
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ class StoredSearch:
         return "running" if driver["host"] != socket.gethostname() or _is_alive(driver["pid"]) else "stopped"
 
     def search(self, context: Context) -> Search:
-        """Builds it as it was begun; `UserError` for one that did not keep that."""
+        """Builds it as it was started, where that is known."""
         if "file" not in self.description:
             line = command_line("tune", "show", self.name, "A.B=C")
             raise UserError(
@@ -74,12 +75,12 @@ class StoredSearch:
 
 
 def stored_searches(context: Context) -> list[StoredSearch]:
-    """All searches of the context that have a journal, by name."""
+    """All searches of the context's store, by name."""
     store = open_store(context.checkpoints)
     keys = [entry.key for entry in store.list(f"{FOLDER}/")]
     folders = [key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(f"/{DESCRIPTION_FILE}")]
-    found = (_read(store, folder) for folder in folders)
-    return [search for search in found if search is not None]
+    candidates = (_read(store, folder) for folder in folders)
+    return [search for search in candidates if search is not None]
 
 
 def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchState]:

@@ -15,7 +15,7 @@ _WITHOUT_CONTEXT = ("stack", "bench")
 
 
 def command_line(*words: str) -> str:
-    """Command line of these words, with the context where it was named.
+    """Command line of these words, with the named context.
 
     A word in capitals stands for what the user has to fill in.
     """

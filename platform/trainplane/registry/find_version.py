@@ -1,4 +1,4 @@
-"""Finds the version that a user means by a short name of a model."""
+"""Finds the version that a short name of a model means."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ USUAL_NAME = "isnet"
 
 
 def full_address(server: TrackingServer, address: str) -> str:
-    """Address with an alias or a version, of NAME, NAME@ALIAS or NAME/VERSION.
+    """Completes NAME, NAME@ALIAS or NAME/VERSION to an address.
 
     A bare name means the version that is served, and before the first promotion the newest one.
     """
@@ -41,7 +41,7 @@ def find_version(server: TrackingServer, address: str) -> ModelVersion:
 
 
 def only_model(server: TrackingServer) -> str:
-    """Address of the model that is meant where none is named: the only one, or `isnet@production`."""
+    """Address of the only model, or else of `isnet@production`."""
     names = model_names(server)
     if not names:
         raise UserError(

@@ -22,7 +22,7 @@ _MAX_SHOWN = 60
 
 @dataclass(frozen=True)
 class VersionAddress:
-    """Parts of `NAME@ALIAS` or `NAME/VERSION`; of a bare name both are None."""
+    """Parts of `NAME`, `NAME@ALIAS` or `NAME/VERSION`."""
 
     name: str
     alias: str | None
@@ -41,7 +41,7 @@ def parse_address(address: str) -> VersionAddress:
 
 
 def is_address(text: str) -> bool:
-    """Tells if a text has the form of a model's address."""
+    """Tells if a text looks like a model's address."""
     return _ADDRESS.fullmatch(text) is not None
 
 

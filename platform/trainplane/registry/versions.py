@@ -116,7 +116,7 @@ class ModelVersion:
 
     @classmethod
     def at(cls, server: TrackingServer, address: str) -> ModelVersion:
-        """Finds the version at `NAME@ALIAS` or `NAME/VERSION`, with or without `models:/`."""
+        """Finds the version at `NAME@ALIAS` or `NAME/VERSION`."""
         parts = parse_address(address)
         # An alias may move at any time, so it is replaced by its version here.
         version = parts.version

@@ -1,4 +1,4 @@
-"""Finds a run by its id, or by the beginning of it."""
+"""Finds a run by its id, or the beginning of it."""
 
 from __future__ import annotations
 
@@ -19,12 +19,14 @@ _LISTED = 10
 
 
 def is_run_id(text: str) -> bool:
-    """Tells if a text can be an id of MLflow, or the beginning of one."""
+    """Tells if a text can be an id, or begin one."""
     return re.fullmatch(rf"[0-9a-f]{{1,{ID_DIGITS}}}", text) is not None
 
 
 def find_run(server: TrackingServer, asked_id: str) -> Any:
-    """MLflow's object of a run; `UserError` where no run or several have that id.
+    """MLflow's object of a run.
+
+    Raises `UserError` where no run, or several have that id.
 
     Args:
         server: The server that has the run.
@@ -55,7 +57,7 @@ def find_run(server: TrackingServer, asked_id: str) -> Any:
 
 
 def runs_with_prefix(client: Any, prefix: str) -> list[Any]:
-    """Runs whose id begins with `prefix`, the newest first, a few of them."""
+    """Newest runs whose id begins with `prefix`, a few."""
     experiments = [experiment.experiment_id for experiment in all_pages(client.search_experiments)]
     return list(
         client.search_runs(

@@ -88,7 +88,7 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
 
 
 def _stopped_with_their_search(client: Any, runs: list[Any]) -> set[str]:
-    """Ids of the trials among `runs` whose search was stopped by a user.
+    """Ids of trials among `runs` whose search was stopped.
 
     Its processes are ended with it, and that is no failure of theirs.
     """

@@ -20,7 +20,7 @@ _COUNTED = 1000
 
 @dataclass(frozen=True)
 class Conditions:
-    """What runs are asked for, all together; None asks for nothing."""
+    """Conditions that a run meets together; None is no condition."""
 
     experiment: str | None = None  # Name of MLflow's experiment
     status: str | None = None  # MLflow's status
@@ -29,7 +29,7 @@ class Conditions:
 
 @dataclass(frozen=True)
 class FoundRuns:
-    """The newest runs that fit, and the number of the others."""
+    """Newest runs that fit, and the number of the others."""
 
     runs: list[Any]  # MLflow's objects
     experiments: dict[str, str] = field(default_factory=dict)  # Name by id
@@ -52,16 +52,16 @@ def search_runs(server: TrackingServer, *, limit: int | None, conditions: Condit
             if not chosen:
                 hint = nearest(conditions.experiment, list(experiments.values()))
                 raise UserError(f"there is no experiment {conditions.experiment!r}{hint}")
-        found: list[Any] = []
+        matches: list[Any] = []
         for text in _filters(client, list(experiments), conditions):
-            found += _newest(client, chosen, text, None if limit is None else limit + _COUNTED)
+            matches += _newest(client, chosen, text, None if limit is None else limit + _COUNTED)
     except MlflowException as error:
         raise server.unreachable(error) from error
-    found.sort(key=lambda run: -run.info.start_time)
+    matches.sort(key=lambda run: -run.info.start_time)
     if limit is None:
-        return FoundRuns(found, experiments)
-    num_more = len(found) - limit
-    return FoundRuns(found[:limit], experiments, max(0, num_more), is_counted=num_more < _COUNTED)
+        return FoundRuns(matches, experiments)
+    num_more = len(matches) - limit
+    return FoundRuns(matches[:limit], experiments, max(0, num_more), is_counted=num_more < _COUNTED)
 
 
 def _newest(client: Any, experiments: list[str], text: str, limit: int | None) -> list[Any]:
@@ -95,7 +95,7 @@ def _filters(client: Any, experiments: list[str], conditions: Conditions) -> Ite
 
 
 def _searches(client: Any, experiments: list[str], search: str) -> list[str]:
-    """Ids of the runs of searches with this name or id."""
+    """Run ids of searches with this name or id."""
     name = search.replace("'", "")
     runs = all_pages(
         client.search_runs, experiment_ids=experiments, filter_string=f"tags.`{SEARCH_TAG}` = '{name}'"

@@ -1,4 +1,4 @@
-"""Closes what a person has stopped as KILLED: nothing went wrong with it."""
+"""Closes runs that a person has stopped as KILLED."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from trainplane.tracking.runs import end_run
 
 
 def close_as_stopped(server: TrackingServer, runs: Sequence[Any], *, since_ms: int = 0) -> list[str]:
-    """Makes the runs that a stop ended KILLED; returns their ids.
+    """Makes runs that a stop ended KILLED; returns their ids.
 
     Args:
         server: Server of the runs.
@@ -28,7 +28,7 @@ def close_as_stopped(server: TrackingServer, runs: Sequence[Any], *, since_ms: i
 
 
 def trials_of(server: TrackingServer, search_run_id: str) -> list[Any]:
-    """MLflow's objects of a search's trials; `UserError` where it does not answer."""
+    """MLflow's objects of a search's trials."""
     from mlflow.exceptions import MlflowException
 
     try:

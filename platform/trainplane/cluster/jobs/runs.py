@@ -36,5 +36,5 @@ def runs_of_jobs(server: TrackingServer, job: str | None = None) -> list[Any]:
 
 
 def main_runs(runs: Sequence[Any]) -> dict[str, str]:
-    """Run id by job: its search, training or evaluation, not the trials of a search."""
+    """Main run by job, which is never a trial of a search."""
     return {run.data.tags[JOB_TAG]: run.info.run_id for run in reversed(runs) if PARENT_TAG not in run.data.tags}

@@ -56,15 +56,15 @@ def job_states(connection: Any) -> list[JobState]:
 
 
 def find_job(connection: Any, asked_id: str) -> JobState:
-    """Reads the job of an id, or of the beginning of one, with or without `isnet-`."""
+    """Reads the job whose id is, or begins with, `asked_id`."""
     states = job_states(connection)
     exact = [state for state in states if state.job == asked_id]
-    found = exact or [state for state in states if state.job.startswith((asked_id, f"{CLI}-{asked_id}"))]
-    if len(found) > 1:
-        names = "".join(f"\n  {state.job}  {state.status}" for state in found)
+    matches = exact or [state for state in states if state.job.startswith((asked_id, f"{CLI}-{asked_id}"))]
+    if len(matches) > 1:
+        names = "".join(f"\n  {state.job}  {state.status}" for state in matches)
         raise UserError(f"several jobs begin with {asked_id!r}; give more of the id:{names}")
     # A job that the list does not have is asked for by its name, for the message.
-    return found[0] if found else job_state(connection, asked_id)
+    return matches[0] if matches else job_state(connection, asked_id)
 
 
 def job_state(connection: Any, job: str) -> JobState:

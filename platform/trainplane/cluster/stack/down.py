@@ -1,4 +1,4 @@
-"""Tells when a context means the local stack, and the stack is down."""
+"""Recognises a context whose local stack is down."""
 
 from __future__ import annotations
 
