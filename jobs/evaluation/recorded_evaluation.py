@@ -40,7 +40,7 @@ class _Means(_Recorded):
     l1_percent: float | None
 
 
-class _Evaluation(_Recorded):
+class _WholeEvaluation(_Recorded):
     """Evaluation with everything that ISNet reads of it."""
 
     model: str
@@ -74,7 +74,7 @@ def checked_entry(version: ModelVersion, aliases: Mapping[str, str]) -> dict[str
 
 def _fault(evaluation: Mapping[str, Any]) -> str | None:
     try:
-        _Evaluation.model_validate(evaluation)
+        _WholeEvaluation.model_validate(evaluation)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
         return f"has another shape ({'.'.join(str(part) for part in first['loc'])}: {first['msg'][:200]})"

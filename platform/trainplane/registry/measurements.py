@@ -1,7 +1,7 @@
 """Measurements that promotions made, stored beside the audit trail.
 
 A gate believes no number from MLflow: everybody who may edit a version's tags could open it. A promotion measures
-itself, and stores the scores under the digests of what was measured. There only promoters may write, and nobody twice.
+itself, and stores the scores under the digests of what was measured. There only promoters may write, and only once.
 The next promotion of the same version, or against it, need not measure again.
 """
 

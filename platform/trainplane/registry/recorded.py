@@ -1,4 +1,4 @@
-"""Reads the records in a version's tags, and finds faulty ones.
+"""Reads records from a version's tags, and finds faulty ones.
 
 Everybody who may write to MLflow may edit tags, and a process that was killed leaves them half written. So a tag is
 checked before it is used: one that is no JSON, of another shape, or without its digest gives a sentence and no value.
@@ -71,7 +71,7 @@ def read_verdicts(tags: Mapping[str, str]) -> tuple[list[dict[str, Any]], str | 
 
 
 def _read(kind: TypeAdapter[Any], name: str, text: str) -> tuple[Any, str | None]:
-    """Parses the JSON of a tag: its value or a fault."""
+    """Parses a tag's JSON: its value or a fault."""
     try:
         kind.validate_json(text.encode(errors="replace"))
     except ValidationError as error:

@@ -55,9 +55,7 @@ def perfect(version: ModelVersion) -> dict:
     return evaluation
 
 
-def test_a_forged_evaluation_opens_no_gate_and_is_replaced(
-    isnet_there, registered, server, forge, project, tmp_path, capsys
-):
+def test_a_forged_evaluation_opens_no_gate_and_is_replaced(isnet_there, registered, server, forge, tmp_path):
     isnet, version = isnet_there, registered("forged")
     assert isnet("evaluate", f"models:/forged/{version}", "held").status == 0
     honest = ModelVersion(server, "forged", version).evaluation
