@@ -10,10 +10,9 @@ import json
 import os
 import sys
 
-from kill_task import KillConfig
-
 from trainplane.cluster.ray_session import ray_session
 from trainplane.config.load import build
+from trainplane.task import load_task
 from trainplane.train.launch.launch import train
 from trainplane.train.spec import NullProgress, TrainJob
 
@@ -34,7 +33,8 @@ def main() -> None:
         for line in sys.stdin:
             wish = json.loads(line)
             job, told = TrainJob(**wish["job"]), Told()
-            outcome = train(job, build(KillConfig, job.config).train, progress=told, distributed=True)
+            config = build(load_task(job.config["task"]).Config, job.config)
+            outcome = train(job, config.train, progress=told, distributed=True)
             ended = {"digest": outcome.state_digest, "step": outcome.step, "told": told.sentences}
             with open(wish["result"] + ".part", "w") as file:
                 json.dump(ended, file)

@@ -1,0 +1,1 @@
+"""AOT-GAN (Zeng et al., TVCG 2022)."""

@@ -1,0 +1,1 @@
+"""EdgeConnect (Nazeri et al. 2019)."""

@@ -1,0 +1,1 @@
+"""GLCIC, globally and locally consistent completion (Iizuka et al. 2017)."""

@@ -1,0 +1,1 @@
+"""LaMa, inpainting by Fourier convolutions (Suvorov et al., WACV 2022)."""

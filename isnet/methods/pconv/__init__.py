@@ -1,0 +1,1 @@
+"""PConv, partial convolutions (Liu et al. 2018)."""
