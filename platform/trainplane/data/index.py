@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import TypeAlias
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from trainplane.data.shard import Shard
 
 INDEX_NAME = "samples.parquet"
 
-T = TypeVar("T")
+Parser: TypeAlias = Callable[[bytes], IndexTable]
 
 _MEMBER = pa.struct(
     [("extension", pa.string()), ("offset", pa.int64()), ("size", pa.int64()), ("crc32", pa.uint32())],
@@ -117,7 +117,7 @@ class Index:
 
     @classmethod
     def shared(
-        cls, folder: str | None, digest: str, *, shards: Sequence[Shard], read: Callable[[Callable[[bytes], T]], T]
+        cls, folder: str | None, digest: str, *, shards: Sequence[Shard], read: Callable[[Parser], IndexTable]
     ) -> Index:
         """Maps the index that all processes of this host share.
 

@@ -59,7 +59,7 @@ class TableShape:
     def bytes(self) -> int:
         """Bytes of the block."""
         byte, dtype, length = self.columns["extension"]
-        return byte + dtype.itemsize * length
+        return byte + int(dtype.itemsize) * length
 
     def views(self, block: Block) -> dict[str, Any]:
         """Returns the columns as arrays over the block."""

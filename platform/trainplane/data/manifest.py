@@ -33,6 +33,7 @@ Members: TypeAlias = dict[str, bytes]
 """Files of one sample by extension; `__key__` holds the sample's key as bytes."""
 
 T = TypeVar("T")
+Parser: TypeAlias = Callable[[bytes], T]
 
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
@@ -273,7 +274,7 @@ class Dataset:
                 return Index.shared(folder, self.digest, shards=self.shards, read=self._read_index)
         return self._read_index(lambda data: Index.parse(data, shards=self.shards))
 
-    def _read_index(self, parse: Callable[[bytes], T]) -> T:
+    def _read_index(self, parse: Parser[T]) -> T:
         def checked(data: bytes) -> T:
             _check_index(self.manifest, data)
             return parse(data)
