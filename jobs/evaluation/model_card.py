@@ -115,7 +115,7 @@ def card(
 
 
 def _gallery(version: ModelVersion) -> list[str]:
-    """The newest gallery image of the version's run, if it is there."""
+    """The newest gallery image of the version's run, if any."""
     from mlflow.exceptions import MlflowException
 
     path = newest_image(gallery_key(0))

@@ -85,7 +85,7 @@ def search_record(context: Context, run_id: str, search: Search, state: SearchSt
 
 
 def _trials_link(context: Context, run_id: str, search: Search) -> str:
-    """Markdown that leads to the table of trials, in a view of their settings."""
+    """Markdown that leads to the table of trials."""
     from mlflow.exceptions import MlflowException
 
     key, goals = f"search{run_id[:8]}", [goal.metric for goal in search.settings.goals]

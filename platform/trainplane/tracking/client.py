@@ -132,7 +132,7 @@ class TrackingServer:
                 mlflow.set_registry_uri(registry_before)
 
     def unreachable(self, error: Exception) -> UserError | RunFailed:
-        """Error for a server that does not do what was asked, without secrets."""
+        """Error for an unanswered or refused request, without secrets."""
         where, why = self.public_address, reason(error)
         if is_value_refused(error):
             return RunFailed(
@@ -232,7 +232,7 @@ def is_refusal(error: Exception) -> bool:
 
 
 def is_value_refused(error: Exception) -> bool:
-    """Tells if MLflow itself refused a value, the same at every try."""
+    """Tells if MLflow itself refused a value for good."""
     # Other kinds of its exceptions are about addresses, such as one of an unknown scheme.
     is_answer = type(error).__name__ in ("MlflowException", "RestException")
     is_gateway = any(words in str(error) for words in (_BY_GATEWAY, NOT_MLFLOW))

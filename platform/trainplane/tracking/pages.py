@@ -1,7 +1,7 @@
-"""Addresses of MLflow's pages, and the view in which its table of runs opens.
+"""Addresses of MLflow's pages, and views of its table of runs.
 
 MLflow (3.17.2) opens on pages for language models unless an address says otherwise, and shows neither metric nor
-parameter in its table of runs. A view is a tag of the experiment, which anybody can also choose under *Views*.
+parameter in its table of runs. A view is a tag of the experiment, which people can also choose under *Views*.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ def experiments_page(address: str) -> str:
 
 
 def runs_page(address: str, experiment_id: str, *, key: str = VIEW) -> str:
-    """Address of an experiment's table of runs, in a view of ours.
+    """Address of an experiment's table of runs in our view.
 
     Without an `address` it leads there from another page.
     """
@@ -43,12 +43,12 @@ def run_page(address: str, experiment_id: str, run_id: str) -> str:
 
 
 def artifact_link(run_id: str, path: str) -> str:
-    """Address of a run's artifact, for pictures in descriptions on these very pages."""
+    """Address of a run's artifact, for pictures in descriptions."""
     return f"get-artifact?{urlencode({'path': path, 'run_uuid': run_id})}"
 
 
 def first_page(server: TrackingServer, address: str) -> str:
-    """Address of the newest run's experiment, or of all where none is."""
+    """Address of the newest run's experiment, if there is one."""
     client = server.client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
@@ -65,7 +65,7 @@ def write_view(
     name: str = VIEW,
     parent: str | None = None,
 ) -> None:
-    """Writes a view of an experiment, unless it stands there already.
+    """Writes a view of an experiment, unless it exists.
 
     Args:
         client: `MlflowClient`.

@@ -260,7 +260,7 @@ def _record(
 
 
 def discard_run(server: TrackingServer, run_id: str) -> None:
-    """Deletes a run that a mistake of the user ended before it did anything."""
+    """Deletes a run that a user's mistake ended at once."""
     from mlflow.exceptions import MlflowException
 
     try:
