@@ -1,7 +1,8 @@
 """Keys and texts in a form that MLflow accepts.
 
 MLflow (3.17.2) refuses a whole request for one name that it does not like. So every metric, parameter and tag of any
-writer is made here. What is valid stays as it is; from anything else a digest of the original keeps different names different.
+writer is made here. What is valid stays as it is; from anything else a digest of the original keeps different names
+different.
 """
 
 from __future__ import annotations
