@@ -198,7 +198,7 @@ def _odd_photo(val_data: Dataset) -> np.ndarray:
 
 
 def _check_local(context: Context) -> None:
-    """Refuses a context whose stores are buckets: the demo brings its own."""
+    """Refuses a context whose stores are buckets."""
     if any(address.startswith("s3://") for address in (context.datasets, context.checkpoints, context.artifacts)):
         raise UserError(
             f"the demo keeps everything on this machine, and stores of context {context.name!r} are in a bucket; "

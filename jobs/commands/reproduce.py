@@ -100,7 +100,7 @@ def _recipe(context: Context, run_id: str) -> Recipe:
 def _recorded_datasets(
     record: RunRecord, data: dict[str, Any], facts: dict[str, Any]
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """Yields setting, digest and recorded place of each dataset of a run."""
+    """Yields setting, digest and recorded place of each dataset."""
     places = facts.get("datasets", {})
     for name, purpose in PURPOSES.items():
         if f"trainplane.dataset.{purpose}" not in record.tags:
@@ -115,16 +115,16 @@ def _recorded_datasets(
 
 
 def _located(context: Context, digest: str, typed: str, place: dict[str, Any]) -> DatasetInput:
-    """Searches a dataset: where the run read it, by its name, then in the store."""
+    """Searches a dataset by address, by name, then by digest."""
     places = [place, {**place, "uri": context.dataset(typed)}]
     addresses = [each["uri"] for each in places if _may_ask(each, context)]
-    found = next((address for address in addresses if _has_digest(address, digest)), None)
+    current = next((address for address in addresses if _has_digest(address, digest)), None)
     try:
         stored = (entry.dataset for entry in list_datasets(context.datasets) if entry.dataset)
-        found = found or next((dataset.address for dataset in stored if dataset.digest == digest), None)
+        current = current or next((dataset.address for dataset in stored if dataset.digest == digest), None)
     except (UserError, StorageError, OSError) as error:
         logger.warning("the datasets in %s cannot be searched (%s)", context.datasets, error)
-    return DatasetInput(digest, typed, place.get("uri"), found)
+    return DatasetInput(digest, typed, place.get("uri"), current)
 
 
 def _has_digest(address: str, digest: str) -> bool:
@@ -135,7 +135,7 @@ def _has_digest(address: str, digest: str) -> bool:
 
 
 def _may_ask(place: dict[str, Any], context: Context) -> bool:
-    """Checks that an address means now what it meant to the run."""
+    """Checks that an address still means what it meant."""
     uri = place.get("uri", "")
     if not uri.startswith("s3://") or _bucket(uri) == _bucket(context.datasets):
         return bool(uri)

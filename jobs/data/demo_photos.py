@@ -134,7 +134,7 @@ def pack_sides(sides: PhotoSides, context: Context, *, replace: bool = False) ->
 
 
 def keep_dataset(dataset: Dataset, context: Context) -> str:
-    """Copies a dataset into a local dataset store, under its name.
+    """Copies a dataset into a local store, under its name.
 
     Another dataset of that name is renamed after its digest, never overwritten, so that runs of it can still be
     reproduced. Returns a message.

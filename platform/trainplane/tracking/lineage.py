@@ -157,9 +157,9 @@ def s3_endpoint() -> str | None:
 
 
 def dataset_place(address: str) -> dict[str, str | None]:
-    """Address of a dataset; for a bucket its endpoint, too (None: Amazon's).
+    """Address of a dataset, and the endpoint of a bucket.
 
-    The name of a bucket alone would lead to somebody else's at Amazon once the endpoint is gone.
+    None is Amazon's endpoint. Without it the name of a bucket would lead to another owner's bucket at Amazon.
     """
     if "://" not in address:
         return {"uri": str(Path(address).resolve())}
