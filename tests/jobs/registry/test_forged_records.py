@@ -107,14 +107,8 @@ def test_a_forged_record_of_production_does_not_make_another_version_better(
     ("key", "text", "sentence"),
     [
         ("evaluation", "{", "tag trainplane.evaluation is no JSON"),
-        ("evaluation", "[1]", "tag trainplane.evaluation has another shape"),
-        ("evaluation", '{"bins": 5}', "tag trainplane.evaluation has another shape (bins"),
         ("evaluation", '{"bins": {"all": {"psnr": 1, "n": 3}}}', "tag trainplane.evaluation has another shape (model"),
-        ("evaluation", '{"bins": {"all": {"psnr": NaN}}}', "tag trainplane.evaluation has another shape"),
-        ("gates", "no JSON", "tag trainplane.gates is no JSON"),
-        ("gates", '{"a": 1}', "tag trainplane.gates has another shape"),
         ("gates", '[{"gate": 1}]', "tag trainplane.gates has another shape (0.gate"),
-        ("gates", '[{"gate": "g", "passed": "yes", "evidence": ""}]', "tag trainplane.gates has another shape"),
     ],
 )
 def test_an_edited_tag_is_told_and_not_used(isnet_there, registered, forge, tmp_path, key, text, sentence):
