@@ -17,7 +17,7 @@ from jobs.data.mask_datasets import with_located_masks
 from jobs.train.measure import RunData, measured_rate
 from jobs.train.memory import Memory, memory_of
 from jobs.train.resources import RanksHere, ranks_here
-from jobs.train.throughput import Rate, last_rate
+from jobs.train.throughput import Rate, check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
@@ -97,6 +97,8 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
             # What would be refused cannot be measured.
             data = RunData.of(plan.train_data, plan.val_data)
             plan.rate = measured_rate(config, plan.ranks, data, done=min(plan.done, config.train.steps))
+    with plan.refusals():
+        check_stall_limit(config.train, plan.rate)
     if plan.rate is None and not measure:
         plan.note("the speed is unknown, as no similar run is recorded", "add --measure to time a few steps here")
     if plan.train_data is not None and plan.memory is not None:

@@ -14,6 +14,7 @@ from jobs.config import ISNetConfig, LossConfig
 from jobs.train.plan_artifact import PlanRecord
 from jobs.train.resources import ranks_here
 from jobs.train.summary import offline_line, plan_line
+from jobs.train.throughput import check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
@@ -37,7 +38,7 @@ def run_training(
 ) -> tuple[PreparedRun, Outcome]:
     """Prepares a run, trains it, and closes its MLflow run."""
     preparing = prepared_run(
-        config, context, fresh=fresh, typed=typed, may_start=lambda done: _check_resources(config, done)
+        config, context, fresh=fresh, typed=typed, may_start=lambda done: _check_resources(config, context, done)
     )
     with preparing as prepared:
         # The run is locked until this block ends.
@@ -58,13 +59,19 @@ def _result(prepared: PreparedRun, outcome: Outcome) -> str:
     )
 
 
-def _check_resources(config: RunConfig, done: int) -> None:
+def _check_resources(config: RunConfig, context: Context, done: int) -> None:
     """Refuses a run that does not fit here (`UserError`)."""
     if done >= config.train.steps:
         # A finished run is only measured, in this process.
         device_of(config)
     elif (refusal := ranks_here(config).refusal) is not None:
         raise UserError(refusal)
+    if isinstance(config, ISNetConfig) and "stall_s" in config.train.model_fields_set and config.train.max_workers > 1:
+        # Where MLflow does not answer, the time of a step is unknown.
+        rate = None
+        with suppress(UserError):
+            rate = last_rate(config, context, gpu=ranks_here(config).gpu)
+        check_stall_limit(config.train, rate)
     # Ranks on a cluster may have files that this machine does not have.
     if isinstance(config, ISNetConfig) and not in_ray_job():
         _check_vgg(config.loss)

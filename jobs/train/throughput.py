@@ -7,6 +7,7 @@ everything agrees that costs time; they then have the same digest in the tag `is
 from __future__ import annotations
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
+from trainplane.errors import UserError
+from trainplane.train.config import TrainConfig
 
 # Tag of the digest, and metric of the rate, in MLflow.
 SPEED_TAG = "isnet.speed_key"
@@ -49,6 +52,16 @@ def speed_key(config: ISNetConfig, *, gpu: bool) -> str:
         "ema": train.ema is not None,
     }
     return hashlib.sha256(canonical_json(settings)).hexdigest()
+
+
+def check_stall_limit(train: TrainConfig, rate: Rate | None) -> None:
+    """Refuses a limit of stalls under the time of a step, if known."""
+    step_s = train.global_batch / rate.pictures_per_s if rate is not None else 0.0
+    if train.max_workers > 1 and train.stall_s < step_s:
+        raise UserError(
+            f"train.stall_s={train.stall_s:g}, and a step takes {step_s:.3g} s ({rate}): every step would be taken for "
+            f"a stall; set train.stall_s={math.ceil(10 * step_s)}, or leave it out"
+        )
 
 
 def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | None:

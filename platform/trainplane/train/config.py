@@ -84,6 +84,20 @@ class TrainConfig(Section):
         description="torch threads per rank; default: as many as when the run started",
         json_schema_extra=about(unit="threads", also=["num_threads"]),
     )
+    # Limits of waiting.
+    stall_s: float = Field(
+        600.0,
+        ge=10,
+        description="seconds without any movement of the ranks after which the run names the rank that they wait for "
+        "and replaces the group",
+        json_schema_extra=about(unit="s"),
+    )
+    collective_timeout_s: float = Field(
+        1800.0,
+        ge=20,
+        description="seconds after which a sum over the ranks fails, longer than train.stall_s",
+        json_schema_extra=about(unit="s", also=["nccl_timeout"]),
+    )
     # Learning rates by step; the rates themselves are settings of the task.
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
         "constant",
@@ -176,6 +190,16 @@ class TrainConfig(Section):
             micro_batch=self.fixed_micro,
             room=max(1, int((os.cpu_count() or 1) / self.cpus_per_worker)),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _check_stall(self) -> TrainConfig:
+        if self.stall_s >= self.collective_timeout_s:
+            raise ValueError(
+                f"train.stall_s={self.stall_s:g} and train.collective_timeout_s={self.collective_timeout_s:g}: a sum "
+                "would fail before the stall is noticed; "
+                f"set train.stall_s={self.collective_timeout_s / 2:g}, or a longer train.collective_timeout_s"
+            )
         return self
 
     @model_validator(mode="after")

@@ -1,4 +1,4 @@
-"""Damaged samples that all ranks and attempts of a run replaced."""
+"""Damaged samples that ranks replaced, over all attempts."""
 
 from __future__ import annotations
 

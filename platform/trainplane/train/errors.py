@@ -32,6 +32,10 @@ def _node_failed(message: str, node: str, host: str, step: int) -> NodeFailed:
     return NodeFailed(message, node=node, host=host, step=step)
 
 
+class Stalled(WorkerLost):
+    """The ranks stopped moving, and are replaced."""
+
+
 class Misconfigured(RunFailed):
     """The ranks cannot work together in this cluster."""
 

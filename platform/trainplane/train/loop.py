@@ -70,7 +70,8 @@ def run(
     config: RunConfig = build(task_class.Config, job.config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    flags, messages, damage = FlagExchange(world), list[str](), DamageLog()
+    flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s)
+    messages, damage = list[str](), DamageLog()
     amended: GuardState | None = None
     with closing(setup.tracker_of(job, world)) as tracker:
         while True:
@@ -148,7 +149,7 @@ class _Trainer:
 
         while going:
             # Data: this rank's share of the global batch, which has the same samples at any number of ranks.
-            PULSE.step = done + 1
+            PULSE.begin(done + 1)
             with clock.phase("data"):
                 index, batch = next(batches)
 

@@ -121,7 +121,12 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """sha256 over the canonical JSON of every value."""
-        return hashlib.sha256(canonical_json(self.model_dump(mode="json"))).hexdigest()
+        tree = self.model_dump(mode="json")
+        # Runs from before these settings existed keep their digests.
+        for name in ADDED_LATER:
+            if tree["train"][name] == type(self.train).model_fields[name].default:
+                del tree["train"][name]
+        return hashlib.sha256(canonical_json(tree)).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """Settings that decide the trained weights.
@@ -160,6 +165,8 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "use_gpu",
         "cpus_per_worker",
         "threads",
+        "stall_s",
+        "collective_timeout_s",
         "checkpoint_every",
         "keep_checkpoints",
         "keep_best",
@@ -173,6 +180,9 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "guard": ("saved_batches",),
     "tracking": (),
 }
+
+# Settings of section `train` that leave no trace in the digest at their default values.
+ADDED_LATER = ("stall_s", "collective_timeout_s")
 
 # Settings of section `train` that the identity holds as `rates`, resolved by `TrainConfig.schedule`.
 SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")

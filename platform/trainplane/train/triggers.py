@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 
 import torch
@@ -32,10 +33,10 @@ class Due:
 class FlagExchange:
     """Flags raised on any rank, shared with all ranks."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self, world: World, *, timeout_s: float = 1800.0) -> None:
         self._alone = world.size == 1
         # A separate group on the CPU, because the ranks' main group may be the device's.
-        self._group = None if self._alone else dist.new_group(backend="gloo")
+        self._group = None if self._alone else dist.new_group(backend="gloo", timeout=timedelta(seconds=timeout_s))
         self._sent: torch.Tensor | None = None
         self._work: Any = None
 

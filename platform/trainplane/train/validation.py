@@ -8,6 +8,7 @@ from trainplane.data.types import Sample
 from trainplane.task import Task
 from trainplane.tracking.images import contact_sheet
 from trainplane.tracking.tracker import Recorder
+from trainplane.train.pulse import Watched
 from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
 
@@ -38,7 +39,7 @@ class ValidationSet:
         """Validates and records on all ranks; returns `val/NAME`, or nothing."""
         if self._samples is None:
             return {}
-        validation = task.validate(self._samples, reduce=self._world, gallery=self._gallery)
+        validation = task.validate(Watched(self._samples), reduce=self._world, gallery=self._gallery)
         metrics = {f"val/{name}": value for name, value in validation.metrics.items()}
         tracker.log_metrics(done, metrics)
         for image in validation.images:

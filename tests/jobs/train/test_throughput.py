@@ -1,7 +1,10 @@
 """Speed of a run: similar runs have the same key."""
 
+import pytest
+
 from jobs.config import load_run_config
-from jobs.train.throughput import speed_key
+from jobs.train.throughput import Rate, check_stall_limit, speed_key
+from trainplane.errors import UserError
 
 
 def test_speed_is_alike_where_what_costs_time_is():
@@ -12,3 +15,14 @@ def test_speed_is_alike_where_what_costs_time_is():
     others = ["data.size=128", "model.blocks=2", "loss.style=0", "train.global_batch=4", "train.workers=1"]
     resized = "data.resize=null"
     assert len({key(), *(key(other, resized) for other in others)}) == 6
+
+
+def test_a_limit_of_stalls_under_the_time_of_a_step_is_refused_where_that_is_known():
+    train = load_run_config("demo", ["train.stall_s=10"]).train
+    slow = Rate(train.global_batch / 12.5, "as run abc had")
+    with pytest.raises(UserError, match=r"train\.stall_s=10, and a step takes 12\.5 s .* set train\.stall_s=125"):
+        check_stall_limit(train, slow)
+    check_stall_limit(train, None)
+    check_stall_limit(load_run_config("demo", []).train, slow)
+    # A single rank has no group that could be replaced.
+    check_stall_limit(load_run_config("demo", ["train.stall_s=10", "train.workers=1"]).train, slow)

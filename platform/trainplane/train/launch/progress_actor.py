@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from trainplane.train.launch.rank_failures import RankFailure
+from trainplane.train.launch.stall import RankPulse
 
 
 class ProgressActor:
@@ -23,6 +24,7 @@ class ProgressActor:
         self._stop = False
         self._validations: list[tuple[int, dict[str, float]]] = []
         self._placement_group: str | None = None
+        self._pulses: dict[int, tuple[RankPulse, int]] = {}
         self._failures: list[RankFailure] = []
         self._usage: dict[int, dict[str, float]] = {}
 
@@ -59,6 +61,15 @@ class ProgressActor:
         """Stores the first error of any rank."""
         # Errors of other ranks are mostly consequences of the first.
         self._error = self._error or error
+
+    def beat(self, pulse: RankPulse) -> None:
+        """Stores a rank's newest pulse, and counts its pulses."""
+        _, number = self._pulses.get(pulse.rank, (pulse, 0))
+        self._pulses[pulse.rank] = (pulse, number + 1)
+
+    def pulses(self) -> list[tuple[RankPulse, int]]:
+        """Newest pulse of each rank, with its number."""
+        return list(self._pulses.values())
 
     def add_failure(self, failure: RankFailure) -> None:
         """Adds the error that ended a rank."""

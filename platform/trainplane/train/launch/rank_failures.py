@@ -1,4 +1,4 @@
-"""Finds the cause of a failed attempt in its ranks' errors.
+"""Finds an attempt's cause of failure in its ranks' errors.
 
 Usually one rank fails and the others only see their connections break. Pure: no I/O.
 """

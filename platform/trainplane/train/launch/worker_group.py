@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import socket
 import threading
 import time
@@ -13,14 +14,17 @@ from typing import Any
 
 from trainplane.cluster.ray_session import dead_processes
 from trainplane.errors import RunFailed, UserError, error_line
+from trainplane.storage import StorageError, open_store
 from trainplane.train.config import TrainConfig
-from trainplane.train.errors import Halted, Resized, WorkerLost, out_of_memory
+from trainplane.train.errors import Halted, Resized, Stalled, WorkerLost, out_of_memory
 from trainplane.train.launch.capacity import ClusterCapacity
 from trainplane.train.launch.error_kinds import ErrorKind, first_line, kind_of, kind_of_text
+from trainplane.train.launch.heartbeat import send_pulse, stack_of
 from trainplane.train.launch.node_usage import OtherNodes, send_usage
 from trainplane.train.launch.placement import PlacementGroups, current_placement_group
 from trainplane.train.launch.progress_actor import ActorProgress, ProgressActor
 from trainplane.train.launch.rank_failures import RankFailure, error_of
+from trainplane.train.launch.stall import StallWatch
 from trainplane.train.pulse import PULSE
 from trainplane.train.spec import Outcome, Progress, Report, TrackingTarget, TrainJob, keep_going
 from trainplane.train.world import World
@@ -48,6 +52,7 @@ class WorkerGroup:
         self._num_messages = 0
         self._num_validations = 0
         self._placement_group: str | None = None
+        self._watch = StallWatch(config.stall_s)
         self._placement_groups = PlacementGroups(ray)
 
     def train(
@@ -91,6 +96,7 @@ class WorkerGroup:
             # Pass progress and validations on.
             self._forward_progress(progress)
             continues = self._forward_validations(report)
+            self._check_stall(settings["job"]["checkpoints"], progress)
             # Stop, on request of the user or of the report.
             if (interrupted() or not continues) and not stopping:
                 if self._placement_group is None:
@@ -120,7 +126,7 @@ class WorkerGroup:
         return TorchTrainer(
             worker,
             train_loop_config=settings,
-            torch_config=PreemptibleTorchConfig(),
+            torch_config=PreemptibleTorchConfig(timeout_s=math.ceil(self._config.collective_timeout_s)),
             scaling_config=ScalingConfig(
                 num_workers=self._ranks,
                 use_gpu=self._capacity.use_gpu,
@@ -149,6 +155,29 @@ class WorkerGroup:
         if state is not None and state != self._last_progress:
             progress.update(*state)
             self._last_progress = state
+
+    def _check_stall(self, checkpoints: str, progress: Progress) -> None:
+        """Raises `Stalled` when no rank has moved for the limit."""
+        # A busy actor is asked again at the next round.
+        try:
+            self._watch.update(self._ray.get(self._actor.pulses.remote(), timeout=5), now_s=time.monotonic())
+        except self._ray.exceptions.RayError:
+            return
+        stall = self._watch.stall(now_s=time.monotonic())
+        if stall is None:
+            return
+        # The name first, as reading a stack takes a while.
+        progress.emit(str(stall))
+        for pulse in stall.stuck:
+            name = f"stalls/step-{pulse.step:08d}-rank-{pulse.rank}.txt"
+            try:
+                open_store(checkpoints).write(name, f"{stall}\n\n{stack_of(self._ray, pulse)}\n".encode())
+            except (StorageError, OSError) as error:
+                progress.emit(f"the stack of rank {pulse.rank} could not be stored ({error})")
+            else:
+                progress.emit(f"stack of rank {pulse.rank}: {checkpoints}/{name}")
+        # What runs of the group is ended with its placement group.
+        raise Stalled(str(stall))
 
     def _forward_validations(self, report: Report) -> bool:
         """Reports new validations; False if training should stop."""
@@ -205,6 +234,7 @@ def worker(settings: dict[str, Any]) -> None:
     if World.current().is_first and (placement_group := current_placement_group()) is not None:
         ray.get(actor.set_placement_group.remote(placement_group))
     progress = ActorProgress(actor)
+    send_pulse(actor, rank=World.current().rank, node=ray.get_runtime_context().get_node_id())
     preemption.start_drain_poll()
     # Rank 0 samples its own node.
     context = train.get_context()
