@@ -52,20 +52,20 @@ def plan_tune(args: argparse.Namespace, context: Context) -> int:
         # A search is refused at its first fault, unlike a run.
         loaded = load_search(args.preset, args.overrides)
         search = build_search(loaded, context, may_pack=False)
-        known = None if args.measure else known_trial_time(search, context)
-        check_resources(search, trial_seconds=known and known.seconds)
+        trial_time = None if args.measure else known_trial_time(search, context)
+        check_resources(search, trial_seconds=None if trial_time is None else trial_time.seconds)
         at_once = _trials_at_once(search)
         if args.measure:
             # Trials slow each other, so as many are timed as will run at once.
-            known = measured_trial_time(search, context, at_once=at_once or 1)
-            check_resources(search, trial_seconds=known.seconds)
+            trial_time = measured_trial_time(search, context, at_once=at_once or 1)
+            check_resources(search, trial_seconds=trial_time.seconds)
     except (UserError, InputError, RunFailed) as refusal:
         print(f"isnet: would be refused: {refusal}", file=sys.stderr)
         if args.json:
             finding = Finding.from_error(refusal)
             emit(args, {"ok": False, **_error_payload(finding), "findings": [asdict(finding)]}, "")
         return 2
-    estimate = _estimate_search(search, known, at_once)
+    estimate = _estimate_search(search, trial_time, at_once)
     emit(args, {"ok": True, "findings": [], **estimate}, _search_text(search, estimate))
     return 0
 
@@ -127,7 +127,7 @@ def _training_lines(plan: TrainingPlan) -> Iterator[str]:
 def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) -> Iterator[str]:
     yield f"  steps        {estimate.steps:,} = {estimate.pictures:,} pictures = {estimate.epochs:,.1f} epochs"
     yield f"  from store   {size(estimate.bytes_read)}"
-    # A cadence in minutes gives a number of checkpoints only if the speed is known.
+    # A cadence in minutes gives a number of checkpoints only if the speed is trial_time.
     count = "as many as fit into the time" if estimate.checkpoints is None else f"{estimate.checkpoints:,}"
     total = ""
     # The kept ones are fewer: retention deletes the others.
@@ -154,14 +154,14 @@ def _trials_at_once(search: Search) -> int | None:
     return admit(resources, nodes=nodes, trials=trials, requested=search.settings.concurrent)
 
 
-def _estimate_search(search: Search, known: TrialTime | None, at_once: int | None) -> dict[str, Any]:
+def _estimate_search(search: Search, trial_time: TrialTime | None, at_once: int | None) -> dict[str, Any]:
     """Bounds trials, steps and time, as `plan tune --json` shows."""
     resources = trial_resources(search.train, gpus=0.0)
     plan = search.plan(cost_rates(resources, search.train))
     trials = trial_limit(plan)
-    # Time is bounded by the steps, at the speed of one trial if that is known.
+    # Time is bounded by the steps, at the speed of one trial if that is trial_time.
     steps = _most_steps(search, plan.rungs, trials)
-    per_step = known.seconds / search.train.steps if known else None
+    per_step = trial_time.seconds / search.train.steps if trial_time else None
     return {
         "trials": trials,
         "at_once": at_once,
@@ -170,7 +170,7 @@ def _estimate_search(search: Search, known: TrialTime | None, at_once: int | Non
         "steps_at_most": steps,
         "cpu_hours_at_most": per_step and per_step * steps * resources.cpus / 3600,
         "hours_at_most": per_step and at_once and per_step * steps / at_once / 3600,
-        "time_from": known.source if known else None,
+        "time_from": trial_time.source if trial_time else None,
     }
 
 

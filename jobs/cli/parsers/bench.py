@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.cli.arg_types import Parser, command, count, group, size, whole
+from jobs.cli.arg_types import command, count, group, size, whole
+from jobs.cli.parser import Parser
 
 # Most options are numbers: of at least 1, or of at least 0.
 N: dict[str, Any] = {"type": count, "metavar": "N"}

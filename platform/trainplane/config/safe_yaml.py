@@ -7,7 +7,7 @@ PyYAML's safe loader silently keeps the last of two equal keys, and reads plain 
 from __future__ import annotations
 
 import re
-from typing import Any, ClassVar
+from typing import Any
 
 import yaml
 
@@ -54,7 +54,7 @@ def dump(tree: Any) -> str:
 
 
 class _SafeLoader(yaml.SafeLoader):
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {}
+    yaml_implicit_resolvers: dict[str, Any] = {}  # noqa: RUF012
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         # Checked here, while the text is parsed: later, merged keys (`<<`) have joined the written ones.
@@ -87,7 +87,7 @@ class _SafeLoader(yaml.SafeLoader):
 
 class _SafeDumper(yaml.SafeDumper):
     # Words of both YAML versions are quoted: others read 1.1.
-    yaml_implicit_resolvers: ClassVar[dict[str, Any]] = {
+    yaml_implicit_resolvers: dict[str, Any] = {  # noqa: RUF012
         first: list(words) for first, words in yaml.SafeDumper.yaml_implicit_resolvers.items()
     }
 
