@@ -127,7 +127,7 @@ def _training_lines(plan: TrainingPlan) -> Iterator[str]:
 def _estimate_lines(estimate: Estimate, rate: Rate | None, price: float | None) -> Iterator[str]:
     yield f"  steps        {estimate.steps:,} = {estimate.pictures:,} pictures = {estimate.epochs:,.1f} epochs"
     yield f"  from store   {size(estimate.bytes_read)}"
-    # A cadence in minutes gives a number of checkpoints only if the speed is trial_time.
+    # A cadence in minutes gives a number of checkpoints only if the speed is known.
     count = "as many as fit into the time" if estimate.checkpoints is None else f"{estimate.checkpoints:,}"
     total = ""
     # The kept ones are fewer: retention deletes the others.
@@ -159,7 +159,7 @@ def _estimate_search(search: Search, trial_time: TrialTime | None, at_once: int 
     resources = trial_resources(search.train, gpus=0.0)
     plan = search.plan(cost_rates(resources, search.train))
     trials = trial_limit(plan)
-    # Time is bounded by the steps, at the speed of one trial if that is trial_time.
+    # Time is bounded by the steps, at the speed of one trial if that is known.
     steps = _most_steps(search, plan.rungs, trials)
     per_step = trial_time.seconds / search.train.steps if trial_time else None
     return {
