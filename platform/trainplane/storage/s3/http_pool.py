@@ -105,12 +105,16 @@ class _TimedResponse(http.client.HTTPResponse):
     """Answer read through a `_TimedStream`."""
 
     def __init__(self, sock: socket.socket, *args: Any, **kwargs: Any) -> None:
-        super().__init__(sock, *args, **kwargs)
-        # The buffer of the standard library reads the same socket, and has read nothing yet.
-        self.fp.close()
-        self.stream = _TimedStream(sock, "r")
-        sock._io_refs += 1  # type: ignore[attr-defined]
-        self.fp = io.BufferedReader(self.stream)
+        self._timed_socket = sock
+        # All that it asks of a socket is a file.
+        super().__init__(cast(socket.socket, self), *args, **kwargs)
+
+    def makefile(self, mode: str) -> io.BufferedReader:
+        """Stands for the socket, and opens it through a `_TimedStream`."""
+        self.stream = _TimedStream(self._timed_socket, "r")
+        # As `socket.makefile` does: the socket stays open until its files are closed.
+        self._timed_socket._io_refs += 1  # type: ignore[attr-defined]
+        return io.BufferedReader(self.stream)
 
     def begin(self) -> None:
         """Reads status and headers."""
