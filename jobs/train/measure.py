@@ -44,7 +44,8 @@ class RunData:
     @classmethod
     def of(cls, train: Dataset | None, val: Dataset | None) -> RunData:
         """Returns the addresses of datasets."""
-        return cls(train and train.address, val and val.address, train.num_samples if train else 1)
+        val_address = val.address if val is not None else None
+        return cls(None, val_address) if train is None else cls(train.address, val_address, train.num_samples)
 
 
 def measured_rate(config: ISNetConfig, ranks: RanksHere, data: RunData, *, done: int = 0, groups: int = 1) -> Rate:

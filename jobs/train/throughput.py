@@ -55,7 +55,7 @@ def speed_key(config: ISNetConfig, *, gpu: bool) -> str:
 
 
 def check_stall_limit(train: TrainConfig, rate: Rate | None) -> None:
-    """Refuses a limit of stalls under the time of a step, if known."""
+    """Refuses a stall limit under a step's time, if known."""
     step_s = train.global_batch / rate.pictures_per_s if rate is not None else 0.0
     if train.max_workers > 1 and train.stall_s < step_s:
         raise UserError(

@@ -131,7 +131,7 @@ class ClusterCapacity:
         return min(by_node, *(int((amounts[name] + 1e-9) // amount) for name, amount in self.resources.items()))
 
     def _advised(self, room: int) -> int:
-        """Largest number of ranks within `room` that divides the batch, at least 1."""
+        """Largest number of ranks within `room` that divides the batch."""
         train = self._config
         sizes = batch_size.admissible_ranks(
             global_batch=train.global_batch, low=1, high=room, micro_batch=train.fixed_micro

@@ -35,7 +35,7 @@ def send_pulse(actor: Any, *, rank: int, node: str) -> None:
 
 
 def stack_of(ray: Any, pulse: RankPulse) -> str:
-    """Returns the stack of a rank, or why there is none."""
+    """Returns a rank's stack, or why there is none."""
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     there = NodeAffinitySchedulingStrategy(pulse.node, soft=False)

@@ -35,7 +35,7 @@ class RankPulse:
 
 @dataclass
 class _Record:
-    """Last pulse of a rank, with times of change and arrival."""
+    """Last pulse of a rank, and its times."""
 
     pulse: RankPulse
     changed_s: float
