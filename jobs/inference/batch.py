@@ -241,7 +241,7 @@ def _read_manifest(store: Store) -> dict[str, Any] | None:
     is_ours = all(isinstance(manifest.get(name), str) for name in ("identity", "model", "images", "masks"))
     if not is_ours or not isinstance(manifest.get("pictures"), list) or not isinstance(manifest.get("failed"), list):
         raise UserError(
-            f"{store.address} has a {MANIFEST} that is none of such a job (a dataset's or a checkpoint's, or a damaged "
+            f"{store.address} has a {MANIFEST} that no batch has written (a dataset's or a checkpoint's, or a damaged "
             "one), and results would lie among other files; give another OUT"
         )
     return manifest
