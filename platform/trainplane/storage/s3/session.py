@@ -8,6 +8,7 @@ which reads files and environment again.
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 import weakref
@@ -64,6 +65,9 @@ class ClientCache:
             response_checksum_validation="when_required",
         )
         check_environment(os.environ)
+        # They log a traceback when a sign-in cannot be renewed, and raise the same error, which is told here.
+        for name in ("botocore.credentials", "botocore.tokens"):
+            logging.getLogger(name).setLevel(logging.CRITICAL)
         # Stores behind a custom endpoint seldom have a DNS name for each bucket. A profile's endpoint shows later.
         by_path = config.merge(Config(s3={"addressing_style": "path"}))
         if self.endpoint != AMAZON:

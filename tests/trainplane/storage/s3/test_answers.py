@@ -290,13 +290,16 @@ class TestSettings:
         (tmp_path / "config").write_text("this is no configuration")
         assert "AWS's configuration files cannot be used" in self.message()
 
-    def test_a_sign_in_that_is_over(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def test_a_sign_in_that_is_over(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    ) -> None:
         monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
         (tmp_path / "config").write_text(
             "[default]\nregion=us-east-1\nsso_session=x\nsso_account_id=1\nsso_role_name=r\n"
             "[sso-session x]\nsso_region=us-east-1\nsso_start_url=https://example.invalid\n"
         )
         assert "aws sso login --profile default" in self.message()
+        assert caplog.records == []
 
     def test_an_endpoint_of_a_profile_is_named(self, tmp_path: Path) -> None:
         (tmp_path / "config").write_text(
