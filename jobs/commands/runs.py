@@ -42,7 +42,7 @@ def list_runs(args: argparse.Namespace, context: Context) -> int:
     ]
     if not lines:
         suffix = " that fit" if any((args.experiment, args.status, args.search)) else ""
-        lines = [f"no runs{suffix} yet; start one with `{command_line('train', 'demo')}`"]
+        lines = [f"no runs{suffix} yet; start the first one with `{command_line('train', 'demo')}`"]
     # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [

@@ -152,7 +152,8 @@ def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
     source = f"{store.address}/{checkpoint.key}"
     loaded = checkpoints.read(store, checkpoint)
     if not isinstance(settings := loaded.meta.get("config"), dict):
-        raise UserError(f"checkpoint {source} has no configuration of a network; give one of `isnet train`")
+        trained = command_line("train", "PRESET")
+        raise UserError(f"checkpoint {source} has no configuration of a network; give one of `{trained}`")
     config = _without_vgg(build(ISNetTask.Config, settings))
     # First on the device `meta`, which takes no memory: a few bytes can name a network of any size.
     with torch.device("meta"):
