@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from jobs.evaluation.mlflow_record import _keys, close_run
+from jobs.evaluation.mlflow_record import _keys, close_run, start_run
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.mlflow_names import valid_key
@@ -18,7 +18,7 @@ from trainplane.tracking.runs import RunHandle, find_or_create_run
 
 @pytest.fixture
 def context(tracking_uri: str) -> Any:
-    return SimpleNamespace(tracking_server=TrackingServer(tracking_uri))
+    return SimpleNamespace(tracking_server=TrackingServer(tracking_uri), artifacts="artifacts")
 
 
 def start(context: Any, tmp_path: Path) -> RunHandle:
@@ -54,3 +54,17 @@ def test_labels_become_groups_of_metrics_that_mlflow_takes(label: str) -> None:
     key = f"{_keys([label])[label]}/psnr_10-20"
     assert valid_key(key) == key
     assert key.count("/") == 1
+
+
+def test_a_model_behind_an_alias_is_recorded(context: Any, tmp_path: Path) -> None:
+    label = "models:/isnet-demo@production"
+    pairing = SimpleNamespace(digest="0", dataset_digest="1" * 64)
+    protocol: Any = SimpleNamespace(
+        name="demo-val",
+        dataset=SimpleNamespace(address=str(tmp_path)),
+        eval_set=SimpleNamespace(pairing=pairing, definition="isnet"),
+    )
+    models: Any = {label: SimpleNamespace(pinned="models:/isnet-demo/1")}
+    run = context.tracking_server.client.get_run(start_run(context, models, protocol).run_id)
+    assert run.data.tags[f"isnet.model.{_keys([label])[label]}"] == "models:/isnet-demo/1"
+    assert run.info.run_name == f"{label} on demo-val"
