@@ -11,6 +11,7 @@ import noise_datasets
 import pytest
 from broken_gpu_task import BrokenGpuConfig
 
+from trainplane.cluster.ports import free_port
 from trainplane.config.load import build
 from trainplane.train.loop import run
 from trainplane.train.spec import TrainJob
@@ -34,7 +35,7 @@ def test_a_node_whose_gpu_failed_gets_no_ranks_while_others_have_room(tmp_path, 
     monkeypatch.setenv("RAY_USAGE_STATS_ENABLED", "0")
     before = signal.getsignal(signal.SIGTERM)
     # Three nodes of one rank each.
-    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_host": "127.0.0.1"}
+    head = {"num_cpus": 1, "include_dashboard": True, "dashboard_host": "127.0.0.1", "dashboard_port": free_port()}
     cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for _ in range(2):
