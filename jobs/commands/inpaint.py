@@ -69,7 +69,7 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
 
 
 def _model_address(args: argparse.Namespace, context: Context) -> str:
-    """Returns the address of the named model, or the only one."""
+    """Returns the address of the named or only model."""
     if args.model is not None:
         return complete_address(args.model, context)
     address = only_model(context.tracking_server)

@@ -92,7 +92,7 @@ def stop(args: argparse.Namespace, context: Context) -> int:
 
 
 def follow(args: argparse.Namespace, connection: Any, job: str, *, wait_s: float = float("inf")) -> status.JobState:
-    """Prints a job's output until it ends; Ctrl-C leaves the job alone."""
+    """Prints a job's output until it ends; Ctrl-C spares it."""
     # With --json, standard output is for the report alone.
     output = sys.stderr if args.json else sys.stdout
     try:

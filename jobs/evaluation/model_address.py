@@ -46,7 +46,7 @@ def complete_address(typed: str, context: Context) -> str:
 
 
 def run_id_of(typed: str, context: Context) -> str:
-    """Id of a run, of its beginning, or of its model."""
+    """Id of a run, its beginning, or its model."""
     server = context.tracking_server
     run_id = typed.removeprefix("runs:/")
     # An id has neither of these signs.

@@ -122,7 +122,7 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
 
 
 def searched_folders(start: Path) -> list[Path]:
-    """Folders in which isnet.toml and `.isnet` are searched: `start` and those above.
+    """Folders to search for isnet.toml and `.isnet`, upwards.
 
     Not those like /tmp, where any user could put them.
     """
@@ -138,7 +138,7 @@ def project_folder(start: Path) -> Path:
 
 
 def _is_public(folder: Path) -> bool:
-    """True for a folder with the sticky bit to which all users write."""
+    """True for a sticky folder to which all users write."""
     public = stat.S_ISVTX | stat.S_IWOTH
     return folder.stat().st_mode & public == public
 

@@ -21,7 +21,7 @@ _LAST = f"# <<< {CLI} stack"
 
 
 def config_file(start: Path) -> Path:
-    """Nearest isnet.toml in `start` or above, else the one to be made."""
+    """Nearest isnet.toml, else the one to be made."""
     files = [folder / CONFIG_FILE for folder in searched_folders(start)]
     return next((file for file in files if file.is_file()), project_folder(start) / CONFIG_FILE)
 

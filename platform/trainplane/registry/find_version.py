@@ -1,4 +1,4 @@
-"""Finds the version that a short name of a model means."""
+"""Finds the version that a model's short name means."""
 
 from __future__ import annotations
 

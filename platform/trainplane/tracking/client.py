@@ -77,11 +77,11 @@ class TrackingServer:
 
     @property
     def exists(self) -> bool:
-        """False for a SQLite database that no run has made yet."""
+        """False for a SQLite database not made yet."""
         return not self.address.startswith(_SQLITE) or _database(self.address).exists()
 
     def only_read(self) -> None:
-        """Makes no database from now on: a command that only reads leaves nothing behind."""
+        """Makes no database from now on, for commands that read."""
         self._may_create = False
 
     @property

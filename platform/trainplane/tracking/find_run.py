@@ -1,4 +1,4 @@
-"""Finds a run by its id, or the beginning of it."""
+"""Finds a run by its id, or its beginning."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _LISTED = 10
 
 
 def is_run_id(text: str) -> bool:
-    """Tells if a text can be an id, or begin one."""
+    """Tells if a text can be, or begin, an id."""
     return re.fullmatch(rf"[0-9a-f]{{1,{ID_DIGITS}}}", text) is not None
 
 

@@ -1,4 +1,4 @@
-"""Heartbeats of runs, so that a dead run becomes FAILED, or KILLED with its search.
+"""Heartbeats of runs, so that dead runs are closed.
 
 A live process renews its run's lease, a tag, every minute. On the owner's host its process is looked up, which gives an
 answer at once. Other hosts decide by the lease within minutes: they compare its text with what they saw before, by

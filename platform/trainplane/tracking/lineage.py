@@ -55,7 +55,7 @@ def code_tags() -> dict[str, str]:
 
 
 def job_tags() -> dict[str, str]:
-    """Tag with the job of a cluster that this process belongs to, if it does."""
+    """Tag with the cluster job of this process, if any."""
     job = os.environ.get(JOB_VARIABLE)
     return {JOB_TAG: job} if job else {}
 

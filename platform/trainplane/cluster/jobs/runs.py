@@ -12,7 +12,7 @@ from trainplane.tracking.run_id import PARENT_TAG
 
 
 def runs_of_jobs(server: TrackingServer, job: str | None = None) -> list[Any]:
-    """MLflow's objects of the runs of one job, or of all, the newest first.
+    """Runs of one job, or of all, the newest first.
 
     Raises `UserError` where MLflow does not answer.
     """
@@ -36,5 +36,5 @@ def runs_of_jobs(server: TrackingServer, job: str | None = None) -> list[Any]:
 
 
 def main_runs(runs: Sequence[Any]) -> dict[str, str]:
-    """Main run by job, which is never a trial of a search."""
+    """Main run by job, never a trial of a search."""
     return {run.data.tags[JOB_TAG]: run.info.run_id for run in reversed(runs) if PARENT_TAG not in run.data.tags}
