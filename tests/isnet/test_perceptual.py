@@ -109,7 +109,7 @@ def test_normalising_is_an_option() -> None:
 
 @pytest.mark.parametrize("weights", ["", "nowhere/vgg19.pth", "imagenet"])
 def test_without_weights_it_asks_for_random_to_be_said(weights: str) -> None:
-    with pytest.raises(InputError, match=r"no VGG19 weights at .* perceptual\.weights: random"):
+    with pytest.raises(InputError, match=r"no VGG19 weights at .* or 'random', whose features"):
         Perceptual(weights)
 
 
@@ -118,7 +118,7 @@ def test_a_hub_out_of_reach_is_a_sentence(monkeypatch: pytest.MonkeyPatch, tmp_p
 
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(InputError, match=r"neither in the local cache nor available.*perceptual\.weights: random"):
+    with pytest.raises(InputError, match=r"neither in the local cache nor available.* give its path, or 'random'"):
         Perceptual(HUB_ID)
 
 

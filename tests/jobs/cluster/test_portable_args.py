@@ -216,8 +216,17 @@ def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monk
         pass
 
 
-@pytest.mark.parametrize("words", [("train", "demo", "--nope"), ("data", "show", "mine", "more"), ("tune", "x", "-q")])
-def test_words_that_the_command_does_not_take_are_refused_here(here, words):
-    with pytest.raises(UserError, match=f"`isnet {words[0]}` does not take {words[-1]}"):
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("train", "demo", "--nope"), "--nope is no option of `isnet train`"),
+        (("train", "demo", "--steps", "5"), "settings have no dashes: write train.steps=5"),
+        (("data", "show", "mine", "more"), "'more' is one word too many for `isnet data show`"),
+        (("tune", "x", "-q"), "-q is no option of `isnet tune`"),
+        (("trian", "demo"), "did you mean `isnet train`"),
+    ],
+)
+def test_words_that_the_command_does_not_take_are_refused_here(here, words, sentence):
+    with pytest.raises(UserError, match=sentence):
         job_command(list(words), here)
     assert job_command(["train", "demo", "--fresh", "train.steps=3"], here)[-1] == "train.steps=3"
