@@ -1,4 +1,4 @@
-"""Addresses of MLflow's pages, and views of its table of runs.
+"""Addresses of MLflow's pages, and views of its tables.
 
 MLflow (3.17.2) opens on pages for language models unless an address says otherwise, and shows neither metric nor
 parameter in its table of runs. A view is a tag of the experiment, which people can also choose under *Views*.
