@@ -114,7 +114,7 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     chosen = name or os.environ.get("ISNET_CONTEXT") or default
     if chosen is None or (chosen == "local" and chosen not in tables):
         return local(home)
-    if chosen not in tables:
+    if chosen not in tables or file is None:
         names = ", ".join(sorted(tables)) or "none"
         where = f"{file} has {names}" if file else f"there is no {CONFIG_FILE} here or above"
         raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
@@ -212,4 +212,4 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
         variables["AWS_DEFAULT_REGION"] = values.region(table["s3_region"], what("s3_region"))
     for variable, reference in table.get("secrets", {}).items():
         variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
-    return replace(base, **addresses, environment=variables)
+    return base.at(**addresses).at(environment=variables)  # type: ignore[arg-type]
