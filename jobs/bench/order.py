@@ -75,7 +75,7 @@ def load_of(index: Path, samples: int) -> None:
 
 
 def share_of(index: Path, samples: int) -> None:
-    """Opens an index as a reader of a large dataset does."""
+    """Opens an index as readers of a large dataset do."""
     shards = _described(samples)
     mapped = Index.shared(str(index.parent), DIGEST, shards=shards, read=lambda parse: parse(index.read_bytes()))
     for number in range(0, samples, max(1, samples // 1000)):

@@ -163,13 +163,15 @@ def show(args: argparse.Namespace, context: Context) -> int:
 
 def list_all(args: argparse.Namespace, context: Context) -> int:
     """Lists the datasets of the context's store."""
-    rows, lines = [], []
+    rows: list[dict[str, Any]] = []
+    lines = []
     for listed in list_datasets(context.datasets):
         if (dataset := listed.dataset) is None:
             rows.append({"dataset": listed.name, "error": listed.fault})
             lines.append(f"{display_name(listed.name):<24} cannot be opened: {listed.fault}")
             continue
-        row = {"dataset": listed.name, "name": dataset.name, "split": dataset.split, "digest": dataset.digest}
+        row: dict[str, Any] = {"dataset": listed.name, "name": dataset.name, "split": dataset.split}
+        row["digest"] = dataset.digest
         row |= {"kind": dataset.manifest.packed.get("kind", "photos"), "samples": dataset.num_samples}
         rows.append(row | {"shards": dataset.num_shards, "bytes": dataset.bytes})
         lines.append(

@@ -153,7 +153,7 @@ def _check_there(path: Path, what: str) -> None:
 
 
 def _check_size(image: Path, suffix: str) -> None:
-    """Refuses a picture that is too large for the output's format."""
+    """Refuses a picture too large for the output's format."""
     # What cannot be read is reported where it is filled.
     with suppress(PictureError), open_picture(read_bytes(image)) as opened:
         check_size_for(suffix, opened.height, opened.width)

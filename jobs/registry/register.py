@@ -102,8 +102,8 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
         )
         model = RegisteredModel(context.tracking_server, name)
         # Beside the package, whose digest must not depend on how its run was started.
-        shown = {"typed": run.tags.get("trainplane.typed", ""), "steps": str(loaded.state.step)}
-        return register(model, folder, run=run, facts={**facts, **shown}, step=loaded.state.step)
+        page_tags = {"typed": run.tags.get("trainplane.typed", ""), "steps": str(loaded.state.step)}
+        return register(model, folder, run=run, facts={**facts, **page_tags}, step=loaded.state.step)
 
 
 def _digest(meta: dict[str, Any], name: str, address: str) -> str:

@@ -29,11 +29,14 @@ class RanksHere:
     gpus: float
     where: str  # `this machine` or `the cluster`
     refusal: str | None = None  # reason why no number of ranks fits
+    awaited_s: float = 0.0  # seconds that the run waits for nodes, where none of them is there yet
 
     def __str__(self) -> str:
         elastic = f" (any of {', '.join(map(str, self.wanted))})" if self.wanted[1:] else ""
         kind = "a GPU each" if self.gpu else "on CPUs"
-        return f"{self.most}{elastic}, {kind}; {self.where} has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        has = f"{self.where} has {self.cpus:g} CPUs and {self.gpus:g} GPUs"
+        waits = f", and the run waits up to {self.awaited_s / 60:g} min for more" if self.awaited_s else ""
+        return f"{self.most}{elastic}, {kind}; {has}{waits}"
 
 
 class _ThisMachine:
@@ -67,14 +70,17 @@ def ranks_here(config: RunConfig) -> RanksHere:
         cluster, where = _ThisMachine(), "this machine"
     resources = cluster.cluster_resources()
     gpu = train.use_gpu is True or (train.use_gpu == "auto" and resources.get("GPU", 0.0) > 0)
-    most, refusal = train.world_sizes[-1], None
+    most, refusal, awaited_s = train.world_sizes[-1], None, 0.0
+    capacity = ClusterCapacity(cluster, train)
     try:
         if train.max_workers == 1 and not in_ray_job():
             # A single local rank runs in this process and reserves nothing.
             gpu = device_of(config).type == "cuda"
         else:
-            most = ClusterCapacity(cluster, train).largest()
+            most = capacity.largest()
     except UserError as error:
-        refusal = str(error)
+        # Nodes may come when the run asks for them.
+        awaited_s = capacity.wait_s
+        refusal = None if awaited_s else str(error)
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-    return RanksHere(train.world_sizes, most, gpu, cpus, gpus, where, refusal)
+    return RanksHere(train.world_sizes, most, gpu, cpus, gpus, where, refusal, awaited_s)

@@ -48,7 +48,7 @@ def nearest(name: str, names: Collection[str]) -> str:
 
 
 def split_remedy(message: str) -> tuple[str, str]:
-    """Splits a message into what is wrong and what to do.
+    """Splits a message into fault and remedy.
 
     The remedy is the part after the last semicolon that stands in no brackets, quotes or backticks; empty if there is
     none.

@@ -141,7 +141,7 @@ class Task(ABC):
 
     @classmethod
     def headlines(cls, config: Any) -> Sequence[str]:
-        """Metrics that MLflow's pages show first, such as `val/psnr`, the one that matters before all others."""
+        """Metrics that MLflow's pages show first, in that order."""
         return ()
 
     @abstractmethod

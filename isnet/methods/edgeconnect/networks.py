@@ -18,7 +18,7 @@ from isnet.layers import conv, conv_transpose, initialise, to_unit_range
 _GRAY = (0.2125, 0.7154, 0.0721)
 
 
-class ResidualBlock(nn.Module):
+class DilatedResidualBlock(nn.Module):
     """x + norm(conv(relu(norm(dilated conv(x))))); nothing after the sum."""
 
     def __init__(self, channels: int, *, spectral: bool) -> None:
@@ -55,7 +55,7 @@ class EdgeConnectGenerator(nn.Module):
                 conv(2 * width, 4 * width, 4, stride=2, padding=1, spectral=spectral, bias=True),
             ]
         )
-        self.middle = nn.Sequential(*(ResidualBlock(4 * width, spectral=spectral) for _ in range(blocks)))
+        self.middle = nn.Sequential(*(DilatedResidualBlock(4 * width, spectral=spectral) for _ in range(blocks)))
         self.decoder = nn.ModuleList(
             [
                 conv_transpose(4 * width, 2 * width, 4, stride=2, padding=1, spectral=spectral),

@@ -2,7 +2,7 @@
 
 A thread wakes every few seconds, asks the operating system and records through the tracker. Counters of the loop are
 recorded as their change per second. Steps of these curves are numbers of samples, which continue across attempts. The
-machine is rank 0's, which records the run; other nodes of it are gauges that somebody else samples.
+machine is rank 0's, which records the run; other nodes of it are gauges that their own samplers fill.
 """
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, NonNegativeFloat, model_validator
 
 from trainplane.config.section import Section, Seed, about
 from trainplane.errors import CLI
@@ -85,6 +85,12 @@ class TrainConfig(Section):
         json_schema_extra=about(unit="threads", also=["num_threads"]),
     )
     # Limits of waiting.
+    wait_for_nodes: NonNegativeFloat | Literal["auto"] = Field(
+        "auto",
+        description="seconds to wait for nodes that a run needs and the cluster lacks; auto: 15 minutes where an "
+        "autoscaler can start them, else 0",
+        json_schema_extra=about(unit="s", related=["autoscaler", "pending", "queue"]),
+    )
     stall_s: float = Field(
         600.0,
         ge=10,

@@ -294,7 +294,7 @@ class _Trainer:
         self.guard.evaluate(done, values)
         per_epoch = self.loader.steps_per_epoch
         self.recorded = {f"train/{name}": value for name, value in values.items()}
-        self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "time/epoch": done / per_epoch})
+        self.tracker.log_metrics(done, {**self.recorded, **self.rates.metrics(), "epoch": done / per_epoch})
         self.dashboard.log(done, self.recorded, samples=self.samples)
         self.commit()
         self._collect_damage(done)

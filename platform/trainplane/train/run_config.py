@@ -165,6 +165,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "use_gpu",
         "cpus_per_worker",
         "threads",
+        "wait_for_nodes",
         "stall_s",
         "collective_timeout_s",
         "checkpoint_every",
@@ -182,7 +183,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
 }
 
 # Settings of section `train` that leave no trace in the digest at their default values.
-ADDED_LATER = ("stall_s", "collective_timeout_s")
+ADDED_LATER = ("wait_for_nodes", "stall_s", "collective_timeout_s")
 
 # Settings of section `train` that the identity holds as `rates`, resolved by `TrainConfig.schedule`.
 SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")

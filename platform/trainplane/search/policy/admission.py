@@ -124,6 +124,9 @@ def _refusal(resources: TrialResources, nodes: Sequence[Node]) -> str:
         smaller = TrialResources(fewer, resources.cpus_per_worker, resources.gpus_per_worker)
         if fitting_trials(smaller, nodes, workers=fewer):
             return f"{required}, and {available}; set train.workers={fewer}"
+    # No setting helps where there is nothing to run on.
+    if not cpus:
+        return f"{required}, and {available}; add nodes, or set train.wait_for_nodes=900 where they come by themselves"
     # Not even one worker fits: make the worker smaller.
     largest = max((node[0] for node in nodes), default=0.0)
     return f"{required}, and {available}; set train.workers=1 and train.cpus_per_worker={largest:g}"

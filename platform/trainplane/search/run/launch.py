@@ -6,17 +6,19 @@ its trials from their own checkpoints.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
+from trainplane.cluster.autoscaler import node_wait_s
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import ray_session, scratch_folder
 from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.search.config import SearchSettings
-from trainplane.search.policy.admission import TrialResources, admit
+from trainplane.search.policy.admission import TrialResources
 from trainplane.search.policy.budget import CostRates
 from trainplane.search.policy.scheduler import SearchPlan
 from trainplane.search.policy.state import SearchState, WorkItem, fold
@@ -25,6 +27,7 @@ from trainplane.search.run.journal import Journal, JournalRecord, open_journal, 
 from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.run.trial import Assignment, train_item
 from trainplane.search.run.weights_transfer import pin_owner, release_donor
+from trainplane.search.run.width import wait_for_width
 from trainplane.search.space import Settings, Space
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint.pins import pin
@@ -109,12 +112,13 @@ def run_search(
             # Count what the cluster has, node by node.
             resources = trial_resources(search.train, gpus=ray.cluster_resources().get("GPU", 0.0))
             plan = search.plan(cost_rates(resources, search.train))
-            nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-            width = admit(
+            width = wait_for_width(
+                ray,
                 resources,
-                nodes=[(node.get("CPU", 0.0), node.get("GPU", 0.0)) for node in nodes],
                 trials=trial_limit(plan),
                 requested=search.settings.concurrent,
+                limit_s=node_wait_s(search.train.wait_for_nodes, ray),
+                emit=lambda message: print(message, file=sys.stderr),
             )
             # Resume from the journal, which keeps the number of slots that the search started with.
             driver = Driver.resume(plan, journal, key=search.key, width=width, prior_results=prior_results)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from typing import Any, NoReturn
 
+from trainplane.cluster.autoscaler import AUTOSCALER_WAIT_S, NodeRequest, node_wait_s
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import RunFailed, UserError
 from trainplane.train import batch_size
@@ -14,8 +15,6 @@ from trainplane.train.launch.failure_policy import NodeBlame
 
 # Seconds to wait for resources that an earlier attempt is about to release.
 CAPACITY_WAIT_S = 30.0
-# Seconds to wait for new nodes: in a cloud they take minutes to start.
-RETURN_WAIT_S = 900.0
 
 
 class ClusterCapacity:
@@ -27,18 +26,48 @@ class ClusterCapacity:
         self._started = False
         # Ids of nodes that get no ranks of the next attempt.
         self.excluded: frozenset[str] = frozenset()
+        self._request: NodeRequest | None = None
+        # Number of ranks that fitted last while more were requested, and since when.
+        self._last_possible = (0, 0.0)
         gpus = ray.cluster_resources().get("GPU", 0)
         self.use_gpu = config.use_gpu is True or (config.use_gpu == "auto" and gpus > 0)
         self.resources = {"CPU": config.cpus_per_worker, **({"GPU": 1.0} if self.use_gpu else {})}
 
-    def ranks(self, *, interrupted: Callable[[], bool] = lambda: False, blame: NodeBlame | None = None) -> int:
+    @property
+    def wait_s(self) -> float:
+        """Seconds that the first attempt waits for missing nodes."""
+        return node_wait_s(self._config.wait_for_nodes, self._ray)
+
+    def ranks(
+        self,
+        *,
+        interrupted: Callable[[], bool] = lambda: False,
+        blame: NodeBlame | None = None,
+        emit: Callable[[str], None] = lambda message: None,
+    ) -> int:
         """Waits for the largest admissible number of ranks that fits.
 
-        Leaves out the nodes that `blame` avoids, and those that it suspects where the others have room. Waits longer
-        after the first attempt, because lost nodes may be replaced; `interrupted` ends it with `KeyboardInterrupt`.
-        Raises `UserError` where the cluster was too small from the start, `RunFailed` where it became so.
+        Leaves out the nodes that `blame` avoids, and those that it suspects where the others have room. Asks an
+        autoscaler for nodes that are missing and `emit`s what it waits for. After the first attempt it waits without
+        one, too, because lost nodes may be replaced; `interrupted` ends it with `KeyboardInterrupt`. Raises `UserError`
+        where the cluster was too small from the start, `RunFailed` where it became so.
         """
         sizes, started, blame = self._config.world_sizes, time.monotonic(), blame or NodeBlame()
+        first_wait_s = 0.0 if self._started else self.wait_s
+        try:
+            return self._wait_for_ranks(sizes, started, blame, first_wait_s, interrupted, emit)
+        finally:
+            self._cancel_request()
+
+    def _wait_for_ranks(
+        self,
+        sizes: list[int],
+        started: float,
+        blame: NodeBlame,
+        first_wait_s: float,
+        interrupted: Callable[[], bool],
+        emit: Callable[[str], None],
+    ) -> int:
         while True:
             # Nodes whose GPUs failed once get ranks only where there are too few others.
             for self.excluded in (blame.avoided | blame.suspected, blame.avoided):
@@ -49,8 +78,16 @@ class ClusterCapacity:
             waited = time.monotonic() - started
             # To a cluster of this command alone no other nodes come.
             may_grow = self._started and (in_ray_job() or not blame.avoided)
-            if possible is None and waited >= (RETURN_WAIT_S if may_grow else 0.0):
+            limit_s = AUTOSCALER_WAIT_S if may_grow else first_wait_s
+            if possible is None and waited >= limit_s:
                 self._give_up(sizes[0], waited)
+            elif possible is None and self._request is None and self._ray.is_initialized():
+                # The largest group: an elastic run starts as soon as the smallest fits.
+                self._request = NodeRequest([self.resources] * sizes[-1])
+                emit(f"waiting up to {limit_s / 60:g} min for nodes: {self._shortage(sizes[0])}")
+            elif possible is not None and self._request is not None and self._may_start(possible):
+                # What the request reserved is free for the group now.
+                self._cancel_request()
             elif possible is not None and (available == possible or waited > CAPACITY_WAIT_S):
                 self._started = True
                 # If other work has taken everything, Ray waits for the smallest group.
@@ -59,9 +96,27 @@ class ClusterCapacity:
                 raise KeyboardInterrupt
             time.sleep(0.5)
 
+    def _may_start(self, possible: int) -> bool:
+        # More nodes may be on their way to an elastic run; those that come later are found while it runs.
+        assert self._request is not None
+        return possible == self._config.world_sizes[-1] or self._request.is_met() or self._settled(possible)
+
+    def _settled(self, possible: int) -> bool:
+        """True if the number has not changed for a while."""
+        now = time.monotonic()
+        if self._last_possible[0] != possible:
+            self._last_possible = (possible, now)
+        return now - self._last_possible[1] > CAPACITY_WAIT_S
+
+    def _cancel_request(self) -> None:
+        if self._request is not None and self._ray.is_initialized():
+            self._request.cancel()
+        self._request = None
+
     def _give_up(self, smallest: int, waited: float) -> NoReturn:
         if not self._started:
-            raise UserError(self._refusal(smallest))
+            waiting = f" after {waited / 60:.0f} min of waiting for nodes" if waited >= 60 else ""
+            raise UserError(self._refusal(smallest) + waiting)
         if self.excluded:
             raise RunFailed(
                 f"{len(self.excluded)} of the cluster's nodes are left out because their GPUs failed twice, and the "
@@ -138,17 +193,23 @@ class ClusterCapacity:
         )
         return sizes[-1] if sizes else 1
 
-    def _refusal(self, smallest: int) -> str:
+    def _shortage(self, smallest: int) -> str:
         # Name the first resource that is short: GPUs, then CPUs.
         has, cpus = self._total(), smallest * self._config.cpus_per_worker
         if self.use_gpu and has["GPU"] < smallest:
-            return (
-                f"{smallest} workers need {smallest} GPUs, one each, and the cluster has {has['GPU']:g}; "
-                f"set train.workers={self._advised(int(has['GPU']))}, or train.use_gpu=false"
-            )
-        fits = int(has["CPU"] // self._config.cpus_per_worker)
+            return f"{smallest} workers need {smallest} GPUs, one each, and the cluster has {has['GPU']:g}"
         return (
             f"train.workers={smallest} × train.cpus_per_worker={self._config.cpus_per_worker:g} need {cpus:g} CPUs and "
-            f"the cluster has {has['CPU']:g}; set train.workers={self._advised(fits)}"
-            + ("" if fits else f" and train.cpus_per_worker={has['CPU']:g}")
+            f"the cluster has {has['CPU']:g}"
         )
+
+    def _refusal(self, smallest: int) -> str:
+        has, shortage = self._total(), self._shortage(smallest)
+        # No setting helps where there is nothing to run on.
+        if not has["CPU"]:
+            return f"{shortage}; add nodes, or set train.wait_for_nodes=900 where they come by themselves"
+        if self.use_gpu and has["GPU"] < smallest:
+            return f"{shortage}; set train.workers={self._advised(int(has['GPU']))}, or train.use_gpu=false"
+        fits = int(has["CPU"] // self._config.cpus_per_worker)
+        advice = f"; set train.workers={self._advised(fits)}"
+        return shortage + advice + ("" if fits else f" and train.cpus_per_worker={has['CPU']:g}")

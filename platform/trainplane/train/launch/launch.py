@@ -152,7 +152,7 @@ def _cluster(
                 cluster.close()
                 cluster.enter_context(ray_session())
             # As many ranks as fit now, and how they split the batch.
-            ranks = capacity.ranks(interrupted=interrupted, blame=blame)
+            ranks = capacity.ranks(interrupted=interrupted, blame=blame, emit=progress.emit)
             split = split_batch(
                 global_batch=config.global_batch, ranks=ranks, micro_batch=job.micro_batch or config.fixed_micro
             )
