@@ -71,7 +71,14 @@ def tune(args: argparse.Namespace, context: Context) -> int:
         print(_announcement(search), file=sys.stderr)
         live_table = LiveTable(search.name)
         try:
-            driver = run_search(search, context, parent_run_id=parent, on_change=live_table, prior_results=prior)
+            driver = run_search(
+                search,
+                context,
+                parent_run_id=parent,
+                on_change=live_table,
+                prior_results=prior,
+                emit=lambda message: print(message, file=sys.stderr),
+            )
             live_table.close(driver)
             leaderboard = summary.leaderboard(driver.state)
             if leaderboard.best is None:

@@ -42,8 +42,9 @@ def test_a_run_starts_from_no_nodes(project: Any, tmp_path: Path, workers: str) 
     assert (json.loads(ran.stdout)["status"], json.loads(ran.stdout)["step"]) == ("finished", 4)
 
 
-def test_a_search_starts_from_no_nodes(tmp_path: Path) -> None:
-    support = Path(__file__).parents[1] / "support"
+def test_a_search_starts_from_no_nodes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # The task's module, for the command and for the nodes.
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parents[1] / "support"))
     make(tmp_path / "data")
     train = {"steps": 3, "global_batch": 4, "workers": 1, "checkpoint_every": 3, "validate_every": 1, "lr_g": 0.01}
     base = {
@@ -60,8 +61,7 @@ def test_a_search_starts_from_no_nodes(tmp_path: Path) -> None:
         yaml.safe_dump({"name": "tiny-search", "base": str(tmp_path / "base.yaml"), "search": search})
     )
     with autoscaling_cluster(tmp_path, node={"CPU": 1}, max_nodes=2) as address:
-        path = {"PYTHONPATH": str(support), "ISNET_HOME": str(tmp_path / "home")}
-        ran = isnet(tmp_path, address, "tune", "search.yaml", "--json", **path)
+        ran = isnet(tmp_path, address, "tune", "search.yaml", "--json", ISNET_HOME=str(tmp_path / "home"))
     assert ran.returncode == 0, ran.stderr
     assert "waiting up to 15 min for nodes: one trial needs" in ran.stderr
     assert [trial["step"] for trial in json.loads(ran.stdout)["trials"]] == [3, 3]

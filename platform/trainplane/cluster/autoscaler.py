@@ -7,31 +7,38 @@ belongs to this job: it does not replace another job's, and ends with this job, 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 # Ray's own name of a node that no autoscaler started.
 _UNTYPED = "node_"
+_REPORT_WAIT_S = 5.0
 
 
 def has_autoscaler(ray: Any) -> bool:
     """Tells if the connected cluster can start nodes."""
     if not ray.is_initialized():
         return False
-    return any(not name.startswith(_UNTYPED) for name in (*_types_of_status(), *_types_of_nodes(ray)))
+    # A head that has just started has not reported yet; a private cluster never does.
+    deadline = time.monotonic() + _REPORT_WAIT_S
+    while (types := _types_of_status()) is None and time.monotonic() < deadline:
+        time.sleep(0.2)
+    return any(not name.startswith(_UNTYPED) for name in (*(types or ()), *_types_of_nodes(ray)))
 
 
-def _types_of_status() -> list[str]:
-    # The first autoscaler writes a status. Where the head was started by hand it only reports, and knows no types.
+def _types_of_status() -> list[str] | None:
+    # The first autoscaler writes a status, whose report comes with its second round. Where the head was started by hand
+    # it knows no types and names nodes itself.
     from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
     from ray.experimental.internal_kv import _internal_kv_get
 
     try:
-        status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode()) or "{}")
-        types = status.get("autoscaler_report", {}).get("node_type_mapping") or {}
-    except (ValueError, AttributeError):
-        return []
-    return [str(name) for name in types.values()] if isinstance(types, dict) else []
+        status = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode()) or "null")
+        types = status["autoscaler_report"]["node_type_mapping"].values()
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None
+    return [str(name) for name in types]
 
 
 def _types_of_nodes(ray: Any) -> list[str]:

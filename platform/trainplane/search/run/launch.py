@@ -6,7 +6,6 @@ its trials from their own checkpoints.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -100,10 +99,12 @@ def run_search(
     parent_run_id: str,
     on_change: Callable[[Driver], None],
     prior_results: list[JournalRecord],
+    emit: Callable[[str], None],
 ) -> Driver:
     """Runs a search, with as many trials as fit.
 
-    Returns the driver in its last state. Raises `UserError` if not even one trial fits the cluster.
+    Returns the driver in its last state; `emit` gets messages for people. Raises `UserError` if not even one trial fits
+    the cluster.
     """
     with open_journal(open_store(context.checkpoints), search.folder) as journal:
         if (finished := _finished_search(search, journal)) is not None:
@@ -118,7 +119,7 @@ def run_search(
                 trials=trial_limit(plan),
                 requested=search.settings.concurrent,
                 limit_s=node_wait_s(search.train.wait_for_nodes, ray),
-                emit=lambda message: print(message, file=sys.stderr),
+                emit=emit,
             )
             # Resume from the journal, which keeps the number of slots that the search started with.
             driver = Driver.resume(plan, journal, key=search.key, width=width, prior_results=prior_results)
