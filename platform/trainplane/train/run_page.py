@@ -72,7 +72,9 @@ def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]
     defaults. MLflow prints every parameter above each image of a gallery, so all of them would hide the images.
     """
     everything = flatten(config.model_dump(mode="json"))
-    names = {*explored, "train.steps"}
+    # Digests that were filled in when the run started: they say which data it saw.
+    digests = {name for name, value in everything.items() if name.endswith("_digest") and value}
+    names = {*explored, *digests, "train.steps"}
     if typed is not None and typed.is_shipped:
         names |= {override.partition("=")[0] for override in _telling(typed.overrides)}
     elif not explored:
