@@ -47,13 +47,8 @@ def check(stage, target, moment, steps):
         assert sum("resuming at step" in sentence for sentence in ended["told"]) >= len(steps), ended
 
 
-@pytest.mark.parametrize(
-    ("target", "moment"),
-    [
-        pytest.param(*kill, marks=pytest.mark.nightly if number else pytest.mark.real)
-        for number, kill in enumerate(REDUCED)
-    ],
-)
+@pytest.mark.nightly
+@pytest.mark.parametrize(("target", "moment"), REDUCED)
 def test_a_kill_leaves_no_trace_in_the_result(stage, target, moment):
     check(stage, target, moment, [6])
 

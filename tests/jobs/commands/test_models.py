@@ -68,6 +68,7 @@ def failed(ran) -> str:
     return ran.out + ran.err
 
 
+@pytest.mark.nightly
 def test_a_version_earns_its_way_and_everything_known_is_on_its_pages(
     isnet_there, project, registered, server, tmp_path, monkeypatch
 ):

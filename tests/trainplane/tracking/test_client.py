@@ -65,7 +65,7 @@ def test_a_port_without_a_listener_is_noticed_at_once() -> None:
     TrackingServer("sqlite:////nowhere/mlflow.db").knock()
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_a_client_answers_again_when_its_server_is_back(
     mlflow_server: Callable[[], AbstractContextManager[str]],
 ) -> None:

@@ -121,7 +121,7 @@ def test_a_loss_that_is_nan_ends_a_trial_at_the_guards_word(here):
     assert "not finite" in state.trials[1].error or "NaN" in state.trials[1].error
 
 
-@pytest.mark.real
+@pytest.mark.nightly
 def test_stopped_between_items_it_goes_on_and_each_trial_is_one_run_with_each_step_once(here):
     search = here.search(algorithm="grid", asha={"first": 1}, objective=RANK, space=NUMBERS)
     for _ in range(4):
