@@ -1,8 +1,8 @@
 """Kills at any moment of a checkpoint leave no trace.
 
-Two workers under Ray Train, checkpoints on S3 through a proxy. One kill
-of each target is run nightly; the whole matrix is `make test-chaos`: there each target is killed at each moment of every
-checkpoint but the last, three times in a run, so that the later kills meet a resumed run.
+Two workers under Ray Train, checkpoints on S3 through a proxy. One kill of each target is run nightly. The whole matrix
+is `make test-chaos`: there each target is killed at each moment of every checkpoint but the last, three times in a run,
+so that the later kills meet a resumed run.
 """
 
 import itertools

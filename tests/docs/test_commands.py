@@ -82,8 +82,10 @@ class Reader:
         listed = self.run(f"isnet runs list --json{context}")
         assert listed.returncode == 0, listed.stderr
         runs = json.loads(listed.stdout)["runs"]
-        # Its data are the demo's: runs of other data bear their settings in their names.
-        return next(run["run_id"] for run in runs if run["experiment"] == "isnet-demo" and " " not in run["name"])
+        # Runs of other settings have them in their names.
+        return next(
+            run["run_id"] for run in runs if run["experiment"] == "isnet-demo" and run["name"].startswith("demo, ")
+        )
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(

@@ -17,7 +17,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import psutil
-import ray
 
 from trainplane.cluster.ports import free_port
 
@@ -28,7 +27,10 @@ _LISTS = (*_EMPTY, "cluster_synced_files", "rsync_exclude", "rsync_filter")
 @contextlib.contextmanager
 def autoscaling_cluster(folder: Path, *, node: dict[str, float], max_nodes: int) -> Iterator[str]:
     """Yields the address of a cluster with no node but the head, which can have `max_nodes` like `node`."""
-    address = f"{ray.util.get_node_ip_address()}:{free_port()}"
+    # Ray reads how to authenticate when it is imported, and other tests of this process need its token.
+    from ray.util import get_node_ip_address
+
+    address = f"{get_node_ip_address()}:{free_port()}"
     types = {
         "worker": {"resources": node, "node_config": {}, "min_workers": 0, "max_workers": max_nodes},
         "ray.head.default": {"resources": {"CPU": 0}, "node_config": {}, "max_workers": 0},
