@@ -36,7 +36,7 @@ def list_models(args: argparse.Namespace, context: Context) -> int:
     """Lists the registered models."""
     models = registered_models(context.tracking_server)
     lines = [
-        f"{model['name']:<24} {model['latest'] or '-':>4} versions  "
+        f"{model['name']:<24} newest version {model['latest'] or '-':<4} "
         + " ".join(f"@{alias}={version}" for alias, version in model["aliases"].items())
         for model in models
     ]
@@ -267,6 +267,10 @@ def rollback(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
+def _sound(name: str) -> str:
+    return f"sound: the trail of {name} is complete, and its aliases are where it says"
+
+
 def audit(args: argparse.Namespace, context: Context) -> int:
     """Prints a model's audit trail, or verifies it."""
     from jobs.registry.evaluate_gates import audited_model
@@ -275,7 +279,7 @@ def audit(args: argparse.Namespace, context: Context) -> int:
     audited = audited_model(context, args.name)
     if args.verify:
         faults = audited.verify()
-        emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or "sound")
+        emit(args, {"name": args.name, "sound": not faults, "faults": faults}, "\n".join(faults) or _sound(args.name))
         # A contradiction of trail and registry fails the command.
         return 1 if faults else 0
     # Without --verify, aliases that differ from the trail are repaired.

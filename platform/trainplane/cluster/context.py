@@ -29,6 +29,7 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.cluster import context_values as values
+from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
 from trainplane.store_address import full_address, scheme_of
@@ -117,7 +118,10 @@ def resolve(name: str | None = None, *, start: Path | None = None) -> Context:
     if chosen not in tables or file is None:
         names = ", ".join(sorted(tables)) or "none"
         where = f"{file} has {names}" if file else f"there is no {CONFIG_FILE} here or above"
-        raise UserError(f"context {chosen!r} is not known: {where}; add [context.{chosen}] to {CONFIG_FILE}")
+        remedy = f"add [context.{chosen}] to {CONFIG_FILE}"
+        if chosen == "stack":
+            remedy = f"start the local stack, which writes it: {command_line('stack', 'up')}"
+        raise UserError(f"context {chosen!r} is not known: {where}; {remedy}")
     return _from_table(chosen, tables[chosen], home, file)
 
 

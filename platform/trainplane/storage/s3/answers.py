@@ -24,8 +24,8 @@ _REQUIRED = {
     "ListObjectsV2": ("Name", "IsTruncated"),
     "ListMultipartUploads": ("Bucket", "IsTruncated"),
 }
-# S3 may give empty pages in a row where many versions were deleted, but not without end.
-MAX_EMPTY_PAGES = 1000
+# S3 may give empty pages in a row where many versions were deleted, a thousand of them a page, but not without end.
+MAX_EMPTY_PAGES = 100
 
 
 def check_headers(headers: Mapping[str, str]) -> None:
@@ -75,6 +75,7 @@ class ListedPages:
         self._prefix = root + prefix
         self._last_key = ""
         self._empty_pages = 0
+        self._last_token: str | None = None
 
     def entries(self, answer: Mapping[str, Any]) -> tuple[list[Entry], str | None]:
         """Entries of the next page, and the next token."""
@@ -95,10 +96,13 @@ class ListedPages:
         token = answer.get("NextContinuationToken")
         if bool(token) != bool(answer["IsTruncated"]):
             raise NotS3("a listing that says both that it goes on and that it ends")
+        # A token that comes twice leads to the same page again, for ever.
+        if token and token == self._last_token:
+            raise NotS3("a listing that goes on with the same page")
         empty_pages = 0 if items else self._empty_pages + 1
         if token and empty_pages > MAX_EMPTY_PAGES:
             raise NotS3("a listing of empty pages without end")
-        self._last_key, self._empty_pages = last_key, empty_pages
+        self._last_key, self._empty_pages, self._last_token = last_key, empty_pages, token
         entries = [
             Entry(item["Key"].removeprefix(self._root), int(item["Size"]), str(item.get("ETag", "")))
             for item in items

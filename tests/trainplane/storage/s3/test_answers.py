@@ -168,6 +168,14 @@ def test_empty_pages_end() -> None:
         pages.entries(listing(IsTruncated=True, NextContinuationToken="t"))
 
 
+def test_an_empty_page_that_leads_to_itself_ends_a_listing() -> None:
+    pages = ListedPages("bucket", "p/", "")
+    empty = listing(IsTruncated=True, NextContinuationToken="t")
+    assert pages.entries(empty) == ([], "t")
+    with pytest.raises(NotS3, match="the same page"):
+        pages.entries(empty)
+
+
 def test_the_same_page_of_unfinished_uploads_is_not_read_again() -> None:
     answer = {"IsTruncated": True, "NextKeyMarker": "k", "NextUploadIdMarker": "u"}
     _, markers = uploads_of(answer, {"Bucket": "bucket"})
