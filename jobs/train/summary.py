@@ -26,8 +26,12 @@ def plan_line(prepared: PreparedRun) -> str:
     batch = split_batch(global_batch=train.global_batch, ranks=sizes[-1], micro_batch=train.fixed_micro)
     elastic = f", or {' or '.join(map(str, sizes[:-1]))} ranks on a smaller cluster" if sizes[1:] else ""
     return f"run {prepared.run_dir.folder}: {train.steps} steps; {batch}{elastic}; " + (
-        f"attempt {prepared.run.attempt}" if prepared.run.resumed else "new"
+        f"attempt {prepared.run.attempt}, {_beginning(prepared.done)}" if prepared.run.resumed else "new"
     )
+
+
+def _beginning(done: int) -> str:
+    return f"resumes from step {done}" if done else "from the start: no checkpoint was stored"
 
 
 def offline_line(prepared: PreparedRun) -> str:

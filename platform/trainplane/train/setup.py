@@ -55,6 +55,7 @@ class PreparedRun:
     dataset_digest: str
     val_digest: str | None
     description: str  # Text at the top of the run's page
+    done: int  # steps of the newest checkpoint, 0 without one
 
     @property
     def run_id(self) -> str:
@@ -126,7 +127,8 @@ def prepared_run(
         ) from error
     # Lock first, record later: a second process must not touch the record of a run that is training.
     with exclusive(context.home, run_dir.folder, doing=f"training {run_dir.folder}"):
-        may_start(check_resumable(open_store(run_dir.address), config, train_data))
+        done = check_resumable(open_store(run_dir.address), config, train_data)
+        may_start(done)
         register_run_dir(run_dir, config)
         # MLflow run. A trial is a child of its search, and never the same run as one that a user started.
         mlflow_key = record_key or (run_dir.key if parent_run_id is None else f"{parent_run_id}.{run_dir.key}")
@@ -157,7 +159,7 @@ def prepared_run(
         )
         with hold_lease(context.tracking_server, run.run_id, home=context.home, spool=spool):
             text = run_spec.tags["mlflow.note.content"]
-            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest, text)
+            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest, text, done)
 
 
 def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
