@@ -62,6 +62,7 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
             address=protocol.dataset.address,
             context="evaluation",
         )
+    # Whatever ended it, an interruption too: the run must not stay open. The error is raised again.
     except BaseException as error:
         close_run(context, run, error)
         raise

@@ -22,7 +22,7 @@ from trainplane.storage.s3.errors import SIGN_IN_ERRORS, NotS3, Reaction, error_
 from trainplane.storage.store import AccessDenied, NoBucket, NotFound, StorageError
 
 # Variables of one line each. A line end in them is a header that cannot be sent, or an address that is none.
-_VARIABLES = (
+VARIABLES = (
     "AWS_ENDPOINT_URL",
     "AWS_ENDPOINT_URL_S3",
     "AWS_ACCESS_KEY_ID",
@@ -63,7 +63,7 @@ def check_environment(environment: Mapping[str, str]) -> None:
 
     It shows no value but an address without a user.
     """
-    for name in _VARIABLES:
+    for name in VARIABLES:
         value = environment.get(name, "")
         if value != value.strip() or _CONTROL.search(value):
             raise UserError(f"{name} has a blank or a line end in its value; set it again without")

@@ -22,7 +22,7 @@ from botocore.exceptions import BotoCoreError
 
 from trainplane.storage.s3.answers import check_answer
 from trainplane.storage.s3.fast_get import DIRECT_CLIENTS, DirectClient
-from trainplane.storage.s3.messages import AMAZON, check_environment, endpoint_name, no_client
+from trainplane.storage.s3.messages import AMAZON, VARIABLES, check_environment, endpoint_name, no_client
 from trainplane.storage.s3.retry import RETRIES, ConcurrencyLimit, RetryBudget, RetryPolicy
 
 
@@ -153,14 +153,7 @@ class BucketState:
 
 # The environment variables that select the service and the identity.
 _ENVIRONMENT = (
-    "AWS_ENDPOINT_URL",
-    "AWS_ENDPOINT_URL_S3",
-    "AWS_ACCESS_KEY_ID",
-    "AWS_SECRET_ACCESS_KEY",
-    "AWS_SESSION_TOKEN",
-    "AWS_PROFILE",
-    "AWS_REGION",
-    "AWS_DEFAULT_REGION",
+    *VARIABLES,
     "AWS_CONFIG_FILE",
     "AWS_SHARED_CREDENTIALS_FILE",
 )

@@ -85,9 +85,10 @@ class ClusterCapacity:
                 # The largest group: an elastic run starts as soon as the smallest fits.
                 self._request = NodeRequest([self.resources] * sizes[-1])
                 emit(f"waiting up to {limit_s / 60:g} min for nodes: {self._shortage(sizes[0])}")
-            elif possible is not None and self._request is not None and self._may_start(possible):
-                # What the request reserved is free for the group now.
-                self._cancel_request()
+            elif possible is not None and self._request is not None:
+                # What the request reserved is free for the group then.
+                if self._may_start(possible):
+                    self._cancel_request()
             elif possible is not None and (available == possible or waited > CAPACITY_WAIT_S):
                 self._started = True
                 # If other work has taken everything, Ray waits for the smallest group.
@@ -115,8 +116,8 @@ class ClusterCapacity:
 
     def _give_up(self, smallest: int, waited: float) -> NoReturn:
         if not self._started:
-            waiting = f" after {waited / 60:.0f} min of waiting for nodes" if waited >= 60 else ""
-            raise UserError(self._refusal(smallest) + waiting)
+            waiting = f"no nodes came in {waited / 60:.0f} min: " if waited >= 60 else ""
+            raise UserError(waiting + self._refusal(smallest))
         if self.excluded:
             raise RunFailed(
                 f"{len(self.excluded)} of the cluster's nodes are left out because their GPUs failed twice, and the "
