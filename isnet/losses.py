@@ -57,7 +57,7 @@ class LossWeights:
 
 def hole_ratio_sum(mask_B1HW: Tensor) -> Tensor:
     """Sums the samples' hole ratios; 0-dim."""
-    return (1 - _full(mask_B1HW)).mean(dim=(1, 2, 3)).sum()
+    return (1 - at_least_float32(mask_B1HW)).mean(dim=(1, 2, 3)).sum()
 
 
 def l1_loss(
@@ -77,8 +77,8 @@ def l1_loss(
     """
     # Each sample divided by its own hole ratio.
     if mode == "per_sample":
-        distance_B = (_full(prediction) - _full(truth)).abs().mean(dim=(1, 2, 3))
-        ratio_B = (1 - _full(mask_B1HW)).mean(dim=(1, 2, 3)).clamp_min(min_hole_ratio)
+        distance_B = (at_least_float32(prediction) - at_least_float32(truth)).abs().mean(dim=(1, 2, 3))
+        ratio_B = (1 - at_least_float32(mask_B1HW)).mean(dim=(1, 2, 3)).clamp_min(min_hole_ratio)
         return (distance_B / ratio_B).sum() / global_batch
     distance = _mean_absolute(prediction, truth, global_batch)
     # Divided by the mean hole ratio of the global batch, as the released code does.
@@ -89,6 +89,14 @@ def l1_loss(
     if mode == "plain":
         return distance
     assert_never(mode)
+
+
+def masked_l1_loss(prediction: Tensor, truth: Tensor, weight_B1HW: Tensor, *, global_batch: int) -> Tensor:
+    """Mean of |w·(prediction - truth)| over all pixels, w = 0 included."""
+    weight_B1HW = at_least_float32(weight_B1HW)
+    return _mean_absolute(
+        at_least_float32(prediction) * weight_B1HW, at_least_float32(truth) * weight_B1HW, global_batch
+    )
 
 
 def discriminator_views(prediction: Tensor, truth: Tensor, mask_B1HW: Tensor, *, sees: DSees) -> tuple[Tensor, Tensor]:
@@ -115,7 +123,7 @@ def composite(prediction: Tensor, truth: Tensor, mask_B1HW: Tensor) -> Tensor:
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: GanKind, global_batch: int) -> Tensor:
     """D's loss: half of Eq. 3, or nsgan, or lsgan."""
-    real, fake = _full(real_logits), _full(fake_logits)
+    real, fake = at_least_float32(real_logits), at_least_float32(fake_logits)
     if kind == "hinge":
         # Eq. 3: L_D = E[ψ(1 − D(I_gt))] + E[ψ(1 + D(fake))], ψ = ReLU.
         total = F.relu(1 - real).mean() + F.relu(1 + fake).mean()
@@ -133,7 +141,7 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, *, kind: GanKin
 
 def adversarial_loss(fake_logits: Tensor, *, kind: GanKind, global_batch: int) -> Tensor:
     """G's adversarial loss in Eq. 2, low where D errs."""
-    fake = _full(fake_logits)
+    fake = at_least_float32(fake_logits)
     if kind == "hinge":
         # The −L_D of Eq. 2 is −E[D(I_pred)] (ISNET.md §8 row 4).
         loss = -fake.mean()
@@ -148,7 +156,7 @@ def adversarial_loss(fake_logits: Tensor, *, kind: GanKind, global_batch: int) -
 
 def mean_logit(logits: Tensor, *, global_batch: int) -> Tensor:
     """Mean logit E[D(·)], without a gradient."""
-    return _full(logits.detach()).mean() * (len(logits) / global_batch)
+    return at_least_float32(logits.detach()).mean() * (len(logits) / global_batch)
 
 
 def feature_matching_loss(fake_maps: Sequence[Tensor], real_maps: Sequence[Tensor], *, global_batch: int) -> Tensor:
@@ -172,16 +180,16 @@ def gram(features_BCHW: Tensor) -> Tensor:
     """Gram matrices F·Fᵀ / (C·H·W), (B, C, C)."""
     channels, height, width = features_BCHW.shape[1:]
     with torch.autocast(features_BCHW.device.type, enabled=False):
-        features_BCN = _full(features_BCHW).flatten(2)
+        features_BCN = at_least_float32(features_BCHW).flatten(2)
         return torch.bmm(features_BCN, features_BCN.transpose(1, 2)) / (channels * height * width)
 
 
 def _mean_absolute(fake: Tensor, real: Tensor, global_batch: int) -> Tensor:
     # This call's share of the mean over the global batch.
-    return F.l1_loss(_full(fake), _full(real)) * (len(fake) / global_batch)
+    return F.l1_loss(at_least_float32(fake), at_least_float32(real)) * (len(fake) / global_batch)
 
 
-def _full(x: Tensor) -> Tensor:
+def at_least_float32(x: Tensor) -> Tensor:
     """At least float32: half types are widened, float64 stays."""
     return x.float() if x.dtype != torch.float64 else x
 

@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
+from method_recipe import assert_as_recorded, expected, fill, picture
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from isnet.errors import InputError
-from isnet.perceptual import HUB_ID, LAYERS, PERCEPTUAL_LAYERS, STYLE_LAYERS, Perceptual
+from isnet.perceptual import HUB_ID, LAYERS, PERCEPTUAL_LAYERS, POOL_LAYERS, STYLE_LAYERS, Perceptual, Vgg
 
 # Where a relu ends in the usual list of features (torchvision's), and the widths there.
 RELU_ENDS = [1, 3, 6, 8, 11, 13, 15, 17, 20, 22, 24, 26, 29, 31, 33, 35]
@@ -164,3 +165,39 @@ def test_layers_that_do_not_exist_are_refused() -> None:
 def test_pictures_too_small_for_the_deepest_layer_are_refused() -> None:
     with pytest.raises(InputError, match=r"got shape \(1, 3, 8, 8\).*sides from 16"):
         Perceptual("random")(torch.rand(1, 3, 8, 8))
+
+
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_the_first_maps_are_those_recorded(network: Vgg) -> None:
+    recorded = expected(network)
+    taps = ["pool1"] if network == "vgg16" else ["relu1_1", "relu2_1"]
+    vgg = Perceptual("random", network=network, perceptual_layers=taps, style_layers=[]).double()
+    fill(vgg.convs, recorded, whole=False)
+    for name, features in vgg(picture(64, 96)).items():
+        assert_as_recorded(features, recorded["features"][name])
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("network", ["vgg19", "vgg16"])
+def test_all_maps_are_those_recorded(network: Vgg) -> None:
+    recorded = expected(network)
+    vgg = Perceptual("random", network=network, perceptual_layers=list(recorded["features"]), style_layers=[]).double()
+    fill(vgg.convs, recorded, whole=False)
+    found = vgg(picture(64, 96))
+    assert found.keys() == recorded["features"].keys()
+    for name, features in found.items():
+        assert_as_recorded(features, recorded["features"][name])
+
+
+def test_vgg16_has_fewer_layers_and_its_own_weights(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"VGG16 has no layer relu3_4, relu4_4; need names from relu1_1 to relu5_3, or pool1"):
+        Perceptual("random", network="vgg16")
+    vgg = Perceptual("random", network="vgg16", perceptual_layers=POOL_LAYERS, style_layers=POOL_LAYERS)
+    assert sum(p.numel() for p in vgg.parameters()) == 1_735_488
+    assert vgg.minimum_size == 8
+    assert [f.shape[2] for f in vgg(torch.rand(1, 3, 16, 16)).values()] == [8, 4, 2]
+    # A file of VGG19 has other indices from the third block on.
+    save_file(state("features."), tmp_path / "vgg19.safetensors")
+    options = {"network": "vgg16", "perceptual_layers": ["pool4"], "style_layers": []}
+    with pytest.raises(InputError, match=r"is it a VGG16 without batch norm"):
+        Perceptual(tmp_path / "vgg19.safetensors", **options)
