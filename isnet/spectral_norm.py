@@ -84,6 +84,29 @@ class SpectralLayer(_ConvNd):
         self.v.copy_(F.normalize(torch.mv(matrix.t(), self.u), dim=0, eps=EPS))
 
     @torch.no_grad()
+    def set_folded_vectors(self) -> None:
+        """Sets u and v so that σ is 1, for a weight that was divided by its σ.
+
+        In training u and v lag behind W, so the largest singular value of W/σ is above 1, and exact vectors would
+        change the function. Here v mixes the first right singular vector with the next one whose value is at most 1, so
+        that |Wv| = 1, and u is Wv: σ is 1 now, and later iterations move it slowly, as in the run that the weight comes
+        from. Where no such mixture exists, as in a network that never had spectral norm, v is scaled instead: the
+        function is then the same until the next iteration only.
+        """
+        matrix = self.matrix()
+        # Squares of the singular values, ascending, and the left singular vectors, from W Wᵀ.
+        squares, lefts = torch.linalg.eigh((matrix @ matrix.t()).double())
+        below = int((squares <= 1).sum()) - 1
+        if squares[-1] > 1 and below >= 0 and squares[below] > 1e-6 * squares[-1]:
+            share = (1 - squares[below]) / (squares[-1] - squares[below])
+            left = lefts[:, -1] * (share / squares[-1]).sqrt() + lefts[:, below] * ((1 - share) / squares[below]).sqrt()
+            self.v.copy_(F.normalize(torch.mv(matrix.t().double(), left), dim=0, eps=EPS))
+            self.u.copy_(F.normalize(torch.mv(matrix, self.v), dim=0, eps=EPS))
+        else:
+            self.set_exact_vectors()
+        self.v.div_(self.sigma())
+
+    @torch.no_grad()
     def hold(self) -> None:
         """Computes W/σ once, for use until `release`."""
         self._sigma = self.sigma()
@@ -191,8 +214,13 @@ def spectral_layers(network: nn.Module) -> list[SpectralLayer]:
 
 @torch.no_grad()
 def power_iteration(network: nn.Module, *, times: int = 1) -> None:
-    """Improves u and v of every layer by `times` iterations."""
+    """Improves u and v of every layer by `times` iterations.
+
+    A frozen layer keeps them, so that it stays the same function.
+    """
     for layer in spectral_layers(network):
+        if not layer.weight.requires_grad:
+            continue
         matrix = layer.matrix()
         for _ in range(times):
             # v before u, as the released code; torch's parametrisation has the opposite order (ISNET.md §4).

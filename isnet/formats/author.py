@@ -277,10 +277,7 @@ def _matrix(layer: nn.Module) -> Tensor:
 def _match_spectral_norm(layer: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Keeps the function if exactly one side has spectral norm."""
     if isinstance(layer, SpectralLayer) and not {"u", "v"} & set(values):
-        layer.set_exact_vectors()
-        # The largest singular value of W/(uᵀWv) is above 1 where u and v lagged behind W, as they do in training.
-        # Division by it would change the network. So v is scaled until our own uᵀWv is 1.
-        layer.v.div_(layer.sigma())
+        layer.set_folded_vectors()
     # The other way round: fold σ = uᵀWv into the weight.
     if not isinstance(layer, SpectralLayer) and {"u", "v"} <= set(values):
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
