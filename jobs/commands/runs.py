@@ -17,6 +17,7 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.heartbeat import fail_stale_runs
+from trainplane.tracking.local.lists import FoundRun
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.search_runs import Conditions, search_runs
 
@@ -35,7 +36,7 @@ def list_runs(args: argparse.Namespace, context: Context) -> int:
         limit=args.limit or None,
         conditions=Conditions(experiment=args.experiment, status=args.status, search=args.search),
     )
-    runs = [_row(run, result.experiments[run.info.experiment_id]) for run in result.runs]
+    runs = [_row(run, result.experiments[run.experiment_id]) for run in result.runs]
     lines = [
         f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
         for r in runs
@@ -63,14 +64,14 @@ def _listing(args: argparse.Namespace, *, limit: str) -> str:
     return command_line("runs", "list", *(word for pair in options.items() if pair[1] is not None for word in pair))
 
 
-def _row(run: Any, experiment: str) -> dict[str, Any]:
+def _row(run: FoundRun, experiment: str) -> dict[str, Any]:
     return {
-        "run_id": run.info.run_id,
-        "name": run.info.run_name,
+        "run_id": run.run_id,
+        "name": run.name,
         "experiment": experiment,
-        "status": run.info.status,
-        "started": datetime.fromtimestamp(run.info.start_time / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-        "metrics": {key: value for key, value in run.data.metrics.items() if key.startswith("val/")},
+        "status": run.status,
+        "started": datetime.fromtimestamp(run.start_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
+        "metrics": {key: value for key, value in run.metrics.items() if key.startswith("val/")},
     }
 
 

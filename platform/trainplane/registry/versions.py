@@ -20,6 +20,7 @@ from trainplane.registry.gates import GateVerdict, finite, verdict_digest, verdi
 from trainplane.registry.names import check_name, parse_address
 from trainplane.registry.recorded import PREFIX, read_evaluation, read_verdicts
 from trainplane.tracking.client import TrackingServer, all_pages, set_with_retry
+from trainplane.tracking.local.lists import LocalLists, read_locally
 from trainplane.tracking.mlflow_names import MAX_DESCRIPTION, MAX_MODEL_TAG, valid_key, valid_text
 from trainplane.tracking.results import VersionAttachment
 
@@ -294,6 +295,8 @@ class ModelVersion:
 
 def model_names(server: TrackingServer) -> list[str]:
     """Names of all registered models, sorted."""
+    if (models := read_locally(server.address, LocalLists.models)) is not None:
+        return [model["name"] for model in models]
     if not server.exists:
         return []
     client = server.client
@@ -307,6 +310,8 @@ def model_names(server: TrackingServer) -> list[str]:
 
 def list_models(server: TrackingServer) -> list[dict[str, Any]]:
     """Every registered model: {name, latest, aliases}."""
+    if (models := read_locally(server.address, LocalLists.models)) is not None:
+        return models
     names = model_names(server)
     if not names:
         return []

@@ -9,26 +9,23 @@ from __future__ import annotations
 
 import gc
 import logging
-import math
 import os
 import re
 import socket
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from trainplane.command_line import command_line
 from trainplane.environ import preserved_variables
 from trainplane.errors import CLI, RunFailed, UserError, error_line
-from trainplane.locks import FileLock
 from trainplane.tracking.answers import NOT_MLFLOW, CheckedClient, SearchPages
+from trainplane.tracking.local.database import SQLITE, database_path, make_database, with_lock_timeout
+from trainplane.tracking.local.moved import follow_move
 from trainplane.tracking.variables import without_values
 
-_SQLITE = "sqlite:///"
-_SQLITE_WAIT_S = 60
 _CONNECT_S = 5.0
 _REASON_CHARACTERS = 300
 _ENVIRONMENT = {
@@ -78,7 +75,7 @@ class TrackingServer:
     @property
     def exists(self) -> bool:
         """False for a SQLite database not made yet."""
-        return not self.address.startswith(_SQLITE) or _database(self.address).exists()
+        return not self.address.startswith(SQLITE) or database_path(self.address).exists()
 
     def only_read(self) -> None:
         """Makes no database from now on, for commands that read."""
@@ -93,7 +90,7 @@ class TrackingServer:
         """
         if not self._may_create and not self.exists:
             raise UserError(
-                f"nothing is recorded here yet ({_database(self.address)} is not there); "
+                f"nothing is recorded here yet ({database_path(self.address)} is not there); "
                 f"train a run first: {command_line('train', 'demo')}"
             )
         if self._client is None or self._client_pid != os.getpid():
@@ -182,43 +179,16 @@ def _make_client(address: str) -> Any:
         logging.getLogger(logger_name).setLevel(logging.ERROR)
     # It logs a screen of traceback on a full disk, and raises the same error, which the caller reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    patient_address = _with_lock_timeout(address)
+    patient_address = with_lock_timeout(address)
     try:
-        _make_database(address)
+        make_database(address)
+        if address.startswith(SQLITE):
+            follow_move(database_path(address))
         client = MlflowClient(tracking_uri=patient_address, registry_uri=patient_address)
         # A database of this machine gives what MLflow stored there.
-        return client if address.startswith(_SQLITE) else CheckedClient(client)
+        return client if address.startswith(SQLITE) else CheckedClient(client)
     except SQLAlchemyError as error:
         raise MlflowException(reason(error)) from error
-
-
-def _database(address: str) -> Path:
-    """File of a SQLite store."""
-    return Path(address.removeprefix(_SQLITE).partition("?")[0])
-
-
-def _with_lock_timeout(address: str) -> str:
-    # Lets a writer of SQLite wait longer for others. Python's five seconds are too few for a search.
-    if address.startswith(_SQLITE) and "?" not in address:
-        return f"{address}?timeout={_SQLITE_WAIT_S}"
-    return address
-
-
-def _make_database(address: str) -> None:
-    # Creates a missing SQLite store. Its artifacts lie beside it, not in the current folder.
-    path = _database(address)
-    if not address.startswith(_SQLITE) or path.exists():
-        return
-    from mlflow.store.tracking.sqlalchemy_store import SqlAlchemyStore
-
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes that create the tables at once both fail.
-        with FileLock(path.parent / f".{path.name}.lock", mode=0o666).attempt(wait_s=math.inf):
-            if not path.exists():
-                SqlAlchemyStore(_with_lock_timeout(address), str(path.parent.resolve() / "artifacts"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be made ({error.strerror}); set ISNET_HOME to a folder of yours") from error
 
 
 def _goes_through_proxy(scheme: str) -> bool:

@@ -27,6 +27,7 @@ from typing import Any, Literal
 
 from trainplane.locks import ProcessId, boot_id
 from trainplane.tracking.client import TrackingServer, all_pages
+from trainplane.tracking.local.lists import LocalLists, read_locally
 from trainplane.tracking.run_id import OWNER_TAG, PARENT_TAG, REAPED_TAG, find_reserved_run, is_reserved, set_tags
 from trainplane.tracking.spool.meta import read_meta, replace_file
 from trainplane.tracking.spool.spool import has_writer
@@ -57,8 +58,8 @@ def fail_stale_runs(server: TrackingServer, home: Path | None = None, *, term_s:
     Returns:
         Ids of the marked runs.
     """
-    # No database, no runs.
-    if not server.exists:
+    # No database, no runs. A local one that has none to close is not opened by MLflow, which takes seconds.
+    if not server.exists or read_locally(server.address, LocalLists.num_running) == 0:
         return []
     from mlflow.exceptions import MlflowException
 

@@ -33,7 +33,7 @@ def test_a_server_makes_its_client_at_the_first_use_and_once(
 def test_a_client_that_could_not_be_made_is_tried_again(tracking_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     server = TrackingServer(tracking_uri)
     with monkeypatch.context() as broken:
-        broken.setattr(client_module, "_make_database", lambda address: 1 / 0)
+        broken.setattr(client_module, "make_database", lambda address: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             _ = server.client
     assert server.client.search_experiments()

@@ -63,7 +63,7 @@ def test_the_newest_runs_come_first_and_the_others_are_counted(server: TrackingS
 
     def found(limit: int | None = None, **conditions: str) -> tuple[list[str], int]:
         result = search_runs(server, limit=limit, conditions=Conditions(**conditions))
-        return [run.info.run_id for run in result.runs], result.num_more
+        return [run.run_id for run in result.runs], result.num_more
 
     assert found(2, experiment="many") == ([ids[4], ids[3]], 3)
     assert found(5, experiment="many") == (ids[::-1], 0)

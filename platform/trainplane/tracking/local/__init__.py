@@ -1,0 +1,1 @@
+"""MLflow's SQLite database of one machine: made, moved, listed."""
