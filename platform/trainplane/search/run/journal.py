@@ -76,6 +76,7 @@ def open_journal(store: Store, folder: str) -> Iterator[Journal]:
     journal: Journal
     if isinstance(store, FolderStore):
         journal = _FileJournal(Path(store.address) / folder / FILE)
+        journal.records = _followed(journal.records, store.address)
     else:
         journal = _SegmentJournal(store.child(folder))
     try:
@@ -88,9 +89,26 @@ def read_journal(store: Store, folder: str) -> list[JournalRecord]:
     """Reads all records, also during writes; none without a journal."""
     if isinstance(store, FolderStore):
         path = Path(store.address) / folder / FILE
-        return parse_lines(path.read_bytes(), str(path))[0] if path.exists() else []
+        return _followed(parse_lines(path.read_bytes(), str(path))[0], store.address) if path.exists() else []
     # Listing is in the order of names, hence of numbers.
     return _read_segments(store.child(folder))[0]
+
+
+def _followed(value: Any, store: str) -> Any:
+    """Corrects checkpoints' addresses if their folder was moved.
+
+    A record has RUN/STEP below the folder that the store was at; they are looked for below `store`.
+    """
+    if isinstance(value, list):
+        return [_followed(entry, store) for entry in value]
+    if not isinstance(value, dict):
+        return value
+    followed = {name: _followed(entry, store) for name, entry in value.items()}
+    if isinstance(recorded := value.get("checkpoint"), str) and recorded.startswith("/"):
+        here = Path(store, *Path(recorded).parts[-2:])
+        if not Path(recorded).exists() and here.exists():
+            followed["checkpoint"] = str(here)
+    return followed
 
 
 def _read_segments(store: Store) -> tuple[list[JournalRecord], int]:

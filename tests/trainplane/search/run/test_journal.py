@@ -108,3 +108,21 @@ def test_of_two_processes_on_an_object_store_the_later_one_is_stopped(s3_address
 def test_numbers_that_are_not_finite_are_no_json():
     with pytest.raises(ValueError, match="not JSON compliant"):
         encode_line({"value": float("nan")})
+
+
+def test_checkpoints_are_found_where_the_store_was_moved_to(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "search-t0" / "step-00000010").mkdir(parents=True)
+    recorded = f"{old}/search-t0/step-00000010"
+    gone, bucket = f"{old}/search-t1/step-00000010", "s3://bucket/search-t0/step-00000010"
+    records = [{"k": "done", "checkpoint": recorded}, {"k": "exploit", "exploits": [{"checkpoint": recorded}]}]
+    records += [{"k": "done", "checkpoint": gone}, {"k": "done", "checkpoint": bucket}]
+    with open_journal(open_store(str(old)), "searches/mine") as journal:
+        journal.append(records, durable=True)
+    old.rename(new)
+    here = f"{new}/search-t0/step-00000010"
+    store = open_store(str(new))
+    with open_journal(store, "searches/mine") as journal:
+        for read in (journal.records, read_journal(store, "searches/mine")):
+            assert read[0]["checkpoint"] == read[1]["exploits"][0]["checkpoint"] == here
+            assert [record["checkpoint"] for record in read[2:]] == [gone, bucket]
