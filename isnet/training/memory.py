@@ -1,6 +1,6 @@
 """Memory of a training step, computed without running one.
 
-    footprint = step_footprint(gan_on_meta, size=256, micro_batch=6)
+    footprint = step_footprint(players_on_meta, size=256, micro_batch=6)
     footprint.state, footprint.peak        # bytes
     inference_bytes(architecture, size=256)
 
@@ -25,9 +25,9 @@ from torch.utils._pytree import tree_leaves
 
 import isnet
 from isnet.errors import InputError
-from isnet.gan import GAN
 from isnet.generator import Architecture
 from isnet.training.distributed import LocalReducer
+from isnet.training.players import Players
 
 
 @dataclass(frozen=True)
@@ -45,28 +45,26 @@ class Footprint:
     peak: int
 
 
-def step_footprint(gan: GAN, *, size: int, micro_batch: int, accumulation: int = 1, on_gpu: bool = False) -> Footprint:
+def step_footprint(
+    players: Players, *, size: int, micro_batch: int, accumulation: int = 1, on_gpu: bool = False
+) -> Footprint:
     """Computes the footprint of a step of `accumulation` micro-batches.
 
-    Pictures are squares of `size` pixels. `gan` was built on torch's device "meta" and cannot be used afterwards; its
-    precision and losses are those it was built with.
+    Pictures are squares of `size` pixels. `players` were built on torch's device "meta" and cannot be used afterwards;
+    their precision and losses are those they were built with.
     """
-    if gan.device.type != "meta":
-        raise InputError(f"the GAN is on {gan.device}; build it under torch.device('meta')")
-    if on_gpu:
-        gan.__class__ = _GpuGan
+    if players.device.type != "meta":
+        raise InputError(f"the networks are on {players.device}; build them under torch.device('meta')")
+    players.on_gpu = on_gpu
     with FakeTensorMode(), _StorageCounter() as storages:
-        _put_on_cpu(gan)
-        micro_batches = [
-            (torch.rand(micro_batch, 3, size, size), torch.ones(micro_batch, 1, size, size))
-            for _ in range(accumulation)
-        ]
-        # The first step creates Adam's moments; the second, which counts, has them from the start.
+        _put_on_cpu(players)
+        micro_batches = [players.example_batch(micro_batch, size) for _ in range(accumulation)]
+        # The first step creates the optimisers' moments; the second, which counts, has them from the start.
         for _ in range(2):
             storages.peak = storages.now
-            gan.step(micro_batches, global_batch=micro_batch * accumulation, reduce=LocalReducer())
+            players.step(micro_batches, global_batch=micro_batch * accumulation, reduce=LocalReducer())
         # Between steps there are no pictures.
-        state = state_bytes(gan.modules(), gan.optimizers())
+        state = state_bytes(players.modules(), players.optimizers())
         del micro_batches
         return Footprint(state, storages.now - state, storages.peak)
 
@@ -92,25 +90,12 @@ def state_bytes(modules: Mapping[str, nn.Module], optimizers: Mapping[str, torch
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-class _GpuGan(GAN):
-    """GAN that sends all pictures through VGG together."""
-
-    # As on a GPU. The device itself cannot be "cuda": autocast refuses it where there is none.
-
-    def _vgg_chunks(self, truth: Tensor) -> list[slice]:
-        return [slice(0, len(truth))]
-
-
-def _put_on_cpu(gan: GAN) -> None:
-    gan.device = torch.device("cpu")
-    frozen = [gan.perceptual] if gan.perceptual is not None else []
-    for network in [*gan.modules().values(), *frozen]:
+def _put_on_cpu(players: Players) -> None:
+    players.device = torch.device("cpu")
+    for network in [*players.modules().values(), *players.frozen()]:
         _replace_tensors(network)
-    # Adam refers to the parameters that were replaced.
-    gan._optimizers = {
-        "generator": gan._adam(gan.generator, gan.settings.lr_g),
-        "discriminator": gan._adam(gan.discriminator, gan.settings.lr_d),
-    }
+    # Optimisers refer to the parameters that were replaced.
+    players.make_optimizers()
 
 
 def _replace_tensors(network: nn.Module) -> None:
