@@ -22,7 +22,7 @@ from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
-from trainplane.train.checkpoint.store import committed
+from trainplane.train.checkpoint.store import committed, newest_first
 from trainplane.train.estimate import cost
 from trainplane.train.setup import PreparedRun
 from trainplane.train.spec import Outcome
@@ -50,8 +50,8 @@ class PlanRecord:
         if not isinstance(config, ISNetConfig):
             # Bytes and speed are computed from ISNet's networks.
             return
-        checkpoints = committed(open_store(self._prepared.run_dir.address))
-        self._done = checkpoints[-1].step if checkpoints else 0
+        newest = next(newest_first(open_store(self._prepared.run_dir.address)), None)
+        self._done = newest.step if newest else 0
         if self._done >= config.train.steps:
             # A finished run has nothing left to plan; its record from the time of training stays.
             return

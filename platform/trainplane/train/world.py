@@ -6,14 +6,22 @@ laid out by each process's first backward pass, so a resumed run would add in an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import itertools
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
 from trainplane.train.pulse import PULSE, WAITING
+
+PIECE_BYTES = 16 << 20
+"""Bytes of a broadcast, and of the memory for it."""
+
+Part: TypeAlias = tuple[int, int, int]
+"""Number of a tensor, first byte, and the byte behind the last."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,34 @@ class World:
             dist.broadcast(shared, src=0)
         return int(shared.item())
 
+    def share(self, data: bytes, device: torch.device) -> bytes:
+        """Returns rank 0's bytes, at least one, on every rank."""
+        buffer = bytearray(data.ljust(self.agree(len(data), device), b"\0"))
+        self.share_tensors([torch.frombuffer(buffer, dtype=torch.uint8)], device)
+        return bytes(buffer)
+
+    def share_tensors(self, tensors: Sequence[Tensor], device: torch.device) -> None:
+        """Overwrites contiguous CPU tensors with those of rank 0.
+
+        They are sent as bytes, `PIECE_BYTES` at once, over `device`.
+        """
+        if self.size == 1:
+            return
+        views = [tensor.view(-1).view(torch.uint8) for tensor in tensors if tensor.numel()]
+        piece = torch.empty(min(PIECE_BYTES, sum(map(len, views))), dtype=torch.uint8, device=device)
+        for parts in _pieces([len(view) for view in views], PIECE_BYTES):
+            # Parts of several tensors make one piece, as most tensors are small.
+            places = list(zip(parts, _offsets(parts), strict=True))
+            used = piece[: sum(stop - start for _, start, stop in parts)]
+            if self.is_first:
+                for (number, start, stop), at in places:
+                    used[at : at + stop - start].copy_(views[number][start:stop])
+            with PULSE.at(WAITING):
+                dist.broadcast(used, src=0)
+            if not self.is_first:
+                for (number, start, stop), at in places:
+                    views[number][start:stop].copy_(used[at : at + stop - start])
+
     def gather(self, data: bytes, device: torch.device) -> list[bytes]:
         """Returns the bytes of all ranks, in their order."""
         if self.size == 1:
@@ -82,3 +118,26 @@ class World:
         if self.size > 1:
             with PULSE.at(WAITING):
                 dist.barrier()
+
+
+def _pieces(sizes: Sequence[int], limit: int) -> Iterator[list[Part]]:
+    """Cuts tensors of `sizes` bytes into pieces of `limit` bytes."""
+    parts: list[Part] = []
+    room = limit
+    for number, size in enumerate(sizes):
+        start = 0
+        while start < size:
+            stop = min(size, start + room)
+            parts.append((number, start, stop))
+            room -= stop - start
+            start = stop
+            if not room:
+                yield parts
+                parts, room = [], limit
+    if parts:
+        yield parts
+
+
+def _offsets(parts: Sequence[Part]) -> list[int]:
+    """Byte of the piece at which each part begins."""
+    return [0, *itertools.accumulate(stop - start for _, start, stop in parts)][:-1]

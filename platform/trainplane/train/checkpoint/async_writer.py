@@ -22,7 +22,7 @@ from trainplane.train.checkpoint.store import (
     ABANDONED,
     MANIFEST,
     Checkpoint,
-    committed,
+    Manifests,
     delete,
     folders_of,
     order_of,
@@ -49,6 +49,10 @@ class CheckpointWriter:
     _thread: threading.Thread | None = field(default=None, repr=False)
     _failures_in_a_row: int = 0
     _error: BaseException | None = field(default=None, repr=False)
+    _manifests: Manifests = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._manifests = Manifests(self.store)
 
     def start(self) -> None:
         """Makes this the attempt that may write.
@@ -134,7 +138,14 @@ class CheckpointWriter:
         self._failures_in_a_row = 0
         self._written.add(state.step)
         try:
-            apply_retention(self.store, self.rules, since=self._since, written=self._written, check=self.check)
+            apply_retention(
+                self.store,
+                self.rules,
+                since=self._since,
+                written=self._written,
+                check=self.check,
+                manifests=self._manifests,
+            )
         except Superseded as error:
             self._error = error
         except (StorageError, OSError) as error:
@@ -148,6 +159,7 @@ def apply_retention(
     since: int,
     written: Collection[int],
     check: Callable[[], None] = lambda: None,
+    manifests: Manifests | None = None,
 ) -> list[str]:
     """Deletes checkpoints that no rule keeps; returns their folders.
 
@@ -157,9 +169,11 @@ def apply_retention(
         since: Step that this process resumed at, 0 for a new run.
         written: Steps that this process has stored. Others beyond `since` were unreadable when it started.
         check: Raises where this process must not delete. Called before every removal.
+        manifests: Those of the run that were read before.
     """
     # Damaged: beyond the step this process resumed at, and not written by it.
-    present = committed(store)
+    folders = folders_of(store)
+    present = (manifests or Manifests(store)).committed(folders)
     steps = {checkpoint.step for checkpoint in present}
     damaged = {step for step in steps if step > since and step not in written}
     values = {c.step: c.metrics[rules.metric] for c in present if rules.metric in c.metrics}
@@ -171,7 +185,7 @@ def apply_retention(
     expired = {c.key for c in present if c.step not in kept_steps}
     # Folders that a kill left half written or half deleted (ours is committed, and no other process writes here), and
     # checkpoints that a roll-back abandoned.
-    broken = {folder for folder, names in folders_of(store).items() if MANIFEST not in names or ABANDONED in names}
+    broken = {folder for folder, names in folders.items() if MANIFEST not in names or ABANDONED in names}
     expired |= broken - {checkpoint.key for checkpoint in present}
     removed = sorted(expired - pinned)
     for folder in removed:

@@ -14,7 +14,8 @@ from trainplane.storage import StorageError, Store
 from trainplane.task import Task
 from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint import store as checkpoints
-from trainplane.train.checkpoint.store import Checkpoint, LoadedCheckpoint
+from trainplane.train.checkpoint.broadcast import shared
+from trainplane.train.checkpoint.store import LoadedCheckpoint
 from trainplane.train.run_config import RunConfig
 from trainplane.train.world import World
 
@@ -26,15 +27,12 @@ def load_newest(
 ) -> LoadedCheckpoint | None:
     """Loads the newest good checkpoint into `task`, if any.
 
-    Rank 0 chooses it for all. Its `meta` must have the values of `must_match`: digests of the data and its order.
+    Rank 0 reads and verifies it, and sends it to the others. Its `meta` must have the values of `must_match`: digests
+    of the data and its order.
     """
-    # Rank 0 verifies and chooses, the others read the same step.
-    loaded = checkpoints.newest_good(store) if world.is_first else None
-    step = world.agree(loaded.checkpoint.step if loaded else 0, task.device)
-    if step == 0:
-        return None
+    loaded = shared(checkpoints.newest_good(store) if world.is_first else None, world=world, device=task.device)
     if loaded is None:
-        loaded = checkpoints.read(store, next(c for c in reversed(checkpoints.committed(store)) if c.step == step))
+        return None
     # Refuse a checkpoint of other data or of a longer run.
     address = f"{store.address}/{loaded.checkpoint.key}"
     for name, ours in must_match.items():
@@ -43,6 +41,7 @@ def load_newest(
                 f"checkpoint {address} was made with {name} {loaded.meta[name]}, and this run has {ours}; "
                 "give it the same data, seed and batch, or start a new run with --fresh"
             )
+    step = loaded.checkpoint.step
     check_not_beyond(step, config)
     states.restore(task, loaded.state, source=address)
     log.info("resumed at step %d from %s", step, store.address)
@@ -55,11 +54,20 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
     Raises `UserError` where this run cannot resume from it. Reads JSON only, no tensors; skips damaged JSON.
     """
     # The newest checkpoint with readable JSON stands for the run.
-    present = checkpoints.committed(store)
-    newest, meta = _newest_with_meta(store, present)
-    if newest is None:
+    damaged = 0
+    for newest in checkpoints.newest_first(store):
+        try:
+            meta = checkpoints.read_meta(store, newest)
+        except StorageError:
+            raise
+        except RunFailed as error:
+            log.info("%s; trying the one before", error)
+            damaged = damaged or newest.step
+        else:
+            break
+    else:
         # If all are damaged, loading them raises.
-        return present[-1].step if present else 0
+        return damaged
     address = f"{store.address}/{newest.key}"
     # The same dataset, settings and sample order as this run?
     if meta.get("dataset_digest") not in (None, dataset.digest):
@@ -83,18 +91,6 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
         )
     check_not_beyond(newest.step, config)
     return newest.step
-
-
-def _newest_with_meta(store: Store, present: list[Checkpoint]) -> tuple[Checkpoint | None, dict[str, Any]]:
-    """Newest checkpoint with readable JSON, and its `meta`."""
-    for checkpoint in reversed(present):
-        try:
-            return checkpoint, checkpoints.read_meta(store, checkpoint)
-        except StorageError:
-            raise
-        except RunFailed as error:
-            log.info("%s; trying the one before", error)
-    return None, {}
 
 
 def _differing(meta: dict[str, Any], config: RunConfig) -> str:

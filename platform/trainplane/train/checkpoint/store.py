@@ -14,9 +14,9 @@ import hashlib
 import logging
 import math
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, TypeAlias
 
 import safetensors.torch
 
@@ -42,6 +42,9 @@ _REPEATED = ("dataset_digest", "order_hash", "config_digest")
 _WITHOUT_DIGEST = {"format_version", "step", "state_digest", *_REPEATED, "metrics", "files"}
 _FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _FOLDER = re.compile(r"step-(\d{8,})(?:\.(\d+))?")
+
+Folders: TypeAlias = dict[str, dict[str, str]]
+"""Stamps of the files of each checkpoint's folder, by folder and file name; the oldest folder is first."""
 
 
 @dataclass(frozen=True)
@@ -146,28 +149,63 @@ def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
 
     Reads no other files. A step that was stored twice has the later one last. `abandoned` includes rolled-back ones.
     """
-    by_folder = _with_manifest(store, abandoned=abandoned)
-    return [checkpoint for checkpoint in by_folder.values() if checkpoint is not None]
+    return list(newest_first(store, abandoned=abandoned))[::-1]
 
 
-def _with_manifest(store: Store, *, abandoned: bool = False) -> dict[str, Checkpoint | None]:
-    """Checkpoints by folder, oldest first; None for a damaged manifest."""
-    checkpoints: dict[str, Checkpoint | None] = {}
-    for folder, names in sorted(folders_of(store).items(), key=lambda item: order_of(item[0])):
+def newest_first(store: Store, *, abandoned: bool = False) -> Iterator[Checkpoint]:
+    """Yields checkpoints as `committed`, and reads each when it is asked for."""
+    for _, checkpoint in _with_manifest(store, folders_of(store), abandoned=abandoned):
+        if checkpoint is not None:
+            yield checkpoint
+
+
+class Manifests:
+    """Checkpoints of one run, whose manifests are read once.
+
+    A manifest that was written again has another stamp.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._known: dict[tuple[str, str], Checkpoint | None] = {}
+
+    def committed(self, folders: Folders) -> list[Checkpoint]:
+        """Checkpoints among listed folders, as `committed`."""
+        listed = {(folder, names[MANIFEST]) for folder, names in folders.items() if MANIFEST in names}
+        self._known = {key: checkpoint for key, checkpoint in self._known.items() if key in listed}
+        found = list(_with_manifest(self._store, folders, known=self._known))
+        return [checkpoint for _, checkpoint in reversed(found) if checkpoint is not None]
+
+
+def _with_manifest(
+    store: Store,
+    folders: Folders,
+    *,
+    abandoned: bool = False,
+    known: MutableMapping[tuple[str, str], Checkpoint | None] | None = None,
+) -> Iterator[tuple[str, Checkpoint | None]]:
+    """Yields folders and checkpoints, newest first; None for a damaged manifest."""
+    known = {} if known is None else known
+    for folder, names in reversed(folders.items()):
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
+        key = (folder, names[MANIFEST])
         try:
-            data = store.read(f"{folder}/{MANIFEST}")
+            known[key] = known[key] if key in known else _read_manifest(store, folder)
         except NotFound:
             # Deleted after it was listed.
             continue
-        try:
-            manifest = parse_object(data)
-            is_valid = _is_manifest(manifest, step=order_of(folder)[0])
-        except ValueError:
-            is_valid = False
-        checkpoints[folder] = Checkpoint(manifest["step"], folder, manifest) if is_valid else None
-    return checkpoints
+        yield folder, known[key]
+
+
+def _read_manifest(store: Store, folder: str) -> Checkpoint | None:
+    data = store.read(f"{folder}/{MANIFEST}")
+    try:
+        manifest = parse_object(data)
+        is_valid = _is_manifest(manifest, step=order_of(folder)[0])
+    except ValueError:
+        is_valid = False
+    return Checkpoint(manifest["step"], folder, manifest) if is_valid else None
 
 
 def _is_manifest(value: dict[str, Any], *, step: int) -> bool:
@@ -201,14 +239,14 @@ def _digest_of(manifest: dict[str, Any]) -> str:
     return hashlib.sha256(canonical_json(content)).hexdigest()
 
 
-def folders_of(store: Store) -> dict[str, set[str]]:
-    """File names by checkpoint folder, complete or not."""
-    folders: dict[str, set[str]] = {}
+def folders_of(store: Store) -> Folders:
+    """Lists the folders of checkpoints, complete or not."""
+    folders: Folders = {}
     for entry in store.list("step-"):
         folder, _, name = entry.key.partition("/")
         if _FOLDER.fullmatch(folder):
-            folders.setdefault(folder, set()).add(name)
-    return folders
+            folders.setdefault(folder, {})[name] = entry.stamp
+    return dict(sorted(folders.items(), key=lambda item: order_of(item[0])))
 
 
 def order_of(folder: str) -> tuple[int, int]:
@@ -292,7 +330,7 @@ def newest_good(store: Store) -> LoadedCheckpoint | None:
     """
     damaged: list[str] = []
     # Newest first, until one is good.
-    for folder, checkpoint in reversed(_with_manifest(store).items()):
+    for folder, checkpoint in _with_manifest(store, folders_of(store)):
         try:
             if checkpoint is None:
                 raise _damaged_manifest(store, folder)
@@ -322,13 +360,14 @@ def open_address(address: str) -> tuple[Store, Checkpoint]:
     parent, _, last = address.rstrip("/").rpartition("/")
     is_folder = last.startswith("step-")
     store = open_store(parent if is_folder else address)
-    candidates = [c for c in committed(store, abandoned=is_folder) if not is_folder or c.key == last]
-    if not candidates:
+    present = newest_first(store, abandoned=is_folder)
+    checkpoint = next((c for c in present if not is_folder or c.key == last), None)
+    if checkpoint is None:
         raise UserError(
             f"{address}: no checkpoint there (no manifest.json, or a damaged one); "
             "give a run's checkpoint folder or one of its step-NNNNNNNN folders"
         )
-    return store, candidates[-1]
+    return store, checkpoint
 
 
 def delete(store: Store, folder: str, *, check: Callable[[], None] = lambda: None) -> None:

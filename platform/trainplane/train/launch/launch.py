@@ -167,10 +167,10 @@ def _cluster(
 def newest_step(job: TrainJob) -> int:
     """Step of the run's newest checkpoint, else -1."""
     from trainplane.storage import open_store
-    from trainplane.train.checkpoint.store import committed
+    from trainplane.train.checkpoint.store import newest_first
 
-    checkpoints = committed(open_store(job.checkpoints))
-    return checkpoints[-1].step if checkpoints else -1
+    newest = next(newest_first(open_store(job.checkpoints)), None)
+    return newest.step if newest else -1
 
 
 def is_done(job: TrainJob, steps: int) -> bool:

@@ -125,6 +125,19 @@ def test_a_run_keeps_its_best_its_milestones_and_its_last(tmp_path):
     assert {entry.key.split("/")[0] for entry in store.list()} == set(present(store))
 
 
+def test_tidying_reads_every_manifest_once(tmp_path, monkeypatch):
+    store, reads = open_store(str(tmp_path)), []
+    read = type(store).read
+    monkeypatch.setattr(type(store), "read", lambda self, key, **args: (reads.append(key), read(self, key, **args))[1])
+    writer = train(store, range(1, 9), rules=RetentionRules(last=2, every=1))
+    assert sorted(reads) == [f"step-{step:08d}/manifest.json" for step in range(1, 9)]
+    # What was written again is read again.
+    checkpoints.write(store, state(8, value=2.0), meta={})
+    reads.clear()
+    train(store, [9], rules=writer.rules, writer=writer)
+    assert sorted(reads) == [f"step-{step:08d}/manifest.json" for step in (8, 9)]
+
+
 def test_what_is_pinned_outlives_the_rules_until_the_last_pin_is_gone(tmp_path):
     store = open_store(str(tmp_path))
     writer = train(store, [1, 2], rules=RetentionRules(last=1))
