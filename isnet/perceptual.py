@@ -43,8 +43,8 @@ def _layers(network: Vgg) -> tuple[str, ...]:
 
 
 LAYERS = _layers("vgg19")
-_IMAGENET_MEAN = (0.485, 0.456, 0.406)
-_IMAGENET_STD = (0.229, 0.224, 0.225)
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 _HUB_TIMEOUT_S = 5.0
 
 
@@ -102,7 +102,7 @@ class Perceptual(nn.Module):
         # In the dtype of the weights.
         x = image_B3HW.to(next(self.parameters()).dtype)
         if self.normalise:
-            x = (x - x.new_tensor(_IMAGENET_MEAN).view(1, 3, 1, 1)) / x.new_tensor(_IMAGENET_STD).view(1, 3, 1, 1)
+            x = (x - x.new_tensor(IMAGENET_MEAN).view(1, 3, 1, 1)) / x.new_tensor(IMAGENET_STD).view(1, 3, 1, 1)
         features = {}
         for name in self._run:
             x = F.max_pool2d(x, 2) if name.startswith("pool") else F.relu_(self.convs[name](x))

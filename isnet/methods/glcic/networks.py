@@ -97,7 +97,11 @@ class ContextDiscriminator(nn.Module):
 
     def forward(self, image_B3HW: Tensor, crop_B3hw: Tensor) -> Tensor:
         """Returns the probability (B, 1) that a picture is real."""
-        return torch.sigmoid(self.last(torch.cat(self.features(image_B3HW, crop_B3hw), dim=1)))
+        return torch.sigmoid(self.logits(image_B3HW, crop_B3hw))
+
+    def logits(self, image_B3HW: Tensor, crop_B3hw: Tensor) -> Tensor:
+        """Returns the logit (B, 1) of that probability, for losses."""
+        return self.last(torch.cat(self.features(image_B3HW, crop_B3hw), dim=1))  # type: ignore[no-any-return]
 
     def features(self, image_B3HW: Tensor, crop_B3hw: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the vectors of crop and picture, (B, 16·width) each."""
