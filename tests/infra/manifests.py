@@ -11,14 +11,16 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
-RENDERED = ("overlays/dev", "overlays/prod", "jobs")
+RENDERED = ("overlays/dev", "overlays/prod")
+# Components that no overlay here uses.
+OPTIONAL = ("eight-gpus", "managed-database", "pod-identity")
 # Published schemas of KubeRay and Compose, which are not ours to ship.
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 
 
 @functools.cache
 def render(name):
-    """All documents of a kustomization, as `kubectl apply -k` would send them."""
+    """All documents of a kustomization below infra/k8s or at a path, as `kubectl apply -k` would send them."""
     if shutil.which("kubectl"):
         command = ["kubectl", "kustomize"]
     elif shutil.which("kustomize"):
@@ -30,12 +32,20 @@ def render(name):
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
 
+def jobs():
+    """Jobs that are created one by one, each file a document."""
+    return [yaml.safe_load(file.read_text()) for file in sorted((INFRA / "k8s/jobs").glob("*.yaml"))]
+
+
 def pod_specs(document):
     """(where, pod specification) of every pod that a document stands for."""
     kind, spec = document["kind"], document.get("spec", {})
-    name = f"{kind}/{document['metadata']['name']}"
+    metadata = document["metadata"]
+    name = f"{kind}/{metadata.get('name') or metadata['generateName']}"
     if kind in ("Deployment", "StatefulSet", "Job"):
         yield name, spec["template"]["spec"]
+    elif kind == "CronJob":
+        yield name, spec["jobTemplate"]["spec"]["template"]["spec"]
     elif kind == "RayCluster":
         yield f"{name}/head", spec["headGroupSpec"]["template"]["spec"]
         for group in spec["workerGroupSpecs"]:

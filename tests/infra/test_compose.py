@@ -59,7 +59,7 @@ def test_every_service_has_limits_a_check_and_drops_its_rights(compose):
     for name, service in compose["services"].items():
         assert {"cpus", "memory"} <= service["deploy"]["resources"]["limits"].keys(), name
         assert "no-new-privileges:true" in service["security_opt"], name
-        ours = service["image"].startswith("${ISNET_IMAGE")
+        ours = service["image"].startswith(("${ISNET_IMAGE", "${ISNET_CUDA_IMAGE"))
         # Ours has its check in the image; it reads what to ask from ISNET_HEALTH.
         assert "healthcheck" in service or (ours and "ISNET_HEALTH" in service["environment"]), name
         assert ours or re.search(r":[\w.-]*\d[\w.-]*$", service["image"]), name

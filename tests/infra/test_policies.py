@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pytest
 from manifests import INFRA
 
-ROLES = ("trainer", "packer", "promoter", "mlflow")
+ROLES = ("trainer", "packer", "promoter", "mlflow", "backup")
 
 
 def statements(name):
@@ -40,7 +40,7 @@ def test_who_may_write_where():
     may = {
         (role, place): allows(role, "s3:PutObject", f"{place}/x")
         for role in ROLES
-        for place in ("datasets", "checkpoints", "artifacts", "audit")
+        for place in ("datasets", "checkpoints", "artifacts", "audit", "backups")
     }
     assert {key for key, value in may.items() if value} == {
         ("packer", "datasets"),
@@ -48,6 +48,7 @@ def test_who_may_write_where():
         ("trainer", "artifacts"),
         ("promoter", "artifacts"),
         ("promoter", "audit"),
+        ("backup", "backups"),
     }
     assert not any(allows(role, "s3:DeleteObject", "audit/x") for role in ROLES)
 
@@ -58,3 +59,11 @@ def test_a_promoter_pins_what_it_registers_and_changes_nothing_else_of_a_run():
     assert not allows("promoter", "s3:DeleteObject", key)
     for name in ("step-00001000/tensors.safetensors", "attempt.json", "step-00001000/manifest.json"):
         assert not allows("promoter", "s3:PutObject", f"checkpoints/demo-0123/{name}")
+
+
+def test_a_trainer_cannot_delete_what_is_registered():
+    assert allows("trainer", "s3:DeleteObject", "checkpoints/demo-0123/step-00001000/tensors.safetensors")
+    # A search lets go of the checkpoint that it handed over.
+    assert allows("trainer", "s3:DeleteObject", "checkpoints/demo-0123/pins/step-00001000/search.json")
+    assert not allows("trainer", "s3:DeleteObject", "checkpoints/demo-0123/pins/step-00001000/models%3A%2Fm.json")
+    assert not allows("trainer", "s3:DeleteObject", "artifacts/1/models/m-0123/artifacts/MLmodel")
