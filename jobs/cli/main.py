@@ -52,11 +52,14 @@ def _run(args: argparse.Namespace) -> int:
 
     from isnet.errors import InputError
     from trainplane.environ import child_environment, preserved_variables
+    from trainplane.store_wait import VARIABLE, patience
 
     try:
-        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE), child_environment():
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE, VARIABLE), child_environment():
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
-            status = command(args) if args.target.startswith(WITHOUT_CONTEXT) else command(args, _context(args))
+            places = () if args.target.startswith(WITHOUT_CONTEXT) else (_context(args),)
+            with patience(is_long=args.target.startswith(LONG)):
+                status = command(args, *places)
     except (UserError, InputError) as error:
         return _fail(args, str(error), 2)
     except RunFailed as error:
@@ -116,6 +119,19 @@ RECORDING = (
     "commands.models:register",
     "commands.runs:sync",
     "commands.ui:ui",
+)
+
+# Commands that wait for a store that is away; for the others a person waits.
+LONG = (
+    "commands.demo:",
+    "commands.train:",
+    "commands.tune:",
+    "commands.evaluate:",
+    "commands.inpaint:",
+    "commands.data:pack",
+    "commands.data:verify",
+    "commands.models:register",
+    "commands.models:promote",
 )
 
 # Advice after an interruption, by command.

@@ -8,7 +8,7 @@ import itertools
 import pytest
 
 from jobs.bench import faults
-from jobs.bench.faults import GLOBAL_BATCH, bench_store, pack_samples, read_epoch
+from jobs.bench.failing_store import GLOBAL_BATCH, Epoch, bench_store, pack_samples, read_epoch
 from trainplane.testing.fault_proxy import FAULTS, seeded_faults
 
 
@@ -36,7 +36,7 @@ def test_the_bench_would_notice_wrong_missing_and_doubled_samples() -> None:
         assert epoch.wrong == 0
         spoilt = [hashlib.sha256(b"other").digest(), *packed[1:]]
         assert read_epoch(proxy, spoilt, 0.0, seed=0).wrong == 1
-    doubled = faults.Epoch((epoch.numbers[0], *epoch.numbers[:-1]), 0, 1, 1, {}, 1.0)
+    doubled = Epoch((epoch.numbers[0], *epoch.numbers[:-1]), 0, 1, 1, {}, 1.0)
     values = {figure["name"]: figure["value"] for figure in faults._figures(0.1, doubled, epoch, len(packed))}
     assert values["missing, 10% faults"] == values["doubled, 10% faults"] == 1
     assert values["at another place than in the clean epoch, 10% faults"] > 0

@@ -39,6 +39,7 @@ def bench(commands: Any) -> None:
     faults.add_argument("--samples", default=4096, help="in the dataset, default 4096", **N)
     faults.add_argument("--sample-bytes", type=size, default=2**15, metavar="SIZE", help="on average, default 32K")
     faults.add_argument("--seed", type=int, default=0, help="of bytes, order and faults, default 0")
+    faults.add_argument("--clock", default=10, help="times faster the outages and pauses pass, default 10", **N)
     loader = action("loader", "our loader against its peers and bare decoding, from one S3 server")
     loader.add_argument("--photos", metavar="DIR", help="JPEG photos to measure on, beside synthetic pictures")
     loader.add_argument("--samples", default=16384, help="in a set, default 16384", **N)

@@ -12,6 +12,7 @@ here. `isnet.toml` has references to secrets, never their values::
     tracking = "http://mlflow:5000"
     store = "s3://bucket/isnet"            # datasets/, checkpoints/, artifacts/ and audit/ beneath it
     s3_endpoint = "http://store:9000"
+    store_wait_s = 3600                    # how long a run waits for a store that is away; without it half an hour
 
     [context.lab.secrets]
     AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"  # or "file:/path/to/a/file"
@@ -33,6 +34,8 @@ from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
 from trainplane.store_address import full_address, scheme_of
+from trainplane.store_wait import VARIABLE as STORE_WAIT
+from trainplane.store_wait import wait_of
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.variables import check_variables
 
@@ -48,6 +51,7 @@ _KEYS = (
     "audit",
     "s3_endpoint",
     "s3_region",
+    "store_wait_s",
     "secrets",
 )
 
@@ -192,7 +196,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
-        if key != "secrets":
+        if key not in ("secrets", "store_wait_s"):
             values.check_text(table[key], what(key))
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
@@ -214,6 +218,8 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
         variables["AWS_ENDPOINT_URL"] = variables["MLFLOW_S3_ENDPOINT_URL"] = endpoint
     if "s3_region" in table:
         variables["AWS_DEFAULT_REGION"] = values.region(table["s3_region"], what("s3_region"))
+    if "store_wait_s" in table:
+        variables[STORE_WAIT] = f"{wait_of(table['store_wait_s'], what('store_wait_s')):g}"
     for variable, reference in table.get("secrets", {}).items():
         variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
     return base.at(**addresses).at(environment=variables)  # type: ignore[arg-type]

@@ -14,6 +14,7 @@ from trainplane.cluster.context import CONFIG_FILE, Context, project_folder, sea
 from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import CLI, UserError
+from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 NAME = "stack"
 _FIRST = f"# >>> written by `{command_line('stack', 'up')}`, taken out by `{command_line('stack', 'down', '--wipe')}`"
@@ -68,15 +69,18 @@ def text_for_job(context: Context) -> str:
 
     Without `ray`, because the job is on the cluster, and without secrets: the cluster's nodes have their own.
     """
-    values = {name: getattr(context, name) for name in ("tracking", "datasets", "checkpoints", "artifacts", "audit")}
+    places = ("tracking", "datasets", "checkpoints", "artifacts", "audit")
+    values: dict[str, object] = {name: getattr(context, name) for name in places}
     for key, variable in (("s3_endpoint", "AWS_ENDPOINT_URL"), ("s3_region", "AWS_DEFAULT_REGION")):
         if variable in context.environment:
             values[key] = context.environment[variable]
+    if STORE_WAIT in context.environment:
+        values["store_wait_s"] = float(context.environment[STORE_WAIT])
     name = json.dumps(context.name)
     return "\n".join([f"default = {name}", "", *_table(f"context.{name}", values)]) + "\n"
 
 
-def _table(name: str, values: Mapping[str, str]) -> list[str]:
+def _table(name: str, values: Mapping[str, object]) -> list[str]:
     return [f"[{name}]", *(f"{key} = {json.dumps(value)}" for key, value in values.items())]
 
 

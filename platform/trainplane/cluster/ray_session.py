@@ -17,6 +17,7 @@ from trainplane.cluster.ray_address import check_cluster, is_job, named_address
 from trainplane.environ import MAX_TEMPORARY_BYTES, imports_from_current_folder, with_variables
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.passive_waiting import passive_waiting
+from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 STARTS = 3
 
@@ -82,7 +83,10 @@ def connect_job(ray: Any) -> None:
 def _worker_variables() -> dict[str, str]:
     # Ray refuses a variable that the job's own runtime environment has already.
     own = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
-    return {name: value for name, value in passive_waiting(os.environ).items() if name not in own.get("env_vars", {})}
+    ours = passive_waiting(os.environ)
+    if STORE_WAIT in os.environ:
+        ours[STORE_WAIT] = os.environ[STORE_WAIT]
+    return {name: value for name, value in ours.items() if name not in own.get("env_vars", {})}
 
 
 def ray_variables(*, in_job: bool) -> dict[str, str]:

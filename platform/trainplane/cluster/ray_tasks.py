@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 from typing import Any
 
-# Names that boto3 and pyarrow read.
-_STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION")
+from trainplane.store_wait import VARIABLE as STORE_WAIT
+
+# Names that boto3 and pyarrow read, and the limit of waiting.
+_STORE_VARIABLES = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_REGION", "AWS_DEFAULT_REGION", STORE_WAIT)
 _CHECKSUMS = "AWS_REQUEST_CHECKSUM_CALCULATION"
 
 

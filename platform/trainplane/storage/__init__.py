@@ -11,7 +11,7 @@ and the meaning of the bytes (readers check their digests).
 
 from trainplane.storage.address import ensure_bucket, open_store
 from trainplane.storage.s3.retry import RetryPolicy
-from trainplane.storage.store import AccessDenied, Entry, NoBucket, NotFound, StorageError, Store
+from trainplane.storage.store import AccessDenied, Entry, NoBucket, NotFound, StorageError, Store, StoreAway
 
 __all__ = [
     "AccessDenied",
@@ -21,6 +21,7 @@ __all__ = [
     "RetryPolicy",
     "StorageError",
     "Store",
+    "StoreAway",
     "ensure_bucket",
     "open_store",
 ]

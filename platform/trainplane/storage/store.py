@@ -36,6 +36,10 @@ class StorageError(RunFailed):
     """
 
 
+class StoreAway(StorageError):
+    """The store did not answer within this process's patience."""
+
+
 class AccessDenied(StorageError):
     """The store refuses an operation to these credentials."""
 

@@ -2,6 +2,7 @@
 
     with FaultProxy(endpoint) as proxy:             # then AWS_ENDPOINT_URL=proxy.endpoint
         proxy.fault = seeded_faults(0.1, seed=1)
+        proxy.go_away("refused", 60.0)              # and comes back by itself
 
 For tests and for `isnet bench faults`; it forwards plain HTTP from loopback only. Not covered: faults of the server
 itself, such as wrong stored bytes.
@@ -17,6 +18,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TypeAlias
 
@@ -35,6 +37,12 @@ BODY_FAULTS = {
     "elsewhere": "the correct answer to another range",
 }
 FAULTS = (*REFUSALS, *BODY_FAULTS)
+OUTAGES = {
+    "503": "every request gets 503",
+    "500": "every request gets 500",
+    "refused": "connections break, and new ones are refused",
+    "silent": "no request is answered",
+}
 
 _SLOW_BYTES_PER_S = 10_000
 _PIECE_BYTES = 1 << 16
@@ -61,8 +69,8 @@ def seeded_faults(rate: float, *, seed: int, kinds: Sequence[str] = FAULTS) -> F
 class FaultProxy:
     """Forwards requests to an S3 server and injects `fault`.
 
-    `requests` counts all requests, `faults` the injected faults by name. A stall lasts `stall_s`. All uploads together
-    are limited to `upload_bytes_per_s`. `port` 0 takes a free one.
+    `upstream` is the server, `requests` counts all requests, `faults` the injected faults by name. A stall lasts
+    `stall_s`. All uploads together are limited to `upload_bytes_per_s`. `port` 0 takes a free one.
     """
 
     def __init__(
@@ -71,13 +79,17 @@ class FaultProxy:
         self.fault: Fault = no_fault
         self.requests = 0
         self.faults: Counter[str] = Counter()
-        self._upstream = endpoint.removeprefix("http://")
+        self.upstream = endpoint
         self._stall_s = stall_s
         self._upload_bytes_per_s = upload_bytes_per_s
         # Time at which the limited uplink becomes free.
         self._uplink_free_at = 0.0
         self._lock = threading.Lock()
         self._closed = threading.Event()
+        self._outage: str | None = None
+        self._back = threading.Event()
+        self._back.set()
+        self._connections: set[socket.socket] = set()
         proxy = self
 
         class _Handler(BaseHTTPRequestHandler):
@@ -90,6 +102,15 @@ class FaultProxy:
 
             do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _serve
 
+            def setup(self) -> None:
+                super().setup()
+                proxy._connections.add(self.connection)
+
+            def finish(self) -> None:
+                proxy._connections.discard(self.connection)
+                with suppress(OSError):
+                    super().finish()
+
             def log_message(self, format: str, *args: object) -> None:
                 """Logs nothing."""
 
@@ -100,9 +121,43 @@ class FaultProxy:
             def handle_error(self, request: object, client_address: object) -> None:
                 """Ignores clients that hang up, which these faults cause."""
 
-        self._server = _Server(("127.0.0.1", port), _Handler)
+        self._new_server = lambda port: _Server(("127.0.0.1", port), _Handler)
+        self._serve_on(port)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
+
+    def _serve_on(self, port: int) -> None:
+        self._server = self._new_server(port)
         threading.Thread(target=self._server.serve_forever, args=(0.05,), daemon=True).start()
+
+    def go_away(self, kind: str, seconds: float) -> None:
+        """Begins an outage, unless there is one.
+
+        `kind` is one of `OUTAGES`; the store comes back by itself.
+        """
+        with self._lock:
+            if self._outage is not None:
+                return
+            self._outage = kind
+            self._back.clear()
+        if kind == "refused":
+            self._server.shutdown()
+            self._server.server_close()
+            for connection in list(self._connections):
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+        timer = threading.Timer(seconds, self._come_back)
+        timer.daemon = True
+        timer.start()
+
+    def _come_back(self) -> None:
+        if self._outage == "refused" and not self._closed.is_set():
+            self._serve_on(int(self.endpoint.rpartition(":")[2]))
+        self._outage = None
+        self._back.set()
+
+    def wait_until_back(self) -> None:
+        """Waits for the end of an outage."""
+        self._back.wait()
 
     def __enter__(self) -> FaultProxy:
         return self
@@ -113,6 +168,7 @@ class FaultProxy:
     def close(self) -> None:
         """Stops the proxy and ends its stalls."""
         self._closed.set()
+        self._back.set()
         self._server.shutdown()
         self._server.server_close()
 
@@ -122,6 +178,10 @@ class FaultProxy:
             number = self.requests
         body = b"".join(self._receive(handler))
         fault = self.fault(handler.command, handler.path, number)
+        if self._outage in REFUSALS:
+            fault = self._outage
+        elif self._outage == "silent":
+            self._back.wait()
         if fault:
             with self._lock:
                 self.faults[fault] += 1
@@ -145,7 +205,7 @@ class FaultProxy:
 
     def _forward(self, handler: BaseHTTPRequestHandler, sent: bytes, fault: str | None, number: int) -> None:
         # Get the server's answer.
-        upstream = http.client.HTTPConnection(self._upstream, timeout=30)
+        upstream = http.client.HTTPConnection(self.upstream.removeprefix("http://"), timeout=30)
         try:
             upstream.request(handler.command, handler.path, sent, dict(handler.headers))
             answer = upstream.getresponse()

@@ -19,6 +19,7 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.types import Batch
 from trainplane.storage import open_store
 from trainplane.storage.s3.retry import RETRIES
+from trainplane.store_wait import store_wait_s
 from trainplane.task import Task, load_task
 from trainplane.tracking.system_metrics import Gauges
 from trainplane.tracking.tracker import Recorder
@@ -34,6 +35,7 @@ from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
+from trainplane.train.launch.wait_log import report_waits, waits_told
 from trainplane.train.metrics import sum_over_ranks
 from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
@@ -70,10 +72,10 @@ def run(
     config: RunConfig = build(task_class.Config, job.config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
-    flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s)
+    flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s + store_wait_s())
     messages, damage = list[str](), DamageLog()
     amended: GuardState | None = None
-    with closing(setup.tracker_of(job, world)) as tracker:
+    with closing(setup.tracker_of(job, world)) as tracker, waits_told(world, progress, tracker, interrupted):
         while True:
             trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage, other_nodes)
             try:
@@ -161,6 +163,7 @@ class _Trainer:
             done = index + 1
             self.samples += self.config.train.global_batch
             due = triggers.after(done)
+            report_waits(due.waited, done, self._emit, world, task.device)
 
             # Record: only now are the shares summed over ranks, and the guard decides about the steps since last time.
             if due.record:
@@ -256,8 +259,7 @@ class _Trainer:
 
     def _self_check(self, batch: Batch) -> None:
         """Runs the task's self-check on the first micro-batch."""
-        fallback = self.task.self_check(next(self._micro_batches(batch)), reduce=self.world)
-        if fallback:
+        if fallback := self.task.self_check(next(self._micro_batches(batch)), reduce=self.world):
             self._emit(0, fallback)
 
     def _step(self, index: int, batch: Batch) -> dict[str, Tensor]:
@@ -325,8 +327,7 @@ class _Trainer:
             "micro_batch": self.split.micro_batch,
             "threads": torch.get_num_threads(),
         }
-        state = states.capture(self.task, step=done)
-        self.writer.save(state, meta=meta, unsent=self.tracker.unsent(), metrics=metrics)
+        self.writer.save(states.capture(self.task, step=done), meta=meta, unsent=self.tracker.unsent(), metrics=metrics)
 
     def _last_good(self) -> int:
         """Step of the newest checkpoint, after the upload in progress."""
@@ -385,7 +386,6 @@ class _Trainer:
                 done, {f"time/{name}_s": value for name, value in seconds.items()} | {"time/pictures_per_s": rate}
             )
         # Flush the record; what the server does not take now stays in the spool.
-        unsent = self.tracker.close(timeout_s=30.0)
         return Outcome(
             status="finished" if done >= self._steps else "stopped",
             step=done,
@@ -394,7 +394,7 @@ class _Trainer:
             state_digest=last.state_digest if last else "",
             seconds=seconds,
             pictures_per_s=rate,
-            unsent=unsent,
+            unsent=self.tracker.close(timeout_s=30.0),
             damage=[str(damage) for damage in self.damage.samples],
             told=self.messages,
         )

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+from trainplane.store_wait import STORE_WAITS
 from trainplane.train.config import Cadence, TrainConfig
 from trainplane.train.pulse import PULSE, WAITING
 from trainplane.train.world import World
@@ -28,6 +29,8 @@ class Due:
     validate: bool = False
     checkpoint: bool = False
     halt: bool = False
+    out_of_time: bool = False
+    waited: bool = False  # a rank has waited for a store
 
 
 class FlagExchange:
@@ -75,6 +78,7 @@ class Triggers:
         flags: FlagExchange,
         interrupted: Callable[[], bool],
         last: int | None = None,
+        is_out_of_time: Callable[[], bool] = lambda: False,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._last = last or config.steps
@@ -82,19 +86,22 @@ class Triggers:
         self._steps_per_epoch = steps_per_epoch
         self._flags = flags
         self._interrupted = interrupted
+        self._is_out_of_time = is_out_of_time
         self._clock = clock
         self._cadences = [Cadence.of(x) for x in (config.log_every, config.validate_every, config.checkpoint_every)]
         self._next = [clock() + cadence.amount for cadence in self._cadences]
 
     def after(self, done: int) -> Due:
         """Events due after `done` steps; called once on every rank."""
-        by_clock = self._flags.exchange((*self._elapsed(), self._interrupted()))
+        out_of_time = self._world.is_first and self._is_out_of_time()
+        flags = (*self._elapsed(), self._interrupted(), out_of_time, STORE_WAITS.num_ended > 0)
+        *by_clock, halt, out_of_time, waited = self._flags.exchange(flags)
         last = done == self._last
         record, validate, checkpoint = (
             last or by_clock[i] or self._by_steps(cadence, done) for i, cadence in enumerate(self._cadences)
         )
         # The means over an epoch are recorded at its end.
-        return Due(record or done % self._steps_per_epoch == 0, validate, checkpoint, halt=by_clock[-1])
+        return Due(record or done % self._steps_per_epoch == 0, validate, checkpoint, halt, out_of_time, waited)
 
     def _by_steps(self, cadence: Cadence, done: int) -> bool:
         steps = cadence.steps(self._steps_per_epoch)

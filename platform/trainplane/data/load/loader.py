@@ -12,6 +12,7 @@ replaced by the order's pure rule and counted.
 
 from __future__ import annotations
 
+import threading
 import weakref
 from collections import deque
 from collections.abc import Generator, Iterator
@@ -25,6 +26,7 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import DEFAULT_CACHE_BYTES
 from trainplane.data.types import Batch, Transform
 from trainplane.errors import UserError
+from trainplane.store_wait import STORE_WAITS
 
 
 class Loader:
@@ -119,7 +121,11 @@ class Loader:
 
     def _stream(self, start: int, stop: int) -> Generator[tuple[int, Batch], None, None]:
         # One thread runs the generator, so parts come in order, and its errors are raised where they are awaited.
-        with closing(self._whole_parts(start, stop)) as parts, ThreadPoolExecutor(1, "loader") as thread:
+        closed = threading.Event()
+        with (
+            closing(self._whole_parts(start, stop)) as parts,
+            ThreadPoolExecutor(1, "loader", STORE_WAITS.obey, (closed.is_set,)) as thread,
+        ):
             ahead = deque(thread.submit(next, parts) for _ in range(min(self._prefetch, stop - start)))
             try:
                 for step in range(start, stop):
@@ -129,6 +135,7 @@ class Loader:
                     self._check_damage(part)
                     yield step, part.batch
             finally:
+                closed.set()
                 thread.shutdown(wait=True, cancel_futures=True)
 
     def _whole_parts(self, start: int, stop: int) -> Generator[BatchPart, None, None]:

@@ -19,6 +19,8 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 from trainplane.data.load.batch_maker import BatchMaker, BatchPart
 from trainplane.data.load.buffers import BufferPool, Layout, RingBuffer
 from trainplane.data.types import Batch
+from trainplane.store_wait import STORE_WAITS, SharedWaits
+from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 
 def worker_parts(
@@ -37,7 +39,8 @@ def worker_parts(
     shares = [slots[low:high] for low, high in itertools.pairwise(bounds)]
     # The DataLoader lets a worker start `prefetch` parts beyond the one that was last received from it. That one is
     # copied before the next is received. So with one buffer more than `prefetch`, none is written while it is read.
-    work = _Work(maker, start, stop, shares, num_buffers=prefetch + 1, settings=_store_settings())
+    waits = [SharedWaits.new(context) for _ in shares]
+    work = _Work(maker, start, stop, shares, num_buffers=prefetch + 1, settings=_store_settings(), waits=waits)
     messages: Any = iter(
         DataLoader(
             work,
@@ -51,11 +54,12 @@ def worker_parts(
     rings: list[RingBuffer | None] = [None] * workers
     pool = BufferPool()
     try:
-        # The DataLoader asks its workers in turn: each round is one step.
-        for _ in range(start, stop):
-            step_messages: list[_Message] = [next(messages) for _ in shares]
-            rings = [message.ring or ring for message, ring in zip(step_messages, rings, strict=True)]
-            yield _join(step_messages, rings, shares, pool)
+        with STORE_WAITS.watching(waits):
+            # The DataLoader asks its workers in turn: each round is one step.
+            for _ in range(start, stop):
+                step_messages: list[_Message] = [next(messages) for _ in shares]
+                rings = [message.ring or ring for message, ring in zip(step_messages, rings, strict=True)]
+                yield _join(step_messages, rings, shares, pool)
     finally:
         # torch ends its workers when the iterator is collected, which the traceback of an error would delay.
         messages._shutdown_workers()
@@ -82,6 +86,7 @@ class _Work(IterableDataset[_Message]):
         *,
         num_buffers: int,
         settings: Mapping[str, str],
+        waits: Sequence[SharedWaits],
     ) -> None:
         self._maker = maker
         self._start = start
@@ -89,6 +94,7 @@ class _Work(IterableDataset[_Message]):
         self._shares = shares
         self._num_buffers = num_buffers
         self._settings = settings
+        self._waits = waits
         self._ring: RingBuffer | None = None
         self._buffer = 0
 
@@ -96,6 +102,7 @@ class _Work(IterableDataset[_Message]):
         worker = get_worker_info()
         assert worker is not None
         os.environ.update(self._settings)
+        STORE_WAITS.report_to(self._waits[worker.id])
         sent_ring = self._ring
         share = self._shares[worker.id]
         parts = self._maker.parts(
@@ -137,7 +144,7 @@ def _join(
 def _store_settings() -> dict[str, str]:
     # Returns the environment variables that stores read. A fork server keeps the environment of its own start, which
     # may be older.
-    return {name: value for name, value in os.environ.items() if name.startswith("AWS_")}
+    return {name: value for name, value in os.environ.items() if name.startswith("AWS_") or name == STORE_WAIT}
 
 
 def _identity(message: Any) -> Any:

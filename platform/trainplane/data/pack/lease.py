@@ -22,6 +22,7 @@ from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
 from trainplane.locks import ProcessId, machine_id
 from trainplane.storage import NotFound, StorageError, Store
+from trainplane.store_wait import STORE_WAITS
 
 log = logging.getLogger(__name__)
 
@@ -31,7 +32,9 @@ HEARTBEAT_S = 5.0
 _LEASE = f"{PREFIX}claim-"
 _LEASE_KEY = re.compile(rf"{re.escape(_LEASE)}\d{{6,}}\.json")
 _NOTE_KEY = re.compile(rf"{re.escape(PREFIX)}(claim|shard)-\d{{6,}}\.json")
-_PATIENCE_S = 20.0  # without a heartbeat, from a process that cannot be looked up
+# Without a heartbeat, from a process that cannot be looked up: longer than its pauses when the store comes back.
+_PATIENCE_S = 30.0
+_SLOW_S = 5.0  # an answer that took longer came from a store that had been away
 
 
 @dataclass(frozen=True)
@@ -128,7 +131,8 @@ class PackLease:
         if self._thread is not None:
             self._thread.join()
         try:
-            self._end(finished=finished)
+            with STORE_WAITS.obeying(lambda: not finished):
+                self._end(finished=finished)
         except StorageError as error:
             if finished:
                 raise
@@ -156,6 +160,7 @@ class PackLease:
         return not self.is_lost
 
     def _renew(self) -> None:
+        STORE_WAITS.obey(self._stop.is_set)
         while not self._stop.wait(HEARTBEAT_S):
             try:
                 if not self._is_ours():
@@ -181,10 +186,22 @@ class PackLease:
                 "%s: process %d on %s was packing here; waiting %.0f s for its next heartbeat",
                 self._store.address, owner.pid, owner.host, self._patience_s,
             )  # fmt: skip
-            time.sleep(self._patience_s)
-            is_gone = latest_lease(self._store) == (number, owner)
+            is_gone = self._is_silent(number, owner)
         if not is_gone:
             raise _refusal(self._store, f"is running there (process {owner.pid} on {owner.host})")
+
+    def _is_silent(self, number: int, owner: Owner) -> bool:
+        """Watches a lease until its next heartbeat, or in vain."""
+        since = time.monotonic()
+        while time.monotonic() - since < self._patience_s:
+            time.sleep(min(HEARTBEAT_S, self._patience_s))
+            before = time.monotonic()
+            if latest_lease(self._store) != (number, owner):
+                return False
+            # While the store is away the owner cannot renew its lease: only time in which it answers counts.
+            if time.monotonic() - before > _SLOW_S:
+                since = time.monotonic()
+        return True
 
 
 def latest_lease(store: Store) -> tuple[int, Owner | None] | None:

@@ -11,6 +11,7 @@ readings agree on is called damage. Valid bytes are also cached on the host's di
 
 from __future__ import annotations
 
+import threading
 from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -23,6 +24,7 @@ from trainplane.data.order import Visit
 from trainplane.data.read.shard_reader import Chunk, ShardReader
 from trainplane.errors import UserError
 from trainplane.storage import NotFound
+from trainplane.store_wait import STORE_WAITS
 
 DEFAULT_CACHE_BYTES = 256 * 1024 * 1024
 
@@ -71,7 +73,11 @@ class Fetcher:
         self.held_bytes = 0
         # Ranges that are read sample by sample, and how many of their samples are still to be requested.
         self._split: dict[tuple[int, int, int], int] = {}
-        self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix="fetch")
+        # Reads that wait for a store that is away must not outlive their reader.
+        self._closing, outer = threading.Event(), STORE_WAITS.cancelled
+        self._threads = ThreadPoolExecutor(
+            _CONNECTIONS, "fetch", STORE_WAITS.obey, (lambda: self._closing.is_set() or outer(),)
+        )
 
     def __enter__(self) -> Fetcher:
         return self
@@ -80,7 +86,8 @@ class Fetcher:
         self.close()
 
     def close(self) -> None:
-        """Waits for the reads under way and frees the memory."""
+        """Ends the reads under way and frees the memory."""
+        self._closing.set()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._shards.close()
         self.pending.clear()

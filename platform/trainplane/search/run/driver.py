@@ -194,7 +194,7 @@ def trial_limit(plan: SearchPlan) -> int:
 # Cause of a trial whose process ended without a result. Others are names of `failure_policy.Cause`.
 GONE = "GONE"
 # Failures of a process or machine may not happen again; those of settings, code or data would.
-_TRANSIENT_CAUSES = (GONE, "LOST", "HARDWARE", "NOTICE", "CREDENTIALS", "OURS")
+_TRANSIENT_CAUSES = (GONE, "LOST", "HARDWARE", "NOTICE", "CREDENTIALS", "STORE", "OURS")
 
 
 def should_retry(cause: str, *, failures: int, retries: int) -> bool:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import enum
+import errno
 import re
+import socket
+import ssl
 from http.client import HTTPException
 
 from botocore.exceptions import (
     BotoCoreError,
     ClientError,
+    ConnectionClosedError,
     CredentialRetrievalError,
     HTTPClientError,
     IncompleteReadError,
@@ -25,6 +29,7 @@ from botocore.exceptions import (
 )
 from botocore.exceptions import ConnectionError as BotoConnectionError
 from botocore.exceptions import ReadTimeoutError as BotoReadTimeoutError
+from botocore.exceptions import SSLError as BotoSSLError
 from botocore.parsers import ResponseParserError
 from urllib3.exceptions import HTTPError, ReadTimeoutError
 
@@ -130,6 +135,35 @@ def classify(error: Exception) -> Reaction:
     if isinstance(error, (*network_errors, *_GARBLED)):
         return Reaction.RETRY
     return Reaction.FATAL
+
+
+# A route or port that is not there.
+_NETWORK_ERRNOS = {
+    errno.ENETDOWN,
+    errno.ENETUNREACH,
+    errno.EHOSTDOWN,
+    errno.EHOSTUNREACH,
+    errno.EADDRNOTAVAIL,
+}
+
+
+def is_outage(error: Exception) -> bool:
+    """True where the store is away.
+
+    That is: it says that it is in trouble, it refuses or drops connections, does not answer in time, or has no address.
+    """
+    if isinstance(error, ClientError):
+        status = int(error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0))
+        kind = classify(error)
+        return kind is Reaction.SLOW_DOWN or (kind is Reaction.RETRY and status >= 500)
+    # A certificate or an answer that is wrong stays so.
+    if isinstance(error, (ShortBody, SlowBody, NotS3, ssl.SSLError, BotoSSLError)):
+        return False
+    if isinstance(error, (BotoConnectionError, ConnectionClosedError, HTTPError)) or is_timeout(error):
+        return True
+    return isinstance(error, (ConnectionError, socket.gaierror)) or (
+        isinstance(error, OSError) and error.errno in _NETWORK_ERRNOS
+    )
 
 
 def is_timeout(error: Exception) -> bool:

@@ -18,8 +18,8 @@ from botocore.exceptions import (
 from botocore.parsers import ResponseParserError
 
 from trainplane.errors import UserError
-from trainplane.storage.s3.errors import SIGN_IN_ERRORS, NotS3, Reaction, error_name
-from trainplane.storage.store import AccessDenied, NoBucket, NotFound, StorageError
+from trainplane.storage.s3.errors import SIGN_IN_ERRORS, NotS3, Reaction, error_name, is_outage
+from trainplane.storage.store import AccessDenied, NoBucket, NotFound, StorageError, StoreAway
 
 # Variables of one line each. A line end in them is a header that cannot be sent, or an address that is none.
 VARIABLES = (
@@ -102,7 +102,9 @@ def no_client(error: Exception, endpoint: str) -> UserError:
     )
 
 
-def final_error(error: Exception, kind: Reaction, *, verb: str, address: str, bucket: str, endpoint: str) -> Exception:
+def final_error(
+    error: Exception, kind: Reaction, *, verb: str, address: str, bucket: str, endpoint: str, failing_s: float = 0.0
+) -> Exception:
     """Error of an operation that is not tried again."""
     name = error_name(error)
     if kind is Reaction.NO_CREDENTIALS:
@@ -113,12 +115,16 @@ def final_error(error: Exception, kind: Reaction, *, verb: str, address: str, bu
         error_type, template = StorageError, _NOT_S3
     if isinstance(error, (NotS3, ResponseParserError)):
         template, name = _NOT_S3, str(error) if isinstance(error, NotS3) else "no XML of S3"
+    elif is_outage(error):
+        error_type = StoreAway
     # FORBIDDEN, but with another remedy.
     elif name == "RequestTimeTooSkewed":
         template = _SKEWED
     elif verb.startswith("create ") and kind in (Reaction.NOT_IMPLEMENTED, Reaction.FATAL):
         template = _NO_CONDITION
-    return error_type(f"{address}: " + template.format(verb=verb, name=name, bucket=bucket, endpoint=endpoint))
+    waited = f"{failing_s / 60:.0f} min" if failing_s >= 120 else f"{failing_s:.0f} s"
+    values = {"verb": verb, "name": name, "bucket": bucket, "endpoint": endpoint, "waited": waited}
+    return error_type(f"{address}: " + template.format_map(values))
 
 
 # Operations on an object or upload that may be absent.
@@ -129,7 +135,7 @@ _SKEWED = (
     "set the clock (NTP)"
 )
 _FAILING = (
-    "cannot {verb}, {endpoint} keeps failing ({name}); "
+    "cannot {verb}, {endpoint} keeps failing ({name}) for {waited} now; "
     "check AWS_ENDPOINT_URL, the network and the store's health, then run again"
 )
 _NO_CONDITION = (

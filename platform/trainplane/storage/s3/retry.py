@@ -10,6 +10,10 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass, replace
 
+# Time for the first attempts of a store that is away, and failures that are more than one slow answer.
+QUICK_S = 30.0
+OUTAGE_FAILURES = 3
+
 
 @dataclass(frozen=True)
 class RetryPolicy:
@@ -23,6 +27,7 @@ class RetryPolicy:
     attempts: int = 8
     base_s: float = 0.1
     cap_s: float = 10.0
+    outage_cap_s: float = 20.0
     connect_timeout_s: float = 5.0
     read_timeout_s: float = 20.0
     patience_s: float = 2.0
@@ -32,6 +37,28 @@ class RetryPolicy:
         """Delay after consecutive failures; `jitter` is uniform in [0, 1)."""
         # The exponent is bounded so that the power cannot overflow.
         return jitter * min(self.cap_s, self.base_s * 2.0 ** min(max(failures, 1) - 1, 32))
+
+    def next_pause_s(
+        self, *, failures: int, failing_s: float, wait_s: float, is_outage: bool, has_budget: bool, jitter: float
+    ) -> float | None:
+        """Pause before the next attempt; None: no more attempts.
+
+        Args:
+            failures: Consecutive failures of the operation.
+            failing_s: Seconds since the first of them.
+            wait_s: Seconds to wait for a store that is away; 0 for a short patience.
+            is_outage: The last failure is one of a store that is away, and no fault of the request.
+            has_budget: Retries remain in the budget.
+            jitter: Uniform in [0, 1).
+        """
+        is_slow = is_outage and failures >= OUTAGE_FAILURES and failing_s >= max(wait_s, QUICK_S)
+        if failures < self.attempts and has_budget and not is_slow:
+            return self.delay_s(failures, jitter)
+        # An outage is waited for outside the budget: its pauses are long.
+        if not is_outage or failing_s >= wait_s:
+            return None
+        longest = min(self.outage_cap_s, max(self.cap_s, self.base_s * 2.0 ** min(failures, 32)))
+        return min((0.5 + jitter / 2.0) * longest, wait_s - failing_s)
 
     def timeout_s(self, timeouts: int, *, is_read: bool) -> float:
         """Read timeout after `timeouts` attempts without a byte."""
@@ -44,7 +71,7 @@ class RetryBudget:
 
     A success adds `refill` tokens, a retry costs one. With these values a store that fails 30 % of its requests (0.43
     retries per success) is tolerated for ever. One that fails more than a third of them empties the bucket, and then
-    its failures are final at once.
+    its failures are final at once, unless the store is away.
     """
 
     tokens: float = 100.0

@@ -36,6 +36,7 @@ class ClientCache:
         # Host of the store, known with the first client: a profile may name it.
         self.endpoint = endpoint_name(os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL"))
         self._clients: dict[float, Any] = {}
+        self.has_answered = False  # anything that only a store says
 
     def get(self, timeout_s: float) -> Any:
         """S3 client with this read timeout, created at first use."""
@@ -130,10 +131,16 @@ class BucketState:
     def record_success(self) -> None:
         """Refills the budget and raises the limit."""
         with self._slot_free:
+            self.clients.has_answered = True
             self._budget = self._budget.after_success()
             self._limit = self._limit.after_success()
             # The raised limit may admit one more.
             self._slot_free.notify()
+
+    def record_recovery(self) -> None:
+        """Fills the budget again after an outage."""
+        with self._lock:
+            self._budget = RetryBudget()
 
     def slow_down(self, started_at: int) -> None:
         """Lowers the limit; `started_at` as in `ConcurrencyLimit.after_slow_down`."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from trainplane.errors import RunFailed, UserError
+from trainplane.storage import StoreAway
 from trainplane.train.batch_size import smaller_micro_batch
 from trainplane.train.errors import (
     CodeFailed,
@@ -42,6 +43,7 @@ class Cause(Enum):
     SETUP = "the cluster is set up wrongly"
     CREDENTIALS = "credentials expired"
     DIVERGED = "training diverged"
+    STORE = "the store is away"
     OURS = "the run failed"
     USER = "the user's mistake"
     CODE = "the task's code failed"
@@ -82,6 +84,7 @@ def cause_of(error: BaseException) -> Cause:
         Diverged: Cause.DIVERGED,
         CodeFailed: Cause.CODE,
         UserError: Cause.USER,
+        StoreAway: Cause.STORE,
     }
     for kind, cause in by_kind.items():
         if isinstance(error, kind):
@@ -159,4 +162,7 @@ def decide_retry(
         if smaller is None:
             return RetryDecision(False, "not even one sample at once fits")
         return RetryDecision(True, f"memory ran out with {error.micro_batch} samples at once", micro_batch=smaller)
+    # It was waited for, in every request, as long as the context allows.
+    if cause is Cause.STORE:
+        return RetryDecision(False, "the store stayed away; the same command resumes the run when it is back")
     return RetryDecision(False, "another attempt would fail alike")

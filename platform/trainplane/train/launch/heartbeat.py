@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from trainplane.storage.s3.retry import RETRIES
+from trainplane.store_wait import STORE_WAITS
 from trainplane.train.launch.stall import BEAT_S, RankPulse
 from trainplane.train.pulse import PULSE
 
@@ -25,8 +26,8 @@ def send_pulse(actor: Any, *, rank: int, node: str) -> None:
 
     def run() -> None:
         while True:
-            # A read that is tried again is no stall: the store has a patience of its own.
-            moves = PULSE.moves + RETRIES.value
+            # A read that is tried again, or waits for a store that is away, is no stall: it has a limit of its own.
+            moves = PULSE.moves + RETRIES.value + STORE_WAITS.beats
             pulse = RankPulse(rank, host, node, pid, PULSE.step, PULSE.phase, int(moves), PULSE.begun > 1)
             actor.beat.remote(pulse)
             pause.wait(BEAT_S)

@@ -5,12 +5,16 @@ Rank 0 sends progress at most twice a second and never waits; the answer says wh
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Mapping
 from typing import Any
 
 from trainplane.train.launch.rank_failures import RankFailure
 from trainplane.train.launch.stall import RankPulse
+
+# Time after the last progress at which a rank asks whether to stop.
+_ASK_EVERY_S = 2.0
 
 
 class ProgressActor:
@@ -83,6 +87,10 @@ class ProgressActor:
         """Asks all ranks to save a checkpoint and stop."""
         self._stop = True
 
+    def is_stopping(self) -> bool:
+        """True once the ranks should stop."""
+        return self._stop
+
     def set_usage(self, node: int, usage: dict[str, float]) -> None:
         """Stores the newest system metrics of a node."""
         self._usage[node] = usage
@@ -104,15 +112,17 @@ class ActorProgress:
         self._actor = actor
         self._next = 0.0
         self._answer: Any = None
+        self._lock = threading.Lock()
         self._stop = False
 
     def update(self, step: int, steps: int, pictures_per_s: float, metrics: Mapping[str, float]) -> None:
         """Sends the progress, at most twice a second."""
         # The last step is always sent.
         now = time.monotonic()
-        if now >= self._next or step == steps:
-            self._next = now + 0.5
-            self._answer = self._actor.update.remote(step, steps, pictures_per_s, dict(metrics))
+        with self._lock:
+            if now >= self._next or step == steps:
+                self._next = now + 0.5
+                self._answer = self._actor.update.remote(step, steps, pictures_per_s, dict(metrics))
 
     def emit(self, message: str) -> None:
         """Sends a message for the user."""
@@ -125,10 +135,18 @@ class ActorProgress:
         return True
 
     def is_stop_requested(self) -> bool:
-        """Reads the last answer if it has arrived; never waits."""
+        """Reads the last answer if it has arrived; never waits.
+
+        Any thread may ask; one that waits for a store asks while the loop sends no progress.
+        """
         import ray
 
-        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
-            self._stop = self._stop or bool(ray.get(self._answer))
-            self._answer = None
-        return self._stop
+        with self._lock:
+            now = time.monotonic()
+            if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+                self._stop = self._stop or bool(ray.get(self._answer))
+                self._answer = None
+            elif self._answer is None and now >= self._next + _ASK_EVERY_S:
+                self._next = now
+                self._answer = self._actor.is_stopping.remote()
+            return self._stop

@@ -15,6 +15,7 @@ from typing import Any
 from trainplane.cluster.ray_session import dead_processes
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import StorageError, open_store
+from trainplane.store_wait import store_wait_s
 from trainplane.train.config import TrainConfig
 from trainplane.train.errors import Halted, Resized, Stalled, WorkerLost, out_of_memory
 from trainplane.train.launch.capacity import ClusterCapacity
@@ -126,7 +127,10 @@ class WorkerGroup:
         return TorchTrainer(
             worker,
             train_loop_config=settings,
-            torch_config=PreemptibleTorchConfig(timeout_s=math.ceil(self._config.collective_timeout_s)),
+            # A rank may wait for the store while the others wait for it in a sum.
+            torch_config=PreemptibleTorchConfig(
+                timeout_s=math.ceil(self._config.collective_timeout_s + store_wait_s())
+            ),
             scaling_config=ScalingConfig(
                 num_workers=self._ranks,
                 use_gpu=self._capacity.use_gpu,

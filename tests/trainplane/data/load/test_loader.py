@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import multiprocessing
 import threading
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -23,8 +24,10 @@ from trainplane.data.order import Order, sample_rng
 from trainplane.data.pack.pack import pack
 from trainplane.errors import UserError
 from trainplane.storage import RetryPolicy, StorageError, open_store
+from trainplane.store_wait import STORE_WAITS, VARIABLE
 
 GLOBAL_BATCH = 12
+OUTAGE = RetryPolicy(attempts=2, base_s=0.001, cap_s=0.01, outage_cap_s=0.2)
 
 
 @pytest.fixture(scope="module")
@@ -167,6 +170,32 @@ class TestEnding:
         for workers in (0, 1):
             with pytest.raises(StorageError, match=r"^s3://.* keeps failing \(InternalError\)"):
                 load(loader_of(dataset, workers=workers), 0, 4)
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_a_store_that_is_away_is_waited_for_and_the_batches_are_the_same(
+        self, faulty_s3, s3_address: str, monkeypatch, workers: int
+    ) -> None:
+        monkeypatch.setenv(VARIABLE, "60")
+        dataset = Dataset.open(open_store(small.make(s3_address, 40).address, policy=OUTAGE))
+        undisturbed = load(loader_of(dataset), 0, 4)
+        faulty_s3.go_away("503", 3.0)
+        beats, told = STORE_WAITS.beats, []
+        with STORE_WAITS.listening(told.append, lambda: False):
+            assert load(loader_of(dataset, workers=workers), 0, 4) == undisturbed
+        assert STORE_WAITS.beats > beats
+        assert [wait.until is None for wait in told[:2]] == [True, False]
+
+    @pytest.mark.parametrize("workers", [0, 1])
+    def test_one_that_is_closed_does_not_wait(self, faulty_s3, s3_address: str, monkeypatch, workers: int) -> None:
+        monkeypatch.setenv(VARIABLE, "600")
+        dataset = Dataset.open(open_store(small.make(s3_address, 40).address, policy=OUTAGE))
+        loader = loader_of(dataset, workers=workers, cache_bytes=1)
+        batches = loader.batches(start=0, stop=100)
+        next(batches)
+        faulty_s3.go_away("503", 600)
+        began = time.monotonic()
+        loader.close()
+        assert time.monotonic() - began < 30
 
     @pytest.mark.nightly
     def test_a_killed_worker_ends_the_run(self, dataset: Dataset) -> None:

@@ -6,6 +6,7 @@ import json
 import multiprocessing
 import os
 import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -91,6 +92,26 @@ def test_an_owner_elsewhere_is_dead_when_its_lease_stands_still(store: Store) ->
 def test_an_owner_elsewhere_that_beats_is_alive(store: Store) -> None:
     elsewhere(store)
     threading.Timer(0.1, elsewhere, (store, 4)).start()
+    with pytest.raises(UserError, match=r"is running there \(process 1 on far-away\)"):
+        PackLease(store, patience_s=0.5).acquire()
+
+
+def test_time_in_which_the_store_is_away_is_no_silence_of_an_owner(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere(store)
+    monkeypatch.setattr(lease_module, "_SLOW_S", 0.2)
+    answers, latest = [], lease_module.latest_lease
+
+    def slow_once(place: Store) -> object:
+        answers.append(place)
+        # The second look has to wait for the store; then the owner needs a moment to renew its lease.
+        if len(answers) == 2:
+            time.sleep(0.6)
+            threading.Timer(0.2, elsewhere, (store, 4)).start()
+        return latest(place)
+
+    monkeypatch.setattr(lease_module, "latest_lease", slow_once)
     with pytest.raises(UserError, match=r"is running there \(process 1 on far-away\)"):
         PackLease(store, patience_s=0.5).acquire()
 
