@@ -180,7 +180,8 @@ def _fit_mask(mask: ReadMask, photo: Photo, *, resize: bool, frame: MaskFrame) -
     if not resize:
         raise InputError(
             f"mask is {mask.hole.shape[1]}x{mask.hole.shape[0]} and picture {width}x{height} (width x height); "
-            "need the same size; draw the mask on this picture, or ask for resize_mask"
+            "need the same size; draw the mask on this picture, or let it be stretched (--resize-mask, in Python "
+            "resize_mask=True)"
         )
     return mask.resized(height, width)
 

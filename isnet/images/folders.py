@@ -33,6 +33,18 @@ _SYSTEM_FOLDERS = frozenset(
 # Reason of a folder that is no picture and of which nothing is left out.
 LOOKED_INSIDE = "a folder with a picture's name; looked inside"
 
+# Reasons are stored in datasets, so they stay short and as they are; people also get what to do.
+_ADVICE = {
+    "link that leaves the folder": "only files of this folder are taken; copy the picture here, or give a .txt list of "
+    "paths as the source",
+    "link to a folder": "copy that folder here, or give its own path",
+    "link to nothing": "put back the file that it leads to, or remove the link",
+    "pipe, socket or device, not a file": "need regular files; take it out of the folder",
+    "empty file": "it has no bytes; copy it again, or remove it",
+    "no permission to read it": "make it readable (chmod +r), or remove it",
+    "folder cannot be read (Permission denied)": "make it readable (chmod +rx), or take it out",
+}
+
 
 @dataclass(frozen=True)
 class Skipped:
@@ -93,6 +105,12 @@ def unsupported_reason(name: str | os.PathLike[str]) -> str:
     """Reason to skip an unsupported picture format; else empty."""
     suffix = PurePath(name).suffix.lower()
     return f"{suffix} pictures cannot be read here; convert it" if suffix in _UNREADABLE_SUFFIXES else ""
+
+
+def with_advice(reason: str) -> str:
+    """Reason of a skipped file with what to do about it, for people."""
+    advice = _ADVICE.get(reason.partition(":")[0])
+    return f"{reason} ({advice})" if advice else reason
 
 
 def hidden_reason(name: str, *, is_folder: bool) -> str:

@@ -70,8 +70,9 @@ def _run(args: argparse.Namespace) -> int:
     except OutputError as error:
         notify(f"the command has ended, but its report cannot be written ({error}); send it elsewhere")
         return 1
-    except KeyboardInterrupt:
-        return _fail(args, f"interrupted{RESUMABLE.get(args.target, '')}", 130)
+    except KeyboardInterrupt as error:
+        # A run or a search says itself what it has saved.
+        return _fail(args, f"interrupted{error or RESUMABLE.get(args.target, '')}", 130)
     except Exception as error:
         # An unreachable server, or a database that is locked or full, is no fault of the program. Code that continues
         # without MLflow catches these errors itself.
@@ -114,6 +115,7 @@ STACK = "stack"
 RECORDING = (
     "commands.demo:",
     "commands.train:",
+    "commands.branch:",
     "commands.tune:",
     "commands.evaluate:",
     "commands.models:register",
@@ -125,6 +127,7 @@ RECORDING = (
 LONG = (
     "commands.demo:",
     "commands.train:",
+    "commands.branch:",
     "commands.tune:",
     "commands.evaluate:",
     "commands.inpaint:",
@@ -137,9 +140,10 @@ LONG = (
 # Advice after an interruption, by command.
 RESUMABLE = {
     **dict.fromkeys(
-        ("commands.demo:demo", "commands.train:train", "commands.tune:tune"),
-        "; run the same command again to resume from the last checkpoint, if there is one",
+        ("commands.train:train", "commands.branch:branch", "commands.tune:tune"),
+        " before the first step; run the same command again",
     ),
+    "commands.demo:demo": "; run the same command again to continue with the stage that was interrupted",
     "commands.inpaint:inpaint": "; run the same command again: a job over prefixes continues after the stored parts",
     "commands.data:pack": "; run the same command again to continue after the stored shards",
 }

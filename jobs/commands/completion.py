@@ -13,7 +13,7 @@ from jobs.cli.arguments import build_parser
 from jobs.cli.main import emit
 from jobs.cli.parser import Parser
 from jobs.config import ISNetConfig
-from jobs.presets import layer_names, preset_names
+from jobs.presets import SEARCH, layer_names, preset_names
 from trainplane.config.schema import settings
 from trainplane.search.config import SearchFile
 
@@ -57,7 +57,7 @@ def _words() -> dict[str, list[str]]:
     """Words that complete each kind of argument."""
     with_layers = [f"{name}+{layer}" for name in preset_names() for layer in layer_names()]
     declared = [*settings(ISNetConfig), *settings(SearchFile)]
-    searches, overrides = ["show", "list", *preset_names("search_")], [f"{setting.name}=" for setting in declared]
+    searches, overrides = ["show", "list", *preset_names(SEARCH)], [f"{setting.name}=" for setting in declared]
     return {
         "presets": [*preset_names(), *with_layers],
         "searches": searches,

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isnet.images.files import display_name
+from isnet.images.folders import with_advice
 from jobs.cli.main import emit
 from jobs.cli.progress import bar
 from jobs.data.catalogue import list_datasets, picture_sizes
@@ -19,6 +20,7 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.damage import Damage
 from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 
@@ -116,7 +118,7 @@ def verify(args: argparse.Namespace, context: Context) -> int:
     from trainplane.data.verify import repair
     from trainplane.data.verify import verify as verify_dataset
 
-    dataset = Dataset.open(context.dataset(args.dataset))
+    dataset = open_dataset(args.dataset, context)
     repaired: list[Damage] = []
     if args.repair is None:
         # Reads every byte.
@@ -156,7 +158,7 @@ def _line(damage: Damage) -> str:
 
 def show(args: argparse.Namespace, context: Context) -> int:
     """Describes a dataset."""
-    payload = describe(Dataset.open(context.dataset(args.dataset)))
+    payload = describe(open_dataset(args.dataset, context))
     emit(args, payload, _text(payload))
     return 0
 
@@ -229,7 +231,7 @@ def _text(payload: dict[str, Any]) -> str:
         lines.append(f"  {len(payload['skipped'])} left out:")
     for kind, count in payload["reasons"].items():
         files = [entry for entry in payload["skipped"] if _kind(entry["reason"]) == kind]
-        lines.append(f"    {count} {display_name(kind)}")
+        lines.append(f"    {count} {display_name(with_advice(kind))}")
         # A manifest may come from anywhere, so control characters in it must not reach the terminal.
         lines += [
             display_name(f"      {entry['file']}{entry['reason'].removeprefix(kind)}") for entry in files[:_SHOWN_FILES]

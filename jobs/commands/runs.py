@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -15,12 +16,15 @@ from jobs.evaluation import pending_results
 from jobs.evaluation.model_address import run_id_of
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
+from trainplane.config.canonical import flatten
 from trainplane.errors import RunFailed, UserError
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.local.lists import FoundRun
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.search_runs import Conditions, search_runs
 
+# The parameter with what was typed (`trainplane.train.run_page`, which imports what only training needs).
+TYPED = "typed"
 # Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
 
@@ -84,22 +88,65 @@ def show(args: argparse.Namespace, context: Context) -> int:
     run = RunRecord(context.tracking_server, run_id_of(args.run, context)).run
     # MLflow's own tags about its artifacts are long and of no interest.
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
+    saved, stored = _saved(tags)
+    settings = _current(run.data.params, stored, tags.get("trainplane.typed"))
     payload = {
         "run_id": run.info.run_id,
         "name": run.info.run_name,
         "status": run.info.status,
+        "saved_step": saved,
         "params": dict(run.data.params),
+        "settings": settings,
         "metrics": dict(run.data.metrics),
         "tags": tags,
     }
     lines = [f"run {run.info.run_id} ({run.info.run_name}): {run.info.status}"]
-    for title, values in (("settings", run.data.params), ("metrics", run.data.metrics), ("record", tags)):
+    if saved is not None:
+        lines.append(f"saved: step {saved}{f' of {total}' if (total := settings.get('train.steps')) else ''}")
+    for title, values in (("settings", settings), ("metrics", run.data.metrics), ("record", tags)):
         lines.append(f"{title}:")
         lines += [
             f"  {key:<28} {str(value).splitlines()[0] if str(value) else ''}" for key, value in sorted(values.items())
         ]
     emit(args, payload, "\n".join(lines))
     return 0
+
+
+def _saved(tags: Mapping[str, str]) -> tuple[int | None, dict[str, Any]]:
+    """Step and settings of the newest checkpoint.
+
+    None and {} where there is none, or the store is away.
+    """
+    if (folder := tags.get("trainplane.checkpoints")) is None:
+        return None, {}
+    # Imports torch, which lists do without.
+    from trainplane.storage import StorageError, open_store
+    from trainplane.train.checkpoint.store import newest_first, read_meta
+
+    try:
+        store = open_store(folder)
+        newest = next(newest_first(store), None)
+        return (newest.step, flatten(read_meta(store, newest)["config"])) if newest else (None, {})
+    except (UserError, RunFailed, StorageError, OSError, LookupError):
+        return None, {}
+
+
+def _current(recorded: Mapping[str, str], stored: Mapping[str, Any], typed: str | None) -> dict[str, str]:
+    """Settings that a run goes on with.
+
+    Args:
+        recorded: MLflow's parameters, which stay as the run began.
+        stored: settings in its newest checkpoint, by dotted name.
+        typed: words that its last attempt was started with.
+    """
+    settings = dict(recorded)
+    for name in settings.keys() & stored.keys():
+        value = stored[name]
+        settings[name] = value if isinstance(value, str) else str(value)
+    for name, _, value in (word.partition("=") for word in (typed or "").split()):
+        if name in settings and value:
+            settings[name] = value
+    return settings | ({TYPED: typed} if typed and TYPED in settings else {})
 
 
 def sync(args: argparse.Namespace, context: Context) -> int:

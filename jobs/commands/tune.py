@@ -15,7 +15,7 @@ from jobs.cli.streams import notify
 from jobs.search.live_table import LiveTable
 from jobs.search.mlflow_record import cost_text, search_record
 from jobs.search.spec import LoadedSearch, build_search, check_resources, load_search
-from jobs.search.stored import find_search, stored_searches
+from jobs.search.stored import StoredSearch, find_search, stopped_trials, stored_searches
 from jobs.search.trial_time import needed_trial_seconds
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -33,7 +33,7 @@ from trainplane.search.run.launch import (
     run_search,
     trial_resources,
 )
-from trainplane.storage import open_store
+from trainplane.storage import StorageError, open_store
 from trainplane.tracking import lineage
 from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
 from trainplane.tracking.results import send_result
@@ -102,12 +102,24 @@ def tune(args: argparse.Namespace, context: Context) -> int:
             if status == "KILLED":
                 _close_trials(context, search, parent)
             _reap(context)
+            if status == "KILLED":
+                raise KeyboardInterrupt(_interrupted(search, context)) from error
             raise
     if unsent is not None:
         notify(unsent)
     registered, message = _register(loaded, context, leaderboard.best)
     emit(args, {**_payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, message))
     return 0 if registered is not None or loaded.file.search.register_as is None else 1
+
+
+def _interrupted(search: Search, context: Context) -> str:
+    """Says what is done, and how the search goes on."""
+    state = None
+    with suppress(UserError, RunFailed, StorageError, OSError):
+        state = read_state(search, context)
+    ended = sum(trial.status not in ("running", "waiting") for trial in state.trials.values()) if state else 0
+    done = f" ({ended} of {state.trial_limit} trials have ended)" if state else ""
+    return f"{done}; run the same command again to go on from its journal"
 
 
 def _close_trials(context: Context, search: Search, parent: str) -> None:
@@ -138,11 +150,20 @@ def show(args: argparse.Namespace, context: Context) -> int:
     plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
     # The driver computes the costs; this one may not write the journal.
     driver = Driver.read_only(plan, state)
-    text = f"{summary.leaderboard_table(state)}\n{cost_text(_costs(driver))}\n" + (
-        f"ended: {state.end_reason}" if state.end_reason else "not ended"
-    )
-    emit(args, _payload(search, driver, None, None), text)
+    stored = next(each for each in stored_searches(context) if search.folder.endswith(f"/{each.folder}"))
+    status = stored.status(state)
+    visible = stopped_trials(state) if status == "stopped" else state
+    lines = [summary.leaderboard_table(visible), cost_text(_costs(driver)), _status_line(stored, state)]
+    payload = {**_payload(search, driver, None, None), "status": status, "trials": _trial_rows(visible)}
+    emit(args, payload, "\n".join(lines))
     return 0
+
+
+def _status_line(stored: StoredSearch, state: SearchState) -> str:
+    status = stored.status(state)
+    words = stored.description.get("words", [])
+    goes_on = f"; it goes on with {command_line('tune', *words)}" if status == "stopped" and words else ""
+    return f"ended: {state.end_reason}" if state.end_reason else f"{status}{goes_on}"
 
 
 def list_searches(args: argparse.Namespace, context: Context) -> int:
@@ -229,7 +250,7 @@ def _payload(search: Search, driver: Driver, parent: str | None, registered: dic
     return {
         "search_run_id": parent,
         "ended": state.end_reason,
-        "trials": [summary.trial_row(state.trials[number]) for number in sorted(state.trials)],
+        "trials": _trial_rows(state),
         "best": best and {"trial": best.number, "run_id": best.run_id, "config": best.settings, "metrics": best.values},
         "front": [trial.number for trial in leaderboard.front],
         "rungs": {str(step): {str(t): s for t, s in rung.items()} for step, rung in sorted(state.rungs.items())},
@@ -238,6 +259,10 @@ def _payload(search: Search, driver: Driver, parent: str | None, registered: dic
         "journal": search.folder,
         "registered": registered,
     }
+
+
+def _trial_rows(state: SearchState) -> list[dict[str, Any]]:
+    return [summary.trial_row(state.trials[number]) for number in sorted(state.trials)]
 
 
 def _costs(driver: Driver) -> dict[str, Any]:

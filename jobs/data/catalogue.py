@@ -7,9 +7,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from trainplane.data.damage import DamageError
-from trainplane.data.manifest import MANIFEST_NAME, Dataset
+from trainplane.data.manifest import Dataset
+from trainplane.data.named import dataset_names
 from trainplane.errors import UserError
-from trainplane.storage import NotFound, StorageError, open_store
+from trainplane.storage import NotFound, StorageError
 
 # Samples whose sizes are read, evenly spread: each is a small request to the store.
 LOOKED_AT = 32
@@ -35,11 +36,9 @@ class PictureSizes:
 
 def list_datasets(address: str) -> Iterator[Listed]:
     """Yields the datasets below a store's address, by name."""
-    store = open_store(address)
-    parts = [entry.key.rpartition("/") for entry in store.list()]
-    for name in sorted(folder for folder, _, file in parts if folder and file == MANIFEST_NAME):
+    for name in dataset_names(address):
         try:
-            yield Listed(name, Dataset.open(f"{store.address}/{name}"))
+            yield Listed(name, Dataset.open(f"{address}/{name}"))
         except (UserError, StorageError) as error:
             yield Listed(name, None, str(error))
 

@@ -23,6 +23,7 @@ from jobs.evaluation.scores import ALL_BINS, EvalSet, Score, score_here, score_o
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.registry import significance
 from trainplane.storage import open_store
@@ -82,7 +83,7 @@ def make_protocol(
         raise UserError(f"seed {seed} is negative; need 0 or more")
     # Open the pictures.
     ensure_demo_datasets([dataset], context)
-    picture_set = Dataset.open(context.dataset(dataset))
+    picture_set = open_dataset(dataset, context)
     if picture_set.manifest.packed.get("kind") == "masks":
         raise UserError(f"{dataset!r} holds masks, not pictures; name the pictures first and these with --masks")
     if not picture_set.num_samples:

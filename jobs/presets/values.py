@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from jobs.config import build_run, run_schema
-from jobs.presets import LAYERS, PRESETS, PresetPart, merge, preset_parts
+from jobs.presets import LAYERS, PRESETS, SEARCH, PresetPart, merge, preset_names, preset_parts
 from trainplane.config.canonical import flatten
 from trainplane.config.load import build
 from trainplane.config.overrides import apply_overrides
@@ -49,7 +49,7 @@ class PresetSummary:
 def shipped_presets() -> list[PresetSummary]:
     """All shipped presets, those of runs first."""
     summaries = [
-        PresetSummary(file.stem, "tune" if file.stem.startswith("search_") else "train", _meaning(file))
+        PresetSummary(file.stem, "tune" if file.stem.startswith(SEARCH) else "train", _meaning(file))
         for file in sorted(PRESETS.glob("*.yaml"))
     ]
     return sorted(summaries, key=lambda summary: summary.command)
@@ -78,7 +78,7 @@ def preset_values(preset: str, overrides: Sequence[str]) -> list[SectionValues]:
     Raises:
         UserError: The preset or an override is wrong, as for `isnet train` or `isnet tune`.
     """
-    parts = preset_parts(preset)
+    parts = preset_parts(preset, preset_names())
     if "search" not in parts[-1].tree:
         return _run_values(parts, overrides)
     # A search: its own settings, then those of its trials.

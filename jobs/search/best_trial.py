@@ -38,7 +38,10 @@ def best_of_search(
     search, state = find_search(context, [preset, *overrides])
     best = leaderboard(state).best
     if best is None:
-        raise UserError(f"search {search.name!r} has no trial with a finite value; nothing to register")
+        raise UserError(
+            f"search {search.name!r} has no trial with a finite value, so there is nothing to register; "
+            f"see why: {command_line('tune', 'show', search.folder.rpartition('/')[2])}"
+        )
     if steps is None and seeds == 1:
         return BestTrial(best.checkpoint, best.run_id, best.number)
     config = search.configure(best.number, best.settings, best.segment)

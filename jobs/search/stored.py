@@ -11,14 +11,15 @@ import os
 import socket
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
+from jobs.presets import SEARCH, preset_names
 from jobs.search.spec import LoadedSearch, assemble_search, build_search, load_search
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import RunFailed, UserError, nearest
 from trainplane.search.config import Objective, SearchFile
 from trainplane.search.policy.state import SearchState, fold
 from trainplane.search.run.journal import JournalRecord, read_journal
@@ -98,7 +99,9 @@ def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchS
     except (UserError, RunFailed):
         # No preset, or one whose data are not here: the journal may still be.
         if not stored:
-            raise
+            if named in preset_names() or named.endswith((".yaml", ".yml")) or "/" in named or "=" in named:
+                raise
+            raise UserError(_unknown(context, named)) from None
     else:
         state = read_state(search, context)
         if state is not None:
@@ -109,6 +112,25 @@ def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchS
         lines = [f"  {command_line('tune', 'show', s.folder)}   {_begun(s)}" for s in stored]
         raise UserError("\n".join([f"several searches are called {named!r}; name one by its folder:", *lines]))
     return stored[0].search(context), stored[0].state
+
+
+def _unknown(context: Context, named: str) -> str:
+    here = sorted({search.name for search in stored_searches(context)})
+    if not here:
+        searches = " or ".join(command_line("tune", name) for name in preset_names(SEARCH)[:2])
+        return f"no search {named!r} in {context.checkpoints}, nor any other; start one, such as {searches}"
+    return (
+        f"no search {named!r} in {context.checkpoints}{nearest(named, here)}; `{command_line('tune', 'list')}` has all"
+    )
+
+
+def stopped_trials(state: SearchState) -> SearchState:
+    """State to show of a search that has stopped: no trial of it runs."""
+    trials = {
+        number: replace(trial, status="interrupted") if trial.status == "running" else trial
+        for number, trial in state.trials.items()
+    }
+    return replace(state, trials=trials)
 
 
 def _not_begun(context: Context, search: Search, words: Sequence[str]) -> str:

@@ -58,7 +58,9 @@ class PlanRecord:
         ranks = ranks_here(config)
         # Looked up before the tag is set: a new run must not find itself.
         self._speed = speed_key(config, gpu=ranks.gpu)
-        rate = None if self._prepared.run.offline_reason else last_rate(config, self._context, gpu=ranks.gpu)
+        rate = None
+        if not self._prepared.run.offline_reason:
+            rate = last_rate(config, self._context, gpu=ranks.gpu, run_key=self._prepared.run_dir.key)
         job = self._prepared.job
         estimate = estimate_run(
             config,

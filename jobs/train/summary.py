@@ -34,6 +34,20 @@ def _beginning(done: int) -> str:
     return f"resumes from step {done}" if done else "from the start: no checkpoint was stored"
 
 
+def start_line(prepared: PreparedRun) -> str:
+    """Describes where a run begins, if not at fresh weights."""
+    note = f"; it is a new run, not {prepared.instead_of}" if prepared.instead_of else ""
+    return f"it {prepared.start}{note}" if prepared.start is not None else ""
+
+
+def saved_line(step: int | None, steps: int) -> str:
+    """Says what an interrupted run has saved (None: unknown), and how it goes on."""
+    if step == 0:
+        return " (no step is saved yet); run the same command again to begin anew"
+    saved = "" if step is None else f" (step {step} of {steps} is saved)"
+    return f"{saved}; run the same command again to go on from there"
+
+
 def offline_line(prepared: PreparedRun) -> str:
     """Describes how a run is recorded while MLflow is unreachable."""
     return (

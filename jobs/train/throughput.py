@@ -16,6 +16,7 @@ from jobs.config import ISNetConfig
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import UserError
+from trainplane.tracking.run_id import KEY_TAG
 from trainplane.train.config import TrainConfig
 
 # Tag of the digest, and metric of the rate, in MLflow.
@@ -64,8 +65,15 @@ def check_stall_limit(train: TrainConfig, rate: Rate | None) -> None:
         )
 
 
-def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | None:
-    """Returns the rate of the newest similar run, if any."""
+def last_rate(config: ISNetConfig, context: Context, *, gpu: bool, run_key: str | None = None) -> Rate | None:
+    """Returns the rate of the run itself, else of the newest similar one.
+
+    Args:
+        config: of the run that is planned.
+        context: its MLflow has the rates.
+        gpu: True if ranks have one each.
+        run_key: key of the run that is gone on with, which may be slower than others: its data are other files.
+    """
     server = context.tracking_server
     uri = server.address
     # MLflow would create a database that does not exist.
@@ -73,16 +81,17 @@ def last_rate(config: ISNetConfig, context: Context, *, gpu: bool) -> Rate | Non
         return None
     from mlflow.exceptions import MlflowException
 
-    # The newest run with this digest and a rate.
     client = server.client
+    similar = f"tags.`{SPEED_TAG}` = '{speed_key(config, gpu=gpu)}' and metrics.`{RATE_METRIC}` > 0"
+    queries = [f"{similar} and tags.`{KEY_TAG}` = '{run_key}'"] if run_key else []
     try:
         experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-        query = f"tags.`{SPEED_TAG}` = '{speed_key(config, gpu=gpu)}' and metrics.`{RATE_METRIC}` > 0"
-        runs: list[Any] = client.search_runs(
-            experiments, filter_string=query, order_by=["attributes.start_time DESC"], max_results=1
-        )
+        for query in (*queries, similar):
+            runs: list[Any] = client.search_runs(
+                experiments, filter_string=query, order_by=["attributes.start_time DESC"], max_results=1
+            )
+            if runs:
+                return Rate(runs[0].data.metrics[RATE_METRIC], f"as run {runs[0].info.run_id[:8]} had")
     except MlflowException as error:
         raise server.unreachable(error) from error
-    if not runs:
-        return None
-    return Rate(runs[0].data.metrics[RATE_METRIC], f"as run {runs[0].info.run_id[:8]} had")
+    return None

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from trainplane.config import safe_yaml
 from trainplane.config.hints import hint
-from trainplane.config.schema import section_of
+from trainplane.config.schema import section_of, settings
 from trainplane.config.section import NoBoolean, Section
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError
@@ -18,6 +18,8 @@ from trainplane.errors import UserError
 ConfigT = TypeVar("ConfigT", bound=Section)
 # Pydantic's messages in our words, by their types.
 _PLAIN = {"bool_parsing": "Input should be true or false", "bool_type": "Input should be true or false"}
+# Kinds of values that have an article.
+_COUNTABLE = ("whole number", "number", "finite number", "list", "table")
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -98,7 +100,15 @@ def _message(schemas: Sequence[type[Section]], dotted: str, faults: Sequence[Map
         return f"{dotted}={_shown(value)}: {dotted} is a section; set one of its settings, as in {dotted}.NAME=…"
     if {each["type"] for each in faults} == {"string_type"} and not isinstance(value, Mapping | list):
         return f'{dotted}: {_shown(value)} is read as a number; write it in quotes, as text: "{_plain(value)}"'
-    # All that remains is a wrong type or value: name each type that it could have.
+    # All that remains is a wrong type or value. The schema says what it could be, in the words of `config show`.
+    declared = next((each for schema in schemas for each in settings(schema) if each.name == dotted), None)
+    if declared is not None:
+        kind = (
+            declared.kind.replace("number", "finite number", 1) if fault["type"] == "finite_number" else declared.kind
+        )
+        article = "a " if kind.startswith(_COUNTABLE) else ""
+        return f"{dotted}={_shown(value)}: need {article}{kind}; give {dotted}=… accordingly"
+    # An entry of a list or a table.
     messages = [_PLAIN.get(fault["type"], str(fault["msg"])) for fault in faults]
     either = ", or ".join(dict.fromkeys(message[0].lower() + message[1:] for message in messages))
     return f"{dotted}={_shown(value)}: {either}; give {dotted}=… accordingly"

@@ -140,6 +140,10 @@ def _sha256(text: str) -> str:
     return text
 
 
+class NoDataset(UserError):
+    """There is no dataset at an address."""
+
+
 class Dataset:
     """Packed dataset at its address.
 
@@ -173,7 +177,7 @@ class Dataset:
         try:
             dataset = cls(store, _read_parsed(store, MANIFEST_NAME, Manifest.from_json), cache=cache)
         except NotFound:
-            raise UserError(
+            raise NoDataset(
                 f"{store.address}: there is no dataset (no {MANIFEST_NAME}); "
                 "check the address, or pack one there; if a packing was interrupted, run it again"
             ) from None

@@ -15,7 +15,7 @@ from isnet.errors import InputError
 from isnet.images.crops import center_square, enlarge_to, flip, random_crop
 from isnet.images.decode import decode_rgb, reduction
 from isnet.images.files import PictureError, display_name, read_bytes
-from isnet.images.folders import find_pictures, hidden_part
+from isnet.images.folders import find_pictures, hidden_part, with_advice
 from isnet.images.open_image import MAX_PIXELS
 
 
@@ -278,6 +278,11 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
         "phone.HEIC": ".heic pictures cannot be read here",
         "pipe.jpg": "pipe, socket or device, not a file",
     }
+    # People also get what to do about it.
+    for reason in ("link that leaves the folder", "link to a folder: not followed", "link to nothing", "empty file"):
+        assert with_advice(reason).startswith(f"{reason} (")
+    assert "give a .txt list of paths" in with_advice("link that leaves the folder")
+    assert with_advice("damaged: cut off") == "damaged: cut off"
     assert root / "out.jpg" in find_pictures(root, links_out=True)[0]
     assert find_pictures(root) == (found, skipped)
     for path in found:

@@ -62,9 +62,14 @@ def test_folder_tar_zip_and_list_pack_the_same_pictures(isnet, photos, tmp_path)
 def test_unusable_files_are_named_with_their_reason(isnet, photos):
     (photos / "broken.jpg").write_bytes(b"\xff\xd8\xff\xe0 not much of a picture")
     (photos / "empty.png").touch()
+    (photos / "linked.png").symlink_to(photos.parent / "elsewhere.png")
+    (photos.parent / "elsewhere.png").write_bytes((photos / "photo-0.png").read_bytes())
     found = isnet("data", "pack", photos, "mine", "--json").json()
     assert found["samples"] == 8
-    assert {entry["file"] for entry in found["skipped"]} == {"broken.jpg", "empty.png"}
+    assert {entry["file"] for entry in found["skipped"]} == {"broken.jpg", "empty.png", "linked.png"}
+    # In words that say what to do.
+    shown = isnet("data", "show", "mine").out
+    assert "1 link that leaves the folder (only files of this folder are taken; copy" in shown
 
 
 def test_large_pictures_shrink_and_masks_carry_their_ratio(isnet, photos, tmp_path, home):

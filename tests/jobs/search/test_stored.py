@@ -83,6 +83,37 @@ def test_a_search_is_finished_running_or_stopped(isnet_there, searches: Path, mo
     assert stored.status(stored.state) == "stopped"
 
 
+def test_a_stopped_search_shows_no_running_trial_and_how_it_goes_on(
+    isnet_there, searches: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begin(items=1)
+    running = isnet_there("tune", "show", "kept", "--json").json()
+    assert (running["status"], [trial["status"] for trial in running["trials"]]) == ("running", ["resting", "running"])
+    monkeypatch.setattr("jobs.search.stored._is_alive", lambda pid: False)
+    assert isnet_there("tune", "list", "--json").json()["searches"][0]["status"] == "stopped"
+    stopped = isnet_there("tune", "show", "kept", "--json").json()
+    assert (stopped["status"], [trial["status"] for trial in stopped["trials"]]) == (
+        "stopped",
+        ["resting", "interrupted"],
+    )
+    shown = isnet_there("tune", "show", "kept").out
+    assert "running" not in shown
+    assert "it goes on with isnet tune search_demo" in shown
+
+
+@pytest.mark.parametrize("command", [("tune", "show"), ("models", "register", "--name", "m", "--from-search")])
+def test_a_search_that_is_not_here_names_those_that_are(isnet_there, searches: Path, command: tuple[str, ...]) -> None:
+    nothing = isnet_there(*command, "kepd")
+    assert nothing.status == 2
+    assert "nor any other; start one, such as isnet tune search_" in nothing.err
+    begin(items=1)
+    near, far = isnet_there(*command, "kepd"), isnet_there(*command, "quite-another")
+    assert (near.status, far.status) == (2, 2)
+    assert "did you mean 'kept'?" in near.err
+    assert "known: kept; `isnet tune list` has all" in far.err
+    assert "ablation" not in nothing.err + near.err + far.err
+
+
 def test_of_several_searches_of_one_name_each_line_can_be_pasted(isnet_there, searches: Path) -> None:
     folders = {begin(items=1), begin("search.seed=5", items=1)}
     refused = isnet_there("tune", "show", "kept")

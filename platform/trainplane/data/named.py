@@ -1,0 +1,46 @@
+"""Opens datasets by the name that was typed."""
+
+from __future__ import annotations
+
+from contextlib import suppress
+from itertools import islice
+
+from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
+from trainplane.data.manifest import MANIFEST_NAME, Dataset, NoDataset
+from trainplane.errors import UserError, nearest
+from trainplane.storage import StorageError, open_store
+
+# Objects of a store that are looked at for names of datasets.
+_LISTED = 10_000
+
+
+def dataset_names(address: str, *, most: int | None = None) -> list[str]:
+    """Names of the datasets below a store's address, sorted.
+
+    Args:
+        address: of the store of datasets.
+        most: number of objects to look at; None: all.
+    """
+    parts = (entry.key.rpartition("/") for entry in islice(open_store(address).list(), most))
+    return sorted(folder for folder, _, file in parts if folder and file == MANIFEST_NAME)
+
+
+def open_dataset(name: str, context: Context) -> Dataset:
+    """Opens a dataset by its name or address.
+
+    The error about a wrong name lists those of the store.
+    """
+    address = context.dataset(name)
+    try:
+        return Dataset.open(address)
+    except NoDataset as error:
+        names: list[str] = []
+        if address.startswith(f"{context.datasets}/"):
+            with suppress(UserError, StorageError, OSError):
+                names = dataset_names(context.datasets, most=_LISTED)
+        if not names:
+            raise
+        hint = nearest(address.removeprefix(f"{context.datasets}/"), names)
+        listing = "" if hint.endswith("?") else f"; `{command_line('data', 'list')}` describes them"
+        raise NoDataset(f"{str(error).partition(';')[0]}{hint}{listing}") from error
