@@ -21,8 +21,8 @@ from torch import Tensor
 
 from isnet.errors import InputError
 
-# What torch's restricted unpickler and the reader of safetensors raise on bytes that are no weights.
-_READ_ERRORS = (
+# What a restricted unpickler and the reader of safetensors raise on bytes that are no weights.
+READ_ERRORS = (
     *(OSError, RuntimeError, EOFError, ValueError, ArithmeticError, LookupError, TypeError, AttributeError),
     *(AssertionError, MemoryError, struct.error, zipfile.BadZipFile, SafetensorError),
 )
@@ -50,7 +50,7 @@ def read_tensor_file(path: Path, *, advice: str) -> object:
             f"{path} cannot be read: it is damaged or holds more than tensors; nothing was executed; "
             f"need a state dict; {advice}"
         ) from error
-    except _READ_ERRORS as error:
+    except READ_ERRORS as error:
         reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
         raise InputError(f"{path} cannot be read as weights ({reason}); {advice}") from error
 

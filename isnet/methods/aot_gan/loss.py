@@ -1,4 +1,4 @@
-"""Losses of AOT-GAN: the soft-mask GAN, beside L1, style and perceptual loss.
+"""Losses of AOT-GAN, above all its soft-mask GAN.
 
 L1 compares whole pictures in [-1, 1] (`losses.l1_loss`, mode `plain`). VGG19 sees whole pictures normalised by
 ImageNet (`Perceptual(normalise=True)`, on what `to_unit` returns), with EdgeConnect's layers. D sees `composite`.
@@ -36,7 +36,7 @@ def to_unit(image_B3HW: Tensor) -> Tensor:
 
 
 def soft_mask(mask_B1HW: Tensor) -> Tensor:
-    """Blurs a mask (B, 1, H, W) by a Gaussian, zero beyond the border."""
+    """Blurs a mask by a Gaussian, zero beyond the border."""
     offsets = torch.arange(_TAPS, dtype=mask_B1HW.dtype, device=mask_B1HW.device) - _TAPS // 2
     kernel = torch.exp(-offsets.square() / (2 * _SIGMA**2))
     kernel = kernel / kernel.sum()
@@ -47,7 +47,10 @@ def soft_mask(mask_B1HW: Tensor) -> Tensor:
 def discriminator_loss(
     real_logits: Tensor, fake_logits: Tensor, mask_B1HW: Tensor, *, labels: Labels = "paper", global_batch: int
 ) -> Tensor:
-    """D's loss: squares of its maps (B, 1, h, w) and their labels, at full size."""
+    """D's loss: squared differences of its maps and their labels.
+
+    Logits are (B, 1, h, w) and resized to the mask's size.
+    """
     mask = mask_B1HW.to(at_least_float32(fake_logits).dtype)
     real, fake = (_resized(logits, mask) for logits in (real_logits, fake_logits))
     if labels == "paper":
@@ -68,7 +71,7 @@ def adversarial_loss(
     hole_ratio: Tensor,
     min_hole_ratio: float = 0.01,
 ) -> Tensor:
-    """G's loss: squares of D's map of the composite and 1.
+    """G's loss: squared differences of D's map and 1.
 
     `hole_ratio` is the mean of the global batch, 0-dim, and clamped from below: a batch without a hole has loss 0.
     The released form does not use it.

@@ -1,7 +1,7 @@
-"""Losses of CA (Yu et al. 2018, §3), with critics trained by WGAN-GP; pictures in [-1, 1].
+"""Losses of CA (Yu et al. 2018, §3), with WGAN-GP.
 
-Both stages of G are supervised: a term of the first counts `COARSE` times. `x` is the truth, `c` a composite cropped
-to the box that holds the hole, `s` its discount:
+Pictures are in [-1, 1]. Both stages of G are supervised: a term of the first counts `COARSE` times. `x` is the truth,
+`c` a composite cropped to the box that holds the hole, `s` its discount:
 
     l1           1.2·mean|(c₁ - g)·s| + mean|(c₂ - g)·s|      `discounted_l1_loss` of each
     known        1.2·mean|(x₁ - x)·M| + mean|(x₂ - x)·M|      `known_loss` of each
@@ -55,7 +55,7 @@ def spatial_discount(size: int, *, gamma: float = DISCOUNT, like: Tensor) -> Ten
 def discounted_l1_loss(
     prediction: Tensor, truth: Tensor, discount_11hw: Tensor | None = None, *, global_batch: int
 ) -> Tensor:
-    """Mean of |(prediction - truth)·s| over a box or a picture."""
+    """Mean of |(prediction - truth)·s| over box or picture."""
     weight = truth.new_ones(()) if discount_11hw is None else discount_11hw
     return losses.masked_l1_loss(prediction, truth, weight, global_batch=global_batch)
 
@@ -83,7 +83,7 @@ def generator_loss(fake_values: Tensor, *, global_batch: int) -> Tensor:
 
 
 def critic_loss(real_values: Tensor, fake_values: Tensor, *, global_batch: int) -> Tensor:
-    """Mean value of fakes less that of truths, of one critic."""
+    """Mean value of fakes less that of truths."""
     return (at_least_float32(fake_values) - at_least_float32(real_values)).sum() / global_batch
 
 
@@ -96,10 +96,10 @@ def gradient_penalty(
     *,
     global_batch: int,
 ) -> Tensor:
-    """Mean of (‖∇critic‖₂ - 1)² between truths and fakes, with a graph of second order.
+    """Mean of (‖∇critic‖₂ - 1)² between truths and fakes.
 
-    Runs `critic`, which must be in full precision and uncompiled, on share·real + (1 - share)·fake; gradients do not
-    reach the pictures.
+    Its graph is of second order. Runs `critic`, which must be in full precision and uncompiled, on share·real + (1 -
+    share)·fake; gradients do not reach the pictures.
 
     Args:
         critic: Maps pictures to values (B, 1).

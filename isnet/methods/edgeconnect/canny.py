@@ -20,7 +20,7 @@ def canny_edges(
     sigma: float = 2.0,
     rng: np.random.Generator | None = None,
 ) -> NDArray[np.bool_]:
-    """Finds the edges of a gray picture in [0, 1], True on an edge.
+    """Finds edges of a gray picture, True on an edge.
 
     With a mask (True on known pixels) no edge lies within a pixel of the hole or of the border, and nothing of the hole
     reaches the others: the only form that can be used in a test, and so our default in training too. The released code
@@ -28,7 +28,7 @@ def canny_edges(
     were computed from pixels of the hole.
 
     Args:
-        gray_HW: As `networks.gray_of` makes it; computed in float64, so that float32 does not move an edge.
+        gray_HW: In [0, 1], as `networks.gray_of` makes it; computed in float64, so that float32 does not move an edge.
         mask_HW: None for the whole picture.
         sigma: Standard deviation of the smoothing in pixels; 0 draws 1 to 4 from `rng`, -1 finds no edges.
         rng: For sigma 0 alone.

@@ -1,4 +1,4 @@
-"""Losses of EdgeConnect's two networks; every term is one that ISNet has too.
+"""Losses of EdgeConnect's two networks, in terms of ISNet's.
 
 | network | terms |
 |---|---|
@@ -30,17 +30,17 @@ KnownEdges = Literal["merged", "released"]
 
 
 def edge_pair(gray_B1HW: Tensor, edges_B1HW: Tensor) -> Tensor:
-    """Joins whole gray and edges into D1's input (B, 2, H, W)."""
+    """Joins whole gray and edges into D1's input."""
     return torch.cat([gray_B1HW, edges_B1HW], dim=1)
 
 
 def joined_edges(
     predicted_B1HW: Tensor, known_B1HW: Tensor, mask_B1HW: Tensor, *, known: KnownEdges = "merged"
 ) -> Tensor:
-    """Edges that G2 gets in the third stage: soft, not thresholded.
+    """Edges that G2 gets in the third stage.
 
-    `merged` keeps Canny's edges around the hole, as training does; `released` is what the released test does, G1's
-    output everywhere.
+    They are soft, not thresholded. `merged` keeps Canny's edges around the hole, as training does; `released` is what
+    the released test does, G1's output everywhere.
     """
     if known == "merged":
         return predicted_B1HW * (1 - mask_B1HW) + known_B1HW * mask_B1HW

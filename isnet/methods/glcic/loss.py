@@ -1,7 +1,7 @@
-"""Losses of GLCIC (Iizuka et al. 2017, §3.3), in [0, 1].
+"""Losses of GLCIC (Iizuka et al. 2017, §3.3).
 
-Phase 1 moves G by `completion_loss`; phase 2 moves D by `losses.discriminator_loss` in kind `nsgan`, on `logits` of its
-network; phase 3 moves both: G by ½(completion + α·adversarial), D by its own loss.
+Pictures are in [0, 1]. Phase 1 moves G by `completion_loss`; phase 2 moves D by `losses.discriminator_loss` in kind
+`nsgan`, on `logits` of its network; phase 3 moves both: G by ½(completion + α·adversarial), D by its own loss.
 
 Differences from the released code (`Form`), whose form is the option `released`:
 - D judges the composite, as in the paper; released: the raw output.
@@ -28,7 +28,7 @@ ALPHA = 4e-4
 
 
 def completion_loss(prediction: Tensor, truth: Tensor, mask_B1HW: Tensor, *, global_batch: int) -> Tensor:
-    """Mean of (prediction - truth)² · hole over all pixels (Eq. 2)."""
+    """Mean of (prediction - truth)²·hole over all pixels, Eq. 2."""
     difference = at_least_float32(prediction) - at_least_float32(truth)
     hole = 1 - mask_B1HW.to(difference.dtype)
     return (difference.square() * hole).mean() * (len(prediction) / global_batch)
@@ -45,5 +45,5 @@ def joint_generator_loss(completion: Tensor, adversarial: Tensor) -> Tensor:
 
 
 def joint_discriminator_loss(own: Tensor, *, form: Form = "paper") -> Tensor:
-    """D's loss in phase 3, from its loss in phase 2."""
+    """D's loss in phase 3, from that of phase 2."""
     return ALPHA * own if form == "released" else own

@@ -1,11 +1,10 @@
-"""Losses of LaMa (Suvorov et al. 2022, §2.3), on the raw prediction in [0, 1].
+"""Losses of LaMa (Suvorov et al. 2022, §2.3).
 
-G: `losses.masked_l1_loss` on known pixels, `losses.adversarial_loss` in kind `nsgan` everywhere,
-`feature_matching_loss`, `perceptual_loss` over `resnet.DilatedResNet`. D: `discriminator_loss` + `R1` · `r1_penalty`;
-not multiplied by the weight of G's adversarial term.
-The loss on known pixels and the clipping of gradients to norm 1 are the released code's alone.
-BatchNorm on batch statistics joins the samples of a batch: terms of micro-batches then do not add up to those of the
-whole batch, here and in R1, unless the statistics are synchronised.
+All are on the raw prediction in [0, 1]. G: `losses.masked_l1_loss` on known pixels, `losses.adversarial_loss` in kind
+`nsgan` everywhere, `feature_matching_loss`, `perceptual_loss` over `resnet.DilatedResNet`. D: `discriminator_loss` +
+`R1` · `r1_penalty`; not multiplied by the weight of G's adversarial term. The loss on known pixels and the clipping of
+gradients to norm 1 are the released code's alone. BatchNorm on batch statistics joins the samples of a batch: terms of
+micro-batches then do not add up to those of the whole batch, here and in R1, unless the statistics are synchronised.
 """
 
 from __future__ import annotations
@@ -44,7 +43,7 @@ def perceptual_loss(fake_maps: Sequence[Tensor], real_maps: Sequence[Tensor], *,
 
 
 def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mask_B1HW: Tensor, *, global_batch: int) -> Tensor:
-    """D's loss (Eq. 4): fake where the map's cell has the hole.
+    """D's loss, Eq. 4: fake where the hole is.
 
     The hole is resized by nearest neighbour to the logits' size, so a cell whose centre misses it counts as real, as
     does the prediction of known pixels.
@@ -57,9 +56,10 @@ def discriminator_loss(real_logits: Tensor, fake_logits: Tensor, mask_B1HW: Tens
 
 
 def r1_penalty(real_logits: Tensor, truth_B3HW: Tensor, *, global_batch: int) -> Tensor:
-    """Mean over samples of ‖∇ ΣD(truth)‖², with a graph of second order.
+    """Mean over samples of ‖∇ ΣD(truth)‖².
 
-    `truth_B3HW` must require gradients, and D must have run on it in full precision, uncompiled.
+    Its graph is of second order. `truth_B3HW` must require gradients, and D must have run on it in full precision,
+    uncompiled.
     """
     (gradient,) = torch.autograd.grad(real_logits.sum(), truth_B3HW, create_graph=True)
     return gradient.square().sum((1, 2, 3)).sum() / global_batch

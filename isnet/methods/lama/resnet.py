@@ -51,9 +51,9 @@ class DilatedResNet(nn.Module):
         self.requires_grad_(False).eval()
 
     def forward(self, image_B3HW: Tensor) -> list[Tensor]:
-        """Returns the maps of four stages for RGB in [0, 1].
+        """Returns the maps of four stages.
 
-        256 channels at a quarter of the size, 512, 1024 and 2048 at an eighth.
+        For RGB in [0, 1]:     256 channels at a quarter of the size, 512, 1024 and 2048 at an eighth.
         """
         net = self.network
         x = image_B3HW.to(next(self.parameters()).dtype)

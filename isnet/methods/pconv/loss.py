@@ -1,8 +1,9 @@
-"""Losses of PConv (Liu et al. 2018, §3.3), all in the picture space normalised by ImageNet, no discriminator.
+"""Losses of PConv (Liu et al. 2018, §3.3).
 
-Every term is a mean over all pixels or features, as the author says of the paper's sums (NVIDIA/partialconv, issue 9).
-VGG16 gets the normalised pictures as they are (`Perceptual(network="vgg16", normalise=False)`), and both its losses
-compare the layers `perceptual.POOL_LAYERS` of output and truth, and of composite and truth.
+Pictures are normalised by ImageNet; there is no discriminator. Every term is a mean over all pixels or features, as the
+author says of the paper's sums (NVIDIA/partialconv, issue 9). VGG16 gets the normalised pictures as they are
+(`Perceptual(network="vgg16", normalise=False)`), and both its losses compare the layers `perceptual.POOL_LAYERS` of
+output and truth, and of composite and truth.
 """
 
 from __future__ import annotations
