@@ -7,6 +7,7 @@ stored object survives a power cut. Not covered: file systems without hard links
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import secrets
 import shutil
@@ -84,6 +85,23 @@ class FolderStore(Store):
                 temporary.unlink(missing_ok=True)
             _sync_parent(path)
             return True
+
+    def replace(self, key: str, data: bytes, *, stamp: str) -> bool:
+        """Compares and renames under a lock of the file."""
+        path = self._path(key)
+        with self._storage_errors(f"replace {key}"):
+            try:
+                old = path.open("rb")
+            except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+                return False
+            with old:
+                fcntl.flock(old, fcntl.LOCK_EX)
+                # Whoever had the lock before has put another file there.
+                is_same = os.path.exists(path) and os.path.samestat(os.fstat(old.fileno()), path.stat())
+                if not is_same or str(path.stat().st_mtime_ns) != stamp:
+                    return False
+                self.write(key, data)
+                return True
 
     def size(self, key: str) -> int | None:
         """Size of the file."""

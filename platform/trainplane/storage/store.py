@@ -102,6 +102,14 @@ class Store(ABC):
         """
 
     @abstractmethod
+    def replace(self, key: str, data: bytes, *, stamp: str) -> bool:
+        """Stores `data` atomically where the object still has this stamp.
+
+        False where it has another one or is gone. `stamp` is an `Entry`'s. As for `create`, exactly one of several
+        writers gets True. For small objects, sent in one request.
+        """
+
+    @abstractmethod
     def size(self, key: str) -> int | None:
         """Size in bytes; None when there is no such object."""
 

@@ -73,6 +73,29 @@ class TestEveryStore:
         assert store.create("claim", b"second") is False
         assert store.read("claim") == b"first"
 
+    def test_replaces_only_what_it_has_seen(self, store: Store) -> None:
+        def stamp() -> str:
+            return next(store.list("lease")).stamp
+
+        assert store.replace("lease", b"1", stamp="of nothing") is False
+        store.write("lease", b"1")
+        seen = stamp()
+        assert store.replace("lease", b"2", stamp=seen) is True
+        assert store.replace("lease", b"3", stamp=seen) is False
+        assert store.read("lease") == b"2"
+        seen = stamp()
+        store.delete("lease")
+        assert store.replace("lease", b"5", stamp=seen) is False
+        assert store.size("lease") is None
+
+    def test_of_many_that_replace_exactly_one_wins(self, store: Store) -> None:
+        store.write("lease", b"0")
+        seen = next(store.list("lease")).stamp
+        with ThreadPoolExecutor(8) as threads:
+            won = list(threads.map(lambda n: store.replace("lease", b"%d" % n, stamp=seen), range(1, 9)))
+        assert sum(won) == 1
+        assert store.read("lease") == b"%d" % (won.index(True) + 1)
+
     def test_of_many_creators_exactly_one_wins(self, store: Store) -> None:
         winners: list[int] = []
         threads = [
@@ -376,6 +399,16 @@ class TestS3Faults:
         faulty_s3.fault = lambda method, path, number: "reset" if number == 1 else None
         assert store.create("claim", b"mine") is True
         assert store.create("claim", b"other") is False
+
+    def test_one_that_replaces_and_whose_answer_was_lost_still_learns_that_it_won(
+        self, faulty_s3, s3_address: str
+    ) -> None:
+        store = open_store(s3_address, policy=QUICK)
+        store.write("lease", b"1")
+        seen, first = next(store.list()).stamp, faulty_s3.requests + 1
+        faulty_s3.fault = lambda method, path, number: "reset" if number == first else None
+        assert store.replace("lease", b"2", stamp=seen) is True
+        assert store.replace("lease", b"3", stamp=seen) is False
 
     def test_gives_up_in_a_sentence_without_secrets(self, faulty_s3, s3_address: str, monkeypatch) -> None:
         monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "hunter2")

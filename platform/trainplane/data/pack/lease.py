@@ -146,7 +146,7 @@ class PackLease:
         if self.is_lost or not self._is_ours():
             return
         if not finished:
-            self._write(ended=True)
+            self._write(self._stamp(), ended=True)
             return
         for key in [entry.key for entry in self._store.list(PREFIX) if is_note(entry.key)]:
             self._store.delete(key)
@@ -163,18 +163,25 @@ class PackLease:
         STORE_WAITS.obey(self._stop.is_set)
         while not self._stop.wait(HEARTBEAT_S):
             try:
-                if not self._is_ours():
+                # The stamp first: what changes after the look at the leases fails the write.
+                stamp = self._stamp()
+                if not self._is_ours() or not self._write(stamp):
+                    self.is_lost = True
                     return
-                self._write()
             except StorageError as error:
                 # The packing meets the same store; it decides about giving up.
                 log.info("%s", error)
 
-    def _write(self, *, ended: bool = False) -> None:
+    def _stamp(self) -> str:
+        assert self.fence is not None
+        return next((entry.stamp for entry in self._store.list(_key(self.fence.number))), "")
+
+    def _write(self, stamp: str, *, ended: bool = False) -> bool:
+        # False where the lease is gone: a process that was suspended here must not make it anew.
         assert self._owner is not None
         assert self.fence is not None
         self._owner = Owner(**{**asdict(self._owner), "beats": self._owner.beats + 1, "ended": ended})
-        self._store.write(_key(self.fence.number), _bytes(self._owner))
+        return self._store.replace(_key(self.fence.number), _bytes(self._owner), stamp=stamp)
 
     def _refuse_while_alive(self, number: int, owner: Owner | None) -> None:
         if owner is None:

@@ -120,15 +120,18 @@ def final_error(
     # FORBIDDEN, but with another remedy.
     elif name == "RequestTimeTooSkewed":
         template = _SKEWED
-    elif verb.startswith("create ") and kind in (Reaction.NOT_IMPLEMENTED, Reaction.FATAL):
+    elif verb.startswith(tuple(_CONDITIONS)) and kind in (Reaction.NOT_IMPLEMENTED, Reaction.FATAL):
         template = _NO_CONDITION
     waited = f"{failing_s / 60:.0f} min" if failing_s >= 120 else f"{failing_s:.0f} s"
     values = {"verb": verb, "name": name, "bucket": bucket, "endpoint": endpoint, "waited": waited}
+    values["condition"] = _CONDITIONS.get(verb.partition(" ")[0] + " ", "")
     return error_type(f"{address}: " + template.format_map(values))
 
 
+# Header of an operation that has a condition.
+_CONDITIONS = {"create ": "If-None-Match: *", "replace ": "If-Match"}
 # Operations on an object or upload that may be absent.
-_OF_WHAT_IS_THERE = ("read ", "look at ", "delete ", "write part ", "finish ", "abort ")
+_OF_WHAT_IS_THERE = ("read ", "look at ", "replace ", "delete ", "write part ", "finish ", "abort ")
 _REFUSED = "{endpoint} refuses to {verb} ({name}); check the credentials in the environment and their permissions"
 _SKEWED = (
     "{endpoint} refuses to {verb}, the clock of this machine and the store's differ by more than it allows; "
@@ -139,8 +142,8 @@ _FAILING = (
     "check AWS_ENDPOINT_URL, the network and the store's health, then run again"
 )
 _NO_CONDITION = (
-    "cannot {verb}, {endpoint} does not take the condition `If-None-Match: *` ({name}); use a store that creates an "
-    "object only if it is absent: packing, searches and promotions rely on it"
+    "cannot {verb}, {endpoint} does not take the condition `{condition}` ({name}); use a store that does: packing, "
+    "searches and promotions rely on it"
 )
 _NOT_S3 = (
     "cannot {verb}, {endpoint} answers as no S3 store does ({name}); check that AWS_ENDPOINT_URL (s3_endpoint of a "

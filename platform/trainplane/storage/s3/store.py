@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -87,7 +87,15 @@ class S3Store(Store):
         """Puts with the condition If-None-Match, which the store checks atomically."""
         if len(data) > 2 * PART_BYTES:
             return self._create_in_parts(key, data)
-        arguments = self._put_arguments(key, data) | {"IfNoneMatch": "*"}
+        return self._put_if(f"create {key}", key, data, {"IfNoneMatch": "*"})
+
+    def replace(self, key: str, data: bytes, *, stamp: str) -> bool:
+        """Puts with the condition If-Match, which the store checks atomically."""
+        # Without its quotation marks all stores know an ETag.
+        return self._put_if(f"replace {key}", key, data, {"IfMatch": stamp.strip('"')})
+
+    def _put_if(self, verb: str, key: str, data: bytes, condition: Mapping[str, str]) -> bool:
+        arguments = {**self._put_arguments(key, data), **condition}
         attempts = 0
 
         def put(client: Any) -> None:
@@ -96,8 +104,8 @@ class S3Store(Store):
             client.put_object(**arguments)
 
         try:
-            self._client.call(f"create {key}", put)
-        except ConditionFailed:
+            self._client.call(verb, put)
+        except (ConditionFailed, NotFound):
             # The answer to the first attempt may be lost: then the stored object may be ours.
             with suppress(NotFound):
                 return attempts > 1 and self.read(key) == data
@@ -111,7 +119,7 @@ class S3Store(Store):
             upload.finish()
         except ConditionFailed:
             upload.abort()
-            # As in `create`: the answer to the first attempt may be lost.
+            # As in `_put_if`: the answer to the first attempt may be lost.
             with suppress(NotFound):
                 return upload.attempts > 1 and self.read(key) == data
             return False

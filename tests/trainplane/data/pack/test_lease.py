@@ -116,6 +116,17 @@ def test_time_in_which_the_store_is_away_is_no_silence_of_an_owner(
         PackLease(store, patience_s=0.5).acquire()
 
 
+def test_a_heartbeat_that_comes_late_makes_no_lease_anew(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    lease = PackLease(store)
+    lease.acquire()
+    (stamp,) = (entry.stamp for entry in store.list("packing.claim-"))
+    # It is suspended between its look at the leases and its write; the follower has ended by then.
+    store.delete("packing.claim-000000.json")
+    assert lease._write(stamp) is False
+    assert list(store.list()) == []
+    lease.release(finished=True)
+
+
 def test_an_owner_that_overslept_learns_that_it_was_followed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease_module, "HEARTBEAT_S", 0.05)
     lease = PackLease(store)
