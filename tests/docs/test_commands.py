@@ -92,6 +92,11 @@ class Reader:
             ["bash", "-c", text], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
         )
 
+    def end_stack(self) -> None:
+        """Ends the stack, if it was started."""
+        if (self.folder / ".isnet" / "stack").exists():
+            self.run("isnet stack down --wipe")
+
     def take(self, step: Command | Block) -> str | None:
         """Does one step; returns what is wrong with it."""
         if isinstance(step, Block):
@@ -167,7 +172,9 @@ def read_all(tmp_path: Path, *, at_night: bool) -> None:
     typed: set[str] = set()
     with ExitStack() as stack:
         reader = Reader(tmp_path / "clone", stack.enter_context(warm_isnet()), stack)
-        for step in (step for page in TABLE.pages for step in steps_of(page)):
+        # Whatever goes wrong, no cluster is left.
+        stack.callback(reader.end_stack)
+        for step in _all_steps(reader):
             if isinstance(step, Command):
                 if TABLE.reason("never", step) or (TABLE.reason("nightly", step) and not at_night):
                     continue

@@ -106,6 +106,9 @@ def _message(schemas: Sequence[type[Section]], dotted: str, faults: Sequence[Map
         kind = (
             declared.kind.replace("number", "finite number", 1) if fault["type"] == "finite_number" else declared.kind
         )
+        # Of a list the fault is one entry's.
+        if isinstance(fault["loc"][-1], int):
+            kind = kind.removeprefix("list of ")
         article = "a " if kind.startswith(_COUNTABLE) else ""
         return f"{dotted}={_shown(value)}: need {article}{kind}; give {dotted}=… accordingly"
     # An entry of a list or a table.

@@ -28,12 +28,13 @@ def experiments_page(address: str) -> str:
     return f"{address.rstrip('/')}/#/experiments?{_TRAINING}"
 
 
-def runs_page(address: str, experiment_id: str, *, key: str = VIEW) -> str:
-    """Address of an experiment's table of runs in our view.
+def runs_page(address: str, experiment_id: str, *, key: str | None = VIEW) -> str:
+    """Address of an experiment's table of runs in a view, if `key` names one.
 
     Without an `address` it leads there from another page.
     """
-    page = f"#/experiments/{experiment_id}/runs?{_TRAINING}&viewStateShareKey={key}"
+    view_key = f"&viewStateShareKey={key}" if key is not None else ""
+    page = f"#/experiments/{experiment_id}/runs?{_TRAINING}{view_key}"
     return f"{address.rstrip('/')}/{page}" if address else page
 
 
@@ -52,7 +53,11 @@ def first_page(server: TrackingServer, address: str) -> str:
     client = server.client
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
-    return runs_page(address, newest[0].info.experiment_id) if newest else experiments_page(address)
+    if not newest:
+        return experiments_page(address)
+    # An experiment of older code, or of another program, has no view of ours; the page would open on an error.
+    experiment = client.get_experiment(newest[0].info.experiment_id)
+    return runs_page(address, experiment.experiment_id, key=VIEW if _VIEW_TAGS + VIEW in experiment.tags else None)
 
 
 def write_view(

@@ -52,7 +52,7 @@ def test_the_tree_under_overrides_is_not_changed():
         ("train.workers=some", ["train.workers='some'", "need a whole number ≥ 1 or [whole number ≥ 1, "]),
         ("train.micro_batch=large", ["train.micro_batch='large'", "or auto"]),
         ("train.checkpoint_every=soon", ["train.checkpoint_every='soon' is no cadence", "90s"]),
-        ("guard.non_finite=ignore", ["guard.non_finite='ignore'", "or roll_back"]),
+        ("guard.non_finite=ignore", ["guard.non_finite='ignore'", "need skip, lower_rate, roll_back or stop"]),
         ("guard.norm_facto=3", ["guard.norm_facto", "did you mean guard.norm_factor=3?"]),
         ("data.on_damage=ignore", ["data.on_damage='ignore'", "fail or quarantine"]),
         ("data.cache_dir=cache", ["data.cache_dir='cache' is relative", "absolute folder"]),
