@@ -12,11 +12,13 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
     from isnet.discriminator import Discriminator
     from isnet.generator import Architecture, Generator
+    from isnet.methods.architecture import MethodArchitecture
 
 
 @overload
@@ -27,30 +29,43 @@ def build(name: str, **options: Any) -> Generator | Discriminator:
     """Builds a fresh network with weights from torch's global generator.
 
     Args:
-        name: Generator isnet, base, base_ff or unet_like, or discriminator.
+        name: Generator isnet, base, base_ff or unet_like, another method's of `isnet.methods.NAMES`, or discriminator.
         **options: Of a generator, those of `isnet.generator.Architecture`: blocks=4, width=32, in_channels=3,
             activation, dilation=2, spectral_norm, skips, prune, init_std=0.001. Of the discriminator, those of
-            `isnet.discriminator.Discriminator`: width=64, spectral=True, init_std=0.001.
+            `isnet.discriminator.Discriminator`: width=64, spectral=True, init_std=0.001. Of another method those of its
+            `generator.py`.
 
     Raises:
         InputError: For an unknown option or a value out of range.
     """
     # Imported here, so that `import isnet` loads no torch.
     from isnet.discriminator import Discriminator
-    from isnet.generator import Architecture
 
     if name == "discriminator":
         return Discriminator.from_options(options)
-    return build_from(Architecture.from_dict({"name": name, **options}))
+    return build_from(architecture_of({"name": name, **options}))
 
 
-def build_from(architecture: Architecture) -> Generator:
+def build_from(architecture: Architecture | MethodArchitecture) -> Generator:
     """Builds a fresh generator from its options, as `build` does."""
     from isnet import network
+    from isnet.generator import Architecture
+    from isnet.methods.architecture import build as build_other
     from isnet.unet_like import UNetLike
 
+    if not isinstance(architecture, Architecture):
+        return build_other(architecture)
     builders = {"isnet": network.isnet, "base": network.base, "base_ff": network.base_ff, "unet_like": UNetLike}
     return builders[architecture.name](architecture)
+
+
+def architecture_of(options: Mapping[str, Any]) -> Architecture | MethodArchitecture:
+    """Checks a generator's options, as they are stored, and adds defaults."""
+    from isnet.generator import Architecture
+    from isnet.methods import NAMES
+    from isnet.methods.architecture import architecture_of as of_other
+
+    return of_other(options) if options.get("name") in NAMES else Architecture.from_dict(options)
 
 
 def __getattr__(name: str) -> Any:

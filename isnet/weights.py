@@ -25,6 +25,7 @@ from isnet.formats.author import ImportReport, apply_author_tensors, load_author
 from isnet.formats.export import ExportReport, export_onnx, export_program
 from isnet.formats.tensor_files import read_tensor_file
 from isnet.generator import Architecture, Generator
+from isnet.methods.architecture import MethodArchitecture
 from isnet.spectral_norm import fold_spectral_norm
 
 FORMAT = "isnet-model-1"
@@ -96,15 +97,22 @@ def load_model(folder: str | Path) -> Generator:
     if digest != expected:
         raise InputError(f"{tensors_file} has sha256 {digest}, need {expected}; it is damaged; copy the model again")
     tensors: Any = read_tensor_file(tensors_file, advice="save the model again")
-    architecture = replace(Architecture.from_dict(config["architecture"]), spectral_norm="none")
+    architecture = isnet.architecture_of(config["architecture"])
     # On the meta device no weights are allocated or initialised; the file's tensors replace them.
     with torch.device("meta"):
-        network = isnet.build_from(architecture)
+        network = plain_network(architecture)
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
         raise InputError(f"{tensors_file} does not fit {architecture.name}: {error}; save the model again") from error
     return network.float().eval()
+
+
+def plain_network(architecture: Architecture | MethodArchitecture) -> Generator:
+    """Builds a network as it is stored, without spectral norm."""
+    if isinstance(architecture, Architecture):
+        return isnet.build_from(replace(architecture, spectral_norm="none"))
+    return fold_spectral_norm(isnet.build_from(architecture))
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -75,8 +75,8 @@ def prepare_for_inference(network: Network) -> Network:
         return prepared
     for parent in list(prepared.modules()):
         for name, child in list(parent.named_children()):
-            # Exactly Conv2d: a subclass may compute something else.
-            if type(child) is nn.Conv2d:
+            # Exactly Conv2d with zeros around it: a subclass, or other padding, computes something else.
+            if type(child) is nn.Conv2d and child.padding_mode == "zeros":
                 setattr(parent, name, PackedConv2d(child))
     return prepared
 

@@ -20,6 +20,10 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _EPS = 1e-8
 
 
+class WindowConv(nn.Conv2d):
+    """Weights of a partial convolution, which is more than a convolution."""
+
+
 class PartialConv2d(nn.Module):
     """Convolution over valid pixels alone.
 
@@ -31,7 +35,7 @@ class PartialConv2d(nn.Module):
         self, channels_in: int, channels_out: int, kernel: int, *, stride: int = 1, bias: bool = False, form: Form
     ) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
+        self.conv = WindowConv(channels_in, channels_out, kernel, stride=stride, padding=kernel // 2, bias=bias)
         self.form = form
 
     def forward(self, x_BCHW: Tensor, masks: list[tuple[Tensor, int]]) -> tuple[Tensor, Tensor]:
@@ -119,5 +123,16 @@ class PConvUNet(nn.Module):
 
 def assemble(image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
     """Normalises a picture in [0, 1]; 0 in the hole."""
+    return normalised(image_B3HW) * mask_B1HW
+
+
+def normalised(image_B3HW: Tensor) -> Tensor:
+    """Normalises a picture in [0, 1]."""
     mean, std = (image_B3HW.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
-    return (image_B3HW - mean) / std * mask_B1HW
+    return (image_B3HW - mean) / std
+
+
+def picture_of(raw_B3HW: Tensor) -> Tensor:
+    """Inverse of `normalised`."""
+    mean, std = (raw_B3HW.new_tensor(values).view(1, 3, 1, 1) for values in (MEAN, STD))
+    return raw_B3HW * std + mean
