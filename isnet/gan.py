@@ -80,6 +80,8 @@ class GAN(Players):
     `perceptual` is copied; it is not needed where both VGG losses have weight 0.
     """
 
+    goes_back_once = True
+
     def __init__(
         self,
         generator: nn.Module,

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +23,7 @@ from isnet.errors import InputError
 from isnet.spectral_norm import power_iteration, spectral_layers, step_weights
 from isnet.training.distributed import GroupReducer, LocalReducer, SumReducer
 from isnet.training.ema import EMA
+from isnet.training.gradient_sum import GradientSum
 from isnet.training.timing import StepTimer
 
 Precision = Literal["fp32", "bf16"]
@@ -81,6 +82,9 @@ class Players(ABC):
         device: Where they are trained.
         parts: Networks that have an optimiser of their own, parts of `networks`; these themselves where it is None.
     """
+
+    # True: one micro-batch runs backward to each weight once, so its gradients are summed while others are computed.
+    goes_back_once: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -166,14 +170,17 @@ class Players(ABC):
 
         # All gradients, from the weights before the step (ISNET.md §6).
         metrics: Metrics = {}
+        sums = GradientSum(reduce, list(moving.values()))
         with step_weights(*moving.values()):
-            for batch in batches:
+            for number, batch in enumerate(batches, 1):
+                if number == len(batches) and self.goes_back_once:
+                    sums.watch()
                 share = self._accumulate(batch, global_batch, hole_ratio)
                 metrics = {name: metrics[name] + value if metrics else value for name, value in share.items()}
 
         # The sum over ranks; every loss was divided by the global batch already.
         with self.timer.part("reduce"):
-            reduce.sum_([p.grad for part in moving.values() for p in part.parameters() if p.grad is not None])
+            sums.finish()
 
         # The networks move, then the average of G.
         with self.timer.part("optimiser"):

@@ -29,6 +29,7 @@ from trainplane.data.types import Batch, Sample, Transform
 from trainplane.errors import UserError
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
+from trainplane.train.running_sum import RunningSum
 
 
 class Reducer(Protocol):
@@ -36,6 +37,9 @@ class Reducer(Protocol):
 
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Sums each tensor in place; with one rank, does nothing."""
+
+    def start_sum(self, total: int) -> RunningSum:
+        """Begins a sum of `total` elements, while computation goes on."""
 
 
 @dataclass(frozen=True)

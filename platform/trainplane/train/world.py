@@ -1,7 +1,7 @@
 """Rank of this process, and sums over all ranks.
 
-Gradients are summed as one flat buffer per dtype after accumulation, not by DistributedDataParallel: its buckets are
-laid out by each process's first backward pass, so a resumed run would add in another order and end on other bits.
+Gradients are summed by `start_sum`, not by DistributedDataParallel: its buckets are laid out by each process's first
+backward pass, so a resumed run would add in another order and end on other bits.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from trainplane.train.pulse import PULSE, WAITING
+from trainplane.train.running_sum import RunningSum
 
 PIECE_BYTES = 16 << 20
 """Bytes of a broadcast, and of the memory for it."""
@@ -60,6 +61,10 @@ class World:
             for tensor in group:
                 tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
                 offset += tensor.numel()
+
+    def start_sum(self, total: int) -> RunningSum:
+        """Begins a sum of `total` elements that are complete one by one."""
+        return RunningSum(rank=self.rank, size=self.size, total=total)
 
     def agree(self, value: int, device: torch.device) -> int:
         """Returns rank 0's value on every rank."""
