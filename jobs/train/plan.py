@@ -25,7 +25,7 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
-from trainplane.train.checkpoint.store import committed
+from trainplane.train.checkpoint.store import newest_first
 from trainplane.train.estimate import Estimate, EstimateInputs, estimate
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, find_run_dir, holder_of, run_key
@@ -108,6 +108,7 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
             plan.val_data,
             done=min(plan.done, config.train.steps),
             ranks=plan.ranks.most,
+            hosts=plan.ranks.hosts,
             state_bytes=plan.memory.state,
             rate=plan.rate,
         )
@@ -157,8 +158,8 @@ def _run_dir(plan: TrainingPlan, config: RunConfig, context: Context, *, fresh: 
     with plan.refusals():
         key = run_key(config, plan.train_data.digest, plan.val_data.digest if plan.val_data else None)
         plan.place = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
-        checkpoints = committed(open_store(plan.place.address))
-        plan.done = checkpoints[-1].step if checkpoints else 0
+        newest = next(newest_first(open_store(plan.place.address)), None)
+        plan.done = newest.step if newest else 0
         check_resumable(open_store(plan.place.address), config, plan.train_data)
     if plan.place is not None and (holder := holder_of(context.home, plan.place.folder)):
         with plan.refusals():
@@ -191,6 +192,7 @@ def estimate_run(
     *,
     done: int,
     ranks: int,
+    hosts: int,
     state_bytes: int,
     rate: Rate | None,
 ) -> Estimate:
@@ -203,7 +205,8 @@ def estimate_run(
         samples=train_data.num_samples,
         data_bytes=train_data.bytes,
         val_bytes=round(val_data.bytes * share) if val_data else 0,
-        is_cached=config.data.cache is not None,
+        hosts=hosts,
+        cache_bytes=config.data.cache_bytes if config.data.cache else 0,
         state_bytes=state_bytes,
         pictures_per_s=rate.pictures_per_s if rate else None,
     )

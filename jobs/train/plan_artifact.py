@@ -68,6 +68,7 @@ class PlanRecord:
             Dataset.open(job.val_data) if job.val_data else None,
             done=self._done,
             ranks=ranks.most,
+            hosts=ranks.hosts,
             state_bytes=new_state_bytes(config),
             rate=rate,
         )

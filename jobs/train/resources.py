@@ -31,6 +31,11 @@ class RanksHere:
     refusal: str | None = None  # reason why no number of ranks fits
     awaited_s: float = 0.0  # seconds that the run waits for nodes, where none of them is there yet
 
+    @property
+    def hosts(self) -> int:
+        """Hosts that the ranks are spread over, at most."""
+        return 1 if self.where == "this machine" else self.most
+
     def __str__(self) -> str:
         elastic = f" (any of {', '.join(map(str, self.wanted))})" if self.wanted[1:] else ""
         kind = "a GPU each" if self.gpu else "on CPUs"

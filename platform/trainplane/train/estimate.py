@@ -20,7 +20,8 @@ class EstimateInputs:
     samples: int  # Samples of the training dataset
     data_bytes: int  # Bytes of its shards
     val_bytes: int  # Bytes of the held-out samples that are measured
-    is_cached: bool  # True where hosts cache shards, so that later epochs read nothing
+    hosts: int  # Hosts that the ranks are spread over, each with a cache of its own
+    cache_bytes: int  # Room of each of those caches; 0 without one
     state_bytes: int  # Bytes of one checkpoint
     pictures_per_s: float | None  # Measured samples per second of all ranks together; None if not measured
 
@@ -56,7 +57,8 @@ def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
     epochs = steps / max(1, inputs.samples // config.global_batch)
     # Reading and time.
     passes = samples / inputs.samples
-    bytes_read = inputs.data_bytes * (min(passes, 1.0) if inputs.is_cached else passes)
+    room = min(1.0, inputs.cache_bytes / max(1, inputs.data_bytes))
+    bytes_read = inputs.data_bytes * passes_read(passes, hosts=inputs.hosts, room=room)
     seconds = samples / inputs.pictures_per_s if inputs.pictures_per_s else None
     # Checkpoints, unless their number depends on an unknown time.
     due = _due(config, done=inputs.done, samples=inputs.samples, seconds=seconds)
@@ -74,6 +76,30 @@ def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
         seconds=seconds,
         cost=cost(config, ranks=inputs.ranks, seconds=seconds),
     )
+
+
+def passes_read(passes: float, *, hosts: int, room: float) -> float:
+    """Passes over the dataset that the store serves; caches serve the others.
+
+    Each epoch gives a host other samples, at random: it reads 1 / `hosts` of the dataset, and what it has read before
+    it finds again.
+
+    Args:
+        passes: Passes over the dataset in all.
+        hosts: Hosts with a cache each, empty at the start.
+        room: Share of the dataset that fits into a cache.
+    """
+    found = read = 0.0
+    while passes > 0:
+        epoch = min(1.0, passes)
+        read += epoch * (1 - found)
+        passes -= epoch
+        # What is in the cache stays, as it is all of one dataset.
+        next_found = min(room, found + (1 - found) / hosts)
+        if next_found <= found:
+            return read + passes * (1 - found)
+        found = next_found
+    return read
 
 
 def checkpoint_steps(config: TrainConfig, *, done: int, samples: int, seconds: float | None) -> list[int] | None:

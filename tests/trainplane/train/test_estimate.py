@@ -1,11 +1,13 @@
 """What a run takes, from its settings: the same numbers as from walking through it step by step."""
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from trainplane.data.order import Order
 from trainplane.train.config import TrainConfig
-from trainplane.train.estimate import EstimateInputs, checkpoint_steps, estimate
+from trainplane.train.estimate import EstimateInputs, checkpoint_steps, estimate, passes_read
 
 
 def config(**settings):
@@ -14,7 +16,7 @@ def config(**settings):
 
 def known(**facts):
     values = {"done": 0, "ranks": 2, "samples": 200, "data_bytes": 1000, "val_bytes": 7}
-    return EstimateInputs(**{**values, "is_cached": False, "state_bytes": 50, "pictures_per_s": 4.0, **facts})
+    return EstimateInputs(**{**values, "hosts": 1, "cache_bytes": 0, "state_bytes": 50, "pictures_per_s": 4.0, **facts})
 
 
 def test_the_arithmetic_of_a_whole_run():
@@ -34,8 +36,32 @@ def test_a_run_that_goes_on_takes_only_what_is_left():
 
 
 def test_a_cache_reads_every_byte_from_the_store_once():
-    assert estimate(config(), known(is_cached=True)).bytes_read == 1000 + 7
-    assert estimate(config(steps=10), known(is_cached=True)).bytes_read == 400 + 7
+    assert estimate(config(), known(cache_bytes=10**6)).bytes_read == 1000 + 7
+    assert estimate(config(steps=10), known(cache_bytes=10**6)).bytes_read == 400 + 7
+
+
+def test_half_a_cache_serves_half_of_each_later_epoch():
+    assert estimate(config(), known(cache_bytes=500)).bytes_read == 1000 + 3 * 500 + 7
+
+
+@pytest.mark.parametrize(("hosts", "room"), [(1, 1.0), (8, 1.0), (3, 0.4)])
+def test_what_hosts_find_again_is_what_the_order_brings_back_to_them(hosts, room):
+    order = Order(digest="ab" * 32, shard_sizes=[2**13], seed=10, global_batch=24)
+    cached = np.zeros((hosts, 2**13), dtype=bool)
+    read = 0
+    for step in range(5 * order.steps_per_epoch):
+        for host in range(hosts):
+            samples = order.share(step, rank=host, world=hosts)
+            new = samples[~cached[host, samples]]
+            read += len(new)
+            cached[host, new[: max(0, int(room * 2**13) - int(cached[host].sum()))]] = True
+    assert read / 2**13 == pytest.approx(passes_read(5, hosts=hosts, room=room), rel=0.02)
+
+
+def test_a_long_run_is_counted_at_once():
+    # All of it reaches each of the 8 hosts once, in the end.
+    assert passes_read(10.0**9, hosts=8, room=1.0) == pytest.approx(8, rel=1e-6)
+    assert passes_read(10.0**9, hosts=8, room=0.5) == pytest.approx(5e8, rel=1e-6)
 
 
 def test_without_a_rate_there_is_neither_time_nor_price_nor_a_count_of_timed_checkpoints():
