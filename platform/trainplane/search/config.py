@@ -165,8 +165,9 @@ class SearchSettings(Section):
         json_schema_extra=about(unit="trials", also=["max_concurrent", "parallel", "parallelism"]),
     )
     order: Literal["fixed", "arrival"] = Field(
-        "fixed",
-        description="in which results count: fixed, also after kills and on slow machines, or as they arrive",
+        "arrival",
+        description="in which results count: as they arrive, or fixed, so that a search ends alike on any machine and "
+        "trials wait for slower ones",
     )
     retries: int = Field(
         2,

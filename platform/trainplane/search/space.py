@@ -165,6 +165,9 @@ def search_key(search: SearchFile, base: Mapping[str, Any], digests: Sequence[st
     Of the file without its limits, the resolved base of every trial, and the digests of the data: limits may change.
     """
     file = search.model_dump(mode="json", exclude={"search": set(LIMIT_FIELDS)})
+    # Searches were begun while a fixed order was the default: without the setting they are the same search today.
+    if "order" not in search.search.model_fields_set:
+        file["search"]["order"] = "fixed"
     return hashlib.sha256(canonical_json([file, base, list(digests)])).hexdigest()
 
 

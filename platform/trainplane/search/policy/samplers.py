@@ -8,6 +8,8 @@ that were stopped early, that NaN is as bad as the worst, and that settings of t
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
@@ -29,8 +31,7 @@ def suggest_settings(number: int, settings: SearchSettings, space: Space, state:
     earlier = {_key(trial.settings) for trial in state.trials.values()}
     # Results of an earlier search stand for random trials at the start.
     if settings.algorithm == "tpe" and number >= settings.startup - len(state.prior_results):
-        for attempt in range(TPE_TRIES):
-            drawn = _tpe(number, attempt, settings, space, state)
+        for drawn in _tpe(number, settings, space, state):
             if space.holds(drawn) and _key(drawn) not in earlier:
                 return drawn
     return _random_untried(number, space, earlier)
@@ -50,28 +51,36 @@ def _key(settings: Settings) -> bytes:
     return canonical_json(settings)
 
 
-def _tpe(number: int, attempt: int, settings: SearchSettings, space: Space, state: SearchState) -> Settings:
-    """Settings by Optuna's sampler, after all results so far."""
+def _tpe(number: int, settings: SearchSettings, space: Space, state: SearchState) -> Iterator[Settings]:
+    """Suggestions of Optuna's sampler for trial `number`, after all results so far."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(
-        seed=(settings.seed * 1_000_003 + number * 101 + attempt) % 2**31,
-        n_startup_trials=1,
-        constant_liar=True,
-        multivariate=False,
-    )
     directions: list[Any] = ["maximize" if goal.mode == "max" else "minimize" for goal in settings.goals]
-    study = optuna.create_study(sampler=sampler, directions=directions)
-    for trial in optuna_trials(settings, space, state):
-        study.add_trial(trial)
-    trial = study.ask()
-    drawn: Settings = {}
-    for name in space.dimensions:
-        # A setting whose condition does not hold is not part of the trial.
-        if space.is_active(name, drawn):
-            drawn[name] = _suggest(trial, name, space)
-    return drawn
+    study = optuna.create_study(directions=directions)
+    study.add_trials(optuna_trials(settings, space, state))
+    # Settings that depend on others are drawn in groups of those that trials have in common.
+    is_conditional = any(dimension.when for dimension in space.dimensions.values())
+    for attempt in range(TPE_TRIES):
+        with warnings.catch_warnings():
+            # `group` is experimental in Optuna.
+            warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
+            study.sampler = optuna.samplers.TPESampler(
+                seed=(settings.seed * 1_000_003 + number * 101 + attempt) % 2**31,
+                n_startup_trials=1,
+                constant_liar=True,
+                multivariate=True,
+                group=is_conditional,
+            )
+        trial = study.ask()
+        drawn: Settings = {}
+        for name in space.dimensions:
+            # A setting whose condition does not hold is not part of the trial.
+            if space.is_active(name, drawn):
+                drawn[name] = _suggest(trial, name, space)
+        yield drawn
+        # A refused suggestion teaches nothing: the next one comes from the same results.
+        study.tell(trial, state=optuna.trial.TrialState.FAIL)
 
 
 def _suggest(trial: Any, name: str, space: Space) -> Any:
@@ -126,16 +135,18 @@ def _committed_trial(
         # A trial without finite values counts as bad as the worst one.
         values = [trial.values[goal.metric] for goal in settings.goals] if has_scores else worst
         return None if values is None else completed_trial(space, trial.settings, values)
-    # With ASHA every trial counts as pruned at its last commit, with its curve up to there.
+    # With ASHA every trial counts as pruned at its last commit.
     params, distributions = _params(optuna, space, trial.settings)
+    # Of a curve the sampler reads the last value alone.
     metric = settings.goals[0].metric
-    curve = {step: values[metric] for step, values in trial.curve.items() if metric in values} if has_scores else {}
+    steps = [step for step, values in trial.curve.items() if metric in values and step <= trial.step]
+    last = max(steps) if has_scores and steps else max(trial.step, 0)
+    value = trial.curve[last][metric] if has_scores and steps else math.nan
     return optuna.trial.create_trial(
         state=optuna.trial.TrialState.PRUNED,
         params=params,
         distributions=distributions,
-        intermediate_values={step: value for step, value in curve.items() if step <= trial.step}
-        or {max(trial.step, 0): math.nan},
+        intermediate_values={last: value},
     )
 
 

@@ -3,9 +3,9 @@
     advance(plan, state) -> records of all decisions that are possible now, already applied to `state`
 
 Pure: no I/O. The same facts lead to the same decisions, also after kills and restarts. Trials run in `width` slots,
-each with a clock that counts training steps. Results count in the order of these clocks, not of arrival, so a search
-ends alike on slow and fast machines. The price: a slot may have to wait until the others have come as far, except where
-decisions do not depend on results (random, grid, within a PBT generation), or with `order: arrival`.
+each with a clock that counts training steps. Results count as they arrive; with `order: fixed` in the order of the
+clocks, so that a search ends alike on slow and fast machines. The price: a slot may have to wait until the others have
+come as far, except where decisions do not depend on results (random, grid, within a PBT generation).
 """
 
 from __future__ import annotations

@@ -18,7 +18,8 @@ from trainplane.search.policy.budget import SearchUsage
 from trainplane.search.run.journal import JournalRecord
 
 Values = dict[str, float]
-TrialStatus = Literal["running", "resting", "finished", "stopped", "nan", "failed"]
+# `interrupted` is only shown: of a search that does not run, what its journal has as running.
+TrialStatus = Literal["running", "resting", "finished", "stopped", "nan", "failed", "interrupted"]
 # Format of the journal's records; a journal of another format is refused.
 FORMAT_VERSION = 1
 
@@ -151,6 +152,10 @@ class SearchState:
                 "resume the search with the version that wrote it"
             )
         self.key, self.width = record["key"], record["width"]
+
+    def _apply_width(self, record: JournalRecord) -> None:
+        """More trials at once from here on: nodes have come."""
+        self.width = record["width"]
 
     def _apply_driver(self, record: JournalRecord) -> None:
         """Ignores process id and host, written for human readers."""

@@ -17,8 +17,9 @@ from trainplane.search.policy.scheduler import SearchPlan, advance, mark_nan
 from trainplane.search.policy.state import FORMAT_VERSION, SearchState, Values, WorkItem, encode_values, fold
 from trainplane.search.run.journal import Journal, JournalRecord, MemoryJournal
 
-# Seconds between two bills.
+# Seconds between two bills, and between two looks at the cluster's size.
 TICK_S = 5.0
+GROW_S = 30.0
 
 
 @dataclass
@@ -31,9 +32,12 @@ class Driver:
     on_change: Callable[[SearchState], None] = lambda state: None  # Called after every change
     # Called with every exploit before its donor may continue. Called again after a kill in between.
     pin_donor: Callable[[JournalRecord], None] = lambda exploit: None
+    # Counts the trials that fit the cluster now; a search whose order is fixed does not ask.
+    count_fitting: Callable[[], int] = lambda: 0
     clock: Callable[[], float] = time.monotonic  # Time in seconds
     running: dict[int, float] = field(default_factory=dict)  # Start time of each running item
     _last_tick: float | None = None
+    _last_growth: float | None = None
     _has_pinned: bool = False
 
     @staticmethod
@@ -42,8 +46,9 @@ class Driver:
     ) -> Driver:
         """Resumes a search from its journal, or starts it.
 
-        A resumed search keeps its own number of slots. `prior_results` are copied into a new journal, because the
-        earlier search may be deleted. Raises `UserError` if the journal belongs to another search.
+        A resumed search keeps its own number of slots, or gets more (`grow_if_due`). `prior_results` are copied into a
+        new journal, because the earlier search may be deleted. Raises `UserError` if the journal belongs to
+        another search.
         """
         state = fold(journal.records, plan.settings.goals)
         driver = Driver(plan, state, journal)
@@ -161,6 +166,19 @@ class Driver:
         """Calls `tick` every few seconds."""
         if self._last_tick is None or self.clock() - self._last_tick >= TICK_S:
             self.tick()
+
+    def grow_if_due(self) -> None:
+        """Takes in nodes that have come since the last look.
+
+        The number of slots only grows: where nodes go, their trials wait in Ray's queue.
+        """
+        now = self.clock()
+        if self.plan.needs_fixed_order or (self._last_growth is not None and now - self._last_growth < GROW_S):
+            return
+        self._last_growth = now
+        fitting = self.count_fitting()
+        if fitting > self.state.width:
+            self._write([{"k": "width", "width": fitting}], durable=True)
 
     def _remove_running(self, item: int) -> None:
         """Bills an item for the last time."""

@@ -6,7 +6,8 @@
 
 A line is a checksum, a space and one JSON object with its number as `n`. In a folder the journal is one file that only
 grows. In an object store every durable append is a new object with the next number, which only the first of two
-processes can create; the second one stops. A kill leaves a torn last line, which is cut off; damage before it is an
+processes can create; the second one stops. Of a long journal, `journal-from-start/N.jsonl` holds the first N of these
+objects together, so that few have to be read. A kill leaves a torn last line, which is cut off; damage before it is an
 error.
 """
 
@@ -18,6 +19,7 @@ import time
 import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,11 @@ from trainplane.storage.folder import FolderStore
 JournalRecord = dict[str, Any]
 FILE = "journal.jsonl"
 SEGMENTS = "journal/"
+# Copies of the first segments, joined. The segments stay: a process that was cut off would create a deleted one again.
+JOINED = "journal-from-start/"
+# Segments behind the last copy after which the next one is written, and segments that are read at once.
+JOIN_EVERY = 200
+READERS = 16
 # Oldest age of records that no decision depends on, before they are written to an object store.
 MAX_BUFFERED_S = 10.0
 
@@ -113,9 +120,20 @@ def _followed(value: Any, store: str) -> Any:
 
 def _read_segments(store: Store) -> tuple[list[JournalRecord], int]:
     """Records in an object store and the number of objects."""
+    names = sorted(entry.key for entry in store.list(JOINED))
+    joined = store.read(names[-1]) if names else b""
+    first = int(Path(names[-1]).stem) if names else 0
     keys = [entry.key for entry in store.list(SEGMENTS)]
-    data = b"".join(store.read(key) for key in keys)
+    with ThreadPoolExecutor(READERS) as pool:
+        data = joined + b"".join(pool.map(store.read, keys[first:]))
     return parse_lines(data, f"{store.address}/{SEGMENTS}")[0], len(keys)
+
+
+def _join_segments(store: Store, records: Sequence[JournalRecord], segments: int) -> None:
+    """Writes the copy of the first `segments` objects, where it is due."""
+    newest = max((int(Path(entry.key).stem) for entry in store.list(JOINED)), default=0)
+    if segments - newest >= JOIN_EVERY:
+        store.create(f"{JOINED}{segments:08d}.jsonl", b"".join(encode_line(record) for record in records))
 
 
 def encode_line(record: Mapping[str, Any]) -> bytes:
@@ -221,6 +239,7 @@ class _SegmentJournal(Journal):
     def __init__(self, store: Store) -> None:
         self._store = store
         records, self._segment = _read_segments(store)
+        _join_segments(store, records, self._segment)
         self._buffer = b""
         self._written_at = time.monotonic()
         super().__init__(records)

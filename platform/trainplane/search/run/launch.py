@@ -26,7 +26,7 @@ from trainplane.search.run.journal import Journal, JournalRecord, open_journal, 
 from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.run.trial import Assignment, train_item
 from trainplane.search.run.weights_transfer import pin_owner, release_donor
-from trainplane.search.run.width import wait_for_width
+from trainplane.search.run.width import fitting_now, wait_for_width
 from trainplane.search.space import Settings, Space
 from trainplane.storage import StorageError, open_store
 from trainplane.train.checkpoint.pins import pin
@@ -121,8 +121,11 @@ def run_search(
                 limit_s=node_wait_s(search.train.wait_for_nodes, ray),
                 emit=emit,
             )
-            # Resume from the journal, which keeps the number of slots that the search started with.
+            # Resume from the journal, with as many slots as the search had.
             driver = Driver.resume(plan, journal, key=search.key, width=width, prior_results=prior_results)
+            driver.count_fitting = lambda: fitting_now(
+                ray, resources, trials=trial_limit(plan), requested=search.settings.concurrent
+            )
             driver.on_change = lambda state: on_change(driver)
             driver.pin_donor = lambda exploit: pin_donor(exploit, parent_run_id)
             # Tune places the trial's own process; workers of a group are placed by Ray Train.

@@ -202,6 +202,7 @@ def _clock(bridge: TuneBridge) -> Any:
     class Clock(Callback):  # type: ignore[misc]
         def on_step_end(self, iteration: int, trials: Any, **info: Any) -> None:
             bridge.guard(driver.tick_if_due, None)
+            bridge.guard(driver.grow_if_due, None)
             if bridge.fault is not None:
                 raise bridge.fault
             if not driver.running and not driver.is_over:

@@ -25,8 +25,8 @@ def wait_for_width(
 ) -> int:
     """Returns how many trials run at once.
 
-    The number is fixed for the whole search, so where nodes are missing it waits for as many as were requested, and
-    starts with fewer when no more have come for half a minute.
+    Where nodes are missing it waits for as many as were requested, and starts with fewer when no more have come for
+    half a minute.
 
     Args:
         ray: The connected module.
@@ -63,6 +63,14 @@ def wait_for_width(
     finally:
         if request is not None:
             request.cancel()
+
+
+def fitting_now(ray: Any, resources: TrialResources, *, trials: int, requested: int | None) -> int:
+    """Number of trials that fit the cluster as it is, 0 for none."""
+    try:
+        return admit(resources, nodes=_nodes(ray), trials=trials, requested=requested)
+    except UserError:
+        return 0
 
 
 def _nodes(ray: Any) -> list[tuple[float, float]]:

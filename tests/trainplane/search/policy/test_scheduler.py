@@ -196,3 +196,55 @@ def test_a_finite_space_is_never_tried_twice():
 def test_values_that_are_not_finite_stand_in_the_journal_and_come_back():
     made, _ = straight("random", lambda settings, trial, step: {"v": math.inf})
     assert all(trial.status == "nan" and trial.values == {"v": math.inf} for trial in made.state.trials.values())
+
+
+ARRIVAL = {"order": "arrival", "algorithm": "tpe", "startup": 3, "asha": {"first": 3}, "trials": 12}
+
+
+def uneven(trial):
+    return 1.0 + 3.0 * (trial % 3)
+
+
+def test_results_that_count_as_they_arrive_wait_for_nobody():
+    times = {}
+    for order in ("fixed", "arrival"):
+        made, there = driver(plan(**{**ARRIVAL, "order": order}), width=3), cluster(seconds_per_step=uneven)
+        simulate(made, there)
+        times[order] = there.now / there.steps_trained
+    assert times["arrival"] < 0.9 * times["fixed"]
+
+
+def test_a_search_by_arrival_is_killed_anywhere_and_keeps_what_it_decided():
+    made, there = driver(plan(**ARRIVAL)), cluster(seconds_per_step=uneven)
+    simulate(made, there)
+    records = made.journal.records
+    for kill_at in range(4, len(records), max(1, len(records) // 15)):
+        again, later = driver(plan(**ARRIVAL)), cluster(seconds_per_step=uneven)
+        with pytest.raises(Killed):
+            simulate(again, later, kill_at=kill_at)
+        decided = [record for record in again.journal.records if record["k"] in ("go", "commit")]
+        again = driver(plan(**ARRIVAL), again.journal.records)
+        simulate(again, later)
+        assert [r for r in again.journal.records if r["k"] in ("go", "commit")][: len(decided)] == decided
+        assert again.is_over
+        assert again.state.usage.repeated == 0
+
+
+def test_a_search_gets_wider_when_nodes_come_and_stays_so_after_a_kill():
+    made, there = driver(plan(**ARRIVAL), width=1), cluster()
+    made.count_fitting = lambda: 3
+    made.clock = there.clock
+    made.grow_if_due()
+    made.count_fitting = lambda: 2
+    there.now += 3600
+    made.grow_if_due()
+    assert made.state.width == 3
+    again = driver(plan(**ARRIVAL), made.journal.records, width=1)
+    assert again.state.width == 3
+    started = [again.next_item() for _ in range(3)]
+    assert [item.slot for item in started] == [0, 1, 2]
+    # One that must end alike on any machine does not ask.
+    fixed = driver(plan(**{**ARRIVAL, "order": "fixed"}), width=1)
+    fixed.count_fitting = lambda: 3
+    fixed.grow_if_due()
+    assert fixed.state.width == 1

@@ -126,3 +126,25 @@ def test_checkpoints_are_found_where_the_store_was_moved_to(tmp_path):
         for read in (journal.records, read_journal(store, "searches/mine")):
             assert read[0]["checkpoint"] == read[1]["exploits"][0]["checkpoint"] == here
             assert [record["checkpoint"] for record in read[2:]] == [gone, bucket]
+
+
+def test_a_long_journal_is_read_from_few_objects(s3_address, monkeypatch):
+    store = open_store(s3_address)
+    monkeypatch.setattr("trainplane.search.run.journal.JOIN_EVERY", 5)
+    for start in range(0, 12, 6):
+        with open_journal(store, "a") as journal:
+            for n in range(start, start + 6):
+                journal.append([{"k": "start", "item": n}], durable=True)
+    with open_journal(store, "a") as journal:
+        assert [record["item"] for record in journal.records] == list(range(12))
+    read = []
+    original = type(store).read
+    monkeypatch.setattr(type(store), "read", lambda self, key: read.append(key) or original(self, key))
+    assert [record["item"] for record in read_journal(store, "a")] == list(range(12))
+    assert read == ["journal-from-start/00000012.jsonl"]
+    # A process that was cut off before still cannot write a segment again.
+    with open_journal(store, "a") as journal:
+        stale = open_store(s3_address).child("a")
+        assert not stale.create("journal/00000003.jsonl", b"another's")
+        journal.append([{"k": "start", "item": 12}], durable=True)
+    assert [record["item"] for record in read_journal(store, "a")] == list(range(13))
