@@ -49,15 +49,20 @@ def artifact_link(run_id: str, path: str) -> str:
 
 
 def first_page(server: TrackingServer, address: str) -> str:
-    """Address of the newest run's experiment, if there is one."""
+    """Address of the newest run's experiment, if there is one.
+
+    An experiment of trainings comes first: those of evaluations, of older code and of other programs have no view of
+    ours, and an address that names it would open on an error.
+    """
     client = server.client
-    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
-    newest = client.search_runs(experiments, order_by=["attributes.start_time DESC"], max_results=1)
-    if not newest:
-        return experiments_page(address)
-    # An experiment of older code, or of another program, has no view of ours; the page would open on an error.
-    experiment = client.get_experiment(newest[0].info.experiment_id)
-    return runs_page(address, experiment.experiment_id, key=VIEW if _VIEW_TAGS + VIEW in experiment.tags else None)
+    experiments = list(client.search_experiments())
+    in_view = [experiment for experiment in experiments if _VIEW_TAGS + VIEW in experiment.tags]
+    for chosen, key in ((in_view, VIEW), (experiments, None)):
+        ids = [experiment.experiment_id for experiment in chosen]
+        newest = client.search_runs(ids, order_by=["attributes.start_time DESC"], max_results=1) if ids else []
+        if newest:
+            return runs_page(address, newest[0].info.experiment_id, key=key)
+    return experiments_page(address)
 
 
 def write_view(

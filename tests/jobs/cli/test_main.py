@@ -3,6 +3,8 @@
 import pytest
 from mlflow.exceptions import MlflowException
 
+from jobs.train.summary import saved_line
+
 
 @pytest.mark.parametrize(
     ("words", "sentence"),
@@ -15,7 +17,7 @@ from mlflow.exceptions import MlflowException
         (["train", "demo", "loss.perceptual_weights=null", "data.train=mine", "data.val=null"], "perceptual_weights"),
         (["train", "demo", "--context", "lab"], "context 'lab' is not known"),
         (["tune", "demo"], "is no search"),
-        (["tune", "search_demo", "search.objective.mode=best"], "'max' or 'min'"),
+        (["tune", "search_demo", "search.objective.mode=best"], "need max or min"),
         (["evaluate", "something", "mine"], "is not a model"),
         (["evaluate", "models:/none@production", "mine"], "no registered model 'none'"),
         (["evaluate", "classical:magic", "mine"], "magic"),
@@ -31,6 +33,12 @@ from mlflow.exceptions import MlflowException
         (["submit", "demo"], "runs on your machine"),
         (["jobs", "list"], "names no cluster"),
         (["demo", "--photos", "nowhere"], "nowhere"),
+        (["data", "verify", "mien"], "there is no dataset (no manifest.json); did you mean 'mine'?"),
+        (["evaluate", "classical:mean", "quite-another"], "; known: mine; `isnet data list` describes them"),
+        (
+            ["models", "register", "notarun", "--name", "m"],
+            "'notarun' is no run's id and no checkpoint's address",
+        ),
     ],
 )
 def test_a_mistake_is_answered_in_one_sentence_with_status_2(isnet, photos, words, sentence):
@@ -50,6 +58,25 @@ def test_a_failed_request_to_mlflow_names_its_reason_with_status_1(isnet, monkey
     ran = isnet("runs", "list")
     assert ran.status == 1
     assert "The MLflow request failed (database is locked); fix the server and rerun the command" in ran.err
+
+
+@pytest.mark.parametrize(
+    ("saved", "said"),
+    [
+        ("", "isnet: interrupted before the first step; run the same command again\n"),
+        (saved_line(57, 400), "isnet: interrupted (step 57 of 400 is saved); run the same command again to go on from"),
+        (saved_line(0, 400), "isnet: interrupted (no step is saved yet); run the same command again to begin anew\n"),
+        (saved_line(None, 400), "isnet: interrupted; run the same command again to go on from there\n"),
+    ],
+)
+def test_an_interrupted_run_says_which_step_is_saved(isnet, monkeypatch, saved, said):
+    def interrupt(args, context):
+        raise KeyboardInterrupt(*[saved] if saved else [])
+
+    monkeypatch.setattr("jobs.commands.train.train", interrupt)
+    ran = isnet("train", "demo")
+    assert ran.status == 130
+    assert said in ran.err
 
 
 @pytest.mark.parametrize("words", [["ui", "--port", "70000"], ["data", "pack", "x", "y", "--shard-bytes", "inf"]])
