@@ -11,11 +11,15 @@ from typing import Any
 
 import torch
 
+from jobs.config import ISNetConfig
 from trainplane.cluster.ray_session import connect_job, in_ray_job
 from trainplane.errors import UserError
 from trainplane.train.launch.capacity import ClusterCapacity
 from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import device_of
+
+# Side of a picture from which a run is meant for GPUs, in pixels: the paper's.
+LARGE_SIZE = 256
 
 
 @dataclass(frozen=True)
@@ -89,3 +93,12 @@ def ranks_here(config: RunConfig) -> RanksHere:
         refusal = None if awaited_s else str(error)
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     return RanksHere(train.world_sizes, most, gpu, cpus, gpus, where, refusal, awaited_s)
+
+
+def processor_line(config: RunConfig) -> str | None:
+    """Sentence about a large run on processors; None where there is nothing to say."""
+    is_large = in_ray_job() or (isinstance(config, ISNetConfig) and config.data.size >= LARGE_SIZE)
+    if config.train.use_gpu != "auto" or not is_large or ranks_here(config).gpu:
+        return None
+    where = "the cluster" if in_ray_job() else "this machine"
+    return f"{where} has no GPU: ranks train on processors; train.use_gpu=true waits for GPUs, or refuses"

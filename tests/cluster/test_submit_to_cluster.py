@@ -214,17 +214,17 @@ def test_a_job_runs_on_the_cluster_and_its_status_is_ours(project, ray_head, tmp
         assert "finished at step 4" in ran.stdout
         job = re.search(r"job (isnet-\w+)", ran.stderr).group(1)
 
-        # The same words are the same job: it is followed, not run again.
+        # A job that is over is not followed: its data may be others now. The run is complete, and says so.
         again = shell("submit", "--context", "head", "train", "demo", *settings, **there)
         assert again.returncode == 0
-        assert f"following the earlier job {job}" in again.stderr
+        assert f"submitted job {job}-2" in again.stderr
 
         failing = shell("submit", "--context", "head", "evaluate", "classical:mean", "nowhere", **there)
         assert failing.returncode == 2, failing.stderr + failing.stdout
         assert "nowhere" in failing.stdout
 
         jobs = json.loads(shell("jobs", "list", "--context", "head", "--json", **there).stdout)["jobs"]
-        assert [entry["status"] for entry in jobs] == ["FAILED", "SUCCEEDED"]
+        assert [entry["status"] for entry in jobs] == ["FAILED", "SUCCEEDED", "SUCCEEDED"]
         logs = json.loads(shell("jobs", "logs", job, "--context", "head", "--json", **there).stdout)["logs"]
         assert "finished at step 4" in logs
         assert token not in json.dumps(jobs) + logs
@@ -376,14 +376,23 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
         both = list(pool.map(lambda _: hand_over("sleep 5"), range(2)))
     assert both[0][0] == both[1][0]
     assert sorted(is_new for _, is_new in both) == [False, True]
+    job_state.wait_until_over(connection, both[0][0], timeout_s=120)
 
-    # Two drivers at once, the others in their order, and each knows its place.
-    line = [hand_over(f"echo {number}; date +%s.%N; sleep 3")[0] for number in range(8)]
-    said = []
-    following.wait_for_start(connection, line[-1], timeout_s=120, emit=said.append)
-    queued = r"waits: [2-6] jobs are before it in the cluster's queue \(2 running\)"
+    # Two drivers at once, the others in their order, and each knows its place. The first ones wait until the last has
+    # told it: on a busy machine they would be over before the line is complete.
+    gate, said = tmp_path / "gate", []
+    wait = f"until [ -e {gate} ]; do sleep 0.2; done"
+    line = [hand_over(f"echo {number}; date +%s.%N; {wait}")[0] for number in range(6)]
+
+    def told(text):
+        said.append(text)
+        if "(2 running)" in text:
+            gate.touch()
+
+    following.wait_for_start(connection, line[-1], timeout_s=300, emit=told)
+    queued = r"waits: 3 jobs are before it in the cluster's queue \(2 running\)"
     assert any(re.search(queued, text) for text in said), said
-    assert [job_state.wait_until_over(connection, job, timeout_s=60).status for job in line] == ["SUCCEEDED"] * 8
+    assert [job_state.wait_until_over(connection, job, timeout_s=120).status for job in line] == ["SUCCEEDED"] * 6
     # Ray writes into the same log, anywhere.
     moments = [float(re.search(r"^\d{10}\.\d+", connection.get_job_logs(job), re.M)[0]) for job in line]
     assert all(earlier < later for earlier, later in zip(moments, moments[2:], strict=False)), moments

@@ -14,7 +14,7 @@ def submit(commands: Any) -> None:
         commands, "submit", "commands.submit:submit", "run a command as a job of the context's Ray cluster"
     )
     parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
-    parser.add_argument("--again", action="store_true", help="submit although the same job was submitted before")
+    parser.add_argument("--again", action="store_true", help="submit although the same job waits or runs")
     # Resources that the job gets.
     parser.add_argument("--files", metavar="DIR", help="folder of files for the job's current folder, at most 100 MiB")
     parser.add_argument(

@@ -173,6 +173,11 @@ def whoami() -> str:
     return f"{lineage.account()}@{socket.gethostname()}"
 
 
+def account_of(who: str) -> str:
+    """Account of a `user@host`."""
+    return who.rpartition("@")[0] or who
+
+
 def find_faults(store: Store, name: str) -> list[str]:
     """Describes every record that does not fit."""
     faults: list[str] = []

@@ -165,7 +165,8 @@ class AuditedModel:
         subject = approval_subject(version.checked())
 
         def target(trail: Trail) -> str | AuditRecord:
-            mine = [r for r in trail.approvals(alias, version.version, subject) if r.who == audit.whoami()]
+            me = audit.account_of(audit.whoami())
+            mine = [r for r in trail.approvals(alias, version.version, subject) if audit.account_of(r.who) == me]
             # A repeated approval writes no second record.
             return mine[-1] if mine else version.version
 
@@ -178,10 +179,11 @@ class AuditedModel:
         return verified_trail(self.model, self.store)
 
     def approvers(self, version: ModelVersion, *, alias: str) -> list[str]:
-        """Users who approved, without the acting user."""
-        # Only approvals of exactly these files with this evaluation count.
+        """Accounts that approved, without the acting one, each once."""
+        # Only approvals of exactly these files with this evaluation count. One account on two hosts is one person.
         approvals = self.stored_trail().approvals(alias, version.version, approval_subject(version))
-        return [record.who for record in approvals if record.who != audit.whoami()]
+        people = {audit.account_of(record.who) for record in approvals}
+        return sorted(people - {audit.account_of(audit.whoami())})
 
     def stored_trail(self) -> Trail:
         """Audit trail as stored, without asking MLflow."""

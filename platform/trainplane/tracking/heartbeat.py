@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 
 LEASE_TAG = "trainplane.lease"
 _SIGHTINGS = "leases.json"
+# Its age says when a process of this host last looked for dead runs: one look a minute and host, not one a process.
+_LOOKED = "leases.looked"
 RENEW_EVERY_S = 60.0
 LEASE_TERM_S = 300.0
 # Longer than the pause between two renewals, and than a renewal takes once the server is back.
@@ -184,7 +186,8 @@ class LeaseHeartbeat:
                 run_id = self._mlflow_id(client)
                 if run_id is not None and not self._closing.is_set():
                     renew_lease(client, run_id)
-                    fail_stale_runs(self._server, self._home)
+                    if is_look_due(self._home, self._every_s):
+                        fail_stale_runs(self._server, self._home)
             # A thread beside training: whichever error a server, a database or a store raises, it tries again.
             except Exception as error:
                 logger.info("the lease of run %s could not be renewed (%s)", self._run_id, error)
@@ -204,6 +207,21 @@ class LeaseHeartbeat:
                 return None
             self._run_id = run.info.run_id
         return self._run_id
+
+
+def is_look_due(home: Path, every_s: float) -> bool:
+    """True for the first process of this host that asks, once in `every_s`."""
+    path = home / _LOOKED
+    try:
+        # A clock that was set back makes it due.
+        if 0 <= time.time() - path.stat().st_mtime < every_s * 0.75:
+            return False
+    except OSError:
+        pass
+    with suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    return True
 
 
 def renew_lease(client: Any, run_id: str) -> None:

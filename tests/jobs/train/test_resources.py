@@ -3,6 +3,12 @@
 import subprocess
 import sys
 
+import pytest
+import torch
+
+from jobs.config import load_run_config
+from jobs.train.resources import processor_line
+
 
 def test_looking_for_room_does_not_import_ray(home):
     """A private cluster's token is set before Ray is imported; later it would be too late (`cluster.session`)."""
@@ -12,3 +18,17 @@ def test_looking_for_room_does_not_import_ray(home):
         "ranks_here(load_run_config('demo', [])); assert 'ray' not in sys.modules"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has a GPU")
+@pytest.mark.parametrize(
+    ("preset", "settings", "said"),
+    [
+        ("places2", ["train.workers=1"], True),
+        ("places2", ["train.workers=1", "train.use_gpu=false"], False),
+        ("demo", ["train.workers=1"], False),
+    ],
+)
+def test_a_run_of_the_papers_size_says_that_it_uses_processors(home, preset, settings, said):
+    line = processor_line(load_run_config(preset, [*settings, "data.train=a", "data.val=null"]))
+    assert (line is not None and "no GPU" in line) == said

@@ -292,6 +292,19 @@ def test_an_approval_is_a_record_that_moves_nothing(isnet: AuditedModel) -> None
     assert isnet.rollback(reason="x").to_version == "1"
 
 
+def test_one_account_on_two_hosts_approves_once_and_never_for_itself(isnet: AuditedModel, monkeypatch) -> None:
+    version = isnet.model.version("2")
+    version.attach_evaluation({"bins": {}})
+    for who in ("ann@laptop", "ann@head-0", "bob@laptop"):
+        monkeypatch.setattr(audit, "whoami", lambda who=who: who)
+        isnet.approve(version)
+    assert [record.who for record in isnet.stored_trail().records] == ["ann@laptop", "bob@laptop"]
+    monkeypatch.setattr(audit, "whoami", lambda: "ann@another-host")
+    assert isnet.approvers(version, alias="production") == ["bob"]
+    monkeypatch.setattr(audit, "whoami", lambda: "carol@laptop")
+    assert isnet.approvers(version, alias="production") == ["ann", "bob"]
+
+
 def test_records_of_other_aliases_do_not_stop_a_promotion(isnet: AuditedModel, monkeypatch) -> None:
     """Another alias takes the record's number between reading and writing: only another turn is needed."""
     promote(isnet, "1")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from trainplane.tracking.heartbeat import (
     Sighting,
     assess_lease,
     fail_stale_runs,
+    is_look_due,
     owner_id,
     renew_lease,
     sightings_from_json,
@@ -150,3 +152,13 @@ def test_a_trial_that_ended_with_its_search_has_not_failed(
     assert REAPED_TAG in server.client.get_run(trial).data.tags
     # Nothing was seen of another host, so nothing is remembered.
     assert not (tmp_path / "leases.json").exists()
+
+
+def test_one_process_of_a_host_looks_for_dead_runs_each_minute(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    assert [is_look_due(home, 60.0) for _ in range(3)] == [True, False, False]
+    (mark,) = home.iterdir()
+    # A minute later, and after a clock that was set back.
+    for seconds in (-50.0, 3600.0):
+        os.utime(mark, (time.time() + seconds, time.time() + seconds))
+        assert [is_look_due(home, 60.0) for _ in range(2)] == [True, False]

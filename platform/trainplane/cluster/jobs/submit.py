@@ -1,7 +1,8 @@
 """Submits a command to a cluster as a Ray job.
 
-The code travels with the job, secrets never do. The same arguments, code and context are the same job, so a retry after
-a lost connection follows it instead of paying for a second one.
+The code travels with the job, secrets never do. The same arguments, code and context are the same job as long as it waits
+or runs, so a retry after a lost connection follows it instead of paying for a second one. Once it is over, its data may
+be others: the command is run again, and a run or a search that is complete says so in seconds.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ def submit(
     cpus: float = 0,
     facts: Mapping[str, str] | None = None,
 ) -> tuple[str, bool]:
-    """Submits a job, unless the same job exists.
+    """Submits a job, unless the same job waits or runs.
 
     Returns its id, and True if it is new.
 
@@ -56,7 +57,7 @@ def submit(
         packages: Folders of Python packages that travel with the job.
         working_dir: Folder of small files that become the job's current folder.
         environment: Variables without secrets.
-        again: True submits even if the same job exists.
+        again: True submits even if the same job waits or runs.
         cpus: Processors of the command itself, on any node, in no order. 0: a place on the head, in the order of
             submission, if the head has places (queue.py).
         facts: More variables, which are no part of the job's identity.
@@ -71,10 +72,10 @@ def submit(
     stem = f"{JOB_PREFIX}{hashlib.sha256(canonical_json(content)).hexdigest()[:16]}"
     states = {state.job: state for state in job_states(connection)}
     same = [job for job in states if job == stem or job.startswith(f"{stem}-")]
-    reusable = [job for job in same if states[job].status in ("PENDING", "RUNNING", "SUCCEEDED")]
+    reusable = [job for job in same if not states[job].is_over]
     if reusable and not again:
         return reusable[-1], False
-    # A failed or stopped job keeps its id, so its successor gets a number.
+    # A job that is over keeps its id, so its successor gets a number.
     job = stem if not same else f"{stem}-{len(same) + 1}"
     is_queued = not cpus and _has_queue(connection)
     runtime_env = {
