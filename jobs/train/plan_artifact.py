@@ -80,12 +80,12 @@ class PlanRecord:
         checkpoints = committed(open_store(self._prepared.run_dir.address))
         # The newest checkpoint stands for all: their sizes are nearly equal.
         files = checkpoints[-1].manifest["files"].values() if checkpoints else None
-        seconds = outcome.seconds.get("wall")
         return {
             "steps": outcome.step - self._done,
-            "seconds": seconds,
+            # Of all attempts, as the plan is of the whole way.
+            "seconds": outcome.attempts_s,
             "pictures_per_s": outcome.pictures_per_s,
-            "cost": cost(train, ranks=train.world_sizes[-1], seconds=seconds),
+            "cost": cost(train, ranks=1, seconds=outcome.rank_s),
             "checkpoint_bytes": None if files is None else sum(file["bytes"] for file in files),
             "checkpoints_kept": len(checkpoints),
             # Of this process; ranks on a cluster are other processes.

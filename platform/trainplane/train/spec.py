@@ -45,6 +45,7 @@ class TrainJob:
     stop_at_nan: str | None = None  # Name of a validation metric; training stops when it is not finite
     train_digest: str | None = None  # Digest that the training dataset must have: the one at the run's start
     val_digest: str | None = None  # Likewise of the held-out dataset
+    val_sets: dict[str, tuple[str, str]] = field(default_factory=dict)  # Further ones: name -> address and digest
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,8 @@ class Outcome:
     unsent: int = 0
     damage: list[str] = field(default_factory=list)
     told: list[str] = field(default_factory=list)
+    attempts_s: float = 0.0  # Seconds of all attempts of this command, failed ones included
+    rank_s: float = 0.0  # The same times the ranks of each
 
 
 class Progress(Protocol):

@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 
 from trainplane.cluster.ray_session import dead_processes, in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
@@ -27,8 +27,27 @@ from trainplane.train.spec import Outcome, Progress, Report, TrainJob, keep_goin
 
 log = logging.getLogger(__name__)
 
-Attempt = Callable[[TrainJob, NodeBlame], Outcome]
-"""Trains once: the run, and the nodes to avoid."""
+
+@dataclass
+class Usage:
+    """Time of all attempts."""
+
+    seconds: float = 0.0
+    rank_seconds: float = 0.0  # Times the ranks of each attempt
+
+    @contextmanager
+    def of(self, ranks: int) -> Iterator[None]:
+        """Counts the block as an attempt of `ranks` ranks."""
+        started = time.monotonic()
+        try:
+            yield
+        finally:
+            self.seconds += (passed := time.monotonic() - started)
+            self.rank_seconds += ranks * passed
+
+
+Attempt = Callable[[TrainJob, NodeBlame, Usage], Outcome]
+"""Trains once: the run, the nodes to avoid, and where its time is counted."""
 
 
 def train(
@@ -55,9 +74,10 @@ def train(
         distributed = config.max_workers > 1 or in_ray_job()
     if not distributed:
 
-        def here(job: TrainJob, blame: NodeBlame) -> Outcome:
+        def here(job: TrainJob, blame: NodeBlame, usage: Usage) -> Outcome:
             try:
-                return run(job, progress=progress, report=report, interrupted=interrupted)
+                with usage.of(1):
+                    return run(job, progress=progress, report=report, interrupted=interrupted)
             except RuntimeError as error:
                 # The device stays lost for this process, so another attempt here would fail alike.
                 if kind_of(error) is not ErrorKind.HARDWARE:
@@ -81,11 +101,12 @@ def train_with_retries(
 ) -> Outcome:
     """Repeats attempts until success or a final failure."""
     in_a_row: Counter[Cause] = Counter()
-    blame = NodeBlame()
+    blame, usage = NodeBlame(), Usage()
     reached = newest_step(job)
     while True:
         try:
-            return attempt(job, blame)
+            outcome = attempt(job, blame, usage)
+            return replace(outcome, attempts_s=usage.seconds, rank_s=usage.rank_seconds)
         except RunFailed as failure:
             # Drop the traceback, which references the tensors of the attempt.
             error = failure.with_traceback(None)
@@ -146,7 +167,7 @@ def _cluster(
         ray = cluster.enter_context(ray_session())
         capacity = ClusterCapacity(ray, config)
 
-        def attempt(job: TrainJob, blame: NodeBlame) -> Outcome:
+        def attempt(job: TrainJob, blame: NodeBlame, usage: Usage) -> Outcome:
             # A private cluster that died since the last attempt.
             if dead_processes():
                 cluster.close()
@@ -159,7 +180,8 @@ def _cluster(
             if config.min_workers != config.max_workers:
                 progress.emit(f"room for {ranks} of {config.min_workers} to {config.max_workers} workers: {split}")
             settings = {"job": asdict(job)}
-            return WorkerGroup(ray, config, capacity, ranks, scratch).train(settings, progress, interrupted, report)
+            with usage.of(ranks):
+                return WorkerGroup(ray, config, capacity, ranks, scratch).train(settings, progress, interrupted, report)
 
         yield attempt
 

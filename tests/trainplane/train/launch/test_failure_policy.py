@@ -137,9 +137,12 @@ class Attempts:
     def __init__(self, store, script):
         self.jobs, self.blames, self._store, self._script = [], [], store, list(script)
 
-    def __call__(self, job, blame):
+    def __call__(self, job, blame, usage):
         self.jobs.append(job)
         self.blames.append(blame)
+        # Three ranks for ten seconds, then two, then one.
+        with usage.of(max(1, 4 - len(self.jobs))):
+            launch.time.sleep(10)
         if not self._script:
             return Outcome("finished", 9, {}, "", "", {}, 0.0)
         error, step = self._script.pop(0)
@@ -188,6 +191,12 @@ def test_a_broken_gpu_is_told_and_the_run_goes_elsewhere(persist):
     outcome, jobs, told = persist([(broken("a", 5), 3)])
     assert (outcome.status, len(jobs)) == ("finished", 2)
     assert told == ["a node's GPU failed (a GPU failed (rank 0 on a: ECC)); resuming at step 3"]
+
+
+def test_the_time_of_failed_attempts_is_counted_by_their_ranks(persist):
+    outcome, jobs, _ = persist([(LOST, 1), (LOST, 2)])
+    assert len(jobs) == 3
+    assert (outcome.attempts_s, outcome.rank_s) == (30, 10 * (3 + 2 + 1))
 
 
 def test_two_nodes_that_fail_at_one_step_are_the_codes_fault(persist):
