@@ -41,8 +41,10 @@ def list_runs(args: argparse.Namespace, context: Context) -> int:
         conditions=Conditions(experiment=args.experiment, status=args.status, search=args.search),
     )
     runs = [_row(run, result.experiments[run.experiment_id]) for run in result.runs]
+    widths = {field: max((len(run[field]) for run in runs), default=0) for field in ("experiment", "name")}
     lines = [
-        f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<16} {r['name']:<28} {_psnr(r['metrics'])}"
+        f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<{widths['experiment']}}  "
+        f"{r['name']:<{widths['name']}}  {_psnr(r['metrics'])}".rstrip()
         for r in runs
     ]
     if not lines:
