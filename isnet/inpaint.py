@@ -25,11 +25,13 @@ from isnet.images.open_image import MAX_PIXELS
 from isnet.images.photo import Photo, photo_of_array, read_photo
 from isnet.images.pixels import apply_orientation
 from isnet.images.save import write_photo
+from isnet.inference.edges import checked_border, feathered, grown
 from isnet.inference.filler import Filler, Hole
-from isnet.inference.predictor import Predictor
+from isnet.inference.predictor import Predictor, Refine, checked_refine
 from isnet.mask_files import MaskRules, ReadMask, mask_from_array, read_mask
+from isnet.masks import hole_ratio
 
-__all__ = ["Inpainted", "MaskRules", "Predictor", "inpaint"]
+__all__ = ["Inpainted", "MaskRules", "Predictor", "check_borders", "inpaint"]
 
 Array = NDArray[Any]
 Source = str | os.PathLike[str] | bytes | Array | Tensor
@@ -70,6 +72,9 @@ def inpaint(
     resize_mask: bool = False,
     mask_frame: MaskFrame = "auto",
     max_pixels: int = MAX_PIXELS,
+    refine: Refine | None = None,
+    grow: int = 0,
+    feather: int = 0,
 ) -> Inpainted:
     """Fills the white part of `mask` in `image`.
 
@@ -85,6 +90,10 @@ def inpaint(
             if on the stored pixels. "auto" decides by size, or, of a mask to be resized, by which shape is more like
             its own; where both are alike, it means "shown".
         max_pixels: A file with more pixels is refused.
+        refine: "auto" fills coarse to fine with a `Predictor` that knows its `trained_size`, "off" at one scale; None
+            leaves it to the predictor.
+        grow: Pixels by which the hole is widened on all sides, 0 to 1024.
+        feather: Pixels inside the hole over which the jump of colour at its border fades, 0 to 1024.
 
     Raises:
         InputError: The image, the mask, or the two together cannot be used; the message says why.
@@ -93,24 +102,48 @@ def inpaint(
         raise InputError(f"mask_frame is {mask_frame!r}; need one of {', '.join(get_args(MaskFrame))}")
     if not isinstance(rules, MaskRules | None):
         raise InputError(f"rules is {rules!r}; need MaskRules, such as MaskRules(hole='black'), or None")
+    check_borders(grow, feather, composite=composite)
     # Read both, then bring the mask to the photo's size and orientation.
     photo = _read_image(image, max_pixels)
     read = _fit_mask(_read_mask(mask, rules, max_pixels), photo, resize=resize_mask, frame=mask_frame)
+    if grow and read.hole.any():
+        wider = grown(read.hole, grow)
+        note = f"mask grown by {grow} pixels, from {read.ratio:.1%} of the picture to {hole_ratio(wider):.1%}"
+        read = replace(read, hole=wider, ratio=hole_ratio(wider), notes=(*read.notes, note))
     notes = [*photo.notes, *read.notes]
     filler = model if isinstance(model, Filler) else _predictor(model)
+    if refine is not None:
+        checked_refine(refine)
+        filler = filler.with_refine(refine) if isinstance(filler, Predictor) else filler
     if composite and not read.hole.any():
         filled = photo
         notes.append("the picture is returned unchanged")
     else:
         # Predict in RGB, then write into the photo's own mode; its new notes follow the old ones.
-        predicted = filler.predict(photo.rgb(), read.hole, everywhere=not composite)
+        rgb = photo.rgb()
+        predicted = filler.predict(rgb, read.hole, everywhere=not composite)
+        predicted = feathered(predicted, rgb, read.hole, feather)
         filled = photo.filled(predicted, read.hole if composite else np.ones_like(read.hole))
         notes += filled.notes[len(photo.notes) :]
         if not composite:
             notes.append("this is the raw prediction: known pixels are changed")
-        if isinstance(filler, Predictor) and len(filler.plan(*photo.size)) > 1:
-            notes.append(f"the picture was cut into {len(filler.plan(*photo.size))} overlapping tiles")
+        if isinstance(filler, Predictor):
+            notes += filler.notes(*photo.size)
     return Inpainted(image=_like(image, filled), photo=filled, hole=read.hole, ratio=read.ratio, notes=tuple(notes))
+
+
+def check_borders(grow: object, feather: object, *, composite: bool = True) -> None:
+    """Checks `grow` and `feather`, before anything is read.
+
+    Raises:
+        InputError: A width is unusable, or there is no border to feather.
+    """
+    checked_border("grow", grow)
+    if checked_border("feather", feather) and not composite:
+        raise InputError(
+            f"feather is {feather}, which softens the border between fill and known pixels, and a raw prediction "
+            "has none; leave out one of the two"
+        )
 
 
 def _predictor(net: nn.Module) -> Predictor:

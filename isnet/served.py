@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import os
 import sys
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 import numpy as np
@@ -24,24 +26,42 @@ from isnet.errors import InputError
 from isnet.images.files import MAX_FILE_BYTES, PictureError
 from isnet.images.open_image import MAX_PIXELS
 from isnet.images.save import encode_photo
-from isnet.inference.predictor import Predictor
+from isnet.inference.predictor import Predictor, checked_refine
 from isnet.inpaint import inpaint
 from isnet.mask_files import MaskRules, Polarity
 
 COLUMNS = ("image", "mask")
 # MLflow's error code for an invalid request: HTTP status 400.
 _INVALID = 1000
-PARAMETERS = ("hole", "threshold", "composite", "resize_mask")
+# With their defaults, which a version's signature in MLflow repeats.
+PARAMETERS: dict[str, str | bool | int] = {
+    "hole": "white",
+    "threshold": 128,
+    "composite": True,
+    "resize_mask": False,
+    "refine": "auto",
+    "grow": 0,
+    "feather": 0,
+}
+# File beside the weights: size and masks of the training, the defaults of evaluation and prediction.
+TRAINED = "trained.json"
 
 
 class ServedModel:
     """Model for a scoring server.
 
-    Pictures beyond `max_pixels` are refused from their header.
+    Pictures beyond `max_pixels` are refused from their header. Without `trained_size` no picture is refined.
     """
 
-    def __init__(self, net: nn.Module, *, device: str | torch.device = "cpu", max_pixels: int = MAX_PIXELS) -> None:
-        self._predictor = Predictor(net, device=device)
+    def __init__(
+        self,
+        net: nn.Module,
+        *,
+        device: str | torch.device = "cpu",
+        max_pixels: int = MAX_PIXELS,
+        trained_size: int | None = None,
+    ) -> None:
+        self._predictor = Predictor(net, device=device, trained_size=trained_size)
         self._max_pixels = max_pixels
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
@@ -49,7 +69,7 @@ class ServedModel:
 
         Args:
             model_input: A pandas DataFrame, a list of dicts, or a dict of columns, with `image` and `mask`.
-            params: `hole` ("white"), `threshold` (128), `composite` (True), `resize_mask` (False).
+            params: Some of `PARAMETERS`; `isnet.inpaint.inpaint` explains them.
 
         Returns:
             A DataFrame for a DataFrame, else a list of dicts, row by row: `image` and `notes`, both strings.
@@ -82,7 +102,23 @@ def _load_pyfunc(path: str | os.PathLike[str]) -> ServedModel:
     """Loads a folder of `save_model`, onto a GPU if possible."""
     from isnet.weights import load_model
 
-    return ServedModel(load_model(os.fspath(path)), device="cuda" if torch.cuda.is_available() else "cpu")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return ServedModel(load_model(os.fspath(path)), device=device, trained_size=_trained_size(Path(path)))
+
+
+def _trained_size(folder: Path) -> int | None:
+    """Side of the training pictures; None if not recorded."""
+    try:
+        size = json.loads((folder / TRAINED).read_text(encoding="utf-8"))["evaluation_size"]
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise InputError(
+            f"{folder / TRAINED} cannot be read ({type(error).__name__}); register the model again"
+        ) from error
+    if type(size) is not int or size < 1:
+        raise InputError(f"{folder / TRAINED} says evaluation_size {str(size)[:40]}; register the model again")
+    return size
 
 
 class _StopInit(Exception):
@@ -115,19 +151,23 @@ def _as_mlflow_error(error: InputError) -> InputError:
 
 
 def _options(params: Mapping[str, Any]) -> dict[str, Any]:
-    unknown = sorted(set(params) - set(PARAMETERS))
+    unknown = sorted(params.keys() - PARAMETERS.keys())
     if unknown:
         raise InputError(f"parameters {', '.join(unknown)} are unknown; need some of {', '.join(PARAMETERS)}")
+    settings = {**PARAMETERS, **params}
     for name in ("composite", "resize_mask"):
-        if not isinstance(params.get(name, True), bool | np.bool_):
-            raise InputError(f"parameter {name} is {params[name]!r}; need true or false")
-    threshold = params.get("threshold", 128)
+        if not isinstance(settings[name], bool | np.bool_):
+            raise InputError(f"parameter {name} is {settings[name]!r}; need true or false")
+    threshold = settings["threshold"]
     if not isinstance(threshold, int | np.integer):
         raise InputError(f"parameter threshold is {threshold!r}; need a whole number from 1 to 255")
     return {
-        "rules": MaskRules(hole=cast(Polarity, params.get("hole", "white")), threshold=int(threshold)),
-        "composite": bool(params.get("composite", True)),
-        "resize_mask": bool(params.get("resize_mask", False)),
+        "rules": MaskRules(hole=cast(Polarity, settings["hole"]), threshold=int(threshold)),
+        "composite": bool(settings["composite"]),
+        "resize_mask": bool(settings["resize_mask"]),
+        "refine": checked_refine(settings["refine"]),
+        "grow": settings["grow"],
+        "feather": settings["feather"],
     }
 
 

@@ -25,6 +25,7 @@ from isnet.losses import LossWeights
 from isnet.masks import RATIO_BINS, Hole, bin_range, irregular, valid_1HW
 from isnet.metrics import MetricSums, composite, measure
 from isnet.perceptual import Perceptual
+from isnet.served import TRAINED
 from isnet.spectral_norm import fold_spectral_norm
 from isnet.weights import save_model
 from jobs.config import ISNetConfig, LossConfig
@@ -38,8 +39,6 @@ from trainplane.tracking.tracker import gallery_key
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
 
-# File beside an exported model's weights: size and masks of its training, the defaults of evaluation and prediction.
-TRAINED = "trained.json"
 # Bounds on D's loss (half of Eq. 3): a hundredth of the chance level, and a third above it. At the chance level D's
 # logits are 0, and the loss is 1 for the hinge, log 2 for cross entropy, 1/4 for squares of sigmoids.
 D_LOSS_BOUNDS = {"hinge": (0.01, 1.33), "nsgan": (0.007, 0.92), "lsgan": (0.0025, 0.33)}

@@ -14,6 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageFile
 
+from isnet.images import heif
+
 # Marker of a JPEG 2000 codestream and of its sizes.
 _SIZES = b"\xff\x4f\xff\x51"
 # sRGB in codes of ITU-T H.273: primaries, transfer; 2 is "unspecified".
@@ -41,6 +43,8 @@ def stored_depth(image: Image.Image, data: bytes) -> StoredDepth:
         return _of_jpeg_2000(data)
     if image.format == "AVIF":
         return _of_avif(data)
+    if image.format == heif.FORMAT:
+        return StoredDepth(bits=int(image.info.get("bit_depth", 8)))
     return StoredDepth(largest=_pnm_largest(image) if image.format == "PPM" else 255)
 
 

@@ -13,16 +13,20 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 
 from isnet.errors import InputError
+from isnet.images import heif
 from isnet.images.files import display_name
 
 SUFFIXES = frozenset(
     (
         *(".jpg", ".jpeg", ".jpe", ".jfif", ".mpo", ".png", ".webp", ".avif", ".gif"),
         *(".tif", ".tiff", ".bmp", ".ppm", ".pgm", ".pbm", ".pnm", ".jp2"),
+        *(heif.SUFFIXES if heif.can_read() else ()),
     )
 )
 # Pictures too, but nothing here reads them: left out with a reason, unlike the text files beside photos.
-_UNREADABLE_SUFFIXES = frozenset([".heic", ".heif", ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw"])
+_UNREADABLE_SUFFIXES = (
+    frozenset([*heif.SUFFIXES, ".jxl", ".psd", ".svg", ".dng", ".cr2", ".cr3", ".nef", ".arw"]) - SUFFIXES
+)
 # Folders of thumbnails, snapshots and deleted files: of Windows, macOS, Linux and network storage; in lower case.
 _SYSTEM_FOLDERS = frozenset(
     (
@@ -35,6 +39,7 @@ LOOKED_INSIDE = "a folder with a picture's name; looked inside"
 
 # Reasons are stored in datasets, so they stay short and as they are; people also get what to do.
 _ADVICE = {
+    **{f"{suffix} pictures cannot be read here; convert it": "or `pip install pi-heif`" for suffix in heif.SUFFIXES},
     "link that leaves the folder": "only files of this folder are taken; copy the picture here, or give a .txt list of "
     "paths as the source",
     "link to a folder": "copy that folder here, or give its own path",

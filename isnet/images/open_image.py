@@ -29,6 +29,7 @@ from PIL import (
 )
 
 from isnet.errors import InputError
+from isnet.images import heif
 from isnet.images.depth import deep_jpeg_2000, deep_pnm
 from isnet.images.files import PictureError
 from isnet.images.pixels import Array, Palette, invert_gray, samples_from_pillow
@@ -77,10 +78,18 @@ def open_picture(data: bytes, *, max_pixels: int = MAX_PIXELS) -> Iterator[Image
     with pillow_is_quiet():
         with _decoding(data, "picture"):
             encoded = without_refused_chunks(data) if data.startswith(SIGNATURE) else data
-            image = Image.open(io.BytesIO(encoded), formats=FORMATS)
+            image = Image.open(io.BytesIO(encoded), formats=_formats(data))
         with image:
             check_size(*image.size, max_pixels)
             yield image
+
+
+def _formats(data: bytes) -> tuple[str, ...]:
+    """Formats to try; loads the reader for HEIC alone."""
+    if not heif.is_heif(data) or not heif.can_read():
+        return FORMATS
+    heif.register()
+    return (heif.FORMAT,)
 
 
 def load_samples(image: Image.Image, data: bytes) -> tuple[Array, str, Palette | None]:
@@ -217,6 +226,10 @@ def decode_failure(error: BaseException, what: str) -> PictureError:
 def _not_a_picture(data: bytes) -> PictureError:
     needed = f"need one of {', '.join(FORMATS)}"
     # Real pictures that Pillow cannot open here.
+    if heif.is_heif(data):
+        if heif.can_read():
+            return PictureError("damaged", "HEIC whose header cannot be read; fetch it again or remove it")
+        return PictureError("unsupported", "HEIC, which needs a reader: `pip install pi-heif`; or convert it to JPEG")
     if data[4:8] == b"ftyp":
         return PictureError("unsupported", f"a file of type {data[8:12]!r} (HEIC or a film); {needed}; convert it")
     if data[:4] in (b"II*\0", b"MM\0*"):

@@ -58,6 +58,15 @@ def _starts(length: int, tile: int) -> list[int]:
     return [round(i * (length - tile) / (count - 1)) for i in range(count)]
 
 
+def around(tile: Tile, hole_HW: NDArray[np.bool_], *, margin: int) -> Tile:
+    """Cuts a tile down to its holes and a margin in pixels."""
+    rows, columns = (np.flatnonzero(hole_HW[tile.area].any(axis=axis)) for axis in (1, 0))
+    top, left = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
+    height = min(tile.height, int(rows[-1]) + 1 + margin) - top
+    width = min(tile.width, int(columns[-1]) + 1 + margin) - left
+    return Tile(tile.top + top, tile.left + left, height, width)
+
+
 def blend_weights(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
     """Weight of each pixel of a tile: (tile.height, tile.width, 1).
 

@@ -116,7 +116,7 @@ def _loop(address: str, context: Context, folder: Path, out: Path) -> float:
     start = time.perf_counter()
     model = open_model(address, context)
     for path in sorted((folder / "photos").iterdir()):
-        result = inpaint(path, folder / "masks" / f"{path.stem}.png", model=model.filler)
+        result = inpaint(path, folder / "masks" / f"{path.stem}.png", model=model.filler, refine="auto")
         (out / path.name).write_bytes(encode_photo(result.photo, path.suffix)[0])
     return time.perf_counter() - start
 

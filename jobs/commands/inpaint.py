@@ -19,7 +19,7 @@ from isnet.images.files import PictureError, display_name, read_bytes
 from isnet.images.folders import find_pictures
 from isnet.images.open_image import open_picture
 from isnet.images.save import can_write, check_size_for, check_suffix
-from isnet.inpaint import MaskRules
+from isnet.inpaint import MaskRules, check_borders
 from isnet.inpaint import inpaint as fill
 from jobs.cli.main import emit
 from jobs.cli.progress import bar
@@ -46,6 +46,7 @@ class PictureFiles:
 
 def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
+    check_borders(args.grow, args.feather, composite=not args.raw)
     if _is_batch(args):
         return _run_batch(args, context)
     # Pair files first: nothing is loaded for a mistake in the call.
@@ -88,7 +89,7 @@ def _is_batch(args: argparse.Namespace) -> bool:
 
 def _run_batch(args: argparse.Namespace, context: Context) -> int:
     """Runs a resumable batch job (`jobs.inference.batch`)."""
-    options = Options(args.raw, args.black_is_hole, args.resize_mask)
+    options = Options(args.raw, args.black_is_hole, args.resize_mask, args.refine, args.grow, args.feather)
     job = plan(args.image, args.mask, args.output, model=_model_address(args, context), options=options)
     manifest = batch.run(job, context, tasks=task_count(args.parallel))
     done, failed = manifest["pictures"], manifest["failed"]
@@ -188,6 +189,9 @@ def _fill(files: PictureFiles, model: Model, args: argparse.Namespace) -> dict[s
         composite=not args.raw,
         rules=MaskRules(hole="black") if args.black_is_hole else None,
         resize_mask=args.resize_mask,
+        refine=args.refine,
+        grow=args.grow,
+        feather=args.feather,
     )
     # Folders below the output appear with their first picture.
     files.output.parent.mkdir(parents=True, exist_ok=True)

@@ -21,11 +21,12 @@ from isnet.generator import Architecture, Generator
 from isnet.inference.classical import classical
 from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor
+from isnet.served import TRAINED
 from isnet.weights import load_model
 from jobs.config import load_isnet_config
 from jobs.evaluation.model_address import complete_address
 from jobs.evaluation.recorded_evaluation import MAX_SIZE
-from jobs.isnet_task import TRAINED, ISNetTask
+from jobs.isnet_task import ISNetTask
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
@@ -57,12 +58,16 @@ class Model:
             object.__setattr__(self, "pinned", self.address)
 
 
-def network_model(address: str, network: Generator, **attributes: Any) -> Model:
-    """Wraps a network as a model, preferably on a GPU."""
+def network_model(address: str, network: Generator, *, size: int, **attributes: Any) -> Model:
+    """Wraps a network as a model, preferably on a GPU.
+
+    It fills at one scale, as it is evaluated; `isnet inpaint` asks for more.
+    """
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return Model(
         address,
-        Predictor(network, device=device),
+        Predictor(network, device=device, trained_size=size),
+        size=size,
         architecture=network.architecture,
         parameters=network.num_parameters(),
         **attributes,

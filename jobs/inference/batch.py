@@ -15,13 +15,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import PurePosixPath
 from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.files import MAX_FILE_BYTES
 from isnet.images.save import encode_photo
+from isnet.inference.predictor import checked_refine
 from isnet.inpaint import MaskRules
 from isnet.inpaint import inpaint as fill
 from jobs.cli.progress import bar
@@ -96,8 +97,14 @@ def _refuse_other_job(manifest: Mapping[str, Any], job: InpaintJob) -> None:
     if manifest["identity"] != job.identity:
         raise UserError(
             f"{job.output} holds the results of another job (model {manifest.get('requested')}, or other options "
-            "or inputs); give another OUT, or remove it"
+            f"or inputs); give another OUT, or remove it{_hint(job, manifest['identity'])}"
         )
+
+
+def _hint(job: InpaintJob, identity: str) -> str:
+    """Names --refine off where the other job differs in it alone."""
+    unrefined = replace(job, options=replace(job.options, refine="off"))
+    return "; it fills at one scale: go on with --refine off" if unrefined.identity == identity else ""
 
 
 def _register(store: Store, job: InpaintJob, context: Context) -> str:
@@ -117,6 +124,7 @@ def _register(store: Store, job: InpaintJob, context: Context) -> str:
         raise UserError(
             f"{job.output} belongs to another job that is not finished (model {registered['requested']}, or other "
             f"options or inputs); give another OUT, or remove {job.output}/{STATE_PREFIX} to abandon that job"
+            f"{_hint(job, registered['identity'])}"
         )
     # A resumed job keeps the version of its first run.
     return str(registered["model"])
@@ -211,6 +219,9 @@ def fill_item(
             composite=not options.raw,
             rules=MaskRules(hole="black") if options.black_is_hole else None,
             resize_mask=options.resize_mask,
+            refine=checked_refine(options.refine),
+            grow=options.grow,
+            feather=options.feather,
         )
         data, notes = encode_photo(result.photo, PurePosixPath(item.output).suffix)
     except (InputError, NotFound) as error:

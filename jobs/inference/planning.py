@@ -40,6 +40,13 @@ class Options:
     raw: bool = False
     black_is_hole: bool = False
     resize_mask: bool = False
+    refine: str = "auto"
+    grow: int = 0
+    feather: int = 0
+
+
+# Options that came later, and what jobs did before. With these values they are no part of the identity.
+_BEFORE: dict[str, str | int] = {"refine": "off", "grow": 0, "feather": 0}
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,8 @@ class InpaintJob:
     @property
     def identity(self) -> str:
         """Sha256 of the command and the listing."""
-        return hashlib.sha256(canonical_json(asdict(self))).hexdigest()
+        options = {name: value for name, value in asdict(self.options).items() if _BEFORE.get(name) != value}
+        return hashlib.sha256(canonical_json({**asdict(self), "options": options})).hexdigest()
 
     def parts(self) -> list[tuple[InpaintItem, ...]]:
         """Divides the pictures into parts."""

@@ -52,10 +52,10 @@ def _png(pixels: NDArray[np.uint8]) -> str:
     return base64.b64encode(buffer.getvalue()).decode()
 
 
-def write(network: Any, folder: Path) -> None:
+def write(network: Any, folder: Path, *, trained_size: int | None = None) -> None:
     """Writes requests and answers into an exported model's folder."""
     rows = requests()
-    answers: Sequence[Mapping[str, str]] = ServedModel(network).predict(rows)
+    answers: Sequence[Mapping[str, str]] = ServedModel(network, trained_size=trained_size).predict(rows)
     pictures = [{**row, "answer": answer["image"]} for row, answer in zip(rows, answers, strict=True)]
     (folder / FILE).write_text(json.dumps(pictures, indent=1) + "\n", encoding="utf-8")
 

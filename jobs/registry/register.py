@@ -13,9 +13,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from isnet.served import PARAMETERS, TRAINED
 from jobs.evaluation import model_card
 from jobs.evaluation.models import eval_generator, load_task
-from jobs.isnet_task import TRAINED
 from jobs.registry import golden
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -28,8 +28,6 @@ from trainplane.train.checkpoint.pins import pinned
 from trainplane.train.checkpoint.store import open_address
 
 LICENCE = "LICENSE"
-# Parameters of a request to the served model, with their defaults.
-PARAMS: dict[str, str | bool | int] = {"hole": "white", "threshold": 128, "composite": True, "resize_mask": False}
 
 
 def register_checkpoint(context: Context, address: str, *, name: str, run_id: str, licence: Path | None = None) -> str:
@@ -83,7 +81,7 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
         # Export the network; before that, it answers the golden requests.
         data = Path(scratch) / "exported"
         data.mkdir()
-        golden.write(eval_generator(task).eval(), data)
+        golden.write(eval_generator(task).eval(), data, trained_size=task.config.data.evaluation_size)
         exported = task.export(data)
         if licence is not None:
             (data / LICENCE).write_text(licence, encoding="utf-8")
@@ -95,7 +93,7 @@ def _register(context: Context, address: str, *, name: str, run_id: str, licence
             folder=Path(scratch) / "model",
             inputs=("image", "mask"),
             outputs=("image", "notes"),
-            params=PARAMS,
+            params=PARAMETERS,
             created_ms=run.run.info.start_time,
             example=golden.requests()[0],
             metadata=facts,

@@ -450,3 +450,50 @@ def test_a_square_mask_to_be_resized_means_the_shown_picture():
     result = inpaint(file.getvalue(), png(hole), model=MODEL, resize_mask=True)
     assert result.hole[:18].all()
     assert not result.hole[22:].any()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "LA", "RGB", "RGBA", "P", "CMYK", "I;16"])
+def test_refined_grown_and_feathered_fills_keep_known_pixels_in_the_photos_own_mode(mode, tmp_path):
+    name = tmp_path / f"photo.{'tif' if mode == 'CMYK' else 'png'}"
+    if mode == "I;16":
+        Image.fromarray(RNG.integers(0, 65536, (90, 70), dtype=np.uint16)).save(name)
+    else:
+        Image.fromarray(RNG.integers(0, 256, (90, 70, 3), dtype=np.uint8)).convert(mode).save(name)
+    hole = hole_of(90, 70)
+    model = Predictor(NET, trained_size=32)
+    result = inpaint(name, png(hole), model=model, refine="auto", grow=2, feather=5)
+    before = read_photo(name)
+    assert result.photo.pixels.dtype == before.pixels.dtype
+    assert np.array_equal(result.photo.pixels[~result.hole], before.pixels[~result.hole])
+    assert result.hole.sum() > hole.sum()
+    assert result.ratio == pytest.approx(result.hole.mean())
+    assert any("mask grown by 2 pixels, from" in note for note in result.notes)
+
+
+def test_the_call_decides_how_a_predictor_refines():
+    image, hole = picture(150, 90), hole_of(150, 90)
+    off = Predictor(NET, trained_size=32)
+    plain, refined = (inpaint(image, hole, model=off, refine=refine) for refine in ("off", "auto"))
+    assert not np.array_equal(plain.image, refined.image)
+    assert np.array_equal(plain.image, inpaint(image, hole, model=off).image)
+    assert np.array_equal(refined.image, inpaint(image, hole, model=off.with_refine("auto")).image)
+    assert any("fills 90x150 at one scale" in note for note in plain.notes)
+    assert not any("scale" in note for note in refined.notes)
+    by_hand = inpaint(image, hole, model=classical("telea"), refine="auto").image
+    assert np.array_equal(by_hand, inpaint(image, hole, model=classical("telea")).image)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"refine": "best"}, "refine is 'best'; need one of auto, off"),
+        ({"grow": -1}, "grow is -1; need a whole number of pixels from 0 to 1024"),
+        ({"feather": 10**9}, "feather is 1000000000; need a whole number"),
+        ({"feather": 2.5}, "feather is 2.5"),
+        ({"grow": 100}, "the mask grown by 100 pixels covers all of the picture of 53x41"),
+        ({"feather": 3, "composite": False}, "leave out one of the two"),
+    ],
+)
+def test_borders_and_refinement_that_cannot_be_used_are_refused(options, message):
+    with pytest.raises(InputError, match=message):
+        inpaint(picture(), hole_of(), model=MODEL, **options)

@@ -2,6 +2,7 @@
 
 import base64
 import io
+import shutil
 import struct
 import zlib
 
@@ -15,7 +16,7 @@ from isnet.errors import InputError
 from isnet.images.files import PictureError
 from isnet.inpaint import inpaint
 from isnet.masks import box
-from isnet.served import ServedModel, _load_pyfunc
+from isnet.served import TRAINED, ServedModel, _load_pyfunc
 from isnet.weights import save_model
 
 RNG = np.random.default_rng(0)
@@ -90,6 +91,24 @@ def test_parameters_change_the_filling(model):
     assert "mask resized from 51x20 to 51x37" in small[0]["notes"]
 
 
+def test_a_model_that_knows_its_training_size_refines_unless_told_otherwise(model, folder, tmp_path):
+    shutil.copytree(folder, tmp_path / "sized")
+    trained = tmp_path / "sized" / TRAINED
+    trained.write_text('{"evaluation_size": 16}')
+    sized = _load_pyfunc(str(tmp_path / "sized"))
+    refined, plain = (sized.predict([ROW], {"refine": refine})[0] for refine in ("auto", "off"))
+    assert sized.predict([ROW])[0] == refined
+    assert plain["image"] == model.predict([ROW])[0]["image"] != refined["image"]
+    assert "trained on squares of 16 pixels" in plain["notes"]
+    assert np.array_equal(pixels(refined["image"])[~HOLE], IMAGE[~HOLE])
+    borders = sized.predict([ROW], {"grow": 1, "feather": 2})[0]
+    assert "mask grown by 1 pixels" in borders["notes"]
+    for content in ("{", "[]", '{"evaluation_size": "16"}', '{"evaluation_size": 0}'):
+        trained.write_text(content)
+        with pytest.raises(InputError, match="register the model again"):
+            _load_pyfunc(str(tmp_path / "sized"))
+
+
 def test_the_mode_of_the_picture_is_kept(model):
     answer = model.predict([{**ROW, "image": base64_png(IMAGE, "L")}])
     assert pixels(answer[0]["image"]).ndim == 2
@@ -137,6 +156,10 @@ def test_bad_requests_are_answered_in_a_sentence(model, request_, message):
         ({"hole": "gray"}, "hole='gray'; need 'white' or 'black'"),
         ({"composite": "yes"}, "composite is 'yes'; need true or false"),
         ({"threshold": "128"}, "threshold is '128'"),
+        ({"refine": "best"}, "refine is 'best'; need one of auto, off"),
+        ({"grow": -1}, "row 0: grow is -1; need a whole number of pixels"),
+        ({"grow": 99}, "row 0: the mask grown by 99 pixels covers all of the picture"),
+        ({"feather": 1.5}, "row 0: feather is 1.5"),
     ],
 )
 def test_bad_parameters_are_answered_in_a_sentence(model, params, message):

@@ -79,6 +79,21 @@ def inpaint(commands: Any) -> None:
     parser.add_argument("--raw", action="store_true", help="the network's whole prediction, not only inside the hole")
     parser.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
     parser.add_argument("--resize-mask", action="store_true", help="stretch a mask of another size over the picture")
+    # How the hole is filled.
+    parser.add_argument(
+        "--refine",
+        choices=("auto", "off"),
+        default="auto",
+        help="auto: coarse to fine, at scales that the network knows; off: at the picture's own alone (default: auto)",
+    )
+    parser.add_argument("--grow", type=whole, default=0, metavar="PX", help="widen the hole on all sides (default: 0)")
+    parser.add_argument(
+        "--feather",
+        type=whole,
+        default=0,
+        metavar="PX",
+        help="fade the jump of colour at the border, inside the hole (default: 0)",
+    )
 
 
 def models(commands: Any) -> None:

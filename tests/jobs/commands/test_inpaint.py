@@ -96,3 +96,45 @@ def test_what_systems_leave_in_folders_is_no_picture_that_is_missing(isnet, phot
     assert done.status == 0, done.err
     assert len(done.json()["done"]) == 9
     assert (tmp_path / "out" / "album.jpg" / "x.png").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        (["--refine", "best"], "'best' is not known; need one of auto, off"),
+        (["--grow", "-1"], "-1 is negative"),
+        (["--grow", "100000"], "grow is 100000; need a whole number of pixels from 0 to 1024"),
+        (["--feather", "x"], "'x' is no whole number"),
+        (["--feather", "3", "--raw"], "leave out one of the two"),
+        (["--grow", "90"], "grown by 90 pixels covers all of the picture of 91x70"),
+    ],
+)
+def test_borders_that_cannot_be_used_are_refused_and_nothing_is_written(isnet, photos, tmp_path, options, sentence):
+    hole = np.zeros((70, 91), np.uint8)
+    hole[10:20, 10:20] = 255
+    Image.fromarray(hole).save("hole.png")
+    words = ["inpaint", photos / "photo-0.png", "hole.png", "-o", "out.png", "--model", "classical:telea", *options]
+    refused = isnet(*words)
+    assert refused.status == 2
+    assert sentence in refused.err
+    assert not (tmp_path / "out.png").exists()
+
+
+def test_a_large_picture_is_filled_coarse_to_fine_unless_told_otherwise(isnet, photos):
+    picture = Image.open(photos / "photo-0.png").convert("RGB").resize((300, 200))
+    picture.save("large.png")
+    hole = np.zeros((200, 300), np.uint8)
+    hole[50:150, 100:200] = 255
+    Image.fromarray(hole).save("hole.png")
+    filled = {}
+    for refine in ("auto", "off"):
+        words = ["inpaint", "large.png", "hole.png", "-o", f"{refine}.png", "--model", "untrained:demo", "--json"]
+        ran = isnet(*words, "--refine", refine)
+        assert ran.status == 0, ran.err
+        (entry,) = ran.json()["done"]
+        filled[refine] = np.asarray(Image.open(f"{refine}.png"))
+        assert any("trained on squares of 64 pixels" in note for note in entry["notes"]) == (refine == "off")
+        assert np.array_equal(filled[refine][hole == 0], np.asarray(picture)[hole == 0])
+    assert not np.array_equal(filled["auto"], filled["off"])
+    assert isnet("inpaint", "large.png", "hole.png", "-o", "third.png", "--model", "untrained:demo").status == 0
+    assert np.array_equal(np.asarray(Image.open("third.png")), filled["auto"])

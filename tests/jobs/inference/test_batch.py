@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import tarfile
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -127,6 +128,34 @@ def test_another_job_does_not_write_over_the_results(isnet, photos, masks, tmp_p
     busy = isnet(*words(photos, masks, tmp_path / "out"))
     assert busy.status == 2
     assert "belongs to another job" in busy.err
+
+
+JOB = planning.InpaintJob(
+    "/in", "/masks", "/out", "models:/m/1", planning.Options(refine="off"), (planning.InpaintItem("a", "b", "c", 1, 2),)
+)
+
+
+def test_an_older_job_keeps_its_identity_and_goes_on_with_refine_off(isnet, photos, masks, tmp_path):
+    # As the code before `--refine` computed it.
+    assert JOB.identity == "908b973fc475b25a2fd6a5187b4b0fab2348fdf7c2a4dcac27ee93dcfafdb1ff"
+    for other in ({"refine": "auto"}, {"grow": 1}, {"feather": 1}):
+        assert replace(JOB, options=replace(JOB.options, **other)).identity != JOB.identity
+    assert isnet(*words(photos, masks, tmp_path / "out", "--refine", "off")).status == 0
+    refused = isnet(*words(photos, masks, tmp_path / "out"))
+    assert refused.status == 2
+    assert "go on with --refine off" in refused.err
+
+
+def test_the_job_grows_and_feathers_like_the_command(isnet, photos, masks, tmp_path):
+    options = ("--grow", "3", "--feather", "4")
+    job = isnet(*words(photos, masks, tmp_path / "job", *options))
+    assert job.status == 0, job.err
+    one = isnet("inpaint", photos, masks, "-o", tmp_path / "one", "--model", "classical:telea", "--json", *options)
+    rows = manifest_of(tmp_path / "job")["pictures"]
+    assert [row["hole_ratio"] for row in rows] == [entry["hole_ratio"] for entry in one.json()["done"]]
+    for row in rows:
+        assert (tmp_path / "job" / row["output"]).read_bytes() == (tmp_path / "one" / row["output"]).read_bytes()
+        assert "mask grown by 3 pixels, from 9.4% of the picture to" in row["notes"][0]
 
 
 FOREIGN = {
