@@ -28,7 +28,7 @@ class MethodRules:
     multiple: int  # sides of a training picture are multiples of this
     smallest: int = 32  # side of a training picture, pixels
     phases: int = 1
-    batch_norm: bool = False  # its steps need the whole global batch in one pass
+    batch_norm: bool = False  # its steps need all samples of a rank in one pass
     float32: str = ""  # why bf16 is refused; empty: it is not
     extra: Literal["edges", "draws"] | None = None  # what its samples have beside picture and mask
     features: Literal["vgg19", "vgg16", "resnet50"] | None = None  # network of its perceptual loss
@@ -106,11 +106,11 @@ def _method_faults(config: ISNetConfig, name: str, rules: MethodRules) -> Iterat
         yield f"train.precision={train.precision}, and model.name={name}: {rules.float32}; set train.precision=fp32"
     if train.compile:
         yield f"train.compile=true is for ISNet's own networks, and model.name is {name}; set train.compile=false"
-    if rules.batch_norm and (train.max_workers > 1 or train.micro_batch is not None):
+    if rules.batch_norm and train.micro_batch is not None:
         yield (
-            f"model.name={name} has BatchNorm, whose statistics are those of the whole batch: neither ranks nor "
-            f"micro-batches can divide it, and train.workers={train.workers}, train.micro_batch={train.micro_batch}; "
-            "set train.workers=1 train.micro_batch=null"
+            f"model.name={name} has BatchNorm, whose statistics are those of the whole batch: ranks share theirs, "
+            f"micro-batches cannot, and train.micro_batch={train.micro_batch}; set train.micro_batch=null, and "
+            "train.workers or train.global_batch if memory is short"
         )
     if rules.batch_norm and train.global_batch < 2:
         yield f"model.name={name} has BatchNorm, and train.global_batch=1; set train.global_batch=2 or more"

@@ -1,4 +1,4 @@
-"""Options of the other methods' generators, and what these have in common.
+"""Base of the other methods' generators, and their options.
 
 Outside a generator there are truth or damaged picture in [0, 1] and the mask, 1 on valid pixels; inside is the method's
 own range and fill.
@@ -59,7 +59,7 @@ class MethodArchitecture:
 
 
 class MethodGenerator(Generator):
-    """Generator of another method, from and to pictures in [0, 1]."""
+    """Generator of another method."""
 
     architecture: Any
 
@@ -68,7 +68,7 @@ class MethodGenerator(Generator):
         """Predicts the whole picture."""
 
     def forward(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
-        """Predicts the whole picture in [0, 1]; pixels in the hole do not matter."""
+        """Predicts the whole picture; the hole's pixels do not matter."""
         if not torch.compiler.is_exporting():
             self._check(image_B3HW, mask_B1HW)
         return self.fill(image_B3HW, mask_B1HW.to(image_B3HW.dtype))

@@ -1,4 +1,4 @@
-"""Crops around holes, for discriminators that look at a part of the picture."""
+"""Crops around holes, for local discriminators."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 def hole_corners(mask_B1HW: Tensor, side: int) -> Tensor:
-    """Corners (B, 2) of squares around the holes, top and left.
+    """Corners (top, left) of squares around the holes, (B, 2).
 
     The square's centre is that of the hole's bounding box, as far as the picture has room; without a hole it is the
     picture's.
@@ -21,7 +21,10 @@ def hole_corners(mask_B1HW: Tensor, side: int) -> Tensor:
 
 
 def random_corners(share_B2: Tensor, size: int, side: int) -> Tensor:
-    """Corners (B, 2) at these shares, in [0, 1), of the room in a picture."""
+    """Corners (B, 2) of squares anywhere in a picture.
+
+    `share_B2` are shares, in [0, 1), of the room.
+    """
     return (share_B2 * (size - side + 1)).long()
 
 

@@ -1,4 +1,7 @@
-"""What the training steps of the other methods share: phases, weighted terms, and gradients of one network alone."""
+"""Base of the other methods' training steps.
+
+Phases, weighted terms, and gradients of one network alone.
+"""
 
 from __future__ import annotations
 
@@ -20,6 +23,7 @@ from isnet.losses import GanKind
 from isnet.methods.architecture import MethodGenerator
 from isnet.perceptual import Perceptual
 from isnet.spectral_norm import weight_leaves
+from isnet.training.batch_norm import joined_batch_norm
 from isnet.training.distributed import SumReducer
 from isnet.training.players import Metrics, MicroBatch, Players, StepSettings
 
@@ -62,7 +66,7 @@ class Method(Players):
     The number of steps taken is part of the state: it decides the phase, and which networks a step moves.
     """
 
-    # BatchNorm on the samples of one pass: a step is then one pass of the whole global batch.
+    # BatchNorm joins the samples of a batch: ranks take part in each other's, micro-batches cannot.
     batch_norm: ClassVar[bool] = False
 
     def __init__(
@@ -101,13 +105,16 @@ class Method(Players):
 
     def step(self, micro_batches: Sequence[MicroBatch], *, global_batch: int, reduce: SumReducer) -> Metrics:
         """Takes one global step, and counts it."""
-        if self.batch_norm and (len(micro_batches) != 1 or len(micro_batches[0][0]) != global_batch):
+        if self.batch_norm and len(micro_batches) != 1:
             raise InputError(
-                f"this rank has {[len(batch[0]) for batch in micro_batches]} samples of {global_batch}; BatchNorm "
-                "needs the whole batch at once: one rank, one micro-batch"
+                f"this rank has micro-batches of {[len(batch[0]) for batch in micro_batches]} samples; BatchNorm needs "
+                "all samples of a rank at once"
             )
+        # Other ranks have the rest of the batch.
+        is_divided = self.batch_norm and len(micro_batches[0][0]) < global_batch
+        networks = [*self._networks.values(), *self.frozen()] if is_divided else []
         rates = self.settings.phase_rates
-        with self._scaled_rates(rates[self.phase - 1] if rates else 1.0):
+        with self._scaled_rates(rates[self.phase - 1] if rates else 1.0), joined_batch_norm(networks, reduce):
             metrics = super().step(micro_batches, global_batch=global_batch, reduce=reduce)
         self.done += 1
         return metrics
@@ -129,7 +136,7 @@ class Method(Players):
         return self.settings.loss.get(term, 0.0)
 
     def _descend(self, terms: Metrics, *parts: str, keep_graph: bool = False) -> Metrics:
-        """Adds the gradient of the weighted terms to `parts` and to nothing else.
+        """Adds the gradient of the weighted terms to `parts` alone.
 
         Returns the terms before their weights, and their weighted sum as `generator`.
         """
@@ -144,7 +151,7 @@ class Method(Players):
     def _vgg_terms(
         self, fake: Tensor, real: Tensor, global_batch: int, *, style: tuple[Tensor, Tensor] | None = None
     ) -> Metrics:
-        """Perceptual and style terms of weight above 0, of VGG's layers.
+        """Terms of VGG's layers whose weights are above 0.
 
         `style` has the pictures of the style loss where they are others.
         """
@@ -177,7 +184,7 @@ class Method(Players):
 def build_method(
     generator: MethodGenerator, settings: MethodSettings, *, perceptual: nn.Module | None, device: torch.device | str
 ) -> Method:
-    """Builds the training of a generator, by the name in its architecture."""
+    """Builds the training of a generator, by its name."""
     module = importlib.import_module(f"isnet.methods.{generator.architecture.name}.step")
     method: Method = module.METHOD(generator, settings, perceptual=perceptual, device=device)
     return method

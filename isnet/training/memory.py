@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -23,11 +23,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-import isnet
 from isnet.errors import InputError
 from isnet.generator import Architecture
+from isnet.methods.architecture import MethodArchitecture
 from isnet.training.distributed import LocalReducer
 from isnet.training.players import Players
+from isnet.weights import plain_network
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,9 @@ def step_footprint(
     with FakeTensorMode(), _StorageCounter() as storages:
         _put_on_cpu(players)
         micro_batches = [players.example_batch(micro_batch, size) for _ in range(accumulation)]
-        # The first step creates the optimisers' moments; the second, which counts, has them from the start.
-        for _ in range(2):
+        # First steps create the optimisers' moments; the last one, which counts, has them from the start.
+        starts = players.phase_starts()
+        for players.done in (*starts, starts[-1]):
             storages.peak = storages.now
             players.step(micro_batches, global_batch=micro_batch * accumulation, reduce=LocalReducer())
         # Between steps there are no pictures.
@@ -69,11 +71,11 @@ def step_footprint(
         return Footprint(state, storages.now - state, storages.peak)
 
 
-def inference_bytes(architecture: Architecture, *, size: int) -> int:
+def inference_bytes(architecture: Architecture | MethodArchitecture, *, size: int) -> int:
     """Peak bytes of filling one square picture, weights included."""
     with torch.device("meta"):
         # Exported weights have spectral norm folded in.
-        network = isnet.build_from(replace(architecture, spectral_norm="none")).eval()
+        network = plain_network(architecture).eval()
     with FakeTensorMode(), _StorageCounter() as storages, torch.no_grad():
         _replace_tensors(network)
         network(torch.rand(1, 3, size, size), torch.ones(1, 1, size, size))

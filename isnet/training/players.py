@@ -1,4 +1,4 @@
-"""Networks under training, and the global step that all methods share.
+"""Networks under training, and their global step.
 
 A method says how one micro-batch adds to the gradients (`_accumulate`), and which networks a step moves. Written once
 here: optimisers, moving average, spectral norm, micro-batches, the sum over ranks, timers. One step takes all gradients
@@ -11,7 +11,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -24,6 +24,7 @@ from isnet.spectral_norm import power_iteration, spectral_layers, step_weights
 from isnet.training.distributed import GroupReducer, LocalReducer, SumReducer
 from isnet.training.ema import EMA
 from isnet.training.gradient_sum import GradientSum
+from isnet.training.optimizers import build_adam, check_patterns
 from isnet.training.timing import StepTimer
 
 Precision = Literal["fp32", "bf16"]
@@ -43,6 +44,8 @@ class StepSettings:
         precision: bf16 runs the networks under autocast; weights, losses, Gram matrices and σ stay float32.
         ema: Decay of the moving average of G; None for none.
         channels_last: Activations and normalised weights in NHWC order.
+        freeze: Patterns of parameters that keep their values, see `optimizers`.
+        rate_factors: Pattern -> factor of the rate of the parameters that it fits.
     """
 
     lr_g: float = 1e-4
@@ -51,6 +54,8 @@ class StepSettings:
     precision: Precision = "fp32"
     ema: float | None = None
     channels_last: bool = False
+    freeze: tuple[str, ...] = ()
+    rate_factors: Mapping[str, float] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self._check_choice("precision", Precision)
@@ -95,6 +100,8 @@ class Players(ABC):
         parts: Mapping[str, nn.Module] | None = None,
     ) -> None:
         self.device = torch.device(device)
+        # Steps taken; part of the state where a method has phases.
+        self.done = 0
         # True: memory is computed on the CPU as if this were a GPU.
         self.on_gpu = self.device.type == "cuda"
         self._group_reducer: SumReducer = LocalReducer()
@@ -140,10 +147,16 @@ class Players(ABC):
         """Squares of `size` pixels, to compute memory with."""
         return torch.rand(count, 3, size, size), torch.ones(count, 1, size, size)
 
+    def phase_starts(self) -> list[int]:
+        """First step of each phase, the largest last."""
+        return [0]
+
     def make_optimizers(self) -> None:
         """Makes optimisers of the networks' present parameters."""
+        check_patterns("train.freeze", self._settings.freeze, self._parts)
+        check_patterns("train.rate_factors", self._settings.rate_factors, self._parts)
         self._optimizers = {
-            name: self._optimizer(part, self._settings.lr_d if "discriminator" in name else self._settings.lr_g)
+            name: self._optimizer(name, part, self._settings.lr_d if "discriminator" in name else self._settings.lr_g)
             for name, part in self._parts.items()
         }
 
@@ -216,11 +229,17 @@ class Players(ABC):
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16")
 
-    def _optimizer(self, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+    def _optimizer(self, name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
         fused = self.device.type in ("cpu", "cuda")
-        # A whole number, as YAML reads 0, is refused by Adam.
-        betas = (float(self._settings.betas[0]), float(self._settings.betas[1]))
-        return torch.optim.Adam(network.parameters(), lr=rate, betas=betas, fused=fused)
+        return build_adam(
+            name,
+            network,
+            rate=rate,
+            betas=self._settings.betas,
+            fused=fused,
+            freeze=self._settings.freeze,
+            rate_factors=self._settings.rate_factors,
+        )
 
     def _unwrapped(self, network: nn.Module) -> nn.Module:
         # DDP would all-reduce in every backward pass; its process group serves once a step instead.

@@ -1,4 +1,4 @@
-"""AOT-GAN's training step: reconstruction of the raw prediction, D on composites."""
+"""Training step of AOT-GAN, whose D sees composites."""
 
 from __future__ import annotations
 

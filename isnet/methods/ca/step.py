@@ -1,4 +1,7 @@
-"""CA's training step: two critics with gradient penalties in each, the generator in every fifth."""
+"""Training step of CA.
+
+Two critics with gradient penalties move in each step, the generator in every fifth.
+"""
 
 from __future__ import annotations
 
@@ -69,7 +72,7 @@ class CATraining(Method):
         corners = hole_corners(mask, self.side)
         completed = [composite(stage, image, mask) for stage in stages]
         # Pictures and masks that each critic sees: of the box, and whole.
-        seen = {
+        views = {
             "local": [crops(x, corners, self.side) for x in (image, completed[1], mask)],
             "whole": [image, completed[1], mask],
         }
@@ -81,25 +84,25 @@ class CATraining(Method):
             terms = {"l1": image.new_zeros(()), "known": image.new_zeros(())}
             for factor, box, stage in zip((loss.COARSE, 1.0), boxes, stages, strict=True):
                 terms["l1"] = terms["l1"] + factor * loss.discounted_l1_loss(
-                    box, seen["local"][0], discount, global_batch=global_batch
+                    box, views["local"][0], discount, global_batch=global_batch
                 )
                 terms["known"] = terms["known"] + factor * loss.known_loss(
                     stage, image, mask, form=self.form, valid_ratio=valid_ratio, global_batch=global_batch
                 )
             judgements = [
-                loss.generator_loss(critic(seen[name][1]), global_batch=global_batch)
+                loss.generator_loss(critic(views[name][1]), global_batch=global_batch)
                 for name, critic in self.critics.items()
             ]
             terms["adversarial"] = torch.stack(judgements).sum()
             with self.timer.part("generator"):
                 metrics = self._descend(terms, "generator")
         with self.timer.part("discriminator"):
-            return metrics | self._move_critics(seen, shares, global_batch)
+            return metrics | self._move_critics(views, shares, global_batch)
 
-    def _move_critics(self, seen: dict[str, list[Tensor]], shares: Tensor, global_batch: int) -> Metrics:
+    def _move_critics(self, views: dict[str, list[Tensor]], shares: Tensor, global_batch: int) -> Metrics:
         distances, penalties = [], []
         for (name, critic), share in zip(self.critics.items(), shares.unbind(1), strict=True):
-            real, fake, mask = seen[name]
+            real, fake, mask = views[name]
             fake = fake.detach()
             distances.append(loss.critic_loss(critic(real), critic(fake), global_batch=global_batch))
             in_hole = mask if self.form == "authors" else None

@@ -1,4 +1,4 @@
-"""EdgeConnect's two generators as they are served: Canny, edges in the hole, picture."""
+"""Both generators of EdgeConnect as they are served."""
 
 from __future__ import annotations
 
@@ -51,8 +51,8 @@ class EdgeConnectFiller(MethodGenerator):
     def fill(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """Predicts the whole picture."""
         gray = gray_of(image_B3HW)
-        known = known_edges(gray * mask_B1HW, mask_B1HW, float(self.architecture.sigma))
-        edges = self.edges(gray, known, mask_B1HW, released=self.architecture.released)
+        around = known_edges(gray * mask_B1HW, mask_B1HW, float(self.architecture.sigma))
+        edges = self.edges(gray, around, mask_B1HW, released=self.architecture.released)
         return self.picture(image_B3HW, edges, mask_B1HW)
 
     def edges(self, gray: Tensor, known: Tensor, mask: Tensor, *, released: bool = False) -> Tensor:
@@ -69,7 +69,7 @@ class EdgeConnectFiller(MethodGenerator):
 # An operator of torch's, so that shapes can be followed through it without numbers.
 @torch.library.custom_op("isnet::known_edges", mutates_args=())
 def known_edges(gray_B1HW: Tensor, mask_B1HW: Tensor, sigma: float) -> Tensor:
-    """Finds edges of known pixels, (B, 1, H, W) of 0 and 1."""
+    """Finds edges of known pixels, 0 or 1."""
     pairs = zip(gray_B1HW[:, 0].cpu().numpy(), mask_B1HW[:, 0].cpu().numpy() > 0.5, strict=True)
     edges = np.stack([canny_edges(gray, mask, sigma=sigma) for gray, mask in pairs])
     return torch.from_numpy(edges)[:, None].to(gray_B1HW.device, gray_B1HW.dtype)

@@ -39,9 +39,9 @@ def judged(prediction: Tensor, truth: Tensor, mask_B1HW: Tensor, *, form: Form =
     return prediction if form == "released" else losses.composite(prediction, truth, mask_B1HW)
 
 
-def joint_generator_loss(completion: Tensor, adversarial: Tensor) -> Tensor:
+def joint_generator_loss(completion: Tensor, adversarial: Tensor, *, alpha: float = ALPHA) -> Tensor:
     """G's loss in phase 3."""
-    return (completion + ALPHA * adversarial) / 2
+    return (completion + alpha * adversarial) / 2
 
 
 def joint_discriminator_loss(own: Tensor, *, form: Form = "paper") -> Tensor:

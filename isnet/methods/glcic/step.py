@@ -1,4 +1,7 @@
-"""GLCIC's training step, in three phases: completion alone, D alone, both."""
+"""Training step of GLCIC, in three phases.
+
+1: completion alone. 2: D alone. 3: both.
+"""
 
 from __future__ import annotations
 

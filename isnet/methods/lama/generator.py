@@ -12,7 +12,7 @@ from isnet.methods.lama.networks import LamaGenerator, assemble
 
 @dataclass(frozen=True, kw_only=True)
 class LamaArchitecture(MethodArchitecture):
-    """Options of LaMa's generator; `blocks` is 9, or 18 of the big one."""
+    """Options of LaMa's generator; the big one has 18 blocks."""
 
     name: str = "lama"
     width: int = 64

@@ -1,4 +1,4 @@
-"""LaMa's training step: all losses on the raw prediction, R1 in every step."""
+"""Training step of LaMa, with R1 in every step."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ from isnet.training.players import Metrics, MicroBatch
 
 
 class LamaTraining(Method):
-    """G and D of LaMa, whose gradients are clipped."""
+    """G and D of LaMa; `train.clip_norm` shortens their gradients."""
 
     batch_norm = True
-    gradient_norm = loss.GRADIENT_NORM
     generator: LamaFiller
 
     def __init__(

@@ -21,7 +21,7 @@ _EPS = 1e-8
 
 
 class WindowConv(nn.Conv2d):
-    """Weights of a partial convolution, which is more than a convolution."""
+    """Weights of a partial convolution, never packed."""
 
 
 class PartialConv2d(nn.Module):

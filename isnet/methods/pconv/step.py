@@ -1,4 +1,4 @@
-"""PConv's training step, in two phases, without a discriminator.
+"""Training step of PConv, in two phases, without a discriminator.
 
 1: BatchNorm on batch statistics. 2: the encoder's on its running statistics, whose scales and shifts still learn.
 """
