@@ -150,7 +150,9 @@ class SpectralLayer(_ConvNd):
     @torch.no_grad()
     def _fold_into(self, conv: Conv) -> Conv:
         trainable = self.weight.requires_grad
-        conv.weight = nn.Parameter(self.normalised_weight().clone(), requires_grad=trainable)
+        # The meta device has shapes alone, and no autocast.
+        weight = self.weight if self.weight.is_meta else self.normalised_weight()
+        conv.weight = nn.Parameter(weight.clone(), requires_grad=trainable)
         if self.bias is not None:
             conv.bias = nn.Parameter(self.bias.clone(), requires_grad=trainable)
         return conv.train(self.training)
@@ -205,6 +207,11 @@ class SpectralConvTranspose2d(SpectralLayer, nn.ConvTranspose2d):
     def plain(self) -> nn.ConvTranspose2d:
         """Builds an ordinary transposed convolution with the weight W/σ."""
         return self._fold_into(nn.ConvTranspose2d(*self._arguments, bias=self.bias is not None, device="meta"))
+
+
+def weight_matrix(layer: nn.Conv2d | nn.ConvTranspose2d) -> Tensor:
+    """Weight of any convolution as (output channels, all others)."""
+    return layer.weight.transpose(0, 1 if isinstance(layer, nn.ConvTranspose2d) else 0).flatten(1)
 
 
 def spectral_layers(network: nn.Module) -> list[SpectralLayer]:

@@ -10,8 +10,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
+from jobs import method_rules
+from jobs.data.settings import MINIMUM_SIZE, ISNetDataConfig
 from jobs.presets import layer_names, preset_names, preset_tree
 from trainplane.command_line import command_line
 from trainplane.config.hints import meant, typed
@@ -21,28 +23,35 @@ from trainplane.config.schema import settings
 from trainplane.config.section import Section, about
 from trainplane.errors import UserError
 from trainplane.train.config import TrainConfig
-from trainplane.train.run_config import DataConfig, RunConfig
+from trainplane.train.run_config import RunConfig
 
 TASK = "jobs.isnet_task:ISNetTask"
 # A picture's sides are multiples of this, as `isnet.generator` says too, whose import would take seconds.
 SIZE_MULTIPLES = {"isnet": 16, "base": 8, "base_ff": 16, "unet_like": 8}
-MINIMUM_SIZE = 32
-# Layers of VGG19, as `isnet.perceptual` names them.
+# Repositories of VGG's weights on timm's hub.
+HUB_NAMES = ("vgg19.tv_in1k", "vgg16.tv_in1k")
+# Layers of VGG, as `isnet.perceptual` names them.
 VggLayer = Literal[
     "relu1_1", "relu1_2", "relu2_1", "relu2_2", "relu3_1", "relu3_2", "relu3_3", "relu3_4",
     "relu4_1", "relu4_2", "relu4_3", "relu4_4", "relu5_1", "relu5_2", "relu5_3", "relu5_4",
+    "pool1", "pool2", "pool3", "pool4", "pool5",
 ]  # fmt: skip
+
+
+Share = Annotated[float, Field(ge=0, le=1)]
 
 
 class ModelConfig(Section):
     """Architecture of generator and discriminator."""
 
-    name: Literal["isnet", "base", "base_ff", "unet_like"] = Field("isnet", description="generator (Table 1)")
+    name: Literal["isnet", "base", "base_ff", "unet_like", "edgeconnect", "pconv", "glcic", "ca", "lama", "aot_gan"] = (
+        Field("isnet", description="generator (Table 1), or another method (docs/methods.md)")
+    )
     blocks: int = Field(
         4,
         ge=1,
-        le=4,
-        description="residual blocks per stage and branch (Table 2)",
+        le=64,
+        description="residual blocks per stage and branch, 1 to 4 (Table 2); of another method in all",
         json_schema_extra=about(unit="blocks", also=["depth", "num_blocks"]),
     )
     width: int = Field(
@@ -71,6 +80,16 @@ class ModelConfig(Section):
     skips: bool = Field(False, description="unet_like with skip connections, which the author's code lacks")
     prune: bool = Field(False, description="base without the 45 % of its weights that never get a gradient")
     init_std: float = Field(0.001, gt=0, description="standard deviation of initial weights (author's code)")
+    init: Literal["normal", "kaiming"] = Field(
+        "normal",
+        description="initial weights of the generator: N(0, init_std), or by each layer's inputs",
+        exclude_if=lambda init: init == "normal",
+    )
+    coarse: Literal["none", "harmonic"] = Field(
+        "none",
+        description="harmonic: the generator adds to a smooth fill of the hole, which costs no training",
+        exclude_if=lambda coarse: coarse == "none",
+    )
 
     @model_validator(mode="after")
     def _options_fit_the_generator(self) -> ModelConfig:
@@ -80,7 +99,42 @@ class ModelConfig(Section):
                     f"model.{option}=true is for model.name={only}, and model.name is {self.name}; "
                     f"set model.{option}=false, or model.name={only}"
                 )
+        if self.coarse != "none" and (self.name not in ("isnet", "base_ff") or self.spectral_norm != "none"):
+            raise ValueError(
+                f"model.coarse={self.coarse} needs model.name=isnet or base_ff and model.spectral_norm=none, and got "
+                f"{self.name} and {self.spectral_norm}; set model.coarse=none, or those two"
+            )
         return self
+
+
+class MethodConfig(Section):
+    """Settings of the methods beside ISNet (docs/methods.md)."""
+
+    released: bool = Field(False, description="the released code's form where it differs from the corrected one")
+    phases: tuple[Annotated[int, Field(ge=0)], ...] = Field(
+        (),
+        description="steps of each phase but the last: edgeconnect and glcic have 3 phases, pconv 2",
+        json_schema_extra=about(unit="steps"),
+    )
+    phase_rates: tuple[Annotated[float, Field(gt=0)], ...] = Field(
+        (), description="factor of the learning rates in each phase; none: 1"
+    )
+    levels: int = Field(7, ge=2, le=10, description="halvings of pconv; sides are multiples of 2^levels")
+    sigma: float = Field(
+        2.0, gt=0, description="smoothing before edgeconnect finds edges", json_schema_extra=about(unit="px")
+    )
+    mean_color: tuple[Share, Share, Share] | None = Field(
+        None, description="mean R, G, B of the training pictures, with which glcic fills holes"
+    )
+    order: Literal["relu_norm", "norm_relu"] = Field(
+        "relu_norm", description="glcic: ReLU before BatchNorm (released weights), or behind it (paper)"
+    )
+    critic_steps: int = Field(5, ge=1, description="steps of ca's critics for one of its generator")
+
+
+def _added_weight(of: str) -> Any:
+    # Configurations from before these weights existed keep their keys.
+    return Field(0.0, ge=0, description=f"weight of the {of}", exclude_if=lambda weight: weight == 0)
 
 
 class LossConfig(Section):
@@ -96,6 +150,10 @@ class LossConfig(Section):
     perceptual: float = Field(0.1, ge=0, description="weight of the difference of VGG19's features")
     style: float = Field(250.0, ge=0, description="weight of the difference of Gram matrices of VGG19's features")
     feature_matching: float = Field(10.0, ge=0, description="weight of the difference of the discriminator's features")
+    valid: float = _added_weight("difference of valid pixels (pconv)")
+    hole: float = _added_weight("difference of pixels in the hole (pconv)")
+    known: float = _added_weight("difference of valid pixels of both stages (ca)")
+    total_variation: float = _added_weight("difference of neighbours in the hole (pconv)")
     gan: Literal["hinge", "nsgan", "lsgan"] = Field("hinge", description="adversarial loss; Eq. 3 is the hinge")
     d_sees: Literal["raw", "composite", "hole_only"] = Field("raw", description="fake input of the discriminator")
     l1_mode: Literal["hole_ratio", "per_sample", "plain"] = Field(
@@ -106,7 +164,13 @@ class LossConfig(Section):
     style_hole_only: bool = Field(False, description="style loss inside the hole only (EdgeConnect); slower")
     normalise: bool = Field(False, description="ImageNet's mean and deviation before VGG19; the weights expect none")
     perceptual_weights: str | None = Field(
-        None, description="VGG19: a file, a timm hub id such as timm/vgg19.tv_in1k, or 'random' on purpose"
+        None,
+        description="VGG19: a file or its s3:// address, a timm hub id such as timm/vgg19.tv_in1k, or 'random'",
+    )
+    perceptual_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
+        None,
+        description="sha256 that the file of loss.perceptual_weights must have; null: any",
+        exclude_if=lambda digest: digest is None,
     )
     perceptual_layers: tuple[VggLayer, ...] = Field(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),
@@ -134,69 +198,23 @@ class LossConfig(Section):
     @property
     def needs_hub(self) -> bool:
         """True if VGG19's weights come from timm's hub."""
-        from isnet.perceptual import HUB_ID
-
-        return self.perceptual_weights in (HUB_ID, HUB_ID.removeprefix("timm/")) and bool(self.perceptual or self.style)
+        return str(self.perceptual_weights).removeprefix("timm/") in HUB_NAMES and bool(self.perceptual or self.style)
 
     def check_files(self) -> None:
         """Raises `UserError` where the file of VGG19's weights is missing."""
-        from isnet.perceptual import HUB_ID, RANDOM
-
         # Nothing to check for random weights, the hub, and losses that are off.
         weights = self.perceptual_weights
-        if weights in (None, RANDOM) or self.needs_hub or not (self.perceptual or self.style):
+        if weights in (None, "random") or self.needs_hub or not (self.perceptual or self.style):
             return
-        if not Path(str(weights)).is_file():
+        if str(weights).startswith("s3://"):
+            from trainplane.storage import find_object
+
+            find_object(str(weights))
+        elif not Path(str(weights)).is_file():
             raise UserError(
                 f"no VGG19 weights at loss.perceptual_weights={weights!r}; "
-                f"give a .safetensors or .pth file, {HUB_ID}, or 'random' on purpose"
+                f"give a .safetensors or .pth file, its s3:// address, timm/{HUB_NAMES[0]}, or 'random' on purpose"
             )
-
-
-class ISNetDataConfig(DataConfig):
-    """Crops of the photos, and their holes."""
-
-    size: int = Field(
-        256,
-        ge=MINIMUM_SIZE,
-        description="side of the training crop, a multiple of 16 (of 8 for base and unet_like)",
-        json_schema_extra=about(unit="px", also=["image_size", "img_size", "crop", "crop_size", "resolution"]),
-    )
-    resize: int | None = Field(
-        None,
-        ge=16,
-        description="shorter side before a random crop; null: the paper's centre square, resized",
-        json_schema_extra=about(unit="px"),
-    )
-    flip: bool = Field(True, description="mirror every other picture")
-    masks: str = Field(
-        "irregular",
-        description="holes: a generator (irregular, thin, medium, thick, box, half) or a packed dataset of masks",
-    )
-    masks_digest: str | None = Field(None, description="digest of that dataset; filled in when the run starts")
-    val_masks: str | None = Field(None, description="holes of held-out pictures; default: as `masks`")
-    val_masks_digest: str | None = Field(None, description="of that dataset; filled in when the run starts")
-
-    @field_validator("resize")
-    @classmethod
-    def _crop_fits(cls, resize: int | None, info: Any) -> int | None:
-        size = info.data.get("size")
-        if resize is not None and size is not None and resize < size:
-            raise ValueError(
-                f"data.resize={resize} is smaller than the crop data.size={size}; set it to at least {size}"
-            )
-        return resize
-
-    @property
-    def evaluation_masks(self) -> str:
-        """Holes of held-out pictures."""
-        return self.val_masks or self.masks
-
-    @property
-    def evaluation_size(self) -> int:
-        """Side of the centre square of held-out pictures, pixels."""
-        # As in training: at another size a network sees other proportions of border to picture (docs/LOG.md).
-        return self.size
 
 
 Beta = Annotated[float, Field(ge=0, lt=1)]
@@ -216,6 +234,17 @@ class ISNetTrainConfig(TrainConfig):
         gt=0,
         description="learning rate of the discriminator",
         json_schema_extra=about(also=["d_lr", "lr_discriminator"]),
+    )
+    freeze: tuple[str, ...] = Field(
+        (),
+        description="parts that keep their weights, such as generator.stem; a path of parameters or its beginning, "
+        "with * and ? as in a shell",
+        json_schema_extra=about(also=["frozen", "freeze_layers"], later=True),
+    )
+    rate_factors: dict[str, Annotated[float, Field(gt=0)]] = Field(
+        {},
+        description="pattern, as in train.freeze: factor of the learning rate of that part; the last that fits counts",
+        json_schema_extra=about(also=["lr_mult", "layer_lr"], later=True),
     )
     betas: tuple[Beta, Beta] = Field((0.0, 0.9), description="Adam's betas of both players")
     precision: Literal["fp32", "bf16"] = Field(
@@ -242,10 +271,18 @@ class ISNetConfig(RunConfig):
     train: ISNetTrainConfig
     model: ModelConfig = ModelConfig()
     loss: LossConfig
+    method: MethodConfig = Field(MethodConfig(), json_schema_extra=about(later=True))
+
+    @model_validator(mode="after")
+    def _settings_fit_the_method(self) -> ISNetConfig:
+        if (fault := next(method_rules.faults(self), None)) is not None:
+            raise ValueError(fault)
+        return self
 
     @model_validator(mode="after")
     def _network_takes_the_size(self) -> ISNetConfig:
-        size, multiple = self.data.size, SIZE_MULTIPLES[self.model.name]
+        size = self.data.size
+        multiple = SIZE_MULTIPLES.get(self.model.name) or method_rules.size_multiple(self)
         if size % multiple:
             most = self.data.resize or 2 * size
             near = [size - size % multiple, size - size % multiple + multiple]

@@ -23,7 +23,7 @@ from isnet.discriminator import Discriminator
 from isnet.errors import InputError
 from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.generator import Generator
-from isnet.spectral_norm import SpectralLayer
+from isnet.spectral_norm import SpectralLayer, weight_matrix
 
 # Pattern of our module's path -> the author's path; {0}, {1} are the numbers that the pattern matched.
 _TWO_BRANCH_NAMES = {
@@ -133,7 +133,7 @@ def load_author_checkpoint(path: str | Path, *, strict: bool = True) -> Generato
     Raises:
         InputError: The file cannot be read, or, if `strict`, does not fit; the message contains the report.
     """
-    file = _resolve(Path(path))
+    file = author_file(path)
     tensors, iteration = read_author_tensors(file)
     options = _read_options(tensors, file)
     # Compare the shapes first, on the meta device: nothing is allocated for a file that does not fit.
@@ -224,6 +224,7 @@ def _match_tensors(
     missing, mismatched = [], []
     for path, author_path in author_names(network).items():
         layer = network.get_submodule(path)
+        assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
         # Kind -> (name, tensor); the first spelling of a kind counts.
         named: dict[str, tuple[str, Tensor]] = {}
         for spelling, kind in _SPELLINGS.items():
@@ -232,7 +233,7 @@ def _match_tensors(
         # Shapes needed: our parameters, and u and v where the file has spectral norm.
         shapes = {kind: tuple(value.shape) for kind, value in layer.named_parameters(recurse=False)}
         if {"u", "v"} & set(named) or ("weight" in named and named["weight"][0] != f"{author_path}.weight"):
-            rows, columns = _matrix(layer).shape
+            rows, columns = weight_matrix(layer).shape
             shapes |= {"u": (rows,), "v": (columns,)}
         missing += [f"{author_path}.{_VECTORS.get(kind, kind)}" for kind in shapes if kind not in named]
         wrong = [kind for kind in shapes if kind in named and tuple(named[kind][1].shape) != shapes[kind]]
@@ -268,12 +269,6 @@ def author_names(network: nn.Module) -> dict[str, str]:
     return names
 
 
-def _matrix(layer: nn.Module) -> Tensor:
-    """Weight of a convolution as (output channels, all others)."""
-    assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-    return layer.weight.transpose(0, 1 if isinstance(layer, nn.ConvTranspose2d) else 0).flatten(1)
-
-
 def _match_spectral_norm(layer: nn.Module, values: Mapping[str, Tensor]) -> None:
     """Keeps the function if exactly one side has spectral norm."""
     if isinstance(layer, SpectralLayer) and not {"u", "v"} & set(values):
@@ -281,7 +276,7 @@ def _match_spectral_norm(layer: nn.Module, values: Mapping[str, Tensor]) -> None
     # The other way round: fold σ = uᵀWv into the weight.
     if not isinstance(layer, SpectralLayer) and {"u", "v"} <= set(values):
         assert isinstance(layer, nn.Conv2d | nn.ConvTranspose2d)
-        matrix = _matrix(layer)
+        matrix = weight_matrix(layer)
         layer.weight.div_(values["u"].to(matrix) @ matrix @ values["v"].to(matrix))
 
 
@@ -350,8 +345,9 @@ def _without_prefixes(name: str) -> str:
     return name
 
 
-def _resolve(path: Path) -> Path:
+def author_file(path: str | Path) -> Path:
     """Finds the newest `NAME_N_gen.pth` of a folder or of `NAME_gen.pth`."""
+    path = Path(path)
     if path.is_file():
         return path
     if path.is_dir():

@@ -1,4 +1,4 @@
-"""Builds a network's Adam, with frozen parts and rates by part.
+"""Builds Adam with frozen parts and rates by part.
 
 A pattern names parameters by their path behind the network's name, such as `generator.head.weight`. It fits a path or
 the beginning of one up to a dot: `generator.stages.0` means all of that stage. `*`, `?` and `[…]` work as in a shell.
@@ -25,7 +25,7 @@ def build_adam(
     freeze: Sequence[str] = (),
     rate_factors: Mapping[str, float] | None = None,
 ) -> torch.optim.Adam:
-    """Builds the Adam of a network, and freezes its frozen parts.
+    """Builds a network's Adam, and freezes parts of it.
 
     Args:
         name: Of the network, the first part of its parameters' paths.
@@ -59,7 +59,7 @@ def build_adam(
 
 
 def fits(pattern: str, path: str) -> bool:
-    """True if a pattern fits a parameter's path or its beginning."""
+    """True if a pattern fits a path or its beginning."""
     parts = path.split(".")
     return any(fnmatchcase(".".join(parts[:end]), pattern) for end in range(1, len(parts) + 1))
 

@@ -66,6 +66,10 @@ EXAMPLES: dict[str, list[Example]] = {
     "isnet models rollback": [("return to the version before", "isnet models rollback isnet-demo")],
     "isnet runs list": [("see the newest runs", "isnet runs list")],
     "isnet runs show": [("see settings and metrics of one", "isnet runs show ID")],
+    "isnet runs compare": [("see what differs between two runs", "isnet runs compare ID ID")],
+    "isnet runs branch": [
+        ("go on from step 400 of a run with half the rate", "isnet runs branch ID --step 400 train.lr_g=5e-5")
+    ],
     "isnet runs reproduce": [("write how to run it again", "isnet runs reproduce ID -o again/")],
     "isnet ui": [("serve MLflow's pages on another port", "isnet ui --port 5001")],
     "isnet submit": [

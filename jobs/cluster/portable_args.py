@@ -70,10 +70,11 @@ def check_settings(config: Any, context: Context) -> None:
     if not is_remote(context):
         return
     settings = flatten(config.model_dump(mode="json"))
-    for name in ("data.train", "data.val", "data.masks", "loss.perceptual_weights"):
-        # Other tasks have no masks.
-        value = settings.get(name)
-        if isinstance(value, str) and _looks_like_path(value):
+    names = ("data.train", "data.val", "data.masks", "loss.perceptual_weights", "train.start_from")
+    # Other tasks have no masks. A mixture of them has a setting for each kind.
+    mixture = [("data.masks", name.removeprefix("data.masks.")) for name in settings if name.startswith("data.masks.")]
+    for name, value in [*((name, settings.get(name)) for name in names), *mixture]:
+        if isinstance(value, str) and _looks_like_path(value.removeprefix("author:")):
             raise UserError(
                 f"{name} = {value!r} is a path on this machine, which the cluster at {context.ray} cannot see; put it "
                 "into the store and give its address, s3://… or a name"

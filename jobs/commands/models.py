@@ -121,9 +121,20 @@ def register(args: argparse.Namespace, context: Context) -> int:
 
 def _source(typed: str, context: Context) -> tuple[str, str]:
     """Returns run and checkpoints of what RUN names."""
-    from jobs.evaluation.models import checkpoints_of_run
+    from jobs.search.stored import stored_searches
+    from trainplane.train.start.checkpoint import checkpoints_of_run
 
     run_id = typed.removeprefix("runs:/")
+    # A word alone is neither an id nor an address.
+    if not re.search("[/.~]|^step-", typed) and not is_run_id(typed) and not is_reserved(typed):
+        searches = [search.name for search in stored_searches(context)]
+        remedy = f"`{command_line('runs', 'list')}` shows the ids"
+        if typed in searches:
+            remedy = f"of a search, {command_line('models', 'register', '--from-search', typed, '--name', 'NAME')}"
+        raise UserError(
+            f"{typed!r} is no run's id and no checkpoint's address; need an id, its beginning, or "
+            f"…/step-NNNNNNNN; {remedy}"
+        )
     if run_id != typed or is_run_id(typed) or is_reserved(typed):
         run_id = str(find_run(context.tracking_server, run_id).info.run_id)
         return run_id, checkpoints_of_run(run_id, context)

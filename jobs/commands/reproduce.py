@@ -24,6 +24,7 @@ from trainplane.config import safe_yaml
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError
+from trainplane.task import load_task
 from trainplane.tracking import lineage
 from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint.store import open_address
@@ -91,7 +92,7 @@ def _recipe(context: Context, run_id: str) -> Recipe:
     facts, diff = json.loads(record.read_text("lineage.json") or "{}"), record.read_text("code.diff")
     settings = json.loads(config)
     datasets = {
-        name: _located(context, digest, str(settings["data"][name]), place)
+        name: _located(context, digest, str(settings["data"].get(name, place.get("uri", name))), place)
         for name, digest, place in _recorded_datasets(record, settings["data"], facts)
     }
     return Recipe(record.run_id, settings, facts, diff, record.tags, datasets)
@@ -102,16 +103,20 @@ def _recorded_datasets(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields setting, digest and recorded place of each dataset."""
     places = facts.get("datasets", {})
-    for name, purpose in PURPOSES.items():
+    further = {f"val_sets.{name}": f"validation.{name}" for name in data.get("val_sets", {})}
+    for name, purpose in {**PURPOSES, **further}.items():
         if f"trainplane.dataset.{purpose}" not in record.tags:
             continue
         # An older run's address is in MLflow's row alone, which may be another run's.
         rows = [json.loads(row.source) for row_purpose, row in record.datasets if row_purpose == purpose]
         yield name, record.tags[f"trainplane.dataset.{purpose}"], places.get(purpose, rows[0] if rows else {})
     for name in MASKS:
-        if digest := data.get(f"{name}_digest"):
-            # Masks were read through the same endpoint as the photos.
-            yield name, digest, {**places.get("training", {}), "uri": data[name]}
+        digests = data.get(f"{name}_digest") or {}
+        by_address = digests if isinstance(digests, dict) else {data[name]: digests}
+        for address, digest in by_address.items():
+            # Masks were read through the same endpoint as the photos. Of several, each has its own line.
+            key = name if isinstance(digests, str) else f"{name}.{address}"
+            yield key, digest, {**places.get("training", {}), "uri": address}
 
 
 def _located(context: Context, digest: str, typed: str, place: dict[str, Any]) -> DatasetInput:
@@ -152,7 +157,16 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
     config = {**recipe.config, "data": dict(recipe.config["data"])}
     for name, dataset in recipe.datasets.items():
         # An address where the data are now, or the name under which to pack them again: never one that leads nowhere.
-        config["data"][name] = dataset.found or dataset.typed.rstrip("/").rpartition("/")[2]
+        place = dataset.found or dataset.typed.rstrip("/").rpartition("/")[2]
+        setting, _, key = name.partition(".")
+        if setting == "val_sets":
+            config["data"][setting] = {**config["data"][setting], key: place}
+        elif key:
+            # One of several kinds of masks, by its address.
+            weights = config["data"][setting]
+            config["data"][setting] = {place if kind == key else kind: weight for kind, weight in weights.items()}
+        else:
+            config["data"][name] = place
     if "trainplane.threads" in recipe.tags:
         # Not part of the run's identity, but it decides the order of sums, hence the bits.
         config["train"] = {**config["train"], "threads": int(recipe.tags["trainplane.threads"])}
@@ -174,6 +188,20 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
     return commands
 
 
+def _missing_start(recipe: Recipe, context: Context) -> Iterator[str]:
+    """Yields a message where the run began at weights that are gone."""
+    train = recipe.config["train"]
+    if (address := train.get("start_from")) is None:
+        return
+    try:
+        found = load_task(recipe.config["task"]).find_start(address, context)
+    except (ValueError, RunFailed, OSError) as error:
+        yield f"start: {error}"
+        return
+    if found.digest != train["start_from_digest"]:
+        yield f"start: {address} had digest {train['start_from_digest']}, and has {found.digest} now; restore it"
+
+
 def _missing(recipe: Recipe, context: Context) -> Iterator[str]:
     """Yields a message for each missing or changed input."""
     # The digest shows whether a dataset was packed again from other pictures.
@@ -184,6 +212,7 @@ def _missing(recipe: Recipe, context: Context) -> Iterator[str]:
                 f"{PURPOSES.get(name, name)} dataset: {dataset.typed!r} had digest {dataset.digest}{where}, and no "
                 f"dataset in {context.datasets} has it now; pack the same pictures again"
             )
+    yield from _missing_start(recipe, context)
     # Code: the commit, and the changes that were not committed.
     commit = recipe.tags.get("trainplane.commit", "unknown")
     if commit == "unknown":

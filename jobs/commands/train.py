@@ -24,10 +24,14 @@ from trainplane.train.run_page import Typed
 def train(args: argparse.Namespace, context: Context) -> int:
     """Trains a run, and registers its model if asked."""
     config = with_located_masks(load_run_config(args.preset, args.overrides), context)
+    return train_run(args, config, context, Typed(args.preset, tuple(args.overrides), is_shipped(args.preset)))
+
+
+def train_run(args: argparse.Namespace, config: RunConfig, context: Context, typed: Typed) -> int:
+    """Trains a configured run, and reports it."""
     _check_registration(config)
     # The demo's datasets need no step of their own.
     ensure_demo_datasets([config.data.train, config.data.val], context)
-    typed = Typed(args.preset, tuple(args.overrides), is_shipped(args.preset))
     prepared, outcome = run_training(config, context, fresh=args.fresh, typed=typed)
     payload, text = report(prepared, outcome), summary(prepared, outcome)
     payload["page"], page_text = _page(context, prepared.run_id)

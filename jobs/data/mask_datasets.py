@@ -3,11 +3,12 @@
     draw = hole_generator("irregular")                         # a function (height, width, rng) -> bool (height, width)
     draw = hole_generator("s3://bucket/masks-train")           # draws one of the dataset's masks each time
 
-Not here: the holes of held-out pictures (`isnet_task`) and of an evaluation (`jobs.evaluation.pairs`).
+Not here: the holes of held-out pictures (`jobs.data.samples`) and of an evaluation (`jobs.evaluation.pairs`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from multiprocessing.reduction import ForkingPickler
 from typing import Any, TypeVar, cast
 
@@ -18,9 +19,11 @@ from isnet.errors import InputError
 from isnet.mask_files import read_mask
 from isnet.masks import GENERATORS, Generator, Hole, generator
 from jobs.config import ISNetConfig
+from jobs.data.mask_mixture import Masks, shares
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.data.read.fetch import read_samples
 from trainplane.data.types import Sample
 from trainplane.errors import RunFailed, UserError, nearest
@@ -129,10 +132,24 @@ def pin_mask_sets(config: ISNetConfig) -> None:
     """Requires the mask datasets with which the run started."""
     # `locate_masks` put the digests into the configuration when the run started.
     data = config.data
-    for address, digest in ((data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
+    for address, digest in (*digests_of(data.masks, data.masks_digest), (data.val_masks, data.val_masks_digest)):
         # Other masks are refused when they are read; masks of the same digest stay in memory.
         if address is not None and digest is not None and mask_set(address).digest != digest:
             cache_mask_set(MaskSet(address, digest))
+
+
+def digests_of(masks: Masks, digests: str | Mapping[str, str] | None) -> list[tuple[str, str | None]]:
+    """Each kind of `data.masks` with the digest that it must have."""
+    by_kind = digests if isinstance(digests, Mapping) else dict.fromkeys(shares(masks), digests)
+    return [(kind, by_kind.get(kind)) for kind in shares(masks)]
+
+
+def draw_hole(masks: Masks, height: int, width: int, rng: np.random.Generator) -> Hole:
+    """Draws a hole of one of the kinds of `data.masks`."""
+    if isinstance(masks, str):
+        return hole_generator(masks)(height, width, rng)
+    kinds, weights = zip(*shares(masks).items(), strict=True)
+    return hole_generator(kinds[int(rng.choice(len(kinds), p=weights))])(height, width, rng)
 
 
 def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
@@ -144,7 +161,7 @@ def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
     if masks in GENERATORS:
         return masks, None
     try:
-        dataset = Dataset.open(context.dataset(masks))
+        dataset = open_dataset(masks, context)
     except UserError as error:
         raise UserError(
             f"masks {masks!r} are neither a generator{nearest(masks, list(GENERATORS))} "
@@ -182,8 +199,13 @@ def with_located_masks(config: ConfigT, context: Context) -> ConfigT:
     for name in ("train", "val"):
         if (pictures := getattr(config.data, name)) is not None:
             _refuse_masks(f"data.{name}", pictures, context)
-    located: dict[str, str | None] = {}
+    located: dict[str, Any] = {}
     for name in ("masks", "val_masks"):
-        if (masks := getattr(config.data, name)) is not None:
+        masks = getattr(config.data, name)
+        if isinstance(masks, str):
             located[name], located[f"{name}_digest"] = locate_masks(masks, context)
+        elif masks is not None:
+            places = {kind: locate_masks(kind, context) for kind in shares(masks)}
+            located[name] = {places[kind][0]: share for kind, share in shares(masks).items()}
+            located[f"{name}_digest"] = {address: digest for address, digest in places.values() if digest} or None
     return config.model_copy(update={"data": config.data.model_copy(update=located)})

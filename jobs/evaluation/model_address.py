@@ -16,6 +16,8 @@ from trainplane.tracking.find_run import find_run, is_run_id
 
 # Addresses that are complete as they stand.
 _COMPLETE = ("classical:", "author:", "untrained:", "s3://", "/", ".", "~")
+# The small model that ships with the package.
+STARTER = "starter"
 _CHECKPOINT = re.compile(r"(?:.*/)?step-\d+/?")
 _CLASSICAL = ("mean", "telea", "ns", "biharmonic")
 FORMS = (
@@ -27,7 +29,7 @@ FORMS = (
 def complete_address(typed: str, context: Context) -> str:
     """Completes an address to `models:/…` or `runs:/ID`; others stay."""
     server = context.tracking_server
-    if typed.startswith(_COMPLETE) or _CHECKPOINT.fullmatch(typed):
+    if typed == STARTER or typed.startswith(_COMPLETE) or _CHECKPOINT.fullmatch(typed):
         return typed
     if typed.startswith("runs:/"):
         return f"runs:/{find_run(server, typed.removeprefix('runs:/')).info.run_id}"

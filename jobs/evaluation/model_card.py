@@ -167,6 +167,10 @@ def _origin(entry: Mapping[str, Any], run: Mapping[str, Any]) -> str:
     dirty = run["tags"].get("trainplane.dirty")
     if dirty == "true":
         rows["code"] = "had changes that are not in the commit; the run keeps them as a diff"
+    if start := run["tags"].get("trainplane.start_from"):
+        step = run["tags"].get("trainplane.start_step")
+        rows["begun at"] = f"{start}{f', the state of step {step}' if step else ''}"
+        rows["digest of the start"] = run["tags"].get("trainplane.start_digest")
     for dataset in run["datasets"]:
         rows[f"{dataset['context'] or 'data'} set"] = f"{dataset['name']} ({dataset['digest']})"
     return _list(rows)

@@ -1,7 +1,7 @@
 """Opens models by their address.
 
-models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · untrained:PRESET ·
-classical:mean|telea|ns|biharmonic, and short for the first three NAME, NAME@ALIAS, NAME/VERSION, ID
+models:/NAME@ALIAS · models:/NAME/VERSION · runs:/ID · …/step-NNNNNNNN · author:PATH · starter ·
+untrained:PRESET · classical:mean|telea|ns|biharmonic, and short for the first three NAME, NAME@ALIAS, NAME/VERSION, ID
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor
 from isnet.served import TRAINED
 from isnet.weights import load_model
+from jobs import starter
 from jobs.config import load_isnet_config
-from jobs.evaluation.model_address import complete_address
+from jobs.evaluation.model_address import STARTER, complete_address
 from jobs.evaluation.recorded_evaluation import MAX_SIZE
 from jobs.isnet_task import ISNetTask
 from trainplane.cluster.context import Context
@@ -35,9 +36,9 @@ from trainplane.registry.alias_check import audited_version
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import ModelVersion
 from trainplane.storage import open_store
-from trainplane.tracking.run_record import RunRecord
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import check_architecture, restore
+from trainplane.train.start.checkpoint import checkpoints_of_run
 
 
 @dataclass(frozen=True)
@@ -81,17 +82,19 @@ def open_model(address: str, context: Context) -> Model:
     if address.startswith("classical:"):
         return Model(address, classical(address.removeprefix("classical:")))
     if address.startswith("author:"):
-        # The author evaluates at 256 pixels.
-        network = load_author_checkpoint(Path(address.removeprefix("author:")).expanduser())
-        return network_model(address, cast("Generator", network), size=256)
+        # ISNet's author evaluates at 256 pixels.
+        return network_model(address, load_generator(address.removeprefix("author:")), size=256)
     if address.startswith("untrained:"):
         return untrained_model(load_isnet_config(address.removeprefix("untrained:"), []), address)
+    if address == STARTER:
+        size, steps = _trained(starter.FOLDER / TRAINED, address)
+        return network_model(address, load_model(starter.FOLDER), size=size, steps=steps)
     # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
         version = audited_version(context.tracking_server, address, open_store(context.audit))
         return _registered(typed, version, context)
     if address.startswith("runs:/"):
-        return _checkpoint(typed, checkpoints_of_run(address.removeprefix("runs:/"), context))
+        return _checkpoint(typed, checkpoints_of_run(address, context))
     return _checkpoint(typed, address)
 
 
@@ -126,14 +129,6 @@ def _trained(file: Path, address: str) -> tuple[int, int | None]:
             f"{MAX_SIZE} and a whole number; register the checkpoint again"
         )
     return size, steps
-
-
-def checkpoints_of_run(run_id: str, context: Context) -> str:
-    """Address of the checkpoints of an MLflow run."""
-    record = RunRecord(context.tracking_server, run_id)
-    if (folder := record.tags.get("trainplane.checkpoints")) is None:
-        raise UserError(f"run {run_id!r} has no checkpoints; need a run of `{command_line('train', 'PRESET')}`")
-    return str(folder)
 
 
 def _checkpoint(address: str, checkpoint_address: str) -> Model:

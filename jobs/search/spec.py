@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jobs.config import ISNetConfig, run_schema
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
-from jobs.presets import merge, preset_names, preset_tree
+from jobs.presets import SEARCH, merge, preset_names, preset_tree
 from jobs.search.model_cost import COST_METRICS
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
@@ -29,13 +29,14 @@ from trainplane.search.space import Settings, Space, search_key, set_dotted
 from trainplane.task import load_task
 from trainplane.train.run_config import RunConfig
 from trainplane.train.setup import check_fills_batch
+from trainplane.train.start.prepare import located_start
 
 COST_FUNCTION = "jobs.search.model_cost:model_costs"
 # Trials whose complete configuration is built before the search starts.
 CHECKED_TRIALS = 32
 SPACE = "search.space."
 # Trials on other data could not be compared.
-_DATA_SETTINGS = ("data.train", "data.val", "data.val_samples")
+_DATA_SETTINGS = ("data.train", "data.val", "data.val_sets", "data.val_samples")
 # Resources of a trial are counted once, before the start, so that no trial can wait for another.
 _RESOURCE_SETTINGS = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use_gpu")
 
@@ -99,6 +100,11 @@ def _with_space(tree: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any
 
 def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = True) -> Search:
     """Builds and checks a search; starts nothing."""
+    # An alias is resolved once, for all trials.
+    start = located_start(loaded.configure(0, {}, 0), context).train
+    if start.start_from is not None:
+        located = {"start_from": start.start_from, "start_from_digest": start.start_from_digest}
+        loaded = replace(loaded, base=merge(loaded.base, {"train": located}))
     base = loaded.configure(0, {}, 0)
     known_settings = flatten(base.model_dump(mode="json"))
     settings = loaded.file.search
@@ -108,6 +114,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     if settings.algorithm == "pbt":
         _check_population(loaded, base)
     _check_rungs(settings, base)
+    _check_lengths(base)
     if may_pack:
         # Packs the demo's datasets if they are used and missing.
         ensure_demo_datasets([base.data.train, base.data.val], context)
@@ -172,6 +179,8 @@ def _check_name(name: str, known_settings: dict[str, Any]) -> None:
         raise UserError(f"search.space.{name}: trials on other data cannot be compared; leave it out of the space")
     if name in _RESOURCE_SETTINGS:
         raise UserError(f"search.space.{name}: it belongs to the budget of a trial; set it in the base instead")
+    if name.startswith("train.start_"):
+        raise UserError(f"search.space.{name}: all trials begin at one start; set train.start_from in the base instead")
     if name in ("name", "task") or parent == "tracking":
         raise UserError(f"search.space.{name} changes nothing that is trained; leave it out of the space")
 
@@ -210,7 +219,8 @@ def _check_objectives(loaded: LoadedSearch, base: RunConfig) -> None:
             if base.data.val is None:
                 raise UserError(f"search {loaded.file.name!r}: {goal.metric} needs held-out pictures; set data.val=…")
             # A task that does not list its metrics is checked by its first report.
-            if validation is None or goal.metric.removeprefix("val/") in validation:
+            prefixes = ["val/", *(f"val/{name}/" for name in base.data.val_sets)]
+            if validation is None or goal.metric in {prefix + name for prefix in prefixes for name in validation}:
                 continue
         choices = [f"val/{name}" for name in validation or ()] + list(costs)
         raise UserError(
@@ -227,6 +237,16 @@ def _check_rungs(settings: SearchSettings, base: RunConfig) -> None:
             f"search.asha.first={first} and train.steps={base.train.steps}: no trial would ever be stopped early; "
             f"set search.asha.first={max(1, base.train.steps // 9)}, or leave search.asha out"
         )
+
+
+def _check_lengths(base: RunConfig) -> None:
+    """Refuses trials that end by themselves; the search ends them."""
+    for name in ("patience", "max_hours"):
+        if getattr(base.train, name) is not None:
+            raise UserError(
+                f"train.{name}={getattr(base.train, name)} would end trials before the steps where they are compared; "
+                "leave it out, and limit the search with search.budget or search.asha"
+            )
 
 
 def _check_population(loaded: LoadedSearch, base: RunConfig) -> None:

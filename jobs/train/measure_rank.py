@@ -22,6 +22,7 @@ import torch
 import torch.distributed as dist
 
 from jobs.config import ISNetConfig
+from jobs.data.samples import synthetic_batch
 from jobs.isnet_task import ISNetTask
 from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
@@ -30,9 +31,8 @@ from trainplane.tracking.tracker import Recorder
 from trainplane.train import setup
 from trainplane.train.batch_size import BatchSplit, split_batch
 from trainplane.train.config import Cadence
-from trainplane.train.metrics import sum_over_ranks
 from trainplane.train.validation import ValidationSet
-from trainplane.train.world import World
+from trainplane.train.world import World, sum_over_ranks
 
 # Steps before the clock starts: they allocate memory and choose kernels.
 WARM_STEPS = 2
@@ -108,9 +108,7 @@ def _batches(
     if address is not None:
         loader = stack.enter_context(setup.loader_of(Dataset.open(address), config, ISNetTask, world))
         return (batch for _, batch in loader.batches(start=0, stop=WARM_STEPS + MAX_STEPS))
-    size = config.data.size
-    image = torch.randint(0, 256, (split.share, 3, size, size), dtype=torch.uint8)
-    batch = {"image": image, "mask": torch.rand(split.share, 1, size, size) > 0.3}
+    batch = synthetic_batch(split.share, config.data.size, ISNetTask.transform_of(config).extra)
     return iter(lambda: batch, None)
 
 

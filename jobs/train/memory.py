@@ -12,10 +12,10 @@ from dataclasses import dataclass
 import psutil
 import torch
 
-from isnet.gan import GAN
 from isnet.training.memory import Footprint, state_bytes, step_footprint
+from isnet.training.players import Players
 from jobs.config import ISNetConfig
-from jobs.isnet_task import build_gan
+from jobs.train.networks import build_players
 from jobs.train.resources import RanksHere
 from trainplane.train.batch_size import split_batch
 
@@ -67,7 +67,7 @@ def step_bytes(config: ISNetConfig, *, ranks: int, on_gpu: bool = False) -> Foot
     batch = split_batch(global_batch=train.global_batch, ranks=ranks, micro_batch=train.fixed_micro)
     # Gradients are added up in place, so two micro-batches have the same peak as more.
     return step_footprint(
-        _on_meta_device(config),
+        on_meta_device(config),
         size=config.data.size,
         micro_batch=batch.micro_batch,
         accumulation=min(2, batch.accumulation),
@@ -75,13 +75,13 @@ def step_bytes(config: ISNetConfig, *, ranks: int, on_gpu: bool = False) -> Foot
     )
 
 
-def _on_meta_device(config: ISNetConfig) -> GAN:
+def on_meta_device(config: ISNetConfig) -> Players:
     """Builds the networks on torch's device "meta"."""
     # VGG's weights are not read, and nothing is downloaded.
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
     train = config.train.model_copy(update={"compile": False})
     with torch.device("meta"):
-        return build_gan(config.model_copy(update={"loss": loss, "train": train}), torch.device("meta"))
+        return build_players(config.model_copy(update={"loss": loss, "train": train}), torch.device("meta"))
 
 
 def _available(gpu: bool) -> int:
@@ -92,9 +92,9 @@ def _available(gpu: bool) -> int:
 
 def new_state_bytes(config: ISNetConfig) -> int:
     """Bounds a checkpoint's bytes from above, from shapes alone."""
-    gan = _on_meta_device(config)
-    groups = [group for optimizer in gan.optimizers().values() for group in optimizer.param_groups]
+    players = on_meta_device(config)
+    groups = [group for optimizer in players.optimizers().values() for group in optimizer.param_groups]
     # Weights that never get a gradient have no moments, but only a step would show which these are.
     # Two moments of each parameter and Adam's step counter of 4 bytes.
     moments: int = sum(2 * parameter.nbytes + 4 for group in groups for parameter in group["params"])
-    return state_bytes(gan.modules(), {}) + moments
+    return state_bytes(players.modules(), {}) + moments

@@ -21,8 +21,10 @@ from jobs.train.throughput import Rate, check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
+from trainplane.task import load_task
 from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.checkpoint.store import newest_first
@@ -30,6 +32,7 @@ from trainplane.train.estimate import Estimate, EstimateInputs, estimate
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, find_run_dir, holder_of, run_key
 from trainplane.train.setup import check_fills_batch
+from trainplane.train.start.prepare import located_start, prepare_start
 
 
 @dataclass
@@ -75,7 +78,9 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
         return plan
     config = plan.config
     with plan.refusals():
-        plan.config = config = with_located_masks(config, context)
+        plan.config = config = located_start(with_located_masks(config, context), context)
+    with plan.refusals():
+        load_task(config.task).check(config)
     _datasets(plan, config, context)
     if isinstance(config, ISNetConfig):
         _vgg_weights(plan, config)
@@ -116,7 +121,8 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
 
 
 def _datasets(plan: TrainingPlan, config: RunConfig, context: Context) -> None:
-    for name, is_train in ((config.data.train, True), (config.data.val, False)):
+    further = ((name, None) for name in config.data.val_sets.values())
+    for name, is_train in ((config.data.train, True), (config.data.val, False), *further):
         if name is None:
             continue
         with plan.refusals():
@@ -127,11 +133,11 @@ def _datasets(plan: TrainingPlan, config: RunConfig, context: Context) -> None:
                     "installed packages"
                 )
                 continue
-            dataset = Dataset.open(context.dataset(name))
+            dataset = open_dataset(name, context)
             if is_train:
                 plan.train_data = dataset
                 check_fills_batch(config, dataset)
-            else:
+            elif is_train is False:
                 plan.val_data = dataset
     if config.data.val is None:
         # Without held-out pictures there are no metrics to keep the best checkpoints by.
@@ -161,6 +167,9 @@ def _run_dir(plan: TrainingPlan, config: RunConfig, context: Context, *, fresh: 
         newest = next(newest_first(open_store(plan.place.address)), None)
         plan.done = newest.step if newest else 0
         check_resumable(open_store(plan.place.address), config, plan.train_data)
+        if (start := prepare_start(config, context, plan.place, plan.train_data)) is not None:
+            plan.note(f"it {start.report}")
+            plan.done = max(plan.done, start.report.step or 0)
     if plan.place is not None and (holder := holder_of(context.home, plan.place.folder)):
         with plan.refusals():
             raise UserError(

@@ -10,20 +10,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from jobs.cli.progress import Bar
-from jobs.config import ISNetConfig, LossConfig
+from jobs.config import ISNetConfig
 from jobs.train.plan_artifact import PlanRecord
-from jobs.train.resources import ranks_here
-from jobs.train.summary import offline_line, plan_line
+from jobs.train.resources import processor_line, ranks_here
+from jobs.train.summary import offline_line, plan_line, saved_line, start_line
 from jobs.train.throughput import check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
+from trainplane.storage import StorageError, open_store
 from trainplane.task import load_task
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.run_id import is_reserved
 from trainplane.tracking.runs import exit_status
 from trainplane.tracking.tracker import gallery_key
 from trainplane.train import run_page
+from trainplane.train.checkpoint.store import newest_first
 from trainplane.train.errors import Superseded
 from trainplane.train.launch.launch import is_done
 from trainplane.train.launch.launch import train as launch
@@ -74,16 +76,17 @@ def _check_resources(config: RunConfig, context: Context, done: int) -> None:
         check_stall_limit(config.train, rate)
     # Ranks on a cluster may have files that this machine does not have.
     if isinstance(config, ISNetConfig) and not in_ray_job():
-        _check_vgg(config.loss)
+        _check_features(config)
 
 
-def _check_vgg(loss: LossConfig) -> None:
-    """Checks VGG19's weights, downloaded if need be."""
+def _check_features(config: ISNetConfig) -> None:
+    """Checks the perceptual loss's weights, downloaded if need be."""
+    loss = config.loss
     loss.check_files()
     if (loss.perceptual or loss.style) and loss.perceptual_weights != "random":
-        from jobs.isnet_task import build_perceptual
+        from jobs.train.networks import build_perceptual
 
-        build_perceptual(loss)
+        build_perceptual(config)
 
 
 def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
@@ -91,6 +94,10 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     bar = Bar()
     try:
         print(plan_line(prepared), file=sys.stderr)
+        if beginning := start_line(prepared):
+            print(beginning, file=sys.stderr)
+        if not is_done(prepared.job, train.steps) and (line := processor_line(prepared.config)):
+            print(line, file=sys.stderr)
         if prepared.run.offline_reason is not None:
             print(offline_line(prepared), file=sys.stderr)
         else:
@@ -107,6 +114,8 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         raise
     except BaseException as error:
         prepared.end(*exit_status(error))
+        if isinstance(error, KeyboardInterrupt):
+            raise KeyboardInterrupt(saved_line(_saved_step(prepared), train.steps)) from error
         raise
     finally:
         bar.close()
@@ -118,6 +127,15 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         unsent = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
     # Rank 0 may run on another host, whose spool is not counted here.
     return replace(outcome, unsent=max(unsent, outcome.unsent) if distributed else unsent)
+
+
+def _saved_step(prepared: PreparedRun) -> int | None:
+    """Step that the run can go on from; None if its store does not say."""
+    try:
+        newest = next(newest_first(open_store(prepared.run_dir.address)), None)
+    except (StorageError, UserError, OSError):
+        return None
+    return newest.step if newest else 0
 
 
 @dataclass

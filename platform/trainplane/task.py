@@ -6,6 +6,7 @@ Every rank constructs the task from the run's configuration alone. trainplane ca
     sample -> task.transform(...)           # in loader workers: bytes to tensors, randomness from `rng` alone
     task.self_check(micro_batch, ...)       # once, before the first step
     task.step(micro_batches, ...)           # once a global step
+    task.begin_at(...)                      # in a new run that begins at the weights of another one
     task.validate(...)                      # at the validation cadence
     task.export(folder)                     # what is registered and served
 
@@ -25,11 +26,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from trainplane.cluster.context import Context
 from trainplane.data.types import Batch, Sample, Transform
 from trainplane.errors import UserError
 from trainplane.train.guard.policy import Balance
 from trainplane.train.run_config import RunConfig
 from trainplane.train.running_sum import RunningSum
+from trainplane.train.start.weights import StartReport, StartSource, StartWeights, load_weights, report_of
 
 
 class Reducer(Protocol):
@@ -137,6 +140,37 @@ class Task(ABC):
 
         Metrics are those of all ranks. `gallery` has the indices of the samples to return images for.
         """
+
+    @classmethod
+    def check(cls, config: Any) -> None:
+        """Raises `UserError` for settings that do not fit the networks."""
+        return
+
+    @classmethod
+    def find_start(cls, typed: str, context: Context) -> StartSource:
+        """Finds what `train.start_from` names; `UserError` where nothing is."""
+        from trainplane.train.start.checkpoint import find_checkpoint
+
+        return find_checkpoint(typed, context)
+
+    @classmethod
+    def read_start(cls, config: Any, context: Context) -> StartWeights:
+        """Reads what `find_start` found."""
+        from trainplane.train.start.checkpoint import read_networks
+
+        return read_networks(config.train.start_from, config.task)
+
+    @classmethod
+    def plan_start(cls, config: Any, weights: StartWeights) -> StartReport:
+        """Reports what `begin_at` would do; `UserError` if too little fits."""
+        with torch.device("meta"):
+            modules = cls(config, torch.device("meta")).modules()
+        report = report_of(config.train.start_from, weights, modules)
+        return report.checked(strict=config.train.start_from_strict)
+
+    def begin_at(self, weights: StartWeights) -> None:
+        """Loads what fits of a start's weights into the networks."""
+        load_weights(weights, self.modules())
 
     @classmethod
     def measured(cls, config: Any) -> Collection[str] | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from jobs.cli.arg_types import command, count, group, port, whole
+from jobs.cli.arg_types import command, count, group, port, settings, whole
 
 # Of MLflow. A run that was stopped, or asked to stop, is KILLED; FAILED is one that went wrong.
 STATUSES = ("RUNNING", "FINISHED", "FAILED", "KILLED")
@@ -22,6 +22,8 @@ def runs(commands: Any) -> None:
     listing.add_argument("--search", metavar="SEARCH", help="trials of this search only: its name or its run")
     show = command(actions, "show", "commands.runs:show", "settings, metrics and status of a run")
     show.add_argument("run", metavar="RUN", help=_RUN_HELP)
+    compare = command(actions, "compare", "commands.compare:compare", "settings that differ, and metrics side by side")
+    compare.add_argument("runs", nargs="+", metavar="RUN", help=_RUN_HELP)
     reproduce = command(
         actions,
         "reproduce",
@@ -30,6 +32,13 @@ def runs(commands: Any) -> None:
     )
     reproduce.add_argument("run", metavar="RUN", help=_RUN_HELP)
     reproduce.add_argument("-o", "--output", metavar="DIR", help="default reproduce- and the id's first 8 letters")
+    branch = command(
+        actions, "branch", "commands.branch:branch", "a new run from the whole state of a run, with changed settings"
+    )
+    branch.add_argument("run", metavar="RUN", help=_RUN_HELP)
+    branch.add_argument("--step", type=whole, metavar="N", help="checkpoint to begin at, default the newest")
+    branch.add_argument("--fresh", action="store_true", help="start a new run instead of resuming this branch")
+    settings(branch)
     # Repairs after failures of MLflow or of a process.
     sync = command(actions, "sync", "commands.runs:sync", "send the records still spooled on this machine")
     sync.add_argument("--of", metavar="ADDRESS", help="also the records for another tracking address")

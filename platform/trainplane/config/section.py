@@ -15,15 +15,18 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 """Seed of random numbers, within the range that both torch and numpy accept."""
 
 
-def about(*, unit: str = "", also: Sequence[str] = (), related: Sequence[str] = ()) -> dict[str, Any]:
-    """Facts of a setting for its reference and for hints.
+def about(
+    *, unit: str = "", also: Sequence[str] = (), related: Sequence[str] = (), later: bool = False
+) -> dict[str, Any]:
+    """Facts of a setting for its reference, for hints and for digests.
 
     Args:
         unit: unit of its numbers.
         also: names that other programs give to this setting.
         related: names of other programs' settings whose values mean something else, such as epochs for steps.
+        later: the setting is younger than runs that are stored, so its default must leave no trace in digests.
     """
-    return {"unit": unit, "also": list(also), "related": list(related)}
+    return {"unit": unit, "also": list(also), "related": list(related), "later": later}
 
 
 class NoBoolean(ValueError):
@@ -47,6 +50,18 @@ class Section(BaseModel):
             if isinstance(value, bool) and field is not None and not _accepts_bool(field.annotation):
                 raise NoBoolean(name, value)
         return values
+
+
+def without_later_defaults(section: Section) -> dict[str, Any]:
+    """All values as JSON, except later settings at their defaults."""
+    tree = section.model_dump(mode="json")
+    for name, field in type(section).model_fields.items():
+        value, facts = getattr(section, name), field.json_schema_extra
+        if isinstance(facts, dict) and facts.get("later") and value == field.get_default(call_default_factory=True):
+            del tree[name]
+        elif isinstance(value, Section):
+            tree[name] = without_later_defaults(value)
+    return tree
 
 
 def _accepts_bool(annotation: Any) -> bool:

@@ -9,10 +9,11 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Field, NonNegativeFloat, model_validator
 
-from trainplane.config.section import Section, Seed, about
+from trainplane.config.section import Seed, about
 from trainplane.errors import CLI
 from trainplane.train import batch_size
 from trainplane.train.schedule import LrCurve
+from trainplane.train.start.settings import StartConfig
 
 
 def _checked_cadence(text: int | str) -> int | str:
@@ -27,7 +28,7 @@ Every = Annotated[int | str, AfterValidator(_checked_cadence)]
 Workers = Annotated[int, Field(ge=1)]
 
 
-class TrainConfig(Section):
+class TrainConfig(StartConfig):
     """Length, batch, workers, schedule and checkpoints of a run."""
 
     # Length and batch.
@@ -89,20 +90,20 @@ class TrainConfig(Section):
         "auto",
         description="seconds to wait for nodes that a run needs and the cluster lacks; auto: 15 minutes where an "
         "autoscaler can start them, else 0",
-        json_schema_extra=about(unit="s", related=["autoscaler", "pending", "queue"]),
+        json_schema_extra=about(later=True, unit="s", related=["autoscaler", "pending", "queue"]),
     )
     stall_s: float = Field(
         600.0,
         ge=10,
         description="seconds without any movement of the ranks after which the run names the rank that they wait for "
         "and replaces the group",
-        json_schema_extra=about(unit="s"),
+        json_schema_extra=about(later=True, unit="s"),
     )
     collective_timeout_s: float = Field(
         1800.0,
         ge=20,
         description="seconds after which a sum over the ranks fails, longer than train.stall_s",
-        json_schema_extra=about(unit="s", also=["nccl_timeout"]),
+        json_schema_extra=about(later=True, unit="s", also=["nccl_timeout"]),
     )
     # Learning rates by step; the rates themselves are settings of the task.
     lr_schedule: Literal["constant", "linear", "cosine"] = Field(
@@ -161,6 +162,29 @@ class TrainConfig(Section):
         description="steps; the first checkpoint at or after each multiple is never deleted; null: off",
         json_schema_extra=about(unit="steps"),
     )
+    # Gradients.
+    clip_norm: float | None = Field(
+        None,
+        gt=0,
+        description="longest gradient of each network, over all its parameters; longer ones are scaled; null: off",
+        json_schema_extra=about(also=["grad_clip", "max_grad_norm", "clip_grad_norm", "gradient_clip_val"], later=True),
+    )
+    # When a run ends before its last step.
+    max_hours: float | None = Field(
+        None,
+        gt=0,
+        description="hours of training, of all attempts, after which the run saves and ends; null: no limit",
+        json_schema_extra=about(unit="h", also=["max_time", "time_limit"], later=True),
+    )
+    patience: int | None = Field(
+        None,
+        ge=1,
+        description="validations in a row without a better train.best_metric after which the run saves and ends; "
+        "null: off",
+        json_schema_extra=about(
+            unit="validations", also=["early_stopping_patience"], related=["early_stopping"], later=True
+        ),
+    )
     # Validation and records.
     validate_every: Every = Field(
         1000,
@@ -210,11 +234,12 @@ class TrainConfig(Section):
 
     @model_validator(mode="after")
     def _check_best_metric(self) -> TrainConfig:
-        if self.keep_best and self.best_metric is None:
-            raise ValueError(
-                f"train.keep_best={self.keep_best} and train.best_metric is not set; name a metric of validation, "
-                "such as train.best_metric=val/psnr, and train.best_mode=min where less is better"
-            )
+        for name in ("keep_best", "patience"):
+            if (value := getattr(self, name)) and self.best_metric is None:
+                raise ValueError(
+                    f"train.{name}={value} and train.best_metric is not set; name a metric of validation, "
+                    "such as train.best_metric=val/psnr, and train.best_mode=min where less is better"
+                )
         return self
 
     @model_validator(mode="after")

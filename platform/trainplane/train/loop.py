@@ -31,20 +31,21 @@ from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newe
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.damage_log import DamageLog
 from trainplane.train.dashboard import Dashboard
+from trainplane.train.ending import Ending
 from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
 from trainplane.train.launch.wait_log import report_waits, waits_told
-from trainplane.train.metrics import sum_over_ranks
 from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
 from trainplane.train.spec import NullProgress, Outcome, Progress, Report, TrainJob, keep_going
+from trainplane.train.start.prepare import begin_at_start
 from trainplane.train.timing import PhaseTimer
 from trainplane.train.triggers import FlagExchange, Triggers
-from trainplane.train.validation import ValidationSet
-from trainplane.train.world import World
+from trainplane.train.validation import ValidationSets
+from trainplane.train.world import World, sum_over_ranks
 
 
 def run(
@@ -131,11 +132,13 @@ class _Trainer:
         steps, world, clock, task = self._steps, self.world, self.clock, self.task
         # Resume; validate before the first step, and where there is nothing left to train.
         first = done = self._restore(amended)
-        held_out = ValidationSet(self.job.val_data, self.config, world, expected_digest=self.job.val_digest)
-        metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or done >= steps else {}
+        held_out = ValidationSets(self.job, self.config, world)
+        going = done < steps and not self.ending.reason
+        metrics = held_out.measure(task, self.tracker, done=done) if done == 0 or not going else {}
         self.dashboard.log(done, metrics)
         if done == 0:
             check_metric(self.writer.rules, metrics)
+            self.ending.validated(done, metrics)
         triggers = Triggers(
             self.config.train,
             world=world,
@@ -143,9 +146,10 @@ class _Trainer:
             flags=flags,
             interrupted=interrupted,
             last=steps,
+            is_out_of_time=lambda: self.ending.is_due,
         )
         batches = self.loader.batches(start=done, stop=steps)
-        going, started = done < steps, time.monotonic()
+        started = time.monotonic()
         if metrics:
             going = self._report(done, metrics, report) and going
 
@@ -181,8 +185,11 @@ class _Trainer:
                 with clock.phase("validate"):
                     metrics = held_out.measure(task, self.tracker, done=done)
                     self.dashboard.log(done, metrics)
+                    self.ending.validated(done, metrics)
                     going = self._report(done, metrics, report)
-            going = going and done < steps
+            if due.out_of_time:
+                self.ending.out_of_time()
+            going = going and done < steps and not self.ending.reason
 
             # Checkpoint: copied here, stored by a background thread.
             if not going or due.halt or due.checkpoint:
@@ -193,6 +200,8 @@ class _Trainer:
                 raise KeyboardInterrupt
 
         flags.wait()
+        if self.ending.reason and done < steps:
+            self._emit(done, f"ends at step {done} of {steps}: {self.ending.reason}")
         return self._finish(done, first, metrics, started)
 
     @property
@@ -215,22 +224,19 @@ class _Trainer:
         step = loaded.checkpoint.step if loaded else 0
         # The loop's own state, from the checkpoint's `meta`.
         guard_state, micro_batch = GuardState(), self.job.micro_batch
+        self.ending = Ending(self.config.train, loaded.meta.get("ending") if loaded else None)
         self.damage.begin_attempt(loaded.meta.get("damage", ()) if loaded else ())
         if loaded is not None:
             self.writer.resume_from(loaded.checkpoint)
             guard_state = GuardState.from_json(loaded.meta["guard"])
             micro_batch = micro_batch or loaded.meta["micro_batch"]
-            self._set_threads(loaded.meta.get("threads"))
-        # The record continues at the same step.
-        self.tracker.set_tags({"trainplane.threads": str(torch.get_num_threads())})
+            setup.restore_threads(self.config, loaded.meta.get("threads"))
+        self.tracker.set_tags({**setup.task_tags(self.task), "trainplane.threads": str(torch.get_num_threads())})
         self.tracker.resume_from(step, loaded.unsent if loaded else b"")
         self.tracker.monitor(self._counters, self.other_nodes)
-        # A fixed micro-batch wins over one that an earlier attempt found.
-        if self.config.train.micro_batch != "auto":
-            micro_batch = self.config.train.micro_batch
-        self.split = split_batch(
-            global_batch=self.config.train.global_batch, ranks=self.world.size, micro_batch=micro_batch
-        )
+        train = self.config.train
+        micro_batch = micro_batch if train.micro_batch == "auto" else train.micro_batch
+        self.split = split_batch(global_batch=train.global_batch, ranks=self.world.size, micro_batch=micro_batch)
         self.guard = GuardMonitor(
             self.config.guard,
             self.task,
@@ -240,17 +246,13 @@ class _Trainer:
             self._dump_batch,
             self._last_good,
             guard_state.with_amendments_of(amended, step=step) if amended else guard_state,
+            self.config.train.clip_norm,
         )
-        # Say which newer checkpoints could not be read.
         for damaged in loaded.damaged if loaded else ():
             self._emit(step, f"{damaged}; resumed at step {step}")
+        if loaded is None and self.config.train.start_from is not None:
+            self._emit(0, begin_at_start(self.task, self.writer.store, self.config))
         return step
-
-    def _set_threads(self, threads: int | None) -> None:
-        # Restores the number of threads that the run started with. It decides how torch splits sums, and so their last
-        # bits.
-        if threads and not self.config.train.threads:
-            torch.set_num_threads(threads)
 
     def _counters(self) -> dict[str, float]:
         """Growing counters for the system metrics, which show their rates."""
@@ -324,6 +326,7 @@ class _Trainer:
             "order_hash": self.loader.order_hash,
             "guard": self.guard.to_json(),
             "damage": self.damage.to_json(),
+            "ending": self.ending.to_json(),
             "micro_batch": self.split.micro_batch,
             "threads": torch.get_num_threads(),
         }
@@ -374,20 +377,16 @@ class _Trainer:
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None
             self.commit()
-        # The wall time includes the wait for the last checkpoint, as the phase `checkpoint` does.
+        # Time by phase, and the speed of this attempt. Both include the wait for the last checkpoint.
         wall_s = time.monotonic() - started
-        # Time by phase, and the speed of this attempt.
-        parts = {f"step/{name}": seconds for name, seconds in self.task.timings().items()}
-        seconds = {**self.clock.seconds, **parts, "wall": wall_s}
-        samples = (done - first) * self.config.train.global_batch
-        rate = samples / wall_s if samples else 0.0
+        seconds = self.clock.with_parts(self.task.timings(), wall_s)
+        rate = (done - first) * self.config.train.global_batch / wall_s
         if done > first:
-            self.tracker.log_metrics(
-                done, {f"time/{name}_s": value for name, value in seconds.items()} | {"time/pictures_per_s": rate}
-            )
+            times = {f"time/{name}_s": value for name, value in seconds.items()}
+            self.tracker.log_metrics(done, {**times, "time/pictures_per_s": rate})
         # Flush the record; what the server does not take now stays in the spool.
         return Outcome(
-            status="finished" if done >= self._steps else "stopped",
+            status="finished" if done >= self._steps or self.ending.reason else "stopped",
             step=done,
             metrics=metrics,
             checkpoint=f"{self.writer.store.address}/{last.key}" if last else "",

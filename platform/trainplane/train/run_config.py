@@ -7,13 +7,14 @@ A task extends `RunConfig` with its own sections (`model`, `loss`), so every nam
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from trainplane.config.canonical import canonical_json
-from trainplane.config.section import ModelName, Section, about
+from trainplane.config.section import ModelName, Section, about, without_later_defaults
 from trainplane.data.read.cache_dir import CacheConfig
 from trainplane.train.config import TrainConfig
 from trainplane.train.guard.policy import GuardConfig
@@ -32,6 +33,11 @@ class DataConfig(Section):
         None,
         description="held-out dataset; null: no validation",
         json_schema_extra=about(also=["validation", "valid", "eval", "val_data", "test"]),
+    )
+    val_sets: dict[str, str] = Field(
+        {},
+        description="further held-out datasets by a name of yours; their metrics are val/NAME/…",
+        json_schema_extra=about(also=["val_datasets", "eval_sets"], later=True),
     )
     val_samples: int = Field(
         256, ge=1, description="held-out samples measured at each validation", json_schema_extra=about(unit="samples")
@@ -79,6 +85,27 @@ class DataConfig(Section):
             )
         return folder
 
+    @field_validator("val_sets")
+    @classmethod
+    def _names_fit_metrics(cls, sets: dict[str, str]) -> dict[str, str]:
+        for name in sets:
+            if not re.fullmatch(r"[a-z0-9][a-z0-9_-]{0,30}", name):
+                raise ValueError(
+                    f"data.val_sets has the name {name!r}, which is part of metrics' names; give it up to 31 lower "
+                    "case letters, digits, - and _"
+                )
+        return sets
+
+    @model_validator(mode="after")
+    def _further_sets_have_a_first(self) -> DataConfig:
+        if self.val_sets and self.val is None:
+            name, address = next(iter(self.val_sets.items()))
+            raise ValueError(
+                f"data.val_sets.{name}={address} is a further held-out dataset, and data.val, the first one, is not "
+                f"set; set data.val={address}"
+            )
+        return self
+
     @property
     def cache(self) -> CacheConfig | None:
         """Folder and size of each host's cache."""
@@ -121,12 +148,7 @@ class RunConfig(Section):
 
     def digest(self) -> str:
         """sha256 over the canonical JSON of every value."""
-        tree = self.model_dump(mode="json")
-        # Runs from before these settings existed keep their digests.
-        for name in ADDED_LATER:
-            if tree["train"][name] == type(self.train).model_fields[name].default:
-                del tree["train"][name]
-        return hashlib.sha256(canonical_json(tree)).hexdigest()
+        return hashlib.sha256(canonical_json(without_later_defaults(self))).hexdigest()
 
     def identity(self) -> dict[str, Any]:
         """Settings that decide the trained weights.
@@ -137,7 +159,7 @@ class RunConfig(Section):
         """
         # Replace the schedule's settings by their resolved values. A flat schedule leaves no trace, so runs from before
         # schedules existed keep their keys.
-        tree = self._identity_part(self.model_dump(mode="json"))
+        tree = self._identity_part(without_later_defaults(self))
         for name in SCHEDULE:
             del tree["train"][name]
         schedule = self.train.schedule
@@ -157,7 +179,17 @@ class RunConfig(Section):
 
 # Section -> settings that are no part of a run's identity; an empty tuple means the whole section.
 NOT_IDENTITY: dict[str, tuple[str, ...]] = {
-    "data": ("train", "val", "val_samples", "damage_budget", "loader_workers", "prefetch", "cache_dir", "cache_bytes"),
+    "data": (
+        "train",
+        "val",
+        "val_sets",
+        "val_samples",
+        "damage_budget",
+        "loader_workers",
+        "prefetch",
+        "cache_dir",
+        "cache_bytes",
+    ),
     "train": (
         "steps",
         "workers",
@@ -177,13 +209,15 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "price_per_hour",
         "validate_every",
         "log_every",
+        # The start's digest is part of the identity, not where it was read.
+        "start_from",
+        "start_from_strict",
+        "max_hours",
+        "patience",
     ),
     "guard": ("saved_batches",),
     "tracking": (),
 }
-
-# Settings of section `train` that leave no trace in the digest at their default values.
-ADDED_LATER = ("wait_for_nodes", "stall_s", "collective_timeout_s")
 
 # Settings of section `train` that the identity holds as `rates`, resolved by `TrainConfig.schedule`.
 SCHEDULE = ("lr_schedule", "lr_warmup", "lr_decay_from", "lr_decay_until", "lr_end")

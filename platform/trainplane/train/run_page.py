@@ -15,11 +15,12 @@ from trainplane.markdown import code_span
 from trainplane.tracking.pages import artifact_link
 from trainplane.tracking.tracker import newest_image
 from trainplane.train.run_config import RunConfig, is_identity_setting
+from trainplane.train.start.weights import StartReport
 
 # MLflow's pages do not wrap a name, and a gallery's picture is as wide as the name above it.
 _NAME_CHARACTERS = 50
 # They are no part of a run's identity, and a run is known by them.
-_TOLD = ("data.train", "data.val", "train.steps")
+_TOLD = ("data.train", "data.val", "train.steps", "train.start_from")
 # The parameter, and tag, with what was typed.
 TYPED = "typed"
 _LEGEND = """| curves | |
@@ -36,23 +37,35 @@ _LEGEND = """| curves | |
 class Typed:
     """Words that were typed to start a run."""
 
-    preset: str  # Name or file, with layers
+    preset: str  # Name or file, with layers; of a branch, the run
     overrides: tuple[str, ...] = ()  # `section.name=value`
     # True where the preset's name says all of its settings, so that they need not be parameters.
     is_shipped: bool = False
+    command: tuple[str, ...] = ("train",)  # Words before the preset
+    options: tuple[str, ...] = ()  # Words behind it that are no settings
 
     def __str__(self) -> str:
-        return " ".join((self.preset, *self.overrides))
+        before = () if self.command == ("train",) else self.command
+        return " ".join((*before, self.preset, *self.options, *self.overrides))
+
+    @property
+    def line(self) -> str:
+        """The whole command line."""
+        return command_line(*self.command, self.preset, *self.options, *self.overrides)
 
 
 def run_name(typed: Typed, now: datetime | None = None) -> str:
     """Name of a new run: preset, differences, date (UTC)."""
     # Of files and folders the last part says which one it is.
     settings = (override.partition("=") for override in _telling(typed.overrides))
-    text = " ".join([_last_part(typed.preset), *(f"{name}={_last_part(value)}" for name, _, value in settings)])
+    preset, words = _last_part(typed.preset), [f"{name}={_last_part(value)}" for name, _, value in settings]
+    text = " ".join([preset, *words])
+    # Runs that are compared differ in what was typed last, so that stays.
+    while len(text) > _NAME_CHARACTERS and len(words) > 1:
+        words = words[1:]
+        text = " ".join([preset, "…", *words])
     if len(text) > _NAME_CHARACTERS:
-        beginning = text[: _NAME_CHARACTERS - 2]
-        text = (beginning.rpartition(" ")[0] or beginning) + " …"
+        text = text[: _NAME_CHARACTERS - 1] + "…"
     return f"{text}, {(now or datetime.now(UTC)):%Y-%m-%d}"
 
 
@@ -83,14 +96,18 @@ def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]
     return settings if typed is None else {TYPED: str(typed), **settings}
 
 
-def description(config: RunConfig, train: Dataset, val: Dataset | None, typed: Typed | None) -> str:
+def description(
+    config: RunConfig, train: Dataset, val: Dataset | None, typed: Typed | None, *, start: StartReport | None = None
+) -> str:
     """Markdown at the top of a run's page."""
+    beginning = f" It {code_span(str(start))}." if start is not None else ""
     held_out = f", measured on {val.num_samples} of {code_span(val.name)}" if val else ""
-    command = f"{code_span(command_line('train', typed.preset, *typed.overrides))}\n\n" if typed else ""
+    command = f"{code_span(typed.line)}\n\n" if typed else ""
     return (
         f"{command}**{config.train.steps} steps of {config.train.global_batch} samples** of {code_span(train.name)} "
-        f"({train.num_samples} samples){held_out}. `config.json` has all settings, `lineage.json` names code and "
-        f"machine, `{command_line('runs', 'reproduce', 'RUN')}` prints the commands to run it again.\n\n{_LEGEND}"
+        f"({train.num_samples} samples){held_out}.{beginning} `config.json` has all settings, `lineage.json` names "
+        f"code and machine, `{command_line('runs', 'reproduce', 'RUN')}` prints the commands to run it again."
+        f"\n\n{_LEGEND}"
     )
 
 

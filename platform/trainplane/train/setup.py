@@ -21,6 +21,7 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.errors import CLI, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.task import Task, load_task
@@ -39,6 +40,8 @@ from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, exclusive, find_run_dir, register_run_dir, run_key
 from trainplane.train.run_page import Typed
 from trainplane.train.spec import TrackingTarget, TrainJob
+from trainplane.train.start.prepare import PreparedStart, located_start, prepare_start, run_with_another_start
+from trainplane.train.start.weights import StartReport
 from trainplane.train.world import World
 
 logger = logging.getLogger(__name__)
@@ -56,6 +59,8 @@ class PreparedRun:
     val_digest: str | None
     description: str  # Text at the top of the run's page
     done: int  # steps of the newest checkpoint, 0 without one
+    start: StartReport | None = None  # Where a new run begins, if not at fresh weights
+    instead_of: str = ""  # A run that differs in its start only, and is not this one
 
     @property
     def run_id(self) -> str:
@@ -111,12 +116,15 @@ def prepared_run(
         may_start: Called with the steps done before anything is written; raises to refuse the start.
     """
     # Datasets, and checks that need no store of checkpoints.
-    train_data = Dataset.open(context.dataset(config.data.train))
-    val_data = Dataset.open(context.dataset(config.data.val)) if config.data.val else None
+    train_data = open_dataset(config.data.train, context)
+    val_data = open_dataset(config.data.val, context) if config.data.val else None
+    val_sets = {name: open_dataset(typed, context) for name, typed in config.data.val_sets.items()}
     check_fills_batch(config, train_data)
     _check_best(config)
+    load_task(config.task).check(config)
     val_digest = val_data.digest if val_data else None
-    # Identity and folder of the run.
+    # Identity and folder of the run. Where it begins is part of its identity.
+    config = located_start(config, context)
     key = run_key(config, train_data.digest, val_digest)
     try:
         run_dir = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
@@ -129,19 +137,28 @@ def prepared_run(
     with exclusive(context.home, run_dir.folder, doing=f"training {run_dir.folder}"):
         done = check_resumable(open_store(run_dir.address), config, train_data)
         may_start(done)
+        start = prepare_start(config, context, run_dir, train_data)
+        others = (config, context, train_data.digest, val_digest)
+        instead_of = run_with_another_start(*others) if start is not None and done == 0 else ""
         register_run_dir(run_dir, config)
+        if start is not None:
+            start.write()
+            done = max(done, start.report.step or 0)
         # MLflow run. A trial is a child of its search, and never the same run as one that a user started.
         mlflow_key = record_key or (run_dir.key if parent_run_id is None else f"{parent_run_id}.{run_dir.key}")
+        set_tags = {f"trainplane.dataset.validation.{name}": dataset.digest for name, dataset in val_sets.items()}
         run_spec = RunSpec(
             config.tracking.experiment,
             run_key=mlflow_key,
             run_name=run_name or (run_page.run_name(typed) if typed else run_dir.folder),
             parent_run_id=parent_run_id,
             artifact_root=context.artifacts,
-            tags={**_tags(config, run_dir, train_data, val_data, typed), **(tags or {})},
+            tags={**_tags(config, run_dir, train_data, val_data, typed, start), **set_tags, **(tags or {})},
         )
         spool = context.home / "spool" / run_spec.reserved_id
-        facts = _facts(config, {"training": train_data, "validation": val_data}, typed, explored)
+        further = {f"validation.{name}": dataset for name, dataset in val_sets.items()}
+        datasets = {"training": train_data, "validation": val_data, **further}
+        facts = _facts(config, datasets, typed, explored, start)
         run = start_run(context.tracking_server, run_spec, facts, spool=spool, require=config.tracking.require)
         if not run.resumed and run.offline_reason is None:
             _write_view(config, context.tracking_server, run.run_id)
@@ -156,10 +173,12 @@ def prepared_run(
             ),
             train_digest=train_data.digest,
             val_digest=val_digest,
+            val_sets={name: (dataset.address, dataset.digest) for name, dataset in val_sets.items()},
         )
         with hold_lease(context.tracking_server, run.run_id, home=context.home, spool=spool):
             text = run_spec.tags["mlflow.note.content"]
-            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest, text, done)
+            report = start.report if start is not None else None
+            yield PreparedRun(config, job, run_dir, run, train_data.digest, val_digest, text, done, report, instead_of)
 
 
 def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
@@ -174,7 +193,12 @@ def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
 
 
 def _tags(
-    config: RunConfig, run_dir: RunDir, train_data: Dataset, val_data: Dataset | None, typed: Typed | None
+    config: RunConfig,
+    run_dir: RunDir,
+    train_data: Dataset,
+    val_data: Dataset | None,
+    typed: Typed | None,
+    start: PreparedStart | None,
 ) -> dict[str, str]:
     """Tags of the MLflow run: digests, addresses, code and user."""
     # Tags of the held-out dataset, if there is one.
@@ -189,15 +213,28 @@ def _tags(
         **val_tags,
         "mlflow.user": lineage.user(),
         "mlflow.source.name": f"{CLI} train",
-        "mlflow.note.content": run_page.description(config, train_data, val_data, typed),
+        "mlflow.note.content": run_page.description(
+            config, train_data, val_data, typed, start=start.report if start is not None else None
+        ),
         **({"trainplane.typed": str(typed)} if typed else {}),
+        **(_start_tags(start.report) if start is not None else {}),
         **lineage.code_tags(),
         **lineage.job_tags(),
     }
 
 
+def _start_tags(start: StartReport) -> dict[str, str]:
+    """Tags that name the parent of a run."""
+    step = {} if start.step is None else {"trainplane.start_step": str(start.step)}
+    return {"trainplane.start_from": start.address, "trainplane.start_digest": start.digest, **step}
+
+
 def _facts(
-    config: RunConfig, datasets: Mapping[str, Dataset | None], typed: Typed | None, explored: Collection[str]
+    config: RunConfig,
+    datasets: Mapping[str, Dataset | None],
+    typed: Typed | None,
+    explored: Collection[str],
+    start: PreparedStart | None,
 ) -> RunMetadata:
     # Settings and lineage, recorded once a run. MLflow's parameters can never change, and neither can the identity of a
     # run.
@@ -209,6 +246,8 @@ def _facts(
     }
     if diff := lineage.code_diff():
         texts["code.diff"] = diff
+    if start is not None:
+        texts["start.json"] = _json(start.report.to_json())
     inputs = {
         purpose: lineage.dataset_input(name=dataset.name, digest=dataset.digest, address=dataset.address)
         for purpose, dataset in datasets.items()
@@ -227,7 +266,8 @@ def _check_best(config: RunConfig) -> None:
     # checked at the first validation.
     names = load_task(config.task).measured(config) if config.data.val else []
     if names is not None:
-        check_metric(RetentionRules.of(config.train), [f"val/{name}" for name in names])
+        prefixes = ["val/", *(f"val/{name}/" for name in config.data.val_sets)]
+        check_metric(RetentionRules.of(config.train), [f"{prefix}{name}" for prefix in prefixes for name in names])
 
 
 def check_fills_batch(config: RunConfig, dataset: Dataset) -> None:
@@ -252,6 +292,13 @@ def device_of(config: RunConfig) -> torch.device:
     return torch.device("cuda" if wants and torch.cuda.is_available() else "cpu")
 
 
+def restore_threads(config: RunConfig, threads: int | None) -> None:
+    """Sets torch's threads to those that the run started with."""
+    # It decides how torch splits sums, and so their last bits.
+    if threads and not config.train.threads:
+        torch.set_num_threads(threads)
+
+
 def loader_of(dataset: Dataset, config: RunConfig, task_class: type[Task], world: World) -> Loader:
     """Returns this rank's loader of training batches."""
     return Loader(
@@ -266,6 +313,11 @@ def loader_of(dataset: Dataset, config: RunConfig, task_class: type[Task], world
         on_damage=config.data.on_damage,
         damage_budget=config.data.damage_budget,
     )
+
+
+def task_tags(task: Task) -> dict[str, str]:
+    """Tags of what a task says about itself."""
+    return {f"trainplane.task.{name}": str(value) for name, value in task.describe().items()}
 
 
 def tracker_of(job: TrainJob, world: World) -> Recorder:

@@ -30,6 +30,10 @@ class PhaseTimer:
         finally:
             self.seconds[name] += time.monotonic() - started
 
+    def with_parts(self, step_parts: Mapping[str, float], wall_s: float) -> dict[str, float]:
+        """Seconds by phase, parts of the step, and wall time."""
+        return {**self.seconds, **{f"step/{name}": s for name, s in step_parts.items()}, "wall": wall_s}
+
 
 # Phase -> (share of the wall time from which it is worth changing something, what to change first).
 _REMEDIES = {

@@ -7,7 +7,7 @@ backward pass, so a resumed run would add in another order and end on other bits
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -63,7 +63,7 @@ class World:
                 offset += tensor.numel()
 
     def start_sum(self, total: int) -> RunningSum:
-        """Begins a sum of `total` elements that are complete one by one."""
+        """Begins a sum of `total` elements, added in groups."""
         return RunningSum(rank=self.rank, size=self.size, total=total)
 
     def agree(self, value: int, device: torch.device) -> int:
@@ -146,3 +146,14 @@ def _pieces(sizes: Sequence[int], limit: int) -> Iterator[list[Part]]:
 def _offsets(parts: Sequence[Part]) -> list[int]:
     """Byte of the piece at which each part begins."""
     return [0, *itertools.accumulate(stop - start for _, start, stop in parts)][:-1]
+
+
+def sum_over_ranks(shares: Mapping[str, Tensor], world: World) -> dict[str, float]:
+    """Sums 0-dim shares of each metric; waits for the device."""
+    if not shares:
+        return {}
+    # Sorted, so that all ranks stack the same metrics in the same order.
+    names = sorted(shares)
+    total = torch.stack([shares[name].detach().double() for name in names])
+    world.sum_([total])
+    return dict(zip(names, total.tolist(), strict=True))

@@ -72,10 +72,10 @@ def steps_to_keep(
 
 def check_metric(rules: RetentionRules, measured: Collection[str]) -> None:
     """Raises `UserError` where `rules.metric` is not measured."""
-    if not rules.best or rules.metric in measured:
+    if rules.metric is None or rules.metric in measured:
         return
     if not measured:
-        raise UserError(f"train.keep_best={rules.best} needs held-out samples to compare by; set data.val=…")
+        raise UserError(f"train.best_metric={rules.metric} needs held-out samples to compare by; set data.val=…")
     raise UserError(
         f"train.best_metric={rules.metric!r} is not measured by validation{nearest(str(rules.metric), list(measured))}"
     )

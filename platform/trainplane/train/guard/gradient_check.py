@@ -1,9 +1,9 @@
 """Checks gradient norms of every step and blocks bad steps.
 
 Each optimiser gets a hook before its step. The first hook of a step, after the sum over ranks, measures one norm per
-player. Where one is not finite or above its limit, all optimisers leave weights, moments and step counts as they are.
-The device decides, so nothing waits; observations are read when metrics are recorded. Gradients are equal on all ranks,
-so all ranks block alike.
+player, and shortens gradients beyond `train.clip_norm`. Where one is not finite or above its limit, all optimisers
+leave weights, moments and step counts as they are. The device decides, so nothing waits; observations are read when
+metrics are recorded. Gradients are equal on all ranks, so all ranks block and shorten alike.
 """
 
 from __future__ import annotations
@@ -23,8 +23,9 @@ from trainplane.train.world import World
 class GradientCheck:
     """Checks one task's optimisers between `start` and `finish`."""
 
-    def __init__(self, task: Task, *, world: World) -> None:
+    def __init__(self, task: Task, *, world: World, clip_norm: float | None = None) -> None:
         self._world = world
+        self._clip_norm = clip_norm
         self._device = task.device
         self._optimizers = task.optimizers()
         self._players = sorted(self._optimizers)
@@ -76,11 +77,20 @@ class GradientCheck:
         # Flag on the device: a norm is bad. Bad means not finite, or above its limit.
         return ~(norms.isfinite() & (norms <= self._limits)).all()
 
+    def _clip(self, norms: Tensor, longest: float) -> None:
+        # On the device, so nothing waits. Gradients are sums over ranks, so all ranks scale alike.
+        factors = (longest / norms).clamp(max=1.0)
+        for player, factor in zip(self._players, factors, strict=True):
+            if gradients := _gradients(self._optimizers[player]):
+                torch._foreach_mul_(gradients, factor)
+
     def _before_step(self, optimizer: torch.optim.Optimizer, args: Any, kwargs: Any) -> None:
         # The first hook of the step measures all players.
         if self._norms is None:
             norms = [_norm(_gradients(self._optimizers[player]), self._device) for player in self._players]
             self._norms = torch.stack(norms)
+            if self._clip_norm is not None:
+                self._clip(self._norms, self._clip_norm)
         blocked = self._blocks(self._norms)
         if optimizer.defaults.get("fused") and isinstance(optimizer, torch.optim.Adam):
             # torch's own switch for loss scaling: fused Adam reads it on the device and then changes nothing. (Fused

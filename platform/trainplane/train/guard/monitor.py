@@ -48,9 +48,10 @@ class GuardMonitor:
     dump: Callable[[Observation], str]  # Stores the batch of a faulty step and returns a message
     last_good: Callable[[], int]  # Returns the step of the newest checkpoint; called on rank 0
     state: GuardState
+    clip_norm: float | None = None  # Longest gradient of each player; None: no limit
 
     def __post_init__(self) -> None:
-        self._check = GradientCheck(self.task, world=self.world)
+        self._check = GradientCheck(self.task, world=self.world, clip_norm=self.clip_norm)
         self._bounds = policy.merge_bounds(self.config, self.task.balance())
         self._check.set_limits(policy.norm_limits(self.config, self.state))
 

@@ -1,0 +1,1 @@
+"""Begins a run at weights or the state of another."""
