@@ -37,11 +37,13 @@ def check_headers(headers: Mapping[str, str]) -> None:
         raise NotS3("a web page")
 
 
-def check_object_headers(headers: Mapping[str, str]) -> None:
-    """Raises `NotS3` where a GET's answer is no object."""
+def check_object_headers(status: int, headers: Mapping[str, str]) -> None:
+    """Raises `NotS3` where a GET's answer is no object, or no part of one."""
     check_headers(headers)
     if not headers.get("etag"):
         raise NotS3("an answer without ETag")
+    if (status == 206) != ("content-range" in headers):
+        raise NotS3("an answer that is and is not a part of an object")
 
 
 def check_answer(operation: str, status: int, headers: Mapping[str, str], answer: Mapping[str, Any]) -> None:

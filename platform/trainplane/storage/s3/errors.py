@@ -102,6 +102,10 @@ _BY_CODE = {
     "InvalidRange": Reaction.PAST_END,
     "NotImplemented": Reaction.NOT_IMPLEMENTED,
 }
+# Statuses without which an answer does not say this, whatever its body says.
+_STATUS_OF = {Reaction.NOT_FOUND: 404, Reaction.NO_BUCKET: 404, Reaction.PRECONDITION: 412, Reaction.PAST_END: 416}
+# boto3 gives the status 500 to an upload's error that came with status 200.
+_OF_UPLOADS = {"PreconditionFailed", "NoSuchUpload"}
 # HEAD answers carry no code, only a status.
 _BY_STATUS = {
     400: Reaction.FATAL,
@@ -127,7 +131,9 @@ def classify(error: Exception) -> Reaction:
         if code == "400":
             return Reaction.RENEW_SESSION
         if code in _BY_CODE:
-            return _BY_CODE[code]
+            kind = _BY_CODE[code]
+            is_said = status in (0, _STATUS_OF.get(kind, status)) or (status == 500 and code in _OF_UPLOADS)
+            return kind if is_said else Reaction.RETRY
         return _BY_STATUS.get(status, Reaction.RETRY if status >= 500 else Reaction.FATAL)
     if isinstance(error, _CREDENTIAL_ERRORS):
         return Reaction.NO_CREDENTIALS

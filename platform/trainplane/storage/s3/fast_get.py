@@ -105,8 +105,8 @@ DIRECT_CLIENTS: WeakKeyDictionary[Any, DirectClient] = WeakKeyDictionary()
 """Direct client beside each boto3 client."""
 
 
-def get_range(client: Any, bucket: str, name: str, headers: Mapping[str, str]) -> tuple[Mapping[str, str], Any]:
-    """Reads the headers and body of an object's range.
+def get_range(client: Any, bucket: str, name: str, headers: Mapping[str, str]) -> tuple[int, Mapping[str, str], Any]:
+    """Reads the status, headers and body of an object's range.
 
     Header names are in small letters. The body is a context manager with `read1` and `readinto`. `headers` of the
     request: Range, and If-Match where there is a condition. Raises `ClientError` with the store's code and status, as
@@ -117,7 +117,7 @@ def get_range(client: Any, bucket: str, name: str, headers: Mapping[str, str]) -
     if response is None:
         return _get_with_boto3(client, bucket, name, headers)
     if response.status in (200, 206):
-        return response.headers, response
+        return response.status, response.headers, response
     # An error: boto3 repeats what it may handle better; the others are raised as boto3 would.
     with response:
         if response.status < 500:
@@ -152,11 +152,14 @@ class _Boto3Body:
         return len(data)
 
 
-def _get_with_boto3(client: Any, bucket: str, name: str, headers: Mapping[str, str]) -> tuple[Mapping[str, str], Any]:
+def _get_with_boto3(
+    client: Any, bucket: str, name: str, headers: Mapping[str, str]
+) -> tuple[int, Mapping[str, str], Any]:
     # boto3 names the same headers IfMatch and Range.
     arguments = {header.replace("-", ""): value for header, value in headers.items()}
     answer = client.get_object(Bucket=bucket, Key=name, **arguments)
-    return answer["ResponseMetadata"]["HTTPHeaders"], _Boto3Body(answer["Body"])
+    about = answer["ResponseMetadata"]
+    return about["HTTPStatusCode"], about["HTTPHeaders"], _Boto3Body(answer["Body"])
 
 
 def _error_code(body: bytes) -> str:

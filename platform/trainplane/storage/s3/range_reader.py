@@ -53,7 +53,8 @@ class RangeReader:
         # Two halves of different objects must never be joined.
         condition = {"If-Match": self._etag} if self._etag else {}
         try:
-            headers, body = get_range(client, self._bucket, self._name, {"Range": f"bytes={offset}-{end}", **condition})
+            asked = {"Range": f"bytes={offset}-{end}", **condition}
+            status, headers, body = get_range(client, self._bucket, self._name, asked)
         except ClientError as error:
             if condition and classify(error) is Reaction.PRECONDITION:
                 self._start_over()
@@ -64,7 +65,7 @@ class RangeReader:
                 raise ShortBody("the object ends before its promised size") from error
             raise
         with body:
-            check_object_headers(headers)
+            check_object_headers(status, headers)
             self._etag = headers.get("etag")
             # The first answer gives the size; later ones must agree with it.
             size = self._range_bytes(headers, offset, client)
@@ -123,8 +124,12 @@ class RangeReader:
         else:
             # "bytes 512-1023/4096": first, last, and the size of the object.
             span, _, size = content_range.removeprefix("bytes ").partition("/")
-            if int(span.partition("-")[0]) != offset:
+            first, _, last = span.partition("-")
+            if int(first) != offset:
                 raise ShortBody("the answer is of another range")
+            # Bytes of an answer that contradicts itself are not taken.
+            if int(headers.get("content-length", int(last) - offset + 1)) != int(last) - offset + 1:
+                raise ShortBody("the answer's length is not that of its range")
             total = int(size)
         available = total - self._start
         if available < self.received:

@@ -66,8 +66,8 @@ class ClientCache:
             response_checksum_validation="when_required",
         )
         check_environment(os.environ)
-        # They log a traceback when a sign-in cannot be renewed, and raise the same error, which is told here.
-        for name in ("botocore.credentials", "botocore.tokens"):
+        # They log tracebacks, of a sign-in that cannot be renewed and of damaged headers; their errors are told here.
+        for name in ("botocore.credentials", "botocore.tokens", "urllib3.connection"):
             logging.getLogger(name).setLevel(logging.CRITICAL)
         # Stores behind a custom endpoint seldom have a DNS name for each bucket. A profile's endpoint shows later.
         by_path = config.merge(Config(s3={"addressing_style": "path"}))

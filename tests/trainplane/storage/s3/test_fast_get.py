@@ -194,7 +194,7 @@ def test_a_body_is_whole_however_it_comes(pieces: list[int], pauses: list[float]
     reader = RangeReader("bucket", "o", 0, len(content), RetryPolicy())
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            range_reader, "get_range", lambda *_: ({"content-length": str(len(content)), "etag": "1"}, Slow())
+            range_reader, "get_range", lambda *_: (200, {"content-length": str(len(content)), "etag": "1"}, Slow())
         )
         patch.setattr(range_reader.time, "monotonic", lambda: clock[0])
         reader.attempt(None, lambda: False)

@@ -211,10 +211,9 @@ def test_a_command_that_a_person_waits_for_gives_up_soon_and_says_so(faulty_s3, 
 def test_a_store_that_has_never_answered_may_be_a_wrong_address(s3_server, s3_address, patient, monkeypatch):
     monkeypatch.setattr(STORE_WAITS, "needs_answer", True)
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
-    began = time.monotonic()
     with pytest.raises(StoreAway, match=r"127\.0\.0\.1:9 keeps failing"):
         open_store("s3://bucket/x", policy=QUICK).read("x")
-    assert time.monotonic() - began < 5
+    assert patient == []
 
 
 def test_one_that_says_that_it_lacks_an_object_has_answered(faulty_s3, s3_address, patient, monkeypatch):
