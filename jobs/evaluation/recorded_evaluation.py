@@ -28,7 +28,7 @@ class _Architecture(_Recorded):
 
     name: str
     width: int
-    in_channels: int
+    in_channels: int | None = None  # of ISNet and its ablations
 
 
 class _Means(_Recorded):

@@ -25,9 +25,9 @@ from isnet.metrics import METRICS, Definition, measure
 from jobs.cli.progress import bar
 from jobs.cluster.worker_pool import portable_context, run_shares
 from jobs.data.mask_datasets import mask_bytes
+from jobs.data.samples import picture_bytes
 from jobs.evaluation.models import Model, worker_model
 from jobs.evaluation.pairs import Pairing
-from jobs.isnet_task import picture_bytes
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples

@@ -39,7 +39,7 @@ def _parameters(config: Any) -> float:
     import torch
 
     import isnet
-    from jobs.isnet_task import generator_options
+    from jobs.train.networks import generator_options
 
     # The meta device counts parameters without allocating them.
     with torch.device("meta"):
@@ -59,7 +59,7 @@ def _latency_ms(config: Any) -> float:
     import torch
 
     import isnet
-    from jobs.isnet_task import generator_options
+    from jobs.train.networks import generator_options
 
     threads = torch.get_num_threads()
     # One thread: results do not depend on the number of cores.

@@ -22,10 +22,12 @@ from jobs.config import (
     load_run_config,
     meant_overrides,
 )
-from jobs.isnet_task import generator_options
+from jobs.method_rules import RULES
+from jobs.train.networks import generator_options
 from trainplane.errors import UserError
 
-GENERATORS = get_args(ModelConfig.model_fields["name"].annotation)
+# The paper's own; other methods have rules of theirs (jobs/method_rules.py).
+GENERATORS = tuple(SIZE_MULTIPLES)
 
 
 def test_the_configuration_knows_sizes_and_layers_of_the_networks():
@@ -34,7 +36,8 @@ def test_the_configuration_knows_sizes_and_layers_of_the_networks():
     assert {name: network.size_multiple for name, network in networks.items()} == SIZE_MULTIPLES
     assert max(network.minimum_size for network in networks.values()) <= MINIMUM_SIZE
     assert DISCRIMINATOR_MINIMUM <= MINIMUM_SIZE
-    assert get_args(VggLayer) == LAYERS
+    assert get_args(VggLayer) == (*LAYERS, *(f"pool{block}" for block in range(1, 6)))
+    assert set(get_args(ModelConfig.model_fields["name"].annotation)) == {*GENERATORS, *RULES}
 
 
 @pytest.mark.parametrize("name", GENERATORS)

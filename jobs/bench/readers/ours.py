@@ -14,7 +14,7 @@ import torch
 from isnet.images.crops import random_crop, resize_shorter_side
 from isnet.images.decode import decode_rgb
 from jobs.bench.readers.serving import Open, Spec, main
-from jobs.isnet_task import TrainTransform
+from jobs.data.samples import TrainTransform
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.types import Batch, Sample, Transform

@@ -8,7 +8,7 @@ from PIL import Image
 from small_run import SMALL
 
 from jobs.data.mask_datasets import MaskSet
-from jobs.isnet_task import TrainTransform, fixed_hole
+from jobs.data.samples import TrainTransform, fixed_hole
 from trainplane.cluster.context import resolve
 from trainplane.data.damage import UNDECODABLE
 from trainplane.data.load.loader import Loader

@@ -11,7 +11,7 @@ from small_run import SMALL
 
 from jobs.config import load_run_config
 from jobs.data.mask_datasets import hole_generator, locate_masks, pin_mask_sets, with_located_masks
-from jobs.isnet_task import TrainTransform, fixed_hole
+from jobs.data.samples import TrainTransform, fixed_hole
 from trainplane.cluster.context import resolve
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
