@@ -25,10 +25,10 @@ from isnet.masks import irregular
 from jobs.cli.main import emit
 from jobs.config import ISNetConfig, load_isnet_config
 from jobs.data.demo_photos import VAL, folder_photos, keep_dataset, pack_sides, packaged_photos
+from jobs.data.samples import picture_bytes
 from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
-from jobs.isnet_task import picture_bytes
 from jobs.presets import PRESETS
 from jobs.registry.evaluate_gates import audited_model, promote_version
 from jobs.registry.measure import measure_version
