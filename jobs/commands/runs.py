@@ -90,8 +90,8 @@ def show(args: argparse.Namespace, context: Context) -> int:
     run = RunRecord(context.tracking_server, run_id_of(args.run, context)).run
     # MLflow's own tags about its artifacts are long and of no interest.
     tags = {key: value for key, value in run.data.tags.items() if not key.startswith("mlflow.log")}
-    saved, stored = _saved(tags)
-    settings = _current(run.data.params, stored, tags.get("trainplane.typed"))
+    saved, stored = saved_state(tags)
+    settings = current_settings(run.data.params, stored, tags.get("trainplane.typed"))
     payload = {
         "run_id": run.info.run_id,
         "name": run.info.run_name,
@@ -114,7 +114,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _saved(tags: Mapping[str, str]) -> tuple[int | None, dict[str, Any]]:
+def saved_state(tags: Mapping[str, str]) -> tuple[int | None, dict[str, Any]]:
     """Step and settings of the newest checkpoint.
 
     None and {} where there is none, or the store is away.
@@ -133,11 +133,11 @@ def _saved(tags: Mapping[str, str]) -> tuple[int | None, dict[str, Any]]:
         return None, {}
 
 
-def _current(recorded: Mapping[str, str], stored: Mapping[str, Any], typed: str | None) -> dict[str, str]:
+def current_settings(recorded: Mapping[str, Any], stored: Mapping[str, Any], typed: str | None) -> dict[str, Any]:
     """Settings that a run goes on with.
 
     Args:
-        recorded: MLflow's parameters, which stay as the run began.
+        recorded: settings by dotted name that MLflow has, as the run began.
         stored: settings in its newest checkpoint, by dotted name.
         typed: words that its last attempt was started with.
     """

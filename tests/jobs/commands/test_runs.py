@@ -1,6 +1,6 @@
 """`isnet runs`: runs are listed, shown and synced."""
 
-from jobs.commands.runs import _current, _saved
+from jobs.commands.runs import current_settings, saved_state
 
 
 def test_runs_are_listed_and_nothing_is_left_to_send(isnet_there, project):
@@ -17,12 +17,12 @@ def test_a_run_that_went_on_shows_what_it_goes_on_with(isnet_there, project):
     assert shown["saved_step"] == project.run["step"]
     assert (shown["params"]["train.steps"], shown["settings"]["train.steps"]) == ("4", "4")
     recorded = {"typed": "demo train.steps=4", "train.steps": "4", "train.lr_g": "0.1", "data.train": "mine"}
-    now = _current(
+    now = current_settings(
         recorded, {"train.steps": 9, "train.lr_g": 0.1, "train.seed": 3}, "demo train.steps=12 data.train=mine"
     )
     assert now == {**recorded, "typed": "demo train.steps=12 data.train=mine", "train.steps": "12"}
     # Killed before its first checkpoint, or recorded by older code.
-    assert _current(recorded, {}, None) == recorded
-    assert _saved({}) == (None, {})
-    assert _saved({"trainplane.checkpoints": "/nowhere/at/all"}) == (None, {})
+    assert current_settings(recorded, {}, None) == recorded
+    assert saved_state({}) == (None, {})
+    assert saved_state({"trainplane.checkpoints": "/nowhere/at/all"}) == (None, {})
     assert f"saved: step {project.run['step']} of 4" in isnet_there("runs", "show", run_id).out
