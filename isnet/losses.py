@@ -92,7 +92,7 @@ def l1_loss(
 
 
 def masked_l1_loss(prediction: Tensor, truth: Tensor, weight_B1HW: Tensor, *, global_batch: int) -> Tensor:
-    """Mean of |w·(prediction - truth)| over all pixels, w = 0 included."""
+    """Mean of |w·(prediction - truth)| over all pixels."""
     weight_B1HW = at_least_float32(weight_B1HW)
     return _mean_absolute(
         at_least_float32(prediction) * weight_B1HW, at_least_float32(truth) * weight_B1HW, global_batch

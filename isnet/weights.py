@@ -97,14 +97,19 @@ def load_model(folder: str | Path) -> Generator:
     if digest != expected:
         raise InputError(f"{tensors_file} has sha256 {digest}, need {expected}; it is damaged; copy the model again")
     tensors: Any = read_tensor_file(tensors_file, advice="save the model again")
-    architecture = isnet.architecture_of(config["architecture"])
     # On the meta device no weights are allocated or initialised; the file's tensors replace them.
-    with torch.device("meta"):
-        network = plain_network(architecture)
+    try:
+        architecture = isnet.architecture_of(config["architecture"])
+        with torch.device("meta"):
+            network = plain_network(architecture)
+    except InputError as error:
+        raise InputError(f"{folder / CONFIG}: {error}; save the model again") from error
     try:
         network.load_state_dict(tensors, strict=True, assign=True)
     except RuntimeError as error:
-        raise InputError(f"{tensors_file} does not fit {architecture.name}: {error}; save the model again") from error
+        # torch lists each tensor on a line of its own.
+        problem = " ".join(str(error).split())
+        raise InputError(f"{tensors_file} does not fit {architecture.name}: {problem}; save the model again") from error
     return network.float().eval()
 
 

@@ -1,6 +1,7 @@
 """What docs/security.md says of loading and listening, read from the source itself."""
 
 import ast
+import re
 from pathlib import Path
 
 import pytest
@@ -59,6 +60,15 @@ def test_nothing_is_unpickled_and_no_shell_is_asked():
 )
 def test_the_search_would_find_it(line):
     assert violations(line)
+
+
+def test_one_reader_of_pickles_of_our_own_and_it_imports_nothing():
+    names = re.compile(r"\bpickle\._Unpickler\b|\(pickle\.Unpickler\)")
+    readers = [file for file in FILES if names.search(file.read_text(encoding="utf-8"))]
+    assert [str(file.relative_to(ROOT)) for file in readers] == ["isnet/formats/restricted_pickle.py"]
+    source = readers[0].read_text(encoding="utf-8")
+    assert "def find_class" in source
+    assert not re.search(r"super\(\)\.find_class|importlib|__import__|sys\.modules|getattr\(", source)
 
 
 def test_no_server_of_ours_binds_every_address():

@@ -133,9 +133,7 @@ class _Archive:
         for name, info in self.members.items():
             # A few compressed bytes could otherwise become any amount of memory.
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
-                raise _Damaged(
-                    f"{ascii(name)[:60]} is compressed or larger than the file, need it as torch.save writes it"
-                )
+                raise _Damaged(f"{ascii(name)[:60]} is compressed or larger than the file, need what torch.save writes")
         if self.members["data.pkl"].file_size > _MAX_PICKLE_BYTES:
             raise _Damaged(f"data.pkl has {self.members['data.pkl'].file_size} bytes, need {_MAX_PICKLE_BYTES} at most")
         if "byteorder" in self.members and self.read("byteorder") != b"little":
@@ -146,13 +144,16 @@ class _Archive:
 
 
 # Python's own unpickler in Python: the one in C reserves memory for any index that a file names.
-class _Unpickler(pickle._Unpickler):  # type: ignore[name-defined,misc]
+_PythonUnpickler: Any = pickle._Unpickler
+
+
+class _Unpickler(_PythonUnpickler):  # type: ignore[misc]
     """Builds containers, stored tensors and placeholders; imports nothing."""
 
     # torch writes protocol 2. The instructions left out reserve what a length claims, or look outside the file.
     dispatch: ClassVar = {
         code: method
-        for code, method in pickle._Unpickler.dispatch.items()  # type: ignore[attr-defined]
+        for code, method in _PythonUnpickler.dispatch.items()
         if bytes([code]) not in (pickle.BYTEARRAY8, pickle.NEXT_BUFFER, pickle.EXT1, pickle.EXT2, pickle.EXT4)
     }
 

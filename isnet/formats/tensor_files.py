@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import pickle
 import struct
+import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
@@ -42,7 +43,10 @@ def read_tensor_file(path: Path, *, advice: str) -> object:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
-        content: object = torch.load(path, map_location="cpu", weights_only=True)
+        # torch warns of odd files beside refusing them.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content: object = torch.load(path, map_location="cpu", weights_only=True)
         return content
     # No message quotes torch: its texts advise weights_only=False, which would execute the file.
     except pickle.UnpicklingError as error:

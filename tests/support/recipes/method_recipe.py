@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from isnet.layers import num_parameters
 from isnet.spectral_norm import SpectralLayer
 
-PARITY = Path(__file__).parents[1] / "isnet" / "methods" / "parity"
+PARITY = Path(__file__).parents[2] / "isnet" / "methods" / "parity"
 GLCIC_MEAN = torch.tensor([0.5061, 0.4254, 0.3828], dtype=torch.float64)
 
 
