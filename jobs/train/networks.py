@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import fields
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import nn
@@ -18,6 +18,10 @@ from isnet.perceptual import Perceptual
 from isnet.training.players import Players
 from jobs.config import ISNetConfig
 from jobs.method_rules import RULES
+from trainplane.storage import host_copy
+
+if TYPE_CHECKING:
+    from isnet.methods.lama.resnet import DilatedResNet
 
 
 def build_players(config: ISNetConfig, device: torch.device) -> Players:
@@ -44,20 +48,30 @@ def build_perceptual(config: ISNetConfig) -> nn.Module:
     loss, rules = config.loss, RULES.get(config.model.name)
     assert loss.perceptual_weights is not None, "refused by LossConfig"
     network = rules.features if rules is not None else "vgg19"
+    weights = loss.perceptual_weights
+    file = str(host_copy(weights)) if weights.startswith("s3://") else weights
     try:
+        features: Perceptual | DilatedResNet
         if network == "resnet50":
             from isnet.methods.lama.resnet import DilatedResNet
 
-            return DilatedResNet(loss.perceptual_weights)
-        return Perceptual(
-            loss.perceptual_weights,
-            network=network or "vgg19",
-            perceptual_layers=loss.perceptual_layers,
-            style_layers=loss.style_layers,
-            normalise=loss.normalise,
-        )
+            features = DilatedResNet(file)
+        else:
+            features = Perceptual(
+                file,
+                network=network or "vgg19",
+                perceptual_layers=loss.perceptual_layers,
+                style_layers=loss.style_layers,
+                normalise=loss.normalise,
+            )
     except InputError as error:
-        raise InputError(f"loss.perceptual_weights={loss.perceptual_weights}: {error}") from error
+        raise InputError(f"loss.perceptual_weights={weights}: {error}") from error
+    if loss.perceptual_digest is not None and not features.source.endswith(f"sha256 {loss.perceptual_digest}"):
+        raise InputError(
+            f"loss.perceptual_digest={loss.perceptual_digest} is not the digest of loss.perceptual_weights={weights} "
+            f"({features.source}); give that file, or its own digest"
+        )
+    return features
 
 
 def gan_settings(config: ISNetConfig) -> GanSettings:

@@ -1,4 +1,4 @@
-"""File locks and process identity on one machine.
+"""File locks, private folders and process identity on one machine.
 
 A lock is an `flock` of a file: the kernel releases it when its holder dies. A process is recognised by number and
 start, because numbers are reused. Neither sees another machine.
@@ -9,6 +9,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import stat
+import tempfile
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -21,6 +23,20 @@ _POLL_S = 0.02
 _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 # The kernel's boot time, in whole seconds, moves by one when the clock is adjusted; a stored start moves with it.
 _START_TOLERANCE_S = 1.0
+
+
+def private_folder(name: str, parent: str | None = None) -> Path:
+    """Folder that all processes of this account share.
+
+    It is in `parent`, or the host's temporary folder. Raises `OSError` where it cannot be created, or another account
+    might write to it.
+    """
+    folder = Path(parent or tempfile.gettempdir(), f"{name}-{os.getuid()}").expanduser()
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    status = folder.lstat()
+    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
+        raise PermissionError(f"{folder} belongs to another account, or others may write to it")
+    return folder
 
 
 def try_lock(handle: int) -> bool:

@@ -11,8 +11,6 @@ import json
 import mmap
 import os
 import secrets
-import stat
-import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -22,7 +20,7 @@ import pyarrow as pa
 
 from trainplane.data.index_table import Block, IndexTable, TableShape, read_table
 from trainplane.data.shard import Shard
-from trainplane.locks import FileLock
+from trainplane.locks import FileLock, private_folder
 
 MAP_FROM_SAMPLES = 50_000
 """Smaller indexes take less memory than the file is worth."""
@@ -44,12 +42,8 @@ class IndexFolder:
     """
 
     def __init__(self, parent: str | None = None) -> None:
-        self._folder = Path(parent or tempfile.gettempdir(), f"{FOLDER}-{os.getuid()}").expanduser()
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         # What stands in the file decides which bytes are read: only files of this account are believed.
-        status = self._folder.lstat()
-        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o022:
-            raise PermissionError(f"{self._folder} belongs to another account, or others may write to it")
+        self._folder = private_folder(FOLDER, parent)
 
     def get(self, digest: str) -> IndexTable | None:
         """Maps the index of a dataset, or returns None."""

@@ -10,6 +10,7 @@ and the meaning of the bytes (readers check their digests).
 """
 
 from trainplane.storage.address import ensure_bucket, open_store
+from trainplane.storage.host_files import find_object, host_copy
 from trainplane.storage.s3.retry import RetryPolicy
 from trainplane.storage.store import AccessDenied, Entry, NoBucket, NotFound, StorageError, Store, StoreAway
 
@@ -23,5 +24,7 @@ __all__ = [
     "Store",
     "StoreAway",
     "ensure_bucket",
+    "find_object",
+    "host_copy",
     "open_store",
 ]
