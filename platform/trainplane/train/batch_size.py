@@ -6,7 +6,9 @@ global batch and a fixed micro-batch divides each rank's share. An elastic run t
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True)
@@ -45,6 +47,19 @@ def smaller_micro_batch(share: int, tried: int) -> int | None:
     """Returns the micro-batch to try after `tried` did not fit."""
     # That is the largest divisor of the share that is at most half of it; None where nothing smaller is left.
     return next((size for size in range(tried // 2, 0, -1) if share % size == 0), None)
+
+
+def memory_limit(found: int | None, meta: Mapping[str, Any], memory_bytes: int) -> tuple[int | None, int]:
+    """Micro-batch that `auto` does not exceed, and the memory it was found with.
+
+    Args:
+        found: Size that this command found after memory ran out.
+        meta: Of the checkpoint, empty without one.
+        memory_bytes: Memory of the device now. With more than before a limit is forgotten.
+    """
+    # Checkpoints of older code have the micro-batch, which may be a small share of many ranks.
+    limit, memory_then = meta.get("memory_limit", (meta.get("micro_batch"), memory_bytes))
+    return found or (limit if memory_bytes <= memory_then else None), memory_bytes
 
 
 def admissible_ranks(*, global_batch: int, low: int, high: int, micro_batch: int | None) -> list[int]:

@@ -6,6 +6,7 @@ resumes from the run's newest checkpoint.
 
 from __future__ import annotations
 
+import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +25,6 @@ from trainplane.task import Task, load_task
 from trainplane.tracking.system_metrics import Gauges
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import setup
-from trainplane.train.batch_size import split_batch
 from trainplane.train.checkpoint import state as states
 from trainplane.train.checkpoint.async_writer import CheckpointWriter
 from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newest
@@ -93,6 +93,9 @@ def run(
                 raise
             finally:
                 trainer.loader.close()
+            # Before the next one is built: two models may not fit.
+            del trainer
+            gc.collect()
 
 
 class _Trainer:
@@ -223,20 +226,17 @@ class _Trainer:
         loaded = load_newest(self.task, self.writer.store, config=self.config, must_match=must_match, world=self.world)
         step = loaded.checkpoint.step if loaded else 0
         # The loop's own state, from the checkpoint's `meta`.
-        guard_state, micro_batch = GuardState(), self.job.micro_batch
-        self.ending = Ending(self.config.train, loaded.meta.get("ending") if loaded else None)
-        self.damage.begin_attempt(loaded.meta.get("damage", ()) if loaded else ())
+        meta = loaded.meta if loaded else {}
+        guard_state = GuardState.from_json(meta["guard"]) if loaded else GuardState()
+        self.ending = Ending(self.config.train, meta.get("ending"))
+        self.damage.begin_attempt(meta.get("damage", ()))
         if loaded is not None:
             self.writer.resume_from(loaded.checkpoint)
-            guard_state = GuardState.from_json(loaded.meta["guard"])
-            micro_batch = micro_batch or loaded.meta["micro_batch"]
-            setup.restore_threads(self.config, loaded.meta.get("threads"))
+            setup.restore_threads(self.config, meta.get("threads"))
         self.tracker.set_tags({**setup.task_tags(self.task), "trainplane.threads": str(torch.get_num_threads())})
         self.tracker.resume_from(step, loaded.unsent if loaded else b"")
         self.tracker.monitor(self._counters, self.other_nodes)
-        train = self.config.train
-        micro_batch = micro_batch if train.micro_batch == "auto" else train.micro_batch
-        self.split = split_batch(global_batch=train.global_batch, ranks=self.world.size, micro_batch=micro_batch)
+        self.split, self.memory_limit = setup.split_of(self.config, self.job.micro_batch, meta, self.world, self.task)
         self.guard = GuardMonitor(
             self.config.guard,
             self.task,
@@ -328,6 +328,7 @@ class _Trainer:
             "damage": self.damage.to_json(),
             "ending": self.ending.to_json(),
             "micro_batch": self.split.micro_batch,
+            "memory_limit": self.memory_limit,
             "threads": torch.get_num_threads(),
         }
         self.writer.save(states.capture(self.task, step=done), meta=meta, unsent=self.tracker.unsent(), metrics=metrics)

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 
 from trainplane.cluster.context import Context
@@ -34,6 +35,7 @@ from trainplane.tracking.runs import RunHandle, RunMetadata, annotate_run, close
 from trainplane.tracking.spool.meta import read_meta
 from trainplane.tracking.tracker import Recorder, Status, Tracker
 from trainplane.train import run_page
+from trainplane.train.batch_size import BatchSplit, memory_limit, split_batch
 from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.run_config import RunConfig
@@ -340,3 +342,25 @@ def step_seed(seed: int, index: int, rank: int) -> int:
     value = ((value ^ (value >> 30)) * 0xBF58476D1CE4E5B9) & mask
     value = ((value ^ (value >> 27)) * 0x94D049BB133111EB) & mask
     return (value ^ (value >> 31)) & ((1 << 63) - 1)
+
+
+def split_of(
+    config: RunConfig, found: int | None, meta: Mapping[str, Any], world: World, task: Task
+) -> tuple[BatchSplit, tuple[int | None, int]]:
+    """Split of the global batch, and the limit that later attempts go by.
+
+    `found` is a size that this command found after memory ran out, `meta` the checkpoint's.
+    """
+    train = config.train
+    limit, memory = memory_limit(found, meta, _memory_bytes(task.device))
+    # Ranks may have GPUs of two kinds, and split alike.
+    limit = world.agree(limit or 0, task.device) or None
+    micro_batch = limit if train.micro_batch == "auto" else train.micro_batch
+    return split_batch(global_batch=train.global_batch, ranks=world.size, micro_batch=micro_batch), (limit, memory)
+
+
+def _memory_bytes(device: torch.device) -> int:
+    """Memory of a GPU, or of this host."""
+    if device.type == "cuda":
+        return int(torch.cuda.get_device_properties(device).total_memory)
+    return int(psutil.virtual_memory().total)

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from trainplane.train.batch_size import admissible_ranks, ranks_for, smaller_micro_batch, split_batch
+from trainplane.train.batch_size import admissible_ranks, memory_limit, ranks_for, smaller_micro_batch, split_batch
 from trainplane.train.config import Cadence
 
 sizes = st.integers(1, 96)
@@ -73,3 +73,21 @@ def test_times_are_seconds():
 def test_what_is_no_cadence_is_refused(text):
     with pytest.raises(ValueError, match="is no cadence"):
         Cadence.of(text)
+
+
+def test_a_micro_batch_is_limited_by_memory_that_ran_out_and_by_nothing_else():
+    # Nothing ran out on eight ranks of two samples each: on two ranks the eight samples of each are tried at once.
+    limit = memory_limit(None, {}, 100)
+    assert limit == (None, 100)
+    stored = {"micro_batch": 2, "memory_limit": list(limit)}
+    limit, _ = memory_limit(None, stored, 100)
+    assert split_batch(global_batch=16, ranks=2, micro_batch=limit).micro_batch == 8
+    # Eight did not fit: four stays the limit, at any number of ranks and after a kill.
+    assert memory_limit(4, stored, 100) == (4, 100)
+    stored = {"micro_batch": 4, "memory_limit": [4, 100]}
+    assert memory_limit(None, stored, 100) == (4, 100)
+    # A device with more memory may hold more.
+    assert memory_limit(None, stored, 200) == (None, 200)
+    assert memory_limit(None, stored, 50) == (4, 50)
+    # A checkpoint of older code.
+    assert memory_limit(None, {"micro_batch": 2}, 100) == (2, 100)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import weakref
 
 import noise_datasets
 import pytest
@@ -77,6 +78,21 @@ def test_after_every_answer_the_run_ends_finite_and_an_interrupted_one_on_the_sa
     for number, stops in enumerate([(1,), (4, 3), (10,), (13,)]):
         broken = train(f"broken-{number}", guard=guard, harm=harm, stops=stops)
         assert broken.state_digest == straight.state_digest, stops
+
+
+def test_going_back_lets_go_of_the_first_model_before_it_builds_the_second(train, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+    built = BreakableTask.__init__
+
+    def count(self, *arguments):
+        built(self, *arguments)
+        alive.add(self)
+        most.append(len(alive))
+
+    monkeypatch.setattr(BreakableTask, "__init__", count)
+    assert train("back", guard={"non_finite": "roll_back"}, harm=NAN).told
+    assert len(most) >= 2
+    assert max(most) == 1
 
 
 def test_no_checkpoint_ever_holds_a_number_that_is_not_finite(train, tmp_path):
