@@ -64,7 +64,7 @@ class TrainConfig(StartConfig):
     resize_every_s: float = Field(
         60.0,
         gt=0,
-        description="seconds between checks for room to grow, for elastic runs",
+        description="seconds between looks for room to grow, for elastic runs; two in a row must find it",
         json_schema_extra=about(unit="s"),
     )
     use_gpu: bool | Literal["auto"] = Field(

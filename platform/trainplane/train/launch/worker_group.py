@@ -88,7 +88,7 @@ class WorkerGroup:
         # In the main thread Ray Train would handle Ctrl-C itself and end the ranks before they could save.
         thread = threading.Thread(target=fit, name="fit", daemon=True)
         thread.start()
-        stopping = resizing = False
+        stopping = resizing = had_room = False
         next_check = time.monotonic() + self._config.resize_every_s
         while thread.is_alive():
             thread.join(0.5)
@@ -108,7 +108,9 @@ class WorkerGroup:
             # Stop, to start again with more ranks.
             if not resizing and time.monotonic() > next_check and self._ranks < self._config.world_sizes[-1]:
                 next_check = time.monotonic() + self._config.resize_every_s
-                resizing = self._capacity.can_grow(self._ranks)
+                # Room at two looks in a row: a node that comes and goes would restart the ranks each time.
+                has_room = self._capacity.can_grow(self._ranks)
+                resizing, had_room = has_room and had_room, has_room
                 if resizing:
                     self._actor.request_stop.remote()
         if dead := dead_processes():
