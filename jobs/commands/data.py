@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jobs.data.sources import PictureSource, Skip
     from jobs.data.split import Side
     from trainplane.data.pack.executor import PackExecutor
+    from trainplane.data.verify import ShardChecks
 
 # Files named in a text for each reason of skipping.
 _SHOWN_FILES = 5
@@ -99,18 +100,34 @@ def _in_layout(
 @contextmanager
 def _executor(parallel: int | None) -> Iterator[PackExecutor]:
     """Opens the executor of packing: this process or Ray tasks."""
+    from trainplane.data.pack.executor import LocalExecutor
+    from trainplane.data.pack.ray_executor import RayExecutor
+
+    with _cluster(parallel) as cluster:
+        yield LocalExecutor() if cluster is None else RayExecutor(*cluster)
+
+
+@contextmanager
+def _checks(parallel: int | None) -> Iterator[ShardChecks]:
+    """Opens checks of shards, in this process or Ray tasks."""
+    from trainplane.data.verify import one_after_the_other
+    from trainplane.data.verify_tasks import checks_by_tasks
+
+    with _cluster(parallel) as cluster:
+        yield one_after_the_other if cluster is None else checks_by_tasks(*cluster)
+
+
+@contextmanager
+def _cluster(parallel: int | None) -> Iterator[tuple[Any, int] | None]:
+    """Connects to Ray, for so many tasks; None: this process."""
     from trainplane.cluster.ray_session import in_ray_job, ray_session
 
     if not (parallel or (parallel is None and in_ray_job())):
-        from trainplane.data.pack.executor import LocalExecutor
-
-        yield LocalExecutor()
+        yield None
         return
-    from trainplane.data.pack.ray_executor import RayExecutor
-
     # In a job of a cluster the default is a task for each processor.
     with ray_session(num_cpus=parallel) as ray:
-        yield RayExecutor(ray, parallel or int(ray.cluster_resources().get("CPU", 1)))
+        yield ray, parallel or int(ray.cluster_resources().get("CPU", 1))
 
 
 def verify(args: argparse.Namespace, context: Context) -> int:
@@ -118,11 +135,15 @@ def verify(args: argparse.Namespace, context: Context) -> int:
     from trainplane.data.verify import repair
     from trainplane.data.verify import verify as verify_dataset
 
+    if args.repair is not None and args.parallel:
+        check = command_line("data", "verify", args.dataset, "--parallel", str(args.parallel))
+        raise UserError(f"--repair runs in this process; leave --parallel out, and check afterwards with `{check}`")
     dataset = open_dataset(args.dataset, context)
     repaired: list[Damage] = []
     if args.repair is None:
         # Reads every byte.
-        damages = verify_dataset(dataset)
+        with _checks(args.parallel) as checks:
+            damages = verify_dataset(dataset, checks=checks)
     else:
         before, damages = repair(dataset, open_store(context.dataset(args.repair)))
         # Shards are repaired as a whole.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 from typing import Any
 
 from jobs.cli.arg_types import command, count, group, port, size, whole
@@ -56,18 +57,23 @@ def data(commands: Any) -> None:
     pack.add_argument("--quality", type=count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
     pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
     pack.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
-    pack.add_argument(
+    _add_parallel(pack)
+    pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
+    verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
+    verify.add_argument("dataset", metavar="DATASET")
+    # Only objects with the recorded sha256 are taken from the copy.
+    verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
+    _add_parallel(verify)
+    command(actions, "list", "commands.data:list_all", "datasets of the context's store")
+    show = command(actions, "show", "commands.data:show", "describe a dataset")
+    show.add_argument("dataset", metavar="DATASET")
+
+
+def _add_parallel(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
         # Without the option, a job of a cluster uses the whole cluster.
         "--parallel",
         type=whole,
         metavar="N",
         help="Ray tasks at once; 0: this process (default: 0, in a job of a cluster all its processors)",
     )
-    pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
-    verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
-    verify.add_argument("dataset", metavar="DATASET")
-    # Only objects with the recorded sha256 are taken from the copy.
-    verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
-    command(actions, "list", "commands.data:list_all", "datasets of the context's store")
-    show = command(actions, "show", "commands.data:show", "describe a dataset")
-    show.add_argument("dataset", metavar="DATASET")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from trainplane.data.damage import (
     BLOCK_BYTES,
@@ -41,6 +42,10 @@ from trainplane.storage import NotFound, Store
 _READINGS = 8  # of an object whose bytes differ from reading to reading
 
 
+ShardChecks: TypeAlias = Callable[[Dataset, Index | None], Iterator[list[Damage]]]
+"""Yields the damage of each shard in their order; without an index where that is damaged."""
+
+
 @dataclass(frozen=True)
 class _DamagedMember:
     """Member that is not as packed."""
@@ -51,14 +56,29 @@ class _DamagedMember:
     kind: str  # of damage, from its own bytes alone
 
 
-def verify(dataset: Dataset, *, progress: Callable[[Shard], None] = lambda shard: None) -> list[Damage]:
+def one_after_the_other(dataset: Dataset, index: Index | None) -> Iterator[list[Damage]]:
+    """Checks the shards here, one at a time in memory."""
+    return (damage_of_shard(dataset, number, index) for number in range(dataset.num_shards))
+
+
+def verify(
+    dataset: Dataset,
+    *,
+    progress: Callable[[Shard], None] = lambda shard: None,
+    checks: ShardChecks = one_after_the_other,
+) -> list[Damage]:
     """Returns all damage of a dataset, shard by shard.
 
-    One shard at a time is in memory. Without a valid index, damaged shards are named but not their samples.
+    Without a valid index, damaged shards are named but not their samples.
+
+    Args:
+        dataset: Dataset to check.
+        progress: Called after each shard, in their order.
+        checks: Checks of its shards.
     """
     index, damage = _checked_index(dataset)
-    for number, shard in enumerate(dataset.shards):
-        damage += _damage_of_shard(dataset, number, index)
+    for shard, more in zip(dataset.shards, checks(dataset, index), strict=True):
+        damage += more
         progress(shard)
     return damage
 
@@ -79,10 +99,10 @@ def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
     if damage and _replace(dataset, copy, INDEX_NAME, dataset.manifest.index_sha256):
         index, remaining = _checked_index(dataset)
     for number, shard in enumerate(dataset.shards):
-        shard_damage = _damage_of_shard(dataset, number, index)
+        shard_damage = damage_of_shard(dataset, number, index)
         damage += shard_damage
         if shard_damage and _replace(dataset, copy, shard.name, shard.sha256):
-            shard_damage = _damage_of_shard(dataset, number, index)
+            shard_damage = damage_of_shard(dataset, number, index)
         remaining += shard_damage
     return damage, remaining
 
@@ -127,7 +147,8 @@ def _checked_index(dataset: Dataset) -> tuple[Index | None, list[Damage]]:
         return None, [Damage(INDEX_NAME, "", DAMAGED_INDEX, str(error))]
 
 
-def _damage_of_shard(dataset: Dataset, number: int, index: Index | None) -> list[Damage]:
+def damage_of_shard(dataset: Dataset, number: int, index: Index | None) -> list[Damage]:
+    """Reads one shard and returns its damage."""
     shard = dataset.shards[number]
     try:
         data, digest = _read_stable(dataset.store, shard.name, shard.sha256)
