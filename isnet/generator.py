@@ -16,11 +16,16 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
+from isnet.coarse_fill import harmonic_fill
 from isnet.errors import InputError
 from isnet.layers import ActivationName, num_parameters
 
 GENERATORS = ("isnet", "base", "base_ff", "unet_like")
+# Those whose sides are multiples of 16.
+COARSE_GENERATORS = ("isnet", "base_ff")
 SpectralNorm = Literal["released", "all", "none"]
+Coarse = Literal["none", "harmonic"]
+Init = Literal["normal", "kaiming"]
 
 # Far beyond any use. A wrong number in a file or a setting becomes an error before it takes all memory.
 MAX_BLOCKS = 64
@@ -43,6 +48,9 @@ class Architecture:
         skips: unet_like with skip connections, which the released one lacks.
         prune: base without the 45 % of its weights that never get a gradient.
         init_std: Standard deviation of fresh weights; see `layers.initialise`.
+        init: normal = N(0, init_std); kaiming = N(0, 2 / inputs of the layer), for networks without spectral norm.
+        coarse: harmonic = the network gets the smoothly filled picture and adds to it, inside the hole alone; a fresh
+            network adds nothing. Not in the paper. none = the paper's.
     """
 
     name: str
@@ -55,6 +63,8 @@ class Architecture:
     skips: bool = False
     prune: bool = False
     init_std: float = 0.001
+    init: Init = "normal"
+    coarse: Coarse = "none"
 
     def __post_init__(self) -> None:
         for valid, option, need in self._checks():
@@ -78,6 +88,11 @@ class Architecture:
         yield not self.skips or self.name == "unet_like", "skips", "False unless name is unet_like"
         yield not self.prune or self.name == "base", "prune", "False unless name is base"
         yield is_positive(self.init_std), "init_std", "a positive number (the paper's code: 0.001)"
+        yield self.init in ("normal", "kaiming"), "init", "'normal' or 'kaiming'"
+        yield self.coarse in ("none", "harmonic"), "coarse", "'none' or 'harmonic'"
+        # The fill halves a picture four times, and a head under spectral norm cannot begin at zero.
+        plain = self.name in COARSE_GENERATORS and self.spectral_norm == "none"
+        yield self.coarse == "none" or plain, "coarse", "'none' unless name is isnet or base_ff, spectral_norm 'none'"
 
     @property
     def resolved_activation(self) -> ActivationName:
@@ -115,7 +130,10 @@ class Generator(nn.Module):
 
     @abstractmethod
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
-        """Runs the layers on the damaged picture (C = in_channels)."""
+        """Runs the layers on a picture, C = in_channels.
+
+        The damaged one, or with `coarse` the filled one.
+        """
 
     def forward(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """Predicts the whole picture (Eq. 1), in at least float32.
@@ -127,10 +145,21 @@ class Generator(nn.Module):
             self._check(image_B3HW, mask_B1HW)
         # Eq. 1: I_pred = G(I_gt ⊙ M).
         damaged_B3HW = image_B3HW * mask_B1HW
+        mask_B1HW = mask_B1HW.to(damaged_B3HW.dtype)
+        if self.architecture.coarse == "none":
+            return self.repair(self._with_mask(damaged_B3HW, mask_B1HW))
+        # The network's answer, -1 to 1, is added to the smooth fill inside the hole.
+        filled_B3HW = harmonic_fill(damaged_B3HW, mask_B1HW)
+        given_BCHW = self._with_mask(filled_B3HW, mask_B1HW)
+        # The fill loses the memory order that makes convolutions a third faster.
+        if image_B3HW.is_contiguous(memory_format=torch.channels_last):
+            given_BCHW = given_BCHW.contiguous(memory_format=torch.channels_last)
+        residual_B3HW = 2 * self.repair(given_BCHW) - 1
+        return (filled_B3HW + residual_B3HW * (1 - mask_B1HW)).clamp(0, 1)
+
+    def _with_mask(self, picture_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         # ISNET.md §8 row 16: with the mask as fourth channel, black pixels and holes differ.
-        if self.architecture.in_channels == 4:
-            return self.repair(torch.cat([damaged_B3HW, mask_B1HW.to(damaged_B3HW.dtype)], dim=1))
-        return self.repair(damaged_B3HW)
+        return torch.cat([picture_B3HW, mask_B1HW], dim=1) if self.architecture.in_channels == 4 else picture_B3HW
 
     def num_parameters(self) -> int:
         """Number of trainable values, as the paper's tables count."""

@@ -5,6 +5,7 @@ Not covered: how they are put together (network.py, unet_like.py, discriminator.
 
 from __future__ import annotations
 
+import math
 from typing import Literal
 
 import torch
@@ -113,16 +114,17 @@ def to_unit_range(y_B3HW: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def initialise(network: nn.Module, *, std: float) -> None:
+def initialise(network: nn.Module, *, std: float, init: Literal["normal", "kaiming"] = "normal") -> None:
     """Draws weights from N(0, std) and sets biases to 0.
 
     As the released code does, from torch's global generator. Under spectral norm `std` does not change the function but
     sets the effective learning rate: with the paper's 0.001 and rate 1e-4 the first Adam step moves a raw weight by a
-    tenth of itself.
+    tenth of itself. With `init` kaiming each layer has its own deviation, √(2 / number of inputs) [He et al. 2015].
     """
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
-            module.weight.normal_(0.0, std)
+            inputs = module.weight[0].numel()
+            module.weight.normal_(0.0, std if init == "normal" else math.sqrt(2 / inputs))
             if module.bias is not None:
                 module.bias.zero_()
     # Random u and v, then brought near the singular vectors.

@@ -209,7 +209,10 @@ class TwoBranchNetwork(Generator):
         self.stages = nn.ModuleList(stages)
         self.fusion = fusion
         self.head = head
-        initialise(self, std=architecture.init_std)
+        initialise(self, std=architecture.init_std, init=architecture.init)
+        # Nothing is added to the smooth fill until the head has learned something.
+        if architecture.coarse != "none":
+            nn.init.zeros_(head.weight)
 
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
         """Runs stem, stages, fusion and head; RGB in [0, 1]."""

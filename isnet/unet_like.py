@@ -58,7 +58,7 @@ class UNetLike(Generator):
             for level in reversed(range(NUM_HALVINGS))
         )
         self.last = conv(widths[0] * inputs, 3, 7, padding=0, spectral=spectral, bias=True)
-        initialise(self, std=architecture.init_std)
+        initialise(self, std=architecture.init_std, init=architecture.init)
 
     def repair(self, damaged_BCHW: Tensor) -> Tensor:
         """Runs encoder, residual blocks and decoder; RGB in [0, 1]."""
