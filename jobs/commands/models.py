@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import re
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -23,6 +24,7 @@ from trainplane.registry.gates import GateVerdict, verdicts_as_json
 from trainplane.registry.names import check_alias, check_name, parse_address
 from trainplane.registry.promote import Refused
 from trainplane.registry.rules import PRODUCTION, GateRules
+from trainplane.registry.significance import smallest_p
 from trainplane.registry.versions import FACTS, ModelVersion, RegisteredModel
 from trainplane.registry.versions import list_models as registered_models
 from trainplane.tracking.find_run import find_run, is_run_id
@@ -113,7 +115,8 @@ def register(args: argparse.Namespace, context: Context) -> int:
     # The model's page lists the new version.
     update_page(audited_model(context, args.name))
     measured_on = _validation_set(run_id, context) or "DATASET"
-    promotion = command_line("models", "promote", args.name, version, "--dataset", measured_on)
+    gates = _gates_for(measured_on, context)
+    promotion = command_line("models", "promote", args.name, version, "--dataset", measured_on, *gates)
     text = f"{args.name} version {version}; next, measured on held-out pictures: {promotion}"
     emit(args, {"name": args.name, "version": version, "run_id": run_id, "next": promotion}, text)
     return 0
@@ -139,6 +142,19 @@ def _source(typed: str, context: Context) -> tuple[str, str]:
         run_id = str(find_run(context.tracking_server, run_id).info.run_id)
         return run_id, checkpoints_of_run(run_id, context)
     return run_of_checkpoint(typed, context), typed
+
+
+def _gates_for(dataset: str, context: Context) -> tuple[str, ...]:
+    """Option for gates that so few held-out pictures can pass."""
+    from trainplane.data.manifest import Dataset
+    from trainplane.storage import StorageError
+
+    try:
+        pictures = Dataset.open(context.dataset(dataset)).num_samples
+    except (UserError, StorageError, OSError):
+        return ()
+    sure = [rule.p_below for rule in build(GateRules, read_yaml(rules_file(None))).beats if rule.p_below is not None]
+    return ("--gates", "small") if any(smallest_p(pictures) >= p for p in sure) else ()
 
 
 def _validation_set(run_id: str, context: Context) -> str | None:

@@ -6,164 +6,27 @@ The same command resumes a search that was killed. `isnet tune show SEARCH` read
 from __future__ import annotations
 
 import argparse
-import sys
-from contextlib import ExitStack, suppress
-from typing import Any
 
 from jobs.cli.main import emit
-from jobs.cli.streams import notify
-from jobs.search.live_table import LiveTable
-from jobs.search.mlflow_record import cost_text, search_record
-from jobs.search.spec import LoadedSearch, build_search, check_resources, load_search
-from jobs.search.stored import StoredSearch, find_search, stopped_trials, stored_searches
-from jobs.search.trial_time import needed_trial_seconds
+from jobs.search.stored import stored_searches
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
-from trainplane.errors import RunFailed, UserError
-from trainplane.search.policy import budget
-from trainplane.search.policy.state import SearchState, TrialState
 from trainplane.search.report import summary
-from trainplane.search.run.driver import Driver
-from trainplane.search.run.launch import (
-    Search,
-    cost_rates,
-    load_prior_results,
-    read_state,
-    register_search_dir,
-    run_search,
-    trial_resources,
-)
-from trainplane.storage import StorageError, open_store
-from trainplane.tracking import lineage
-from trainplane.tracking.heartbeat import fail_stale_runs, hold_lease
-from trainplane.tracking.results import send_result
-from trainplane.tracking.run_id import RunSpec
-from trainplane.tracking.runs import end_run, find_or_create_run
-from trainplane.tracking.stopped import close_as_stopped, trials_of
-from trainplane.tracking.tracker import Status
-from trainplane.train.checkpoint.pins import pin, unpin
-from trainplane.train.run_key import exclusive
+
+# Functions import what loads torch: `list` does without.
 
 
 def tune(args: argparse.Namespace, context: Context) -> int:
-    """Runs a search, and registers its best trial if asked."""
-    if args.preset == "show":
-        return show(args, context)
+    """Runs a search, shows one, or lists them."""
     if args.preset == "list" and not args.overrides:
         return list_searches(args, context)
-    loaded = load_search(args.preset, args.overrides)
-    search = build_search(loaded, context)
-    check_resources(search, trial_seconds=needed_trial_seconds(search, context))
-    # A warm start: results of an earlier search guide the sampler from the beginning.
-    prior = (
-        load_prior_results(context, search.settings.warm_start, search.settings) if search.settings.warm_start else []
-    )
-    fail_stale_runs(context.tracking_server, context.home)
-    # The lock is taken before anything is recorded, as for a run.
-    with (
-        exclusive(context.home, f"search-{search.key[:16]}", doing=f"running search {search.name}"),
-        ExitStack() as leases,
-    ):
-        # A store that cannot be written is found here, before any trial starts.
-        register_search_dir(search, context)
-        parent = _parent(loaded, search, context)
-        leases.enter_context(hold_lease(context.tracking_server, parent, home=context.home))
-        print(_announcement(search), file=sys.stderr)
-        live_table = LiveTable(search.name)
-        try:
-            driver = run_search(
-                search,
-                context,
-                parent_run_id=parent,
-                on_change=live_table,
-                prior_results=prior,
-                emit=lambda message: print(message, file=sys.stderr),
-            )
-            live_table.close(driver)
-            leaderboard = summary.leaderboard(driver.state)
-            if leaderboard.best is None:
-                raise RunFailed(_no_result(driver.state))
-            # Later commands use the best trials, so retention must keep their checkpoints.
-            _pin_best(driver.state, leaderboard, by=f"search {parent}")
-            _reap(context)
-            # The record waits in the spool if MLflow is unreachable.
-            unsent = send_result(
-                context.tracking_server,
-                context.home / "spool",
-                search_record(context, parent, search, driver.state),
-            )
-        except BaseException as error:
-            status: Status = "KILLED" if isinstance(error, KeyboardInterrupt) else "FAILED"
-            # The error that stopped the search matters more than an unreachable MLflow.
-            with suppress(UserError, RunFailed):
-                end_run(context.tracking_server, parent, status, {"trainplane.error": str(error)[:500]})
-            # The trials died with the private cluster and left their runs open. What becomes of them follows from the
-            # status of their search.
-            if status == "KILLED":
-                _close_trials(context, search, parent)
-            _reap(context)
-            if status == "KILLED":
-                raise KeyboardInterrupt(_interrupted(search, context)) from error
-            raise
-    if unsent is not None:
-        notify(unsent)
-    registered, message = _register(loaded, context, leaderboard.best)
-    emit(args, {**_payload(search, driver, parent, registered), "unsent": unsent}, _text(driver, message))
-    return 0 if registered is not None or loaded.file.search.register_as is None else 1
+    if args.preset == "show":
+        from jobs.search.progress import show
 
+        return show(args, context)
+    from jobs.search.run import run
 
-def _interrupted(search: Search, context: Context) -> str:
-    """Says what is done, and how the search goes on."""
-    state = None
-    with suppress(UserError, RunFailed, StorageError, OSError):
-        state = read_state(search, context)
-    ended = sum(trial.status not in ("running", "waiting") for trial in state.trials.values()) if state else 0
-    done = f" ({ended} of {state.trial_limit} trials have ended)" if state else ""
-    return f"{done}; run the same command again to go on from its journal"
-
-
-def _close_trials(context: Context, search: Search, parent: str) -> None:
-    """Closes the trials of a stopped search, if MLflow answers."""
-    server = context.tracking_server
-    with suppress(UserError, RunFailed):
-        state = read_state(search, context)
-        # A trial whose cluster is taken away may take that for a failure of its own; the journal knows the real ones.
-        failed = {trial.run_id for trial in state.trials.values() if trial.status in ("failed", "nan")} if state else ()
-        runs = [run for run in trials_of(server, parent) if run.info.run_id not in failed]
-        close_as_stopped(server, runs)
-
-
-def _reap(context: Context) -> None:
-    """Closes dead processes' runs, if MLflow answers."""
-    with suppress(UserError, RunFailed):
-        fail_stale_runs(context.tracking_server, context.home)
-
-
-def show(args: argparse.Namespace, context: Context) -> int:
-    """Shows the progress of a search from its journal."""
-    if not args.overrides or "=" in args.overrides[0]:
-        raise UserError(
-            f"{command_line('tune', 'show')} needs a search: {command_line('tune', 'show', 'SEARCH')}; "
-            f"{command_line('tune', 'list')} lists them"
-        )
-    search, state = find_search(context, args.overrides)
-    plan = search.plan(cost_rates(trial_resources(search.train, gpus=0.0), search.train))
-    # The driver computes the costs; this one may not write the journal.
-    driver = Driver.read_only(plan, state)
-    stored = next(each for each in stored_searches(context) if search.folder.endswith(f"/{each.folder}"))
-    status = stored.status(state)
-    visible = stopped_trials(state) if status == "stopped" else state
-    lines = [summary.leaderboard_table(visible), cost_text(_costs(driver)), _status_line(stored, state)]
-    payload = {**_payload(search, driver, None, None), "status": status, "trials": _trial_rows(visible)}
-    emit(args, payload, "\n".join(lines))
-    return 0
-
-
-def _status_line(stored: StoredSearch, state: SearchState) -> str:
-    status = stored.status(state)
-    words = stored.description.get("words", [])
-    goes_on = f"; it goes on with {command_line('tune', *words)}" if status == "stopped" and words else ""
-    return f"ended: {state.end_reason}" if state.end_reason else f"{status}{goes_on}"
+    return run(args, context)
 
 
 def list_searches(args: argparse.Namespace, context: Context) -> int:
@@ -194,95 +57,3 @@ def list_searches(args: argparse.Namespace, context: Context) -> int:
     lines = lines or [f"no searches in {context.checkpoints}; start one: {command_line('tune', 'search_demo')}"]
     emit(args, {"searches": rows}, "\n".join(line.rstrip() for line in lines))
     return 0
-
-
-def _announcement(search: Search) -> str:
-    goals = ", ".join(f"{goal.mode} {goal.metric}" for goal in search.settings.goals)
-    stops = ", stopped early by ASHA" if search.settings.asha is not None else ""
-    return f"search {search.name}: {search.settings.algorithm}{stops}, {goals}; {search.train.steps} steps a trial"
-
-
-def _parent(loaded: LoadedSearch, search: Search, context: Context) -> str:
-    base = loaded.configure(0, {}, 0)
-    goals = ", ".join(f"{goal.mode} {goal.metric}" for goal in search.settings.goals)
-    handle = find_or_create_run(
-        context.tracking_server,
-        RunSpec(
-            base.tracking.experiment,
-            run_key=search.key,
-            run_name=search.name,
-            tags={
-                "trainplane.search": search.name,
-                "trainplane.objective": goals,
-                "trainplane.journal": f"{context.checkpoints}/{search.folder}",
-                **lineage.job_tags(),
-            },
-            artifact_root=context.artifacts,
-        ),
-    )
-    return handle.run_id
-
-
-def _no_result(state: SearchState) -> str:
-    goals = " and ".join(goal.metric for goal in state.goals)
-    # One cause is enough to find the fault.
-    errors = sorted({trial.error for trial in state.trials.values() if trial.error})
-    why = f"; the first failure: {errors[0]}" if errors else ""
-    return f"no trial has a finite {goals} ({len(state.trials)} tried: {state.end_reason}){why}"
-
-
-def _pin_best(state: SearchState, leaderboard: summary.Leaderboard, *, by: str) -> None:
-    """Protects the best trials' checkpoints from retention, and no others."""
-    best = {
-        trial.checkpoint for trial in (*leaderboard.front, leaderboard.best) if trial is not None and trial.checkpoint
-    }
-    for trial in state.trials.values():
-        # Trials that were the best before lose their pin.
-        if trial.checkpoint:
-            folder, _, key = trial.checkpoint.rpartition("/")
-            (pin if trial.checkpoint in best else unpin)(open_store(folder), key, by=by)
-
-
-def _payload(search: Search, driver: Driver, parent: str | None, registered: dict[str, str] | None) -> dict[str, Any]:
-    """Returns the output of `--json`."""
-    state, leaderboard = driver.state, summary.leaderboard(driver.state)
-    best = leaderboard.best
-    return {
-        "search_run_id": parent,
-        "ended": state.end_reason,
-        "trials": _trial_rows(state),
-        "best": best and {"trial": best.number, "run_id": best.run_id, "config": best.settings, "metrics": best.values},
-        "front": [trial.number for trial in leaderboard.front],
-        "rungs": {str(step): {str(t): s for t, s in rung.items()} for step, rung in sorted(state.rungs.items())},
-        "at_once": state.width,
-        "spent": _costs(driver),
-        "journal": search.folder,
-        "registered": registered,
-    }
-
-
-def _trial_rows(state: SearchState) -> list[dict[str, Any]]:
-    return [summary.trial_row(state.trials[number]) for number in sorted(state.trials)]
-
-
-def _costs(driver: Driver) -> dict[str, Any]:
-    """Returns the resources used, and those wasted."""
-    status = {number: trial.status for number, trial in driver.state.trials.items()}
-    return budget.cost_report(driver.state.usage, status, driver.plan.costs)
-
-
-def _text(driver: Driver, registered: str | None) -> str:
-    registration = f"\nbest trial registered as {registered}" if registered else ""
-    return f"{summary.leaderboard_table(driver.state)}\n{cost_text(_costs(driver))}{registration}"
-
-
-def _register(loaded: LoadedSearch, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:
-    """Registers the best trial if asked; returns version and message."""
-    name = loaded.file.search.register_as
-    if name is None:
-        return None, None
-    from jobs.registry.register import try_register
-
-    version, message = try_register(context, best.checkpoint, name=name, run_id=best.run_id)
-    # Without a version, the message says how to register it later.
-    return None if version is None else {"name": name, "version": version}, message

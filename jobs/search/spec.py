@@ -18,7 +18,7 @@ from trainplane.command_line import command_line
 from trainplane.config.canonical import flatten
 from trainplane.config.load import build
 from trainplane.config.overrides import apply_overrides
-from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.errors import UserError, nearest
 from trainplane.search.config import KINDS, SearchFile, SearchSettings
 from trainplane.search.policy import budget, pbt
@@ -63,9 +63,9 @@ class LoadedSearch:
 
 def load_search(preset: str, overrides: Sequence[str]) -> LoadedSearch:
     """Loads a search by name or file, with overrides."""
-    tree = preset_tree(preset)
+    tree = preset_tree(preset, preset_names(SEARCH))
     if "search" not in tree:
-        searches = ", ".join(preset_names("search_"))
+        searches = ", ".join(preset_names(SEARCH))
         raise UserError(
             f"{preset!r} is no search (no 'search:' section); try {searches}, or `{command_line('train', preset)}`"
         )
@@ -118,7 +118,7 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     if may_pack:
         # Packs the demo's datasets if they are used and missing.
         ensure_demo_datasets([base.data.train, base.data.val], context)
-    datasets = [Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val)]
+    datasets = [open_dataset(name, context) if name else None for name in (base.data.train, base.data.val)]
     assert datasets[0] is not None
     train_data = datasets[0]
     key = search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets])

@@ -12,19 +12,20 @@ import socket
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from jobs.presets import SEARCH, preset_names
-from jobs.search.spec import LoadedSearch, assemble_search, build_search, load_search
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
 from trainplane.errors import RunFailed, UserError, nearest
 from trainplane.search.config import Objective, SearchFile
 from trainplane.search.policy.state import SearchState, fold
-from trainplane.search.run.journal import JournalRecord, read_journal
-from trainplane.search.run.launch import DESCRIPTION_FILE, FOLDER, Search, read_state
+from trainplane.search.run.journal import DESCRIPTION_FILE, FOLDER, JournalRecord, read_journal
 from trainplane.storage import NotFound, StorageError, Store, open_store
+
+if TYPE_CHECKING:
+    from trainplane.search.run.launch import Search
 
 # A search that runs writes its bills every few seconds, and sends them to an object store a little later.
 _SILENT_S = 60.0
@@ -70,6 +71,8 @@ class StoredSearch:
                 f"search {self.folder} was begun by older code, which did not keep how; name the preset and the "
                 f"settings that it was begun with: {line}"
             )
+        from jobs.search.spec import LoadedSearch, assemble_search
+
         tree = self.description
         loaded = LoadedSearch(build(SearchFile, tree["file"]), tree["base"], tuple(tree["words"]))
         return assemble_search(loaded, context, key=self.key)
@@ -91,6 +94,10 @@ def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchS
         context: Its store has the journals.
         words: A preset with the overrides that the search was begun with, or a name or the beginning of NAME-KEY.
     """
+    # Imports torch, which a list does without.
+    from jobs.search.spec import build_search, load_search
+    from trainplane.search.run.launch import read_state
+
     named, overrides = words[0], words[1:]
     stored = [] if overrides else [s for s in stored_searches(context) if _is_named(s, named)]
     try:
@@ -125,7 +132,7 @@ def _unknown(context: Context, named: str) -> str:
 
 
 def stopped_trials(state: SearchState) -> SearchState:
-    """State to show of a search that has stopped: no trial of it runs."""
+    """State of a stopped search to show: no trial runs."""
     trials = {
         number: replace(trial, status="interrupted") if trial.status == "running" else trial
         for number, trial in state.trials.items()

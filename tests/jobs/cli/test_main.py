@@ -1,5 +1,8 @@
 """`isnet`: a mistake of the user is answered in one sentence with status 2."""
 
+import subprocess
+import sys
+
 import pytest
 from mlflow.exceptions import MlflowException
 
@@ -77,6 +80,12 @@ def test_an_interrupted_run_says_which_step_is_saved(isnet, monkeypatch, saved, 
     ran = isnet("train", "demo")
     assert ran.status == 130
     assert said in ran.err
+
+
+def test_commands_that_list_import_nothing_that_takes_seconds():
+    modules = ", ".join(f"jobs.commands.{name}" for name in ("runs", "models", "tune", "data", "jobs"))
+    code = f"import sys, {modules}; print(sorted({{'torch', 'mlflow', 'ray', 'sqlalchemy'}} & set(sys.modules)))"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 
 
 @pytest.mark.parametrize("words", [["ui", "--port", "70000"], ["data", "pack", "x", "y", "--shard-bytes", "inf"]])

@@ -17,8 +17,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 from PIL import Image
+from small_datasets import make
 
-from jobs.commands.models import rules_file
+from jobs.commands.models import _gates_for, rules_file
 from jobs.evaluation.models import open_model
 from jobs.presets import PRESETS
 from trainplane.cluster.context import resolve
@@ -329,6 +330,14 @@ def test_rules_are_shipped_by_name_or_stand_in_a_file(tmp_path, monkeypatch):
             GateRules, read_yaml(PRESETS / "gates" / f"{found}.yaml")
         )
     assert rules_file("mine.yaml") == Path("mine.yaml")
+
+
+def test_so_few_pictures_are_promoted_by_the_rules_for_few(home):
+    context = resolve()
+    for name, count in (("few", 4), ("enough", 5)):
+        make(f"{context.datasets}/{name}", count=count)
+    assert _gates_for("few", context) == ("--gates", "small")
+    assert _gates_for("enough", context) == _gates_for("nothere", context) == ()
 
 
 def test_from_a_run_to_a_promoted_model_that_fills_a_hole(isnet_there, project, tmp_path):

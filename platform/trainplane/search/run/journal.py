@@ -33,6 +33,9 @@ from trainplane.storage.folder import FolderStore
 # A record of kind `k`; `n` and `t` are its number and time.
 JournalRecord = dict[str, Any]
 FILE = "journal.jsonl"
+# Folder of all searches in the checkpoint store, and the file beside a journal that says how its search was started.
+FOLDER = "searches"
+DESCRIPTION_FILE = "search.json"
 SEGMENTS = "journal/"
 # Copies of the first segments, joined. The segments stay: a process that was cut off would create a deleted one again.
 JOINED = "journal-from-start/"

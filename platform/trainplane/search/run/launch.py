@@ -22,7 +22,7 @@ from trainplane.search.policy.budget import CostRates
 from trainplane.search.policy.scheduler import SearchPlan
 from trainplane.search.policy.state import SearchState, WorkItem, fold
 from trainplane.search.run.driver import Driver, has_same_limits, trial_limit
-from trainplane.search.run.journal import Journal, JournalRecord, open_journal, read_journal
+from trainplane.search.run.journal import DESCRIPTION_FILE, FOLDER, Journal, JournalRecord, open_journal, read_journal
 from trainplane.search.run.ray_tune import run_on_tune
 from trainplane.search.run.trial import Assignment, train_item
 from trainplane.search.run.weights_transfer import pin_owner, release_donor
@@ -33,9 +33,6 @@ from trainplane.train.checkpoint.pins import pin
 from trainplane.train.config import TrainConfig
 from trainplane.train.run_config import RunConfig
 
-# Folder of all searches in the checkpoint store.
-FOLDER = "searches"
-DESCRIPTION_FILE = "search.json"
 Configure = Callable[[int, Settings, int], RunConfig]
 """Configuration of a trial, from its number, its settings and its number of exploits."""
 
