@@ -1,4 +1,4 @@
-"""Sum of gradients over ranks, begun while other gradients are computed.
+"""Sum of gradients over ranks, beside other computation.
 
 The gradients of all networks have places one after the other, and are cut into buckets of neighbours of one network.
 Both depend on the parameters alone, so a resumed run has the same ones. Buckets are sent in reverse order, as backward
@@ -20,10 +20,10 @@ BUCKET_BYTES = 25 << 20
 
 
 class RunningSum(Protocol):
-    """Sum over ranks of tensors that are complete one after the other."""
+    """Sum over ranks of tensors that are completed in turn."""
 
     def add(self, tensors: Sequence[Tensor], *, first: int) -> None:
-        """Starts a sum; `first` is the place of the first element."""
+        """Starts a sum; `first` is the first element's place."""
 
     def finish(self) -> None:
         """Waits until all added tensors hold their sums."""

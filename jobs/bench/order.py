@@ -43,7 +43,7 @@ def order(args: argparse.Namespace) -> int:
         file_bytes = sum(path.stat().st_size for path in Path(scratch).glob("*/*.index"))
     shuffling = [shuffling_of(global_batch) for global_batch in (6, 32, 256, 1024)]
     reading = {str(world): bytes_read(world) for world in (1, 2, 4, 8, 16, 32, 64)}
-    found = found_again(8, epochs=6)
+    again = found_again(8, epochs=6)
     figures = [
         figure(f"plan of one of {args.ranks} ranks, {args.samples} samples", plan["wall_s"], "s", 1.0),
         figure("its memory", plan["mib"], "MiB", 190.7),
@@ -52,8 +52,8 @@ def order(args: argparse.Namespace) -> int:
         figure("mapping it, in each process", mapped["wall_s"], "s", 0.1),
         figure("memory of a process that maps it", mapped["own_mib"], "MiB", 5.0),
         figure("bytes read in an epoch over all ranks, of the dataset", max(reading.values()), "ratio", 1.1),
-        figure("found again by 8 hosts with room for all, second epoch", found[1], "of its samples"),
-        figure("the same, sixth epoch", found[5], "of its samples"),
+        figure("found again by 8 hosts with room for all, second epoch", again[1], "of its samples"),
+        figure("the same, sixth epoch", again[5], "of its samples"),
     ]
     text = _text(figures, shuffling)
     report(
@@ -66,7 +66,7 @@ def order(args: argparse.Namespace) -> int:
         mapped=mapped,
         shuffling=shuffling,
         bytes_read=reading,
-        found_again=found,
+        found_again=again,
     )
     return 0
 
@@ -167,7 +167,7 @@ def bytes_read(world: int, *, samples: int = 2**15) -> float:
 
 
 def found_again(hosts: int, *, epochs: int, samples: int = 2**15) -> list[float]:
-    """Share of each epoch's samples that their host has in its cache.
+    """Share of each epoch's samples that hosts have cached.
 
     Each host has room for the whole dataset, and begins with nothing.
     """
@@ -175,13 +175,13 @@ def found_again(hosts: int, *, epochs: int, samples: int = 2**15) -> list[float]
     cached = np.zeros((hosts, samples), dtype=bool)
     shares = []
     for epoch in range(epochs):
-        found = 0
+        num_found = 0
         for step in range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch):
             rows = order.batch(step).reshape(hosts, -1)
             hits = np.take_along_axis(cached, rows, axis=1)
-            found += int(hits.sum())
+            num_found += int(hits.sum())
             np.put_along_axis(cached, rows, True, axis=1)
-        shares.append(found / (order.steps_per_epoch * order.global_batch))
+        shares.append(num_found / (order.steps_per_epoch * order.global_batch))
     return shares
 
 

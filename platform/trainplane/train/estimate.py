@@ -79,7 +79,7 @@ def estimate(config: TrainConfig, inputs: EstimateInputs) -> Estimate:
 
 
 def passes_read(passes: float, *, hosts: int, room: float) -> float:
-    """Passes over the dataset that the store serves; caches serve the others.
+    """Passes over the dataset that caches leave to the store.
 
     Each epoch gives a host other samples, at random: it reads 1 / `hosts` of the dataset, and what it has read before
     it finds again.
@@ -89,16 +89,16 @@ def passes_read(passes: float, *, hosts: int, room: float) -> float:
         hosts: Hosts with a cache each, empty at the start.
         room: Share of the dataset that fits into a cache.
     """
-    found = read = 0.0
+    share = read = 0.0  # share of an epoch that caches serve, passes so far
     while passes > 0:
         epoch = min(1.0, passes)
-        read += epoch * (1 - found)
+        read += epoch * (1 - share)
         passes -= epoch
         # What is in the cache stays, as it is all of one dataset.
-        next_found = min(room, found + (1 - found) / hosts)
-        if next_found <= found:
-            return read + passes * (1 - found)
-        found = next_found
+        next_share = min(room, share + (1 - share) / hosts)
+        if next_share <= share:
+            return read + passes * (1 - share)
+        share = next_share
     return read
 
 

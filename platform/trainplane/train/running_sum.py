@@ -1,4 +1,4 @@
-"""Sum over ranks of tensors that are complete one after the other.
+"""Sum over ranks of tensors that are completed in turn.
 
 Each group of tensors is sent when it is added, and computation goes on meanwhile. All ranks add the same groups in the
 same order. On GPUs, NCCL sums each group.
@@ -41,7 +41,7 @@ class RunningSum:
 
     @torch.no_grad()
     def add(self, tensors: Sequence[Tensor], *, first: int) -> None:
-        """Starts the sum of some tensors, of one dtype and device.
+        """Starts the sum of tensors of one dtype and device.
 
         Args:
             tensors: They hold their sums after `finish`, and must not change before.
@@ -132,7 +132,7 @@ class _RingGroup:
 
 
 def section_length(total: int, size: int, *, element_bytes: int) -> int:
-    """Elements of each rank's section in gloo's ring over a buffer.
+    """Elements of a section in gloo's ring over a buffer.
 
     As gloo's `allreduce.cc` divides it: segments of at most 1 MiB, at least two a rank, equally many for each.
     """
@@ -143,7 +143,7 @@ def section_length(total: int, size: int, *, element_bytes: int) -> int:
 
 
 def _sections(places: range, length: int, size: int) -> Iterator[tuple[int, int, int]]:
-    """Yields (section, start, stop) of runs of places; start and stop count from the first."""
+    """Yields (section, start, stop); both count from the first place."""
     at = places.start
     while at < places.stop:
         # Padding lies behind the last section.

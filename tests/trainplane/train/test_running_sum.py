@@ -7,6 +7,9 @@ import torch
 import torch.distributed as dist
 from forked_ranks import run_ranks
 
+import isnet
+from isnet.gan import GAN, GanSettings, LossWeights
+from isnet.training import gradient_sum
 from trainplane.train import running_sum
 from trainplane.train.running_sum import RunningSum
 
@@ -86,6 +89,28 @@ def test_messages_and_bytes_are_counted():
     of_ring = [4 * count * (size - 1) // size for count in (64, 936)]
     parts, sums = ([(name, num_bytes) for num_bytes in of_ring] for name in ("parts", "sums"))
     assert run_ranks(rank, size) == [[parts[0], sums[0], parts[1], sums[1]]] * size
+
+
+def test_a_step_of_a_gan_has_the_bits_of_a_flat_sum_of_all_gradients(monkeypatch):
+    # Several buckets of each network, although it is small.
+    monkeypatch.setattr(gradient_sum, "BUCKET_BYTES", 20_000)
+
+    def end(world, reduce):
+        torch.manual_seed(0)
+        networks = isnet.build("isnet", blocks=1, width=8), isnet.build("discriminator", width=8)
+        settings = GanSettings(loss=LossWeights(perceptual=0.0, style=0.0))
+        players = GAN(*networks, settings, perceptual=None, device="cpu")
+        torch.manual_seed(world.rank)
+        mask = torch.ones(1, 1, 32, 32)
+        mask[:, :, 8:24, 8:24] = 0
+        players.step([(torch.rand(1, 3, 32, 32), mask) for _ in range(2)], global_batch=6, reduce=reduce)
+        return [value.numpy() for module in players.modules().values() for value in module.state_dict().values()]
+
+    def rank(world):
+        buckets, flat = end(world, world), end(world, SimpleNamespace(sum_=world.sum_))
+        return [(a == b).all() for a, b in zip(buckets, flat, strict=True)]
+
+    assert all(all(equal) for equal in run_ranks(rank, 3))
 
 
 def test_one_rank_sends_nothing_and_changes_nothing():

@@ -1,8 +1,8 @@
 """Multipart upload of one S3 object in bounded memory.
 
-The object appears whole at the end or not at all. Every part carries a Content-MD5. Multipart uploads of a killed
-process stay until they are cleared: packing does so (`Store.clear_unfinished`); for other writers give the bucket a
-lifecycle rule that ends such uploads after some days.
+The object appears whole at the end or not at all. Every part carries a Content-MD5, and a few are sent at once.
+Multipart uploads of a killed process stay until they are cleared: packing does so (`Store.clear_unfinished`); for other
+writers give the bucket a lifecycle rule that ends such uploads after some days.
 """
 
 from __future__ import annotations
@@ -10,13 +10,16 @@ from __future__ import annotations
 import base64
 import hashlib
 import io
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from typing import Any
 
 from trainplane.storage.s3.request import RetryingClient
 from trainplane.storage.store import NotFound, StorageError
+from trainplane.store_wait import STORE_WAITS
 
 PART_BYTES = 8 * 1024 * 1024  # S3 requires at least 5 MiB in every part but the last
+PARTS_AT_ONCE = 4  # each of them is in memory
 
 
 class Upload(io.RawIOBase):
@@ -32,7 +35,11 @@ class Upload(io.RawIOBase):
         self._key = key
         self._object = {"Bucket": client.bucket, "Key": name}
         self._pending = bytearray()
-        self._parts: list[dict[str, Any]] = []
+        self._parts: list[Future[dict[str, Any]]] = []
+        self._threads = ThreadPoolExecutor(PARTS_AT_ONCE, thread_name_prefix="upload")
+        self._is_aborted = False
+        # Threads that wait for a store obey what this one does.
+        self._is_cancelled = STORE_WAITS.cancelled
         self._upload_id: str | None = None
         self._written = 0
 
@@ -68,12 +75,13 @@ class Upload(io.RawIOBase):
             return
         if self._pending:
             self._send(bytes(self._pending))
+        parts = [part.result() for part in self._parts]
+        self._threads.shutdown()
 
         def complete(client: Any) -> None:
             self.attempts += 1
-            parts = {"Parts": self._parts}
             client.complete_multipart_upload(
-                **self._object, **self._condition, UploadId=self._upload_id, MultipartUpload=parts
+                **self._object, **self._condition, UploadId=self._upload_id, MultipartUpload={"Parts": parts}
             )
 
         # The object appears with this request.
@@ -86,6 +94,9 @@ class Upload(io.RawIOBase):
 
     def abort(self) -> None:
         """Frees the parts, if the store still answers."""
+        # First let those under way end: one that arrived later would stay.
+        self._is_aborted = True
+        self._threads.shutdown(cancel_futures=True)
         if self._upload_id is not None:
             with suppress(StorageError):
                 abort_upload(self._client, self._object["Key"], self._upload_id)
@@ -107,18 +118,24 @@ class Upload(io.RawIOBase):
             self._upload_id = self._client.call(
                 f"begin {self._key}", lambda client: str(client.create_multipart_upload(**self._object)["UploadId"])
             )
+        # So many parts are on their way; a failure of one is raised here, or at the end.
+        if len(self._parts) >= PARTS_AT_ONCE:
+            self._parts[-PARTS_AT_ONCE].result()
         # Part numbers start at 1.
-        number = len(self._parts) + 1
-        try:
-            etag = self._client.call(
-                f"write part {number} of {self._key}",
-                lambda client: client.upload_part(
-                    **self._object, UploadId=self._upload_id, PartNumber=number, Body=part, ContentMD5=md5(part)
-                )["ETag"],
-            )
-        except NotFound as error:
-            raise self._aborted_error() from error
-        self._parts.append({"PartNumber": number, "ETag": etag})
+        self._parts.append(self._threads.submit(self._put_part, len(self._parts) + 1, part))
+
+    def _put_part(self, number: int, part: bytes) -> dict[str, Any]:
+        with STORE_WAITS.obeying(lambda: self._is_aborted or self._is_cancelled()):
+            try:
+                etag = self._client.call(
+                    f"write part {number} of {self._key}",
+                    lambda client: client.upload_part(
+                        **self._object, UploadId=self._upload_id, PartNumber=number, Body=part, ContentMD5=md5(part)
+                    )["ETag"],
+                )
+            except NotFound as error:
+                raise self._aborted_error() from error
+        return {"PartNumber": number, "ETag": etag}
 
 
 def abort_upload(client: RetryingClient, name: str, upload_id: str) -> None:

@@ -153,7 +153,7 @@ def committed(store: Store, *, abandoned: bool = False) -> list[Checkpoint]:
 
 
 def newest_first(store: Store, *, abandoned: bool = False) -> Iterator[Checkpoint]:
-    """Yields checkpoints as `committed`, and reads each when it is asked for."""
+    """Yields what `committed` returns, newest first, one by one."""
     for _, checkpoint in _with_manifest(store, folders_of(store), abandoned=abandoned):
         if checkpoint is not None:
             yield checkpoint
@@ -173,8 +173,8 @@ class Manifests:
         """Checkpoints among listed folders, as `committed`."""
         listed = {(folder, names[MANIFEST]) for folder, names in folders.items() if MANIFEST in names}
         self._known = {key: checkpoint for key, checkpoint in self._known.items() if key in listed}
-        found = list(_with_manifest(self._store, folders, known=self._known))
-        return [checkpoint for _, checkpoint in reversed(found) if checkpoint is not None]
+        newest_first = list(_with_manifest(self._store, folders, cache=self._known))
+        return [checkpoint for _, checkpoint in reversed(newest_first) if checkpoint is not None]
 
 
 def _with_manifest(
@@ -182,20 +182,20 @@ def _with_manifest(
     folders: Folders,
     *,
     abandoned: bool = False,
-    known: MutableMapping[tuple[str, str], Checkpoint | None] | None = None,
+    cache: MutableMapping[tuple[str, str], Checkpoint | None] | None = None,
 ) -> Iterator[tuple[str, Checkpoint | None]]:
-    """Yields folders and checkpoints, newest first; None for a damaged manifest."""
-    known = {} if known is None else known
+    """Yields newest folders first; None for a damaged manifest."""
+    cache = {} if cache is None else cache
     for folder, names in reversed(folders.items()):
         if MANIFEST not in names or (ABANDONED in names and not abandoned):
             continue
         key = (folder, names[MANIFEST])
         try:
-            known[key] = known[key] if key in known else _read_manifest(store, folder)
+            cache[key] = cache[key] if key in cache else _read_manifest(store, folder)
         except NotFound:
             # Deleted after it was listed.
             continue
-        yield folder, known[key]
+        yield folder, cache[key]
 
 
 def _read_manifest(store: Store, folder: str) -> Checkpoint | None:
