@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, runtime_checkable
 
 from torch import Tensor, nn
@@ -74,8 +75,8 @@ class GradientSum:
             for parameter in bucket.parameters:
                 layer = self._layers.get(id(parameter))
                 leaf = parameter if layer is None or layer.effective is None else layer.effective
-                hook = leaf.register_post_accumulate_grad_hook(lambda _, bucket=bucket: self._complete(bucket))
-                self._hooks.append(hook)
+                complete = partial(self._complete, bucket)
+                self._hooks.append(leaf.register_post_accumulate_grad_hook(complete))  # type: ignore[no-untyped-call]
 
     def finish(self) -> None:
         """Sums the gradients that are left, and waits for all."""
@@ -88,7 +89,7 @@ class GradientSum:
         self._start(self._buckets[self._num_started :])
         self._running.finish()
 
-    def _complete(self, bucket: _Bucket) -> None:
+    def _complete(self, bucket: _Bucket, leaf: Tensor) -> None:
         bucket.missing -= 1
         if bucket.missing < 0:
             raise RuntimeError("a gradient came after its sum had begun: this method goes backward to a weight twice")

@@ -31,7 +31,6 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
-from isnet.gan import LocalReducer
 from jobs.bench.common import (
     Clock,
     Figure,
@@ -222,7 +221,7 @@ def _step(task: ISNetTask, batch: Batch, config: ISNetConfig, step: int) -> None
         {name: value[first : first + micro] for name, value in moved.items()}
         for first in range(0, train.global_batch, micro)
     ]
-    losses = task.step(parts, global_batch=train.global_batch, reduce=LocalReducer())
+    losses = task.step(parts, global_batch=train.global_batch, reduce=World())
     # Losses are read from the device and printed at the run's cadence.
     if isinstance(train.log_every, int) and step % train.log_every == 0:
         line = ", ".join(f"{name} {value:.4f}" for name, value in losses.items())
