@@ -28,9 +28,11 @@ class Ending:
         stored = stored or {}
         self._config, self._clock, self._began = config, clock, clock()
         self._seconds = float(stored.get("seconds", 0.0))
-        # The best value so far, its step, and the validations since.
-        self._best: float | None = stored.get("best")
-        self._best_step, self._since = int(stored.get("best_step", 0)), int(stored.get("since", 0))
+        # The best value so far, its step, and the validations since: nothing yet where they were of another metric.
+        self._goal = [config.best_metric, config.best_mode]
+        counted = stored if stored.get("goal") == self._goal else {}
+        self._best: float | None = counted.get("best")
+        self._best_step, self._since = int(counted.get("best_step", 0)), int(counted.get("since", 0))
         hours = config.max_hours
         self._is_out_of_time = hours is not None and self._seconds >= 3600 * hours
 
@@ -76,4 +78,5 @@ class Ending:
 
     def to_json(self) -> dict[str, Any]:
         """State for a checkpoint."""
-        return {"seconds": self.seconds, "best": self._best, "best_step": self._best_step, "since": self._since}
+        count = {"goal": self._goal, "best": self._best, "best_step": self._best_step, "since": self._since}
+        return {"seconds": self.seconds, **count}

@@ -44,6 +44,8 @@ def test_patience_counts_validations_without_a_better_value():
     assert again.reason == ""
     again.validated(4, {"val/error": 2.0})
     assert "3 validations" in again.reason
+    # Values of another metric are no measure.
+    assert Ending(config(best_metric="val/error", best_mode="max", patience=2).train, ending.to_json()).reason == ""
 
 
 def test_time_is_that_of_all_attempts():

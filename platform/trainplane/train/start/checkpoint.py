@@ -100,7 +100,9 @@ def copy_state(
         if order != loaded.meta["order_hash"]:
             # Batches that the guard skips, and samples that were damaged, belong to the other order.
             meta |= {"guard": {**loaded.meta["guard"], "passed_over": []}, "damage": []}
-        meta |= {"dataset_digest": dataset.digest, "order_hash": order}
+        # Hours are counted anew in a new run.
+        ending = {**loaded.meta.get("ending", {}), "seconds": 0.0}
+        meta |= {"dataset_digest": dataset.digest, "order_hash": order, "ending": ending}
     scalars = {**loaded.state.scalars, "param_groups": _param_groups(task, loaded.state)}
     metrics = loaded.checkpoint.metrics
     checkpoints.write(target, replace(loaded.state, scalars=scalars), meta=meta, metrics=metrics)
