@@ -24,6 +24,7 @@ from jobs.cli.streams import OutputError, notify, usable_streams, write_report
 from trainplane.command_line import CONTEXT_VARIABLE
 from trainplane.errors import RunFailed, UserError, split_remedy
 from trainplane.passive_waiting import wait_passively
+from trainplane.store_wait import STORE_WAITS
 
 if TYPE_CHECKING:
     from trainplane.cluster.context import Context
@@ -46,6 +47,9 @@ def _run(args: argparse.Namespace) -> int:
     # SIGTERM interrupts as Ctrl-C does, so that servers and processes that were started are ended on the way out.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
+        # Not where the shell lets a command of the background ignore it.
+        if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+            signal.signal(signal.SIGINT, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
     # Imported late, like the command itself, so that --help stays fast.
     module, _, function = args.target.partition(":")
@@ -72,7 +76,7 @@ def _run(args: argparse.Namespace) -> int:
         return 1
     except KeyboardInterrupt as error:
         # A run or a search says itself what it has saved.
-        return _fail(args, f"interrupted{error or RESUMABLE.get(args.target, '')}", 130)
+        return _fail(args, f"interrupted{str(error) or RESUMABLE.get(args.target, '')}", 130)
     except Exception as error:
         # An unreachable server, or a database that is locked or full, is no fault of the program. Code that continues
         # without MLflow catches these errors itself.
@@ -150,6 +154,8 @@ RESUMABLE = {
 
 
 def _interrupt(number: int, frame: Any) -> None:
+    # What is cleaned up on the way out does not wait for a store that is away.
+    STORE_WAITS.is_over = True
     raise KeyboardInterrupt
 
 

@@ -10,9 +10,9 @@ import isnet
 from isnet.gan import GanSettings
 from isnet.losses import LossWeights
 from jobs.config import load_run_config
-from jobs.isnet_task import gan_settings, generator_options
 from jobs.presets import LAYERS, PRESETS, layer_names, preset_names, preset_tree
 from jobs.search.spec import load_search
+from jobs.train.networks import gan_settings, generator_options
 from trainplane.errors import UserError
 from trainplane.search.space import Space
 
@@ -142,3 +142,16 @@ def test_every_setting_of_the_training_step_comes_from_a_section_of_the_configur
     assert weights | settings - {"loss"} <= set(type(config.loss).model_fields) | set(type(config.train).model_fields)
     step = gan_settings(config)
     assert (step.loss.style, step.lr_d, step.betas, step.ema) == (7, 3e-5, (0.1, 0.2), config.train.ema)
+
+
+def test_a_wrong_name_is_answered_with_those_of_its_kind():
+    with pytest.raises(UserError, match="no preset 'nosuch'; known: ") as run:
+        load_run_config("nosuch", [])
+    with pytest.raises(UserError, match="no preset 'nosuch'; known: search_") as search:
+        load_search("nosuch", [])
+    assert "search_" not in str(run.value)
+    assert "celeba" not in str(search.value)
+    with pytest.raises(UserError, match="did you mean 'search_demo'"):
+        load_search("serch_demo", [])
+    with pytest.raises(UserError, match="write the preset first: search_demo train"):
+        load_search("train.threads=1", [])
