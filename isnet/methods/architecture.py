@@ -63,6 +63,10 @@ class MethodGenerator(Generator):
 
     architecture: Any
 
+    def __init__(self, architecture: MethodArchitecture, *, size_multiple: int, minimum_size: int) -> None:
+        of_any_kind: Any = architecture
+        super().__init__(of_any_kind, size_multiple=size_multiple, minimum_size=minimum_size)
+
     @abstractmethod
     def fill(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
         """Predicts the whole picture."""

@@ -155,9 +155,9 @@ class Method(Players):
 
         `style` has the pictures of the style loss where they are others.
         """
-        vgg, terms = self.perceptual, {}
+        vgg, terms = self.perceptual, Metrics()
         if not isinstance(vgg, Perceptual):
-            return {}
+            return terms
         with self.timer.part("vgg"):
             if self._weight("perceptual") or (self._weight("style") and style is None):
                 features = self._features(fake, real)

@@ -32,7 +32,7 @@ class _RankSum(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Any) -> Any:
-        return _RankSum.apply(gradients[0], ctx.reduce), None
+        return _RankSum.apply(gradients[0], ctx.reduce), None  # type: ignore[no-untyped-call]
 
 
 @contextmanager
@@ -53,11 +53,11 @@ def _joined(layer: nn.BatchNorm2d, x_BCHW: Tensor, *, reduce: SumReducer) -> Ten
         return nn.BatchNorm2d.forward(layer, x_BCHW)
     # The mean first: a variance from sums of squares would lose its digits.
     values = x_BCHW.new_tensor([x_BCHW.numel() / x_BCHW.shape[1]])
-    sums: Any = _RankSum.apply(torch.cat([x_BCHW.sum((0, 2, 3)), values]), reduce)
+    sums: Any = _RankSum.apply(torch.cat([x_BCHW.sum((0, 2, 3)), values]), reduce)  # type: ignore[no-untyped-call]
     count = sums[-1].detach()
     mean = (sums[:-1] / count).view(1, -1, 1, 1)
     centred = x_BCHW - mean
-    squares: Any = _RankSum.apply(centred.square().sum((0, 2, 3)), reduce)
+    squares: Any = _RankSum.apply(centred.square().sum((0, 2, 3)), reduce)  # type: ignore[no-untyped-call]
     variance = squares / count
     with torch.no_grad():
         assert layer.running_mean is not None

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from isnet.generator import is_count
 from isnet.methods.architecture import MethodArchitecture, MethodGenerator
-from isnet.methods.pconv.networks import PConvUNet, assemble, picture_of
+from isnet.methods.pconv.networks import Form, PConvUNet, assemble, picture_of
 
 MOST_LEVELS = 10
 
@@ -40,7 +40,7 @@ class PConvFiller(MethodGenerator):
 
     def __init__(self, architecture: PConvArchitecture) -> None:
         super().__init__(architecture, size_multiple=2**architecture.levels, minimum_size=2**architecture.levels)
-        form = "released" if architecture.released else "paper"
+        form: Form = "released" if architecture.released else "paper"
         self.net = PConvUNet(width=architecture.width, levels=architecture.levels, form=form)
 
     def fill(self, image_B3HW: Tensor, mask_B1HW: Tensor) -> Tensor:
