@@ -16,7 +16,7 @@ from typing import Any, cast
 
 import torch
 
-from isnet.formats.author import load_author_checkpoint
+from isnet.formats.released import load_generator
 from isnet.generator import Architecture, Generator
 from isnet.inference.classical import classical
 from isnet.inference.filler import Filler
@@ -143,7 +143,7 @@ def _checkpoint(address: str, checkpoint_address: str) -> Model:
 
 def eval_generator(task: ISNetTask) -> Generator:
     """Returns the network that is evaluated and registered."""
-    return cast("Generator", task.gan.eval_generator())
+    return cast("Generator", task.players.eval_generator())
 
 
 def load_task(address: str) -> tuple[ISNetTask, checkpoints.LoadedCheckpoint]:
