@@ -9,7 +9,7 @@ from jobs.cli.parser import Parser
 
 MODEL_HELP = (
     "NAME, NAME@ALIAS or NAME/VERSION of a registered model, runs:/ID, a checkpoint's address, author:PATH, "
-    "untrained:PRESET, or classical:mean|telea|ns|biharmonic"
+    "starter, untrained:PRESET, or classical:mean|telea|ns|biharmonic"
 )
 
 

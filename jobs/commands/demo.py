@@ -21,12 +21,14 @@ import psutil
 from PIL import Image
 
 from isnet.images.decode import decode_rgb
+from isnet.inference.classical import classical
 from isnet.masks import irregular
 from jobs.cli.main import emit
 from jobs.config import ISNetConfig, load_isnet_config
 from jobs.data.demo_photos import VAL, folder_photos, keep_dataset, pack_sides, packaged_photos
 from jobs.data.samples import picture_bytes
 from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
+from jobs.evaluation.model_address import STARTER
 from jobs.evaluation.models import open_model, untrained_model
 from jobs.evaluation.report import Report, terminal_text
 from jobs.presets import PRESETS
@@ -61,7 +63,8 @@ def demo(args: argparse.Namespace, context: Context) -> int:
     """Runs all stages, from photos to a repaired picture."""
     started = time.monotonic()
     _check_local(context)
-    typed = Typed("demo", (f"train.steps={args.steps}",) if args.steps else (), is_shipped=True)
+    preset = "demo" if args.from_scratch else "finetune"
+    typed = Typed(preset, (f"train.steps={args.steps}",) if args.steps else (), is_shipped=True)
     config = load_isnet_config(typed.preset, typed.overrides)
     with exclusive(context.home, "demo", doing="running the demo"):
         # 1: photos, before anything is started.
@@ -102,7 +105,7 @@ def _from_data_to_picture(
     version = ModelVersion(context.tracking_server, MODEL, number)
     rules = make_protocol(context, VAL, masks="irregular", size=config.data.evaluation_size)
     evaluations = _evaluations(config, context, version, rules)
-    verdicts, is_promoted = _promote(context, version, evaluations, rules)
+    verdicts, is_promoted = _promote(context, version, evaluations, rules, gates=typed.preset)
     _stage(5, f"version {version.version} of {MODEL!r} {'is @production' if is_promoted else 'was refused'}")
     report: dict[str, Any] = {
         "run_id": prepared.run_id,
@@ -124,8 +127,10 @@ def _from_data_to_picture(
 
 def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, rules: Protocol) -> list[dict[str, Any]]:
     """Evaluates simple methods, then our version, on the same pairs."""
-    models = [open_model(f"classical:{name}", context) for name in ("mean", "telea")]
-    models += [untrained_model(config), open_model(version.address, context)]
+    models = [open_model(f"classical:{name}", context) for name in ("mean", "telea", "biharmonic")]
+    # The weights that the training began with.
+    models.append(untrained_model(config) if config.train.start_from is None else open_model(STARTER, context))
+    models.append(open_model(version.address, context))
     evaluations = [measure_model(model, rules).evaluation for model in models]
     # Cards and gates read it from the version.
     version.attach_evaluation(evaluations[-1])
@@ -133,7 +138,7 @@ def _evaluations(config: ISNetConfig, context: Context, version: ModelVersion, r
 
 
 def _promote(
-    context: Context, version: ModelVersion, evaluations: list[dict[str, Any]], protocol: Protocol
+    context: Context, version: ModelVersion, evaluations: list[dict[str, Any]], protocol: Protocol, *, gates: str
 ) -> tuple[list[GateVerdict], bool]:
     """Promotes the version if it passes the demo's gates."""
     # A second demo compares its version with the first one's.
@@ -146,7 +151,7 @@ def _promote(
         if (before.evaluation or {}).get("dataset_digest") == evaluations[-1]["dataset_digest"]:
             production = measure_version(context, audited.store, before, protocol).evaluation
     verdicts = evaluate_gates(
-        build(GateRules, read_yaml(PRESETS / "gates" / "demo.yaml")),
+        build(GateRules, read_yaml(PRESETS / "gates" / f"{gates}.yaml")),
         evaluations[-1],
         baselines={evaluation["model"]: evaluation for evaluation in evaluations[:-1]},
         production=production,
@@ -184,8 +189,9 @@ def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
     repaired = np.asarray(Image.open(folder / "repaired.png"))
     if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
         raise RunFailed("the repaired picture differs from the photo outside the hole")
-    panels = [("damaged", damaged), ("repaired by @production", repaired), ("truth", photo)]
-    Image.fromarray(strip(panels)).save(folder / "before-after.png")
+    telea = np.rint(classical("telea").predict(photo.astype(np.float32) / 255, hole) * 255).astype(np.uint8)
+    panels = [("damaged", damaged), ("OpenCV Telea", telea), ("repaired by @production", repaired), ("truth", photo)]
+    Image.fromarray(strip(panels, columns=2)).save(folder / "before-after.png")
     return folder / "before-after.png"
 
 
@@ -237,16 +243,18 @@ def _stage(number: int, text: str) -> None:
 def _report_text(report: dict[str, Any]) -> str:
     """Formats the table of results and the next commands."""
     ours = report["evaluations"][-1]
-    rows = [f"{'hole filled with':<28}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]
+    rows = [f"{'hole filled with':<36}{'PSNR dB':>9}{'SSIM':>9}{'L1 in hole':>12}"]
     names = {
         "classical:mean": "the mean colour",
         "classical:telea": "OpenCV Telea",
+        "classical:biharmonic": "the smoothest continuation",
         "untrained": "the untrained network",
+        STARTER: "the starter, before this training",
     }
     for evaluation in report["evaluations"]:
         row = evaluation["bins"]["all"]
         name = names.get(evaluation["model"], f"this model ({evaluation['model'].removeprefix('models:/')})")
-        rows.append(f"{name:<28}{row['psnr']:>9.2f}{row['ssim']:>9.4f}{row['l1_hole']:>12.4f}")
+        rows.append(f"{name:<36}{row['psnr']:>9.2f}{row['ssim']:>9.4f}{row['l1_hole']:>12.4f}")
     # All rows have the same pairs.
     first = report["evaluations"][0]["bins"]["all"]["n"]
     lines = [

@@ -16,7 +16,7 @@ from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.files import PictureError, display_name, read_bytes
-from isnet.images.folders import find_pictures
+from isnet.images.folders import find_pictures, with_advice
 from isnet.images.open_image import open_picture
 from isnet.images.save import can_write, check_size_for, check_suffix
 from isnet.inpaint import MaskRules, check_borders
@@ -25,7 +25,7 @@ from jobs.cli.main import emit
 from jobs.cli.progress import bar
 from jobs.cli.streams import notify
 from jobs.cluster.worker_pool import task_count
-from jobs.evaluation.model_address import complete_address
+from jobs.evaluation.model_address import STARTER, complete_address
 from jobs.evaluation.models import Model, open_model
 from jobs.inference import batch
 from jobs.inference.planning import KEPT_SUFFIXES, Options, plan
@@ -70,10 +70,12 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
 
 
 def _model_address(args: argparse.Namespace, context: Context) -> str:
-    """Returns the address of the named or only model."""
+    """Returns the address of the named or only model, or the starter's."""
     if args.model is not None:
         return complete_address(args.model, context)
-    address = only_model(context.tracking_server)
+    if (address := only_model(context.tracking_server)) is None:
+        notify("no --model was given and none is registered; this is the starter, a small model that ships with isnet")
+        return STARTER
     notify(f"no --model was given; this is {address}")
     return address
 
@@ -120,7 +122,11 @@ def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles
         raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
     # Results of an earlier run, and masks, may lie below the pictures.
     paths, skipped = find_pictures(image, without=(output, mask))
-    failed = [{"image": str(image / entry.path), "reason": entry.reason} for entry in skipped if not entry.is_harmless]
+    failed = [
+        {"image": str(image / entry.path), "reason": with_advice(entry.reason)}
+        for entry in skipped
+        if not entry.is_harmless
+    ]
     if not paths:
         raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
     _check_there(mask, "mask")

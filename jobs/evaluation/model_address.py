@@ -22,7 +22,7 @@ _CHECKPOINT = re.compile(r"(?:.*/)?step-\d+/?")
 _CLASSICAL = ("mean", "telea", "ns", "biharmonic")
 FORMS = (
     "NAME, NAME@ALIAS or NAME/VERSION of a registered model, runs:/ID, a checkpoint's address, author:PATH, "
-    "untrained:PRESET or classical:mean|telea|ns|biharmonic"
+    "starter, untrained:PRESET or classical:mean|telea|ns|biharmonic"
 )
 
 

@@ -21,6 +21,11 @@ def demo(commands: Any) -> None:
     parser.add_argument("--steps", type=count, metavar="N", help="training steps (default: the preset's)")
     parser.add_argument("--fresh", action="store_true", help="start a new run instead of resuming")
     parser.add_argument(
+        "--from-scratch",
+        action="store_true",
+        help="train a fresh network with every term of Eq. 2, instead of going on from the starter",
+    )
+    parser.add_argument(
         "--port", type=port, default=0, metavar="N", help="port of the object store (default: a free one)"
     )
 

@@ -68,7 +68,7 @@ def inpaint(commands: Any) -> None:
     parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
     parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
     parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
-    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the only one that is registered)")
+    parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the only registered one, or starter)")
     parser.add_argument(
         "--parallel",
         type=whole,

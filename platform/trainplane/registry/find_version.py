@@ -40,14 +40,14 @@ def find_version(server: TrackingServer, address: str) -> ModelVersion:
     return ModelVersion.at(server, full_address(server, address))
 
 
-def only_model(server: TrackingServer) -> str:
-    """Address of the only model, or else of `isnet@production`."""
+def only_model(server: TrackingServer) -> str | None:
+    """Address of the only model, or else of `isnet@production`.
+
+    None where no model is registered.
+    """
     names = model_names(server)
     if not names:
-        raise UserError(
-            "no model is named, and none is registered here; name one with --model, or register a run's: "
-            + command_line("models", "register", "RUN")
-        )
+        return None
     if len(names) == 1:
         return full_address(server, names[0])
     if USUAL_NAME in names and PRODUCTION in RegisteredModel(server, USUAL_NAME).aliases():
