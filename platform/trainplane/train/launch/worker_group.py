@@ -53,6 +53,7 @@ class WorkerGroup:
         self._num_messages = 0
         self._num_validations = 0
         self._placement_group: str | None = None
+        self._has_ended = False
         self._watch = StallWatch(config.stall_s)
         self._placement_groups = PlacementGroups(ray)
 
@@ -152,9 +153,12 @@ class WorkerGroup:
         """Passes on new messages and the newest progress."""
         # A busy actor is asked again at the next round.
         try:
-            state, messages, _, _, self._placement_group = self._ray.get(self._actor.state.remote(), timeout=5)
+            state, messages, outcome, error, self._placement_group = self._ray.get(
+                self._actor.state.remote(), timeout=5
+            )
         except self._ray.exceptions.RayError:
             return
+        self._has_ended = outcome is not None or error is not None
         for message in messages[self._num_messages :]:
             progress.emit(message)
         self._num_messages = len(messages)
@@ -164,6 +168,9 @@ class WorkerGroup:
 
     def _check_stall(self, checkpoints: str, progress: Progress) -> None:
         """Raises `Stalled` when no rank has moved for the limit."""
+        # Ranks that have ended send no pulse, and Ray may take a while to remove them.
+        if self._has_ended:
+            return
         # A busy actor is asked again at the next round.
         try:
             self._watch.update(self._ray.get(self._actor.pulses.remote(), timeout=5), now_s=time.monotonic())
