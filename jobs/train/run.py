@@ -19,6 +19,7 @@ from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.errors import UserError
 from trainplane.storage import StorageError, open_store
+from trainplane.store_wait import STORE_WAITS
 from trainplane.task import load_task
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.run_id import is_reserved
@@ -171,6 +172,7 @@ def _interruptible() -> Iterator[_Flag]:
             raise KeyboardInterrupt
         # The loop reads it between steps.
         flag.raised = True
+        STORE_WAITS.is_over = True
         # The terminal may be closed already.
         with suppress(OSError):
             print("\nisnet: stopping after this step, saving a checkpoint (again to stop at once)", file=sys.stderr)

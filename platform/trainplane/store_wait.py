@@ -124,7 +124,7 @@ class StoreWaits:
     def __init__(self) -> None:
         self.beats = 0  # grows while anything waits
         self.needs_answer = False  # no long wait for a store that has never answered
-        self.is_over = False
+        self.is_over = False  # the command ends or was interrupted: no long waits any more
         self._lock = threading.Lock()
         self._open: dict[object, Wait] = {}
         self._ended: list[Wait] = []

@@ -1,9 +1,10 @@
 """Trains small runs under seeded faults: `python tests/chaos/soak.py`.
 
-An S3 server behind a proxy that spoils requests, an MLflow server behind one that makes it slow, failing or absent, and
-SIGKILL to the whole process group of a run. After each run its promises are checked: that it ends on the same bits as
-an undisturbed one, that every recorded step is in MLflow once, that nothing is left in the spool, that the dataset is
-valid. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has stored.
+An S3 server behind a proxy that spoils requests and goes away for seconds, an MLflow server behind one that makes it
+slow, failing or absent, and SIGKILL to the whole process group of a run. After each run its promises are checked: that
+it ends on the same bits as an undisturbed one, that every recorded step is in MLflow once, that nothing is left in the
+spool, that the dataset is valid. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has
+stored.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from jobs.bench.common import Figure, figure, machine, slope, smooth_photos
 from trainplane.cluster.stack.moto_server import local_s3
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import ensure_bucket
-from trainplane.testing.fault_proxy import FaultProxy, no_fault, seeded_faults
+from trainplane.testing.fault_proxy import OUTAGES, FaultProxy, no_fault, seeded_faults
 from trainplane.testing.mlflow_server import StateProxy, mlflow_server
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.run_record import RunRecord
@@ -184,6 +185,7 @@ class Clock:
         self._seed = seed
 
     def calm(self) -> None:
+        self._world.store.wait_until_back()
         self._world.store.fault = no_fault
         self._world.tracking.set_state("healthy")
 
@@ -196,8 +198,11 @@ class Clock:
                 return False
             except subprocess.TimeoutExpired:
                 pass
-            kind = self._chance.choice(("store", "store", "tracking", "tracking", "kill"))
-            if kind == "store":
+            kind = self._chance.choice(("store", "store", "away", "tracking", "tracking", "kill"))
+            if kind == "away":
+                self._world.store.go_away(self._chance.choice(sorted(OUTAGES)), self._chance.uniform(1.0, 30.0))
+                self._tally.happened["store away"] += 1
+            elif kind == "store":
                 rate, self._seed = self._chance.choice(_FAULT_RATES), self._seed + 1
                 self._world.store.fault = seeded_faults(rate, seed=self._seed) if rate else no_fault
             elif kind == "tracking":

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -38,6 +39,7 @@ TRAIN = (
     "model.width=4",
 )
 SEARCH = """
+name: away
 base: demo
 search:
   algorithm: random
@@ -144,11 +146,43 @@ def test_train(world: World, kind: str, at: int, settings: tuple[str, ...]) -> N
 
 @pytest.mark.nightly
 def test_one_rank_of_two(world: World) -> None:
+    words = ("train", "demo", *TRAIN, "train.workers=2", "train.stall_s=30")
     world.checkpoints("calm")
-    calm = world.isnet("train", "demo", *TRAIN)
+    calm = world.isnet(*words)
     world.checkpoints("two-ranks")
-    ran = world.isnet("train", "demo", *TRAIN, "train.workers=2", "train.stall_s=20", away="500", at=40)
+    ran = world.isnet(*words, away="500", at=60)
     assert ran["state_digest"] == calm["state_digest"]
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_one_that_is_stopped_meanwhile_ends_and_goes_on_later(world: World, workers: str) -> None:
+    words = ("train", "demo", *TRAIN, f"train.workers={workers}")
+    world.checkpoints("calm")
+    calm = world.isnet(*words)
+    world.checkpoints(f"stopped-{workers}")
+    first = world.store.requests
+    world.store.fault = lambda method, path, number: world.store.go_away("503", 900) if number == first + 40 else None
+    process = subprocess.Popen(
+        [sys.executable, "-m", "jobs.cli", *words],
+        cwd=world.folder,
+        env={**os.environ, "ISNET_HOME": str(world.folder / "home")},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stderr is not None
+    lines = []
+    for line in process.stderr:
+        lines.append(line)
+        if "waiting since" in line:
+            process.send_signal(signal.SIGINT)
+            break
+    rest = process.communicate(timeout=300)[1]
+    world.store.fault = no_fault
+    world.store.come_back()
+    assert process.returncode == 130, "".join(lines) + rest
+    assert "Traceback" not in rest
+    assert world.isnet(*words)["state_digest"] == calm["state_digest"]
 
 
 @pytest.mark.nightly
@@ -159,7 +193,12 @@ def test_tune(world: World) -> None:
     calm = world.isnet(*words)
     world.checkpoints("tune")
     ran = world.isnet(*words, away="503", at=60)
-    assert (ran["trials"], ran["best"]["metrics"]) == (calm["trials"], calm["best"]["metrics"])
+    # Sums of a validation differ in their last bits with the threads that Ray gives a trial.
+    same = ("number", "settings", "status", "step")
+    for trial, expected in zip(ran["trials"], calm["trials"], strict=True):
+        assert {name: trial[name] for name in same} == {name: expected[name] for name in same}
+        assert trial["metrics"]["val/psnr"] == pytest.approx(expected["metrics"]["val/psnr"], abs=1e-3)
+    assert ran["best"]["config"] == calm["best"]["config"]
 
 
 @pytest.mark.nightly

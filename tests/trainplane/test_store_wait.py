@@ -46,6 +46,15 @@ def test_long_commands_wait_and_short_ones_do_not(monkeypatch):
     assert os.environ[VARIABLE] == "90"
 
 
+def test_a_command_that_ended_or_was_interrupted_waits_no_more(monkeypatch):
+    monkeypatch.setattr(STORE_WAITS, "is_over", False)
+    with patience(is_long=True):
+        assert not STORE_WAITS.is_stopping()
+    assert STORE_WAITS.is_stopping()
+    with patience(is_long=True):
+        assert not STORE_WAITS.is_stopping()
+
+
 def test_a_command_with_an_invalid_variable_does_not_begin(monkeypatch):
     monkeypatch.setenv(VARIABLE, "10 min")
     with pytest.raises(UserError, match=f"{VARIABLE} is '10 min'"), patience(is_long=False):
@@ -65,8 +74,10 @@ def wait_as_a_child(shared):
     STORE_WAITS.end("read")
 
 
-def test_waits_of_a_child_are_those_of_its_parent_which_can_end_them():
-    context = multiprocessing.get_context("forkserver")
+def test_waits_of_a_child_are_those_of_its_parent_which_can_end_them(monkeypatch):
+    monkeypatch.setattr(STORE_WAITS, "is_over", False)
+    # Not the fork server: the first to use it decides what it has imported for all later tests.
+    context = multiprocessing.get_context("spawn")
     shared, told, stop = SharedWaits.new(context), [], []
     STORE_WAITS.take_ended()
     with STORE_WAITS.listening(told.append, lambda: bool(stop)), STORE_WAITS.watching([shared]):
@@ -87,7 +98,7 @@ def test_waits_of_a_child_are_those_of_its_parent_which_can_end_them():
 
 
 def test_text_that_is_half_written_is_read_again():
-    shared = SharedWaits.new(multiprocessing.get_context("forkserver"))
+    shared = SharedWaits.new(multiprocessing.get_context("spawn"))
     assert shared.read() == (0, None)
     shared.state.value = b'[12, 1.0, "sto'
     with pytest.raises(ValueError, match="Unterminated"):

@@ -145,14 +145,16 @@ class FaultProxy:
             for connection in list(self._connections):
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
-        timer = threading.Timer(seconds, self._come_back)
+        timer = threading.Timer(seconds, self.come_back)
         timer.daemon = True
         timer.start()
 
-    def _come_back(self) -> None:
-        if self._outage == "refused" and not self._closed.is_set():
+    def come_back(self) -> None:
+        """Ends an outage, if there is one."""
+        with self._lock:
+            kind, self._outage = self._outage, None
+        if kind == "refused" and not self._closed.is_set():
             self._serve_on(int(self.endpoint.rpartition(":")[2]))
-        self._outage = None
         self._back.set()
 
     def wait_until_back(self) -> None:

@@ -139,6 +139,9 @@ def test_a_mistake_in_the_file_is_answered_in_a_sentence(tmp_path, change, words
         ('s3_endpoint = "store:9000"', ["s3_endpoint of context 'lab' is not an address", "http://HOST:PORT"]),
         ('s3_endpoint = "http://store:9000?x=1"', ["s3_endpoint of context 'lab' has a query"]),
         ('s3_region = "us east"', ["s3_region of context 'lab' is no region"]),
+        ("store_wait_s = 0", ["store_wait_s of context 'lab' is 0; need seconds from 30"]),
+        ('store_wait_s = "soon"', ["store_wait_s of context 'lab' is 'soon'; need seconds from 30"]),
+        ("store_wait_s = true", ["store_wait_s of context 'lab' is True; need seconds from 30"]),
         ('tracking = "http://mlflow:5000 # new"', ["tracking of context 'lab' is not an address"]),
         ('tracking = "sqlite:///"', ["tracking of context 'lab' is not an address", "names a file"]),
         ('tracking = "sqlite:///a%20b/mlflow.db"', ["a%20b", "cannot hold"]),
@@ -173,7 +176,7 @@ def test_a_misspelt_default_does_not_make_everything_local(tmp_path):
 
 def test_a_job_gets_the_context_without_its_cluster_and_its_secrets(tmp_path, monkeypatch):
     monkeypatch.setenv("LAB_KEY", "hush")
-    (tmp_path / "isnet.toml").write_text(LAB)
+    (tmp_path / "isnet.toml").write_text(LAB.replace("s3_endpoint", "store_wait_s = 900\ns3_endpoint"))
     context = resolve(start=tmp_path)
     text = text_for_job(context)
     assert "hush" not in text
@@ -181,6 +184,7 @@ def test_a_job_gets_the_context_without_its_cluster_and_its_secrets(tmp_path, mo
     job_context = resolve(start=tmp_path)
     assert job_context == context.at(ray=None, environment=job_context.environment)
     assert job_context.environment["AWS_ENDPOINT_URL"] == "http://store:9000"
+    assert job_context.environment["ISNET_STORE_WAIT_S"] == "900"
     assert "AWS_SECRET_ACCESS_KEY" not in job_context.environment
 
 

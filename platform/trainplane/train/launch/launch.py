@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, replace
 
 from trainplane.cluster.ray_session import dead_processes, in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
+from trainplane.store_wait import STORE_WAITS
 from trainplane.train.batch_size import split_batch
 from trainplane.train.config import TrainConfig
 from trainplane.train.errors import CodeFailed, NodeFailed, OutOfMemory
@@ -88,7 +89,11 @@ def train(
                 ) from error
 
         return train_with_retries(job, config, here, progress, interrupted)
-    with _cluster(config, progress, interrupted, report) as attempt:
+    # The driver reads checkpoints between attempts.
+    with (
+        STORE_WAITS.listening(lambda wait: progress.emit(str(wait)), interrupted),
+        _cluster(config, progress, interrupted, report) as attempt,
+    ):
         return train_with_retries(job, config, attempt, progress, interrupted)
 
 

@@ -23,7 +23,8 @@ WAIT_TAG = "trainplane.store_wait"
 def waits_told(world: World, progress: Progress, tracker: Recorder, interrupted: Callable[[], bool]) -> Iterator[None]:
     """Shows this rank's waits during the block.
 
-    Those of rank 0 are recorded. An interruption ends them. What the block has not saved by then is lost, as after a kill: nothing can be saved.
+    Those of rank 0 are recorded. An interruption ends them. What the block has not saved by then is lost, as after a
+    kill: nothing can be saved.
     """
 
     def tell(wait: Wait) -> None:

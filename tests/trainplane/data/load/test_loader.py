@@ -176,6 +176,7 @@ class TestEnding:
         self, faulty_s3, s3_address: str, monkeypatch, workers: int
     ) -> None:
         monkeypatch.setenv(VARIABLE, "60")
+        monkeypatch.setattr(STORE_WAITS, "is_over", False)
         dataset = Dataset.open(open_store(small.make(s3_address, 40).address, policy=OUTAGE))
         undisturbed = load(loader_of(dataset), 0, 4)
         faulty_s3.go_away("503", 3.0)
@@ -188,6 +189,7 @@ class TestEnding:
     @pytest.mark.parametrize("workers", [0, 1])
     def test_one_that_is_closed_does_not_wait(self, faulty_s3, s3_address: str, monkeypatch, workers: int) -> None:
         monkeypatch.setenv(VARIABLE, "600")
+        monkeypatch.setattr(STORE_WAITS, "is_over", False)
         dataset = Dataset.open(open_store(small.make(s3_address, 40).address, policy=OUTAGE))
         loader = loader_of(dataset, workers=workers, cache_bytes=1)
         batches = loader.batches(start=0, stop=100)

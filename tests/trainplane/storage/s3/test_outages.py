@@ -26,6 +26,7 @@ QUICK = RetryPolicy(
 def patient(monkeypatch):
     """This process waits for a store, and tells what it waits for."""
     monkeypatch.setenv(VARIABLE, "60")
+    monkeypatch.setattr(STORE_WAITS, "is_over", False)
     told = []
     with STORE_WAITS.listening(told.append, lambda: False):
         STORE_WAITS.take_ended()
@@ -244,6 +245,7 @@ def test_refusals_and_absence_are_told_at_once(faulty_s3, s3_address, patient):
 
 def test_somebody_who_stops_a_run_does_not_wait(faulty_s3, s3_address, monkeypatch):
     monkeypatch.setenv(VARIABLE, "60")
+    monkeypatch.setattr(STORE_WAITS, "is_over", False)
     stop = threading.Event()
     store = open_store(s3_address, policy=QUICK)
     store.write("x", b"1")
