@@ -1,4 +1,4 @@
-"""What the other methods take of a configuration, and refusals of what they do not.
+"""Rules of the other methods for a configuration.
 
 The same as their networks say, whose import would take seconds.
 """
@@ -65,7 +65,7 @@ RULES = {
 
 
 def size_multiple(config: ISNetConfig) -> int:
-    """Number of which a training picture's side must be a multiple."""
+    """Divisor of a training picture's side."""
     name, rules = config.model.name, RULES[config.model.name]
     if name == "pconv":
         return 1 << config.method.levels

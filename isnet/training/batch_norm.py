@@ -1,4 +1,4 @@
-"""BatchNorm on the samples of all ranks, as if one rank had them.
+"""BatchNorm on the samples of all ranks together.
 
     with joined_batch_norm([generator, discriminator], reduce):
         ...                                                  # forward and backward passes, of any order
@@ -21,7 +21,7 @@ from isnet.training.distributed import SumReducer
 
 
 class _RankSum(torch.autograd.Function):
-    """Sum over ranks; its gradient is summed over ranks as well."""
+    """Sum over ranks, as its gradient is one."""
 
     @staticmethod
     def forward(ctx: Any, tensor: Tensor, reduce: SumReducer) -> Tensor:

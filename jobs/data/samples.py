@@ -116,8 +116,8 @@ class TrainTransform:
 
         gray = (rgb / 255) @ _GRAY
         edges = canny_edges(gray, None, sigma=self.sigma)
-        known = canny_edges(gray, valid, sigma=self.sigma) if self.known_edges else edges & valid
-        return {"edges": torch.from_numpy(edges[None]), "known_edges": torch.from_numpy(known[None])}
+        around = canny_edges(gray, valid, sigma=self.sigma) if self.known_edges else edges & valid
+        return {"edges": torch.from_numpy(edges[None]), "known_edges": torch.from_numpy(around[None])}
 
 
 def _reduce_transform(transform: TrainTransform) -> tuple[Any, ...]:
@@ -136,9 +136,9 @@ ForkingPickler.register(TrainTransform, _reduce_transform)
 
 
 def float_batch(batch: Batch) -> tuple[Tensor, ...]:
-    """Converts a transform's batch to floats, in its order; images to [0, 1]."""
-    image, *others = batch.values()
-    return image.float().div_(255), *(other.float() for other in others)
+    """Converts a batch to floats, in its order; images in [0, 1]."""
+    image, *more = batch.values()
+    return image.float().div_(255), *(values.float() for values in more)
 
 
 def synthetic_batch(count: int, size: int, extra: Extra | None) -> Batch:

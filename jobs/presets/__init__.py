@@ -87,7 +87,7 @@ def _parts(preset: str, parents: list[str], offered: Sequence[str]) -> list[Pres
 
 
 def _layer_tree(layer: str, model: str) -> dict[str, Any]:
-    """Settings of a layer, with those for one model under `of_model`."""
+    """Settings of a layer, with its own for a model."""
     tree = _read(LAYERS / f"{layer}.yaml")
     return merge(tree, tree.pop("of_model", {}).get(model, {}))
 

@@ -44,7 +44,7 @@ def build_players(config: ISNetConfig, device: torch.device) -> Players:
 
 
 def build_perceptual(config: ISNetConfig) -> nn.Module:
-    """Builds the network of the perceptual loss; an `InputError` names the setting."""
+    """Builds the perceptual loss's network; errors name the setting."""
     loss, rules = config.loss, RULES.get(config.model.name)
     assert loss.perceptual_weights is not None, "refused by LossConfig"
     network = rules.features if rules is not None else "vgg19"
@@ -75,7 +75,7 @@ def build_perceptual(config: ISNetConfig) -> nn.Module:
 
 
 def gan_settings(config: ISNetConfig) -> GanSettings:
-    """Collects the settings of ISNet's step from sections `loss` and `train`."""
+    """Collects the settings of ISNet's step."""
     # Fields of the dataclasses and of the sections have the same names.
     weights, settings = ({field.name for field in fields(kind)} for kind in (LossWeights, GanSettings))
     return GanSettings(
