@@ -97,7 +97,8 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     # The speed: measured here on request, else from the newest similar run.
     with plan.refusals():
         if not measure:
-            plan.rate = last_rate(config, context, gpu=plan.ranks.gpu)
+            key = plan.place.key if plan.place else None
+            plan.rate = last_rate(config, context, gpu=plan.ranks.gpu, run_key=key)
         elif plan.ok:
             # What would be refused cannot be measured.
             data = RunData.of(plan.train_data, plan.val_data)
@@ -151,7 +152,7 @@ def _vgg_weights(plan: TrainingPlan, config: ISNetConfig) -> None:
         loss.check_files()
     if loss.needs_hub:
         plan.note(
-            "VGG19's weights come from timm's hub, 548 MB unless cached",
+            f"loss.perceptual_weights={loss.perceptual_weights} comes from timm's hub, about 550 MB unless cached",
             "set loss.perceptual_weights=FILE to use a file instead",
         )
 

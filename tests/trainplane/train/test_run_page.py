@@ -18,10 +18,12 @@ def test_a_name_has_preset_differences_and_date() -> None:
     assert run_name(Typed("/home/me/runs/wide.yaml"), NOW) == "wide.yaml, 2026-11-30"
 
 
-def test_a_long_name_is_cut_between_words() -> None:
-    name = run_name(Typed("demo", tuple(f"loss.weight{n}=0.5" for n in range(50))), NOW)
-    assert len(name) <= 62
-    assert name.endswith("=0.5 …, 2026-11-30")
+def test_a_long_name_keeps_what_was_typed_last() -> None:
+    words = ("data.train=photos-of-the-holidays", "data.val=photos-of-the-year-before", "train.lr_g=0.002")
+    assert run_name(Typed("demo", words), NOW) == "demo … train.lr_g=0.002, 2026-11-30"
+    long = run_name(Typed("demo", (f"data.train={'x' * 99}",)), NOW)
+    assert long.startswith("demo data.train=xxx")
+    assert (len(long), long[-13:]) == (62, "…, 2026-11-30")
 
 
 def test_a_shipped_preset_needs_no_parameters_for_its_own_settings() -> None:
