@@ -121,7 +121,7 @@ class FaultProxy:
             def handle_error(self, request: object, client_address: object) -> None:
                 """Ignores clients that hang up, which these faults cause."""
 
-        self._new_server = lambda port: _Server(("127.0.0.1", port), _Handler)
+        self._new_server: Callable[[int], ThreadingHTTPServer] = lambda port: _Server(("127.0.0.1", port), _Handler)
         self._serve_on(port)
         self.endpoint = f"http://127.0.0.1:{self._server.server_address[1]}"
 
