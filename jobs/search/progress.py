@@ -41,7 +41,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
 
 def _status_line(status: str, stored: StoredSearch | None, state: SearchState) -> str:
     words = stored.description.get("words", []) if stored else []
-    goes_on = f"; it goes on with {command_line('tune', *words)}" if status == "stopped" and words else ""
+    goes_on = f"; it goes on with {command_line('tune', words[0], *words[1:])}" if status == "stopped" and words else ""
     return f"ended: {state.end_reason}" if state.end_reason else f"{status}{goes_on}"
 
 
