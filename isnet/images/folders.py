@@ -113,7 +113,7 @@ def unsupported_reason(name: str | os.PathLike[str]) -> str:
 
 
 def with_advice(reason: str) -> str:
-    """Reason of a skipped file, with what to do about it."""
+    """Reason of a skipped file, and what to do."""
     advice = _ADVICE.get(reason.partition(":")[0])
     return f"{reason} ({advice})" if advice else reason
 
