@@ -70,7 +70,7 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
 
 
 def _model_address(args: argparse.Namespace, context: Context) -> str:
-    """Returns the address of the named or only model, or the starter's."""
+    """Returns the address of the named, only or shipped model."""
     if args.model is not None:
         return complete_address(args.model, context)
     if (address := only_model(context.tracking_server)) is None:

@@ -1,4 +1,4 @@
-"""Photos that the starter is trained on, from packages whose licences allow it.
+"""Photos of the starter, from packages whose licences allow it.
 
     python -m jobs.data.starter_photos PACKAGES PHOTOS
 
@@ -63,7 +63,7 @@ def _read(row: Mapping[str, str], packages: Path, containers: dict[Path, dict[st
 
 
 def qt_resources(data: bytes) -> Iterator[tuple[str, bytes]]:
-    """Yields the files of a Qt resource file, as they are stored.
+    """Yields the files inside a Qt resource file, as stored.
 
     The format is Qt's `rcc`: a header, then a tree of nodes, names and data, big-endian.
     """

@@ -15,6 +15,6 @@ FOLDER = Path(__file__).parent
 
 
 def digest() -> str:
-    """Returns the sha256 of the weights, as their configuration has it."""
+    """Returns the sha256 of the weights that the configuration names."""
     config = json.loads((FOLDER / CONFIG).read_text(encoding="utf-8"))
     return str(config["sha256"][TENSORS])
