@@ -101,6 +101,17 @@ class _TimedStream(socket.SocketIO):
         return super().readinto(buffer)
 
 
+class _Lines(io.BufferedReader):
+    """Reader that knows its last line."""
+
+    last = b""
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """Reads one line."""
+        self.last = super().readline(size)
+        return self.last
+
+
 class _TimedResponse(http.client.HTTPResponse):
     """Answer read through a `_TimedStream`."""
 
@@ -114,13 +125,17 @@ class _TimedResponse(http.client.HTTPResponse):
         self.stream = _TimedStream(self._timed_socket, "r")
         # As `socket.makefile` does: the socket stays open until its files are closed.
         self._timed_socket._io_refs += 1  # type: ignore[attr-defined]
-        return io.BufferedReader(self.stream)
+        self._lines = _Lines(self.stream)
+        return self._lines
 
     def begin(self) -> None:
         """Reads status and headers."""
         self.stream.headers_end_at = time.monotonic() + _HEADERS_S
         super().begin()
         self.stream.headers_end_at = math.inf
+        # Python takes headers that a closed connection has cut off.
+        if self._lines.last not in (b"\r\n", b"\n"):
+            raise http.client.HTTPException("headers without their end")
 
 
 class HttpPool:

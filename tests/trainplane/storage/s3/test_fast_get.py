@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
+from http.client import HTTPException
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
@@ -239,6 +240,21 @@ def test_a_connection_that_begins_to_trickle_is_given_up(quick_bytes: int, monke
         server.shutdown()
     assert len(answers) == 2
     assert answers[1] >= quick_bytes
+
+
+def test_headers_that_are_cut_off_are_no_answer() -> None:
+    """A page of a gateway that says 404 would be an absent object without the header that tells its kind."""
+
+    class Handler(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            self.wfile.write(b"HTTP/1.1 404 Not Found\r\nContent-Le")
+
+    with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        pool = http_pool.HttpPool(connect_s=1.0, timeout_s=1.0, size=1)
+        with pytest.raises((HTTPException, ConnectionError)):
+            pool.get(urlsplit(f"http://127.0.0.1:{server.server_address[1]}/x"), {})
+        server.shutdown()
 
 
 def test_headers_without_an_end_are_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
