@@ -188,13 +188,15 @@ class Predictor(Filler):
         """Fills one scale around the result of the coarser one."""
         if coarse_HW3 is None:
             # The coarsest scale: the network fills all of the hole.
-            context_HW3, hidden = image_HW3, hole_HW
-            share = np.ones(hole_HW.shape, np.float32)
+            context_HW3, hidden, share = image_HW3, hole_HW, None
         else:
             # The network's share is 1 to half the reach, and falls to 0 at the reach; what is deeper counts as known.
             context_HW3 = doubled(coarse_HW3, *hole_HW.shape)
             np.copyto(context_HW3, image_HW3, where=~hole_HW[..., None])
-            share = np.clip(2 - depth_of(hole_HW) * np.float32(2 / reach), 0, 1)
+            share = depth_of(hole_HW)
+            share *= np.float32(-2 / reach)
+            share += 2
+            np.clip(share, 0, 1, out=share)
             hidden = hole_HW & (share > 0)
 
         def answer(tile: Tile) -> Rgb:
@@ -215,7 +217,7 @@ class Predictor(Filler):
             assert self.trained_size is not None
             plan = [around(tile, hidden, margin=self.trained_size) for tile in plan if hidden[tile.area].any()]
         predicted = _blended(context_HW3, plan, answer)
-        if coarse_HW3 is not None:
+        if share is not None:
             own = share[hidden][:, None]
             predicted[hidden] = own * predicted[hidden] + (1 - own) * context_HW3[hidden]
         # Tiles have predicted pixels that nobody asked for: known ones, and those of the coarser scale.
@@ -293,8 +295,8 @@ def _blended(rgb_HW3: Rgb, plan: list[Tile], answer: Callable[[Tile], Rgb]) -> R
         total[tile.area] += tile_weight * answer(tile)
         weight[tile.area] += tile_weight
     # In place: a large picture is not held twice more.
-    np.divide(total, np.maximum(weight, np.float32(1e-12)), out=total)
     np.copyto(total, rgb_HW3, where=weight == 0)
+    np.divide(total, weight, out=total, where=weight > 0)
     return total
 
 

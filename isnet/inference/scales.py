@@ -32,19 +32,17 @@ def halved(rgb_HW3: Rgb, hole_HW: Hole) -> tuple[Rgb, Hole]:
 
     A pixel is the mean of the known ones among its four, and hole where none is known.
     """
-    odd = [(0, length % 2) for length in hole_HW.shape]
-    weight = np.pad((~hole_HW)[..., None].astype(np.float32), (*odd, (0, 0)))
-    # Not a product: NaN · 0 is NaN.
-    values = np.pad(np.where(hole_HW[..., None], np.float32(0), rgb_HW3), (*odd, (0, 0)))
-    count = _sum_of_four(weight)
-    mean: Rgb = _sum_of_four(values) / np.maximum(count, np.float32(1))
-    hole: Hole = count[..., 0] == 0
+    # Sums of colours and of known pixels, (H/2, W/2, 4), from each of the four places in turn.
+    sums = np.zeros(((hole_HW.shape[0] + 1) // 2, (hole_HW.shape[1] + 1) // 2, 4), np.float32)
+    for place in ((slice(top, None, 2), slice(left, None, 2)) for top in (0, 1) for left in (0, 1)):
+        valid = ~hole_HW[place][..., None]
+        total = sums[: valid.shape[0], : valid.shape[1]]
+        # Not a product: NaN · 0 is NaN.
+        total[..., :3] += np.where(valid, rgb_HW3[place], np.float32(0))
+        total[..., 3:] += valid
+    mean: Rgb = np.divide(sums[..., :3], np.maximum(sums[..., 3:], 1))
+    hole: Hole = sums[..., 3] == 0
     return mean, hole
-
-
-def _sum_of_four(array_HWC: Rgb) -> Rgb:
-    rows = array_HWC[::2] + array_HWC[1::2]
-    return rows[:, ::2] + rows[:, 1::2]
 
 
 def doubled(rgb_HW3: Rgb, height: int, width: int) -> Rgb:

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+# Corners of crops are multiples of it: torch keeps memory for each size of picture, so there should be few.
+_CROP_STEP = 64
+
 
 @dataclass(frozen=True)
 class Tile:
@@ -59,12 +62,11 @@ def _starts(length: int, tile: int) -> list[int]:
 
 
 def around(tile: Tile, hole_HW: NDArray[np.bool_], *, margin: int) -> Tile:
-    """Cuts a tile down to its holes and a margin in pixels."""
+    """Cuts a tile down to its holes and a margin."""
     rows, columns = (np.flatnonzero(hole_HW[tile.area].any(axis=axis)) for axis in (1, 0))
-    top, left = max(0, int(rows[0]) - margin), max(0, int(columns[0]) - margin)
-    height = min(tile.height, int(rows[-1]) + 1 + margin) - top
-    width = min(tile.width, int(columns[-1]) + 1 + margin) - left
-    return Tile(tile.top + top, tile.left + left, height, width)
+    top, left = (max(0, int(holes[0]) - margin) // _CROP_STEP * _CROP_STEP for holes in (rows, columns))
+    bottom, right = (math.ceil((int(holes[-1]) + 1 + margin) / _CROP_STEP) * _CROP_STEP for holes in (rows, columns))
+    return Tile(tile.top + top, tile.left + left, min(tile.height, bottom) - top, min(tile.width, right) - left)
 
 
 def blend_weights(tile: Tile, height: int, width: int) -> NDArray[np.float32]:
