@@ -87,10 +87,14 @@ class StallWatch:
         waited_s = now_s - max(rank.changed_s for rank in records)
         # A step of one rank is a step of all.
         has_trained = any(rank.pulse.has_trained for rank in records)
-        if waited_s < (self._stall_s if has_trained else max(self._stall_s, START_S)):
+        limit_s = self._stall_s if has_trained else max(self._stall_s, START_S)
+        if waited_s < limit_s:
             return None
         # Silent ranks first, then those that do not wait for others; if all wait, none can be told apart.
         silent = [rank.pulse for rank in records if now_s - rank.arrived_s > SILENT_S]
         busy = [rank.pulse for rank in records if rank.pulse.phase != WAITING]
         stuck = silent or busy or [rank.pulse for rank in records]
+        # A rank that was stopped in a sum, too, is silent soon.
+        if not silent and not busy and waited_s < limit_s + SILENT_S:
+            return None
         return Stall(tuple(stuck), frozenset(pulse.rank for pulse in silent), waited_s)

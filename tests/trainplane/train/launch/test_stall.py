@@ -83,6 +83,19 @@ def test_a_process_that_is_stopped_is_silent_and_named_although_it_was_in_a_sum(
     assert str(stall).endswith("rank 2 on host-2 (pid 102) in step 5, phase sum, which does not answer")
 
 
+def test_a_rank_that_stops_in_a_sum_is_told_from_the_others_at_the_shortest_limit():
+    group = group_in_step_5()
+    for rank in range(3):
+        group.set(rank, step=5, phase=WAITING)
+    group.run(2)
+    group.watch = StallWatch(10.0)
+    group.run(2)
+    group.silent.add(2)
+    stall = group.run(60)
+    assert stuck(stall) == [2]
+    assert stall.waited_s < 10 + 15
+
+
 def test_where_all_wait_for_each_other_all_are_named():
     group = group_in_step_5()
     for rank in range(3):
