@@ -78,7 +78,7 @@ class World:
             env=environment,
             capture_output=True,
             text=True,
-            timeout=seconds + 600,
+            timeout=seconds + 1800,
             check=False,
         )
         self.store.fault = no_fault
