@@ -140,7 +140,8 @@ def _state(content: Mapping[Any, Any]) -> list[tuple[str, Tensor | StoredTensor]
 def _bare(name: str) -> str:
     while name.startswith(("module.", "_orig_mod.", "netG.")):
         name = name.partition(".")[2]
-    return name
+    # It may end in a message.
+    return name if name.isprintable() else ascii(name)
 
 
 def _is_rgb_discriminator(layouts: list[Layout], tensors: Mapping[str, Tensor | StoredTensor]) -> bool:

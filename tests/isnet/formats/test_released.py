@@ -247,6 +247,7 @@ REFUSED: dict[str, tuple[Any, str]] = {
     ),
     "a tensor too few": ("last.bias", r"is glcic's generator and does not fit: .*missing: conv17.bias"),
     "a tensor too many": ("extra", r"unexpected: extra.weight; need exactly the tensors of the released file"),
+    "a name with a line end": ("line end", r"unexpected: 'a\\nb'; need exactly"),
     "a wrong shape": ("shape", r"shape of conv2.weight is \(16, 8, 3, 5\), need \(16, 8, 3, 3\)"),
     "not finite": ("nan", r"holds NaN or infinity in layers.1.0.weight; need finite weights"),
     "nothing but marks": ({"deconv13.weight": torch.rand(2)}, "shapes that no such network has .*is it complete"),
@@ -260,6 +261,8 @@ def test_what_does_not_fit_is_refused(tmp_path: Path, what: str) -> None:
         state = released("model_cn")
         if content == "last.bias":
             del state["conv17.bias"]
+        elif content == "line end":
+            state["a\nb"] = torch.rand(3)
         elif content == "extra":
             state["extra.weight"] = torch.rand(3)
         elif content == "shape":
