@@ -189,7 +189,8 @@ def _repair_in_new_process(context: Context, val_data: Dataset) -> Path:
     repaired = np.asarray(Image.open(folder / "repaired.png"))
     if repaired.shape != photo.shape or not np.array_equal(repaired[~hole], photo[~hole]):
         raise RunFailed("the repaired picture differs from the photo outside the hole")
-    telea = np.rint(classical("telea").predict(photo.astype(np.float32) / 255, hole) * 255).astype(np.uint8)
+    filled = classical("telea").predict(photo.astype(np.float32) / np.float32(255), hole)
+    telea = np.rint(filled * 255).astype(np.uint8)
     panels = [("damaged", damaged), ("OpenCV Telea", telea), ("repaired by @production", repaired), ("truth", photo)]
     Image.fromarray(strip(panels, columns=2)).save(folder / "before-after.png")
     return folder / "before-after.png"

@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 import json
 
+from isnet.served import TRAINED
 from jobs.evaluation.models import load_task
-from jobs.isnet_task import TRAINED
 from jobs.starter import FOLDER, digest
 
 
