@@ -38,7 +38,7 @@ def check_headers(headers: Mapping[str, str]) -> None:
 
 
 def check_object_headers(status: int, headers: Mapping[str, str]) -> None:
-    """Raises `NotS3` where a GET's answer is no object, or no part of one."""
+    """Raises `NotS3` where a GET's answer is no object."""
     check_headers(headers)
     if not headers.get("etag"):
         raise NotS3("an answer without ETag")

@@ -53,8 +53,8 @@ class RangeReader:
         # Two halves of different objects must never be joined.
         condition = {"If-Match": self._etag} if self._etag else {}
         try:
-            asked = {"Range": f"bytes={offset}-{end}", **condition}
-            status, headers, body = get_range(client, self._bucket, self._name, asked)
+            request_headers = {"Range": f"bytes={offset}-{end}", **condition}
+            status, headers, body = get_range(client, self._bucket, self._name, request_headers)
         except ClientError as error:
             if condition and classify(error) is Reaction.PRECONDITION:
                 self._start_over()
