@@ -114,7 +114,7 @@ def _pconv_names(options: dict[str, Any]) -> Names:
 
 
 def _glcic_names(_: dict[str, Any]) -> Names:
-    names = {}
+    names: Names = {}
     for i in range(16):
         conv = "deconv" if i in (12, 14) else "conv"
         names |= {f"layers.{i}.0": f"{conv}{i + 1}", f"layers.{i}.2": f"bn{i + 1}"}
@@ -179,7 +179,7 @@ def build_critics(*, width: int, size: int, crop: int, last: int) -> nn.Module:
 
 
 def _critic_names(_: dict[str, Any]) -> Names:
-    names = {}
+    names: Names = {}
     for ours, theirs in (("local", "localD"), ("whole", "globalD")):
         names |= {f"{ours}.layers.{i}": f"{theirs}.dis_conv_module.conv{i + 1}.conv" for i in range(4)}
         names[f"{ours}.linear"] = f"{theirs}.linear"

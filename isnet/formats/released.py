@@ -117,8 +117,8 @@ def _load_file(file: Path) -> Released:
     for part in parts[1:]:
         released = _joined(released, part)
     steps = next((content[name] for name in ("iteration", "n_iter", "global_step") if name in content), None)
-    valid = isinstance(steps, int | float) and math.isfinite(steps)
-    released = replace(released, report=replace(released.report, iteration=int(steps) if valid else None))
+    iteration = int(steps) if isinstance(steps, int | float) and math.isfinite(steps) else None
+    released = replace(released, report=replace(released.report, iteration=iteration))
     if any(str(name).startswith("netG.") for name in content):
         note = "weights of the authors' TensorFlow code, whose padding and resizing differ from this network's"
         released = replace(released, notes=(*released.notes, note))

@@ -68,4 +68,5 @@ def _joined(layer: nn.BatchNorm2d, x_BCHW: Tensor, *, reduce: SumReducer) -> Ten
         layer.running_mean.lerp_(mean.flatten(), layer.momentum)
         layer.running_var.lerp_(variance * count / (count - 1), layer.momentum)
     scale = layer.weight * torch.rsqrt(variance + layer.eps)
-    return centred * scale.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+    normalised: Tensor = centred * scale.view(1, -1, 1, 1) + layer.bias.view(1, -1, 1, 1)
+    return normalised

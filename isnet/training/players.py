@@ -246,7 +246,8 @@ class Players(ABC):
         if not isinstance(network, DistributedDataParallel):
             return network
         self._group_reducer = GroupReducer(network.process_group)
-        return network.module
+        module: nn.Module = network.module
+        return module
 
 
 def use_channels_last(network: nn.Module) -> None:

@@ -104,7 +104,7 @@ def generator_options(config: ISNetConfig) -> dict[str, Any]:
     """Collects `isnet.build`'s arguments except the generator's name."""
     model, method = config.model, config.method
     if model.name in RULES:
-        of_method = {
+        of_method: dict[str, dict[str, Any]] = {
             "edgeconnect": {"blocks": model.blocks, "sigma": method.sigma, "released": method.released},
             "pconv": {"levels": method.levels, "released": method.released},
             "glcic": {"order": method.order, "mean_color": method.mean_color},

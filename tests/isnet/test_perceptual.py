@@ -190,7 +190,9 @@ def test_all_maps_are_those_recorded(network: Vgg) -> None:
 
 
 def test_vgg16_has_fewer_layers_and_its_own_weights(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"VGG16 has no layer relu3_4, relu4_4; need names from relu1_1 to relu5_3, or pool1"):
+    with pytest.raises(
+        InputError, match=r"VGG16 has no layer relu3_4, relu4_4; need names from relu1_1 to relu5_3, or pool1"
+    ):
         Perceptual("random", network="vgg16")
     vgg = Perceptual("random", network="vgg16", perceptual_layers=POOL_LAYERS, style_layers=POOL_LAYERS)
     assert sum(p.numel() for p in vgg.parameters()) == 1_735_488

@@ -116,4 +116,5 @@ def gradient_penalty(
         gradient = gradient * (1 - mask_B1HW.to(gradient.dtype))
     # A norm whose gradient at zero is zero: a sample without a hole must not give NaN.
     norms = torch.linalg.vector_norm(gradient.flatten(1), dim=1)
-    return (norms - 1).square().sum() / global_batch
+    penalty: Tensor = (norms - 1).square().sum() / global_batch
+    return penalty

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+from typing import Any, cast
+
 import torch
 from torch import Tensor, nn
 
@@ -91,7 +93,7 @@ class GLCICTraining(Method):
 
     def _logits(self, truth: Tensor, prediction: Tensor, mask: Tensor, places: Tensor) -> tuple[Tensor, Tensor]:
         # Truths and fakes are separate batches for BatchNorm.
-        discriminator, side = self._networks["discriminator"], self.crop
+        discriminator, side = cast("Any", self._networks["discriminator"]), self.crop
         fake = judged(prediction, truth, mask, form=self.form)
         around = hole_corners(mask, side)
         elsewhere = random_corners(places, truth.shape[2], side)

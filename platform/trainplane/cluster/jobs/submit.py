@@ -1,8 +1,8 @@
 """Submits a command to a cluster as a Ray job.
 
-The code travels with the job, secrets never do. The same arguments, code and context are the same job as long as it waits
-or runs, so a retry after a lost connection follows it instead of paying for a second one. Once it is over, its data may
-be others: the command is run again, and a run or a search that is complete says so in seconds.
+The code travels with the job, secrets never do. The same arguments, code and context are the same job as long as it
+waits or runs, so a retry after a lost connection follows it instead of paying for a second one. Once it is over, its
+data may be others: the command is run again, and a run or a search that is complete says so in seconds.
 """
 
 from __future__ import annotations
