@@ -12,6 +12,7 @@ import torch
 from trainplane.storage import StoreAway
 from trainplane.store_wait import STORE_WAITS, Wait
 from trainplane.tracking.tracker import Recorder
+from trainplane.train.errors import Halted
 from trainplane.train.spec import Progress
 from trainplane.train.world import World
 
@@ -35,9 +36,10 @@ def waits_told(world: World, progress: Progress, tracker: Recorder, interrupted:
         with STORE_WAITS.listening(tell, interrupted):
             yield
     except StoreAway as error:
-        if interrupted():
-            raise KeyboardInterrupt from error
-        raise
+        if not interrupted():
+            raise
+        # The other ranks wait for this one in a sum, which only an error of a rank ends.
+        raise KeyboardInterrupt if world.size == 1 else Halted("stopped while the store was away") from error
 
 
 def report_waits(is_due: bool, done: int, emit: Callable[[int, str], None], world: World, device: torch.device) -> None:
