@@ -60,7 +60,7 @@ def build_from(architecture: Architecture | MethodArchitecture) -> Generator:
 
 
 def architecture_of(options: Mapping[str, Any]) -> Architecture | MethodArchitecture:
-    """Checks a generator's options, as they are stored, and adds defaults."""
+    """Checks a generator's stored options and adds defaults."""
     from isnet.generator import Architecture
     from isnet.methods import NAMES
     from isnet.methods.architecture import architecture_of as of_other

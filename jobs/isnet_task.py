@@ -201,7 +201,7 @@ class ISNetTask(Task):
         return Exported("isnet.served", [Path(str(isnet.__file__)).parent], pins)
 
     def describe(self) -> dict[str, str | int | float]:
-        """Returns the size of G, and the origin of the perceptual loss."""
+        """Returns G's size and the perceptual loss's origin."""
         generator = self.players.modules()["generator"]
         features = ", ".join(str(network.source) for network in self.players.frozen())
         return {

@@ -21,6 +21,7 @@ LASTING = (
     "platform/trainplane/cluster/context_file.py",
     "platform/trainplane/train/setup.py",
     "platform/trainplane/train/config.py",
+    "platform/trainplane/train/start/settings.py",
 )
 # The reason of a record, and a part that failed: nothing to paste.
 ALLOWED = ("isnet demo", "`isnet inpaint` failed in a fresh process: ")
@@ -38,7 +39,9 @@ def calls():
     """File, line and words of every call of `command_line`; what is only known later is a word like any other."""
     for name, tree in trees():
         for node in ast.walk(tree):
-            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command_line":
+            is_call = isinstance(node, ast.Call) and getattr(node.func, "id", "") == "command_line"
+            # Lines that are repeated as they were typed begin with words that are only known later.
+            if is_call and not _is_rest(node.args[0]):
                 yield f"{name}:{node.lineno}", [_word(argument) for argument in node.args if not _is_rest(argument)]
 
 

@@ -26,7 +26,7 @@ Names = dict[str, str]
 
 
 @dataclass(frozen=True)
-class Layout:
+class ReleasedLayout:
     """One released file's way of naming one network.
 
     Attributes:
@@ -254,7 +254,7 @@ def _of_width(name: str) -> Callable[[Shapes], dict[str, Any]]:
 _LAMA_REST = r"(loss_.*|val_evaluator|test_evaluator)\..*"
 
 LAYOUTS = (
-    Layout(
+    ReleasedLayout(
         method="edgeconnect",
         network="generator",
         marks=("middle.0.conv_block.5.weight_orig", "decoder.7.weight"),
@@ -262,7 +262,7 @@ LAYOUTS = (
         names=_edgeconnect_names,
         part="edge",
     ),
-    Layout(
+    ReleasedLayout(
         method="edgeconnect",
         network="generator",
         marks=("middle.0.conv_block.5.weight", "decoder.7.weight"),
@@ -270,7 +270,7 @@ LAYOUTS = (
         names=_edgeconnect_names,
         part="inpaint",
     ),
-    Layout(
+    ReleasedLayout(
         method="edgeconnect",
         network="discriminator",
         marks=("features.0.weight_orig", "conv5.0.weight_orig"),
@@ -280,7 +280,7 @@ LAYOUTS = (
         ignored=r"conv1\.0\..*",
         build=PatchDiscriminator,
     ),
-    Layout(
+    ReleasedLayout(
         method="pconv",
         network="generator",
         marks=("enc_1.conv.input_conv.weight",),
@@ -291,7 +291,7 @@ LAYOUTS = (
         ignored=r".*\.mask_conv\.weight",
         scale=True,
     ),
-    Layout(
+    ReleasedLayout(
         method="glcic",
         network="generator",
         marks=("deconv13.weight",),
@@ -299,7 +299,7 @@ LAYOUTS = (
         names=_glcic_names,
         part="net",
     ),
-    Layout(
+    ReleasedLayout(
         method="glcic",
         network="discriminator",
         marks=("model_ld.conv1.weight",),
@@ -307,7 +307,7 @@ LAYOUTS = (
         names=_context_names,
         build=ContextDiscriminator,
     ),
-    Layout(
+    ReleasedLayout(
         method="ca",
         network="generator",
         marks=("coarse_generator.conv1.conv.weight",),
@@ -315,7 +315,7 @@ LAYOUTS = (
         names=_ca_names,
         part="net",
     ),
-    Layout(
+    ReleasedLayout(
         method="ca",
         network="discriminator",
         marks=("localD.linear.weight", "globalD.linear.weight"),
@@ -323,7 +323,7 @@ LAYOUTS = (
         names=_critic_names,
         build=build_critics,
     ),
-    Layout(
+    ReleasedLayout(
         method="lama",
         network="generator",
         marks=("generator.model.1.ffc.convl2l.weight",),
@@ -332,7 +332,7 @@ LAYOUTS = (
         part="net",
         ignored=rf"discriminator\..*|{_LAMA_REST}",
     ),
-    Layout(
+    ReleasedLayout(
         method="lama",
         network="discriminator",
         marks=("discriminator.model0.0.weight",),
@@ -341,7 +341,7 @@ LAYOUTS = (
         ignored=rf"generator\..*|{_LAMA_REST}",
         build=LamaDiscriminator,
     ),
-    Layout(
+    ReleasedLayout(
         method="aot_gan",
         network="generator",
         marks=("middle.0.block00.1.weight",),
@@ -349,7 +349,7 @@ LAYOUTS = (
         names=_aot_names,
         part="net",
     ),
-    Layout(
+    ReleasedLayout(
         method="aot_gan",
         network="discriminator",
         marks=("conv.0.weight_orig", "conv.8.weight"),

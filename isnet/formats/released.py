@@ -24,7 +24,7 @@ from torch import Tensor, nn
 import isnet
 from isnet.errors import InputError
 from isnet.formats.author import ImportReport, author_file, load_author_checkpoint
-from isnet.formats.layouts import LAYOUTS, Layout
+from isnet.formats.layouts import LAYOUTS, ReleasedLayout
 from isnet.formats.restricted_pickle import StoredTensor, is_torch_zip, read_torch_zip, tensors_of
 from isnet.formats.tensor_files import check_tensors, read_tensor_file
 from isnet.generator import Generator
@@ -144,7 +144,7 @@ def _bare(name: str) -> str:
     return name if name.isprintable() else ascii(name)
 
 
-def _is_rgb_discriminator(layouts: list[Layout], tensors: Mapping[str, Tensor | StoredTensor]) -> bool:
+def _is_rgb_discriminator(layouts: list[ReleasedLayout], tensors: Mapping[str, Tensor | StoredTensor]) -> bool:
     first = tensors.get("features.0.weight_orig")
     return layouts[0].build is PatchDiscriminator and first is not None and tuple(first.shape[1:2]) == (3,)
 
@@ -168,7 +168,7 @@ def _isnets(file: Path, tensors: Mapping[str, Tensor | StoredTensor]) -> Release
     )
 
 
-def _matched(file: Path, layout: Layout, tensors: Mapping[str, Tensor | StoredTensor]) -> Released:
+def _matched(file: Path, layout: ReleasedLayout, tensors: Mapping[str, Tensor | StoredTensor]) -> Released:
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     options = layout.options(shapes)
     is_generator = layout.build is None
@@ -204,7 +204,7 @@ def _matched(file: Path, layout: Layout, tensors: Mapping[str, Tensor | StoredTe
     )
 
 
-def _built(layout: Layout, options: Mapping[str, Any]) -> nn.Module:
+def _built(layout: ReleasedLayout, options: Mapping[str, Any]) -> nn.Module:
     if layout.build is not None:
         return layout.build(**options)
     gray = {"mean_color": (0.5, 0.5, 0.5)} if layout.method == "glcic" else {}
@@ -223,7 +223,7 @@ def _released_names(network: nn.Module, layers: Mapping[str, str]) -> dict[str, 
 
 
 def _report(
-    layout: Layout,
+    layout: ReleasedLayout,
     options: Mapping[str, Any],
     network: nn.Module,
     wanted: Mapping[str, str],
@@ -252,7 +252,7 @@ _BATCHES = "num_batches_tracked"
 
 
 def _values(
-    file: Path, layout: Layout, network: nn.Module, found: Mapping[str, Tensor | StoredTensor | None]
+    file: Path, layout: ReleasedLayout, network: nn.Module, found: Mapping[str, Tensor | StoredTensor | None]
 ) -> dict[str, Tensor]:
     """Tensors by our names, in float32, counts in int64."""
     targets = network.state_dict()

@@ -20,7 +20,7 @@ from isnet.training.distributed import SumReducer
 BUCKET_BYTES = 25 << 20
 
 
-class RunningSum(Protocol):
+class EarlySum(Protocol):
     """Sum over ranks of tensors that are completed in turn."""
 
     def add(self, tensors: Sequence[Tensor], *, first: int) -> None:
@@ -34,7 +34,7 @@ class RunningSum(Protocol):
 class EarlyReducer(SumReducer, Protocol):
     """Reducer that can sum while computation goes on."""
 
-    def start_sum(self, total: int) -> RunningSum:
+    def start_sum(self, total: int) -> EarlySum:
         """Begins a sum of `total` elements."""
 
 

@@ -220,11 +220,11 @@ class Players(ABC):
         reduce.sum_([ratio])
         return ratio
 
-    def _on_device(self, image: Tensor, *others: Tensor) -> MicroBatch:
+    def _on_device(self, image: Tensor, *rest: Tensor) -> MicroBatch:
         image = image.to(self.device, non_blocking=True)
         if self._settings.channels_last:
             image = image.contiguous(memory_format=torch.channels_last)
-        return image, *(other.to(self.device, image.dtype, non_blocking=True) for other in others)
+        return image, *(tensor.to(self.device, image.dtype, non_blocking=True) for tensor in rest)
 
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16")

@@ -1,4 +1,4 @@
-"""`isnet runs branch RUN [--step N] [a.b=c …]`: a new run from another run's state."""
+"""`isnet runs branch RUN …`: a run from another's state."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from trainplane.train.start.checkpoint import step_of
 
 
 def branch(args: argparse.Namespace, context: Context) -> int:
-    """Trains a new run that begins at the state of a run's step."""
+    """Trains a new run from a run's state."""
     run_id = RunRecord(context.tracking_server, run_id_of(args.run, context)).run_id
     address = step_of(run_id, args.step, context)
     store, checkpoint = checkpoints.open_address(address)

@@ -189,17 +189,17 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
 
 
 def _missing_start(recipe: Recipe, context: Context) -> Iterator[str]:
-    """Yields a message where the run began at weights that are gone."""
+    """Yields a message if the weights it began at are gone."""
     train = recipe.config["train"]
     if (address := train.get("start_from")) is None:
         return
     try:
-        found = load_task(recipe.config["task"]).find_start(address, context)
+        start = load_task(recipe.config["task"]).find_start(address, context)
     except (ValueError, RunFailed, OSError) as error:
         yield f"start: {error}"
         return
-    if found.digest != train["start_from_digest"]:
-        yield f"start: {address} had digest {train['start_from_digest']}, and has {found.digest} now; restore it"
+    if start.digest != train["start_from_digest"]:
+        yield f"start: {address} had digest {train['start_from_digest']}, and has {start.digest} now; restore it"
 
 
 def _missing(recipe: Recipe, context: Context) -> Iterator[str]:

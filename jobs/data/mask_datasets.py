@@ -139,7 +139,7 @@ def pin_mask_sets(config: ISNetConfig) -> None:
 
 
 def digests_of(masks: Masks, digests: str | Mapping[str, str] | None) -> list[tuple[str, str | None]]:
-    """Each kind of `data.masks` with the digest that it must have."""
+    """Kinds of `data.masks` with their required digests."""
     by_kind = digests if isinstance(digests, Mapping) else dict.fromkeys(shares(masks), digests)
     return [(kind, by_kind.get(kind)) for kind in shares(masks)]
 

@@ -136,7 +136,7 @@ ForkingPickler.register(TrainTransform, _reduce_transform)
 
 
 def float_batch(batch: Batch) -> tuple[Tensor, ...]:
-    """Converts a batch to floats, in its order; images in [0, 1]."""
+    """Converts a batch to floats; images in [0, 1]."""
     image, *more = batch.values()
     return image.float().div_(255), *(values.float() for values in more)
 

@@ -102,7 +102,7 @@ def _refuse_other_job(manifest: Mapping[str, Any], job: InpaintJob) -> None:
 
 
 def _hint(job: InpaintJob, identity: str) -> str:
-    """Names --refine off where the other job differs in it alone."""
+    """Names --refine off if nothing else differs."""
     unrefined = replace(job, options=replace(job.options, refine="off"))
     return "; it fills at one scale: go on with --refine off" if unrefined.identity == identity else ""
 

@@ -96,7 +96,7 @@ def ranks_here(config: RunConfig) -> RanksHere:
 
 
 def processor_line(config: RunConfig) -> str | None:
-    """Sentence about a large run on processors; None where there is nothing to say."""
+    """Sentence about a large run on processors, or None."""
     is_large = in_ray_job() or (isinstance(config, ISNetConfig) and config.data.size >= LARGE_SIZE)
     if config.train.use_gpu != "auto" or not is_large or ranks_here(config).gpu:
         return None

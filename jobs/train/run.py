@@ -131,7 +131,7 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
 
 
 def _saved_step(prepared: PreparedRun) -> int | None:
-    """Step that the run can go on from; None if its store does not say."""
+    """Step that the run can go on from, if known."""
     try:
         newest = next(newest_first(open_store(prepared.run_dir.address)), None)
     except (StorageError, UserError, OSError):

@@ -41,7 +41,7 @@ def start_line(prepared: PreparedRun) -> str:
 
 
 def saved_line(step: int | None, steps: int) -> str:
-    """Says what an interrupted run has saved (None: unknown), and how it goes on."""
+    """Says what an interrupted run has saved, if known."""
     if step == 0:
         return " (no step is saved yet); run the same command again to begin anew"
     saved = "" if step is None else f" (step {step} of {steps} is saved)"

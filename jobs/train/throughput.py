@@ -66,7 +66,7 @@ def check_stall_limit(train: TrainConfig, rate: Rate | None) -> None:
 
 
 def last_rate(config: ISNetConfig, context: Context, *, gpu: bool, run_key: str | None = None) -> Rate | None:
-    """Returns the rate of the run itself, else of the newest similar one.
+    """Returns the run's own rate, or a similar run's.
 
     Args:
         config: of the run that is planned.

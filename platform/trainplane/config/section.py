@@ -18,7 +18,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63)]
 def about(
     *, unit: str = "", also: Sequence[str] = (), related: Sequence[str] = (), later: bool = False
 ) -> dict[str, Any]:
-    """Facts of a setting for its reference, for hints and for digests.
+    """Facts of a setting for reference, hints and digests.
 
     Args:
         unit: unit of its numbers.

@@ -1,4 +1,4 @@
-"""Copy of an object, shared by all processes of a host.
+"""Copy of an object, shared by a host's processes.
 
 For files that every rank needs whole, such as weights of a frozen network. The first process fetches the object while
 the others wait; a later one finds the file. An object that was replaced has another file.

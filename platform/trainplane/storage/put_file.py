@@ -1,4 +1,6 @@
-"""Command that adds files to a store: `python -m trainplane.storage.put_file FILE… s3://BUCKET/PREFIX`.
+"""Command that adds files to a store.
+
+    python -m trainplane.storage.put_file FILE… s3://BUCKET/PREFIX
 
 For backups (infra/k8s/components/backup). Keys come from the usual AWS variables.
 """
@@ -14,7 +16,7 @@ from trainplane.storage import open_store
 
 
 def put_files(files: Sequence[Path], address: str) -> None:
-    """Adds files below an address; an existing object is an error."""
+    """Adds files below an address; replaces none."""
     store = open_store(address)
     for file in files:
         if not file.is_file():

@@ -210,7 +210,7 @@ class LeaseHeartbeat:
 
 
 def is_look_due(home: Path, every_s: float) -> bool:
-    """True for the first process of this host that asks, once in `every_s`."""
+    """True for one process of this host in `every_s`."""
     path = home / _LOOKED
     try:
         # A clock that was set back makes it due.

@@ -1,4 +1,6 @@
-"""Command that makes a user of MLflow: `python -m trainplane.tracking.mlflow_user NAME`.
+"""Command that makes a user of MLflow.
+
+    python -m trainplane.tracking.mlflow_user NAME
 
 For clusters whose training pods are not to be administrators (infra/k8s/base/mlflow-users.yaml). The address of the
 server and the administrator's name and password come from MLflow's usual variables, the user's password from

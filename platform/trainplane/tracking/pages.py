@@ -29,7 +29,7 @@ def experiments_page(address: str) -> str:
 
 
 def runs_page(address: str, experiment_id: str, *, key: str | None = VIEW) -> str:
-    """Address of an experiment's table of runs in a view, if `key` names one.
+    """Address of an experiment's runs, in the view `key`.
 
     Without an `address` it leads there from another page.
     """

@@ -59,9 +59,9 @@ def search_runs(server: TrackingServer, *, limit: int | None, conditions: Condit
     """Finds the newest runs, at most `limit` (None: all)."""
     if not server.exists:
         return FoundRuns([])
-    found = read_locally(server.address, lambda lists: _found(lists, limit, conditions))
-    if found is not None:
-        return found
+    runs = read_locally(server.address, lambda lists: _found(lists, limit, conditions))
+    if runs is not None:
+        return runs
     client = server.client
     from mlflow.exceptions import MlflowException
 

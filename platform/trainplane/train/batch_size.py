@@ -50,7 +50,7 @@ def smaller_micro_batch(share: int, tried: int) -> int | None:
 
 
 def memory_limit(found: int | None, meta: Mapping[str, Any], memory_bytes: int) -> tuple[int | None, int]:
-    """Micro-batch that `auto` does not exceed, and the memory it was found with.
+    """Largest micro-batch of `auto`, and the memory then.
 
     Args:
         found: Size that this command found after memory ran out.

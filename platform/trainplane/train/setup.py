@@ -347,7 +347,7 @@ def step_seed(seed: int, index: int, rank: int) -> int:
 def split_of(
     config: RunConfig, found: int | None, meta: Mapping[str, Any], world: World, task: Task
 ) -> tuple[BatchSplit, tuple[int | None, int]]:
-    """Split of the global batch, and the limit that later attempts go by.
+    """Split of the global batch, and its memory limit.
 
     `found` is a size that this command found after memory ran out, `meta` the checkpoint's.
     """

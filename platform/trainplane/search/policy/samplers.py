@@ -52,7 +52,7 @@ def _key(settings: Settings) -> bytes:
 
 
 def _tpe(number: int, settings: SearchSettings, space: Space, state: SearchState) -> Iterator[Settings]:
-    """Suggestions of Optuna's sampler for trial `number`, after all results so far."""
+    """Suggestions of Optuna's sampler, after all results so far."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)

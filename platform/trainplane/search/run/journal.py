@@ -133,7 +133,7 @@ def _read_segments(store: Store) -> tuple[list[JournalRecord], int]:
 
 
 def _join_segments(store: Store, records: Sequence[JournalRecord], segments: int) -> None:
-    """Writes the copy of the first `segments` objects, where it is due."""
+    """Writes the copy of the first `segments`, if due."""
     newest = max((int(Path(entry.key).stem) for entry in store.list(JOINED)), default=0)
     if segments - newest >= JOIN_EVERY:
         store.create(f"{JOINED}{segments:08d}.jsonl", b"".join(encode_line(record) for record in records))

@@ -66,7 +66,7 @@ def wait_for_width(
 
 
 def fitting_now(ray: Any, resources: TrialResources, *, trials: int, requested: int | None) -> int:
-    """Number of trials that fit the cluster as it is, 0 for none."""
+    """Number of trials that fit the cluster now."""
     try:
         return admit(resources, nodes=_nodes(ray), trials=trials, requested=requested)
     except UserError:

@@ -47,7 +47,7 @@ def make_database(address: str) -> None:
 
 @contextmanager
 def connection(path: Path, *, may_write: bool = False) -> Iterator[sqlite3.Connection]:
-    """Opens a database that is there; `sqlite3.Error` if it cannot be."""
+    """Opens an existing database; raises `sqlite3.Error`."""
     mode = "rw" if may_write else "ro"
     opened = sqlite3.connect(f"{path.absolute().as_uri()}?mode={mode}", uri=True, timeout=WAIT_S, isolation_level=None)
     try:

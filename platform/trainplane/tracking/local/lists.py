@@ -109,7 +109,7 @@ class LocalLists:
 
 
 def read_locally(address: str, question: Callable[[LocalLists], T]) -> T | None:
-    """Answers a question from a local database; None where it cannot be."""
+    """Answers from a local database, or None."""
     path = database_path(address)
     if not address.startswith(SQLITE) or not path.exists():
         return None

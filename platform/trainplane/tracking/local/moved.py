@@ -35,7 +35,7 @@ _COLUMNS = {
 
 
 def former_home(location: str, home: Path) -> str | None:
-    """Folder where a database was made; None if it is still there.
+    """Folder that a database was moved from, or None.
 
     Args:
         location: Where experiment 0 has its artifacts.
@@ -101,5 +101,5 @@ def _correct_spools(home: Path, former: str) -> None:
 
 
 def _quoted(folder: str, scheme: str = "") -> str:
-    """Beginning of an address below a folder, as JSON has it."""
+    """Beginning of an address below a folder, in JSON."""
     return json.dumps(f"{scheme}{folder}/")[:-1]
