@@ -87,13 +87,11 @@ class SpectralLayer(_ConvNd):
     def set_folded_vectors(self) -> None:
         """Sets u and v so that σ is 1.
 
-        For a weight that was divided by its σ already.
-
-            In training u and v lag behind W, so the largest singular value of W/σ is above 1, and exact vectors would
-            change the function. Here v mixes the first right singular vector with the next one whose value is at most 1, so
-            that |Wv| = 1, and u is Wv: σ is 1 now, and later iterations move it slowly, as in the run that the weight comes
-            from. Where no such mixture exists, as in a network that never had spectral norm, v is scaled instead: the
-            function is then the same until the next iteration only.
+        For a weight that was divided by its σ already. In training u and v lag behind W, so the largest singular value
+        of W/σ is above 1, and exact vectors would change the function. Here v mixes the first right singular vector
+        with the next one whose value is at most 1, so that |Wv| = 1, and u is Wv: σ is 1 now, and later iterations move
+        it slowly, as in the run that the weight comes from. Where no such mixture exists, as in a network that never
+        had spectral norm, v is scaled instead: the function is then the same until the next iteration only.
         """
         matrix = self.matrix()
         # Squares of the singular values, ascending, and the left singular vectors, from W Wᵀ.

@@ -189,7 +189,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
 
 
 def _missing_start(recipe: Recipe, context: Context) -> Iterator[str]:
-    """Yields a message if the weights it began at are gone."""
+    """Yields a message if its first weights are gone."""
     train = recipe.config["train"]
     if (address := train.get("start_from")) is None:
         return
