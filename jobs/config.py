@@ -83,12 +83,12 @@ class ModelConfig(Section):
     init: Literal["normal", "kaiming"] = Field(
         "normal",
         description="initial weights of the generator: N(0, init_std), or by each layer's inputs",
-        exclude_if=lambda init: init == "normal",
+        json_schema_extra=about(later=True),
     )
     coarse: Literal["none", "harmonic"] = Field(
         "none",
         description="harmonic: the generator adds to a smooth fill of the hole, which costs no training",
-        exclude_if=lambda coarse: coarse == "none",
+        json_schema_extra=about(later=True),
     )
 
     @model_validator(mode="after")
@@ -133,8 +133,7 @@ class MethodConfig(Section):
 
 
 def _added_weight(of: str) -> Any:
-    # Configurations from before these weights existed keep their keys.
-    return Field(0.0, ge=0, description=f"weight of the {of}", exclude_if=lambda weight: weight == 0)
+    return Field(0.0, ge=0, description=f"weight of the {of}", json_schema_extra=about(later=True))
 
 
 class LossConfig(Section):
@@ -170,7 +169,7 @@ class LossConfig(Section):
     perceptual_digest: Annotated[str, Field(pattern="^[0-9a-f]{64}$")] | None = Field(
         None,
         description="sha256 that the file of loss.perceptual_weights must have; null: any",
-        exclude_if=lambda digest: digest is None,
+        json_schema_extra=about(later=True),
     )
     perceptual_layers: tuple[VggLayer, ...] = Field(
         ("relu1_1", "relu2_1", "relu3_1", "relu4_1", "relu5_1"),

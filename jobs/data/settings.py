@@ -33,8 +33,7 @@ class ISNetDataConfig(DataConfig):
         None,
         ge=16,
         description="largest shorter side: each crop's is drawn between data.resize and this; null: all data.resize",
-        exclude_if=lambda largest: largest is None,
-        json_schema_extra=about(unit="px", related=["random_scale", "zoom", "random_resized_crop"]),
+        json_schema_extra=about(unit="px", related=["random_scale", "zoom", "random_resized_crop"], later=True),
     )
     flip: bool = Field(True, description="mirror every other picture")
     masks: Masks = Field(

@@ -18,6 +18,7 @@ from isnet.perceptual import Perceptual
 from isnet.training.players import Players
 from jobs.config import ISNetConfig
 from jobs.method_rules import RULES
+from trainplane.config.section import without_later_defaults
 from trainplane.storage import host_copy
 
 if TYPE_CHECKING:
@@ -114,5 +115,7 @@ def generator_options(config: ISNetConfig) -> dict[str, Any]:
         }
         return {"width": model.width, **of_method[model.name]}
     same = {"blocks", "width", "init_std", "init", "coarse", "dilation", "spectral_norm", "skips", "prune"}
-    options = {**model.model_dump(include=same), "in_channels": 4 if model.mask_input else 3}
+    # Packages of before the later options have a configuration without them.
+    values = without_later_defaults(model)
+    options = {name: values[name] for name in same & values.keys()} | {"in_channels": 4 if model.mask_input else 3}
     return options | ({"activation": model.activation} if model.activation else {})
