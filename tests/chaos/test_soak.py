@@ -27,6 +27,9 @@ class Weather:
     def set_state(self, state):
         self.states.append(state)
 
+    def go_away(self, outage, seconds):
+        self.states.append((outage, seconds))
+
 
 class Endless:
     """A process that ends when it is killed."""

@@ -22,7 +22,7 @@ def test_the_page_shows_the_file_and_its_length():
     lines = (EXAMPLES / "denoiser.py").read_text().count("\n")
     said = re.search(r"is a whole one, (\d+) lines", (ROOT / "docs/own-model.md").read_text())
     assert int(said[1]) == lines
-    assert f"in {round(lines, -1)} lines" in (ROOT / "README.md").read_text()
+    assert f"in about {round(lines, -1)} lines" in (ROOT / "README.md").read_text()
 
 
 @pytest.mark.real
