@@ -300,7 +300,8 @@ def ca_step() -> Iterator[Check]:
         loss = own[name] + ca_loss.PENALTY * penalty[name]
         yield from gradients(loss, critic, d_keys[name], recorded["gradients"][f"{name}_discriminator"])
         alone = recorded["gradients"][f"{name}_discriminator_penalty_alone"]
-        yield from gradients(penalty[name], critic, d_keys[name], alone)
+        # Recorded with its weight.
+        yield from gradients(ca_loss.PENALTY * penalty[name], critic, d_keys[name], alone)
 
 
 STEPS: dict[str, Callable[[], Iterator[Check]]] = {
