@@ -266,7 +266,7 @@ def test_a_real_store_lets_each_role_do_what_its_policy_says(place):
             found[role, name] = "".join(letter for letter, call in calls.items() if granted(call))
     expected = {
         "packer": ("rwdl", "l", "l", "l"),
-        "trainer": ("rl", "rwdl", "rwdl", "rl"),
+        "trainer": ("rl", "rwdl", "rwl", "rl"),
         "promoter": ("rl", "rl", "rwl", "rwl"),
         "mlflow": ("", "", "rl", ""),
     }

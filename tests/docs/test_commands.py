@@ -78,13 +78,15 @@ class Reader:
         return text
 
     def _demo_run(self, context: str) -> str:
-        """The run that `isnet train demo` printed last, by the settings that it names."""
+        """The run that the demo or `isnet train demo` printed last, by the settings that it names."""
         listed = self.run(f"isnet runs list --json{context}")
         assert listed.returncode == 0, listed.stderr
         runs = json.loads(listed.stdout)["runs"]
         # Runs of other settings have them in their names.
         return next(
-            run["run_id"] for run in runs if run["experiment"] == "isnet-demo" and run["name"].startswith("demo, ")
+            run["run_id"]
+            for run in runs
+            if run["experiment"] == "isnet-demo" and run["name"].startswith(("finetune, ", "demo, "))
         )
 
     def run(self, text: str) -> subprocess.CompletedProcess[str]:
