@@ -59,7 +59,7 @@ class Table:
     instead: dict[str, str]
     shorter: dict[str, str]
     servers: dict[str, str]
-    status: dict[str, int]
+    status: dict[str, list[int]]
     nightly: dict[str, str]  # beginnings of commands, and why
     never: dict[str, str]
 

@@ -108,8 +108,8 @@ class Reader:
             return self._serve(step, address)
         text = self.text_to_type(step)
         ran = self.run(text)
-        expected = next((status for start, status in TABLE.status.items() if begins(step.text, start)), 0)
-        if ran.returncode not in (expected if isinstance(expected, list) else [expected]) and not _lacks_code_alone(step, ran):
+        expected = next((statuses for start, statuses in TABLE.status.items() if begins(step.text, start)), [0])
+        if ran.returncode not in expected and not _lacks_code_alone(step, ran):
             return f"{step}\n  typed as {text}\n  status {ran.returncode}\n{ran.stdout[-1500:]}{ran.stderr[-3000:]}"
         if step.shown and not any(agrees(step.shown, printed) for printed in (ran.stdout, ran.stderr)):
             return f"{step}\n  printed\n{ran.stdout}{ran.stderr[-3000:]}\n  the page shows\n" + "\n".join(step.shown)
