@@ -147,7 +147,7 @@ def test_train(world: World, kind: str, at: int, settings: tuple[str, ...]) -> N
 @pytest.mark.nightly
 def test_one_rank_of_two(world: World) -> None:
     words = ("train", "demo", *TRAIN, "train.workers=2", "train.stall_s=30")
-    world.checkpoints("calm")
+    world.checkpoints("calm-2")
     calm = world.isnet(*words)
     world.checkpoints("two-ranks")
     ran = world.isnet(*words, away="500", at=60)
@@ -158,7 +158,7 @@ def test_one_rank_of_two(world: World) -> None:
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_one_that_is_stopped_meanwhile_ends_and_goes_on_later(world: World, workers: str) -> None:
     words = ("train", "demo", *TRAIN, f"train.workers={workers}")
-    world.checkpoints("calm")
+    world.checkpoints(f"calm-{workers}")
     calm = world.isnet(*words)
     world.checkpoints(f"stopped-{workers}")
     first = world.store.requests
