@@ -6,7 +6,6 @@ resumes from the run's newest checkpoint.
 
 from __future__ import annotations
 
-import gc
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -93,9 +92,10 @@ def run(
                 raise
             finally:
                 trainer.loader.close()
-            # Before the next one is built: two models may not fit.
+            # Before the next one is built: two large models may not fit.
+            collect = setup.collector_of(trainer.task)
             del trainer
-            gc.collect()
+            collect()
 
 
 class _Trainer:

@@ -7,6 +7,7 @@ the parts of one rank: device, loader, recorder, and the seed of each step.
 
 from __future__ import annotations
 
+import gc
 import json
 import logging
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -47,6 +48,9 @@ from trainplane.train.start.weights import StartReport
 from trainplane.train.world import World
 
 logger = logging.getLogger(__name__)
+
+# Weights of a model of which two fit anywhere.
+SMALL_MODEL_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -364,3 +368,11 @@ def _memory_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(torch.cuda.get_device_properties(device).total_memory)
     return int(psutil.virtual_memory().total)
+
+
+def collector_of(task: Task) -> Callable[[], object]:
+    """Function that frees a large task once it is dropped."""
+    # It looks at every object of the process, for a second and more; a small model may wait for Python's own turn.
+    parameters = (p for module in task.modules().values() for p in module.parameters())
+    is_small = sum(p.numel() * p.element_size() for p in parameters) < SMALL_MODEL_BYTES
+    return (lambda: None) if is_small else gc.collect

@@ -90,6 +90,7 @@ def test_going_back_lets_go_of_the_first_model_before_it_builds_the_second(train
         most.append(len(alive))
 
     monkeypatch.setattr(BreakableTask, "__init__", count)
+    monkeypatch.setattr("trainplane.train.setup.SMALL_MODEL_BYTES", 0)
     assert train("back", guard={"non_finite": "roll_back"}, harm=NAN).told
     assert len(most) >= 2
     assert max(most) == 1
