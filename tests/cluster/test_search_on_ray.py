@@ -128,6 +128,8 @@ def test_killed_twice_it_has_the_same_rungs_and_one_run_for_each_trial(stage):
     stage.write(
         train={"steps": 9},
         trouble={"pause_s": 0.05},
+        # Only then it can be compared with an undisturbed one.
+        order="fixed",
         algorithm="tpe",
         startup=3,
         trials=5,

@@ -10,6 +10,7 @@ it. An owner that was cut off for longer takes its run back (`renew_lease`). Com
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -37,8 +38,6 @@ logger = logging.getLogger(__name__)
 
 LEASE_TAG = "trainplane.lease"
 _SIGHTINGS = "leases.json"
-# Its age says when a process of this host last looked for dead runs: one look a minute and host, not one a process.
-_LOOKED = "leases.looked"
 RENEW_EVERY_S = 60.0
 LEASE_TERM_S = 300.0
 # Longer than the pause between two renewals, and than a renewal takes once the server is back.
@@ -186,7 +185,7 @@ class LeaseHeartbeat:
                 run_id = self._mlflow_id(client)
                 if run_id is not None and not self._closing.is_set():
                     renew_lease(client, run_id)
-                    if is_look_due(self._home, self._every_s):
+                    if is_look_due(self._home, self._server.address, self._every_s):
                         fail_stale_runs(self._server, self._home)
             # A thread beside training: whichever error a server, a database or a store raises, it tries again.
             except Exception as error:
@@ -209,9 +208,10 @@ class LeaseHeartbeat:
         return self._run_id
 
 
-def is_look_due(home: Path, every_s: float) -> bool:
+def is_look_due(home: Path, server: str, every_s: float) -> bool:
     """True for one process of this host in `every_s`."""
-    path = home / _LOOKED
+    # The age of a file says when a process last looked for dead runs of that server.
+    path = home / f"leases-{hashlib.sha256(server.encode()).hexdigest()[:8]}.looked"
     try:
         # A clock that was set back makes it due.
         if 0 <= time.time() - path.stat().st_mtime < every_s * 0.75:

@@ -156,9 +156,11 @@ def test_a_trial_that_ended_with_its_search_has_not_failed(
 
 def test_one_process_of_a_host_looks_for_dead_runs_each_minute(tmp_path: Path) -> None:
     home = tmp_path / "home"
-    assert [is_look_due(home, 60.0) for _ in range(3)] == [True, False, False]
+    assert [is_look_due(home, "http://one", 60.0) for _ in range(3)] == [True, False, False]
     (mark,) = home.iterdir()
+    # Runs of another server are looked for, too.
+    assert is_look_due(home, "http://two", 60.0)
     # A minute later, and after a clock that was set back.
     for seconds in (-50.0, 3600.0):
         os.utime(mark, (time.time() + seconds, time.time() + seconds))
-        assert [is_look_due(home, 60.0) for _ in range(2)] == [True, False]
+        assert [is_look_due(home, "http://one", 60.0) for _ in range(2)] == [True, False]
