@@ -257,7 +257,7 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
     Path(os.fsdecode(os.fsencode(root) + b"/latin\xe9.jpg")).write_bytes(data)
     (root / "notes.txt").write_text("not a picture")
     (root / "empty.png").touch()
-    (root / "phone.HEIC").write_bytes(b"x")
+    (root / "raw.CR2").write_bytes(b"x")
     (root / "folder.jpg").mkdir()
     (root / "dangling.jpg").symlink_to("nowhere.jpg")
     (tmp_path / "outside.jpg").write_bytes(data)
@@ -275,7 +275,7 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
         "folder.jpg": "a folder with a picture's name",
         "loop": "link to a folder",
         "out.jpg": "link that leaves the folder",
-        "phone.HEIC": ".heic pictures cannot be read here",
+        "raw.CR2": ".cr2 pictures cannot be read here",
         "pipe.jpg": "pipe, socket or device, not a file",
     }
     # People also get what to do about it.

@@ -315,12 +315,12 @@ def test_pictures_that_nobody_can_read_are_counted_in_archives_as_in_folders(isn
     folder = tmp_path / "all"
     folder.mkdir()
     (folder / "a.png").write_bytes(noise(1))
-    (folder / "b.heic").write_bytes(b"heic")
+    (folder / "b.jxl").write_bytes(b"jxl")
     shutil.make_archive(str(tmp_path / "all"), "zip", folder)
     shutil.make_archive(str(tmp_path / "all"), "tar", folder)
     for at, source in enumerate((folder, tmp_path / "all.zip", tmp_path / "all.tar")):
         report = isnet("data", "pack", source, f"d{at}", "--json").json()
-        assert report["reasons"] == {".heic pictures cannot be read here; convert it": 1}
+        assert report["reasons"] == {".jxl pictures cannot be read here; convert it": 1}
 
 
 @pytest.mark.parametrize(("kind", "shards"), [("folder", 4), ("tar.gz", 1)])
