@@ -160,6 +160,9 @@ def flipped(data, place):
     return bytes(changed)
 
 
+# Only who reads HEIC can say that one is damaged.
+BAD_HEIC = "damaged" if heif.can_read() else "unsupported"
+
 BAD = {
     "no bytes": (lambda: b"", "empty"),
     "one byte": (lambda: b"\xff", "not a picture"),
@@ -176,7 +179,7 @@ BAD = {
     "an SVG": (lambda: b"<svg xmlns='http://www.w3.org/2000/svg'/>", "not a picture"),
     "a PDF": (lambda: b"%PDF-1.7\n" + b" " * 90, "not a picture"),
     "a zip": (lambda: b"PK\x03\x04" + b"\0" * 90, "not a picture"),
-    "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 90, "damaged" if heif.can_read() else "unsupported"),
+    "HEIC": (lambda: b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + b"\0" * 90, BAD_HEIC),
     "PostScript": (lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 10 10\nshowpage\n", "not a picture"),
     "text that starts like a picture": (lambda: b"\x89PNG\r\n\x1a\nhello", "not a picture"),
     "a bomb of 100 megapixels": (lambda: png_with(10_000, 10_000), "too large"),
