@@ -140,6 +140,23 @@ class Spool:
         self._unsynced.append(path)
         return relative
 
+    def compact(self, *, above_bytes: int) -> None:
+        """Empties a file of acknowledged records beyond a size.
+
+        For spools without an end; a run's is emptied when it is opened.
+        """
+        if self._size <= above_bytes or read_acknowledged(self.folder).needed_from < self._size:
+            return
+        # An uploader at work has offsets of its own; the next call tries again.
+        with self._append_lock, upload_lock(self.folder) as is_uploader:
+            acknowledged = read_acknowledged(self.folder)
+            if is_uploader and acknowledged.needed_from >= self._size:
+                # Killed in between: opening the spool repairs an offset beyond the last record.
+                os.ftruncate(self._fd, 0)
+                self._size = 0
+                held = None if acknowledged.held is None else 0
+                write_acknowledged(self.folder, replace(acknowledged, offset=0, held=held))
+
     def unsent(self) -> bytes:
         """Lines that MLflow lacks, or has only as given up."""
         acknowledged = read_acknowledged(self.folder)

@@ -18,8 +18,10 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from trainplane.tracking.client import TrackingServer, reason
 from trainplane.tracking.spool.upload import BUSY, UploadResult, count_unsent, upload
@@ -32,9 +34,11 @@ _CHECK_EVERY_S = 1.0
 _RESTART_AFTER_S = 1.0
 _LONGEST_RESTART_S = 60.0
 # Appended, not put first: every module that this interpreter finds without help stays the one it finds.
-_PROGRAM = (
-    "import sys; sys.path.append(sys.argv[1]); from trainplane.tracking.spool.uploader_process import main; main()"
-)
+_START = "import importlib, sys; sys.path.append(sys.argv[1]); importlib.import_module(sys.argv[2]).main()"
+# Module whose `main` is the process for a run's records.
+RUN_PROGRAM = "trainplane.tracking.spool.uploader_process"
+UploadOnce = Callable[[Path, Any, Callable[[], bool], bool], UploadResult]
+"""Uploads a folder once: folder, client, what ends it, True for the last time."""
 
 
 class Uploader:
@@ -43,13 +47,22 @@ class Uploader:
     Starting takes milliseconds; the process itself is ready seconds later.
     """
 
-    def __init__(self, folder: Path, tracking_uri: str, *, every_s: float = 2.0, longest_wait_s: float = 30.0) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        tracking_uri: str,
+        *,
+        every_s: float = 2.0,
+        longest_wait_s: float = 30.0,
+        program: str = RUN_PROGRAM,
+    ) -> None:
         """Starts the process.
 
         It uploads every `every_s` seconds, and at least every `longest_wait_s` while the server is unreachable.
-        `tracking_uri` has the server's password.
+        `tracking_uri` has the server's password; `program` is the module whose `main` the process runs.
         """
         self._folder = folder
+        self._program = program
         self._orders = {
             "parent": os.getpid(),
             "folder": str(folder.resolve()),
@@ -109,7 +122,7 @@ class Uploader:
         root = str(Path(__file__).resolve().parents[3])
         # A session of its own: Ctrl-C on a terminal is for the training, which then gives the order to close.
         self._process = subprocess.Popen(
-            [sys.executable, "-c", _PROGRAM, root],
+            [sys.executable, "-c", _START, root, self._program],
             stdin=subprocess.PIPE,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
@@ -171,10 +184,18 @@ def _read_line() -> bytes:
 
 
 def main() -> None:
-    """Runs the process: reads its options, uploads until closed."""
+    """Runs the process for a run's records."""
+    run_uploader(lambda folder, client, stop, is_last: upload(folder, client, stop=stop, show_pending=is_last))
+
+
+def run_uploader(upload_once: UploadOnce) -> None:
+    """Runs a process: reads its options, uploads until closed.
+
+    `upload_once` gets folder, client, what ends it, and whether the upload is the last one.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Training goes first where processors are scarce.
+    # The work that is recorded goes first where processors are scarce.
     os.nice(10)
     line = _read_line()
     if not line:
@@ -188,17 +209,23 @@ def main() -> None:
         orders,
         options["every_s"],
         options["longest_wait_s"],
+        upload_once,
     )
 
 
 def upload_until_closed(
-    folder: Path, server: TrackingServer, orders: Orders, every_s: float, longest_wait_s: float
+    folder: Path,
+    server: TrackingServer,
+    orders: Orders,
+    every_s: float,
+    longest_wait_s: float,
+    upload_once: UploadOnce,
 ) -> None:
     """Uploads every `every_s` seconds, and once more when closed."""
     wait_s = every_s
     closing = False
     while not closing:
-        # Wait first: importing MLflow takes seconds of a processor, just when training begins.
+        # Wait first: importing MLflow takes seconds of a processor, just when the work begins.
         closing = orders.closing.wait(wait_s)
         try:
             client = server.client
@@ -206,10 +233,10 @@ def upload_until_closed(
         except Exception as error:
             result = UploadResult(unsent=count_unsent(folder), error=reason(error))
         else:
-            result = upload(folder, client, stop=orders.is_over, show_pending=closing)
+            result = upload_once(folder, client, orders.is_over, closing)
         while closing and result.error == BUSY and not orders.is_over():
             time.sleep(_BUSY_WAIT_S)
-            result = upload(folder, client, stop=orders.is_over)
+            result = upload_once(folder, client, orders.is_over, True)
         # Choose the next wait.
         if result.error is None:
             wait_s = every_s

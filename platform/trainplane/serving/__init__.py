@@ -1,0 +1,4 @@
+"""Registered models under traffic.
+
+traces  records of answers and votes, on disk until MLflow has them
+"""
