@@ -86,15 +86,16 @@ class TraceQueue:
     fail for its record.
     """
 
-    def __init__(self, folder: Path, tracking_uri: str, experiment: str) -> None:
+    def __init__(self, folder: Path, tracking_uri: str, experiment: str, *, artifact_root: str | None = None) -> None:
         """Opens or creates the queue, and starts its uploader.
 
         Args:
             folder: Folder of this process alone; of several replicas each needs its own.
             tracking_uri: MLflow's address, with its password.
             experiment: Name of MLflow's experiment; it is created with the first upload.
+            artifact_root: `s3://…` or a folder for the pictures of a new experiment; None: where the server says.
         """
-        self._experiment = experiment
+        self._experiment, self._artifact_root = experiment, artifact_root
         self._spool = Spool(folder, run_id=NO_RUN, tracking=without_secrets(tracking_uri))
         self._lock = threading.Lock()
         self._uploader = Uploader(folder, tracking_uri, program=UPLOADER)
@@ -109,7 +110,12 @@ class TraceQueue:
             for answer in trace.answers
             if trace.keep == "pictures" and answer.output is not None
         }
-        record = {"k": "trace", "experiment": self._experiment, "v": _trace_fields(trace)}
+        record = {
+            "k": "trace",
+            "experiment": self._experiment,
+            "artifact_root": self._artifact_root,
+            "v": _trace_fields(trace),
+        }
         self._write(record, [("inputs", inputs), ("outputs", outputs)])
 
     def verdict(self, verdict: VerdictRecord) -> None:

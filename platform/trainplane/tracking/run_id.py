@@ -78,7 +78,7 @@ def find_or_create(client: Any, spec: RunSpec, *, claim: Mapping[str, str] | Non
     Errors of the client go to the caller. `claim` has tags that name the owner of a new run from its first moment, so
     that it can be marked stale if `start_attempt` never follows.
     """
-    experiment_id = _experiment_id(client, spec.experiment, spec.artifact_root)
+    experiment_id = find_or_create_experiment(client, spec.experiment, spec.artifact_root)
     runs = _runs_with_key(client, experiment_id, spec.run_key)
     existed = bool(runs)
     tags = {**spec.tags, **(claim or {}), KEY_TAG: spec.run_key, RESERVED_TAG: spec.reserved_id}
@@ -118,17 +118,20 @@ def set_tags(client: Any, run_id: str, tags: Mapping[str, str]) -> None:
     client.log_batch(run_id, tags=[run_tag(key, value) for key, value in tags.items()], synchronous=True)
 
 
-def _experiment_id(client: Any, name: str, artifact_root: str) -> str:
-    """Id of an experiment; creates a missing one."""
+def find_or_create_experiment(
+    client: Any, name: str, artifact_root: str | None, *, tags: Mapping[str, str] = _EXPERIMENT_TAGS
+) -> str:
+    """Id of an experiment; creates a missing one.
+
+    Without `artifact_root` a new one stores its files where the server says. `tags` are those of a new one.
+    """
     from mlflow.exceptions import MlflowException
 
     experiment = client.get_experiment_by_name(name)
     if experiment is None:
-        # Absolute, because later processes run in other folders.
-        root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
         try:
-            location = f"{root.rstrip('/')}/{quote(name, safe='')}"
-            return str(client.create_experiment(name, artifact_location=location, tags=_EXPERIMENT_TAGS))
+            location = _artifact_location(artifact_root, name) if artifact_root else None
+            return str(client.create_experiment(name, artifact_location=location, tags=dict(tags)))
         except MlflowException as error:
             if error.error_code != "RESOURCE_ALREADY_EXISTS":
                 raise
@@ -137,6 +140,12 @@ def _experiment_id(client: Any, name: str, artifact_root: str) -> str:
     if experiment.lifecycle_stage != "active":
         raise UserError(f"experiment {name!r} was deleted in MLflow; restore it there, or set tracking.experiment=…")
     return str(experiment.experiment_id)
+
+
+def _artifact_location(artifact_root: str, name: str) -> str:
+    # Absolute, because later processes run in other folders.
+    root = artifact_root if "://" in artifact_root else str(Path(artifact_root).resolve())
+    return f"{root.rstrip('/')}/{quote(name, safe='')}"
 
 
 def _runs_with_key(client: Any, experiment_id: str, run_key: str) -> list[Any]:

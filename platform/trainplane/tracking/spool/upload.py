@@ -153,7 +153,7 @@ class _SpoolUpload:
                 self._on_version(record["name"], record["version"])
         # Set aside what will never be accepted, then acknowledge, and only then remove the attachments.
         refused += [(raw.decode(errors="replace"), "is no record") for record, raw in group if record is None]
-        _store_rejected(self._folder, refused)
+        store_rejected(self._folder, refused)
         self._acknowledge(plan.acknowledged)
         _remove_attachments(self._folder, records)
         self.sent += len(group)
@@ -296,7 +296,8 @@ def _next_group(folder: Path, offset: int) -> Group:
     return group
 
 
-def _store_rejected(folder: Path, refused: Refused) -> None:
+def store_rejected(folder: Path, refused: Refused) -> None:
+    """Keeps entities that the server refused for good."""
     if refused:
         entity, why = refused[0]
         logger.warning("tracking: %d entries were refused for good, the first: %.200s (%s)", len(refused), entity, why)
