@@ -93,6 +93,7 @@ def build_parser() -> Parser:
     runs.runs(commands)
     cluster.submit(commands)
     cluster.jobs(commands)
+    cluster.notify(commands)
     cluster.doctor(commands)
     cluster.stack(commands)
     bench.bench(commands)

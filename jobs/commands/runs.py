@@ -18,6 +18,8 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.canonical import flatten
 from trainplane.errors import RunFailed, UserError
+from trainplane.notify.notifier import Notifier
+from trainplane.notify.run_events import run_found_dead
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.local.lists import FoundRun
 from trainplane.tracking.run_record import RunRecord
@@ -184,5 +186,7 @@ def reap_runs(args: argparse.Namespace, context: Context) -> int:
     while time.monotonic() < deadline:
         time.sleep(min(REAP_EVERY_S, max(0.0, deadline - time.monotonic())))
         reaped += fail_stale_runs(context.tracking_server, context.home)
+    for run_id in reaped:
+        Notifier(context).tell(run_found_dead(run_id))
     emit(args, {"reaped": reaped}, "\n".join(f"{run_id} closed" for run_id in reaped) or "nothing to close")
     return 0

@@ -28,14 +28,13 @@ from jobs.config import load_isnet_config
 from jobs.evaluation.model_address import STARTER, complete_address
 from jobs.evaluation.recorded_evaluation import MAX_SIZE
 from jobs.isnet_task import ISNetTask
+from jobs.registry.promoted_version import promoted_version
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
 from trainplane.errors import UserError
-from trainplane.registry.alias_check import audited_version
 from trainplane.registry.package import data_of, download
 from trainplane.registry.versions import ModelVersion
-from trainplane.storage import open_store
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.state import check_architecture, restore
 from trainplane.train.start.checkpoint import checkpoints_of_run
@@ -91,16 +90,21 @@ def open_model(address: str, context: Context) -> Model:
         return network_model(address, load_model(starter.FOLDER), size=size, steps=steps)
     # Models of the registry and checkpoints of runs.
     if address.startswith("models:/"):
-        version = audited_version(context.tracking_server, address, open_store(context.audit))
+        version = promoted_version(context, address)
         return _registered(typed, version, context)
     if address.startswith("runs:/"):
         return _checkpoint(typed, checkpoints_of_run(address, context))
     return _checkpoint(typed, address)
 
 
+def models_folder(context: Context) -> Path:
+    """Cache of fetched versions, by digest."""
+    return context.home / "cache" / "models"
+
+
 def _registered(address: str, version: ModelVersion, context: Context) -> Model:
     # From here on the version: the alias may move meanwhile.
-    folder = download(version, context.home / "cache" / "models")
+    folder = download(version, models_folder(context))
     exported = data_of(folder)
     size, steps = _trained(exported / TRAINED, version.address)
     return network_model(

@@ -18,6 +18,7 @@ from jobs.registry.check_package import check_card, check_package
 from jobs.registry.measure import Judged, judged_protocol, measure_version, record_measurement
 from trainplane.cluster.context import Context
 from trainplane.markdown import escaped, markdown_table
+from trainplane.notify.notifier import Notifier
 from trainplane.registry.audit import AuditRecord
 from trainplane.registry.gates import GateVerdict, evaluate_gates
 from trainplane.registry.promote import AuditedModel
@@ -122,7 +123,7 @@ def promote_version(
 
 def audited_model(context: Context, name: str) -> AuditedModel:
     """Opens a registered model with its audit trail."""
-    return AuditedModel(context.tracking_server, name, open_store(context.audit))
+    return AuditedModel(context.tracking_server, name, open_store(context.audit), tell=Notifier(context).tell)
 
 
 def update_page(audited: AuditedModel) -> None:

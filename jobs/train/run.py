@@ -17,14 +17,16 @@ from jobs.train.summary import offline_line, plan_line, saved_line, start_line
 from jobs.train.throughput import check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
-from trainplane.errors import UserError
+from trainplane.errors import UserError, error_line
+from trainplane.notify.notifier import Notifier
+from trainplane.notify.run_events import NoticeListener, RunFacts, run_ended, run_found_dead, run_notice
 from trainplane.storage import StorageError, open_store
 from trainplane.store_wait import STORE_WAITS
 from trainplane.task import load_task
 from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.run_id import is_reserved
 from trainplane.tracking.runs import exit_status
-from trainplane.tracking.tracker import gallery_key
+from trainplane.tracking.tracker import Status, gallery_key
 from trainplane.train import run_page
 from trainplane.train.checkpoint.store import newest_first
 from trainplane.train.errors import Superseded
@@ -92,6 +94,7 @@ def _check_features(config: ISNetConfig) -> None:
 
 def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     train = prepared.config.train
+    notifier = Notifier(context)
     bar = Bar()
     try:
         print(plan_line(prepared), file=sys.stderr)
@@ -104,17 +107,22 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         else:
             # Closes dead runs of other processes; a failure there is no reason not to train.
             with suppress(UserError):
-                fail_stale_runs(context.tracking_server, context.home)
+                for dead in fail_stale_runs(context.tracking_server, context.home):
+                    notifier.tell(run_found_dead(dead))
         # A finished run is only measured again: not worth starting a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
+        told = NoticeListener(bar, lambda notice: notifier.tell(run_notice(_facts(prepared, context), notice)))
         with _interruptible() as flag:
-            outcome = launch(prepared.job, train, progress=bar, interrupted=flag, distributed=distributed)
+            outcome = launch(prepared.job, train, progress=told, interrupted=flag, distributed=distributed)
     except Superseded:
         # Another process trains this run now, and its record is not ours to close.
         raise
     except BaseException as error:
-        prepared.end(*exit_status(error))
+        status, tags = exit_status(error)
+        prepared.end(status, tags)
+        reason = "" if isinstance(error, KeyboardInterrupt) else error_line(error)
+        notifier.tell(run_ended(_facts(prepared, context), status, reason=reason, step=_saved_step(prepared)))
         if isinstance(error, KeyboardInterrupt):
             raise KeyboardInterrupt(saved_line(_saved_step(prepared), train.steps)) from error
         raise
@@ -125,9 +133,25 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     finally:
         tags = {"trainplane.state_digest": outcome.state_digest, "trainplane.checkpoint": outcome.checkpoint}
         tags["mlflow.note.content"] = _result(prepared, outcome) + prepared.description
-        unsent = prepared.end("FINISHED" if outcome.status == "finished" else "FAILED", tags)
+        end: Status = "FINISHED" if outcome.status == "finished" else "FAILED"
+        unsent = prepared.end(end, tags)
+        metrics = {name: outcome.metrics[name] for name in headlines(prepared) if name in outcome.metrics}
+        notifier.tell(run_ended(_facts(prepared, context), end, step=outcome.step, metrics=metrics))
     # Rank 0 may run on another host, whose spool is not counted here.
     return replace(outcome, unsent=max(unsent, outcome.unsent) if distributed else unsent)
+
+
+def headlines(prepared: PreparedRun) -> list[str]:
+    """Names of the metrics that say most about a run."""
+    return list(load_task(prepared.config.task).headlines(prepared.config))
+
+
+def _facts(prepared: PreparedRun, context: Context) -> RunFacts:
+    """Facts of a run for events; the page without asking MLflow."""
+    server, run_id = context.tracking_server, prepared.run_id
+    # Only MLflow's own id has a page.
+    has_page = server.address.startswith("http") and not is_reserved(run_id)
+    return RunFacts(run_id, prepared.run_dir.folder, f"{server.public_address}/#/runs/{run_id}" if has_page else "")
 
 
 def _saved_step(prepared: PreparedRun) -> int | None:

@@ -21,14 +21,14 @@ from isnet.training.start import load_weights, match_weights
 from isnet.weights import CONFIG, load_model
 from jobs import starter
 from jobs.evaluation.model_address import STARTER, complete_address
+from jobs.registry.promoted_version import promoted_version
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
-from trainplane.registry.alias_check import audited_version
 from trainplane.registry.find_version import find_version
 from trainplane.registry.package import data_of, download
 from trainplane.registry.recorded import PREFIX
 from trainplane.registry.versions import ModelVersion
-from trainplane.storage import StorageError, open_store
+from trainplane.storage import StorageError
 from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.checkpoint.store import open_address
 from trainplane.train.start.checkpoint import find_checkpoint, read_networks
@@ -57,7 +57,7 @@ def find(typed: str, context: Context) -> StartSource:
     address = complete_address(typed, context)
     if not address.startswith(_MODELS):
         return find_checkpoint(address, context)
-    version = audited_version(context.tracking_server, address, open_store(context.audit))
+    version = promoted_version(context, address)
     if _checkpoint_of(version) is not None:
         return StartSource(version.address, version.tags[PREFIX + "state_digest"])
     if version.model_digest is None:

@@ -1,4 +1,4 @@
-"""Arguments of `isnet submit`, `jobs`, `doctor` and `stack`."""
+"""Arguments of `isnet submit`, `jobs`, `notify`, `doctor` and `stack`."""
 
 from __future__ import annotations
 
@@ -41,6 +41,16 @@ def jobs(commands: Any) -> None:
         action.add_argument("job", metavar="JOB", help="id of a job, or its beginning")
         if name == "logs":
             action.add_argument("--follow", action="store_true", help="until the job is over; exit status: the job's")
+
+
+def notify(commands: Any) -> None:
+    """Adds `isnet notify`."""
+    actions = group(commands, "notify", "who is told about ends, failures, gates and aliases")
+    test = command(actions, "test", "commands.notify:test", "send one event to each target; exit 1 if one fails")
+    test.add_argument("target_name", nargs="?", metavar="TARGET", help="this one only")
+    command(actions, "list", "commands.notify:list_pending", "targets, and events that they have not taken yet")
+    sending = command(actions, "send", "commands.notify:send", "send the events that wait; exit 1 if some are left")
+    sending.add_argument("--wait", type=count, default=60, metavar="SECONDS", help="try for so long, default 60")
 
 
 def doctor(commands: Any) -> None:

@@ -16,6 +16,8 @@ here. `isnet.toml` has references to secrets, never their values::
 
     [context.lab.secrets]
     AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"  # or "file:/path/to/a/file"
+
+Who is told about events stands in `[context.lab.notify.NAME]` (`trainplane.notify.targets`).
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ from trainplane.cluster import context_values as values
 from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
+from trainplane.notify.targets import Target, targets_of
 from trainplane.store_address import full_address, scheme_of
 from trainplane.store_wait import VARIABLE as STORE_WAIT
 from trainplane.store_wait import wait_of
@@ -53,6 +56,7 @@ _KEYS = (
     "s3_region",
     "store_wait_s",
     "secrets",
+    "notify",
 )
 
 
@@ -70,6 +74,8 @@ class Context:
     audit: str  # Store of the registry's audit log
     # Variables for the object store and secrets; their values are never printed
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    store: str | None = None  # Common address of the stores, if one was given
+    notify: tuple[Target, ...] = ()  # Who is told about events
 
     @cached_property
     def tracking_server(self) -> TrackingServer:
@@ -196,7 +202,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
-        if key not in ("secrets", "store_wait_s"):
+        if key not in ("secrets", "store_wait_s", "notify"):
             values.check_text(table[key], what(key))
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
@@ -222,4 +228,5 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
         variables[STORE_WAIT] = f"{wait_of(table['store_wait_s'], what('store_wait_s')):g}"
     for variable, reference in table.get("secrets", {}).items():
         variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
-    return base.at(**addresses).at(environment=variables)  # type: ignore[arg-type]
+    targets = targets_of(table.get("notify", {}), what("notify"))
+    return replace(base.at(**addresses), environment=variables, store=store, notify=targets)

@@ -14,6 +14,7 @@ from trainplane.cluster.context import CONFIG_FILE, Context, project_folder, sea
 from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import CLI, UserError
+from trainplane.notify.targets import to_tables
 from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 NAME = "stack"
@@ -67,7 +68,8 @@ def remove(file: Path) -> None:
 def text_for_job(context: Context) -> str:
     """Text of the isnet.toml that travels with a job.
 
-    Without `ray`, because the job is on the cluster, and without secrets: the cluster's nodes have their own.
+    Without `ray`, because the job is on the cluster, and without secrets: the cluster's nodes have their own. Targets
+    of events keep their references.
     """
     places = ("tracking", "datasets", "checkpoints", "artifacts", "audit")
     values: dict[str, object] = {name: getattr(context, name) for name in places}
@@ -76,8 +78,12 @@ def text_for_job(context: Context) -> str:
             values[key] = context.environment[variable]
     if STORE_WAIT in context.environment:
         values["store_wait_s"] = float(context.environment[STORE_WAIT])
+    if context.store is not None:
+        values["store"] = context.store
     name = json.dumps(context.name)
-    return "\n".join([f"default = {name}", "", *_table(f"context.{name}", values)]) + "\n"
+    tables = [_table(f"context.{name}", values)]
+    tables += [_table(f"context.{name}.notify.{target}", keys) for target, keys in to_tables(context.notify).items()]
+    return "\n".join([f"default = {name}", "", *("\n".join([*table, ""]) for table in tables)])
 
 
 def _table(name: str, values: Mapping[str, object]) -> list[str]:

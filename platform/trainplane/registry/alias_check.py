@@ -17,6 +17,15 @@ from trainplane.registry.versions import ModelVersion
 from trainplane.storage import Store
 from trainplane.tracking.client import TrackingServer
 
+
+class AliasMoved(RunFailed):
+    """Raised where an alias contradicts the audit trail."""
+
+    def __init__(self, message: str, *, name: str) -> None:
+        super().__init__(message)
+        self.name = name
+
+
 # A promotion writes its record, and then moves the alias.
 _PATIENCE_S = 5.0
 _PAUSE_S = 0.5
@@ -31,7 +40,7 @@ def audited_version(server: TrackingServer, address: str, store: Store) -> Model
         store: The audit's store.
 
     Raises:
-        RunFailed: An alias points elsewhere than its last record, or `production` has none.
+        AliasMoved: An alias points elsewhere than its last record, or `production` has none.
     """
     alias = parse_address(address).alias
     deadline = time.monotonic() + _PATIENCE_S
@@ -44,7 +53,7 @@ def audited_version(server: TrackingServer, address: str, store: Store) -> Model
         if recorded == version.version or (recorded is None and alias != PRODUCTION):
             return version
         if recorded is None or time.monotonic() > deadline:
-            raise RunFailed(_message(version, alias, recorded, store))
+            raise AliasMoved(_message(version, alias, recorded, store), name=version.name)
         time.sleep(_PAUSE_S)
 
 

@@ -16,6 +16,8 @@ from enum import Enum
 from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
+from trainplane.notify.event import Event
+from trainplane.notify.model_events import alias_moved, alias_moved_by_hand, gate_shut
 from trainplane.registry import audit
 from trainplane.registry.audit import (
     Action,
@@ -62,8 +64,11 @@ class VersionDeleted(UserError):
 class AuditedModel:
     """Registered model whose aliases move with a record."""
 
-    def __init__(self, server: TrackingServer, name: str, store: Store) -> None:
-        self.model, self.name, self.store = RegisteredModel(server, name), name, store
+    def __init__(
+        self, server: TrackingServer, name: str, store: Store, *, tell: Callable[[Event], object] = lambda event: None
+    ) -> None:
+        """Opens nothing yet; `tell` hears of moves, refusals and contradictions."""
+        self.model, self.name, self.store, self._tell = RegisteredModel(server, name), name, store, tell
 
     def promote(
         self,
@@ -101,6 +106,7 @@ class AuditedModel:
         if verdicts:
             version.attach_verdicts(verdicts)
         if not passed(verdicts) and force_reason is None:
+            self._tell(gate_shut(self.name, version.version, alias, verdicts, audit.whoami()))
             raise Refused(_refusal(version, alias, verdicts))
         # The record decides who wins; the alias follows it.
         current = self.trail().current(alias)
@@ -115,6 +121,7 @@ class AuditedModel:
         if force_reason is not None:
             where = f"{self.name}@{alias}"
             logger.error("%s was FORCED to version %s past its gates: %s", where, version.version, force_reason)
+        self._tell(alias_moved(record))
         self._project(alias)
         return record
 
@@ -153,6 +160,7 @@ class AuditedModel:
             reason=reason,
             digest=None,
         )
+        self._tell(alias_moved(record))
         self._project(alias)
         return record
 
@@ -214,6 +222,7 @@ class AuditedModel:
             # Only what changed is reported.
             if before != after:
                 messages.append(f"{self.name}@{alias} pointed at {before or 'nothing'} and points at {after} again")
+                self._tell(alias_moved_by_hand(self.name, messages[-1]))
         return messages
 
     def verify(self) -> list[str]:
@@ -237,6 +246,7 @@ class AuditedModel:
         for alias in sorted({*aliases, *trail.aliases()}):
             if (fault := self._alias_fault(alias, trail.current(alias), aliases.get(alias))) is not None:
                 faults.append(fault)
+                self._tell(alias_moved_by_hand(self.name, fault))
         return faults
 
     def _alias_fault(self, alias: str, recorded: str | None, actual: str | None) -> str | None:

@@ -13,6 +13,9 @@ from typing import Any
 
 from trainplane.train.config import TrainConfig
 
+# Share of a limit after which it is told that it comes near.
+WARN_SHARE = 0.8
+
 
 class Ending:
     """Limits of one run; `reason` says why it ends."""
@@ -34,6 +37,7 @@ class Ending:
         self._best: float | None = counted.get("best")
         self._best_step, self._since = int(counted.get("best_step", 0)), int(counted.get("since", 0))
         hours = config.max_hours
+        self._is_warned = False
         self._is_out_of_time = hours is not None and self._seconds >= 3600 * hours
 
     @property
@@ -55,6 +59,14 @@ class Ending:
     def is_due(self) -> bool:
         """True where the time is over by this process's clock."""
         return self._config.max_hours is not None and self.seconds >= 3600 * self._config.max_hours
+
+    def warning(self) -> str:
+        """Says once that most of the time is used; empty: not now."""
+        hours = self._config.max_hours
+        if hours is None or self._is_warned or self.seconds < WARN_SHARE * 3600 * hours:
+            return ""
+        self._is_warned = True
+        return f"{WARN_SHARE:.0%} of train.max_hours={hours:g} is used"
 
     @property
     def seconds(self) -> float:

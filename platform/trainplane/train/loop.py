@@ -17,6 +17,7 @@ from torch import Tensor
 from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.data.types import Batch
+from trainplane.notify.event import Notice
 from trainplane.storage import open_store
 from trainplane.storage.s3.retry import RETRIES
 from trainplane.store_wait import store_wait_s
@@ -302,6 +303,8 @@ class _Trainer:
         self.dashboard.log(done, self.recorded, samples=self.samples)
         self.commit()
         self._collect_damage(done)
+        if self.world.is_first and (warning := self.ending.warning()):
+            self.progress.emit(Notice(warning, "budget.near"))
 
     def _collect_damage(self, done: int) -> None:
         """Records what any rank has replaced; called on all ranks."""
@@ -362,7 +365,8 @@ class _Trainer:
         if not self.world.is_first:
             return
         self.messages.append(message)
-        self.progress.emit(message)
+        # A message of the guard has its count of faults.
+        self.progress.emit(message if faults is None else Notice(message, "run.bad_step"))
         self.tracker.set_tags({"trainplane.told": message[:500]})
         self.tracker.log_text(f"told/step-{done:08d}.txt", message + "\n")
         if faults is not None:

@@ -71,6 +71,16 @@ def reached_limit(budget: Budget, usage: SearchUsage, costs: CostRates) -> str |
     return None
 
 
+def near_limit(budget: Budget, usage: SearchUsage, costs: CostRates, *, share: float) -> str | None:
+    """Names a limit of which `share` is used, if any."""
+    used = {**costs.of(usage.total_s), "hours": usage.wall_s / 3600, "steps": float(usage.total_steps)}
+    for name, amount in used.items():
+        limit = getattr(budget, name)
+        if limit is not None and amount >= share * limit:
+            return f"{share:.0%} of search.budget.{name}={limit:g} is used"
+    return None
+
+
 def check(budget: Budget, costs: CostRates, *, steps: int, trial_seconds: float | None) -> None:
     """Refuses a budget that is too small or cannot count.
 

@@ -17,16 +17,20 @@ from dataclasses import asdict, dataclass, replace
 
 from trainplane.cluster.ray_session import dead_processes, in_ray_job, ray_session, scratch_folder
 from trainplane.errors import RunFailed
+from trainplane.notify.event import Notice
 from trainplane.store_wait import STORE_WAITS
 from trainplane.train.batch_size import split_batch
 from trainplane.train.config import TrainConfig
-from trainplane.train.errors import CodeFailed, NodeFailed, OutOfMemory
+from trainplane.train.errors import CodeFailed, NodeFailed, OutOfMemory, Stalled
 from trainplane.train.launch.error_kinds import ErrorKind, first_line, kind_of
 from trainplane.train.launch.failure_policy import Cause, NodeBlame, RetryDecision, cause_of, decide_retry
 from trainplane.train.loop import run
 from trainplane.train.spec import Outcome, Progress, Report, TrainJob, keep_going
 
 log = logging.getLogger(__name__)
+
+# Causes that people are told about; a stall has been told already.
+_EVENTS = {Cause.LOST: "run.retried", Cause.HARDWARE: "node.blamed"}
 
 
 @dataclass
@@ -131,7 +135,9 @@ def train_with_retries(
             raise CodeFailed(f"{decision.reason}: {error}") if blame.is_of_code() else error
         if decision.micro_batch is not None:
             job = replace(job, micro_batch=decision.micro_batch)
-        progress.emit(_retry_message(error, decision, max(step, 0), config))
+        message = _retry_message(error, decision, max(step, 0), config)
+        kind = _EVENTS.get(cause) if not isinstance(error, Stalled) else None
+        progress.emit(Notice(message, kind) if kind else message)
         _wait(decision.wait_s, interrupted)
 
 

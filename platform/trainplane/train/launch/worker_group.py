@@ -14,6 +14,7 @@ from typing import Any
 
 from trainplane.cluster.ray_session import dead_processes
 from trainplane.errors import RunFailed, UserError, error_line
+from trainplane.notify.event import Notice
 from trainplane.storage import StorageError, open_store
 from trainplane.store_wait import store_wait_s
 from trainplane.train.config import TrainConfig
@@ -180,7 +181,7 @@ class WorkerGroup:
         if stall is None:
             return
         # The name first, as reading a stack takes a while.
-        progress.emit(str(stall))
+        progress.emit(Notice(str(stall), "run.stalled"))
         for pulse in stall.stuck:
             name = f"stalls/step-{pulse.step:08d}-rank-{pulse.rank}.txt"
             try:

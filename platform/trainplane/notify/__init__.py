@@ -1,0 +1,1 @@
+"""Events of runs, searches and models, sent to people and programs."""
