@@ -1,5 +1,6 @@
 """ISNet: large-scale feature inpainting (Li et al., ICIP 2020).
 
+    isnet.fill("garden.jpg", "hole.png").save("filled.png")
     net = isnet.build("isnet", blocks=4)
     prediction_B3HW = net(image_B3HW, mask_B1HW)      # RGB in [0, 1]; mask 1 on valid pixels, 0 in the hole
 
@@ -16,9 +17,66 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 if TYPE_CHECKING:
+    import os
+
+    from torch import nn
+
     from isnet.discriminator import Discriminator
     from isnet.generator import Architecture, Generator
+    from isnet.inference.filler import Filler
+    from isnet.inference.predictor import Refine
+    from isnet.inpaint import Inpainted, Source
+    from isnet.mask_files import MaskRules
     from isnet.methods.architecture import MethodArchitecture
+
+
+def fill(
+    image: Source,
+    mask: Source,
+    model: Filler | nn.Module | str | os.PathLike[str] = "starter",
+    *,
+    composite: bool = True,
+    rules: MaskRules | None = None,
+    resize_mask: bool = False,
+    refine: Refine = "auto",
+    grow: int = 0,
+    feather: int = 0,
+) -> Inpainted:
+    """Fills the white part of `mask` in `image`.
+
+    For many pictures open the model once: `isnet.inference.open_filler.open_filler("starter")`.
+
+    Args:
+        image: File's path or bytes, array or tensor, as `isnet.inpaint.inpaint` takes them.
+        mask: Likewise, of the same height and width.
+        model: Generator, filler, folder of a saved model, released checkpoint, "starter" or "classical:telea".
+        composite: False returns the prediction for the whole picture, known pixels changed.
+        rules: How to read the mask; None means white is hole.
+        resize_mask: True stretches a mask of another size instead of refusing it.
+        refine: "auto" fills coarse to fine, "off" at one scale.
+        grow: Pixels by which the hole is widened, 0 to 1024.
+        feather: Pixels inside the hole over which the jump of colour at its border fades, 0 to 1024.
+
+    Returns:
+        The picture (`image`, `save`), its hole, and notes for the user.
+
+    Raises:
+        InputError: The image, the mask, the model, or the three together cannot be used; the message says why.
+    """
+    from isnet.inference.open_filler import open_filler
+    from isnet.inpaint import inpaint
+
+    return inpaint(
+        image,
+        mask,
+        model=open_filler(model),
+        composite=composite,
+        rules=rules,
+        resize_mask=resize_mask,
+        refine=refine,
+        grow=grow,
+        feather=feather,
+    )
 
 
 @overload

@@ -55,13 +55,16 @@ class ServedModel:
 
     def __init__(
         self,
-        net: nn.Module,
+        net: nn.Module | Predictor,
         *,
         device: str | torch.device = "cpu",
         max_pixels: int = MAX_PIXELS,
         trained_size: int | None = None,
     ) -> None:
-        self._predictor = Predictor(net, device=device, trained_size=trained_size)
+        # A predictor is used as it is, with its own device and size.
+        self._predictor = (
+            net if isinstance(net, Predictor) else Predictor(net, device=device, trained_size=trained_size)
+        )
         self._max_pixels = max_pixels
 
     def predict(self, model_input: Any, params: Mapping[str, Any] | None = None) -> Any:
@@ -103,10 +106,10 @@ def _load_pyfunc(path: str | os.PathLike[str]) -> ServedModel:
     from isnet.weights import load_model
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return ServedModel(load_model(os.fspath(path)), device=device, trained_size=_trained_size(Path(path)))
+    return ServedModel(load_model(os.fspath(path)), device=device, trained_size=trained_size(Path(path)))
 
 
-def _trained_size(folder: Path) -> int | None:
+def trained_size(folder: Path) -> int | None:
     """Side of the training pictures; None if not recorded."""
     try:
         size = json.loads((folder / TRAINED).read_text(encoding="utf-8"))["evaluation_size"]

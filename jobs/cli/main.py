@@ -23,7 +23,6 @@ from jobs.cli.arguments import parse
 from jobs.cli.streams import OutputError, notify, usable_streams, write_report
 from trainplane.command_line import CONTEXT_VARIABLE
 from trainplane.errors import RunFailed, UserError, split_remedy
-from trainplane.passive_waiting import wait_passively
 from trainplane.store_wait import STORE_WAITS
 
 if TYPE_CHECKING:
@@ -42,8 +41,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(args: argparse.Namespace) -> int:
-    _quiet_third_parties()
-    wait_passively()
+    # Imported late, like the command itself, so that --help stays fast.
+    from jobs.api.session import prepare_process
+
+    prepare_process()
     # SIGTERM interrupts as Ctrl-C does, so that servers and processes that were started are ended on the way out.
     if threading.current_thread() is threading.main_thread():
         signal.signal(signal.SIGTERM, _interrupt)
@@ -51,7 +52,6 @@ def _run(args: argparse.Namespace) -> int:
         if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
             signal.signal(signal.SIGINT, _interrupt)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s", stream=sys.stderr)
-    # Imported late, like the command itself, so that --help stays fast.
     module, _, function = args.target.partition(":")
 
     from isnet.errors import InputError
@@ -90,30 +90,18 @@ def _run(args: argparse.Namespace) -> int:
 
 def _context(args: argparse.Namespace) -> Context:
     """Returns the context of `--context`, and sets its variables."""
-    from trainplane.cluster.context import resolve
+    from jobs.api.session import open_context
 
-    context = resolve(args.context)
-    context.activate()
-    # `doctor` has findings of its own about that.
-    if context.name == STACK and not args.target.startswith("commands.doctor:"):
-        from trainplane.cluster.stack.down import down_message
-        from trainplane.errors import UserError
-
-        if (message := down_message(context)) is not None:
-            raise UserError(message)
-    # Lines in messages name the context that was named here.
-    if args.context is not None:
-        os.environ[CONTEXT_VARIABLE] = context.name
-    if not args.target.startswith(RECORDING):
-        context.tracking_server.only_read()
-    return context
+    return open_context(
+        args.context,
+        is_recording=args.target.startswith(RECORDING),
+        # `doctor` has findings of its own about that.
+        checks_stack=not args.target.startswith("commands.doctor:"),
+    )
 
 
 # Commands without a context: they start servers of their own, or need none.
 WITHOUT_CONTEXT = ("bench.", "commands.stack:", "commands.config:", "commands.completion:")
-
-# The context that `isnet stack up` writes.
-STACK = "stack"
 
 # Commands that record something, and so make the database of a local context; all others leave nothing behind.
 RECORDING = (
@@ -197,20 +185,3 @@ def _report_stream(args: argparse.Namespace) -> Iterator[None]:
         sys.stdout = stdout
         os.dup2(descriptor, 1)
         os.close(descriptor)
-
-
-def _quiet_third_parties() -> None:
-    """Sets variables that libraries read at import, before any import."""
-    for name, value in {
-        "MLFLOW_DISABLE_TELEMETRY": "true",
-        "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
-        "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_AIR_NEW_OUTPUT": "0",
-        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
-        # Tune's own handler makes an interrupted search look finished.
-        "TUNE_DISABLE_SIGINT_HANDLER": "1",
-        "GIT_PYTHON_REFRESH": "quiet",
-        # MLflow reports its successes at level INFO.
-        "MLFLOW_LOGGING_LEVEL": "WARNING",
-    }.items():
-        os.environ.setdefault(name, value)

@@ -1,208 +1,44 @@
 """`isnet inpaint IMAGE MASK -o OUT`: fills holes of pictures.
 
-In a folder each picture needs a mask of the same name (any suffix) in the mask folder, or one mask file serves all.
 Pictures that cannot be filled are reported with their reasons; the others are filled, and the exit status is 1.
-Prefixes of an object store are a batch job (`jobs.inference.batch`).
 """
 
 from __future__ import annotations
 
 import argparse
-import os
-from contextlib import suppress
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from isnet.errors import InputError
-from isnet.images.files import PictureError, display_name, read_bytes
-from isnet.images.folders import find_pictures, with_advice
-from isnet.images.open_image import open_picture
-from isnet.images.save import can_write, check_size_for, check_suffix
-from isnet.inpaint import MaskRules, check_borders
-from isnet.inpaint import inpaint as fill
+from isnet.images.files import display_name
+from jobs.api.filling import fill_files
 from jobs.cli.main import emit
-from jobs.cli.progress import bar
-from jobs.cli.streams import notify
-from jobs.cluster.worker_pool import task_count
-from jobs.evaluation.model_address import STARTER, complete_address
-from jobs.evaluation.models import Model, open_model
-from jobs.inference import batch
-from jobs.inference.planning import KEPT_SUFFIXES, Options, plan
 from trainplane.cluster.context import Context
-from trainplane.cluster.ray_session import in_ray_job
-from trainplane.errors import UserError
-from trainplane.registry.find_version import only_model
-
-
-@dataclass(frozen=True)
-class PictureFiles:
-    """Files of one picture to fill."""
-
-    image: Path
-    mask: Path
-    output: Path
 
 
 def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
-    check_borders(args.grow, args.feather, composite=not args.raw)
-    if _is_batch(args):
-        return _run_batch(args, context)
-    # Pair files first: nothing is loaded for a mistake in the call.
-    pictures, failed = pair_files(Path(args.image), Path(args.mask), Path(args.output))
-    address = _model_address(args, context)
-    model = open_model(address, context)
-    done = []
-    for files in bar(pictures, "inpaint", total=len(pictures)):
-        try:
-            done.append(_fill(files, model, args))
-        except InputError as error:
-            failed.append({"image": str(files.image), "mask": str(files.mask), "reason": str(error)})
-    # A single picture that fails is a mistake of the call.
-    if not done and not Path(args.image).is_dir():
-        raise InputError(f"{failed[-1]['image']} with mask {failed[-1]['mask']}: {failed[-1]['reason']}")
-    lines = [_line(entry) for entry in done] + [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
-    # A name may hold line ends and bytes of another encoding.
-    text = "\n".join(display_name(line) for line in lines)
-    emit(args, {"model": address, "done": done, "failed": failed}, text)
-    return 1 if failed else 0
-
-
-def _model_address(args: argparse.Namespace, context: Context) -> str:
-    """Returns the address of the named, only or shipped model."""
-    if args.model is not None:
-        return complete_address(args.model, context)
-    if (address := only_model(context.tracking_server)) is None:
-        notify("no --model was given and none is registered; this is the starter, a small model that ships with isnet")
-        return STARTER
-    notify(f"no --model was given; this is {address}")
-    return address
-
-
-def _is_batch(args: argparse.Namespace) -> bool:
-    """Decides whether this is a batch job."""
-    # Prefixes of a store always are, and folders with `--parallel`.
-    if args.parallel is not None or any("://" in word for word in (args.image, args.mask, args.output)):
-        return True
-    # In a job of a cluster, folders are, too.
-    return in_ray_job() and Path(args.image).is_dir() and Path(args.mask).is_dir()
-
-
-def _run_batch(args: argparse.Namespace, context: Context) -> int:
-    """Runs a resumable batch job (`jobs.inference.batch`)."""
-    options = Options(args.raw, args.black_is_hole, args.resize_mask, args.refine, args.grow, args.feather)
-    job = plan(args.image, args.mask, args.output, model=_model_address(args, context), options=options)
-    manifest = batch.run(job, context, tasks=task_count(args.parallel))
-    done, failed = manifest["pictures"], manifest["failed"]
-    lines = [f"left out {entry['image']}: {entry['reason']}" for entry in failed]
-    lines.append(f"{len(done)} pictures filled by {manifest['model']}; {args.output}/{batch.MANIFEST} names them")
-    payload = {"model": manifest["model"], "done": done, "failed": failed, "manifest": batch.MANIFEST}
-    emit(args, payload, "\n".join(lines))
-    return 1 if failed else 0
-
-
-def pair_files(image: Path, mask: Path, output: Path) -> tuple[list[PictureFiles], list[dict[str, str]]]:
-    """Pairs pictures with masks and outputs; lists unusable ones."""
-    # A single picture: the output is a file, or a folder that exists.
-    if not image.is_dir():
-        target = output / _written_name(image) if output.is_dir() else output
-        check_suffix(target.suffix)
-        if _real(target) in (_real(image), _real(mask)):
-            raise UserError(f"{target} is an input; write the result elsewhere")
-        if not target.parent.is_dir():
-            raise UserError(f"{target.parent}: there is no such folder to write to; make it")
-        # Before the model, which takes seconds.
-        _check_there(image, "picture")
-        _check_there(mask, "mask")
-        _check_size(image, target.suffix)
-        return [PictureFiles(image, mask, target)], []
-    # A folder: the output is another folder, with the same paths below it.
-    if output.exists() and (not output.is_dir() or _real(output) in (_real(image), _real(mask))):
-        raise UserError(f"{output} is {'an input folder' if output.is_dir() else 'a file'}; give another folder")
-    # Results of an earlier run, and masks, may lie below the pictures.
-    paths, skipped = find_pictures(image, without=(output, mask))
-    failed = [
-        {"image": str(image / entry.path), "reason": with_advice(entry.reason)}
-        for entry in skipped
-        if not entry.is_harmless
-    ]
-    if not paths:
-        raise UserError(f"{image}: no pictures in this folder; need JPEG, PNG or WebP files")
-    _check_there(mask, "mask")
-    masks = _masks(mask)
-    pictures: list[PictureFiles] = []
-    targets: set[Path] = set()
-    for path in paths:
-        relative = path.relative_to(image)
-        mask_file = mask if masks is None else masks.get(relative.with_suffix(""))
-        # A picture without a mask does not stop the others.
-        if mask_file is None:
-            failed.append({"image": str(path), "reason": f"no mask called {relative.with_suffix('')}.* in {mask}"})
-            continue
-        # Formats that cannot be written become PNG.
-        keeps_suffix = relative.suffix.lower() in KEPT_SUFFIXES
-        target = output / (relative if keeps_suffix else relative.with_suffix(".png"))
-        if target in targets or (not keeps_suffix and (image / relative.with_suffix(".png")).exists()):
-            # b.gif beside b.png: neither result may overwrite the other.
-            target = output / relative.with_name(f"{relative.name}.png")
-        targets.add(target)
-        pictures.append(PictureFiles(path, mask_file, target))
-    if not pictures:
-        raise UserError(f"{mask}: no mask fits any of {len(paths)} pictures by name; name them alike")
-    return pictures, failed
-
-
-def _check_there(path: Path, what: str) -> None:
-    # A link that leads nowhere is there; reading it tells why it cannot be read.
-    if not os.path.lexists(path):
-        raise UserError(f"{path}: there is no such file or folder; need a {what}")
-
-
-def _check_size(image: Path, suffix: str) -> None:
-    """Refuses a picture too large for the output's format."""
-    # What cannot be read is reported where it is filled.
-    with suppress(PictureError), open_picture(read_bytes(image)) as opened:
-        check_size_for(suffix, opened.height, opened.width)
-
-
-def _written_name(image: Path) -> str:
-    """Returns the name of a picture's result."""
-    if can_write(image.suffix):
-        return image.name
-    # Formats that cannot be written become PNG, under a name that no other picture has.
-    png = image.with_suffix(".png")
-    return f"{image.name}.png" if png.exists() else png.name
-
-
-def _real(path: Path) -> str:
-    """Resolves links, also one to itself, unlike `Path.resolve`."""
-    return os.path.realpath(path)
-
-
-def _masks(mask: Path) -> dict[Path, Path] | None:
-    """Returns masks by name; None if one file serves all."""
-    if not mask.is_dir():
-        return None
-    return {path.relative_to(mask).with_suffix(""): path for path in find_pictures(mask)[0]}
-
-
-def _fill(files: PictureFiles, model: Model, args: argparse.Namespace) -> dict[str, Any]:
-    result = fill(
-        files.image,
-        files.mask,
-        model=model.filler,
-        composite=not args.raw,
-        rules=MaskRules(hole="black") if args.black_is_hole else None,
+    filled = fill_files(
+        args.image,
+        args.mask,
+        args.output,
+        args.model,
+        raw=args.raw,
+        black_is_hole=args.black_is_hole,
         resize_mask=args.resize_mask,
         refine=args.refine,
         grow=args.grow,
         feather=args.feather,
+        parallel=args.parallel,
+        context=context,
     )
-    # Folders below the output appear with their first picture.
-    files.output.parent.mkdir(parents=True, exist_ok=True)
-    notes = [*result.notes, *result.save(files.output)]
-    return {"image": str(files.image), "output": str(files.output), "hole_ratio": result.ratio, "notes": notes}
+    failed = [f"left out {entry['image']}: {entry['reason']}" for entry in filled.failed]
+    if filled.manifest is None:
+        lines = [*map(_line, filled.done), *failed]
+    else:
+        count = len(filled.done)
+        lines = [*failed, f"{count} pictures filled by {filled.model}; {args.output}/{filled.manifest} names them"]
+    # A name may hold line ends and bytes of another encoding.
+    emit(args, filled.to_json(), "\n".join(display_name(line) for line in lines))
+    return 1 if filled.failed else 0
 
 
 def _line(entry: dict[str, Any]) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from jobs.cli.main import emit
+from jobs.cli.streams import notify
 from jobs.search.stored import stored_searches
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -24,9 +25,22 @@ def tune(args: argparse.Namespace, context: Context) -> int:
         from jobs.search.progress import show
 
         return show(args, context)
-    from jobs.search.run import run
+    return _run(args, context)
 
-    return run(args, context)
+
+def _run(args: argparse.Namespace, context: Context) -> int:
+    from jobs.api.searches import tune as tune_search
+    from jobs.search.mlflow_record import cost_text
+
+    search = tune_search(args.preset, args.overrides, context=context)
+    # The record of the search is complete; only MLflow does not have it yet.
+    if search.unsent is not None:
+        notify(search.unsent)
+    lines = [summary.leaderboard_table(search.state), cost_text(search.spent)]
+    if search.registration:
+        lines.append(f"best trial registered as {search.registration}")
+    emit(args, search.to_json(), "\n".join(lines))
+    return 0 if search.is_done else 1
 
 
 def list_searches(args: argparse.Namespace, context: Context) -> int:

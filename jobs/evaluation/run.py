@@ -39,6 +39,16 @@ class RecordedEvaluation:
     folder: Path
     unsent: str | None  # message if the result waits on this disk, because MLflow does not answer
 
+    @property
+    def page(self) -> Path:
+        """File of the report for a browser."""
+        return self.folder / PAGE
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `isnet evaluate --json` prints."""
+        record = {"run_id": self.run_id, "folder": str(self.folder), "page": str(self.page), "unsent": self.unsent}
+        return {**self.report.to_json(), **record}
+
 
 def open_models(args: list[str], context: Context) -> dict[str, Model]:
     """Opens models by label: `LABEL=MODEL`, or a bare address."""

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import sys
 from contextlib import ExitStack, suppress
+from dataclasses import dataclass, field, fields
+from typing import Any
 
-from jobs.cli.main import emit
-from jobs.cli.streams import notify
 from jobs.search.live_table import LiveTable
-from jobs.search.mlflow_record import cost_text, search_record
-from jobs.search.progress import costs, report
-from jobs.search.spec import LoadedSearch, build_search, check_resources, load_search
+from jobs.search.mlflow_record import search_record
+from jobs.search.progress import report
+from jobs.search.spec import LoadedSearch, build_search, check_resources
 from jobs.search.trial_time import needed_trial_seconds
 from trainplane.cluster.context import Context
-from trainplane.errors import RunFailed, UserError
+from trainplane.errors import RunFailed, UserError, error_line
+from trainplane.notify.notifier import Notifier
+from trainplane.notify.search_events import budget_near, search_broken, search_finished
+from trainplane.search.policy.budget import near_limit
 from trainplane.search.policy.state import SearchState, TrialState
 from trainplane.search.report import summary
 from trainplane.search.run.driver import Driver
@@ -34,12 +36,59 @@ from trainplane.tracking.runs import end_run, find_or_create_run
 from trainplane.tracking.stopped import close_as_stopped, trials_of
 from trainplane.tracking.tracker import Status
 from trainplane.train.checkpoint.pins import pin, unpin
+from trainplane.train.ending import WARN_SHARE
 from trainplane.train.run_key import exclusive
 
 
-def run(args: argparse.Namespace, context: Context) -> int:
+@dataclass(frozen=True, kw_only=True)
+class FinishedSearch:
+    """A search that has ended.
+
+    Attributes:
+        search_run_id: Its run in MLflow, the parent of its trials.
+        ended: Why it ended.
+        trials: Row of each trial: number, status, settings, metrics, and more.
+        best: Its best trial.
+        front: Numbers of the trials that none other beats in all goals.
+        rungs: Metric by trial, by step at which trials were compared.
+        at_once: Trials that ran at once.
+        spent: Resources that were used, and those wasted.
+        journal: Folder of its journal in the store of checkpoints.
+        register_as: Name that its best trial was to be registered under, if any.
+        registered: Name and version of its best trial, where it was registered.
+        registration: Sentence about the registration.
+        unsent: Sentence if the result waits on this disk.
+        state: What its journal says.
+    """
+
+    search_run_id: str
+    ended: str | None
+    trials: list[dict[str, Any]]
+    best: dict[str, Any]
+    front: list[int]
+    rungs: dict[str, dict[str, float]]
+    at_once: int
+    spent: dict[str, Any]
+    journal: str
+    register_as: str | None
+    registered: dict[str, str] | None
+    registration: str | None
+    unsent: str | None
+    state: SearchState = field(repr=False)
+
+    @property
+    def is_done(self) -> bool:
+        """True if its best trial was registered, where asked."""
+        return self.registered is not None or self.register_as is None
+
+    def to_json(self) -> dict[str, Any]:
+        """Returns what `isnet tune --json` prints."""
+        hidden = ("register_as", "registration", "state")
+        return {entry.name: getattr(self, entry.name) for entry in fields(self) if entry.name not in hidden}
+
+
+def run(loaded: LoadedSearch, context: Context) -> FinishedSearch:
     """Runs a search, and registers its best trial if asked."""
-    loaded = load_search(args.preset, args.overrides)
     search = build_search(loaded, context)
     check_resources(search, trial_seconds=needed_trial_seconds(search, context))
     # A warm start: results of an earlier search guide the sampler from the beginning.
@@ -58,12 +107,22 @@ def run(args: argparse.Namespace, context: Context) -> int:
         leases.enter_context(hold_lease(context.tracking_server, parent, home=context.home))
         print(_announcement(search), file=sys.stderr)
         live_table = LiveTable(search.name)
+        notifier, limits_told = Notifier(context), set[str]()
+
+        def changed(driver: Driver) -> None:
+            live_table(driver)
+            usage, rates = driver.state.usage, driver.plan.costs
+            limit = near_limit(driver.state.budget, usage, rates, share=WARN_SHARE)
+            if limit is not None and limit not in limits_told:
+                limits_told.add(limit)
+                notifier.tell(budget_near(search.name, parent, limit))
+
         try:
             driver = run_search(
                 search,
                 context,
                 parent_run_id=parent,
-                on_change=live_table,
+                on_change=changed,
                 prior_results=prior,
                 emit=lambda message: print(message, file=sys.stderr),
             )
@@ -85,6 +144,8 @@ def run(args: argparse.Namespace, context: Context) -> int:
             # The error that stopped the search matters more than an unreachable MLflow.
             with suppress(UserError, RunFailed):
                 end_run(context.tracking_server, parent, status, {"trainplane.error": str(error)[:500]})
+            reason = "" if status == "KILLED" else error_line(error)
+            notifier.tell(search_broken(search.name, parent, reason=reason))
             # The trials died with the private cluster and left their runs open. What becomes of them follows from the
             # status of their search.
             if status == "KILLED":
@@ -93,11 +154,17 @@ def run(args: argparse.Namespace, context: Context) -> int:
             if status == "KILLED":
                 raise KeyboardInterrupt(_interrupted(search, context)) from error
             raise
-    if unsent is not None:
-        notify(unsent)
+    best = {"number": leaderboard.best.number, **leaderboard.best.values, **leaderboard.best.settings}
+    ended = str(driver.state.end_reason)
+    notifier.tell(search_finished(search.name, parent, ended=ended, trials=len(driver.state.trials), best=best))
     registered, message = _register(loaded, context, leaderboard.best)
-    emit(args, {**report(search, driver, parent, registered), "unsent": unsent}, _text(driver, message))
-    return 0 if registered is not None or loaded.file.search.register_as is None else 1
+    return FinishedSearch(
+        **report(search, driver, parent, registered),
+        register_as=loaded.file.search.register_as,
+        registration=message,
+        unsent=unsent,
+        state=driver.state,
+    )
 
 
 def _interrupted(search: Search, context: Context) -> str:
@@ -172,11 +239,6 @@ def _pin_best(state: SearchState, leaderboard: summary.Leaderboard, *, by: str) 
         if trial.checkpoint:
             folder, _, key = trial.checkpoint.rpartition("/")
             (pin if trial.checkpoint in best else unpin)(open_store(folder), key, by=by)
-
-
-def _text(driver: Driver, registered: str | None) -> str:
-    registration = f"\nbest trial registered as {registered}" if registered else ""
-    return f"{summary.leaderboard_table(driver.state)}\n{cost_text(costs(driver))}{registration}"
 
 
 def _register(loaded: LoadedSearch, context: Context, best: TrialState) -> tuple[dict[str, str] | None, str | None]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
@@ -94,7 +95,7 @@ def _check_features(config: ISNetConfig) -> None:
 
 def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     train = prepared.config.train
-    notifier = Notifier(context)
+    notifier, facts = Notifier(context), _facts(prepared, context)
     bar = Bar()
     try:
         print(plan_line(prepared), file=sys.stderr)
@@ -112,7 +113,7 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         # A finished run is only measured again: not worth starting a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
-        told = NoticeListener(bar, lambda notice: notifier.tell(run_notice(_facts(prepared, context), notice)))
+        told = NoticeListener(bar, lambda notice: notifier.tell(run_notice(facts, notice)))
         with _interruptible() as flag:
             outcome = launch(prepared.job, train, progress=told, interrupted=flag, distributed=distributed)
     except Superseded:
@@ -121,10 +122,11 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
     except BaseException as error:
         status, tags = exit_status(error)
         prepared.end(status, tags)
-        reason = "" if isinstance(error, KeyboardInterrupt) else error_line(error)
-        notifier.tell(run_ended(_facts(prepared, context), status, reason=reason, step=_saved_step(prepared)))
         if isinstance(error, KeyboardInterrupt):
-            raise KeyboardInterrupt(saved_line(_saved_step(prepared), train.steps)) from error
+            saved = _saved_step(prepared)
+            notifier.tell(run_ended(facts, status, step=saved))
+            raise KeyboardInterrupt(saved_line(saved, train.steps)) from error
+        notifier.tell(run_ended(facts, status, reason=error_line(error)))
         raise
     finally:
         bar.close()
@@ -135,15 +137,11 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         tags["mlflow.note.content"] = _result(prepared, outcome) + prepared.description
         end: Status = "FINISHED" if outcome.status == "finished" else "FAILED"
         unsent = prepared.end(end, tags)
-        metrics = {name: outcome.metrics[name] for name in headlines(prepared) if name in outcome.metrics}
-        notifier.tell(run_ended(_facts(prepared, context), end, step=outcome.step, metrics=metrics))
+        names = load_task(prepared.config.task).headlines(prepared.config)
+        metrics = {name: outcome.metrics[name] for name in names if name in outcome.metrics}
+        notifier.tell(run_ended(facts, end, step=outcome.step, metrics=metrics))
     # Rank 0 may run on another host, whose spool is not counted here.
     return replace(outcome, unsent=max(unsent, outcome.unsent) if distributed else unsent)
-
-
-def headlines(prepared: PreparedRun) -> list[str]:
-    """Names of the metrics that say most about a run."""
-    return list(load_task(prepared.config.task).headlines(prepared.config))
 
 
 def _facts(prepared: PreparedRun, context: Context) -> RunFacts:
@@ -183,6 +181,10 @@ def _interruptible() -> Iterator[_Flag]:
     was started; further ones are ignored. Under `nohup`, closing the terminal stays without effect.
     """
     flag = _Flag()
+    # Signals are the main thread's; a caller in another one goes without.
+    if threading.current_thread() is not threading.main_thread():
+        yield flag
+        return
     numbers = [signal.SIGINT, signal.SIGTERM]
     # nohup sets SIG_IGN.
     if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:

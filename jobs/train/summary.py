@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from typing import Any
 
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, ratio_rows
@@ -56,27 +55,10 @@ def offline_line(prepared: PreparedRun) -> str:
     )
 
 
-def report(prepared: PreparedRun, outcome: Outcome) -> dict[str, Any]:
-    """Returns the output of `--json`."""
-    return {
-        "run_id": prepared.run_id,
-        "status": outcome.status,
-        "step": outcome.step,
-        "metrics": outcome.metrics,
-        "checkpoint": outcome.checkpoint,
-        "state_digest": outcome.state_digest,
-        "pictures_per_s": outcome.pictures_per_s,
-        "seconds": outcome.seconds,
-        "unsent": outcome.unsent,
-        "damage": outcome.damage,
-        "told": outcome.told,
-    }
-
-
-def summary(prepared: PreparedRun, outcome: Outcome) -> str:
+def summary(run_id: str, outcome: Outcome) -> str:
     """Returns the summary for people."""
     lines = [
-        f"{outcome.status} at step {outcome.step}; run {prepared.run_id}",
+        f"{outcome.status} at step {outcome.step}; run {run_id}",
         *_metrics(outcome.metrics),
         f"  checkpoint    {outcome.checkpoint}",
         f"  state digest  {outcome.state_digest}",

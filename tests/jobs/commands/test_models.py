@@ -19,9 +19,9 @@ import pytest
 from PIL import Image
 from small_datasets import make
 
-from jobs.commands.models import _gates_for, rules_file
 from jobs.evaluation.models import open_model
 from jobs.presets import PRESETS
+from jobs.registry.gate_rules import gates_option, rules_file
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ports import free_port
 from trainplane.config.load import build, read_yaml
@@ -336,8 +336,8 @@ def test_so_few_pictures_are_promoted_by_the_rules_for_few(home):
     context = resolve()
     for name, count in (("few", 4), ("enough", 5)):
         make(f"{context.datasets}/{name}", count=count)
-    assert _gates_for("few", context) == ("--gates", "small")
-    assert _gates_for("enough", context) == _gates_for("nothere", context) == ()
+    assert gates_option("few", context) == ("--gates", "small")
+    assert gates_option("enough", context) == gates_option("nothere", context) == ()
 
 
 def test_from_a_run_to_a_promoted_model_that_fills_a_hole(isnet_there, project, tmp_path):

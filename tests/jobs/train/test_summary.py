@@ -1,7 +1,5 @@
 """What people read at the end of a run."""
 
-from types import SimpleNamespace
-
 from jobs.train.summary import summary
 from trainplane.train.spec import Outcome
 
@@ -11,7 +9,7 @@ SECONDS = {"wall": 100.0, "step": 50.0, "step/generator": 30.0, "step/reduce": 0
 def said(metrics, **changed):
     given = {"status": "finished", "step": 40, "checkpoint": "s3://b/run/step-00000040", "state_digest": "d" * 64}
     outcome = Outcome(**{**given, "metrics": metrics, "seconds": SECONDS, "pictures_per_s": 12.34, **changed})
-    return summary(SimpleNamespace(run_id="r1"), outcome).splitlines()
+    return summary("r1", outcome).splitlines()
 
 
 def test_metrics_stand_in_a_table_by_hole_ratio_and_others_by_name():

@@ -1,0 +1,84 @@
+"""Measures models: `isnet evaluate`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import Literal
+
+from jobs.api.session import session
+from jobs.cluster.worker_pool import task_count
+from jobs.evaluation.evaluation import make_protocol
+from jobs.evaluation.report_folder import report_folder
+from jobs.evaluation.run import RecordedEvaluation, evaluate_and_record, open_models
+from trainplane.cluster.context import Context
+from trainplane.errors import UserError
+
+# Side of the square where no model defines it, pixels.
+_SIZE = 256
+
+
+def evaluate(
+    models: str | Sequence[str] | Mapping[str, str],
+    dataset: str,
+    *,
+    masks: str = "irregular",
+    size: int | None = None,
+    seed: int = 0,
+    definition: Literal["isnet", "edge_connect", "skimage"] = "isnet",
+    mask_loading: Literal["nearest", "legacy-png", "legacy-jpeg"] = "nearest",
+    pictures: int | None = None,
+    mask_study: bool = False,
+    parallel: int | None = None,
+    output: str | os.PathLike[str] | None = None,
+    context: Context | str | None = None,
+) -> RecordedEvaluation:
+    """Measures models on the same pictures and holes.
+
+    The report is recorded in MLflow, and attached to the registered versions among the models.
+
+    Args:
+        models: Address, several of them, or addresses by label; ours first.
+        dataset: Held-out pictures, a name or an address.
+        masks: Generator, or a dataset of masks.
+        size: Side of the centre square, pixels; by default the model's.
+        seed: Of the fixed list of masks, 0 or more.
+        definition: Of PSNR, SSIM and L1.
+        mask_loading: How mask files are resized; legacy as the author's loader, which shrinks holes.
+        pictures: Measure on so many, evenly drawn; None for all.
+        mask_study: Measure what the way of loading masks does, too.
+        parallel: Tasks of Ray; 0 is this process.
+        output: Folder for a copy of the report.
+        context: Name in `isnet.toml`; None for the default.
+
+    Raises:
+        UserError: A model or the dataset cannot be opened; nothing was measured.
+    """
+    with session(context, is_recording=True, is_long=True) as opened:
+        # Bad folders and addresses are refused before anything is measured.
+        folder = report_folder(os.fspath(output)) if output else None
+        labelled = open_models(_words(models), opened)
+        protocol = make_protocol(
+            opened,
+            dataset,
+            masks=masks,
+            size=size or next((model.size for model in labelled.values() if model.size), _SIZE),
+            seed=seed,
+            definition=definition,
+            loading=mask_loading,
+            pictures=pictures,
+        )
+        # The study loads the masks of a dataset in every way, so it starts from files and the plain way.
+        if mask_study and (protocol.eval_set.mask_set is None or mask_loading != "nearest"):
+            raise UserError(
+                "--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading"
+            )
+        tasks = task_count(parallel)
+        return evaluate_and_record(opened, labelled, protocol, folder=folder, tasks=tasks, with_study=mask_study)
+
+
+def _words(models: str | Sequence[str] | Mapping[str, str]) -> list[str]:
+    """Models as on the command line: `LABEL=MODEL` or an address."""
+    if isinstance(models, str):
+        return [models]
+    return [f"{label}={model}" for label, model in models.items()] if isinstance(models, Mapping) else list(models)
