@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from isnet.images.files import display_name
 from isnet.images.folders import with_advice
 from jobs.cli.main import emit
-from jobs.cli.progress import bar
 from jobs.data.catalogue import list_datasets, picture_sizes
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -26,9 +23,6 @@ from trainplane.storage import open_store
 
 # What only packing needs is imported there: torch and Ray take seconds.
 if TYPE_CHECKING:
-    from jobs.data.sources import PictureSource, Skip
-    from jobs.data.split import Side
-    from trainplane.data.pack.executor import PackExecutor
     from trainplane.data.verify import ShardChecks
 
 # Files named in a text for each reason of skipping.
@@ -37,97 +31,39 @@ _SHOWN_FILES = 5
 
 def pack(args: argparse.Namespace, context: Context) -> int:
     """Packs pictures into a dataset."""
-    from jobs.data.packing import Recode, pack_pictures
-    from jobs.data.sources import open_pictures
+    from jobs.api.datasets import pack as pack_dataset
 
-    if not args.source:
-        raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
-    source = args.source if "://" in args.source else Path(args.source).expanduser()
-    # Refuse impossible options before anything is read.
-    side, shares = _side(args)
-    recode = Recode(args.kind, args.max_side, args.quality, "black" if args.black_is_hole else "white")
-    destination = context.dataset(args.destination)
-    with open_pictures(source) as pictures, _executor(args.parallel) as executor:
-        dataset = pack_pictures(
-            bar(_in_layout(pictures, source, args), "pack"),
-            destination,
-            # The default name is the last part of the address, without characters that a name cannot have.
-            name=args.name or re.sub(r"[^A-Za-z0-9._-]+", "-", destination.rstrip("/").rpartition("/")[2]).strip("-."),
-            split=args.split,
-            shard_bytes=args.shard_bytes,
-            recode=recode,
-            side=side,
-            how={"layout": args.layout, **shares},
-            replace=args.replace,
-            executor=executor,
-        )
+    dataset = pack_dataset(
+        args.source,
+        args.destination,
+        name=args.name,
+        layout=args.layout,
+        lists=args.lists,
+        split=args.split,
+        shares=args.shares,
+        shard_bytes=args.shard_bytes,
+        max_side=args.max_side,
+        quality=args.quality,
+        kind=args.kind,
+        black_is_hole=args.black_is_hole,
+        replace=args.replace,
+        parallel=args.parallel,
+        context=context,
+    )
     payload = describe(dataset)
     emit(args, payload, _text(payload))
     return 0
 
 
-def _side(args: argparse.Namespace) -> tuple[Side | None, dict[str, str]]:
-    if args.shares is None:
-        return None, {}
-    # Published splits must not be mixed with ours.
-    if args.layout != "folder":
-        raise UserError(f"--layout {args.layout} has splits of its own; leave --shares out")
-    from jobs.data.split import parse_shares, shares_text, side_of
-
-    shares = parse_shares(args.shares)
-    return side_of(shares, args.split), {"shares": shares_text(shares)}
-
-
-def _in_layout(
-    pictures: Iterable[PictureSource | Skip], source: str | Path, args: argparse.Namespace
-) -> Iterable[PictureSource | Skip]:
-    """Selects the split of a dataset layout."""
-    if args.layout == "folder":
-        if args.lists is not None:
-            raise UserError("--lists belongs to --layout places2 or celeba; leave it out, or give the layout")
-        return pictures
-    lists = Path(args.lists).expanduser() if args.lists is not None else None
-    # Lists are searched in local folders only.
-    if lists is None and isinstance(source, str):
-        raise UserError(
-            f"--layout {args.layout} does not search for its lists on S3; give their folder here: --lists DIR"
-        )
-    from jobs.data.layouts import LAYOUTS
-
-    return LAYOUTS[args.layout](pictures, args.split, source=Path(source), lists=lists)
-
-
-@contextmanager
-def _executor(parallel: int | None) -> Iterator[PackExecutor]:
-    """Opens the executor of packing: this process or Ray tasks."""
-    from trainplane.data.pack.executor import LocalExecutor
-    from trainplane.data.pack.ray_executor import RayExecutor
-
-    with _cluster(parallel) as cluster:
-        yield LocalExecutor() if cluster is None else RayExecutor(*cluster)
-
-
 @contextmanager
 def _checks(parallel: int | None) -> Iterator[ShardChecks]:
     """Opens checks of shards, in this process or Ray tasks."""
+    from jobs.cluster.processors import cluster_tasks
     from trainplane.data.verify import one_after_the_other
     from trainplane.data.verify_tasks import checks_by_tasks
 
-    with _cluster(parallel) as cluster:
+    with cluster_tasks(parallel) as cluster:
         yield one_after_the_other if cluster is None else checks_by_tasks(*cluster)
-
-
-@contextmanager
-def _cluster(parallel: int | None) -> Iterator[tuple[Any, int] | None]:
-    """Connects to Ray, for so many tasks; None: this process."""
-    from trainplane.cluster.ray_session import in_ray_job, ray_session
-
-    if not (parallel or (parallel is None and in_ray_job())):
-        yield None
-        return
-    # In a job of a cluster the default is a task for each processor.
-    with ray_session(num_cpus=parallel) as ray:
-        yield ray, parallel or int(ray.cluster_resources().get("CPU", 1))
 
 
 def verify(args: argparse.Namespace, context: Context) -> int:
