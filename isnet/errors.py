@@ -6,3 +6,7 @@ class InputError(ValueError):
 
     The message says what we got, what we need and what to do.
     """
+
+
+class NonFiniteOutput(InputError):
+    """Reports a network that answered with NaN or infinity."""

@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from isnet.errors import InputError
+from isnet.errors import InputError, NonFiniteOutput
 from isnet.inference.fast_conv import prepare_for_inference
 from isnet.inference.filler import Filler, Hole, Rgb
 from isnet.inference.scales import continued, depth_of, doubled, scales
@@ -246,7 +246,7 @@ class Predictor(Filler):
         with self._autocast():
             predicted: Tensor = self.net(hidden_B3HW, mask_B1HW).float()
         if not torch.isfinite(predicted).all():
-            raise InputError(
+            raise NonFiniteOutput(
                 f"the network answered with NaN or infinity at {self.precision}; "
                 "use precision 'fp32', and check the weights if that does not help"
             )

@@ -9,7 +9,7 @@ from typing import Any
 
 from jobs.cli.arg_types import command, commands_of, common_options
 from jobs.cli.parser import Parser, similar_option, unknown_option
-from jobs.cli.parsers import bench, cluster, data, models, reference, runs, training
+from jobs.cli.parsers import bench, cluster, data, models, reference, runs, serve, training
 from trainplane.errors import UserError
 
 _LIBRARIES = ("torch", "ray", "mlflow")
@@ -90,6 +90,7 @@ def build_parser() -> Parser:
     models.evaluate(commands)
     models.inpaint(commands)
     models.models(commands)
+    serve.serve(commands)
     runs.runs(commands)
     cluster.submit(commands)
     cluster.jobs(commands)

@@ -28,7 +28,9 @@ from trainplane.registry.versions import RegisteredModel
 from trainplane.storage import NotFound, Store
 from trainplane.tracking import lineage
 
-Action = Literal["promote", "rollback", "force", "approve"]
+Action = Literal["promote", "rollback", "force", "approve", "share"]
+# Records that move no alias.
+_NO_MOVES = ("approve", "share")
 # The digest "before" the first record.
 FIRST = "0" * 64
 # MLflow's memory of the trail: a tag of the registered model, NUMBER:SHA256 of the last record.
@@ -44,7 +46,7 @@ class AuditRecord:
     number: int  # from 1, without gaps
     prev: str  # sha256 of the record before; 64 zeros for the first
     time: str  # UTC, ISO 8601
-    action: Action  # `approve` moves nothing
+    action: Action  # `approve` and `share` move nothing
     name: str
     alias: str
     from_version: str | None  # version that had the alias before
@@ -72,7 +74,7 @@ class Trail:
 
     def moves(self, alias: str) -> list[AuditRecord]:
         """Records that moved the alias, the oldest first."""
-        return [record for record in self.records if record.alias == alias and record.action != "approve"]
+        return [record for record in self.records if record.alias == alias and record.action not in _NO_MOVES]
 
     def approvals(self, alias: str, version: str, subject: str) -> list[AuditRecord]:
         """Approvals of a version, for exactly this `promote.approval_subject`."""
@@ -89,7 +91,7 @@ class Trail:
         return sorted(alias for alias in self._recorded_aliases() if not can_be_set(alias))
 
     def _recorded_aliases(self) -> set[str]:
-        return {record.alias for record in self.records if record.action != "approve"}
+        return {record.alias for record in self.records if record.action not in _NO_MOVES}
 
 
 class Conflict(RunFailed):
@@ -132,6 +134,11 @@ def read_trail(store: Store, name: str) -> Trail:
         records.append(AuditRecord(**json.loads(raw)))
         head = hashlib.sha256(raw).hexdigest()
     return Trail(tuple(records), head)
+
+
+def count_records(store: Store, name: str) -> int:
+    """Number of records, without reading them."""
+    return len(_keys(store, name))
 
 
 def append(

@@ -1,0 +1,105 @@
+"""`isnet serve NAME`: versions of a registered model under traffic, with a page."""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+from typing import Any
+
+from jobs.cli.main import emit
+from jobs.cli.streams import notify
+from jobs.serving.app import AppSettings, build_app
+from jobs.serving.local_engine import LocalEngine
+from jobs.serving.records import trace_queue
+from jobs.serving.server import run_server
+from jobs.serving.startup import ServingPlan, plan_serving, start_service
+from jobs.serving.token import new_token
+from trainplane.cluster.context import Context
+from trainplane.cluster.ports import HOST, check_port
+from trainplane.command_line import command_line
+from trainplane.errors import UserError
+from trainplane.registry.names import check_alias, parse_address
+from trainplane.serving.admission import QueueLimits
+
+# Kept out of the process list.
+TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
+_SHORTEST_TOKEN = 16
+_WAITING_OF_ONE = 0.5
+
+
+def serve(args: argparse.Namespace, context: Context) -> int:
+    """Serves until interrupted."""
+    name, alias = _name_and_alias(args)
+    if (args.shadow or args.canary is not None) and args.candidate is None:
+        raise UserError(
+            "a share of the traffic needs a version that gets it; name it: "
+            + command_line("serve", name, "--candidate", "VERSION", *(["--shadow"] if args.shadow else []))
+        )
+    port = check_port(args.port) if args.host in (HOST, "localhost") else args.port
+    workers = args.workers or max(1, (os.cpu_count() or 2) // 2)
+    limits = QueueLimits(workers, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
+    token = _token()
+    # Mistakes end here, before anything is listened on or recorded.
+    plan = plan_serving(context, name, alias, args, limits)
+    # Traffic, refusals and ways back are told as they happen.
+    logging.getLogger("trainplane.serving").setLevel(logging.INFO)
+    if args.on_ray:
+        from jobs.serving.on_ray import serve_on_ray
+
+        return serve_on_ray(args, context, plan, token=token, port=port)
+    engine = LocalEngine(context, name, workers=workers, max_pixels=args.max_pixels)
+    with trace_queue(context, name) as traces:
+        settings = AppSettings(token, max_pixels=args.max_pixels, max_bytes=args.max_bytes)
+        app = build_app(lambda: start_service(engine, plan, traces), settings)
+        run_server(app, host=args.host, port=port, announce=lambda: _announce(args, plan, port, token))
+    return 0
+
+
+def _name_and_alias(args: argparse.Namespace) -> tuple[str, str]:
+    """Model and alias of NAME, NAME@ALIAS and `--alias`."""
+    parts = parse_address(args.name)
+    if parts.version is not None:
+        raise UserError(
+            f"{args.name} is a version, and a server follows an alias; promote the version, or show it beside "
+            f"production: {command_line('serve', parts.name, '--candidate', parts.version)}"
+        )
+    alias = parts.alias or args.alias
+    check_alias(alias)
+    return parts.name, alias
+
+
+def _token() -> str:
+    """Token of the environment, or a new one."""
+    token = os.environ.pop(TOKEN_VARIABLE, None)
+    if token is None:
+        return new_token()
+    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(
+            f"{TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST_TOKEN} letters, digits and signs, "
+            "without spaces; leave it out, and the server makes one"
+        )
+    return token
+
+
+def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str) -> None:
+    """Prints the address once the server answers."""
+    where = "127.0.0.1" if args.host in ("0.0.0.0", "::") else args.host
+    address = f"http://{where}:{port}"
+    payload: dict[str, Any] = {
+        "address": address,
+        "page": f"{address}/?token={token}",
+        "token": token,
+        "name": plan.options.name,
+        "alias": plan.options.alias,
+        "version": plan.production,
+        "candidate": plan.options.candidate,
+    }
+    beside = f", beside it version {plan.options.candidate}" if plan.options.candidate else ""
+    text = (
+        f"{plan.options.name}@{plan.options.alias} is version {plan.production}{beside}\n"
+        f"{payload['page']} (Ctrl-C ends it)"
+    )
+    emit(args, payload, text)
+    if args.host not in (HOST, "localhost", "::1"):
+        notify("the page is served beyond this machine, without encryption; put a proxy with TLS before it")

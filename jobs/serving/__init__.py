@@ -1,0 +1,1 @@
+"""`isnet serve`: registered versions under traffic, over HTTP and on a page."""

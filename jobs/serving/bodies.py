@@ -1,0 +1,126 @@
+"""Reads a request's multipart body within bounds of bytes and time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from fastapi import Request
+from starlette.datastructures import UploadFile
+from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect
+
+from jobs.serving.problems import HttpProblem
+
+MAX_BYTES = 128 << 20
+# A body that arrives more slowly than this keeps others out.
+_BODY_S = 120.0
+_MAX_FIELD_BYTES = 1 << 12
+_MAX_FIELDS = 12
+
+
+@dataclass(frozen=True)
+class FormBody:
+    """Files and text fields of a request; large files wait on disk."""
+
+    files: Mapping[str, UploadFile]
+    fields: Mapping[str, list[str]]
+
+    def media_type(self, name: str) -> str:
+        """What the sender calls a file's type."""
+        return (self.files[name].content_type or "application/octet-stream")[:80]
+
+    async def contents(self) -> dict[str, bytes]:
+        """Reads all files into memory."""
+        return {name: await file.read() for name, file in self.files.items()}
+
+    def field(self, name: str, default: str) -> str:
+        """A field that is there once at most."""
+        values = self.fields.get(name, [default])
+        if len(values) > 1:
+            raise HttpProblem(400, f"{name} is given {len(values)} times; give it once")
+        return values[0]
+
+    def is_set(self, name: str) -> bool:
+        """A field that is true or false; false if it is absent."""
+        value = self.field(name, "false")
+        if value not in ("true", "false"):
+            raise HttpProblem(400, f"{name} is {value[:40]!r}; need true or false")
+        return value == "true"
+
+
+class BoundedRequest:
+    """Counts the bytes of a body as they arrive."""
+
+    def __init__(self, request: Request, max_bytes: int = MAX_BYTES) -> None:
+        self._request, self._max_bytes = request, max_bytes
+
+    @asynccontextmanager
+    async def form(self) -> AsyncIterator[FormBody]:
+        """Reads a multipart body; its files last as long as the block.
+
+        Raises:
+            HttpProblem: The body is too large, too slow, or no multipart body.
+        """
+        kind = self._request.headers.get("content-type", "")
+        if not kind.startswith("multipart/form-data"):
+            raise HttpProblem(400, f"the body is {kind[:60] or 'of no type'}; need multipart/form-data with files")
+        self._check_length()
+        # Files beyond a megabyte wait on disk.
+        parser = MultiPartParser(
+            self._request.headers,
+            self._chunks(),
+            max_files=2,
+            max_fields=_MAX_FIELDS,
+            max_part_size=_MAX_FIELD_BYTES,
+        )
+        try:
+            async with asyncio.timeout(_BODY_S):
+                form = await parser.parse()
+        except TimeoutError:
+            raise HttpProblem(408, f"the body took more than {_BODY_S:.0f} s to arrive; send it again") from None
+        except (MultiPartException, HTTPException, KeyError, ValueError) as error:
+            reason = getattr(error, "message", None) or getattr(error, "detail", None) or "it is cut or damaged"
+            raise HttpProblem(400, f"the multipart body cannot be read ({reason}); send it again") from error
+        files: dict[str, UploadFile] = {}
+        fields: dict[str, list[str]] = {}
+        for name, value in form.multi_items():
+            if isinstance(value, UploadFile):
+                files[name] = value
+            else:
+                fields.setdefault(name, []).append(value)
+        try:
+            yield FormBody(files, fields)
+        finally:
+            await form.close()
+
+    async def bytes(self) -> bytes:
+        """Reads a plain body."""
+        self._check_length()
+        try:
+            async with asyncio.timeout(_BODY_S):
+                return b"".join([chunk async for chunk in self._chunks()])
+        except TimeoutError:
+            raise HttpProblem(408, f"the body took more than {_BODY_S:.0f} s to arrive; send it again") from None
+
+    def _check_length(self) -> None:
+        length = self._request.headers.get("content-length", "0")
+        if not length.isdigit() or int(length) > self._max_bytes:
+            raise self._too_large()
+
+    async def _chunks(self) -> AsyncGenerator[bytes, None]:
+        count = 0
+        try:
+            async for chunk in self._request.stream():
+                count += len(chunk)
+                if count > self._max_bytes:
+                    raise self._too_large()
+                yield chunk
+        except ClientDisconnect:
+            raise HttpProblem(400, "the request ended before its body; send it again") from None
+
+    def _too_large(self) -> HttpProblem:
+        return HttpProblem(413, f"the body has more than {self._max_bytes >> 20} MiB; send smaller files")

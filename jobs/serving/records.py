@@ -1,0 +1,47 @@
+"""Where a server's records go: a folder of its own, and an experiment of MLflow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from trainplane.cluster.context import Context
+from trainplane.locks import FileLock
+from trainplane.serving.traces import TraceQueue
+
+# When a server ends, records that MLflow has not acknowledged by then stay on disk for the next one.
+_CLOSE_S = 10.0
+
+
+def trace_experiment(name: str) -> str:
+    """Name of the experiment of MLflow with a model's traces."""
+    return f"serving/{name}"
+
+
+@contextmanager
+def trace_queue(context: Context, name: str) -> Iterator[TraceQueue]:
+    """Opens the records of a server, in a folder that no other process has.
+
+    A folder that a former server has left is taken again, with the records that wait in it.
+    """
+    root = context.home / "serving" / name
+    root.mkdir(parents=True, exist_ok=True)
+    lock, folder = _own_folder(root)
+    try:
+        queue = TraceQueue(folder, context.tracking, trace_experiment(name))
+        try:
+            yield queue
+        finally:
+            queue.close(_CLOSE_S)
+    finally:
+        lock.release()
+
+
+def _own_folder(root: Path) -> tuple[FileLock, Path]:
+    number = 1
+    while True:
+        lock = FileLock(root / f"{number}.lock")
+        if lock.acquire():
+            return lock, root / str(number)
+        number += 1

@@ -1,0 +1,65 @@
+"""Runs the application in this process until it is interrupted."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Callable
+
+import uvicorn
+from fastapi import FastAPI
+
+from trainplane.errors import RunFailed
+
+_GRACE_S = 20
+# Connections that wait to be accepted; more than any queue of ours.
+_BACKLOG = 2048
+
+
+class AnnouncingServer(uvicorn.Server):
+    """Tells when it answers."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Starts to listen, and tells."""
+        await super().startup(sockets)
+        if self.started and not self.should_exit:
+            self._announce()
+
+
+def run_server(app: FastAPI, *, host: str, port: int, announce: Callable[[], None]) -> None:
+    """Serves until SIGINT or SIGTERM; requests in flight get 20 s.
+
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: A free port.
+        announce: Called when it answers.
+
+    Raises:
+        RunFailed: It could not start.
+    """
+    # No access log: addresses of the page carry the token once.
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        backlog=_BACKLOG,
+        ws="none",
+        timeout_graceful_shutdown=_GRACE_S,
+    )
+    server = AnnouncingServer(config, announce)
+    try:
+        server.run()
+    except KeyboardInterrupt:
+        # Raised again by uvicorn once all is closed.
+        return
+    except SystemExit as error:
+        raise RunFailed(f"{host}:{port} cannot be served; choose another port with --port, or see the log") from error
+    if not server.started:
+        raise RunFailed("the server did not start; the lines above say why")

@@ -1,0 +1,71 @@
+"""Checks what is to be served, and starts the service."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+
+from trainplane.cluster.context import Context
+from trainplane.errors import UserError
+from trainplane.registry.alias_check import audited_version
+from trainplane.registry.audit import Trail, verified_trail
+from trainplane.registry.shares import record_share
+from trainplane.registry.versions import RegisteredModel
+from trainplane.serving.admission import QueueLimits
+from trainplane.serving.engine import Engine
+from trainplane.serving.follow import TrailFollower
+from trainplane.serving.service import Service, ServingOptions
+from trainplane.serving.traces import TraceQueue
+from trainplane.storage import open_store
+
+
+@dataclass(frozen=True)
+class ServingPlan:
+    """What was checked before a server starts."""
+
+    options: ServingOptions
+    production: str
+    trail: Trail
+    audit: str  # Address of the trail's store
+
+
+def plan_serving(context: Context, name: str, alias: str, args: argparse.Namespace, limits: QueueLimits) -> ServingPlan:
+    """Finds the versions, and records the share that was asked for.
+
+    Raises:
+        UserError: There is no such model, alias or version.
+        RunFailed: The alias was moved past the gates.
+    """
+    store = open_store(context.audit)
+    version = audited_version(context.tracking_server, f"models:/{name}@{alias}", store)
+    candidate = args.candidate
+    model = RegisteredModel(context.tracking_server, name)
+    if candidate is not None:
+        candidate = model.version(candidate).checked().version
+        if candidate == version.version:
+            raise UserError(
+                f"version {candidate} is {name}@{alias} already, so there is nothing to compare; name another candidate"
+            )
+    options = ServingOptions(
+        name, alias, candidate=candidate, limits=limits, widen=args.widen, keep=args.keep or "facts"
+    )
+    if candidate is not None and (args.shadow or args.canary is not None):
+        record_share(
+            store,
+            name,
+            candidate,
+            alias=alias,
+            mode="shadow" if args.shadow else "canary",
+            share=args.canary or 0.0,
+            reason="a server was started with it",
+        )
+    return ServingPlan(options, version.version, verified_trail(model, store), context.audit)
+
+
+async def start_service(engine: Engine, plan: ServingPlan, traces: TraceQueue | None) -> Service:
+    """Makes a service, with its first version open and warm."""
+    store = open_store(plan.audit)
+    follower = TrailFollower(store, plan.options.name, plan.trail)
+    service = Service(engine, plan.options, store=store, follower=follower, traces=traces)
+    await service.start(plan.production)
+    return service
