@@ -111,7 +111,7 @@ def build_app(start: Callable[[], Awaitable[Service]], settings: AppSettings) ->
     @app.get("/", include_in_schema=False)
     async def page(request: Request, token: str | None = None) -> Response:
         if token is None:
-            return page_file("index.html")
+            return page_file("index.html", request.headers.get("accept-encoding", ""))
         if not is_token(token, settings.token):
             return problem(401, "the token of this address is not this server's; open the address that it printed last")
         # Relative, for a proxy that serves this below a path of its own.
@@ -123,8 +123,8 @@ def build_app(start: Callable[[], Awaitable[Service]], settings: AppSettings) ->
         return answer
 
     @app.get("/page/{name}", include_in_schema=False)
-    async def page_part(name: str) -> Response:
-        return page_file(name)
+    async def page_part(name: str, request: Request) -> Response:
+        return page_file(name, request.headers.get("accept-encoding", ""))
 
     @app.get("/samples/{number}/{part}", include_in_schema=False)
     async def sample(number: int, part: str) -> Response:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gzip
+from functools import cache
 from pathlib import Path
 
-from fastapi.responses import FileResponse, Response
+from fastapi.responses import Response
 
 from jobs.serving.problems import HttpProblem
 
@@ -30,10 +32,29 @@ PAGE_HEADERS = {
 }
 
 
-def page_file(name: str) -> Response:
-    """Answers with a file of the page; raises `HttpProblem` for any other name."""
+def page_file(name: str, accepts: str = "") -> Response:
+    """Answers with a file of the page, compressed for whom it suits.
+
+    Args:
+        name: Of a file in the folder.
+        accepts: Encodings that the client takes, as in its header `Accept-Encoding`.
+
+    Raises:
+        HttpProblem: There is no such file.
+    """
     # The list of what is there decides: no name leads out of the folder.
     files = {file.name: file for file in FOLDER.iterdir() if file.suffix in _MEDIA_TYPES}
     if name not in files:
         raise HttpProblem(404, f"the page has no file {name[:60]!r}; it begins at /")
-    return FileResponse(files[name], media_type=_MEDIA_TYPES[files[name].suffix])
+    headers = {"Vary": "Accept-Encoding"}
+    media_type = _MEDIA_TYPES[files[name].suffix]
+    if not {"gzip", "*"} & {part.strip() for part in accepts.split(",")}:
+        return Response(files[name].read_bytes(), media_type=media_type, headers=headers)
+    content = _compressed(files[name], files[name].stat().st_mtime_ns)
+    return Response(content, media_type=media_type, headers={**headers, "Content-Encoding": "gzip"})
+
+
+@cache
+def _compressed(file: Path, modified_ns: int) -> bytes:
+    # The time is part of the key: an edited file is seen by the next request.
+    return gzip.compress(file.read_bytes(), mtime=0)
