@@ -78,6 +78,8 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "isnet jobs logs": [("see what a job printed", "isnet jobs logs JOB --context stack")],
     "isnet jobs stop": [("end a training, which saves first", "isnet jobs stop JOB --context stack")],
+    "isnet notify test": [("see whether the targets of a context take events", "isnet notify test --context lab")],
+    "isnet notify send": [("send what waits, for cron", "isnet notify send --context lab")],
     "isnet doctor": [("check the store, MLflow and Ray of a context", "isnet doctor --context stack")],
     "isnet stack up": [
         ("start PostgreSQL, an S3 store, MLflow and Ray here", "isnet stack up"),

@@ -40,12 +40,14 @@ def test_who_may_write_where():
     may = {
         (role, place): allows(role, "s3:PutObject", f"{place}/x")
         for role in ROLES
-        for place in ("datasets", "checkpoints", "artifacts", "audit", "backups")
+        for place in ("datasets", "checkpoints", "artifacts", "audit", "backups", "notify")
     }
     assert {key for key, value in may.items() if value} == {
         ("packer", "datasets"),
         ("trainer", "checkpoints"),
         ("trainer", "artifacts"),
+        ("trainer", "notify"),
+        ("promoter", "notify"),
         ("promoter", "artifacts"),
         ("promoter", "audit"),
         ("backup", "backups"),

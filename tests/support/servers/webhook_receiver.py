@@ -27,7 +27,9 @@ class Received:
 
 
 @contextmanager
-def webhook_receiver(port: int = 0, *, answer: Callable[[int], int | None] = lambda number: 204) -> Iterator[Received]:
+def webhook_receiver(
+    port: int = 0, *, answer: Callable[[int], int | None] = lambda number: 204, is_signed: bool = True
+) -> Iterator[Received]:
     """Serves during the block; `answer` gives the status of request N, None cuts the connection after reading it."""
     received = Received()
     key = base64.b64decode(SECRET.removeprefix("whsec_"))
@@ -35,10 +37,10 @@ def webhook_receiver(port: int = 0, *, answer: Callable[[int], int | None] = lam
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = self.rfile.read(int(self.headers["Content-Length"]))
-            message, stamp = self.headers["webhook-id"], self.headers["webhook-timestamp"]
+            message, stamp = self.headers["webhook-id"] or str(len(body)), self.headers["webhook-timestamp"]
             digest = hmac.new(key, f"{message}.{stamp}.".encode() + body, hashlib.sha256).digest()
             received.requests.append(message)
-            if self.headers["webhook-signature"] != "v1," + base64.b64encode(digest).decode():
+            if is_signed and self.headers["webhook-signature"] != "v1," + base64.b64encode(digest).decode():
                 received.forged += 1
                 self.send_error(401)
                 return
