@@ -13,10 +13,13 @@ const AWAY = ['The server does not answer.', 'Is isnet serve still running? Noth
 /** Address of a path of the server, wherever the page itself is. */
 export const at = (path) => new URL(path.replace(/^\//, ''), document.baseURI).href;
 
+/** The server's sentences begin small and have no full stop, as a command line has them. */
+const sentence = (words) => words.replace(/^./, (first) => first.toUpperCase()).replace(/([^.!?…])$/, '$1.');
+
 function refusal(status, text, retryAfter) {
   try {
     const { error, remedy } = JSON.parse(text);
-    if (error) return new Refusal(error, remedy ?? '', retryAfter);
+    if (error) return new Refusal(sentence(error), sentence(remedy ?? ''), retryAfter);
   } catch {
     // No JSON: a proxy's page, or nothing.
   }

@@ -9,7 +9,7 @@ import { Mask } from './mask.js';
 import { openPhoto } from './photo.js';
 import { decodeMask, encodeMask } from './png.js';
 import { listen } from './pointer.js';
-import { Review, save } from './review.js';
+import { duration, Review, save } from './review.js';
 import { Stage } from './stage.js';
 
 const $ = (id) => document.getElementById(id);
@@ -166,12 +166,12 @@ const startFill = guarded(async () => {
     show();
     const bytes = answer.fills.reduce((sum, { levels }) => sum + 5 * levels[0].width * levels[0].height, 0);
     history.add({ undo: leaveReview, redo: show, bytes });
-    const took = answer.fills[0].milliseconds;
-    tell(answer.fills.length > 1 ? 'Filled twice. Look, then vote.' : `Filled${took == null ? '' : ` in ${Math.round(took)} ms`}. All other pixels are as they were.`);
-    stage.root.focus({ preventScroll: true });
+    tell(answer.fills.length > 1 ? 'Filled twice. Look, then vote.' : `Filled in ${duration(answer.fills[0].milliseconds)}. Compare with the original, vote, download, or go on with it.`);
   } finally {
     if (filling === own) filling = null;
     if (isAt('busy') && !filling) enter('edit');
+    // The button that had it is gone.
+    if (!$('panel').contains(document.activeElement) || document.activeElement === $('cancel')) stage.root.focus({ preventScroll: true });
   }
 });
 

@@ -105,7 +105,7 @@ export class Review {
 
   #card(one, isPair) {
     const { version, digest, milliseconds, gates, roles } = this.#known(one);
-    const rows = [['time', milliseconds == null ? null : milliseconds < 1e4 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`]];
+    const rows = [['time', milliseconds == null ? null : duration(milliseconds)]];
     if (gates) rows.push(['gates', gates.failed.length ? `failed: ${gates.failed.join(', ')}` : `${gates.passed} passed, none failed`]);
     if (digest) rows.push(['digest', make('code', { textContent: digest.replace(/^sha256:/, '').slice(0, 12), title: digest })]);
     return make(
@@ -144,6 +144,10 @@ export class Review {
       this.on.fail(error);
     }
   }
+}
+
+export function duration(milliseconds) {
+  return milliseconds < 1000 ? `${Math.round(milliseconds)} ms` : `${(milliseconds / 1000).toFixed(1)} s`;
 }
 
 /** Hands a file to the person. */
