@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,7 @@ from jobs.serving.fill import INPUTS, SUFFIX_OF, checked_options, preview_png
 from jobs.serving.invocations import CONTENT_TYPE
 from jobs.serving.kept_fills import KeptFills
 from jobs.serving.page_files import PAGE_HEADERS, page_file
+from jobs.serving.photo_preview import add_preview
 from jobs.serving.problems import HttpProblem, add_handlers, problem
 from jobs.serving.samples import sample_photos
 from jobs.serving.token import COOKIE, CROSS_SITE_HEADER, RATER_COOKIE, bearer, cookie_of, is_token, new_rater
@@ -62,22 +63,19 @@ class GoldenMark(BaseModel):
     trace: Annotated[str, Field(max_length=80)]
 
 
-def build_app(start: Callable[[], Awaitable[Service]], settings: AppSettings) -> FastAPI:
+def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], settings: AppSettings) -> FastAPI:
     """Builds the application.
 
     Args:
-        start: Makes the service in the loop of the server, ready to answer.
+        serving: Opens the service in the loop of the server, ready to answer, and closes it.
         settings: Token and bounds.
     """
     kept, samples = KeptFills(), sample_photos()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        app.state.service = await start()
-        try:
+        async with serving() as app.state.service:
             yield
-        finally:
-            await app.state.service.close()
 
     app = FastAPI(title="isnet serve", docs_url=None, redoc_url=None, lifespan=lifespan)
 
@@ -247,6 +245,8 @@ def build_app(start: Callable[[], Awaitable[Service]], settings: AppSettings) ->
         return Response(
             await asyncio.to_thread(preview_png, content), media_type="image/png", headers={"X-ISNet-Trace": trace}
         )
+
+    add_preview(app, service, _user, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
 
     @app.post("/invocations", summary="MLflow's scoring route, unchanged", openapi_extra=openapi.INVOCATIONS)
     async def invocations(request: Request) -> Response:

@@ -46,6 +46,14 @@ export const getBlob = (path) => ask(path).then((answer) => answer.blob());
 export const sendVerdict = (verdict) => post('v1/verdict', verdict);
 export const sendGolden = (trace) => post('v1/golden', { trace });
 
+/** Asks how a photo looks that this browser cannot show; returns its own size and a smaller PNG. */
+export async function getPreview(photo) {
+  const body = new FormData();
+  body.append('photo', photo, photo.name);
+  const answer = await ask('v1/preview', { method: 'POST', body });
+  return { size: answer.headers.get('X-ISNet-Size').split('x').map(Number), blob: await answer.blob() };
+}
+
 /** Fills; tells `onSent` which share of the request has left. An aborted signal ends it with an AbortError. */
 export function fill(photo, mask, fields, { signal, onSent }) {
   const form = new FormData();

@@ -1,6 +1,6 @@
 // Photos: what the browser shows of a file. The file itself goes to the server as it is.
 
-import { Refusal } from './api.js';
+import { getPreview, Refusal } from './api.js';
 
 const SMALLEST = 1024;
 
@@ -9,25 +9,38 @@ export async function openPhoto(file, limits) {
   if (limits.max_bytes && file.size > limits.max_bytes) {
     throw new Refusal(`${file.name} has ${megabytes(file.size)}; this server takes ${megabytes(limits.max_bytes)}.`, 'Reduce the photo first.');
   }
+  const image = await loadImage(file);
+  if (!image) return openByServer(file);
+  const [width, height] = [image.naturalWidth, image.naturalHeight];
+  // Before it is decoded, which takes four bytes a pixel.
+  if (limits.max_pixels && width * height > limits.max_pixels) {
+    throw new Refusal(
+      `${file.name} has ${width} × ${height} pixels; this server takes ${Math.floor(limits.max_pixels / 1e6)} megapixels.`,
+      'Reduce the photo first.',
+    );
+  }
+  const bitmap = await createImageBitmap(image).catch(() => null);
+  return bitmap ? { file, name: file.name, width, height, levels: smallerCopies(bitmap) } : openByServer(file);
+}
+
+/** Loads a file as far as its size; null where the browser cannot. */
+async function loadImage(file) {
   const image = new Image();
   const url = URL.createObjectURL(file);
   try {
     await new Promise((done, failed) => Object.assign(image, { onload: done, onerror: failed, src: url }));
-    const [width, height] = [image.naturalWidth, image.naturalHeight];
-    // Before it is decoded, which takes four bytes a pixel.
-    if (limits.max_pixels && width * height > limits.max_pixels) {
-      throw new Refusal(
-        `${file.name} has ${width} × ${height} pixels; this server takes ${Math.floor(limits.max_pixels / 1e6)} megapixels.`,
-        'Reduce the photo first.',
-      );
-    }
-    return { file, name: file.name, width, height, levels: smallerCopies(await createImageBitmap(image)) };
-  } catch (error) {
-    if (error instanceof Refusal) throw error;
-    throw new Refusal(`${file.name} is no picture that this browser can show.`, 'Take JPEG, PNG, WebP, AVIF or GIF; convert others, or fill them with the command isnet inpaint.');
+    return image;
+  } catch {
+    return null;
   } finally {
     URL.revokeObjectURL(url);
   }
+}
+
+/** Shows what this browser cannot, TIFF or HEIC, by the server's preview; the mask has the photo's own size all the same. */
+async function openByServer(file) {
+  const { size, blob } = await getPreview(file);
+  return { file, name: file.name, width: size[0], height: size[1], levels: await openLevels(blob) };
 }
 
 /** Decodes an answer of the server; returns its levels. */
