@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from functools import partial
 from typing import Any
 
 from jobs.cli.main import emit
@@ -13,7 +14,7 @@ from jobs.serving.app import AppSettings, build_app
 from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.server import run_server
-from jobs.serving.startup import ServingPlan, plan_serving, start_service
+from jobs.serving.startup import ServingPlan, open_service, plan_serving
 from jobs.serving.token import new_token
 from trainplane.cluster.context import Context
 from trainplane.cluster.ports import HOST, check_port
@@ -44,15 +45,18 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     plan = plan_serving(context, name, alias, args, limits)
     # Traffic, refusals and ways back are told as they happen.
     logging.getLogger("trainplane.serving").setLevel(logging.INFO)
+    settings = AppSettings(token, max_pixels=args.max_pixels, max_bytes=args.max_bytes)
+    announce = partial(_announce, args, plan, port, token)
     if args.on_ray:
-        from jobs.serving.on_ray import serve_on_ray
+        # Ray Serve is an extra, and takes seconds to import.
+        from jobs.serving.on_ray import ReplicaSettings, serve_on_ray
 
-        return serve_on_ray(args, context, plan, token=token, port=port)
+        replicas = ReplicaSettings(args.replicas, args.gpus, workers)
+        serve_on_ray(context, plan, settings, replicas, host=args.host, port=port, announce=announce)
+        return 0
     engine = LocalEngine(context, name, workers=workers, max_pixels=args.max_pixels)
-    with trace_queue(context, name) as traces:
-        settings = AppSettings(token, max_pixels=args.max_pixels, max_bytes=args.max_bytes)
-        app = build_app(lambda: start_service(engine, plan, traces), settings)
-        run_server(app, host=args.host, port=port, announce=lambda: _announce(args, plan, port, token))
+    app = build_app(lambda: open_service(engine, plan, trace_queue(context, name)), settings)
+    run_server(app, host=args.host, port=port, announce=announce)
     return 0
 
 

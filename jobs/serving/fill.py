@@ -77,7 +77,10 @@ def fill_hole(
         InputError: Photo and mask cannot be used.
         BadOutput: The network answered with NaN or infinity.
     """
-    mask = read_mask(inputs["mask"], max_pixels=max_pixels)
+    try:
+        mask = read_mask(inputs["mask"], max_pixels=max_pixels)
+    except InputError as error:
+        raise InputError(f"the mask is no picture to read: {error}") from error
     if mask.ratio in (0, 1):
         extent = "no hole" if mask.ratio == 0 else "nothing but hole"
         raise InputError(f"the mask has {extent}; paint white over what is to be filled, and leave the rest black")

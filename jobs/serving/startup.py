@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 
 from trainplane.cluster.context import Context
@@ -62,10 +65,27 @@ def plan_serving(context: Context, name: str, alias: str, args: argparse.Namespa
     return ServingPlan(options, version.version, verified_trail(model, store), context.audit)
 
 
-async def start_service(engine: Engine, plan: ServingPlan, traces: TraceQueue | None) -> Service:
-    """Makes a service, with its first version open and warm."""
+@asynccontextmanager
+async def open_service(
+    engine: Engine, plan: ServingPlan, queue: AbstractContextManager[TraceQueue]
+) -> AsyncIterator[Service]:
+    """Opens a service, with its first version open and warm.
+
+    Args:
+        engine: Opens versions and computes.
+        plan: As it was checked.
+        queue: Opens the records.
+    """
     store = open_store(plan.audit)
-    follower = TrailFollower(store, plan.options.name, plan.trail)
-    service = Service(engine, plan.options, store=store, follower=follower, traces=traces)
-    await service.start(plan.production)
-    return service
+    # Not in the loop: starting the uploader's process, and waiting for it at the end, take seconds.
+    traces = await asyncio.to_thread(queue.__enter__)
+    try:
+        follower = TrailFollower(store, plan.options.name, plan.trail)
+        service = Service(engine, plan.options, store=store, follower=follower, traces=traces)
+        try:
+            await service.start(plan.production)
+            yield service
+        finally:
+            await service.close()
+    finally:
+        await asyncio.to_thread(queue.__exit__, None, None, None)

@@ -241,7 +241,8 @@ class Service:
         if self.traces is None or response.keep == "none":
             return
         whole = response.keep == "pictures"
-        inputs = {name: (request.media_types[name], data) for name, data in request.inputs.items()} if whole else {}
+        # The queue keeps their digests, by which votes on one picture are recognised, and bytes only where agreed.
+        inputs = {name: (request.media_types[name], data) for name, data in request.inputs.items()}
         answers = tuple(
             AnswerRecord(
                 label=answer.label,

@@ -1,0 +1,236 @@
+"""The same application on Ray Serve: one replica with the page, others that compute.
+
+The page's replica decides, records and keeps files; it needs a processor's share and no GPU. A replica that computes
+holds every version that is open. One that is lost is replaced by Ray Serve, and the requests it had are asked again of
+the others: filling has no effect that could happen twice.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from fastapi import FastAPI
+
+from isnet.errors import InputError
+from jobs.cluster.worker_pool import portable_context
+from jobs.serving.app import AppSettings, build_app
+from jobs.serving.fill import difference
+from jobs.serving.local_engine import LocalEngine
+from jobs.serving.records import trace_queue
+from jobs.serving.startup import ServingPlan, open_service
+from trainplane.cluster.context import Context
+from trainplane.cluster.ray_session import ray_session
+from trainplane.errors import RunFailed, UserError
+from trainplane.serving.engine import BadOutput, EngineBusy, Output, ServedVersion
+from trainplane.serving.service import Service
+
+APPLICATION = "isnet"
+FILLS, PAGE = "fills", "page"
+# Attempts at a request whose replica is lost.
+_ATTEMPTS = 5
+_PAUSE_S = 0.5
+# More at once than any queue of ours lets in.
+_MOST_AT_PAGE = 1000
+_PAGE_CPUS = 0.1
+
+
+@dataclass(frozen=True)
+class ReplicaSettings:
+    """Replicas that compute."""
+
+    replicas: int = 1
+    gpus: float = 0.0  # Of each replica
+    workers: int = 1  # Fills at once in each
+
+
+@dataclass(frozen=True)
+class ReplicaAnswer:
+    """What a replica says; errors travel as words, not as Ray's."""
+
+    output: Output | None = None
+    served: ServedVersion | None = None
+    refusal: str | None = None  # The inputs cannot be used
+    bad_output: str | None = None
+    failure: str | None = None
+
+
+class FillReplica:
+    """Process that computes, with the models that are open."""
+
+    def __init__(self, context: Context, environment: dict[str, str], name: str, workers: int, max_pixels: int) -> None:
+        os.environ.update(environment)
+        context.activate()
+        self._engine = LocalEngine(context, name, workers=workers, max_pixels=max_pixels)
+        self._served: dict[str, ServedVersion] = {}
+        self._lock = asyncio.Lock()
+
+    async def prepare(self, version: str) -> ReplicaAnswer:
+        """Opens a version, once."""
+        try:
+            async with self._lock:
+                if version not in self._served:
+                    self._served[version] = await self._engine.prepare(version)
+        except (RunFailed, ValueError) as error:
+            return ReplicaAnswer(failure=str(error))
+        return ReplicaAnswer(served=self._served[version])
+
+    async def answer(
+        self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object], wanted: tuple[str, ...]
+    ) -> ReplicaAnswer:
+        """Answers a request; versions that are not wanted are forgotten."""
+        for other in self._served.keys() - {version, *wanted}:
+            del self._served[other]
+            await self._engine.release(other)
+        # A replica that started later has not been told to open it.
+        opened = await self.prepare(version)
+        if opened.failure is not None:
+            return opened
+        try:
+            return ReplicaAnswer(output=await self._engine.answer(version, inputs, options))
+        except BadOutput as error:
+            return ReplicaAnswer(bad_output=str(error))
+        except (InputError, UserError) as error:
+            return ReplicaAnswer(refusal=str(error))
+        except Exception as error:
+            return ReplicaAnswer(failure=f"{type(error).__name__}: {error}")
+
+    async def who(self) -> int:
+        """Process of this replica."""
+        return os.getpid()
+
+
+class ReplicaEngine:
+    """Engine that asks replicas."""
+
+    def __init__(self, handle: Any, replicas: int) -> None:
+        self._handle, self._replicas = handle, replicas
+        self._open: set[str] = set()
+
+    async def prepare(self, version: str) -> ServedVersion:
+        """Opens a version on the replicas, before it gets traffic."""
+        # As many at once as there are replicas: the router gives each to the one with least to do.
+        calls = [self._ask("prepare", version) for _ in range(self._replicas)]
+        answers = await asyncio.gather(*calls)
+        served = [answer.served for answer in answers if answer.served is not None]
+        if len(served) < len(answers):
+            raise RunFailed(next(answer.failure for answer in answers if answer.failure) or "a replica failed")
+        self._open.add(version)
+        return served[0]
+
+    async def answer(self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object]) -> Output:
+        """Answers on one of the replicas."""
+        answer = await self._ask("answer", version, dict(inputs), dict(options), tuple(sorted(self._open)))
+        if answer.refusal is not None:
+            raise InputError(answer.refusal)
+        if answer.bad_output is not None:
+            raise BadOutput(answer.bad_output)
+        if answer.output is None:
+            raise RunFailed(answer.failure or "a replica gave no answer")
+        return answer.output
+
+    async def difference(self, one: Output, other: Output) -> Mapping[str, float]:
+        """Compares two filled pictures."""
+        return await asyncio.to_thread(difference, one.content, other.content)
+
+    async def release(self, version: str) -> None:
+        """Forgets a version; replicas are told with the next request."""
+        self._open.discard(version)
+
+    async def _ask(self, method: str, *words: Any) -> ReplicaAnswer:
+        from ray.exceptions import RayError
+        from ray.serve.exceptions import BackPressureError
+
+        for attempt in range(_ATTEMPTS):
+            try:
+                answer: ReplicaAnswer = await getattr(self._handle, method).remote(*words)
+                return answer
+            except BackPressureError as error:
+                raise EngineBusy("all replicas are busy; try again in 2 s") from error
+            # Errors of our code are words: this one is a lost process.
+            except RayError:
+                if attempt == _ATTEMPTS - 1:
+                    raise
+                await asyncio.sleep(_PAUSE_S * (attempt + 1))
+        raise AssertionError("the last attempt returns or raises")
+
+
+def page_app(
+    context: Context, environment: dict[str, str], plan: ServingPlan, settings: AppSettings, replicas: int
+) -> FastAPI:
+    """Builds the application in the page's replica."""
+    from ray import serve
+
+    os.environ.update(environment)
+    context.activate()
+
+    @asynccontextmanager
+    async def serving() -> AsyncIterator[Service]:
+        engine = ReplicaEngine(serve.get_deployment_handle(FILLS, APPLICATION), replicas)
+        async with open_service(engine, plan, trace_queue(context, plan.options.name)) as service:
+            yield service
+
+    return build_app(serving, settings)
+
+
+def application(context: Context, plan: ServingPlan, settings: AppSettings, replicas: ReplicaSettings) -> Any:
+    """The application of Ray Serve, not started."""
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise UserError(f"Ray Serve is not complete here ({error}); pip install 'isnet-platform[serve]'") from error
+
+    portable = portable_context(context)
+    options: dict[str, Any] = {"num_cpus": 1, **({"num_gpus": replicas.gpus} if replicas.gpus else {})}
+    fills = serve.deployment(FillReplica).options(
+        name=FILLS,
+        num_replicas=replicas.replicas,
+        ray_actor_options=options,
+        # One more than is computed: the next request is there when one ends.
+        max_ongoing_requests=replicas.workers + 1,
+        graceful_shutdown_timeout_s=20,
+    )
+    build = partial(page_app, *portable, plan, settings, replicas.replicas)
+    page = serve.deployment(serve.ingress(build)()).options(
+        name=PAGE,
+        num_replicas=1,
+        ray_actor_options={"num_cpus": _PAGE_CPUS},
+        max_ongoing_requests=_MOST_AT_PAGE,
+        graceful_shutdown_timeout_s=20,
+    )
+    return page.bind(fills.bind(*portable, plan.options.name, replicas.workers, settings.max_pixels))
+
+
+def serve_on_ray(
+    context: Context,
+    plan: ServingPlan,
+    settings: AppSettings,
+    replicas: ReplicaSettings,
+    *,
+    host: str,
+    port: int,
+    announce: Callable[[], None],
+) -> None:
+    """Serves on this job's cluster, or a private one, until interrupted."""
+    made = application(context, plan, settings, replicas)
+    with ray_session():
+        from ray import serve
+
+        try:
+            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
+            serve.run(made, name=APPLICATION, route_prefix="/", blocking=False, logging_config=_QUIET)
+            announce()
+            threading.Event().wait()
+        except KeyboardInterrupt:
+            return
+        finally:
+            serve.shutdown()
+
+
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
