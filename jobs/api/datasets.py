@@ -12,10 +12,12 @@ from typing import Literal
 from jobs.api.session import session
 from jobs.cli.progress import bar
 from jobs.cluster.processors import cluster_tasks
+from jobs.data.catalogue import check_replaceable
 from jobs.data.layouts import LAYOUTS
 from jobs.data.packing import Recode, pack_pictures
 from jobs.data.sources import PictureSource, Skip, open_pictures
 from jobs.data.split import Side, parse_shares, shares_text, side_of
+from jobs.data.trace_pictures import is_trace_source, trace_pictures
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.data.pack.executor import LocalExecutor, PackExecutor
@@ -39,6 +41,7 @@ def pack(
     quality: int = 90,
     kind: Literal["photos", "masks"] = "photos",
     black_is_hole: bool = False,
+    verdict: str | None = None,
     replace: bool = False,
     parallel: int | None = None,
     context: Context | str | None = None,
@@ -48,7 +51,7 @@ def pack(
     Pictures that cannot be used are left out, and listed with their reasons in `Dataset.skipped`.
 
     Args:
-        source: Folder, s3:// prefix, list of paths (.txt), .tar or .zip.
+        source: Folder, s3:// prefix, list of paths (.txt), .tar, .zip, or traces:NAME, what people gave to a served model.
         destination: Name in the dataset store, a folder or an s3:// prefix.
         name: Of the dataset; by default the last part of the destination.
         layout: Lists and splits of a published dataset.
@@ -60,6 +63,7 @@ def pack(
         quality: Of JPEG that is encoded again, 1 to 100.
         kind: "masks" are white where the hole is.
         black_is_hole: Black, not white, marks the hole.
+        verdict: Only traces with this vote: good, bad, tie, neither or golden.
         replace: Replace a dataset of other content.
         parallel: Tasks of Ray; 0 is this process.
         context: Name in `isnet.toml`; None for the default.
@@ -69,13 +73,18 @@ def pack(
     """
     if not os.fspath(source):
         raise UserError("SRC is empty; need a folder, an s3:// address, a .txt list, a .tar or a .zip")
-    place = str(source) if "://" in str(source) else Path(source).expanduser()
+    if verdict is not None and not is_trace_source(source):
+        raise UserError(f"--verdict chooses among traces, and SRC is {source}; give traces:NAME, or leave it out")
+    is_address = "://" in str(source) or is_trace_source(source)
+    place = str(source) if is_address else Path(source).expanduser()
     # Refuse impossible options before anything is read.
     side, described = _side(layout, shares, split)
     recode = Recode(kind, max_side, quality, "black" if black_is_hole else "white")
     with session(context, is_long=True) as opened:
         address = opened.dataset(destination)
-        with open_pictures(place) as pictures, _executor(parallel) as executor:
+        if replace:
+            check_replaceable(address, opened.datasets)
+        with _pictures(opened, place, verdict, kind) as pictures, _executor(parallel) as executor:
             return pack_pictures(
                 bar(_in_layout(pictures, place, layout, lists, split), "pack"),
                 address,
@@ -89,6 +98,17 @@ def pack(
                 replace=replace,
                 executor=executor,
             )
+
+
+@contextmanager
+def _pictures(
+    context: Context, place: str | Path, verdict: str | None, kind: Literal["photos", "masks"]
+) -> Iterator[Iterable[PictureSource | Skip]]:
+    if is_trace_source(place):
+        yield trace_pictures(context.tracking_server, str(place), verdict=verdict, kind=kind)
+    else:
+        with open_pictures(place) as pictures:
+            yield pictures
 
 
 def _side(layout: str, shares: str | None, split: str) -> tuple[Side | None, dict[str, str]]:

@@ -16,6 +16,7 @@ from jobs.data.catalogue import list_datasets, picture_sizes
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.damage import Damage
+from trainplane.data.grow.versions import VersionName
 from trainplane.data.manifest import Dataset
 from trainplane.data.named import open_dataset
 from trainplane.errors import UserError
@@ -46,12 +47,13 @@ def pack(args: argparse.Namespace, context: Context) -> int:
         quality=args.quality,
         kind=args.kind,
         black_is_hole=args.black_is_hole,
+        verdict=args.verdict,
         replace=args.replace,
         parallel=args.parallel,
         context=context,
     )
     payload = describe(dataset)
-    emit(args, payload, _text(payload))
+    emit(args, payload, describe_text(payload))
     return 0
 
 
@@ -116,7 +118,7 @@ def _line(damage: Damage) -> str:
 def show(args: argparse.Namespace, context: Context) -> int:
     """Describes a dataset."""
     payload = describe(open_dataset(args.dataset, context))
-    emit(args, payload, _text(payload))
+    emit(args, payload, describe_text(payload))
     return 0
 
 
@@ -154,6 +156,7 @@ def describe(dataset: Dataset) -> dict[str, Any]:
         "name": dataset.name,
         "split": dataset.split,
         "digest": dataset.digest,
+        "version": VersionName.of(dataset.address).number,
         "samples": dataset.num_samples,
         "shards": dataset.num_shards,
         "bytes": dataset.bytes,
@@ -169,7 +172,8 @@ def _kind(reason: str) -> str:
     return reason.partition(":")[0]
 
 
-def _text(payload: dict[str, Any]) -> str:
+def describe_text(payload: dict[str, Any]) -> str:
+    """Returns the output without `--json`."""
     shards = f"{payload['shards']} shard{'s' * (payload['shards'] != 1)}"
     each = f", {payload['bytes'] / 1024 / payload['samples']:.1f} KiB each" if payload["samples"] else ""
     lines = [
@@ -177,6 +181,9 @@ def _text(payload: dict[str, Any]) -> str:
         f"  {payload['samples']} samples in {shards}, {payload['bytes'] / 2**20:.1f} MiB{each}",
         f"  digest {payload['digest']}",
     ]
+    if (grown := payload["packed"].get("grown")) is not None:
+        parents = ", ".join(parent["digest"][:12] for parent in grown["parents"])
+        lines.append(f"  version {payload['version']}, by {display_name(grown['how'])} from {parents}")
     if (sizes := payload["sizes"]) is not None:
         # Width and height.
         extents = ["x".join(map(str, sizes[name])) for name in ("smallest", "largest")]

@@ -21,6 +21,7 @@ from jobs.evaluation.model_address import run_id_of
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config import safe_yaml
+from trainplane.data.grow.versions import pinned
 from trainplane.data.manifest import Dataset
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError
@@ -129,7 +130,8 @@ def _located(context: Context, digest: str, typed: str, place: dict[str, Any]) -
         current = current or next((dataset.address for dataset in stored if dataset.digest == digest), None)
     except (UserError, StorageError, OSError) as error:
         logger.warning("the datasets in %s cannot be searched (%s)", context.datasets, error)
-    return DatasetInput(digest, typed, place.get("uri"), current)
+    # The plain address of a dataset that has grown since means its newest version.
+    return DatasetInput(digest, typed, place.get("uri"), pinned(current) if current else None)
 
 
 def _has_digest(address: str, digest: str) -> bool:

@@ -6,7 +6,10 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from trainplane.command_line import command_line
 from trainplane.data.damage import DamageError
+from trainplane.data.grow.sharing import sharers_of
+from trainplane.data.grow.versions import all_versions, find_version, pinned
 from trainplane.data.manifest import Dataset
 from trainplane.data.named import dataset_names
 from trainplane.errors import UserError
@@ -38,9 +41,26 @@ def list_datasets(address: str) -> Iterator[Listed]:
     """Yields the datasets below a store's address, by name."""
     for name in dataset_names(address):
         try:
-            yield Listed(name, Dataset.open(f"{address}/{name}"))
+            yield Listed(name, Dataset.open(find_version(f"{address}/{name}")))
         except (UserError, StorageError) as error:
             yield Listed(name, None, str(error))
+
+
+def check_replaceable(address: str, store: str) -> None:
+    """Raises `UserError` where other datasets have shards at `address`.
+
+    Args:
+        address: of a dataset that is to be replaced.
+        store: address of the datasets to look at.
+    """
+    datasets = [listed.dataset for listed in list_datasets(store) if listed.dataset is not None]
+    datasets += [Dataset.open(version.address) for version in all_versions(address) if version.number > 1]
+    if sharers := sorted({pinned(dataset.address) for dataset in sharers_of(address, datasets)}):
+        add = command_line("data", "add", address.rpartition("/")[2], "SRC")
+        raise UserError(
+            f"{address} cannot be replaced: {', '.join(sharers)} {'have' if len(sharers) > 1 else 'has'} shards there; "
+            f"pack under another name, or add the photos to it: `{add}`"
+        )
 
 
 def picture_sizes(dataset: Dataset) -> PictureSizes | None:
@@ -60,7 +80,8 @@ def picture_sizes(dataset: Dataset) -> PictureSizes | None:
         if about is None:
             continue
         try:
-            facts = json.loads(dataset.store.read(shard.name, start=about.offset, length=about.size))
+            store, key = dataset.shard_place(shard)
+            facts = json.loads(store.read(key, start=about.offset, length=about.size))
             sizes.append((int(facts["width"]), int(facts["height"])))
         except (ValueError, LookupError, TypeError, NotFound, StorageError):
             continue

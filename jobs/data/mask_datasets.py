@@ -180,7 +180,7 @@ def locate_masks(masks: str, context: Context) -> tuple[str, str | None]:
 
 def _refuse_masks(field: str, pictures: str, context: Context) -> None:
     try:
-        packed = Dataset.open(context.dataset(pictures)).manifest.packed
+        packed = open_dataset(pictures, context).manifest.packed
     except UserError:
         # A missing dataset is reported when it is opened; a demo dataset may still be packed.
         return

@@ -87,10 +87,11 @@ class PictureEntry:
                 return None
             return prepare(self.source.name, data, self.recode, about=self.source.about)
         except InputError as error:
-            return _skipped(self.source.name, str(error))
+            return skipped_file(self.source.name, str(error))
 
 
-def _skipped(file: str, reason: str) -> SkippedFile:
+def skipped_file(file: str, reason: str) -> SkippedFile:
+    """Makes the manifest's entry of a file that is left out."""
     return SkippedFile(quote_from_bytes(os.fsencode(file)), reason)
 
 
@@ -172,7 +173,7 @@ def pack_pictures(
     # Files that were skipped already go through, for the manifest's list.
     return pack(
         (
-            _skipped(entry.file, entry.reason) if isinstance(entry, Skip) else PictureEntry(entry, recode, side)
+            skipped_file(entry.file, entry.reason) if isinstance(entry, Skip) else PictureEntry(entry, recode, side)
             for entry in entries
         ),
         destination,

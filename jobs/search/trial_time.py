@@ -13,7 +13,7 @@ from jobs.train.measure import RunData, measured_rate
 from jobs.train.resources import ranks_here
 from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
-from trainplane.data.manifest import Dataset
+from trainplane.data.named import open_dataset
 from trainplane.search.policy.state import SearchState
 from trainplane.search.run.launch import Search, read_state
 
@@ -49,7 +49,7 @@ def needed_trial_seconds(search: Search, context: Context) -> float | None:
 def measured_trial_time(search: Search, context: Context, *, at_once: int) -> TrialTime:
     """Times so many trials of the base configuration here."""
     base = cast("ISNetConfig", search.configure(0, {}, 0))
-    train, val = (Dataset.open(context.dataset(name)) if name else None for name in (base.data.train, base.data.val))
+    train, val = (open_dataset(name, context) if name else None for name in (base.data.train, base.data.val))
     rate = measured_rate(base, ranks_here(base), RunData.of(train, val), groups=at_once)
     return _complete(search, rate.pictures_per_s, str(rate))
 

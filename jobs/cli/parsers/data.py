@@ -34,7 +34,11 @@ def data(commands: Any) -> None:
     """Adds `isnet data`."""
     actions = group(commands, "data", "photos to shards, and what is in them")
     pack = command(actions, "pack", "commands.data:pack", "photos (folder, list, tar, zip) to shards with a manifest")
-    pack.add_argument("source", metavar="SRC", help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip")
+    pack.add_argument(
+        "source",
+        metavar="SRC",
+        help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip; traces:NAME: what was given to serve",
+    )
     pack.add_argument(
         "destination", metavar="DEST", help="s3://bucket/prefix, a folder, or a name in the dataset store"
     )
@@ -62,6 +66,11 @@ def data(commands: Any) -> None:
     pack.add_argument("--quality", type=count, default=90, metavar="1-100", help="of re-encoded JPEG, default 90")
     pack.add_argument("--kind", choices=("photos", "masks"), default="photos", help="masks: white = hole, PNG")
     pack.add_argument("--black-is-hole", action="store_true", help="black, not white, marks the hole")
+    pack.add_argument(
+        "--verdict",
+        choices=("good", "bad", "tie", "neither", "golden"),
+        help="of traces:NAME, only what people said this of",
+    )
     _add_parallel(pack)
     pack.add_argument("--replace", action="store_true", help="replace a dataset of other content at DEST")
     verify = command(actions, "verify", "commands.data:verify", "re-check every byte of a dataset")
@@ -69,9 +78,46 @@ def data(commands: Any) -> None:
     # Only objects with the recorded sha256 are taken from the copy.
     verify.add_argument("--repair", metavar="FROM", help="replace damaged samples from this copy")
     _add_parallel(verify)
+    _add_growing(actions)
     command(actions, "list", "commands.data:list_all", "datasets of the context's store")
     show = command(actions, "show", "commands.data:show", "describe a dataset")
     show.add_argument("dataset", metavar="DATASET")
+
+
+def _add_growing(actions: Any) -> None:
+    """Adds the commands that make datasets out of others."""
+    add = command(actions, "add", "commands.data_grow:add", "more photos, as the dataset's next version")
+    add.add_argument("dataset", metavar="DATASET")
+    add.add_argument("source", metavar="SRC", help="folder, s3://bucket/prefix, .txt list of paths, .tar or .zip")
+    _add_apart(add)
+    remove = command(actions, "remove", "commands.data_grow:remove", "fewer photos, as the dataset's next version")
+    remove.add_argument("dataset", metavar="DATASET")
+    remove.add_argument("--keys", metavar="FILE", required=True, help="keys, or the paths they were packed from")
+    remove.add_argument(
+        "--rewrite", action="store_true", help="store their shards anew without them; else their bytes stay in the tars"
+    )
+    merge = command(actions, "merge", "commands.data_grow:merge", "another dataset's photos, as DATASET's next version")
+    merge.add_argument("dataset", metavar="DATASET")
+    merge.add_argument("other", metavar="OTHER")
+    _add_apart(merge)
+    subset = command(actions, "subset", "commands.data_grow:subset", "some photos of a dataset, as another one")
+    subset.add_argument("dataset", metavar="DATASET")
+    subset.add_argument("destination", metavar="DEST", help="a name in the dataset store, a folder or an address")
+    subset.add_argument(
+        "--fraction", type=float, metavar="F", help="share of the photos, 0 to 1; a photo's key decides"
+    )
+    subset.add_argument("--seed", type=whole, default=0, metavar="N", help="of --fraction: another one chooses others")
+    subset.add_argument("--keys", metavar="FILE", help="keys, or the paths they were packed from")
+
+
+def _add_apart(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--apart-from",
+        action="append",
+        default=[],
+        metavar="OTHER",
+        help="leave out photos that were ever in this dataset, such as the held-out one; `none`: there is no such set",
+    )
 
 
 def _add_parallel(parser: argparse.ArgumentParser) -> None:

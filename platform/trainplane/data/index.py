@@ -88,6 +88,10 @@ class IndexWriter:
         columns = [[shard] * len(rows), [row.key for row in rows], pa.ListArray.from_arrays(ends, structs)]
         self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
 
+    def add_rows(self, rows: pa.Table) -> None:
+        """Adds the rows of the next shard, as `index_rows` has them."""
+        self._writer.write_table(rows.combine_chunks(), row_group_size=len(rows))
+
     def finish(self) -> bytes:
         """Closes the file and returns its bytes."""
         self._writer.close()
@@ -170,6 +174,14 @@ class Index:
         last_member = int(self._first_member[end]) - 1
         start = int(self._offset[self._first_member[first]]) - BLOCK_BYTES
         return start, int(self._offset[last_member]) + int(self._size[last_member])
+
+
+def index_rows(data: bytes) -> Iterator[pa.Table]:
+    """Yields the rows of each shard in an index that was checked."""
+    parquet = pq.ParquetFile(pa.BufferReader(data))
+    for number in range(parquet.metadata.num_row_groups):
+        # Without threads, for the reason in `read_table`.
+        yield parquet.read_row_group(number, use_threads=False)
 
 
 def _added(host: IndexFolder, digest: str, data: bytes, shards: Sequence[Shard]) -> IndexTable:

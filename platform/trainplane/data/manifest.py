@@ -18,11 +18,11 @@ from typing import Any, TypeAlias, TypeVar
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.damage import DAMAGED_INDEX, MISSING_INDEX, UNDECODABLE, Damage, DamageError
-from trainplane.data.index import INDEX_NAME, Index
+from trainplane.data.index import INDEX_NAME, Index, Member
 from trainplane.data.index_file import MAP_FROM_SAMPLES
 from trainplane.data.order import Order
 from trainplane.data.read.cache_dir import CacheConfig
-from trainplane.data.shard import Shard, is_shard
+from trainplane.data.shard import Shard, is_inherited, is_shard, shard_place
 from trainplane.errors import UserError
 from trainplane.storage import NoBucket, NotFound, StorageError, Store, open_store
 
@@ -129,7 +129,8 @@ class Manifest:
 def _shard(entry: Mapping[str, Any]) -> Shard:
     shard = Shard(str(entry["name"]), int(entry["bytes"]), int(entry["samples"]), _sha256(entry["sha256"]))
     # A valid digest does not prove that a manifest is honest: names lead to objects, and numbers to memory.
-    if not is_shard(shard.name) or shard.bytes <= 0 or shard.samples <= 0:
+    is_name = is_shard(shard.name) or is_inherited(shard.name)
+    if not is_name or shard.bytes <= 0 or shard.samples <= 0:
         raise ValueError(f"it names a shard {shard.name!r} of {shard.bytes} bytes and {shard.samples} samples")
     return shard
 
@@ -164,6 +165,7 @@ class Dataset:
         self.skipped = manifest.skipped
         self.cache = cache
         self._index: Index | None = None
+        self._places: dict[str, tuple[Store, str]] = {}  # of inherited shards
 
     @classmethod
     def open(
@@ -199,7 +201,7 @@ class Dataset:
         return f"Dataset({self.address!r}, {self.num_samples} samples, digest {self.digest[:12]})"
 
     def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_index": None}  # keeps the pickle small
+        return self.__dict__ | {"_index": None, "_places": {}}  # keeps the pickle small
 
     @property
     def bytes(self) -> int:
@@ -226,19 +228,31 @@ class Dataset:
         """Samples in each shard."""
         return tuple(shard.samples for shard in self.manifest.shards)
 
+    def shard_place(self, shard: Shard) -> tuple[Store, str]:
+        """Returns the store and the key of a shard."""
+        if is_shard(shard.name):
+            return self.store, shard.name
+        if shard.name not in self._places:
+            self._places[shard.name] = shard_place(self.store, shard.name)
+        return self._places[shard.name]
+
     @property
     def index(self) -> Index:
         """Index, loaded and checked at first use; may raise `DamageError`."""
         if self._index is None:
-            try:
+            with self._index_errors():
                 self._index = self._load_index()
-            except NotFound:
-                raise self._index_damage(MISSING_INDEX) from None
-            except UserError:
-                raise
-            except ValueError as error:
-                raise self._index_damage(DAMAGED_INDEX, str(error)) from error
         return self._index
+
+    def index_bytes(self) -> bytes:
+        """Reads the file of the index; may raise `DamageError`."""
+        with self._index_errors():
+            return self._read_index(lambda data: data)
+
+    def read_member(self, sample: int, member: Member) -> bytes:
+        """Reads one member of a sample from the store, unchecked."""
+        store, key = self.shard_place(self.shards[self.index.shard_of(sample)])
+        return store.read(key, start=member.offset, length=member.size)
 
     def remedy(self, usual: str) -> str:
         """Advice for damage: `usual`, unless the dataset was replaced since."""
@@ -269,6 +283,17 @@ class Dataset:
         except ValueError as error:
             remedy = self.remedy("repair the sample and pack again, or pack without it")
             raise DamageError(self.address, [self.undecodable(sample, error)], remedy) from error
+
+    @contextmanager
+    def _index_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except NotFound:
+            raise self._index_damage(MISSING_INDEX) from None
+        except UserError:
+            raise
+        except ValueError as error:
+            raise self._index_damage(DAMAGED_INDEX, str(error)) from error
 
     def _load_index(self) -> Index:
         if self.num_samples >= MAP_FROM_SAMPLES:

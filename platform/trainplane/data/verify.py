@@ -35,7 +35,7 @@ from trainplane.data.damage import (
 )
 from trainplane.data.index import INDEX_NAME, Index
 from trainplane.data.manifest import Dataset, parse_index
-from trainplane.data.shard import Shard
+from trainplane.data.shard import Shard, shard_place
 from trainplane.errors import UserError
 from trainplane.storage import NotFound, Store
 
@@ -96,12 +96,13 @@ def repair(dataset: Dataset, copy: Store) -> tuple[list[Damage], list[Damage]]:
     # The index first: a valid index is needed to name the samples of a damaged shard.
     index, damage = _checked_index(dataset)
     remaining = list(damage)
-    if damage and _replace(dataset, copy, INDEX_NAME, dataset.manifest.index_sha256):
+    if damage and _replace((dataset.store, INDEX_NAME), (copy, INDEX_NAME), dataset.manifest.index_sha256):
         index, remaining = _checked_index(dataset)
     for number, shard in enumerate(dataset.shards):
         shard_damage = damage_of_shard(dataset, number, index)
         damage += shard_damage
-        if shard_damage and _replace(dataset, copy, shard.name, shard.sha256):
+        places = dataset.shard_place(shard), shard_place(copy, shard.name)
+        if shard_damage and _replace(*places, shard.sha256):
             shard_damage = damage_of_shard(dataset, number, index)
         remaining += shard_damage
     return damage, remaining
@@ -124,14 +125,15 @@ def _read_stable(store: Store, key: str, sha256: str) -> tuple[bytes, str]:
     return data, hashlib.sha256(data).hexdigest()
 
 
-def _replace(dataset: Dataset, copy: Store, name: str, sha256: str) -> bool:
+def _replace(place: tuple[Store, str], copy: tuple[Store, str], sha256: str) -> bool:
     try:
-        data, digest = _read_stable(copy, name, sha256)
+        data, digest = _read_stable(*copy, sha256)
     except NotFound:
         return False
     if digest != sha256:
         return False
-    dataset.store.write(name, data)
+    store, key = place
+    store.write(key, data)
     return True
 
 
@@ -151,7 +153,7 @@ def damage_of_shard(dataset: Dataset, number: int, index: Index | None) -> list[
     """Reads one shard and returns its damage."""
     shard = dataset.shards[number]
     try:
-        data, digest = _read_stable(dataset.store, shard.name, shard.sha256)
+        data, digest = _read_stable(*dataset.shard_place(shard), shard.sha256)
     except NotFound:
         return [Damage(shard.name, "", MISSING_SHARD)]
     # The digest of another shard: report the swap instead of every sample.

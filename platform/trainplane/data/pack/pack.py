@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from trainplane.config.canonical import canonical_json
+from trainplane.data.grow.inheritance import Inheritance
 from trainplane.data.index import IndexWriter
 from trainplane.data.manifest import Dataset, Manifest, SkippedFile
 from trainplane.data.pack.destination import Destination, ListingRange, PackedRange
@@ -30,13 +31,17 @@ from trainplane.data.shard import Shard
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
 
-__all__ = ["DEFAULT_SHARD_BYTES", "PackItem", "pack"]
+__all__ = ["DEFAULT_SHARD_BYTES", "NothingNew", "PackItem", "pack"]
 
 log = logging.getLogger(__name__)
 
 DEFAULT_SHARD_BYTES = 64 * 1024 * 1024
 _LOCAL = LocalExecutor()
 _UNIT_BYTES = 8 * 1024 * 1024  # read by one task: small against a shard, large against the cost of a task
+
+
+class NothingNew(Exception):
+    """None of the entries was packed; the text says why."""
 
 
 def pack(
@@ -49,6 +54,8 @@ def pack(
     how: Mapping[str, Any],
     replace: bool = False,
     executor: PackExecutor = _LOCAL,
+    inherited: Sequence[Inheritance] = (),
+    needs_new: bool = False,
 ) -> Dataset:
     """Packs samples in the given order into a dataset.
 
@@ -65,6 +72,8 @@ def pack(
         how: Options of the caller, JSON values; they are part of the digest.
         replace: True replaces another dataset at `dest`.
         executor: Does the work; it does not change the result.
+        inherited: Samples of other datasets, which come first; their shards are not copied.
+        needs_new: True raises `NothingNew` unless one of the entries is packed.
     """
     store = open_store(dest) if isinstance(dest, str) else dest
     options = {"shard_bytes": shard_bytes, **how}
@@ -74,6 +83,12 @@ def pack(
     skipped: list[SkippedFile] = []
     # Key hashes alone, 8 bytes per sample, are enough to find duplicates.
     hashes = array("Q")
+    for inheritance in inherited:
+        for shard, rows in inheritance.shards(store.address):
+            index.add_rows(rows)
+            shards.append(shard)
+            hashes.extend(int(key[-KEY_HASH:], 16) for key in rows.column("key").to_pylist())
+    count = len(shards)
     with ExitStack() as stack:
         destination = stack.enter_context(Destination(store, replace=replace, options=options))
         # Called before the destination's exit: no task may write after the lease is released.
@@ -84,6 +99,8 @@ def pack(
                 index.add(packed.shard.name, packed.rows)
                 shards.append(packed.shard)
                 hashes.extend(int(row.key[-KEY_HASH:], 16) for row in packed.rows)
+        if needs_new and len(shards) == count:
+            raise NothingNew(_reason(skipped))
         if not shards:
             raise UserError(f"{store.address}: nothing to pack, {_reason(skipped)}; give samples")
         _refuse_duplicates(hashes)

@@ -66,7 +66,8 @@ class ShardReader:
             self._cache.write(self._shard(sample), start, bytes(chunk.data[start - chunk.start : stop - chunk.start]))
 
     def _from_store(self, shard: Shard, start: int, stop: int) -> memoryview:
-        return self._dataset.store.view(shard.name, start=start, length=stop - start)
+        store, key = self._dataset.shard_place(shard)
+        return store.view(key, start=start, length=stop - start)
 
     def _is_hole(self, cached: bytes, start: int, sample: int) -> bool:
         # A sample begins with a tar header, which begins with a name: never with a zero byte.
