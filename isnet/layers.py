@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from isnet.inference.fast_conv import PackedConv2d
-from isnet.spectral_norm import SpectralConv2d, SpectralConvTranspose2d, power_iteration, spectral_layers
+from isnet.spectral_norm import SpectralConv2d, SpectralConvTranspose2d, spectral_layers
+from isnet.training.step_weights import power_iteration
 
 ActivationName = Literal["tanh", "leaky_relu"]
 LEAKY_SLOPE = 0.2

@@ -4,8 +4,8 @@ A layer keeps its raw weight W as the parameter and two unit vectors u, v as buf
 (Miyato et al. 2018). Plain use needs nothing: every forward pass computes W/σ and gradients flow through it. The
 vectors move only when `power_iteration` is called; training and evaluation mode do not differ.
 
-A training step runs the same weights many times (micro-batches, real and fake pictures). `step_weights` computes W/σ
-once for all of them, collects their gradients there, and turns the sum into the gradient of W at the end. Exactly:
+A training step runs the same weights many times (micro-batches, real and fake pictures). `training/step_weights.py`
+computes W/σ once for all of them, collects their gradients there, and turns the sum into the gradient of W. Exactly:
 
     dL/dW = (G - <G, W/σ> u vᵀ) / σ        with G = dL/d(W/σ), u and v held constant
 
@@ -16,8 +16,6 @@ makes σ depend on how often a network is run.
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
@@ -36,10 +34,8 @@ class SpectralLayer(_ConvNd):
 
     u: Tensor
     v: Tensor
-    # W/σ as a leaf tensor while `step_weights` is open, else None; its storage is kept for the next step.
+    # W/σ as a leaf tensor while a step holds it, else None.
     effective: Tensor | None
-    _store: Tensor | None
-    _sigma: Tensor | None
     # True holds W/σ in NHWC order. No torch.memory_format: torch.save of the network could not write one.
     channels_last: bool
     # The dimension of W that counts output channels.
@@ -49,7 +45,7 @@ class SpectralLayer(_ConvNd):
         rows, columns = self.matrix().shape
         self.register_buffer("u", self.weight.new_zeros(rows))
         self.register_buffer("v", self.weight.new_zeros(columns))
-        self.effective = self._store = self._sigma = None
+        self.effective = None
         self.channels_last = False
 
     def matrix(self) -> Tensor:
@@ -105,47 +101,6 @@ class SpectralLayer(_ConvNd):
         else:
             self.set_exact_vectors()
         self.v.div_(self.sigma())
-
-    @torch.no_grad()
-    def hold(self) -> None:
-        """Computes W/σ once, for use until `release`."""
-        self._sigma = self.sigma()
-        # The memory of the last step serves again unless dtype or device have changed.
-        store = self._store
-        if store is None or store.dtype != self.weight.dtype or store.device != self.weight.device:
-            order = torch.channels_last if self.channels_last else torch.contiguous_format
-            store = torch.empty_like(self.weight, memory_format=order)
-            self._store = store
-        store.requires_grad_(False)
-        torch.div(self.weight, self._sigma, out=store)
-        store.grad = None
-        # It takes gradients where the parameter does, so that a frozen network stays frozen.
-        self.effective = store.requires_grad_(self.weight.requires_grad)
-
-    @torch.no_grad()
-    def collect_gradient(self) -> None:
-        """Turns the gradient of W/σ since `hold` into W's."""
-        assert self.effective is not None
-        assert self._sigma is not None
-        if self.effective.grad is None:
-            return
-        gradient = self.effective.grad.contiguous()
-        self.effective.grad = None
-        # <G, W/σ> of the equation in the module docstring.
-        along = torch.dot(gradient.flatten(), self.effective.contiguous().flatten())
-        # G - <G, W/σ> u vᵀ, in place; where rows are not the first dimension the outer product is turned to fit.
-        if self.rows_dim == 0:
-            gradient.flatten(1).addr_(self.u * along, self.v, alpha=-1)
-        else:
-            outer = torch.outer(self.u * along, self.v)
-            gradient.sub_(outer.view(gradient.transpose(0, self.rows_dim).shape).transpose(0, self.rows_dim))
-        gradient.div_(self._sigma)
-        # Adds to a gradient that is already there, as autograd does.
-        self.weight.grad = gradient if self.weight.grad is None else self.weight.grad.add_(gradient)
-
-    def release(self) -> None:
-        """Ends `hold`: forward passes compute W/σ themselves again."""
-        self.effective = None
 
     @torch.no_grad()
     def _fold_into(self, conv: Conv) -> Conv:
@@ -219,48 +174,9 @@ def spectral_layers(network: nn.Module) -> list[SpectralLayer]:
     return [module for module in network.modules() if isinstance(module, SpectralLayer)]
 
 
-@torch.no_grad()
-def power_iteration(network: nn.Module, *, times: int = 1) -> None:
-    """Improves u and v of every layer by `times` iterations.
-
-    A frozen layer keeps them, so that it stays the same function.
-    """
-    for layer in spectral_layers(network):
-        if not layer.weight.requires_grad:
-            continue
-        matrix = layer.matrix()
-        for _ in range(times):
-            # v before u, as the released code; torch's parametrisation has the opposite order (ISNET.md §4).
-            _set_unit(layer.v, torch.mv(matrix.t(), layer.u))
-            _set_unit(layer.u, torch.mv(matrix, layer.v))
-
-
-def _set_unit(vector: Tensor, direction: Tensor) -> None:
-    torch.div(direction, direction.norm().clamp_min(EPS), out=vector)
-
-
-@contextmanager
-def step_weights(*networks: nn.Module) -> Iterator[None]:
-    """Computes W/σ once for all passes inside the block.
-
-    On a clean exit their summed gradients become those of W. Inside, select gradients with `weight_leaves`: the raw
-    weights take no part in any graph there.
-    """
-    layers = [layer for network in networks for layer in spectral_layers(network)]
-    try:
-        for layer in layers:
-            layer.hold()
-        yield
-        for layer in layers:
-            layer.collect_gradient()
-    finally:
-        for layer in layers:
-            layer.release()
-
-
 def weight_leaves(network: nn.Module) -> list[Tensor]:
     """Leaf tensors that gradients of `network` reach."""
-    # W/σ where `step_weights` holds it, else the parameters.
+    # W/σ where a step holds it, else the parameters.
     leaves = {id(layer.weight): layer.effective for layer in spectral_layers(network) if layer.effective is not None}
     return [leaves.get(id(p), p) for p in network.parameters() if p.requires_grad]
 

@@ -36,5 +36,5 @@ class EMA(Generic[Network]):
         averages: list[Tensor] = list(self.module.parameters())
         parameters: list[Tensor] = list(network.parameters())
         torch._foreach_lerp_(averages, parameters, 1 - self.decay)
-        for buffer, current in zip(self.module.buffers(), network.buffers(), strict=True):
-            buffer.copy_(current)
+        if buffers := list(self.module.buffers()):
+            torch._foreach_copy_(buffers, list(network.buffers()))

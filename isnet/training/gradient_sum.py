@@ -7,7 +7,7 @@ passes reach the last layers first: those of D while VGG and G are at work, thos
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol, runtime_checkable
@@ -34,8 +34,8 @@ class EarlySum(Protocol):
 class EarlyReducer(SumReducer, Protocol):
     """Reducer that can sum while computation goes on."""
 
-    def start_sum(self, total: int) -> EarlySum:
-        """Begins a sum of `total` elements."""
+    def start_sum(self, total: int) -> EarlySum | None:
+        """Begins a sum of `total` elements; None where there is one rank."""
 
 
 @dataclass
@@ -51,10 +51,21 @@ class GradientSum:
     """Sum of one step's gradients over all ranks.
 
     A reducer without `start_sum` sums all of them at the end.
+
+    Args:
+        reduce: Sums over ranks.
+        networks: Networks that the step moves.
+        collect: Turns gradients of W/σ of these layers into those of W.
     """
 
-    def __init__(self, reduce: SumReducer, networks: Sequence[nn.Module]) -> None:
-        self._reduce = reduce
+    def __init__(
+        self,
+        reduce: SumReducer,
+        networks: Sequence[nn.Module],
+        *,
+        collect: Callable[[list[SpectralLayer]], None] = lambda layers: None,
+    ) -> None:
+        self._reduce, self._collect = reduce, collect
         self._layers: dict[int, SpectralLayer] = {
             id(layer.weight): layer for network in networks for layer in spectral_layers(network)
         }
@@ -67,7 +78,7 @@ class GradientSum:
     def watch(self) -> None:
         """Sends each bucket as soon as its gradients are complete.
 
-        Call it before the last micro-batch, inside `step_weights`. That one must run backward to each weight once.
+        Call it before the last micro-batch, while W/σ is held. That one must run backward to each weight once.
         """
         if self._running is None:
             return
@@ -101,10 +112,11 @@ class GradientSum:
 
     def _start(self, buckets: Sequence[_Bucket]) -> None:
         assert self._running is not None
+        layers = [self._layers[id(p)] for bucket in buckets for p in bucket.parameters if id(p) in self._layers]
+        # After the step's passes there is nothing to collect.
+        if held := [layer for layer in layers if layer.effective is not None]:
+            self._collect(held)
         for bucket in buckets:
-            for parameter in bucket.parameters:
-                if (layer := self._layers.get(id(parameter))) is not None and layer.effective is not None:
-                    layer.collect_gradient()
             self._running.add([p.grad for p in bucket.parameters if p.grad is not None], first=bucket.first)
         self._num_started += len(buckets)
 

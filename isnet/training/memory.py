@@ -27,6 +27,7 @@ from isnet.errors import InputError
 from isnet.generator import Architecture
 from isnet.methods.architecture import MethodArchitecture
 from isnet.training.distributed import LocalReducer
+from isnet.training.launches import LaunchCounter
 from isnet.training.players import Players
 from isnet.weights import plain_network
 
@@ -69,6 +70,23 @@ def step_footprint(
         state = state_bytes(players.modules(), players.optimizers())
         del micro_batches
         return Footprint(state, storages.now - state, storages.peak)
+
+
+def step_launches(players: Players, *, size: int, micro_batch: int) -> LaunchCounter:
+    """Counts the kernels that a step on a GPU launches, all phases done.
+
+    `players` were built on torch's device "meta" and cannot be used afterwards.
+    """
+    players.on_gpu = True
+    with FakeTensorMode():
+        _put_on_cpu(players)
+        batch = players.example_batch(micro_batch, size)
+        starts = players.phase_starts()
+        for players.done in (*starts, starts[-1]):
+            counter = LaunchCounter()
+            with counter:
+                players.step([batch], global_batch=micro_batch, reduce=LocalReducer())
+    return counter
 
 
 def inference_bytes(architecture: Architecture | MethodArchitecture, *, size: int) -> int:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -20,11 +21,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from isnet import losses
 from isnet.errors import InputError
-from isnet.spectral_norm import power_iteration, spectral_layers, step_weights
+from isnet.spectral_norm import SpectralLayer, spectral_layers
 from isnet.training.distributed import GroupReducer, LocalReducer, SumReducer
 from isnet.training.ema import EMA
 from isnet.training.gradient_sum import GradientSum
 from isnet.training.optimizers import build_adam, check_patterns
+from isnet.training.step_weights import StepWeights
 from isnet.training.timing import StepTimer
 
 Precision = Literal["fp32", "bf16"]
@@ -153,6 +155,7 @@ class Players(ABC):
 
     def make_optimizers(self) -> None:
         """Makes optimisers of the networks' present parameters."""
+        self._step_weights = {name: StepWeights(part) for name, part in self._parts.items()}
         check_patterns("train.freeze", self._settings.freeze, self._parts)
         check_patterns("train.rate_factors", self._settings.rate_factors, self._parts)
         self._optimizers = {
@@ -174,22 +177,26 @@ class Players(ABC):
         batches = [self._on_device(*batch) for batch in micro_batches]
         _check_share(batches, global_batch)
 
-        # Spectral norm moves once a step, however many micro-batches follow.
-        for part in moving.values():
-            power_iteration(part)
-
         # A divisor by the hole ratio belongs to the whole global batch, so it is computed before the first forward.
         hole_ratio = self._hole_ratio(batches, global_batch, reduce) if self._needs_hole_ratio() else None
 
         # All gradients, from the weights before the step (ISNET.md §6).
         metrics: Metrics = {}
-        sums = GradientSum(reduce, list(moving.values()))
-        with step_weights(*moving.values()):
+        weights = [self._step_weights[name] for name in moving]
+        sums = GradientSum(reduce, list(moving.values()), collect=partial(_collect, weights))
+        with ExitStack() as held:
+            # Spectral norm moves once a step, however many micro-batches follow.
+            for part in weights:
+                held.enter_context(part.held(iterations=1, dtype=self.held_dtype))
             for number, batch in enumerate(batches, 1):
-                if number == len(batches) and self.goes_back_once:
+                is_last = number == len(batches)
+                if is_last and self.goes_back_once:
                     sums.watch()
                 share = self._accumulate(batch, global_batch, hole_ratio)
                 metrics = {name: metrics[name] + value if metrics else value for name, value in share.items()}
+                # Gradients of several micro-batches are added up in float32.
+                if self.held_dtype is not None and not is_last:
+                    _collect(weights)
 
         # The sum over ranks; every loss was divided by the global batch already.
         with self.timer.part("reduce"):
@@ -226,6 +233,14 @@ class Players(ABC):
             image = image.contiguous(memory_format=torch.channels_last)
         return image, *(tensor.to(self.device, image.dtype, non_blocking=True) for tensor in rest)
 
+    @property
+    def held_dtype(self) -> torch.dtype | None:
+        """Type of W/σ in a step, None for that of W.
+
+        Under autocast the type of the convolutions: the weights are cast together, not one by one in each pass.
+        """
+        return torch.bfloat16 if self._settings.precision == "bf16" else None
+
     def _autocast(self) -> AbstractContextManager[None]:
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16")
 
@@ -248,6 +263,11 @@ class Players(ABC):
         self._group_reducer = GroupReducer(network.process_group)
         module: nn.Module = network.module
         return module
+
+
+def _collect(weights: Sequence[StepWeights], among: Collection[SpectralLayer] | None = None) -> None:
+    for part in weights:
+        part.collect(among)
 
 
 def use_channels_last(network: nn.Module) -> None:

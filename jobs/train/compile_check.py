@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from isnet.gan import GAN, set_compiled
-from isnet.spectral_norm import step_weights
+from isnet.training.step_weights import step_weights
 from trainplane.task import Reducer
 
 # Relative distances that reordered sums explain: in float32 about 1e-6 a layer, in bf16 2^-8 a rounding.
@@ -73,7 +73,7 @@ def _results(
     """Computes the prediction and G's gradients as one vector."""
     autocast = torch.autocast(gan.device.type, dtype=torch.bfloat16, enabled=gan.settings.precision == "bf16")
     try:
-        with step_weights(gan.generator):
+        with step_weights(gan.generator, dtype=gan.held_dtype):
             with autocast:
                 prediction = generator(image, mask)
             # The mean square depends on all weights of G.

@@ -18,7 +18,8 @@ from isnet.errors import InputError
 from isnet.gan import GAN, GanSettings, LocalReducer, LossWeights
 from isnet.losses import composite, gram
 from isnet.perceptual import Perceptual
-from isnet.spectral_norm import SpectralLayer, power_iteration, spectral_layers
+from isnet.spectral_norm import SpectralLayer, spectral_layers
+from isnet.training.step_weights import power_iteration
 
 BATCH = 4
 SIZE = 32

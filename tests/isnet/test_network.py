@@ -20,11 +20,10 @@ from isnet.spectral_norm import (
     SpectralConvTranspose2d,
     SpectralLayer,
     fold_spectral_norm,
-    power_iteration,
     spectral_layers,
-    step_weights,
     weight_leaves,
 )
+from isnet.training.step_weights import power_iteration, step_weights
 
 NAMES = ["isnet", "base", "base_ff", "unet_like"]
 SMALL = {"width": 4, "blocks": 1, "init_std": 0.1}

@@ -19,7 +19,8 @@ from isnet.errors import InputError
 from isnet.formats.author import apply_author_tensors, author_names, load_author_checkpoint
 from isnet.formats.export import ExportMismatch, export_onnx, export_program, verify_export
 from isnet.generator import Generator
-from isnet.spectral_norm import SpectralLayer, fold_spectral_norm, power_iteration, spectral_layers
+from isnet.spectral_norm import SpectralLayer, fold_spectral_norm, spectral_layers
+from isnet.training.step_weights import power_iteration
 from isnet.weights import load_model, save_model
 
 SMALL = {"width": 4, "blocks": 1, "init_std": 0.1}

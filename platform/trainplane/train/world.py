@@ -62,8 +62,13 @@ class World:
                 tensor.copy_(flat[offset : offset + tensor.numel()].view(tensor.shape))
                 offset += tensor.numel()
 
-    def start_sum(self, total: int) -> RunningSum:
-        """Begins a sum of `total` elements, added in groups."""
+    def start_sum(self, total: int) -> RunningSum | None:
+        """Begins a sum of `total` elements, added in groups.
+
+        None where this is the only rank: nothing is summed.
+        """
+        if self.size == 1:
+            return None
         return RunningSum(rank=self.rank, size=self.size, total=total)
 
     def agree(self, value: int, device: torch.device) -> int:

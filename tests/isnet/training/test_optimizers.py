@@ -5,8 +5,8 @@ import torch
 
 import isnet
 from isnet.errors import InputError
-from isnet.spectral_norm import power_iteration
 from isnet.training.optimizers import build_adam, check_patterns, fits
+from isnet.training.step_weights import power_iteration
 
 
 def network():

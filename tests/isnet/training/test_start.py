@@ -5,8 +5,9 @@ import torch
 from torch import nn
 
 import isnet
-from isnet.spectral_norm import fold_spectral_norm, power_iteration, spectral_layers
+from isnet.spectral_norm import fold_spectral_norm, spectral_layers
 from isnet.training.start import load_weights, match_weights
+from isnet.training.step_weights import power_iteration
 
 
 @pytest.fixture(scope="module")
