@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import logging
 import os
+from dataclasses import asdict
 from functools import partial
 from typing import Any
 
@@ -20,8 +21,12 @@ from trainplane.cluster.context import Context
 from trainplane.cluster.ports import HOST, check_port
 from trainplane.command_line import command_line
 from trainplane.errors import UserError
+from trainplane.registry.audit import record_head, verified_trail
 from trainplane.registry.names import check_alias, parse_address
+from trainplane.registry.shares import record_share
+from trainplane.registry.versions import RegisteredModel
 from trainplane.serving.admission import QueueLimits
+from trainplane.storage import open_store
 
 # Kept out of the process list.
 TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
@@ -107,3 +112,22 @@ def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str
     emit(args, payload, text)
     if args.host not in (HOST, "localhost", "::1"):
         notify("the page is served beyond this machine, without encryption; put a proxy with TLS before it")
+
+
+def change_share(args: argparse.Namespace, context: Context) -> int:
+    """Records a candidate's share; servers follow within a second."""
+    check_alias(args.to)
+    model = RegisteredModel(context.tracking_server, args.name)
+    version = model.version(args.version).checked().version
+    store = open_store(context.audit)
+    # A share on a trail that contradicts MLflow would move traffic that nobody can account for.
+    current = verified_trail(model, store).current(args.to)
+    if version == current and args.share != "off":
+        raise UserError(f"version {version} is {args.name}@{args.to}, which has all requests already; name a candidate")
+    mode, share = (args.share, 0.0) if isinstance(args.share, str) else ("canary", args.share)
+    record = record_share(store, args.name, version, alias=args.to, mode=mode, share=share, reason=args.reason)
+    assert record is not None, "no other record was expected"
+    record_head(model, verified_trail(model, store))
+    text = f"{args.name}@{args.to}: version {version} {record.reason.partition(':')[0]} (audit record {record.number})"
+    emit(args, {"name": args.name, "audit": asdict(record)}, text)
+    return 0

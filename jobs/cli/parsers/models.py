@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jobs.cli.arg_types import MODEL_HELP, command, count, group, whole
+from jobs.cli.parsers import serve
 
 _EVALUATE = "isnet evaluate [-h] [options] MODEL [MODEL …] DATASET"
 
@@ -154,6 +155,12 @@ def models(commands: Any) -> None:
     )
     card.add_argument("name", metavar="NAME")
     card.add_argument("version", metavar="VERSION", nargs="?", help="unless NAME has it: NAME/VERSION or NAME@ALIAS")
+    golden = command(actions, "golden", "commands.models:golden", "pack the pictures that people marked under traffic")
+    golden.add_argument("name", metavar="NAME")
+    golden.add_argument("--from-traces", action="store_true", help="of `serve`: those marked golden, with their holes")
+    golden.add_argument("--into", metavar="DEST", help="dataset (default: NAME-golden, and NAME-golden-masks)")
+    golden.add_argument("--replace", action="store_true", help="replace sets of other content")
+    serve.share_of_model(actions)
     # The way back needs no gates.
     rollback = command(actions, "rollback", "commands.models:rollback", "return to the previous version")
     rollback.add_argument("name", metavar="NAME")

@@ -19,6 +19,11 @@ def share(text: str) -> float:
     return value
 
 
+def share_or_word(text: str) -> float | str:
+    """Parses a share, `shadow` or `off`."""
+    return text if text in ("shadow", "off") else share(text)
+
+
 def serve(commands: Any) -> None:
     """Adds `isnet serve`."""
     parser = command(commands, "serve", "commands.serve:serve", "a page and an API over versions of a registered model")
@@ -60,3 +65,20 @@ def serve(commands: Any) -> None:
     parser.add_argument("--on-ray", action="store_true", help="compute on replicas of Ray Serve")
     parser.add_argument("--replicas", type=count, default=1, metavar="N", help="with --on-ray, default 1")
     parser.add_argument("--gpus", type=float, default=0.0, metavar="N", help="of each replica, such as 0.5; default 0")
+
+
+def share_of_model(actions: Any) -> None:
+    """Adds `isnet models share`."""
+    parser = command(
+        actions, "share", "commands.serve:change_share", "give a candidate a share of the traffic, or take it away"
+    )
+    parser.add_argument("name", metavar="NAME", help="registered model")
+    parser.add_argument("version", metavar="VERSION", help="the candidate")
+    parser.add_argument(
+        "share",
+        metavar="SHARE",
+        type=share_or_word,
+        help="of the requests, such as 0.1 or 10%%; shadow: mirrored alone; off: none",
+    )
+    parser.add_argument("--to", default="production", metavar="ALIAS", help="default production")
+    parser.add_argument("--reason", default="by hand", metavar="TEXT", help="kept in the audit")

@@ -37,6 +37,13 @@ class TrafficSplit:
             return 1.0 - candidate
         return candidate if version == self.candidate else 0.0
 
+    def text(self) -> str:
+        """The division in words."""
+        if self.candidate is None:
+            return f"version {self.production} answers all requests"
+        beside = {"none": "is asked by number alone", "shadow": "is mirrored", "canary": f"answers {self.share:.4g}"}
+        return f"version {self.production} answers, version {self.candidate} {beside[self.mode]}"
+
     def roles_of(self, version: str) -> list[str]:
         """Roles of a version, for showing."""
         roles = {"production": self.production, "candidate": self.candidate}

@@ -363,7 +363,7 @@ class Service:
                 self._observations.setdefault(version or "", Observations()).clear()
         self._share = share
         if split != self.split:
-            logger.warning("traffic: %s", split)
+            logger.warning("traffic: %s", split.text())
             self.live.change(split)
         self._show_shares()
 
