@@ -23,6 +23,8 @@ from jobs.cli.arguments import parse
 from jobs.cli.streams import OutputError, notify, usable_streams, write_report
 from trainplane.command_line import CONTEXT_VARIABLE
 from trainplane.errors import RunFailed, UserError, split_remedy
+from trainplane.observe.json_lines import VARIABLE as LOG
+from trainplane.observe.json_lines import restored_stderr, use_json_lines_if_asked
 from trainplane.store_wait import STORE_WAITS
 
 if TYPE_CHECKING:
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status."""
     words = list(sys.argv[1:] if argv is None else argv)
-    with usable_streams():
+    with usable_streams(), restored_stderr():
         try:
             args = parse(words)
         except UserError as error:
@@ -56,12 +58,15 @@ def _run(args: argparse.Namespace) -> int:
 
     from isnet.errors import InputError
     from trainplane.environ import child_environment, preserved_variables
+    from trainplane.observe.sinks import VARIABLE as METRICS
     from trainplane.store_wait import VARIABLE, patience
 
     try:
-        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE, VARIABLE), child_environment():
+        with _report_stream(args), preserved_variables(CONTEXT_VARIABLE, VARIABLE, LOG, METRICS), child_environment():
             command = getattr(importlib.import_module(f"jobs.{module}"), function)
             places = () if args.target.startswith(WITHOUT_CONTEXT) else (_context(args),)
+            # The context may ask for it, too.
+            use_json_lines_if_asked()
             with patience(is_long=args.target.startswith(LONG)):
                 status = command(args, *places)
     except (UserError, InputError) as error:

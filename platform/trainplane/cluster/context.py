@@ -13,6 +13,8 @@ here. `isnet.toml` has references to secrets, never their values::
     store = "s3://bucket/isnet"            # datasets/, checkpoints/, artifacts/ and audit/ beneath it
     s3_endpoint = "http://store:9000"
     store_wait_s = 3600                    # how long a run waits for a store that is away; without it half an hour
+    metrics = "file:/var/lib/node_exporter"  # or "port:9101": metrics for Prometheus, outside Ray
+    log = "json"                           # log lines as JSON
 
     [context.lab.secrets]
     AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"  # or "file:/path/to/a/file"
@@ -36,6 +38,10 @@ from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import UserError, nearest
 from trainplane.notify.targets import Target, targets_of
+from trainplane.observe.json_lines import VARIABLE as LOG
+from trainplane.observe.json_lines import log_format
+from trainplane.observe.sinks import VARIABLE as METRICS
+from trainplane.observe.sinks import metrics_place
 from trainplane.store_address import full_address, scheme_of
 from trainplane.store_wait import VARIABLE as STORE_WAIT
 from trainplane.store_wait import wait_of
@@ -57,6 +63,8 @@ _KEYS = (
     "store_wait_s",
     "secrets",
     "notify",
+    "metrics",
+    "log",
 )
 
 
@@ -202,7 +210,7 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
     for key in table:
         if key not in _KEYS:
             raise UserError(f"{file}: [context.{name}] has an unknown key {key!r}{nearest(key, _KEYS)}")
-        if key not in ("secrets", "store_wait_s", "notify"):
+        if key not in ("secrets", "store_wait_s", "notify", "metrics", "log"):
             values.check_text(table[key], what(key))
     if not isinstance(table.get("secrets", {}), dict):
         raise UserError(f'{file}: secrets are a table; write [context.{name}.secrets] and NAME = "env:…" below')
@@ -226,6 +234,10 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
         variables["AWS_DEFAULT_REGION"] = values.region(table["s3_region"], what("s3_region"))
     if "store_wait_s" in table:
         variables[STORE_WAIT] = f"{wait_of(table['store_wait_s'], what('store_wait_s')):g}"
+    if "metrics" in table:
+        variables[METRICS] = metrics_place(table["metrics"], what("metrics"))
+    if "log" in table:
+        variables[LOG] = log_format(table["log"], what("log"))
     for variable, reference in table.get("secrets", {}).items():
         variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
     targets = targets_of(table.get("notify", {}), what("notify"))

@@ -15,6 +15,8 @@ from trainplane.command_line import command_line
 from trainplane.config.text_file import read_text
 from trainplane.errors import CLI, UserError
 from trainplane.notify.targets import to_tables
+from trainplane.observe.json_lines import VARIABLE as LOG
+from trainplane.observe.sinks import VARIABLE as METRICS
 from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 NAME = "stack"
@@ -78,6 +80,9 @@ def text_for_job(context: Context) -> str:
             values[key] = context.environment[variable]
     if STORE_WAIT in context.environment:
         values["store_wait_s"] = float(context.environment[STORE_WAIT])
+    for key, variable in (("metrics", METRICS), ("log", LOG)):
+        if variable in context.environment:
+            values[key] = context.environment[variable]
     if context.store is not None:
         values["store"] = context.store
     name = json.dumps(context.name)

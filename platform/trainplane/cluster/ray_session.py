@@ -16,6 +16,7 @@ from typing import Any
 from trainplane.cluster.ray_address import check_cluster, is_job, named_address
 from trainplane.environ import MAX_TEMPORARY_BYTES, imports_from_current_folder, with_variables
 from trainplane.errors import RunFailed, UserError, error_line
+from trainplane.observe.sinks import VARIABLE as METRICS
 from trainplane.passive_waiting import passive_waiting
 from trainplane.store_wait import VARIABLE as STORE_WAIT
 
@@ -84,8 +85,7 @@ def _worker_variables() -> dict[str, str]:
     # Ray refuses a variable that the job's own runtime environment has already.
     own = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")).get("runtime_env") or {}
     ours = passive_waiting(os.environ)
-    if STORE_WAIT in os.environ:
-        ours[STORE_WAIT] = os.environ[STORE_WAIT]
+    ours |= {name: os.environ[name] for name in (STORE_WAIT, METRICS) if name in os.environ}
     return {name: value for name, value in ours.items() if name not in own.get("env_vars", {})}
 
 

@@ -62,6 +62,9 @@ class Recorder:
     def log_text(self, name: str, text: str) -> None:
         """Records a small text artifact under a relative path."""
 
+    def log_file(self, name: str, data: bytes) -> None:
+        """Records an artifact under a relative path."""
+
     def unsent(self) -> bytes:
         """Unacknowledged records, for a checkpoint to carry."""
         return b""
@@ -194,13 +197,17 @@ class Tracker(Recorder):
 
     def log_text(self, name: str, text: str) -> None:
         """Records a text; only a relative path is accepted."""
+        self.log_file(name, text.encode())
+
+    def log_file(self, name: str, data: bytes) -> None:
+        """Records a file; only a relative path is accepted."""
 
         def write() -> None:
             # A name must not lead out of the run's artifacts.
             path = PurePosixPath(name)
             if path.is_absolute() or ".." in path.parts or not path.name:
                 raise ValueError(f"artifact name {name!r} is no relative path")
-            local = self._spool.attach(path.name, text.encode())
+            local = self._spool.attach(path.name, data)
             self._spool.append({"k": "file", "files": [[local, str(path)]]})
 
         self._guarded(write)

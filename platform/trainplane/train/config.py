@@ -11,6 +11,7 @@ from pydantic import AfterValidator, Field, NonNegativeFloat, model_validator
 
 from trainplane.config.section import Seed, about
 from trainplane.errors import CLI
+from trainplane.observe.profiled_steps import steps_of
 from trainplane.train import batch_size
 from trainplane.train.schedule import LrCurve
 from trainplane.train.start.settings import StartConfig
@@ -19,6 +20,12 @@ from trainplane.train.start.settings import StartConfig
 def _checked_cadence(text: int | str) -> int | str:
     """Returns the text; raises `ValueError` where it is no cadence."""
     Cadence.of(text)
+    return text
+
+
+def _checked_steps(text: str) -> str:
+    """Returns the text; raises `ValueError` where it names no steps."""
+    steps_of(text)
     return text
 
 
@@ -84,6 +91,22 @@ class TrainConfig(StartConfig):
         le=1024,
         description="torch threads per rank; default: as many as when the run started",
         json_schema_extra=about(unit="threads", also=["num_threads"]),
+    )
+    # How torch computes.
+    cudnn_benchmark: bool = Field(
+        False,
+        description="try the convolution kernels of a GPU and take the fastest; another start may take another one",
+        json_schema_extra=about(later=True, also=["benchmark"]),
+    )
+    matmul_precision: Literal["highest", "high", "medium"] = Field(
+        "highest",
+        description="float32 products and convolutions on GPUs: exact, or through TF32 or bf16, several times faster",
+        json_schema_extra=about(later=True, also=["float32_matmul_precision"], related=["tf32", "allow_tf32"]),
+    )
+    deterministic: bool = Field(
+        False,
+        description="only kernels whose sums have a fixed order, so that GPUs repeat a run bit by bit; slower",
+        json_schema_extra=about(later=True, also=["reproducible", "use_deterministic_algorithms"]),
     )
     # Limits of waiting.
     wait_for_nodes: NonNegativeFloat | Literal["auto"] = Field(
@@ -199,6 +222,11 @@ class TrainConfig(StartConfig):
         description=f"price of one worker, in any currency, for the cost in `{CLI} plan`",
         json_schema_extra=about(unit="money per hour", also=["price"]),
     )
+    profile: Annotated[str, AfterValidator(_checked_steps)] | None = Field(
+        None,
+        description="steps whose traces of torch's profiler become artifacts of the run, such as 100..110; null: none",
+        json_schema_extra=about(unit="steps", also=["profiler"], later=True),
+    )
     log_every: Every = Field(
         10,
         description="between recorded training metrics, in the same form; the guard decides then, so prefer steps",
@@ -220,6 +248,15 @@ class TrainConfig(StartConfig):
             micro_batch=self.fixed_micro,
             room=max(1, int((os.cpu_count() or 1) / self.cpus_per_worker)),
         )
+        return self
+
+    @model_validator(mode="after")
+    def _check_numerics(self) -> TrainConfig:
+        if self.deterministic and self.cudnn_benchmark:
+            raise ValueError(
+                "train.deterministic=true and train.cudnn_benchmark=true: the kernels tried at each start are not always "
+                "the same; set one of them to false"
+            )
         return self
 
     @model_validator(mode="after")

@@ -17,7 +17,7 @@ from torch import Tensor
 from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.data.types import Batch
-from trainplane.notify.event import Notice
+from trainplane.observe.run_observer import RunObserver
 from trainplane.storage import open_store
 from trainplane.storage.s3.retry import RETRIES
 from trainplane.store_wait import store_wait_s
@@ -37,6 +37,7 @@ from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
 from trainplane.train.launch.wait_log import report_waits, waits_told
+from trainplane.train.numerics import set_numerics
 from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
@@ -73,6 +74,7 @@ def run(
     config: RunConfig = build(task_class.Config, job.config)
     if config.train.threads:
         torch.set_num_threads(config.train.threads)
+    set_numerics(config.train)
     flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s + store_wait_s())
     messages, damage = list[str](), DamageLog()
     amended: GuardState | None = None
@@ -93,6 +95,7 @@ def run(
                 raise
             finally:
                 trainer.loader.close()
+                trainer.observer.close()
             # Before the next one is built: two large models may not fit.
             collect = setup.collector_of(trainer.task)
             del trainer
@@ -117,6 +120,8 @@ class _Trainer:
         self.job, self.config, self.world, self.damage = job, config, world, damage
         self.other_nodes = other_nodes
         self.tracker, self.progress, self.messages, self.clock = tracker, progress, messages, PhaseTimer()
+        self.observer = RunObserver(job, config.train, world, tracker=tracker, progress=progress, messages=messages)
+        self._emit = self.observer.emit
         # All ranks start with the same weights; a checkpoint may overwrite them.
         torch.manual_seed(config.train.seed)
         self.task = task_class(config, setup.device_of(config))
@@ -160,6 +165,7 @@ class _Trainer:
         while going:
             # Data: this rank's share of the global batch, which has the same samples at any number of ranks.
             PULSE.begin(done + 1)
+            self.observer.before_step(done + 1)
             with clock.phase("data"):
                 index, batch = next(batches)
 
@@ -169,19 +175,20 @@ class _Trainer:
                     self._self_check(batch)
                 shares = self._step(index, batch)
             done = index + 1
+            self.observer.after_step(done)
             self.samples += self.config.train.global_batch
             due = triggers.after(done)
             report_waits(due.waited, done, self._emit, world, task.device)
 
             # Record: only now are the shares summed over ranks, and the guard decides about the steps since last time.
+            rate = (done - first) * self.config.train.global_batch / (time.monotonic() - started)
             if due.record:
                 # Recording would wait for the device anyway, but this time belongs to the steps.
                 with clock.phase("step"):
                     if task.device.type == "cuda":
                         torch.cuda.synchronize(task.device)
                 with clock.phase("record"):
-                    self._record(done, shares)
-            rate = (done - first) * self.config.train.global_batch / (time.monotonic() - started)
+                    self._record(done, shares, rate)
             self.progress.update(done, steps, rate, {**self.recorded, **metrics})
 
             # Validate: the same held-out samples every time.
@@ -293,7 +300,7 @@ class _Trainer:
                 for name, value in batch.items()
             }
 
-    def _record(self, done: int, shares: dict[str, Tensor]) -> None:
+    def _record(self, done: int, shares: dict[str, Tensor], rate: float) -> None:
         values = sum_over_ranks(shares, self.world)
         # The guard decides first: it may raise, and then the values must not be recorded.
         self.guard.evaluate(done, values)
@@ -303,8 +310,8 @@ class _Trainer:
         self.dashboard.log(done, self.recorded, samples=self.samples)
         self.commit()
         self._collect_damage(done)
-        if self.world.is_first and (warning := self.ending.warning()):
-            self.progress.emit(Notice(warning, "budget.near"))
+        saved, warning = self.writer.last.step if self.writer.last else 0, self.ending.warning()
+        self.observer.recorded(done, samples_per_s=rate, seconds=self.clock.seconds, saved=saved, warning=warning)
 
     def _collect_damage(self, done: int) -> None:
         """Records what any rank has replaced; called on all ranks."""
@@ -360,24 +367,13 @@ class _Trainer:
             drop_checkpoints_after(self.writer.store, step, check=self.writer.check)
         self.world.barrier()
 
-    def _emit(self, done: int, message: str, faults: int | None = None) -> None:
-        """Shows a message and records it in the run."""
-        if not self.world.is_first:
-            return
-        self.messages.append(message)
-        # A message of the guard has its count of faults.
-        self.progress.emit(message if faults is None else Notice(message, "run.bad_step"))
-        self.tracker.set_tags({"trainplane.told": message[:500]})
-        self.tracker.log_text(f"told/step-{done:08d}.txt", message + "\n")
-        if faults is not None:
-            self.tracker.log_metrics(done, {"guard/faults": faults})
-
     def _dump_batch(self, fault: Observation) -> str:
         order = self.dataset.order(seed=self.config.train.seed, global_batch=self.config.train.global_batch)
         loader = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
         return dump_batch(self.writer.store, fault, loader=loader, dataset=self.dataset, order=order, world=self.world)
 
     def _finish(self, done: int, first: int, metrics: dict[str, float], started: float) -> Outcome:
+        self.observer.finish(done)
         # Wait for the last checkpoint.
         with self.clock.phase("checkpoint"):
             last = self.writer.finish() if self.world.is_first else None

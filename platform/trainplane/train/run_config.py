@@ -29,6 +29,12 @@ class DataConfig(Section):
     train: str = Field(
         description="training dataset", json_schema_extra=about(also=["dataset", "data", "train_data", "path", "root"])
     )
+    grown_from: str | None = Field(
+        None,
+        description="earlier version of the training dataset, NAME@NUMBER or its digest: the run of these settings on "
+        "that one goes on, with its whole state, on this one; null: another dataset is another run",
+        json_schema_extra=about(later=True),
+    )
     val: str | None = Field(
         None,
         description="held-out dataset; null: no validation",
@@ -198,6 +204,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "cpus_per_worker",
         "threads",
         "wait_for_nodes",
+        "cudnn_benchmark",
         "stall_s",
         "collective_timeout_s",
         "checkpoint_every",
@@ -208,6 +215,7 @@ NOT_IDENTITY: dict[str, tuple[str, ...]] = {
         "keep_every",
         "price_per_hour",
         "validate_every",
+        "profile",
         "log_every",
         # The start's digest is part of the identity, not where it was read.
         "start_from",

@@ -1,0 +1,1 @@
+"""What is seen of a run from outside: messages, metrics for Prometheus, profiles, log lines."""
