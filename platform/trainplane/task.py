@@ -41,8 +41,11 @@ class Reducer(Protocol):
     def sum_(self, tensors: Sequence[Tensor]) -> None:
         """Sums each tensor in place; with one rank, does nothing."""
 
-    def start_sum(self, total: int) -> RunningSum:
-        """Begins a sum of `total` elements, while computation goes on."""
+    def start_sum(self, total: int) -> RunningSum | None:
+        """Begins a sum of `total` elements, while computation goes on.
+
+        None where there is one rank.
+        """
 
 
 @dataclass(frozen=True)

@@ -254,8 +254,8 @@ class TrainConfig(StartConfig):
     def _check_numerics(self) -> TrainConfig:
         if self.deterministic and self.cudnn_benchmark:
             raise ValueError(
-                "train.deterministic=true and train.cudnn_benchmark=true: the kernels tried at each start are not always "
-                "the same; set one of them to false"
+                "train.deterministic=true and train.cudnn_benchmark=true: kernels chosen anew at each start are not "
+                "always the same; set one of them to false"
             )
         return self
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.data.types import Batch
+from trainplane.numerics import set_numerics
 from trainplane.observe.run_observer import RunObserver
 from trainplane.storage import open_store
 from trainplane.storage.s3.retry import RETRIES
@@ -37,7 +38,6 @@ from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
 from trainplane.train.guard.policy import GuardState, Observation
 from trainplane.train.launch.wait_log import report_waits, waits_told
-from trainplane.train.numerics import set_numerics
 from trainplane.train.pulse import PULSE
 from trainplane.train.run_config import RunConfig
 from trainplane.train.schedule import LrSchedule
