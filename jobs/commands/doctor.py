@@ -12,7 +12,6 @@ from contextlib import suppress
 from dataclasses import asdict, replace
 from importlib import metadata
 from pathlib import Path
-from typing import Any
 
 from packaging.requirements import Requirement
 
@@ -186,7 +185,8 @@ def exposure(context: Context) -> Iterator[Finding]:
 def machine(context: Context) -> Iterator[Finding]:
     """Checks disk, memory, GPU and versions of this machine."""
     import psutil
-    import torch
+
+    from jobs.train.gpus import gpu_findings, read_gpus
 
     free = shutil.disk_usage(existing_parent(context.home)).free / 2**30
     what = f"disk: {free:.1f} GiB free at {context.home}"
@@ -200,19 +200,8 @@ def machine(context: Context) -> Iterator[Finding]:
         yield Finding("ok", what)
     else:
         yield Finding("warning", what, "end other programs: a private Ray cluster takes about one")
-    yield from _gpus(torch)
+    yield from gpu_findings(read_gpus())
     yield from _versions()
-
-
-def _gpus(torch: Any) -> Iterator[Finding]:
-    gpus = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    if gpus:
-        yield Finding("ok", f"GPU: {', '.join(gpus)}")
-    elif shutil.which("nvidia-smi"):
-        remedy = "install torch's CUDA build (pip install torch==2.13.0 from PyPI) and a driver that it can use"
-        yield Finding("warning", "GPU: this machine has NVIDIA's driver, and torch sees no GPU", remedy)
-    else:
-        yield Finding("note", "GPU: none; training runs on the CPU")
 
 
 def _versions() -> Iterator[Finding]:
