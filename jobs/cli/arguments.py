@@ -94,6 +94,7 @@ def build_parser() -> Parser:
     runs.runs(commands)
     cluster.submit(commands)
     cluster.jobs(commands)
+    cluster.queue(commands)
     cluster.notify(commands)
     cluster.doctor(commands)
     cluster.stack(commands)

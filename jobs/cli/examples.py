@@ -78,6 +78,11 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "isnet jobs logs": [("see what a job printed", "isnet jobs logs JOB --context stack")],
     "isnet jobs stop": [("end a training, which saves first", "isnet jobs stop JOB --context stack")],
+    "isnet queue list": [("see who runs, who waits, and what for", "isnet queue list --context lab")],
+    "isnet queue quota": [("let each user have four GPUs at once", "isnet queue quota --gpus 4 --context lab")],
+    "isnet schedule add": [
+        ("measure a model every night", "isnet schedule add nightly '0 3 * * *' evaluate m@production val"),
+    ],
     "isnet notify test": [("see whether the targets of a context take events", "isnet notify test --context lab")],
     "isnet notify send": [("send what waits, for cron", "isnet notify send --context lab")],
     "isnet doctor": [("check the store, MLflow and Ray of a context", "isnet doctor --context stack")],

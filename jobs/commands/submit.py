@@ -31,26 +31,43 @@ from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
 # Commands for the user's own machine.
-NOT_REMOTE = ("submit", "jobs", "ui", "demo", "stack", "bench", "config", "completion", "help")
+NOT_REMOTE = (
+    "submit",
+    "jobs",
+    "queue",
+    "schedule",
+    "notify",
+    "ui",
+    "demo",
+    "stack",
+    "bench",
+    "config",
+    "completion",
+    "help",
+)
 # Packages that travel with a job.
-_PACKAGES = (isnet_package, jobs_package, trainplane_package)
+PACKAGES = (isnet_package, jobs_package, trainplane_package)
 
 
 def submit(args: argparse.Namespace, context: Context) -> int:
     """Submits a command as a job and follows it."""
     check_context(context)
     command = job_command(list(args.words), context)
+    if args.priority is not None:
+        from jobs.commands.cluster.queue import submit_to_queue
+
+        return submit_to_queue(args, context, command)
     with job_folder(context, command, args.files) as (folder, job_args):
         job, is_new = hand_over(
             context,
             command,
-            entrypoint=shlex.join([_python(context), "-m", "jobs.cli.cluster_main", *job_args]),
-            packages=[Path(str(package.__file__)).parent for package in _PACKAGES],
+            entrypoint=shlex.join([job_python(context), "-m", "jobs.cli.cluster_main", *job_args]),
+            packages=[Path(str(package.__file__)).parent for package in PACKAGES],
             working_dir=folder,
-            environment=_environment(context),
+            environment=job_environment(context),
             again=args.again,
             cpus=args.cpus,
-            facts={**lineage.code_variables(), **_named_context()},
+            facts={**lineage.code_variables(), **named_context()},
         )
     # The same job is submitted once: its id is a digest of the code, the command and the files.
     notify(f"{'submitted' if is_new else 'following the earlier'} job {job}")
@@ -64,7 +81,7 @@ def submit(args: argparse.Namespace, context: Context) -> int:
     return state.exit_status
 
 
-def _python(context: Context) -> str:
+def job_python(context: Context) -> str:
     """Interpreter of the cluster's image, or of a local cluster."""
     return "python" if is_remote(context) else sys.executable
 
@@ -86,14 +103,14 @@ def job_command(words: list[str], context: Context) -> list[str]:
     return portable_args(words, parsed, context)
 
 
-def _environment(context: Context) -> dict[str, str]:
+def job_environment(context: Context) -> dict[str, str]:
     """Returns the job's environment variables, none of them secret."""
     # A cluster on this machine shares our home folder.
     shared = {} if is_remote(context) else {"ISNET_HOME": str(context.home)}
     return {"PYTHONUNBUFFERED": "1", **shared}
 
 
-def _named_context() -> dict[str, str]:
+def named_context() -> dict[str, str]:
     """Returns the variable for command lines in the job's messages."""
     return {name: value for name, value in os.environ.items() if name == CONTEXT_VARIABLE}
 

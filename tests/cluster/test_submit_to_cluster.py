@@ -404,3 +404,49 @@ def test_jobs_that_go_wrong_end_with_their_own_status_and_a_reason(project, ray_
     assert any("waits: " in text for text in said)
     # It never ran: nobody has 64 processors.
     assert job_state.job_state(connection, job).status in ("PENDING", "STOPPED", "FAILED")
+
+
+@pytest.mark.nightly
+def test_a_job_gives_way_to_a_higher_priority_and_ends_on_the_undisturbed_bits(project, ray_head, mark):
+    address, token = ray_head
+    home = project.folder / "home"
+    (project.folder / "isnet.toml").write_text(
+        f'[context.head]\nray = "{address}"\nstore = "{home}"\ntracking = "sqlite:///{home}/mlflow.db"\n'
+        '[context.head.secrets]\nRAY_AUTH_TOKEN = "env:HEAD_TOKEN"\n'
+    )
+    there = {"cwd": project.folder, "HEAD_TOKEN": token}
+    settings = [word for word in TWO if not word.startswith(("train.steps", "train.checkpoint", "train.validate"))]
+    # No checkpoint is due on the way: only giving way can have saved the step that the run goes on from.
+    settings += ["train.steps=150", "train.checkpoint_every=500", "train.validate_every=150", "train.seed=23"]
+    try:
+        command = [*ISNET, "submit", "--context", "head", "--priority", "0", "train", "demo", *settings]
+        environment = {**os.environ, "HEAD_TOKEN": token}
+        with subprocess.Popen(
+            command, cwd=project.folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        ) as low:
+            said = []
+            for line in low.stdout:
+                said.append(line)
+                if re.search(r"step [1-9]\d*/150", line):
+                    break
+            words = ["submit", "--context", "head", "--priority", "5", "train", "demo", *TWO, "train.seed=24"]
+            urgent = shell(*words, **there)
+            assert urgent.returncode == 0, urgent.stderr + urgent.stdout
+            out, _ = low.communicate(timeout=400)
+        told = "".join(said) + out
+        assert low.returncode == 0, told
+        records = [json.loads(path.read_text()) for path in (home / "queue" / "jobs").glob("*.json")]
+        by_priority = {record["template"]["priority"]: record for record in records}
+        assert [by_priority[number]["attempts"] for number in (0, 5)] == [2, 1]
+        assert by_priority[5]["started"] - by_priority[5]["submitted"] < 60
+        # It went on at the very step that it stopped after.
+        saved = int(re.search(r"step (\d+) of 150 is saved", told)[1])
+        before, _, after = told.partition(" of 150 is saved")
+        assert max(int(step) for step in re.findall(r"step (\d+)/150", before)) <= saved
+        assert min(int(step) for step in re.findall(r"step (\d+)/150", after)) > saved
+        straight = shell("train", "demo", *settings, "--fresh", "--json", cwd=project.folder, ISNET_TEST_MARK=mark)
+        assert re.findall(r"state digest +(\w+)", told) == [json.loads(straight.stdout)["state_digest"]]
+        runs = json.loads(shell("runs", "list", "--json", cwd=project.folder).stdout)["runs"]
+        assert "KILLED" not in {run["status"] for run in runs}
+    finally:
+        (project.folder / "isnet.toml").unlink()

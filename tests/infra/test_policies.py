@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pytest
 from manifests import INFRA
 
-ROLES = ("trainer", "packer", "promoter", "mlflow", "backup")
+ROLES = ("trainer", "packer", "promoter", "submitter", "mlflow", "backup")
 
 
 def statements(name):
@@ -40,7 +40,7 @@ def test_who_may_write_where():
     may = {
         (role, place): allows(role, "s3:PutObject", f"{place}/x")
         for role in ROLES
-        for place in ("datasets", "checkpoints", "artifacts", "audit", "backups", "notify")
+        for place in ("datasets", "checkpoints", "artifacts", "audit", "backups", "notify", "queue")
     }
     assert {key for key, value in may.items() if value} == {
         ("packer", "datasets"),
@@ -48,6 +48,8 @@ def test_who_may_write_where():
         ("trainer", "artifacts"),
         ("trainer", "notify"),
         ("promoter", "notify"),
+        ("submitter", "queue"),
+        ("submitter", "notify"),
         ("promoter", "artifacts"),
         ("promoter", "audit"),
         ("backup", "backups"),

@@ -21,6 +21,12 @@ def submit(commands: Any) -> None:
         "--cpus", type=float, default=0, metavar="N", help="the command waits until N processors are free for it"
     )
     parser.add_argument(
+        "--priority",
+        type=int,
+        metavar="N",
+        help="take a place in the shared queue, where higher numbers go first and lower ones give way",
+    )
+    parser.add_argument(
         "--wait",
         type=count,
         default=900,
@@ -41,6 +47,28 @@ def jobs(commands: Any) -> None:
         action.add_argument("job", metavar="JOB", help="id of a job, or its beginning")
         if name == "logs":
             action.add_argument("--follow", action="store_true", help="until the job is over; exit status: the job's")
+
+
+def queue(commands: Any) -> None:
+    """Adds `isnet queue` and `isnet schedule`."""
+    actions = group(commands, "queue", "jobs of the shared queue: priorities, quotas")
+    command(actions, "list", "commands.cluster.queue:list_jobs", "jobs that wait or run, first ones first")
+    stop = command(actions, "stop", "commands.cluster.queue:stop", "take a job out; one that runs saves first")
+    stop.add_argument("job", metavar="JOB", help="id of a job, or its beginning")
+    command(actions, "serve", "commands.cluster.queue:serve", "start jobs and let them give way, until interrupted")
+    quota = command(actions, "quota", "commands.cluster.queue:quota", "show or set what users may take at once")
+    quota.add_argument("--user", metavar="NAME", help="of this user; without it the default of all")
+    for name in ("jobs", "cpus", "gpus"):
+        quota.add_argument(f"--{name}", type=float, metavar="N", help=f"{name} of running jobs together, 0: no limit")
+    plans = group(commands, "schedule", "jobs that are submitted again and again")
+    add = command(plans, "add", "commands.cluster.schedule:add", "submit a command at each moment of a schedule")
+    add.add_argument("name", metavar="NAME", help="lower case letters, digits and -")
+    add.add_argument("cron", metavar="CRON", help="minute, hour, day, month, weekday in UTC, such as '0 3 * * *'")
+    add.add_argument("--priority", type=int, default=0, metavar="N", help="place in the shared queue, default 0")
+    add.add_argument("words", nargs=argparse.REMAINDER, metavar="COMMAND …", help="such as: train demo")
+    command(plans, "list", "commands.cluster.schedule:list_schedules", "recurring jobs, and when they are due")
+    remove = command(plans, "remove", "commands.cluster.schedule:remove", "submit it no more; what runs goes on")
+    remove.add_argument("name", metavar="NAME")
 
 
 def notify(commands: Any) -> None:

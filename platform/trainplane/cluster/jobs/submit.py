@@ -77,6 +77,36 @@ def submit(
         return reusable[-1], False
     # A job that is over keeps its id, so its successor gets a number.
     job = stem if not same else f"{stem}-{len(same) + 1}"
+    is_new = start_job(
+        connection,
+        job,
+        args=args,
+        entrypoint=entrypoint,
+        packages=packages,
+        working_dir=working_dir,
+        environment={**(facts or {}), **environment},
+        cpus=cpus,
+        user=user(),
+    )
+    return job, is_new
+
+
+def start_job(
+    connection: Any,
+    job: str,
+    *,
+    args: Sequence[str],
+    entrypoint: str,
+    packages: Sequence[Path],
+    working_dir: Path,
+    environment: Mapping[str, str],
+    cpus: float,
+    user: str,
+) -> bool:
+    """Hands one job to Ray; False if it has a job of this id.
+
+    The arguments are those of `submit`; `user` is who submitted it.
+    """
     is_queued = not cpus and _has_queue(connection)
     runtime_env = {
         "working_dir": str(working_dir),
@@ -86,7 +116,6 @@ def submit(
             **passive_waiting({}),
             STOP_WAIT_VARIABLE: str(STOP_WAIT_S),
             JOB_VARIABLE: job,
-            **(facts or {}),
             **environment,
         },
     }
@@ -95,7 +124,7 @@ def submit(
             entrypoint=entrypoint,
             submission_id=job,
             runtime_env=runtime_env,
-            metadata={"words": shlex.join(args), "user": user(), **({"takes": DRIVER} if is_queued else {})},
+            metadata={"words": shlex.join(args), "user": user, **({"takes": DRIVER} if is_queued else {})},
             entrypoint_num_cpus=cpus or None,
             entrypoint_resources={DRIVER: 1} if is_queued else None,
         )
@@ -103,9 +132,9 @@ def submit(
         # Another `submit` of the same command was a moment faster: there is one job, and both follow it.
         if "already" not in str(error):
             reason = error_line(error, last=True)
-            raise RunFailed(f"the cluster at {context.ray} did not accept the job: {reason}") from error
-        return job, False
-    return job, True
+            raise RunFailed(f"the cluster did not accept the job: {reason}") from error
+        return False
+    return True
 
 
 def _has_queue(connection: Any) -> bool:

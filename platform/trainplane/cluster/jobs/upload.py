@@ -18,7 +18,7 @@ def check_upload(folder: Path) -> None:
     Raises `UserError` that names its largest files if it is too large, or something that is no file.
     """
     try:
-        sizes = {path: path.stat().st_size for path in _files_to_send(folder)}
+        sizes = {path: path.stat().st_size for path in files_to_send(folder)}
     except OSError as error:
         raise UserError(f"{error.filename}: cannot be read ({error.strerror}); take it out of {folder}") from error
     total = sum(sizes.values())
@@ -40,7 +40,7 @@ def folder_digest(folder: Path) -> str:
     return sha.hexdigest()
 
 
-def _files_to_send(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
+def files_to_send(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Path]:
     """Yields the files of a copy, following links."""
     # Ray follows links when it copies, so a link to a parent folder would never end.
     real = folder.resolve()
@@ -50,7 +50,7 @@ def _files_to_send(folder: Path, parents: tuple[Path, ...] = ()) -> Iterator[Pat
         if path.name == "__pycache__":
             continue
         if path.is_dir():
-            yield from _files_to_send(path, (*parents, real))
+            yield from files_to_send(path, (*parents, real))
         elif path.is_file():
             yield path
         else:
