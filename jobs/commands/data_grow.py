@@ -21,7 +21,7 @@ from trainplane.errors import UserError
 
 @dataclass(frozen=True)
 class Growth:
-    """What a step did, in numbers."""
+    """Bytes and samples of a step."""
 
     copied: int  # bytes of shards and index that were written
     shared: int  # bytes of shards that others have
@@ -29,7 +29,7 @@ class Growth:
 
     @classmethod
     def between(cls, before: Dataset, after: Dataset) -> Growth:
-        """Counts what the later dataset shares and has of its own."""
+        """Compares a dataset with the one before."""
         shared = sum(shard.bytes for shard in after.shards if is_inherited(shard.name))
         written = 0 if after.digest == before.digest else after.bytes - shared + after.manifest.index_bytes
         return cls(written, shared, after.num_samples - before.num_samples)
@@ -62,11 +62,11 @@ def merge(args: argparse.Namespace, context: Context) -> int:
     """Adds another dataset's samples, as the next version."""
     from jobs.data.grow import apart_from, merge_datasets
 
-    dataset, other = open_dataset(args.dataset, context), open_dataset(args.other, context)
-    lineage = lineage_of(other)
+    dataset, joined = open_dataset(args.dataset, context), open_dataset(args.other, context)
+    lineage = lineage_of(joined)
     theirs = list(lineage.facts.get("apart", [])) if lineage else []
     apart, names = apart_from(dataset, [*args.apart_from, *theirs], context)
-    return _emit(args, dataset, merge_datasets(dataset, other, apart=apart, apart_names=names))
+    return _emit(args, dataset, merge_datasets(dataset, joined, apart=apart, apart_names=names))
 
 
 def subset(args: argparse.Namespace, context: Context) -> int:

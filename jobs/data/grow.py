@@ -72,7 +72,7 @@ def remove_samples(dataset: Dataset, removed: Mask, *, rewrite: bool) -> Dataset
     Args:
         dataset: Dataset that has them.
         removed: bool (samples,).
-        rewrite: True stores the shards of removed samples anew, without them; else their bytes stay in the tars.
+        rewrite: True stores the shards of removed samples again, without them; else their bytes stay in the tars.
     """
     if removed.all():
         raise UserError(f"{dataset.name}: all {dataset.num_samples} samples would go; keep one, or pack other photos")
@@ -95,7 +95,7 @@ def remove_samples(dataset: Dataset, removed: Mask, *, rewrite: bool) -> Dataset
 
 
 def merge_datasets(dataset: Dataset, other: Dataset, *, apart: Sequence[Apart], apart_names: Sequence[str]) -> Dataset:
-    """Stores a version of a dataset that has another's photos, too.
+    """Stores a version that has another dataset's photos, too.
 
     Returns the dataset itself where it has all of them already.
     """
@@ -142,20 +142,20 @@ def apart_from(dataset: Dataset, typed: Sequence[str], context: Context) -> tupl
     root = VersionName.of(dataset.address).root
     apart = []
     for name in names:
-        other = open_dataset(name, context)
-        if VersionName.of(other.address).root == root:
+        opposite = open_dataset(name, context)
+        if VersionName.of(opposite.address).root == root:
             raise UserError(f"--apart-from {name} is the dataset itself; name the one that holds the other side")
-        apart += [Apart(name, Contents(each)) for each in _ever_in(other)]
+        apart += [Apart(name, Contents(each)) for each in _ever_in(opposite)]
     return apart, names
 
 
 def _ever_in(dataset: Dataset) -> list[Dataset]:
-    """Versions that together have all that was ever in a dataset."""
+    """Versions that have all that was ever in a dataset."""
     # A photo that was removed from the held-out side was seen by those who judged by it.
     versions = [Dataset.open(version.address) for version in all_versions(VersionName.of(dataset.address).root)]
     lineages = [lineage for each in versions if (lineage := lineage_of(each)) is not None]
-    kept = {parent.digest for lineage in lineages if lineage.how != "remove" for parent in lineage.parents}
-    return [each for each in versions if each.digest not in kept]
+    shared = {parent.digest for lineage in lineages if lineage.how != "remove" for parent in lineage.parents}
+    return [each for each in versions if each.digest not in shared]
 
 
 def recode_of(dataset: Dataset) -> Recode:
@@ -167,7 +167,7 @@ def recode_of(dataset: Dataset) -> Recode:
 
 
 def side_in(dataset: Dataset) -> Side | None:
-    """Side of the photos in a dataset; None: all of them."""
+    """Side of the photos in a dataset; None: all."""
     shares = dataset.manifest.packed.get("shares")
     return side_of(parse_shares(shares), dataset.split) if shares else None
 
@@ -179,7 +179,7 @@ def _apart_of(dataset: Dataset) -> dict[str, Any]:
 
 
 class _NewPhotos:
-    """Photos that a dataset lacks, in the order of their source."""
+    """Photos that a dataset lacks, in their order."""
 
     def __init__(self, contents: Contents, apart: Sequence[Apart], *, prefix: str) -> None:
         self._contents = contents
@@ -192,7 +192,7 @@ class _NewPhotos:
     def entries(
         self, entries: Iterable[PictureSource | Skip], recode: Recode, side: Side | None
     ) -> Iterator[PackItem | SkippedFile]:
-        """Yields new photos ready to be stored, and why others are not."""
+        """Yields new photos, and reasons for the others."""
         for entry in entries:
             if isinstance(entry, Skip):
                 yield skipped_file(entry.file, entry.reason)
@@ -212,9 +212,9 @@ class _NewPhotos:
 
     def _reason(self, stored: bytes, original: bytes) -> str:
         """Why a photo is left out; else empty."""
-        known = [(self._contents, "duplicate: the same picture as {}")]
-        known += [(each.contents, held_out(each.name)) for each in self._apart]
-        for contents, text in known:
+        owners = [(self._contents, "duplicate: the same picture as {}")]
+        owners += [(each.contents, held_out(each.name)) for each in self._apart]
+        for contents, text in owners:
             # The other dataset may keep the bytes that this one converts.
             for data in dict.fromkeys([stored, original]):
                 if (twin := contents.find(data)) is not None:
@@ -223,7 +223,7 @@ class _NewPhotos:
         return f"duplicate: the same picture as {self._digests[digest]}" if digest in self._digests else ""
 
     def _named(self, item: PackItem) -> PackItem:
-        """Gives a photo another name if its own belongs to another one."""
+        """Gives a photo a name of its own."""
         if self._contents.has_key(key_of(item.source)) or key_of(item.source) in self._keys:
             item = replace(item, source=self._prefix + item.source)
         self._keys.add(key_of(item.source))

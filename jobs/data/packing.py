@@ -91,7 +91,7 @@ class PictureEntry:
 
 
 def skipped_file(file: str, reason: str) -> SkippedFile:
-    """Makes the manifest's entry of a file that is left out."""
+    """Makes the manifest's entry of a skipped file."""
     return SkippedFile(quote_from_bytes(os.fsencode(file)), reason)
 
 

@@ -94,7 +94,9 @@ def _add_growing(actions: Any) -> None:
     remove.add_argument("dataset", metavar="DATASET")
     remove.add_argument("--keys", metavar="FILE", required=True, help="keys, or the paths they were packed from")
     remove.add_argument(
-        "--rewrite", action="store_true", help="store their shards anew without them; else their bytes stay in the tars"
+        "--rewrite",
+        action="store_true",
+        help="store their shards again without them; else their bytes stay in the tars",
     )
     merge = command(actions, "merge", "commands.data_grow:merge", "another dataset's photos, as DATASET's next version")
     merge.add_argument("dataset", metavar="DATASET")

@@ -38,7 +38,7 @@ def is_shard(key: str) -> bool:
 
 
 def is_inherited(name: str) -> bool:
-    """Tells if a shard of this name lies in another dataset's folder."""
+    """Tells if a shard lies in another dataset's folder."""
     return bool(_RELATIVE.fullmatch(name))
 
 
@@ -79,7 +79,7 @@ def relative_name(address: str, start: str) -> str | None:
     None where both are in different buckets, or one in none.
     """
     scheme, _, path = address.rpartition("://")
-    other, _, folder = start.rpartition("://")
-    if scheme != other or (scheme and path.partition("/")[0] != folder.partition("/")[0]):
+    start_scheme, _, folder = start.rpartition("://")
+    if scheme != start_scheme or (scheme and path.partition("/")[0] != folder.partition("/")[0]):
         return None
     return posixpath.relpath(path, folder)

@@ -265,7 +265,7 @@ def _files_below(root: Path, prefix: str) -> Iterator[Entry]:
                 continue
             with suppress(FileNotFoundError):  # deleted since the walk saw it
                 status = path.stat()
-                yield Entry(key, status.st_size, str(status.st_mtime_ns))
+                yield Entry(key, status.st_size, str(status.st_mtime_ns), status.st_mtime)
 
 
 def _raise_unless_absent(error: OSError) -> None:

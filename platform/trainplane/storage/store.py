@@ -7,11 +7,12 @@ pickles, survives fork, and opens connections in the process that uses it. Not c
 
 from __future__ import annotations
 
+import math
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,6 +62,8 @@ class Entry:
     key: str
     size: int
     stamp: str = ""
+    # Time of its writing by the store's clock, seconds since 1970; infinite where the store tells none, so never old
+    written_s: float = field(default=math.inf, compare=False)
 
 
 class Store(ABC):

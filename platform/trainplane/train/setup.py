@@ -43,6 +43,7 @@ from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, exclusive, find_run_dir, register_run_dir, run_key
 from trainplane.train.run_page import Typed
 from trainplane.train.spec import TrackingTarget, TrainJob
+from trainplane.train.start.grown import check_said, located_growth
 from trainplane.train.start.prepare import PreparedStart, located_start, prepare_start, run_with_another_start
 from trainplane.train.start.weights import StartReport
 from trainplane.train.world import World
@@ -130,7 +131,7 @@ def prepared_run(
     load_task(config.task).check(config)
     val_digest = val_data.digest if val_data else None
     # Identity and folder of the run. Where it begins is part of its identity.
-    config = located_start(config, context)
+    config = located_growth(located_start(config, context), context, train_data, val_data)
     key = run_key(config, train_data.digest, val_digest)
     try:
         run_dir = find_run_dir(config, key=key, checkpoints=context.checkpoints, fresh=fresh)
@@ -143,6 +144,8 @@ def prepared_run(
     with exclusive(context.home, run_dir.folder, doing=f"training {run_dir.folder}"):
         done = check_resumable(open_store(run_dir.address), config, train_data)
         may_start(done)
+        if done == 0 and not fresh and parent_run_id is None:
+            check_said(config, context, train_data, val_data)
         start = prepare_start(config, context, run_dir, train_data)
         others = (config, context, train_data.digest, val_digest)
         instead_of = run_with_another_start(*others) if start is not None and done == 0 else ""

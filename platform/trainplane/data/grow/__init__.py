@@ -1,1 +1,1 @@
-"""Datasets that grow: versions that share the shards of earlier ones."""
+"""Versions of datasets that share the shards of earlier ones."""

@@ -1,4 +1,4 @@
-"""Writes a dataset that takes samples of others without a copy."""
+"""Writes a dataset that shares the samples of others."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from trainplane.data.grow.inheritance import Inheritance, other_store
 from trainplane.data.grow.lineage import KEY, Lineage, Parent, ancestors_of
-from trainplane.data.manifest import Dataset
+from trainplane.data.manifest import MANIFEST_NAME, Dataset
 from trainplane.data.pack.executor import Entry
 from trainplane.data.pack.pack import DEFAULT_SHARD_BYTES, pack
 from trainplane.data.shard import relative_name
@@ -28,7 +28,7 @@ def derive(
     entries: Iterable[Entry] = (),
     needs_new: bool = False,
 ) -> Dataset:
-    """Stores a dataset of samples that others have, and of new ones.
+    """Stores a dataset of samples of others, and new ones.
 
     Like every packing, it writes the manifest last, and goes on where a killed one stopped. No object of the others is
     touched.
@@ -52,7 +52,7 @@ def derive(
         parents.append(Parent(relative, dataset.digest))
     lineage = Lineage(how, tuple(parents), ancestors_of(datasets), facts)
     options = {option: value for option, value in first.manifest.packed.items() if option not in (KEY, "shard_bytes")}
-    return pack(
+    derived = pack(
         entries,
         destination,
         name=name,
@@ -62,6 +62,12 @@ def derive(
         inherited=inherited,
         needs_new=needs_new,
     )
+    # Its manifest stands, then it looks: who removes a dataset hides it, then looks for those that share its shards.
+    for dataset in datasets:
+        if dataset.store.size(MANIFEST_NAME) is None:
+            derived.store.delete(MANIFEST_NAME)
+            raise UserError(f"{dataset.address} was removed meanwhile; name a version that is there")
+    return derived
 
 
 def check_same_kind(first: Dataset, second: Dataset) -> None:

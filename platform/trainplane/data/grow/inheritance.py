@@ -1,4 +1,4 @@
-"""Shards and rows that a dataset takes from another without a copy."""
+"""Shards and rows that a dataset shares with another."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Inheritance:
     keeps: Mask  # bool (samples,): which of them
 
     def shards(self, address: str) -> Iterator[tuple[Shard, pa.Table]]:
-        """Yields the shards as the dataset at `address` has them, with rows.
+        """Yields shards and rows for the dataset at `address`.
 
         A shard of which nothing is kept is left out.
         """
@@ -33,18 +33,18 @@ class Inheritance:
         for number, rows in enumerate(index_rows(self.dataset.index_bytes())):
             samples = index.samples_of(number)
             mask = self.keeps[samples.start : samples.stop]
-            kept = int(mask.sum())
-            if not kept:
+            count = int(mask.sum())
+            if not count:
                 continue
             shard = self.dataset.shards[number]
             store, key = self.dataset.shard_place(shard)
             name = relative_name(f"{store.address}/{key}", address)
             if name is None:
                 raise other_store(self.dataset, address)
-            if kept < len(mask):
+            if count < len(mask):
                 rows = rows.filter(pa.array(mask))
-            rows = rows.set_column(0, "shard", pa.array([name] * kept, pa.string()))
-            yield replace(shard, name=name, samples=kept), rows
+            rows = rows.set_column(0, "shard", pa.array([name] * count, pa.string()))
+            yield replace(shard, name=name, samples=count), rows
 
 
 def whole(dataset: Dataset) -> Inheritance:

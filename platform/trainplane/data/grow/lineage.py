@@ -1,4 +1,4 @@
-"""Lineage of a dataset: which ones it grew out of, and how.
+"""Lineage of a dataset: its parents, and the step between.
 
 It stands in the manifest, under `packed.grown`, and so is part of the digest.
 """
@@ -24,7 +24,7 @@ class Parent:
 
 @dataclass(frozen=True)
 class Lineage:
-    """How a dataset grew out of others."""
+    """Parents of a dataset, and the step between."""
 
     how: str  # "add", "remove", "merge" or "subset"
     parents: tuple[Parent, ...]
@@ -48,12 +48,12 @@ def lineage_of(dataset: Dataset) -> Lineage | None:
     except (LookupError, TypeError):
         # A manifest may come from anywhere: what is no lineage of ours is none.
         return None
-    known = {"how", "parents", "ancestors"}
-    return Lineage(str(grown.get("how", "")), parents, ancestors, {k: v for k, v in grown.items() if k not in known})
+    fields = {"how", "parents", "ancestors"}
+    return Lineage(str(grown.get("how", "")), parents, ancestors, {k: v for k, v in grown.items() if k not in fields})
 
 
 def ancestors_of(datasets: Sequence[Dataset]) -> tuple[str, ...]:
-    """Digests of datasets and of all that they grew out of."""
+    """Digests of datasets and of all their ancestors."""
     digests: dict[str, None] = {}
     for dataset in datasets:
         lineage = lineage_of(dataset)

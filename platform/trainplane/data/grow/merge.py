@@ -22,7 +22,7 @@ class Apart:
 
 @dataclass(frozen=True)
 class Joining:
-    """What becomes of a dataset's samples in a merge."""
+    """Places of a dataset's samples in a merge."""
 
     shared: Mask  # bool (samples,): stay in their shards
     renamed: tuple[int, ...]  # stored anew, since another sample has their key
@@ -46,12 +46,12 @@ def joining(base: Contents, other: Contents, apart: Sequence[Apart]) -> Joining:
 
 
 def _reasons(base: Contents, other: Contents, apart: Sequence[Apart]) -> Callable[[int], str]:
-    known = [(base, "duplicate: the same content as {}"), *((each.contents, held_out(each.name)) for each in apart)]
+    owners = [(base, "duplicate: the same content as {}"), *((each.contents, held_out(each.name)) for each in apart)]
     # Length and checksum of most samples are nobody else's, so few are read.
-    suspects = [np.isin(other.codes, contents.codes) for contents, _ in known]
+    suspects = [np.isin(other.codes, contents.codes) for contents, _ in owners]
 
     def reason(sample: int) -> str:
-        for (contents, text), is_suspect in zip(known, suspects, strict=True):
+        for (contents, text), is_suspect in zip(owners, suspects, strict=True):
             if is_suspect[sample] and (twin := contents.find_sample(other, sample)) is not None:
                 return text.format(contents.dataset.index.key_of(twin))
         return ""

@@ -1,4 +1,4 @@
-"""Samples of a dataset that are stored anew in another."""
+"""Samples of a dataset that are stored again in another."""
 
 from __future__ import annotations
 

@@ -26,7 +26,7 @@ def keys_of(dataset: Dataset) -> Iterator[str]:
 
 
 def samples_named(dataset: Dataset, names: Iterable[str]) -> Mask:
-    """Selects samples by keys, or by the paths they were packed from.
+    """Selects samples by keys, or by their original paths.
 
     Returns:
         bool (samples,).

@@ -23,7 +23,7 @@ def parents_of(dataset: Dataset) -> list[str]:
 
 
 def sharers_of(address: str, datasets: Iterable[Dataset]) -> list[Dataset]:
-    """Datasets with shards in the folder `address`, but their own one."""
+    """Other datasets with shards in the folder `address`."""
     return [
         dataset
         for dataset in datasets

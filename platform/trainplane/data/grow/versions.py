@@ -23,7 +23,7 @@ _TYPED = re.compile(r"(?P<root>.+)@(?P<version>[0-9]{1,6}|[0-9a-f]{8,64})")
 
 @dataclass(frozen=True)
 class VersionName:
-    """Where a version is: dataset and number."""
+    """Dataset and number of a version."""
 
     root: str  # address of the dataset's first version
     number: int  # from 1
@@ -79,10 +79,10 @@ def find_version(address: str) -> str:
     if match is None:
         numbers = later_versions(open_store(address))
         return VersionName(address, numbers[-1]).address if numbers else address
-    root, asked = match["root"], match["version"]
-    if len(asked) <= 6:
-        return _by_number(root, int(asked))
-    return _by_digest(root, asked)
+    root, version = match["root"], match["version"]
+    if len(version) <= 6:
+        return _by_number(root, int(version))
+    return _by_digest(root, version)
 
 
 def pinned(address: str) -> str:

@@ -6,7 +6,9 @@ Taken for the store's, it would be an empty listing, an absent object, or a writ
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote_plus
 
@@ -106,7 +108,7 @@ class ListedPages:
             raise NotS3("a listing of empty pages without end")
         self._last_key, self._empty_pages, self._last_token = last_key, empty_pages, token
         entries = [
-            Entry(item["Key"].removeprefix(self._root), int(item["Size"]), str(item.get("ETag", "")))
+            Entry(item["Key"].removeprefix(self._root), int(item["Size"]), str(item.get("ETag", "")), _written_s(item))
             for item in items
             # Some tools store an empty object to stand for a folder.
             if not item["Key"].endswith("/")
@@ -126,3 +128,9 @@ def uploads_of(answer: Mapping[str, Any], asked: Mapping[str, Any]) -> tuple[lis
     if markers.items() <= asked.items():
         raise NotS3("a listing of the same page again")
     return uploads, markers
+
+
+def _written_s(item: Mapping[str, Any]) -> float:
+    """Time of an object; infinite where the store tells none."""
+    modified = item.get("LastModified")
+    return modified.timestamp() if isinstance(modified, datetime) else math.inf

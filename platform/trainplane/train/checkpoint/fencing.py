@@ -35,9 +35,21 @@ class FencingToken:
     def acquire(store: Store) -> FencingToken:
         """Stores a new token, which revokes all earlier ones."""
         token = secrets.token_hex(16)
-        about = {"token": token, "by": f"{socket.gethostname()}:{os.getpid()}", "since": datetime.now(UTC).isoformat()}
-        store.write(KEY, canonical_json(about))
+        store.write(KEY, _about(token))
         return FencingToken(store, token)
+
+    @staticmethod
+    def acquire_idle(store: Store, stamp: str) -> FencingToken | None:
+        """Stores a token only if no attempt has begun since.
+
+        Args:
+            store: The run's folder.
+            stamp: Of the last attempt's token; empty: there was none.
+        """
+        token = secrets.token_hex(16)
+        data = _about(token)
+        is_ours = store.replace(KEY, data, stamp=stamp) if stamp else store.create(KEY, data)
+        return FencingToken(store, token) if is_ours else None
 
     def check(self) -> None:
         """Raises `Superseded` where another attempt holds the token."""
@@ -55,3 +67,8 @@ class FencingToken:
                 f"another attempt ({current.get('by')}) has continued the run in {self.store.address} since "
                 f"{current.get('since')}, so this one stops; wait for that one, or end it and run the command again"
             )
+
+
+def _about(token: str) -> bytes:
+    about = {"token": token, "by": f"{socket.gethostname()}:{os.getpid()}", "since": datetime.now(UTC).isoformat()}
+    return canonical_json(about)

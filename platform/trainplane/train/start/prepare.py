@@ -27,6 +27,7 @@ from trainplane.train.checkpoint.resume import check_not_beyond
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, run_key
 from trainplane.train.start.checkpoint import copy_state, pin_checkpoint, read_checkpoint
+from trainplane.train.start.grown import check_state_said
 from trainplane.train.start.weights import StartReport, StartWeights
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
@@ -70,6 +71,7 @@ def prepare_start(config: RunConfig, context: Context, run_dir: RunDir, dataset:
         loaded = read_checkpoint(train.start_from)
         _check_digest(train.start_from, loaded.checkpoint.state_digest, config)
         check_not_beyond(loaded.state.step, config)
+        check_state_said(config, dataset, train.start_from, loaded.meta.get("dataset_digest"))
         report = StartReport(
             train.start_from,
             loaded.checkpoint.state_digest,
