@@ -51,7 +51,7 @@ def pack(
     Pictures that cannot be used are left out, and listed with their reasons in `Dataset.skipped`.
 
     Args:
-        source: Folder, s3:// prefix, list of paths (.txt), .tar, .zip, or traces:NAME, what people gave to a served model.
+        source: Folder, s3:// prefix, list of paths (.txt), .tar or .zip; traces:NAME is what people gave to `serve`.
         destination: Name in the dataset store, a folder or an s3:// prefix.
         name: Of the dataset; by default the last part of the destination.
         layout: Lists and splits of a published dataset.

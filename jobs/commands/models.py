@@ -170,6 +170,41 @@ def card(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
+def golden(args: argparse.Namespace, context: Context) -> int:
+    """Packs the pictures that people marked under traffic."""
+    from jobs.api.datasets import pack
+    from jobs.data.trace_pictures import SOURCE
+    from trainplane.serving.upload_traces import GOLDEN
+
+    if not args.from_traces:
+        again = command_line("models", "golden", args.name, "--from-traces")
+        raise UserError(f"nothing says where golden pictures come from; take those that people marked: {again}")
+    name = parse_address(args.name).name
+    into = args.into or f"{name}-golden"
+    # The photos are the truth of an evaluation, and the holes those that people painted.
+    photos, masks = (
+        pack(
+            f"{SOURCE}{name}",
+            address,
+            kind=kind,
+            verdict=GOLDEN,
+            split=GOLDEN,
+            replace=args.replace,
+            parallel=0,
+            context=context,
+        )
+        for address, kind in ((into, "photos"), (f"{into}-masks", "masks"))
+    )
+    rule = f"golden_set: [{{dataset: {into}, masks: {into}-masks, metric: psnr, better: higher, by: 0.1}}]"
+    payload = {"name": name, "photos": photos.digest, "masks": masks.digest, "dataset": into, "rule": rule}
+    text = (
+        f"{into}: {photos.num_samples} photos ({photos.digest[:12]}), {into}-masks: {masks.num_samples} holes\n"
+        f"a gate for them, in a file of rules: {rule}"
+    )
+    emit(args, payload, text)
+    return 0
+
+
 def rollback(args: argparse.Namespace, context: Context) -> int:
     """Returns an alias to its previous version."""
     from jobs.registry.evaluate_gates import audited_model, update_page

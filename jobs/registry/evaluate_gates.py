@@ -15,7 +15,9 @@ from jobs.evaluation.evaluation import compare, measure_model
 from jobs.evaluation.models import open_model
 from jobs.evaluation.recorded_evaluation import checked_entry
 from jobs.registry.check_package import check_card, check_package
+from jobs.registry.golden_set import golden_sets
 from jobs.registry.measure import Judged, judged_protocol, measure_version, record_measurement
+from jobs.registry.votes import preferences
 from trainplane.cluster.context import Context
 from trainplane.markdown import escaped, markdown_table
 from trainplane.notify.notifier import Notifier
@@ -74,6 +76,7 @@ def gate_verdicts(
         comparisons = {address: compare(ours.scores, baseline.scores) for address, baseline in measured.items()}
         baselines = {address: baseline.evaluation for address, baseline in measured.items()}
     production = baselines.pop(PRODUCTION, None)
+    served = None if current is None or is_deleted else audited.model.version(current)
     # The card comes after the evaluation, which it must describe.
     checks["card"] = check_card(version)
     verdicts = evaluate_gates(
@@ -85,6 +88,8 @@ def gate_verdicts(
         comparisons=comparisons,
         checks=checks,
         approvers=audited.approvers(version, alias=alias),
+        preferences=preferences(context, rules, version, served),
+        golden_sets=golden_sets(context, audited.store, rules, version, served) if checks["artifact"].passed else None,
     )
     if note is not None:
         verdicts.insert(1, GateVerdict("measured", True, note, {}))

@@ -8,6 +8,7 @@ gates       verdicts on a version; pure
 recorded    records in a version's tags, and faults of edited ones
 measurements  scores that promotions measured, beside the audit trail
 package_code  code of a package that must not be run
+preferred   evidence of people's votes, valid at any time; pure
 significance  intervals and paired tests; pure
 smoke_test  runs a package in a fresh process
 audit       append-only trail of alias moves

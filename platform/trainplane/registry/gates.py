@@ -10,11 +10,24 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from trainplane.config.canonical import canonical_json
-from trainplane.registry.rules import ALL, PRODUCTION, Beat, Better, Floor, GateRules, Limit, NoWorse, Requirement
+from trainplane.registry.preferred import Preference
+from trainplane.registry.rules import (
+    ALL,
+    PRODUCTION,
+    Beat,
+    Better,
+    Floor,
+    GateRules,
+    GoldenSet,
+    Limit,
+    NoWorse,
+    Preferred,
+    Requirement,
+)
 from trainplane.registry.significance import required_groups, smallest_p
 
 Evaluation = Mapping[str, Any]
@@ -54,6 +67,8 @@ def evaluate_gates(
     comparisons: Comparisons | None = None,
     checks: Mapping[str, PackageCheck] | None = None,
     approvers: Sequence[str] = (),
+    preferences: Sequence[Preference] | None = None,
+    golden_sets: Sequence[tuple[Evaluation, Evaluation]] | None = None,
 ) -> list[GateVerdict]:
     """Applies all rules to a version, in their order.
 
@@ -67,6 +82,8 @@ def evaluate_gates(
         comparisons: Paired tests against the baselines.
         checks: Checks of the package by name; None skips them (the caller has just built the package).
         approvers: Users who approved, without the one who promotes.
+        preferences: What people's votes say, one for each rule `preferred`; None if there is nothing to prefer it to.
+        golden_sets: Evaluations of version and production, one pair for each rule `golden_set`; None as above.
     """
     verdicts = [_is_evaluated(evaluation)]
     # Numbers of the evaluation: alone, against the baselines, against production.
@@ -83,6 +100,12 @@ def evaluate_gates(
         if production is not None:
             verdicts += [verdict for rule in rules.no_worse for verdict in _is_no_worse(rule, evaluation, production)]
     # Everything that needs no evaluation.
+    if golden_sets is not None:
+        verdicts += [
+            _is_no_worse_on_golden(rule, *pair) for rule, pair in zip(rules.golden_set, golden_sets, strict=True)
+        ]
+    if preferences is not None:
+        verdicts += [_is_preferred(rule, seen) for rule, seen in zip(rules.preferred, preferences, strict=True)]
     verdicts.append(_has_lineage(rules, lineage))
     if checks is not None:
         verdicts += [_meets_requirement(name, checks.get(name), rules) for name in rules.requires]
@@ -243,6 +266,28 @@ def _is_no_worse(rule: NoWorse, evaluation: Evaluation, production: Evaluation) 
         is_met = gain is not None and gain >= -rule.by
         verdicts.append(GateVerdict(f"{gate} {name}", is_met, evidence, {"value": ours, "production": theirs}))
     return verdicts
+
+
+def _is_no_worse_on_golden(rule: GoldenSet, evaluation: Evaluation, production: Evaluation) -> GateVerdict:
+    """Requires that samples which people chose are no worse."""
+    no_worse = NoWorse(metric=rule.metric, better=rule.better, by=rule.by, bins=(ALL,))
+    [verdict] = _is_no_worse(no_worse, evaluation, production)
+    evidence = f"on {rule.dataset}: {verdict.evidence}"
+    return replace(verdict, gate=f"golden set {rule.dataset} {rule.metric}", evidence=evidence)
+
+
+def _is_preferred(rule: Preferred, seen: Preference) -> GateVerdict:
+    """Requires that people's votes speak for the version."""
+    evidence = (
+        f"{seen.votes} votes of {seen.raters} people ({seen.wins} for it, {seen.losses} against, {seen.ties} neither) "
+        f"are evidence of {seen.evidence:.3g}, need {rule.odds:g}"
+    )
+    if seen.against >= rule.odds:
+        evidence += f"; they prefer {rule.over}, with evidence of {seen.against:.3g}"
+    elif seen.evidence < rule.odds:
+        evidence += f"; {seen.waiting} more votes wait for others of the same people; ask more people"
+    values = {name: float(getattr(seen, name)) for name in ("evidence", "against", "votes", "raters")}
+    return GateVerdict(f"preferred over {rule.over}", seen.evidence >= rule.odds, evidence, values)
 
 
 def _has_lineage(rules: GateRules, lineage: Mapping[str, str | None]) -> GateVerdict:

@@ -13,6 +13,10 @@ A version must meet them before an alias may move to it. `config.load.build(Gate
       - {baseline: production, metric: psnr, better: higher, p_below: 0.05}
     no_worse:
       - {metric: psnr, better: higher, by: 0.1}
+    golden_set:
+      - {dataset: isnet-demo-golden, masks: isnet-demo-golden-masks, metric: psnr, better: higher, by: 0.1}
+    preferred:
+      - {over: production, odds: 20, votes_per_rater: 3}
     requires: [signature, artifact, loads, golden, licence, card]
     approvals: 1
     lineage: [dataset_digest, config_digest, commit, model_digest]
@@ -82,6 +86,34 @@ class NoWorse(Section):
     bins: tuple[str, ...] | None = Field(None, description="bins that are compared; none: every bin of production")
 
 
+class GoldenSet(Section):
+    """Largest allowed loss against production on samples that people chose.
+
+    The rule holds from the second promotion of a name on.
+    """
+
+    dataset: str = Field(..., description="dataset of the samples; `models golden` makes one from traces")
+    masks: str = Field("irregular", description="what is asked of each sample, as in an evaluation")
+    metric: str
+    better: Better
+    by: float = Field(0.0, ge=0)
+
+
+class Preferred(Section):
+    """Required preference of the people who voted under traffic.
+
+    It may be looked at any number of times. The rule holds from the second promotion of a name on: before, there is no
+    version to compare with.
+    """
+
+    over: Literal["production"] = Field("production", description="the version that people must like less")
+    odds: float = Field(
+        20.0, ge=4, description="evidence that is needed; where nothing is preferred, 1 in `odds` promotions passes"
+    )
+    votes_per_rater: int = Field(3, ge=1, description="first votes of a person that count, together, as one bet")
+    wait_hours: float = Field(24.0, ge=0, description="hours after a person's first vote when fewer votes count")
+
+
 class GateRules(Section):
     """All requirements on a version."""
 
@@ -91,6 +123,8 @@ class GateRules(Section):
     limits: tuple[Limit, ...] = ()
     beats: tuple[Beat, ...] = ()
     no_worse: tuple[NoWorse, ...] = ()
+    golden_set: tuple[GoldenSet, ...] = Field((), description="samples that people chose, no worse there")
+    preferred: tuple[Preferred, ...] = Field((), description="what the votes of `serve` must show")
     requires: tuple[Requirement, ...] = Field(
         ("signature", "artifact", "loads", "golden", "licence", "card"),
         description="what is checked in the package itself, in a process of its own",

@@ -76,8 +76,13 @@ def trace_tags(fields: Mapping[str, Any]) -> dict[str, str]:
     for answer in answers:
         tags[f"version.{answer['label']}"] = answer["version"]
         tags[f"digest.{answer['label']}"] = answer["digest"]
-    # A fact never hides one of the tags above.
-    facts = {name: _text(value) for name, value in fields["facts"].items() if name not in tags}
+    # What all answers agree on, such as the size, is a fact of the request. A fact never hides one of the tags above.
+    agreed = {
+        name: value
+        for name, value in (answers[0]["facts"] if answers else {}).items()
+        if all(answer["facts"].get(name) == value for answer in answers)
+    }
+    facts = {name: _text(value) for name, value in {**agreed, **fields["facts"]}.items() if name not in tags}
     return {valid_key(name): valid_text(value, MAX_TAG) for name, value in {**facts, **tags}.items() if value != ""}
 
 

@@ -7,6 +7,7 @@ process beside the server sends them (`upload_traces`). Nothing here waits for M
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import secrets
 import threading
@@ -26,6 +27,8 @@ KEEPS = ("none", "facts", "pictures")
 # What the folder's `about.json` says in place of a run: these records belong to no run.
 NO_RUN = "traces"
 UPLOADER = "trainplane.serving.upload_traces"
+# Start of the names of facts that are inputs' digests, and their media types.
+INPUT_FACT, TYPE_FACT = "input.", "type."
 # An open file of sent records is emptied beyond this size.
 _COMPACT_BYTES = 16 << 20
 
@@ -55,7 +58,7 @@ class TraceRecord:
     rater: str  # Who asked; empty where unknown
     blind: bool  # True if the versions' names were hidden
     keep: str  # One of `KEEPS`: none records nothing, facts no bytes of inputs and outputs
-    inputs: Mapping[str, tuple[str, bytes]]  # Name -> (media type, bytes); empty unless keep is "pictures"
+    inputs: Mapping[str, tuple[str, bytes]]  # Name -> (media type, bytes); of "facts" their digests are written
     facts: Mapping[str, Fact]  # Of the request, such as hole_ratio, width, height
     answers: tuple[AnswerRecord, ...]
     shadow: bool = False  # True if one answer was made beside the one that the user saw
@@ -161,4 +164,6 @@ def _trace_fields(trace: TraceRecord) -> dict[str, Any]:
         }
         for answer in trace.answers
     ]
-    return {**fields, "shadow": trace.shadow, "facts": dict(trace.facts), "answers": answers}
+    digests = {f"{INPUT_FACT}{name}": hashlib.sha256(data).hexdigest() for name, (_, data) in trace.inputs.items()}
+    types = {f"{TYPE_FACT}{name}": media_type for name, (media_type, _) in trace.inputs.items()}
+    return {**fields, "shadow": trace.shadow, "facts": {**digests, **types, **trace.facts}, "answers": answers}

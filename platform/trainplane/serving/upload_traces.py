@@ -123,7 +123,7 @@ class _TraceUpload:
     def _send_trace(self, record: SpoolRecord) -> None:
         fields = record["v"]
         experiment_id = self._experiment_id(record)
-        tracing = _tracing_client(self._client)
+        tracing = tracing_client(self._client)
         info = tracing.start_trace(trace_info(fields, experiment_id))
         # A gateway may have answered in the server's place.
         if info.trace_id != mlflow_trace_id(fields["trace"]):
@@ -151,7 +151,7 @@ class _TraceUpload:
         # Writes a vote as feedback; False if MLflow does not have the trace.
         from mlflow.exceptions import MlflowException
 
-        tracing = _tracing_client(self._client)
+        tracing = tracing_client(self._client)
         trace_id = mlflow_trace_id(record["v"]["trace"])
         try:
             info = tracing.get_trace_info(trace_id)
@@ -196,7 +196,8 @@ class _TraceUpload:
             path.unlink()
 
 
-def _tracing_client(client: Any) -> Any:
+def tracing_client(client: Any) -> Any:
+    """MLflow's client of traces, for the server of `client`."""
     from mlflow.tracing.client import TracingClient
 
     return TracingClient(client.tracking_uri)

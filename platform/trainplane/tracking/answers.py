@@ -85,7 +85,7 @@ class SearchPages:
 def _identity(entity: Any) -> str:
     """Name of an entity, unique in its search."""
     if hasattr(entity, "info"):
-        return str(entity.info.run_id)
+        return str(getattr(entity.info, "run_id", None) or entity.info.trace_id)
     if hasattr(entity, "experiment_id"):
         return str(entity.experiment_id)
     return f"{getattr(entity, 'name', '')}/{getattr(entity, 'version', '')}".strip("/")

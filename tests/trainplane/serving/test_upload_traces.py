@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import signal
@@ -13,34 +14,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from served_traces import cast_vote, open_queue, served_trace
 
-from trainplane.serving import traces as traces_module
 from trainplane.serving import upload_traces as module
 from trainplane.serving.mlflow_trace import AttachedFile
-from trainplane.serving.traces import AnswerRecord, TraceQueue, TraceRecord, VerdictRecord, new_trace
+from trainplane.serving.traces import TraceQueue, TraceRecord, new_trace
 from trainplane.serving.upload_traces import upload_traces
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.spool.spool import Acknowledged, Spool, read_lines, write_acknowledged
 from trainplane.tracking.spool.upload import count_unsent
 
-UNREACHABLE = "http://127.0.0.1:9"  # the discard port: connections are refused at once
 PHOTO, MASK, FILL = b"\x89PNG photo", b"\x89PNG mask", b"\x89PNG fill"
 
 
 def trace(name: str, *, keep: str = "pictures", versions: tuple[str, ...] = ("3",)) -> TraceRecord:
-    answers = tuple(
-        AnswerRecord(
-            label, version, f"digest{version}", 40.0 + int(version), ("a note",), {"tiles": 4}, FILL, "image/png"
-        )
-        for label, version in zip("AB", versions, strict=False)
-    )
-    inputs = {"photo": ("image/png", PHOTO), "mask": ("image/png", MASK)}
-    facts = {"hole_ratio": 0.125, "width": 640}
-    return TraceRecord(name, "faces", "production", 1_700_000_000.25, "eva", True, keep, inputs, facts, answers)
-
-
-def vote(name: str, choice: str = "A", **versions: str) -> VerdictRecord:
-    return VerdictRecord(name, "faces", "eva", choice, "less blur", 1_700_000_009.5, versions or {"A": "3", "B": "5"})
+    return served_trace(name, photo=PHOTO, mask=MASK, fill=FILL, keep=keep, versions=versions)
 
 
 @pytest.fixture
@@ -48,23 +36,13 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "queue"
 
 
-class NoUploader:
-    """A process that is not started: these tests send by themselves."""
-
-    def __init__(self, *_: Any, **__: Any) -> None: ...
-
-    def close(self, _: float) -> int:
-        return 0
-
-
 @pytest.fixture
-def queue(folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> TraceQueue:
-    monkeypatch.setattr(traces_module, "Uploader", NoUploader)
-    return TraceQueue(folder, UNREACHABLE, "serving faces", artifact_root=str(tmp_path / "artifacts"))
+def queue(folder: Path) -> TraceQueue:
+    return open_queue(folder)
 
 
 def stored(client: Any) -> list[Any]:
-    experiment = client.get_experiment_by_name("serving faces")
+    experiment = client.get_experiment_by_name("serving/faces")
     return list(client.search_traces(locations=[experiment.experiment_id])) if experiment else []
 
 
@@ -76,7 +54,7 @@ def send_again(folder: Path) -> None:
 def test_trace_has_spans_tags_pictures_and_its_vote(folder: Path, queue: TraceQueue, tracking_uri: str) -> None:
     name = new_trace()
     queue.record(trace(name, versions=("3", "5")))
-    queue.verdict(vote(name, "B"))
+    queue.verdict(cast_vote(name, "B"))
     client = TrackingServer(tracking_uri).client
     result = upload_traces(folder, client)
     assert (result.sent, result.unsent, result.rejected, result.error) == (2, 0, 0, None)
@@ -84,7 +62,8 @@ def test_trace_has_spans_tags_pictures_and_its_vote(folder: Path, queue: TraceQu
     assert arrived.info.trace_id == name
     tags = arrived.info.tags
     assert (tags["model"], tags["alias"], tags["version"], tags["version.B"]) == ("faces", "production", "3,5", "5")
-    assert (tags["hole_ratio"], tags["trace"], tags["keep"]) == ("0.125", name, "pictures")
+    assert (tags["hole_ratio"], tags["tiles"], tags["keep"]) == ("0.125", "4", "pictures")
+    assert tags["input.photo"] == hashlib.sha256(PHOTO).hexdigest()
     # One span for each version, with its latency and facts.
     spans = {span.name: span for span in arrived.data.spans}
     assert set(spans) == {"request", "version 3", "version 5"}
@@ -93,7 +72,7 @@ def test_trace_has_spans_tags_pictures_and_its_vote(folder: Path, queue: TraceQu
     # Pictures lie where the trace's page looks for them.
     root = spans["request"]
     references = [root.inputs["photo"], root.inputs["mask"], root.outputs["A"]]
-    artifacts = module._tracing_client(client)._get_artifact_repo_for_trace(arrived.info)
+    artifacts = module.tracing_client(client)._get_artifact_repo_for_trace(arrived.info)
     ids = [reference.removeprefix("mlflow-attachment://").partition("?")[0] for reference in references]
     assert [artifacts.download_trace_attachment(file_id) for file_id in ids] == [PHOTO, MASK, FILL]
     assert f"trace_id={name}" in references[0]
@@ -109,7 +88,7 @@ def test_sending_again_doubles_nothing(folder: Path, queue: TraceQueue, tracking
     names = [new_trace() for _ in range(3)]
     for name in names:
         queue.record(trace(name, keep="facts"))
-        queue.verdict(vote(name, "A"))
+        queue.verdict(cast_vote(name, "A"))
     queue.golden(names[0], "eva")
     client = TrackingServer(tracking_uri).client
     upload_traces(folder, client)
@@ -141,7 +120,7 @@ def test_vote_waits_for_the_trace_of_another_replica(
     monkeypatch.setattr(module, "RETRY_S", 0.0)
     late, present = new_trace(), new_trace()
     client = TrackingServer(tracking_uri).client
-    queue.verdict(vote(late))
+    queue.verdict(cast_vote(late))
     queue.record(trace(present, keep="facts"))
     assert upload_traces(folder, client).error is None
     # The vote holds nothing up.
@@ -157,10 +136,10 @@ def test_vote_waits_for_the_trace_of_another_replica(
 def test_refused_and_damaged_records_hold_nothing_up(folder: Path, queue: TraceQueue, tracking_uri: str) -> None:
     name = new_trace()
     queue.record(trace(name, keep="facts"))
-    queue._spool.append({"k": "trace", "v": {"trace": "x"}, "experiment": "serving faces"})
+    queue._spool.append({"k": "trace", "v": {"trace": "x"}, "experiment": "serving/faces"})
     queue._spool.append({"k": "verdict", "v": None})
     queue._spool.append({"k": "of newer code"})
-    queue.verdict(vote(name, "good"))
+    queue.verdict(cast_vote(name, "good"))
     client = TrackingServer(tracking_uri).client
     result = upload_traces(folder, client)
     assert (result.sent, result.unsent, result.rejected, result.error) == (5, 0, 3, None)
@@ -171,7 +150,7 @@ def test_refused_and_damaged_records_hold_nothing_up(folder: Path, queue: TraceQ
 
 def test_names_of_any_form_become_one_trace(folder: Path, queue: TraceQueue, tracking_uri: str) -> None:
     queue.record(trace("my trace/1", keep="facts"))
-    queue.verdict(vote("my trace/1"))
+    queue.verdict(cast_vote("my trace/1"))
     client = TrackingServer(tracking_uri).client
     assert upload_traces(folder, client).rejected == 0
     [arrived] = stored(client)
@@ -198,7 +177,6 @@ def test_sent_records_free_their_disk(folder: Path, queue: TraceQueue, tracking_
     assert (folder / "records.jsonl").stat().st_size == 0
     queue.record(trace(new_trace(), keep="facts"))
     assert count_unsent(folder) == 1
-    queue.close(0)
 
 
 def is_there(condition: Callable[[], bool], *, within_s: float = 60) -> bool:
@@ -214,10 +192,10 @@ def test_nothing_is_lost_or_doubled_while_mlflow_is_away_and_its_sender_killed(
 ) -> None:
     names = [new_trace() for _ in range(12)]
     with mlflow_server() as address:
-        queue = TraceQueue(folder, address, "serving faces", artifact_root=str(tmp_path / "artifacts"))
+        queue = TraceQueue(folder, address, "serving/faces", artifact_root=str(tmp_path / "artifacts"))
         for name in names[:4]:
             queue.record(trace(name))
-            queue.verdict(vote(name))
+            queue.verdict(cast_vote(name))
         # Killed in the middle of its work; another one goes on.
         assert is_there(lambda: count_unsent(folder) < 8)
         os.kill(queue._uploader.pid, signal.SIGKILL)
@@ -225,12 +203,12 @@ def test_nothing_is_lost_or_doubled_while_mlflow_is_away_and_its_sender_killed(
     started = time.monotonic()
     for name in names[4:8]:
         queue.record(trace(name))
-        queue.verdict(vote(name))
+        queue.verdict(cast_vote(name))
     assert time.monotonic() - started < 1
     with mlflow_server():
         for name in names[8:]:
             queue.record(trace(name))
-            queue.verdict(vote(name))
+            queue.verdict(cast_vote(name))
         assert is_there(lambda: count_unsent(folder) == 0)
         queue.close(10)
         # The page of a trace gets its pictures by this address.

@@ -1,0 +1,136 @@
+"""Traces as MLflow has them: what was asked, answered and voted.
+
+Reading only. What people wrote by MLflow's own pages counts as a vote, too, where it has the names of ours.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from trainplane.serving.upload_traces import GOLDEN, PREFERRED, RATING, tracing_client
+from trainplane.tracking.client import TrackingServer, all_pages
+
+_REFERENCE = "mlflow-attachment://"
+_PAGE = 100
+
+
+@dataclass(frozen=True)
+class RecordedVote:
+    """One vote on a trace."""
+
+    name: str  # `PREFERRED`, `RATING` or `GOLDEN`
+    choice: str  # A label, "tie", "neither", "good" or "bad"
+    rater: str
+    at: float  # Seconds since the epoch
+    comment: str
+
+
+@dataclass(frozen=True)
+class RecordedTrace:
+    """One request with its votes."""
+
+    trace_id: str  # MLflow's
+    started: float  # Seconds since the epoch
+    tags: dict[str, str]
+    votes: tuple[RecordedVote, ...]
+
+    @property
+    def digests(self) -> dict[str, str]:
+        """Model digest of each answer, by label."""
+        prefix = "digest."
+        labels = {name.removeprefix("version.") for name in self.tags if name.startswith("version.")}
+        return {label: self.tags[prefix + label] for label in sorted(labels) if prefix + label in self.tags}
+
+    @property
+    def is_golden(self) -> bool:
+        """True where somebody marked it as one to get right."""
+        return self.tags.get(GOLDEN) == "true"
+
+    @property
+    def has_files(self) -> bool:
+        """True where inputs and outputs were kept."""
+        return self.tags.get("keep") == "pictures"
+
+    def has_verdict(self, verdict: str) -> bool:
+        """True if a vote says so: good, bad, tie, neither, or a label that was preferred."""
+        return any(vote.choice == verdict for vote in self.votes)
+
+
+@dataclass(frozen=True)
+class TraceFile:
+    """A kept file of a trace."""
+
+    role: str  # "inputs" or "outputs"
+    name: str
+    media_type: str
+    content: bytes
+
+
+def find_traces(server: TrackingServer, experiment: str, *, golden: bool = False) -> list[RecordedTrace]:
+    """Traces of an experiment, the oldest first; none where there is no such experiment."""
+    client = server.client
+    entry = client.get_experiment_by_name(experiment)
+    if entry is None:
+        return []
+    found = all_pages(
+        client.search_traces,
+        locations=[entry.experiment_id],
+        filter_string=f"tags.{GOLDEN} = 'true'" if golden else None,
+        max_results=_PAGE,
+        include_spans=False,
+    )
+    traces = [_trace(trace.info) for trace in found]
+    return sorted(traces, key=lambda trace: (trace.started, trace.trace_id))
+
+
+def read_trace_files(server: TrackingServer, trace: RecordedTrace) -> Iterator[TraceFile]:
+    """Downloads the kept files of a trace, one after the other."""
+    tracing = tracing_client(server.client)
+    whole = tracing.get_trace(trace.trace_id)
+    artifacts = tracing._get_artifact_repo_for_trace(whole.info)
+    roots = [span for span in whole.data.spans if span.parent_id is None]
+    for root in roots[:1]:
+        for role, values in (("inputs", root.inputs), ("outputs", root.outputs)):
+            for name, reference in (values or {}).items():
+                if isinstance(reference, str) and reference.startswith(_REFERENCE):
+                    yield _read(artifacts, role, name, reference)
+
+
+def _read(artifacts: Any, role: str, name: str, reference: str) -> TraceFile:
+    from mlflow.tracing.attachments import Attachment
+
+    parsed = Attachment.parse_ref(reference)
+    if parsed is None:
+        raise ValueError(f"{reference[:80]!r} is no attachment")
+    content = artifacts.download_trace_attachment(str(parsed["attachment_id"]))
+    return TraceFile(role, name, str(parsed["content_type"]), content)
+
+
+def _trace(info: Any) -> RecordedTrace:
+    votes = [_vote(assessment) for assessment in info.assessments if assessment.name in (PREFERRED, RATING, GOLDEN)]
+    return RecordedTrace(
+        str(info.trace_id),
+        info.request_time / 1000,
+        dict(info.tags),
+        tuple(vote for vote in votes if vote is not None),
+    )
+
+
+def _vote(assessment: Any) -> RecordedVote | None:
+    # None: an assessment that a newer one replaced, or that is no feedback.
+    if assessment.valid is False or assessment.feedback is None:
+        return None
+    metadata = assessment.metadata or {}
+    choice = metadata.get("choice", str(assessment.feedback.value).lower())
+    at = _number(metadata.get("at"), assessment.create_time_ms / 1000)
+    return RecordedVote(assessment.name, choice, assessment.source.source_id, at, assessment.rationale or "")
+
+
+def _number(text: str | None, default: float) -> float:
+    try:
+        return float(json.loads(text)) if text else default
+    except (ValueError, TypeError):
+        return default
