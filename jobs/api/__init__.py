@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from jobs.api.evaluations import evaluate as evaluate
     from jobs.api.filling import fill as fill
     from jobs.api.filling import fill_files as fill_files
+    from jobs.api.recorded_runs import compare as compare
+    from jobs.api.recorded_runs import export_run as export_run
+    from jobs.api.recorded_runs import runs as runs
     from jobs.api.registry import models as models
     from jobs.api.registry import promote as promote
     from jobs.api.registry import register as register
@@ -43,6 +46,9 @@ FUNCTIONS = {
     "register_best": "registry",
     "promote": "registry",
     "models": "registry",
+    "runs": "recorded_runs",
+    "compare": "recorded_runs",
+    "export_run": "recorded_runs",
 }
 __all__ = sorted(FUNCTIONS)
 

@@ -64,9 +64,16 @@ EXAMPLES: dict[str, list[Example]] = {
         ("put a version into production, past its gates", "isnet models promote isnet-demo 2 --dataset demo-val"),
     ],
     "isnet models rollback": [("return to the version before", "isnet models rollback isnet-demo")],
-    "isnet runs list": [("see the newest runs", "isnet runs list")],
+    "isnet runs list": [
+        ("see the newest runs", "isnet runs list"),
+        ("the best with four blocks", "isnet runs list --where 'val/psnr > 24 and model.blocks = 4' --sort val/psnr"),
+    ],
     "isnet runs show": [("see settings and metrics of one", "isnet runs show ID")],
-    "isnet runs compare": [("see what differs between two runs", "isnet runs compare ID ID")],
+    "isnet runs compare": [
+        ("see what differs between two runs", "isnet runs compare ID ID"),
+        ("as a page with charts and pictures", "isnet runs compare ID ID --html both.html"),
+    ],
+    "isnet runs export": [("write the curves for a spreadsheet", "isnet runs export ID -o curves.csv")],
     "isnet runs branch": [
         ("go on from step 400 of a run with half the rate", "isnet runs branch ID --step 400 train.lr_g=5e-5")
     ],

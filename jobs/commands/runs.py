@@ -5,53 +5,41 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
-from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
-from typing import Any
 
+from jobs.api.recorded_runs import ListedRun, export_run, find_runs, listed
 from jobs.cli.main import emit
 from jobs.evaluation import pending_results
 from jobs.evaluation.model_address import run_id_of
+from jobs.tracking.current_settings import current_settings, saved_state
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
-from trainplane.config.canonical import flatten
-from trainplane.errors import RunFailed, UserError
 from trainplane.notify.notifier import Notifier
 from trainplane.notify.run_events import run_found_dead
 from trainplane.tracking.heartbeat import fail_stale_runs
-from trainplane.tracking.local.lists import FoundRun
+from trainplane.tracking.query.select import FACTS
 from trainplane.tracking.run_record import RunRecord
-from trainplane.tracking.search_runs import Conditions, search_runs
+from trainplane.tracking.search_runs import Conditions
 
-# The parameter with what was typed (`trainplane.train.run_page`, which imports what only training needs).
-TYPED = "typed"
 # Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
 
 
 def list_runs(args: argparse.Namespace, context: Context) -> int:
-    """Lists the newest runs, of all experiments or of one."""
-    server = context.tracking_server
-    # Dead runs are closed first, so that the list is right. Where only reading is allowed, it shows what is recorded.
-    with suppress(UserError, RunFailed):
-        fail_stale_runs(server, context.home)
-    result = search_runs(
-        server,
-        limit=args.limit or None,
-        conditions=Conditions(experiment=args.experiment, status=args.status, search=args.search),
-    )
-    runs = [_row(run, result.experiments[run.experiment_id]) for run in result.runs]
-    widths = {field: max((len(run[field]) for run in runs), default=0) for field in ("experiment", "name")}
+    """Lists the newest runs, or those that a condition selects."""
+    conditions = Conditions(experiment=args.experiment, status=args.status, search=args.search)
+    result = find_runs(context, args.where, args.sort, limit=args.limit or None, conditions=conditions)
+    runs = listed(result)
+    widths = {name: max((len(getattr(run, name)) for run in runs), default=0) for name in ("experiment", "name")}
     lines = [
-        f"{r['run_id']}  {r['status']:<9} {r['started']}  {r['experiment']:<{widths['experiment']}}  "
-        f"{r['name']:<{widths['name']}}  {_psnr(r['metrics'])}".rstrip()
-        for r in runs
+        f"{run.run_id}  {run.status:<9} {run.started}  {run.experiment:<{widths['experiment']}}  "
+        f"{run.name:<{widths['name']}}  {_values(run)}".rstrip()
+        for run in runs
     ]
     if not lines:
-        suffix = " that fit" if any((args.experiment, args.status, args.search)) else ""
-        lines = [f"no runs{suffix} yet; start the first one with `{command_line('train', 'demo')}`"]
+        lines = [f"no runs yet; start the first one with `{command_line('train', 'demo')}`"]
+        if any((args.experiment, args.status, args.search, args.where)):
+            lines = [f"no runs that fit; all of them: {command_line('runs', 'list', '--limit', '0')}"]
     # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [
@@ -60,31 +48,28 @@ def list_runs(args: argparse.Namespace, context: Context) -> int:
     ]
     if result.num_more:
         more = f"{result.num_more}{'' if result.is_counted else ' or'} more"
-        lines.append(f"{len(runs)} newest runs; {more}, older: {_listing(args, limit='0')}")
-    payload = {"runs": runs, "more": result.num_more, "waiting": waiting}
+        order, rest = ("first", "") if args.sort else ("newest", ", older")
+        lines.append(f"{len(runs)} {order} runs; {more}{rest}: {_listing(args, limit='0')}")
+    payload = {"runs": [asdict(run) for run in runs], "more": result.num_more, "waiting": waiting}
     emit(args, payload, "\n".join(lines))
     return 0
 
 
 def _listing(args: argparse.Namespace, *, limit: str) -> str:
     """Command line of the same list with another limit."""
-    options = {"--experiment": args.experiment, "--status": args.status, "--search": args.search, "--limit": limit}
+    options = {"--experiment": args.experiment, "--status": args.status, "--search": args.search}
+    options |= {"--where": args.where, "--sort": args.sort, "--limit": limit}
     return command_line("runs", "list", *(word for pair in options.items() if pair[1] is not None for word in pair))
 
 
-def _row(run: FoundRun, experiment: str) -> dict[str, Any]:
-    return {
-        "run_id": run.run_id,
-        "name": run.name,
-        "experiment": experiment,
-        "status": run.status,
-        "started": datetime.fromtimestamp(run.start_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M"),
-        "metrics": {key: value for key, value in run.metrics.items() if key.startswith("val/")},
-    }
-
-
-def _psnr(metrics: dict[str, float]) -> str:
-    return f"val psnr {metrics['val/psnr']:.2f} dB" if "val/psnr" in metrics else ""
+def _values(run: ListedRun) -> str:
+    """Values that were asked for, and the PSNR."""
+    shown = {name: value for name, value in run.values.items() if name not in FACTS}
+    texts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+    if "val/psnr" in run.metrics:
+        texts = [text for text in texts if not text.startswith("val/psnr ")]
+        texts.insert(0, f"val psnr {run.metrics['val/psnr']:.2f} dB")
+    return "  ".join(texts)
 
 
 def show(args: argparse.Namespace, context: Context) -> int:
@@ -116,41 +101,12 @@ def show(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def saved_state(tags: Mapping[str, str]) -> tuple[int | None, dict[str, Any]]:
-    """Step and settings of the newest checkpoint.
-
-    None and {} where there is none, or the store is away.
-    """
-    if (folder := tags.get("trainplane.checkpoints")) is None:
-        return None, {}
-    # Imports torch, which lists do without.
-    from trainplane.storage import StorageError, open_store
-    from trainplane.train.checkpoint.store import newest_first, read_meta
-
-    try:
-        store = open_store(folder)
-        newest = next(newest_first(store), None)
-        return (newest.step, flatten(read_meta(store, newest)["config"])) if newest else (None, {})
-    except (UserError, RunFailed, StorageError, OSError, LookupError):
-        return None, {}
-
-
-def current_settings(recorded: Mapping[str, Any], stored: Mapping[str, Any], typed: str | None) -> dict[str, Any]:
-    """Settings that a run goes on with.
-
-    Args:
-        recorded: settings by dotted name that MLflow has, as the run began.
-        stored: settings in its newest checkpoint, by dotted name.
-        typed: words that its last attempt was started with.
-    """
-    settings = dict(recorded)
-    for name in settings.keys() & stored.keys():
-        value = stored[name]
-        settings[name] = value if isinstance(value, str) else str(value)
-    for name, _, value in (word.partition("=") for word in (typed or "").split()):
-        if name in settings and value:
-            settings[name] = value
-    return settings | ({TYPED: typed} if typed and TYPED in settings else {})
+def export(args: argparse.Namespace, context: Context) -> int:
+    """Writes the curves of a run for other programs."""
+    exported = export_run(args.run, args.to, args.output, context=context)
+    text = f"{exported.points} points of {exported.metrics} metrics in {exported.path}"
+    emit(args, {**asdict(exported), "path": str(exported.path)}, text)
+    return 0
 
 
 def sync(args: argparse.Namespace, context: Context) -> int:

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jobs.cli.format import METRIC_COLUMNS
+from jobs.evaluation.chart_scale import digits_of, scale_of
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.scores import ALL_BINS
 
@@ -43,7 +44,7 @@ def chart(evaluations: Mapping[str, Mapping[str, Any]], metric: str) -> str:
     values = [value for points in series for point in points if point for value in point if value is not None]
     if not bins or not values:
         return ""
-    low, high, step = _scale(min(values), max(values))
+    low, high, step = scale_of(min(values), max(values))
     inner = _WIDTH - _LEFT - _RIGHT
 
     def x_of(place: int) -> float:
@@ -93,20 +94,10 @@ def _points(
     return points
 
 
-def _scale(low: float, high: float) -> tuple[float, float, float]:
-    """Ends and step of an axis with round numbers."""
-    if high - low < 1e-9:
-        low, high = low - 0.5, high + 0.5
-    rough = (high - low) / 4
-    power = 10.0 ** math.floor(math.log10(rough))
-    step = next(power * factor for factor in (1, 2, 2.5, 5, 10) if power * factor >= rough)
-    return math.floor(low / step) * step, math.ceil(high / step) * step, step
-
-
 def _axes(bins: Sequence[str], x_of: Any, y_of: Any, scale: tuple[float, float, float]) -> list[str]:
     """Grid lines with numbers, and names of the bins."""
     low, high, step = scale
-    digits = max(0, -math.floor(math.log10(step) + 1e-9)) + (1 if f"{step:e}"[:3] == "2.5" else 0)
+    digits = digits_of(step)
     parts = []
     for number in range(round((high - low) / step) + 1):
         y = y_of(low + number * step)

@@ -52,26 +52,29 @@ class _Lists(Protocol):
         tag: tuple[str, str] | None = None,
         prefix: str = "",
         limit: int | None = None,
+        with_settings: bool = False,
     ) -> Iterable[FoundRun]: ...
 
 
-def search_runs(server: TrackingServer, *, limit: int | None, conditions: Conditions) -> FoundRuns:
+def search_runs(
+    server: TrackingServer, *, limit: int | None, conditions: Conditions, with_settings: bool = False
+) -> FoundRuns:
     """Finds the newest runs, at most `limit` (None: all)."""
     if not server.exists:
         return FoundRuns([])
-    runs = read_locally(server.address, lambda lists: _found(lists, limit, conditions))
+    runs = read_locally(server.address, lambda lists: _found(lists, limit, conditions, with_settings))
     if runs is not None:
         return runs
     client = server.client
     from mlflow.exceptions import MlflowException
 
     try:
-        return _found(_ClientLists(client), limit, conditions)
+        return _found(_ClientLists(client), limit, conditions, with_settings)
     except MlflowException as error:
         raise server.unreachable(error) from error
 
 
-def _found(lists: _Lists, limit: int | None, conditions: Conditions) -> FoundRuns:
+def _found(lists: _Lists, limit: int | None, conditions: Conditions, with_settings: bool) -> FoundRuns:
     experiments = lists.experiments()
     chosen = list(experiments)
     if conditions.experiment is not None:
@@ -84,7 +87,11 @@ def _found(lists: _Lists, limit: int | None, conditions: Conditions) -> FoundRun
         tags = [(PARENT_TAG, run.run_id) for run in _searches(lists, list(experiments), conditions.search)]
     # One list for each search of that name: MLflow knows no OR.
     most = None if limit is None else limit + _COUNTED
-    matches = [run for tag in tags for run in lists.runs(chosen, status=conditions.status, tag=tag, limit=most)]
+    matches = [
+        run
+        for tag in tags
+        for run in lists.runs(chosen, status=conditions.status, tag=tag, limit=most, with_settings=with_settings)
+    ]
     matches.sort(key=lambda run: -run.start_ms)
     if limit is None:
         return FoundRuns(matches, experiments)
@@ -119,7 +126,9 @@ class _ClientLists:
         tag: tuple[str, str] | None = None,
         prefix: str = "",
         limit: int | None = None,
+        with_settings: bool = False,
     ) -> Iterator[FoundRun]:
+        # MLflow gives settings and tags with every run.
         conditions = [f"attributes.status = '{status}'"] if status else []
         conditions += [f"tags.`{tag[0]}` = '{tag[1]}'"] if tag else []
         conditions += [f"attributes.run_id LIKE '{prefix}%'"] if prefix else []

@@ -31,12 +31,26 @@ class FoundRun:
     status: str  # MLflow's status
     start_ms: int  # Since 1970
     metrics: dict[str, float] = field(repr=False)  # Last values
+    # Where asked for: settings that were typed, tags, and the address of the artifacts
+    params: dict[str, str] = field(default_factory=dict, repr=False)
+    tags: dict[str, str] = field(default_factory=dict, repr=False)
+    artifacts: str = ""
 
     @classmethod
     def of(cls, run: Any) -> FoundRun:
         """Takes from MLflow's object what a list shows."""
-        info = run.info
-        return cls(info.run_id, info.run_name, info.experiment_id, info.status, info.start_time, run.data.metrics)
+        info, data = run.info, run.data
+        return cls(
+            info.run_id,
+            info.run_name,
+            info.experiment_id,
+            info.status,
+            info.start_time,
+            data.metrics,
+            data.params,
+            data.tags,
+            info.artifact_uri or "",
+        )
 
 
 @dataclass(frozen=True)
@@ -58,6 +72,7 @@ class LocalLists:
         tag: tuple[str, str] | None = None,
         prefix: str = "",
         limit: int | None = None,
+        with_settings: bool = False,
     ) -> list[FoundRun]:
         """Newest runs, the newest first; `prefix` begins an id."""
         conditions = ["lifecycle_stage = 'active'", f"experiment_id IN ({', '.join('?' * len(experiments))})"]
@@ -72,14 +87,27 @@ class LocalLists:
             conditions.append("substr(run_uuid, 1, ?) = ?")
             values += [len(prefix), prefix]
         rows = self.database.execute(
-            f"SELECT run_uuid, name, experiment_id, status, start_time FROM runs WHERE {' AND '.join(conditions)} "
-            "ORDER BY start_time DESC, run_uuid LIMIT ?",
+            "SELECT run_uuid, name, experiment_id, status, start_time, artifact_uri FROM runs "
+            f"WHERE {' AND '.join(conditions)} ORDER BY start_time DESC, run_uuid LIMIT ?",
             [*values, -1 if limit is None else limit],
         ).fetchall()
         return [
-            FoundRun(run_id, name, str(experiment), run_status, start_ms, self._metrics(run_id))
-            for run_id, name, experiment, run_status, start_ms in rows
+            FoundRun(
+                run_id,
+                name,
+                str(experiment),
+                run_status,
+                start_ms,
+                self._metrics(run_id),
+                self._texts("params", run_id) if with_settings else {},
+                self._texts("tags", run_id) if with_settings else {},
+                artifacts or "",
+            )
+            for run_id, name, experiment, run_status, start_ms, artifacts in rows
         ]
+
+    def _texts(self, table: str, run_id: str) -> dict[str, str]:
+        return dict(self.database.execute(f"SELECT key, value FROM {table} WHERE run_uuid = ?", [run_id]))
 
     def _metrics(self, run_id: str) -> dict[str, float]:
         rows = self.database.execute("SELECT key, value, is_nan FROM latest_metrics WHERE run_uuid = ?", [run_id])

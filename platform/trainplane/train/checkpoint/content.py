@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import safetensors
-import safetensors.torch
-from torch import Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -47,6 +46,9 @@ def parse_object(data: bytes) -> dict[str, Any]:
 
 def parse_tensors(data: bytes) -> dict[str, Tensor]:
     """Parses `tensors.safetensors`, which takes no more memory than its bytes."""
+    # Imported here, so that lists of checkpoints do without torch.
+    import safetensors.torch
+
     try:
         return safetensors.torch.load(data)
     # Types that this version of the format or of torch does not have raise KeyError.

@@ -16,16 +16,17 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
-
-import safetensors.torch
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.storage import NotFound, StorageError, Store
 from trainplane.train.checkpoint import pins
 from trainplane.train.checkpoint.content import StateFile, parse_object, parse_state, parse_tensors
-from trainplane.train.checkpoint.state import TrainingState
+
+# Functions import what loads torch: lists of checkpoints do without.
+if TYPE_CHECKING:
+    from trainplane.train.checkpoint.state import TrainingState
 
 log = logging.getLogger(__name__)
 
@@ -101,6 +102,8 @@ def write(
         metrics: Validation metrics at this step, for retention; values that are not finite are left out.
         check: Raises where this process must not write. Called before the first change and before the manifest.
     """
+    import safetensors.torch
+
     # Serialise everything, then compute the digests of the manifest.
     check()
     folder = _free_folder(store, state.step)
@@ -258,6 +261,8 @@ def order_of(folder: str) -> tuple[int, int]:
 
 def read(store: Store, checkpoint: Checkpoint) -> LoadedCheckpoint:
     """Reads a checkpoint; `RunFailed` where files are missing or damaged."""
+    from trainplane.train.checkpoint.state import TrainingState
+
     # Bytes first, then the values that the manifest repeats.
     files = {name: _verified(store, checkpoint, name) for name in checkpoint.manifest["files"]}
     content = _state_file(store, checkpoint, files["state.json"])

@@ -1,0 +1,1 @@
+"""Recorded runs: their settings, comparisons and curves."""

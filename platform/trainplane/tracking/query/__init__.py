@@ -1,0 +1,1 @@
+"""Finds runs by what they measured, and reads their curves."""
