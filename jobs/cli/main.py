@@ -106,7 +106,7 @@ def _context(args: argparse.Namespace) -> Context:
 
 
 # Commands without a context: they start servers of their own, or need none.
-WITHOUT_CONTEXT = ("bench.", "commands.stack:", "commands.config:", "commands.completion:")
+WITHOUT_CONTEXT = ("bench.", "commands.cluster.stack:", "commands.config:", "commands.completion:")
 
 # Commands that record something, and so make the database of a local context; all others leave nothing behind.
 RECORDING = (

@@ -11,7 +11,7 @@ from jobs.cli.arg_types import command, count, group
 def submit(commands: Any) -> None:
     """Adds `isnet submit`."""
     parser = command(
-        commands, "submit", "commands.submit:submit", "run a command as a job of the context's Ray cluster"
+        commands, "submit", "commands.cluster.submit:submit", "run a command as a job of the context's Ray cluster"
     )
     parser.add_argument("--no-follow", action="store_true", help="return once it is accepted instead of following it")
     parser.add_argument("--again", action="store_true", help="submit although the same job waits or runs")
@@ -40,10 +40,10 @@ def submit(commands: Any) -> None:
 def jobs(commands: Any) -> None:
     """Adds `isnet jobs`."""
     actions = group(commands, "jobs", "jobs on the context's Ray cluster")
-    command(actions, "list", "commands.jobs:list_jobs", "jobs, newest first: time, user, run and command of each")
+    command(actions, "list", "commands.cluster.jobs:list_jobs", "jobs, newest first, with time, user, run and command")
     summaries = {"show": "one job's state", "logs": "one job's output", "stop": "end a job, once its run is saved"}
     for name, summary in summaries.items():
-        action = command(actions, name, f"commands.jobs:{name}", summary)
+        action = command(actions, name, f"commands.cluster.jobs:{name}", summary)
         action.add_argument("job", metavar="JOB", help="id of a job, or its beginning")
         if name == "logs":
             action.add_argument("--follow", action="store_true", help="until the job is over; exit status: the job's")
@@ -74,10 +74,10 @@ def queue(commands: Any) -> None:
 def notify(commands: Any) -> None:
     """Adds `isnet notify`."""
     actions = group(commands, "notify", "who is told about ends, failures, gates and aliases")
-    test = command(actions, "test", "commands.notify:test", "send one event to each target; exit 1 if one fails")
+    test = command(actions, "test", "commands.cluster.notify:test", "send an event to each target; exit 1 if one fails")
     test.add_argument("target_name", nargs="?", metavar="TARGET", help="this one only")
-    command(actions, "list", "commands.notify:list_pending", "targets, and events that they have not taken yet")
-    sending = command(actions, "send", "commands.notify:send", "send the events that wait; exit 1 if some are left")
+    command(actions, "list", "commands.cluster.notify:list_pending", "targets, and events that they have not taken yet")
+    sending = command(actions, "send", "commands.cluster.notify:send", "send events that wait; exit 1 if some are left")
     sending.add_argument("--wait", type=count, default=60, metavar="SECONDS", help="try for so long, default 60")
 
 
@@ -92,7 +92,7 @@ def stack(commands: Any) -> None:
     up = command(
         actions,
         "up",
-        "commands.stack:up",
+        "commands.cluster.stack:up",
         "start what is not up, and write the context `stack` into isnet.toml",
     )
     up.add_argument(
@@ -101,7 +101,7 @@ def stack(commands: Any) -> None:
         help="default: the one it has, else Ceph where it is installed, else moto, a mock that keeps nothing",
     )
     up.add_argument("--timeout", type=count, default=180, metavar="SECONDS", help="give up after, default 180")
-    command(actions, "status", "commands.stack:status", "state of each part; exit 1 if one is not up")
-    down = command(actions, "down", "commands.stack:down", "stop all parts; their data stays")
+    command(actions, "status", "commands.cluster.stack:status", "state of each part; exit 1 if one is not up")
+    down = command(actions, "down", "commands.cluster.stack:down", "stop all parts; their data stays")
     # Data survives a plain `down`.
     down.add_argument("--wipe", action="store_true", help="remove its data, logs, secrets and context, too")

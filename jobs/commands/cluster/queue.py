@@ -16,7 +16,7 @@ from jobs.cli.arguments import parse
 from jobs.cli.format import duration
 from jobs.cli.main import emit
 from jobs.cli.streams import notify, write_report
-from jobs.commands.submit import PACKAGES, job_environment, job_folder, job_python, named_context
+from jobs.commands.cluster.submit import PACKAGES, job_environment, job_folder, job_python, named_context
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client
 from trainplane.cluster.jobs import logs as following

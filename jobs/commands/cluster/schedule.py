@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 from jobs.cli.main import emit
 from jobs.cluster.portable_args import check_context
 from jobs.commands.cluster.queue import template_of
-from jobs.commands.submit import job_command
+from jobs.commands.cluster.submit import job_command
 from trainplane.cluster.context import Context
 from trainplane.cluster.shared_queue.schedule import Schedule, checked_cron, checked_name, next_moment
 from trainplane.cluster.shared_queue.store import SharedQueue

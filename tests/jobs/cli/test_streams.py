@@ -23,10 +23,10 @@ def build_parser():
     parser = argparse.ArgumentParser()
     parser.add_argument("name")
     parser.add_argument("--json", action="store_true")
-    parser.set_defaults(target="commands.stack:command")
+    parser.set_defaults(target="commands.cluster.stack:command")
     return parser
 arguments.build_parser = build_parser
-sys.modules["jobs.commands.stack"] = types.SimpleNamespace(command=command)
+sys.modules["jobs.commands.cluster.stack"] = types.SimpleNamespace(command=command)
 sys.exit(main.main())
 """
 

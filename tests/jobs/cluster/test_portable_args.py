@@ -15,7 +15,7 @@ from jobs.cluster.portable_args import (
     portable_args,
     required_addresses,
 )
-from jobs.commands.submit import job_command, job_folder
+from jobs.commands.cluster.submit import job_command, job_folder
 from jobs.config import load_run_config
 from trainplane.cluster.context import local
 from trainplane.cluster.jobs.upload import check_upload

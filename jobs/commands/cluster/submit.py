@@ -19,7 +19,7 @@ from jobs.cli.arguments import parse
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
 from jobs.cluster.portable_args import check_context, check_settings, is_remote, portable_args
-from jobs.commands.jobs import end_text, follow, job_payload
+from jobs.commands.cluster.jobs import end_text, follow, job_payload
 from trainplane.cluster import context_file
 from trainplane.cluster.context import CONFIG_FILE, Context
 from trainplane.cluster.jobs import client, status, upload
