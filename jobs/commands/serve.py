@@ -16,7 +16,7 @@ from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.server import run_server
 from jobs.serving.startup import ServingPlan, open_service, plan_serving
-from jobs.serving.token import new_token
+from jobs.serving.token import TOKEN_VARIABLE, checked_token, new_token
 from trainplane.cluster.context import Context
 from trainplane.cluster.ports import HOST, check_port
 from trainplane.command_line import command_line
@@ -26,11 +26,10 @@ from trainplane.registry.names import check_alias, parse_address
 from trainplane.registry.shares import record_share
 from trainplane.registry.versions import RegisteredModel
 from trainplane.serving.admission import QueueLimits
+from trainplane.serving.service import ServingOptions
 from trainplane.storage import open_store
 
-# Kept out of the process list.
-TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
-_SHORTEST_TOKEN = 16
+# Part of the queue that one user may take.
 _WAITING_OF_ONE = 0.5
 
 
@@ -44,10 +43,15 @@ def serve(args: argparse.Namespace, context: Context) -> int:
         )
     port = check_port(args.port) if args.host in (HOST, "localhost") else args.port
     workers = args.workers or max(1, (os.cpu_count() or 2) // 2)
-    limits = QueueLimits(workers, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
-    token = _token()
+    # On Ray each replica has so many.
+    at_once = workers * args.replicas if args.on_ray else workers
+    limits = QueueLimits(at_once, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
+    # Out of the environment: child processes have no use for it.
+    given = os.environ.pop(TOKEN_VARIABLE, None)
+    token = new_token() if given is None else checked_token(given)
     # Mistakes end here, before anything is listened on or recorded.
-    plan = plan_serving(context, name, alias, args, limits)
+    options = ServingOptions(name, alias, candidate=args.candidate, limits=limits, widen=args.widen, keep=args.keep)
+    plan = plan_serving(context, options, share="shadow" if args.shadow else args.canary)
     # Traffic, refusals and ways back are told as they happen.
     logging.getLogger("trainplane.serving").setLevel(logging.INFO)
     settings = AppSettings(token, max_pixels=args.max_pixels, max_bytes=args.max_bytes)
@@ -76,19 +80,6 @@ def _name_and_alias(args: argparse.Namespace) -> tuple[str, str]:
     alias = parts.alias or args.alias
     check_alias(alias)
     return parts.name, alias
-
-
-def _token() -> str:
-    """Token of the environment, or a new one."""
-    token = os.environ.pop(TOKEN_VARIABLE, None)
-    if token is None:
-        return new_token()
-    if len(token) < _SHORTEST_TOKEN or not token.isascii() or not token.isprintable() or " " in token:
-        raise UserError(
-            f"{TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST_TOKEN} letters, digits and signs, "
-            "without spaces; leave it out, and the server makes one"
-        )
-    return token
 
 
 def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str) -> None:

@@ -218,8 +218,9 @@ def serve_on_ray(
     announce: Callable[[], None],
 ) -> None:
     """Serves on this job's cluster, or a private one, until interrupted."""
-    made = application(context, plan, settings, replicas)
+    # Nothing of Ray is imported before: it reads its token once.
     with ray_session():
+        made = application(context, plan, settings, replicas)
         from ray import serve
 
         try:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import argparse
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
+from typing import Literal
 
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
@@ -14,7 +14,6 @@ from trainplane.registry.alias_check import audited_version
 from trainplane.registry.audit import Trail, verified_trail
 from trainplane.registry.shares import record_share
 from trainplane.registry.versions import RegisteredModel
-from trainplane.serving.admission import QueueLimits
 from trainplane.serving.engine import Engine
 from trainplane.serving.follow import TrailFollower
 from trainplane.serving.service import Service, ServingOptions
@@ -32,34 +31,36 @@ class ServingPlan:
     audit: str  # Address of the trail's store
 
 
-def plan_serving(context: Context, name: str, alias: str, args: argparse.Namespace, limits: QueueLimits) -> ServingPlan:
-    """Finds the versions, and records the share that was asked for.
+def plan_serving(
+    context: Context, options: ServingOptions, *, share: float | Literal["shadow"] | None = None
+) -> ServingPlan:
+    """Finds the versions, and records the share that is asked for.
+
+    Args:
+        context: Where registry and audit are.
+        options: What is to be served.
+        share: Of the candidate; None changes nothing.
 
     Raises:
         UserError: There is no such model, alias or version.
         RunFailed: The alias was moved past the gates.
     """
     store = open_store(context.audit)
+    name, alias, candidate = options.name, options.alias, options.candidate
     version = audited_version(context.tracking_server, f"models:/{name}@{alias}", store)
-    candidate = args.candidate
     model = RegisteredModel(context.tracking_server, name)
-    if candidate is not None:
-        candidate = model.version(candidate).checked().version
-        if candidate == version.version:
-            raise UserError(
-                f"version {candidate} is {name}@{alias} already, so there is nothing to compare; name another candidate"
-            )
-    options = ServingOptions(
-        name, alias, candidate=candidate, limits=limits, widen=args.widen, keep=args.keep or "facts"
-    )
-    if candidate is not None and (args.shadow or args.canary is not None):
+    if candidate is not None and model.version(candidate).checked().version == version.version:
+        raise UserError(
+            f"version {candidate} is {name}@{alias} already, so there is nothing to compare; name another candidate"
+        )
+    if candidate is not None and share is not None:
         record_share(
             store,
             name,
             candidate,
             alias=alias,
-            mode="shadow" if args.shadow else "canary",
-            share=args.canary or 0.0,
+            mode="shadow" if share == "shadow" else "canary",
+            share=0.0 if share == "shadow" else share,
             reason="a server was started with it",
         )
     return ServingPlan(options, version.version, verified_trail(model, store), context.audit)

@@ -10,6 +10,11 @@ import hashlib
 import hmac
 import secrets
 
+from trainplane.errors import UserError
+
+# Where a token comes from that is not made here; never an argument, which the process list would show.
+TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
+_SHORTEST = 16
 COOKIE = "isnet_token"
 RATER_COOKIE = "isnet_rater"
 # Of requests by cookie that change something: another site's page cannot send it.
@@ -19,6 +24,16 @@ CROSS_SITE_HEADER = ("x-requested-with", "isnet")
 def new_token() -> str:
     """Makes the token of one start of a server."""
     return secrets.token_urlsafe(24)
+
+
+def checked_token(token: str) -> str:
+    """Checks a token that somebody chose; raises `UserError`."""
+    if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
+        raise UserError(
+            f"{TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST} letters and digits without "
+            "spaces; choose another one, or leave it out, and the command makes one"
+        )
+    return token
 
 
 def cookie_of(token: str) -> str:

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parents[2]
 INFRA = ROOT / "infra"
 RENDERED = ("overlays/dev", "overlays/prod")
 # Components that no overlay here uses.
-OPTIONAL = ("eight-gpus", "managed-database", "pod-identity")
+OPTIONAL = ("eight-gpus", "managed-database", "pod-identity", "serving")
 # Published schemas of KubeRay and Compose, which are not ours to ship.
 SCHEMAS = ROOT.parent / "shared" / "schemas"
 
@@ -46,7 +46,8 @@ def pod_specs(document):
         yield name, spec["template"]["spec"]
     elif kind == "CronJob":
         yield name, spec["jobTemplate"]["spec"]["template"]["spec"]
-    elif kind == "RayCluster":
+    elif kind in ("RayCluster", "RayService"):
+        spec = spec if kind == "RayCluster" else spec["rayClusterConfig"]
         yield f"{name}/head", spec["headGroupSpec"]["template"]["spec"]
         for group in spec["workerGroupSpecs"]:
             yield f"{name}/{group['groupName']}", group["template"]["spec"]

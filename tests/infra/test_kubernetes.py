@@ -246,6 +246,33 @@ def test_a_component_fits_production(tmp_path, component):
         check(document)
 
 
+def test_a_service_serves_what_our_application_takes_behind_a_token():
+    from jobs.serving import cluster_app
+
+    documents = list(yaml.safe_load_all((INFRA / "k8s/components/serving/serving.yaml").read_text()))
+    service = next(document for document in documents if document["kind"] == "RayService")
+    config = yaml.safe_load(service["spec"]["serveConfigV2"])
+    (application,) = config["applications"]
+    module, _, function = application["import_path"].partition(":")
+    assert (module, hasattr(cluster_app, function)) == (cluster_app.__name__, True)
+    arguments = cluster_app.ClusterServing(**application["args"])
+    cluster = service["spec"]["rayClusterConfig"]
+    (workers,) = cluster["workerGroupSpecs"]
+    # A GPU for each replica that fills, and none for the page.
+    assert arguments.replicas * arguments.gpus == workers["replicas"] == workers["maxReplicas"]
+    assert cluster["headGroupSpec"]["rayStartParams"]["num-gpus"] == "0"
+    assert cluster["authOptions"] == {"mode": "token"}
+    for where, spec in pod_specs(service):
+        (container,) = spec["containers"]
+        given = {entry["name"]: entry for entry in container["env"]}
+        assert given[cluster_app.TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"]["name"] == "isnet-serving", where
+        # KubeRay waits for a head that is ready before it hands over the application.
+        assert "8000" not in json.dumps(container["readinessProbe"]), where
+    # Its records survive the pod.
+    head = cluster["headGroupSpec"]["template"]["spec"]
+    assert {"name": "state", "persistentVolumeClaim": {"claimName": "isnet-serving"}} in head["volumes"]
+
+
 def test_no_budget_stops_a_drain_for_ever():
     for overlay in RENDERED:
         for document in render(overlay):

@@ -44,7 +44,7 @@ class LiveVersions:
     @property
     def served(self) -> Mapping[str, ServedVersion]:
         """Versions that may answer, by number."""
-        # The previous version is open, and answers no more.
+        # The previous version is open, and answers only who names it.
         wanted = set() if self.split is None else {self.split.production, self.split.candidate}
         return {number: version for number, version in self._open.items() if number in wanted}
 

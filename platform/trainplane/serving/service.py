@@ -154,7 +154,8 @@ class Service:
             AnswerFailed: The version that had to answer failed.
         """
         trace, started = new_trace(), time.time()
-        path = route(self.split, self.live.served, request.versions, trace)
+        # The version before the last change is open, too, and answers who names it.
+        path = route(self.split, self.live.open, request.versions, trace)
         versions = list(path.answers)
         # Blind: which answer is called A must not tell which version it is.
         if request.blind and secrets.randbelow(2):

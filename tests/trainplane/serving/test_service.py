@@ -131,8 +131,11 @@ def test_a_promotion_and_a_rollback_move_the_traffic_and_answers_in_flight_finis
         await until(lambda: "1" in engine.released)
         # The way back needs no download.
         assert set(service.live.open) == {"3", "4"}
+        named = ServingRequest({"word": b""}, {"word": "t"}, {}, versions=("3",))
+        assert (await service.answer(named)).answers[0].served.version == "3"
+        assert service.split.roles_of("3") == []
         with pytest.raises(VersionNotServed):
-            await service.answer(ServingRequest({"word": b""}, {}, {}, versions=("3",)))
+            await service.answer(ServingRequest({"word": b""}, {}, {}, versions=("1",)))
 
     serve(store, engine, scenario)
 
