@@ -1,4 +1,4 @@
-"""Opens a version by its alias, and tells where the alias was moved by hand."""
+"""Opens a version by alias; tells of moves by hand."""
 
 from __future__ import annotations
 

@@ -113,9 +113,9 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         # A finished run is only measured again: not worth starting a cluster.
         distributed = (train.max_workers > 1 or in_ray_job()) and not is_done(prepared.job, train.steps)
         plan = PlanRecord(prepared, context)
-        told = NoticeListener(bar, lambda notice: notifier.tell(run_notice(facts, notice)))
+        listener = NoticeListener(bar, lambda notice: notifier.tell(run_notice(facts, notice)))
         with _interruptible() as flag:
-            outcome = launch(prepared.job, train, progress=told, interrupted=flag, distributed=distributed)
+            outcome = launch(prepared.job, train, progress=listener, interrupted=flag, distributed=distributed)
     except Superseded:
         # Another process trains this run now, and its record is not ours to close.
         raise
@@ -145,7 +145,7 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
 
 
 def _facts(prepared: PreparedRun, context: Context) -> RunFacts:
-    """Facts of a run for events; the page without asking MLflow."""
+    """Facts of a run for events, without asking MLflow."""
     server, run_id = context.tracking_server, prepared.run_id
     # Only MLflow's own id has a page.
     has_page = server.address.startswith("http") and not is_reserved(run_id)

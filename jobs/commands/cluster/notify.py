@@ -1,4 +1,4 @@
-"""`isnet notify test|list|send`: who is told about events, and what waits."""
+"""`isnet notify test|list|send`: targets of events, and pending ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from trainplane.tracking.lineage import account
 
 
 def test(args: argparse.Namespace, context: Context) -> int:
-    """Sends one event to each target, and says what became of it."""
+    """Sends one event to each target, and reports the answers."""
     targets = _chosen(context, args.target_name)
     # All secrets first: a missing one is a mistake, and nothing was sent.
     resolved = [target.resolved() for target in targets]
@@ -55,7 +55,7 @@ def test(args: argparse.Namespace, context: Context) -> int:
 
 
 def list_pending(args: argparse.Namespace, context: Context) -> int:
-    """Lists targets, and the events that they have not taken yet."""
+    """Lists targets, and events that wait for them."""
     notifier = Notifier(context)
     waiting = [
         {"target": item.target, "kind": item.event.kind, "time": item.event.time, "title": item.event.title}

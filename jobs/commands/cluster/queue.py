@@ -71,7 +71,7 @@ def template_of(context: Context, command: list[str], *, priority: int, files: s
 
 
 def needs_of_command(command: list[str], *, has_gpus: bool, cpus: float = 0.0) -> dict[str, float]:
-    """What a command takes of a cluster.
+    """Resources that a command takes of a cluster.
 
     A training takes its ranks, elastic ones the fewest that they run with; a search takes what there is.
     """
@@ -102,7 +102,7 @@ def list_jobs(args: argparse.Namespace, context: Context) -> int:
 
 
 def stop(args: argparse.Namespace, context: Context) -> int:
-    """Takes a job out of the queue; one that runs saves first."""
+    """Takes a job out; a running one saves first."""
     queue = SharedQueue.of(context)
     job = _find(queue, args.job)
     if job.state == "ended":
@@ -122,13 +122,13 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     holder = QueueHolder(context, SharedQueue.of(context), emit=notify)
     client.connect(context)
     notify(f"serving the queue of context {context.name!r}; Ctrl-C ends it, and running jobs go on")
-    thread, told = HolderThread(holder), ""
+    thread, shown_error = HolderThread(holder), ""
     try:
         while True:
             time.sleep(_POLL_S)
-            if thread.error != told:
-                told = thread.error
-                notify(f"the queue waits: {told}" if told else "the queue goes on")
+            if thread.error != shown_error:
+                shown_error = thread.error
+                notify(f"the queue waits: {shown_error}" if shown_error else "the queue goes on")
     finally:
         thread.close()
 
@@ -137,8 +137,8 @@ def quota(args: argparse.Namespace, context: Context) -> int:
     """Shows or sets what users may take at once."""
     queue = SharedQueue.of(context)
     quotas = queue.quotas()
-    given = {"jobs": args.jobs, "CPU": args.cpus, "GPU": args.gpus}
-    changes = {name: amount for name, amount in given.items() if amount is not None}
+    options = {"jobs": args.jobs, "CPU": args.cpus, "GPU": args.gpus}
+    changes = {name: amount for name, amount in options.items() if amount is not None}
     if args.user is not None and not args.user.strip():
         raise UserError("--user is empty; name a user, or leave it out for the default of all")
     if any(amount < 0 for amount in changes.values()):
@@ -170,7 +170,7 @@ def _quota_line(user: str, limits: Any) -> str:
 
 
 def _check_quota(queue: SharedQueue, template: Template, capacity: dict[str, float]) -> None:
-    """Refuses a job that its user's quota can never let start."""
+    """Refuses a job that the quota never lets start."""
     limits = queue.quotas().of(template.user)
     for name, limit in limits.items():
         needed = 1.0 if name == "jobs" else min(template.needs.get(name, 0.0), capacity.get(name, 0.0))
@@ -187,7 +187,7 @@ def _content(template: Template) -> list[object]:
 
 @contextmanager
 def _serving(context: Context, queue: SharedQueue) -> Iterator[None]:
-    """Serves the queue during the block, if nobody else does."""
+    """Serves the queue during the block, unless another does."""
     thread = HolderThread(QueueHolder(context, queue))
     try:
         yield
@@ -196,10 +196,10 @@ def _serving(context: Context, queue: SharedQueue) -> Iterator[None]:
 
 
 def _follow(args: argparse.Namespace, context: Context, queue: SharedQueue, job: QueueJob) -> QueueJob:
-    """Prints a job's output until it has ended, from attempt to attempt; Ctrl-C spares it."""
+    """Prints a job's output of all attempts; Ctrl-C spares it."""
     output = sys.stderr if args.json else sys.stdout
     connection = client.connect(context)
-    followed, told, began = 0, "", time.monotonic()
+    followed, last_text, start = 0, "", time.monotonic()
     try:
         with _serving(context, queue):
             while True:
@@ -207,17 +207,17 @@ def _follow(args: argparse.Namespace, context: Context, queue: SharedQueue, job:
                 if job.state == "ended":
                     return job
                 if job.state == "running" and job.attempts > followed:
-                    followed, told = job.attempts, ""
+                    followed, last_text = job.attempts, ""
                     _follow_attempt(connection, job, output)
                     continue
-                if job.state == "waiting" and (text := _waiting_text(queue, job, connection)) != told:
-                    told = text
+                if job.state == "waiting" and (text := _waiting_text(queue, job, connection)) != last_text:
+                    last_text = text
                     notify(f"job {job.id} waits: {text}")
-                if job.attempts == 0 and time.monotonic() - began > args.wait:
+                if job.attempts == 0 and time.monotonic() - start > args.wait:
                     queue.cancel(job.id)
                     raise RunFailed(
                         f"job {job.id} did not start within {args.wait} s and is taken out of the queue, where it "
-                        f"waited for: {told}; raise --priority, or wait longer with --wait"
+                        f"waited for: {last_text}; raise --priority, or wait longer with --wait"
                     )
                 time.sleep(_POLL_S)
     except KeyboardInterrupt:
@@ -239,7 +239,7 @@ def _follow_attempt(connection: Any, job: QueueJob, output: Any) -> None:
 
 
 def _waiting_text(queue: SharedQueue, job: QueueJob, connection: Any) -> str:
-    jobs = [other for other in queue.jobs() if other.state != "ended"]
+    jobs = [each for each in queue.jobs() if each.state != "ended"]
     reason = decide(jobs, capacity_of(connection), queue.quotas()).waiting.get(job.id, "it starts in a moment")
     return f"{job.message}; {reason}" if job.message else reason
 
@@ -250,8 +250,8 @@ def _find(queue: SharedQueue, asked: str) -> QueueJob:
         job for job in jobs if job.id.startswith((asked, f"{CLI}-{asked}")) and job.state != "ended"
     ]
     if len(matches) != 1:
-        found = "no job" if not matches else "several jobs"
-        raise UserError(f"{found} of the queue begin with {asked!r}; {command_line('queue', 'list')} shows them")
+        number = "no job" if not matches else "several jobs"
+        raise UserError(f"{number} of the queue begin with {asked!r}; {command_line('queue', 'list')} shows them")
     return matches[0]
 
 

@@ -1,1 +1,1 @@
-"""Events of runs, searches and models, sent to people and programs."""
+"""Events of runs, searches and models for people and programs."""

@@ -1,4 +1,4 @@
-"""Sends events to people: Slack, Teams, mail and others, by apprise."""
+"""Sends events to Slack, Teams, mail and others, by apprise."""
 
 from __future__ import annotations
 

@@ -64,7 +64,7 @@ class Event:
 
     @property
     def severity(self) -> Severity:
-        """How serious it is; unknown kinds of newer code are `info`."""
+        """Seriousness; unknown kinds of newer code are `info`."""
         return KINDS[self.kind][0] if self.kind in KINDS else "info"
 
     def to_json(self) -> dict[str, Any]:

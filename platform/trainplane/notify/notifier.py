@@ -34,17 +34,17 @@ class Notifier:
     def tell(self, event: Event) -> list[str]:
         """Keeps an event and starts its sending; returns the targets.
 
-        Whatever goes wrong is logged: a run does not fail because nobody can be told.
+        A failure is logged: a run does not fail because a message does.
         """
         names = wanted_by(event.kind, self._targets)
         if not names:
             return []
         try:
             outbox = Outbox(open_store(str(self.folder)))
-            kept = [name for name in names if outbox.add(name, event)]
-            if kept:
+            new_names = [name for name in names if outbox.add(name, event)]
+            if new_names:
                 self.start_sending()
-            return kept
+            return new_names
         except (OSError, RunFailed, UserError) as error:
             log.warning("notify: the event %s is not sent (%s)", event.kind, error)
             return []

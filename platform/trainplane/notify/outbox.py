@@ -37,7 +37,7 @@ class Outbox:
         self._store = store
 
     def add(self, target: str, event: Event) -> bool:
-        """Keeps an event for a target; False if it is known."""
+        """Keeps an event for a target; False if known."""
         if self._store.size(f"sent/{target}/{event.id}") is not None:
             return False
         # An event that is made twice has two times, so the first one stays.
@@ -46,15 +46,15 @@ class Outbox:
 
     def pending(self) -> Iterator[Pending]:
         """Reads all pending events, oldest first."""
-        found = []
+        items = []
         for entry in self._store.list("pending/"):
             _, target, _ = entry.key.split("/", 2)
             try:
-                found.append(Pending(target, Event.from_json(json.loads(self._store.read(entry.key)))))
+                items.append(Pending(target, Event.from_json(json.loads(self._store.read(entry.key)))))
             # Delivered meanwhile; or damaged, which must not stop the others.
             except (NotFound, ValueError, KeyError, TypeError):
                 continue
-        yield from sorted(found, key=lambda item: (item.event.time, item.event.id))
+        yield from sorted(items, key=lambda item: (item.event.time, item.event.id))
 
     def count(self) -> int:
         """Number of pending events."""

@@ -1,4 +1,4 @@
-"""Events of one run. Pure, but for the class that passes messages on."""
+"""Events of one run, and the listener for its notices."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _STATUS = {"FINISHED": "run.finished", "FAILED": "run.failed", "KILLED": "run.st
 
 @dataclass(frozen=True)
 class RunFacts:
-    """What every event of a run says about it."""
+    """Facts in every event of a run."""
 
     run_id: str
     name: str
@@ -56,7 +56,7 @@ def run_ended(
 
 
 def run_found_dead(run_id: str) -> Event:
-    """Event of a run that another process closed, as its own had died."""
+    """Event of a run whose process died."""
     return Event.of(
         "run.failed",
         f"run {run_id[:8]} was found dead",
@@ -86,7 +86,7 @@ _TITLES = {
 
 
 class NoticeListener:
-    """Progress of a run that tells about notices, and shows everything."""
+    """Progress display that also tells about notices."""
 
     def __init__(self, shown: Progress, tell: Callable[[Notice], object]) -> None:
         """Wraps a display."""

@@ -9,7 +9,7 @@ from trainplane.notify.event import Event
 
 
 def search_finished(name: str, run_id: str, *, ended: str, trials: int, best: Mapping[str, object]) -> Event:
-    """Event of a search that ended; `best` describes its best trial."""
+    """Event of a finished search; `best` describes its best trial."""
     figures = "\n".join(f"{key}: {value}" for key, value in best.items())
     return Event.of(
         "search.finished",
@@ -25,7 +25,7 @@ def search_finished(name: str, run_id: str, *, ended: str, trials: int, best: Ma
 
 
 def search_broken(name: str, run_id: str, *, reason: str) -> Event:
-    """Event of a search that an error ended; no reason: it was interrupted."""
+    """Event of a search that failed; without `reason`, was interrupted."""
     kind, word = ("search.failed", "failed") if reason else ("search.stopped", "was stopped")
     return Event.of(
         kind,
@@ -39,5 +39,5 @@ def search_broken(name: str, run_id: str, *, reason: str) -> Event:
 
 
 def budget_near(name: str, run_id: str, limit: str) -> Event:
-    """Event of a search that has used most of a limit; `limit` says which."""
+    """Event of a search near a limit, named in `limit`."""
     return Event.of("budget.near", f"search {name}: {limit}", f"run {run_id}", once=(run_id, limit), run_id=run_id)

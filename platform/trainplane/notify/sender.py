@@ -59,7 +59,7 @@ class _Pause:
 
 
 class Sender:
-    """Delivers what is pending; remembers who failed, and until when to wait."""
+    """Delivers pending events; pauses after failures, target by target."""
 
     def __init__(
         self,
@@ -82,7 +82,7 @@ class Sender:
 
     def send_due(self, outbox: Outbox) -> int:
         """Sends what is due, in order; returns the number delivered."""
-        sent = 0
+        count = 0
         for item in outbox.pending():
             target = self._targets.get(item.target)
             # A target that this sender does not know may be another context's.
@@ -91,8 +91,8 @@ class Sender:
             # Two senders of this machine never send one event at the same moment.
             with FileLock(self._locks / f"{item.target}.lock").attempt() as is_ours:
                 if is_ours:
-                    sent += self._send_one(outbox, item, target)
-        return sent
+                    count += self._send_one(outbox, item, target)
+        return count
 
     def wait_s(self) -> float:
         """Seconds until a target may be tried again."""

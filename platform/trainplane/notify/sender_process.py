@@ -1,4 +1,4 @@
-"""Process that sends events, so that nothing waits for a receiver.
+"""Process that sends events, so that no caller waits.
 
 It takes its orders through standard input, so that no command line shows a secret. It outlives the command that started
 it, ends when nothing is pending, and gives up after hours; what is left then is sent after the next event, or by the
@@ -136,7 +136,7 @@ def _pending(outbox: Outbox, targets: Mapping[str, Target]) -> int:
 def _send_shared(
     sender: Sender, outbox: Outbox, shared: Outbox, lease: StoreLease, targets: Mapping[str, Target]
 ) -> int:
-    """Moves what failed into the store, and sends what waits there.
+    """Moves failed events into the store; sends those there.
 
     Returns the number of events left. A store that is away changes nothing: they stay on this machine.
     """

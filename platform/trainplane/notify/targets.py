@@ -32,7 +32,7 @@ _PLAIN_HTTP = ("json", "jsons", "xml", "xmls", "form", "forms", "apprise", "appr
 
 @dataclass(frozen=True)
 class Target:
-    """Where events go; secrets are references until they are used."""
+    """Receiver of events; secrets are references until use."""
 
     name: str
     webhook: str = ""  # Address, or empty
@@ -78,7 +78,7 @@ def to_tables(targets: tuple[Target, ...]) -> dict[str, dict[str, Any]]:
 
 
 def wanted_by(kind: str, targets: tuple[Target, ...]) -> list[str]:
-    """Names of the targets that get events of a kind. Pure."""
+    """Names of the targets for a kind of event."""
     return [target.name for target in targets if target.wants(kind)]
 
 
@@ -134,7 +134,7 @@ ALLOW = "name a public address, or set allow_private = true for this target"
 
 
 def _check_apprise(address: str, what: str, *, allow_private: bool) -> None:
-    """Refuses what a webhook is for, and private hosts that stand in an address as numbers."""
+    """Refuses plain HTTP, and private hosts in the address."""
     parts = urlsplit(address)
     if parts.scheme in _PLAIN_HTTP:
         raise UserError(f"apprise of {what} is a plain HTTP address ({parts.scheme}://…); use webhook = … instead")

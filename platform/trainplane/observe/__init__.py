@@ -1,1 +1,1 @@
-"""What is seen of a run from outside: messages, metrics for Prometheus, profiles, log lines."""
+"""Outside view of a run: messages, metrics, profiles, log lines."""

@@ -1,4 +1,4 @@
-"""Log lines as JSON, one object a line, for collectors of logs.
+"""Log lines as JSON, one object a line.
 
 Everything that a command prints on standard error becomes such a line: messages, progress, warnings of libraries,
 tracebacks. Standard output, a command's report, stays as it is.
@@ -31,7 +31,7 @@ def log_format(value: object, what: str) -> str:
 
 @contextmanager
 def restored_stderr() -> Iterator[None]:
-    """Puts standard error back after the block, with what its last line lacks."""
+    """Restores standard error after the block."""
     before, handlers = sys.stderr, list(logging.root.handlers)
     try:
         yield
@@ -59,7 +59,7 @@ def json_line(message: str, *, level: str = "INFO", logger: str = CLI) -> str:
 
 
 class _Formatter(logging.Formatter):
-    """Formats records of `logging`; a traceback is part of the message."""
+    """Formats records of `logging`, tracebacks included."""
 
     def format(self, record: logging.LogRecord) -> str:
         return json_line(super().format(record), level=record.levelname, logger=record.name)
@@ -80,9 +80,9 @@ class JsonLines(io.TextIOBase):
         # A carriage return draws a line again: only what stands there at its end counts.
         *lines, self._line = (self._line + text).split("\n")
         for line in lines:
-            shown = line.rstrip("\r").rpartition("\r")[2]
-            if shown.strip():
-                self._raw.write(json_line(shown.removeprefix(f"{CLI}: ")) + "\n")
+            text_of_line = line.rstrip("\r").rpartition("\r")[2]
+            if text_of_line.strip():
+                self._raw.write(json_line(text_of_line.removeprefix(f"{CLI}: ")) + "\n")
         return len(text)
 
     def end_line(self) -> None:

@@ -9,7 +9,7 @@ MOST_STEPS = 50
 
 
 def steps_of(text: str) -> range:
-    """Steps of a setting such as "100..110", both ends included; counted from 1."""
+    """Steps of "100..110", both ends included, counted from 1."""
     match = re.fullmatch(r"\s*(\d+)\s*\.\.\s*(\d+)\s*", text)
     steps = range(int(match[1]), int(match[2]) + 1) if match else range(0)
     if not steps or steps.start < 1 or len(steps) > MOST_STEPS:

@@ -42,7 +42,7 @@ class StepProfiler:
         return None if step + 1 in self._steps else self.finish()
 
     def finish(self) -> str | None:
-        """Ends the profile, if one is running; all ranks call it together."""
+        """Ends a running profile; all ranks call it together."""
         if self._profile is None:
             return None
         self._steps = range(0)
@@ -73,14 +73,14 @@ class StepProfiler:
         """Records all stored traces as artifacts, on rank 0."""
         if not self._world.is_first:
             return None
-        found = 0
+        count = 0
         for rank in range(self._world.size):
             try:
                 self._tracker.log_file(f"{FOLDER}/rank-{rank}.json.gz", self._store.read(self._key(rank)))
-                found += 1
+                count += 1
             except (NotFound, StorageError):
                 continue
-        return f"profiles of {found} of {self._world.size} ranks are among the run's artifacts, {FOLDER}/"
+        return f"profiles of {count} of {self._world.size} ranks are among the run's artifacts, {FOLDER}/"
 
     def _key(self, rank: int) -> str:
         return f"{FOLDER}/rank-{rank}.json.gz"

@@ -1,6 +1,6 @@
 """Shows one rank of a run to the outside.
 
-Messages go to the display, the record and whoever is told about events; metrics to Prometheus; profiles to the
+Messages go to the display, the record and the targets of events; metrics to Prometheus; profiles to the
 artifacts. Nothing here changes what is computed.
 """
 
@@ -52,7 +52,7 @@ class RunObserver:
         self._metrics.show({"isnet_run_active": 1.0, "isnet_run_steps": float(config.steps)})
 
     def emit(self, done: int, message: str, faults: int | None = None) -> None:
-        """Shows a message and records it in the run; `faults` counts bad steps."""
+        """Shows and records a message; `faults` counts bad steps."""
         if not self._world.is_first:
             return
         self._messages.append(message)
@@ -65,7 +65,7 @@ class RunObserver:
             self._tracker.log_metrics(done, {"guard/faults": faults})
 
     def before_step(self, step: int) -> None:
-        """Called on every rank before global step `step`, counted from 1."""
+        """Prepares global step `step`, counted from 1, on every rank."""
         self._profiler.before(step)
 
     def after_step(self, step: int) -> None:
@@ -100,7 +100,7 @@ class RunObserver:
         self._metrics.flush()
 
     def finish(self, done: int) -> None:
-        """Records what a run leaves when it ends; all ranks call it together."""
+        """Ends a running profile; all ranks call it together."""
         if message := self._profiler.finish():
             self.emit(done, message)
 

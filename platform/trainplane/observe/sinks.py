@@ -1,4 +1,4 @@
-"""Where metrics go: Ray's own exporter, a folder of text files, or a port.
+"""Sinks of metrics: Ray's exporter, text files, or a port.
 
 In a process of Ray its node's exporter has them, which the cluster's Prometheus reads already. Elsewhere the context's
 `metrics` (the variable below) says where: `file:FOLDER`, for the textfile collector of node_exporter, or `port:N` on
@@ -65,10 +65,10 @@ class RaySink:
 
 
 class TextSink:
-    """Metrics in a file of Prometheus's text format, or on a port of loopback."""
+    """Metrics in Prometheus's text format: a file, or a port."""
 
     def __init__(self, *, file: Path | None = None, port: int | None = None) -> None:
-        """Opens the port, where one is given; `OSError` if it is taken."""
+        """Opens the port, if any; `OSError` if in use."""
         from prometheus_client import CollectorRegistry, start_http_server
 
         self._registry, self._file, self._server = CollectorRegistry(), file, None

@@ -1,4 +1,4 @@
-"""Lease of one object in a store: one holder among many hosts.
+"""Lease in a store: one holder among many hosts.
 
 A holder changes the object at least every third of its term. Others take it over when they have seen the same object
 for a whole term by their own clock: clocks of two hosts are never compared. A holder that was cut off for longer loses
@@ -76,7 +76,7 @@ class StoreLease:
             return b""
 
     def _is_expired(self, entry: Entry) -> bool:
-        """True if this object has stood unchanged for the whole term."""
+        """True if this object is unchanged for the whole term."""
         if self._seen != entry.stamp:
             self._seen, self._since = entry.stamp, self._clock()
         return self._clock() - self._since >= self._term_s

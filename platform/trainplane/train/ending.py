@@ -61,7 +61,7 @@ class Ending:
         return self._config.max_hours is not None and self.seconds >= 3600 * self._config.max_hours
 
     def warning(self) -> str:
-        """Says once that most of the time is used; empty: not now."""
+        """Warns once when most time is used, else empty."""
         hours = self._config.max_hours
         if hours is None or self._is_warned or self.seconds < WARN_SHARE * 3600 * hours:
             return ""

@@ -103,7 +103,7 @@ def start_job(
     cpus: float,
     user: str,
 ) -> bool:
-    """Hands one job to Ray; False if it has a job of this id.
+    """Hands a job to Ray; False if its id exists.
 
     The arguments are those of `submit`; `user` is who submitted it.
     """

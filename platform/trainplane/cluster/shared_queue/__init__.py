@@ -1,1 +1,1 @@
-"""A queue of jobs with priorities and quotas, recorded in the context's store."""
+"""Queue of jobs with priorities and quotas, in the store."""

@@ -1,4 +1,4 @@
-"""Folders that travel with a queued job, as archives in the store.
+"""Folders of a queued job, as archives in the store.
 
 A job may start days later, from another machine than the one that submitted it. Equal folders are stored once.
 """
@@ -34,7 +34,7 @@ def store_folder(store: Store, folder: Path) -> str:
 
 
 def fetch_folder(store: Store, digest: str, target: Path) -> Path:
-    """Unpacks a stored folder into `target`; `RunFailed` if it is gone or changed."""
+    """Unpacks a stored folder; `RunFailed` if gone or changed."""
     try:
         data = store.read(f"files/{digest}.zip")
     except NotFound:

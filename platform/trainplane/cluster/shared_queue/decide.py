@@ -2,8 +2,8 @@
 
 Jobs are taken by priority, then in the order of submission. One that does not fit takes the room of running jobs of
 strictly lower priority, the lowest first and of those the youngest, which has least to lose; and only where that is
-enough. What it waits for is kept free for it: nobody behind it starts there, so that a large job is not passed by small
-ones for ever. A job that its user's quota holds back keeps nobody else waiting.
+enough. What it waits for is kept free for it: no job behind it starts there, so that a large job is not passed by small
+ones for ever. A job that its user's quota holds back keeps no holder job waiting.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class Action:
 
 @dataclass(frozen=True)
 class Decision:
-    """What to do now, and why jobs wait."""
+    """Actions to take now, and reasons for waiting."""
 
     actions: tuple[Action, ...]
     waiting: Mapping[str, str]  # Reason by job
@@ -69,10 +69,10 @@ def decide(jobs: Sequence[QueueJob], capacity: Resources, quotas: Quotas) -> Dec
         # It does not fit: whoever is behind it waits, too.
         is_blocked = job.id
         expected = free
-        for other in holding:
+        for holder in holding:
             # A job that gives way already is room to come, unless it takes that again before this one.
-            if other.state == "yielding" and rank(other) > rank(job):
-                expected = _sum(expected, needs_of(other, capacity))
+            if holder.state == "yielding" and rank(holder) > rank(job):
+                expected = _sum(expected, needs_of(holder, capacity))
         if _fits(needs, expected):
             reasons[job.id] = "another job is giving way to it"
             continue
@@ -83,12 +83,12 @@ def decide(jobs: Sequence[QueueJob], capacity: Resources, quotas: Quotas) -> Dec
 
 
 def rank(job: QueueJob) -> tuple[int, float, str]:
-    """Place of a job among those that wait: the smallest is first."""
+    """Place of a waiting job: the smallest is first."""
     return -job.template.priority, job.submitted, job.id
 
 
 def needs_of(job: QueueJob, capacity: Resources) -> dict[str, float]:
-    """What a job takes; never more than the cluster has."""
+    """Resources of a job; never more than the cluster has."""
     # A job that is larger than the cluster starts on an empty one, and waits there for nodes.
     needs = job.template.needs
     return {name: min(needs.get(name, 0.0), amount) for name, amount in capacity.items() if needs.get(name)}
@@ -97,25 +97,25 @@ def needs_of(job: QueueJob, capacity: Resources) -> dict[str, float]:
 def _victims(
     job: QueueJob, needs: Resources, expected: Resources, running: Sequence[QueueJob], capacity: Resources
 ) -> list[QueueJob]:
-    """Running jobs whose room is enough for `job`; none where all of them are not."""
-    lower = [other for other in running if other.template.priority < job.template.priority]
+    """Running jobs that give way to `job`, if that suffices."""
+    lower = [holder for holder in running if holder.template.priority < job.template.priority]
     room, chosen = dict(expected), list[QueueJob]()
-    for other in sorted(lower, key=lambda other: (other.template.priority, -other.started, other.id)):
-        taken = needs_of(other, capacity)
+    for holder in sorted(lower, key=lambda holder: (holder.template.priority, -holder.started, holder.id)):
+        amounts = needs_of(holder, capacity)
         # What it holds must be among what is missing.
-        if not any(room.get(name, 0.0) + _SLACK < needs[name] and taken.get(name) for name in needs):
+        if not any(room.get(name, 0.0) + _SLACK < needs[name] and amounts.get(name) for name in needs):
             continue
-        chosen.append(other)
-        room = _sum(room, taken)
+        chosen.append(holder)
+        room = _sum(room, amounts)
         if _fits(needs, room):
             break
     if not _fits(needs, room):
         return []
     # A later, larger one may have made an earlier one needless.
-    for other in list(chosen):
-        without = _sum(room, needs_of(other, capacity), sign=-1)
+    for holder in list(chosen):
+        without = _sum(room, needs_of(holder, capacity), sign=-1)
         if _fits(needs, without):
-            chosen.remove(other)
+            chosen.remove(holder)
             room = without
     return chosen
 

@@ -1,8 +1,8 @@
-"""Acts on the queue: starts jobs, makes jobs give way, notes what became of them.
+"""Acts on the queue: starts jobs, lets them give way.
 
-Whoever follows a job or serves the queue tries to hold its lease; one of them does, and another takes over within a
-minute when that one is gone. Everything it does is safe when it is done twice: an attempt has one id, which Ray takes
-once. A job that gives way is stopped as `jobs stop` does it: it saves at the end of its step, waits again in its old
+Each process that follows a job or serves the queue tries to hold its lease; one of them does, and another takes over
+within a minute when that one is gone. Everything it does is safe when it is done twice: an attempt has one id, which
+Ray takes once. A job that gives way is stopped as `jobs stop` does it: it saves at the end of its step, waits again in its old
 place, and goes on from there.
 """
 
@@ -33,7 +33,7 @@ _STATES = ("waiting", "running", "yielding")
 
 
 def after_look(job: QueueJob, seen: JobState | None, now: float) -> QueueJob:
-    """What becomes of a job that holds room, by what Ray says of it. Pure.
+    """Next state of a job that holds room. Pure.
 
     Args:
         job: A running or yielding job.
@@ -100,19 +100,19 @@ class QueueHolder:
         self._lease.release()
 
     def _create_due(self, jobs: list[QueueJob], now: float) -> list[QueueJob]:
-        known = {job.id for job in jobs}
+        ids = {job.id for job in jobs}
         for schedule in self._queue.schedules():
             job = due_job(schedule, now)
-            if job is not None and job.id not in known and self._queue.create(job):
+            if job is not None and job.id not in ids and self._queue.create(job):
                 self._emit(f"schedule {schedule.name} submits job {job.id}")
                 jobs = [*jobs, job]
         return jobs
 
     def _cancel(self, connection: Any, jobs: list[QueueJob], now: float) -> list[QueueJob]:
-        wanted = set(self._queue.take_cancelled())
+        wishes = set(self._queue.take_cancelled())
         changed = []
         for job in jobs:
-            if job.id in wanted and not job.is_cancelled:
+            if job.id in wishes and not job.is_cancelled:
                 if job.state == "waiting":
                     job = replace(job, state="ended", status="STOPPED", exit=1, ended=now, message="it was cancelled")
                 job = replace(job, is_cancelled=True)
@@ -120,7 +120,7 @@ class QueueHolder:
                 if job.holds_room:
                     _stop(connection, job)
             changed.append(job)
-        for name in wanted:
+        for name in wishes:
             self._queue.forget_cancelled(name)
         return changed
 
@@ -181,9 +181,9 @@ class QueueHolder:
 
 
 def capacity_of(connection: Any) -> dict[str, float]:
-    """What the cluster has, by resource; `driver` only where the head offers places."""
-    found = cluster_resources(connection)
-    capacity = {"CPU": found.cpus, "GPU": found.gpus, "driver": found.drivers}
+    """Resources of the cluster; `driver` if the head has places."""
+    total = cluster_resources(connection)
+    capacity = {"CPU": total.cpus, "GPU": total.gpus, "driver": total.drivers}
     return {name: amount for name, amount in capacity.items() if amount}
 
 

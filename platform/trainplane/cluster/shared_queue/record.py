@@ -37,7 +37,7 @@ class Template:
 
 @dataclass(frozen=True)
 class QueueJob:
-    """One job of the queue; only the holder of the lease changes it."""
+    """Job of the queue, changed by the lease's holder."""
 
     id: str
     template: Template
@@ -67,19 +67,19 @@ class QueueJob:
 
     @staticmethod
     def from_json(stored: Mapping[str, Any]) -> QueueJob:
-        """Reads what `to_json` wrote; fields of newer code are left out."""
+        """Reads what `to_json` wrote, without fields of newer code."""
         return QueueJob(**{**_known(QueueJob, stored), "template": Template.from_json(stored["template"])})
 
 
 @dataclass(frozen=True)
 class Quotas:
-    """Most that the running jobs of a user may take together."""
+    """Limits of what a user's running jobs take together."""
 
     default: Mapping[str, float] = field(default_factory=dict)  # By resource, or `jobs`
     users: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def of(self, user: str) -> Mapping[str, float]:
-        """Limits of one user; none for what they do not name."""
+        """Limits of one user, by resource, or `jobs`."""
         return {**self.default, **self.users.get(user, {})}
 
 

@@ -1,4 +1,4 @@
-"""Recurring jobs: when the next one is due. Pure, but for the clock of `now`."""
+"""Recurring jobs, and their moments. Pure: no I/O."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def checked_name(name: str) -> str:
 
 
 def next_moment(cron: str, after: float) -> float:
-    """First moment of a schedule after `after`, seconds since the epoch."""
+    """First moment after `after`, in seconds since the epoch."""
     from croniter import croniter
 
     return float(croniter(cron, datetime.fromtimestamp(after, UTC)).get_next(float))
@@ -76,9 +76,9 @@ def last_moment(cron: str, now: float) -> float:
 
 
 def due_job(schedule: Schedule, now: float) -> QueueJob | None:
-    """Job of the last moment, unless it is too old or before the schedule.
+    """Job of the last moment, unless too old or early.
 
-    Its id names the moment, so that it is created once, whoever looks how often.
+    Its id names the moment, so that it is created once, however often it is asked for.
     """
     moment = last_moment(schedule.cron, now)
     if moment < schedule.since or now - moment > LATEST_S:

@@ -1,7 +1,7 @@
 """The queue in the store.
 
 jobs/ID.json        a job (`record.QueueJob`); created once, changed by the holder alone
-cancel/ID           somebody wants it ended
+cancel/ID           a wish to end it
 schedules/NAME.json a recurring job (`schedule.Schedule`)
 quota.json          limits by user
 files/DIGEST.zip    folders that travel with jobs
@@ -36,7 +36,7 @@ class SharedQueue:
 
     @staticmethod
     def of(context: Context) -> SharedQueue:
-        """Queue of a context; `UserError` where it has no common store."""
+        """Queue of a context; `UserError` without a common store."""
         if context.store is None:
             raise UserError(
                 f"context {context.name!r} has no common store, where a shared queue is kept; add store = "
@@ -49,7 +49,7 @@ class SharedQueue:
         return StoreLease(self.store, "holder.lease", term_s=LEASE_TERM_S)
 
     def add(self, job: QueueJob) -> QueueJob:
-        """Adds a job; returns the same one that waits or runs, if there is one."""
+        """Adds a job, or finds the same unfinished one."""
         for number in range(1, 1000):
             numbered = replace(job, id=job.id if number == 1 else f"{job.id}-r{number}")
             if self.store.create(_key(numbered.id), _json(numbered.to_json())):
@@ -60,7 +60,7 @@ class SharedQueue:
         raise UserError(f"job {job.id} was submitted a thousand times; change its words")
 
     def create(self, job: QueueJob) -> bool:
-        """Adds a job of exactly this id; False if it exists."""
+        """Adds a job of this id; False if it exists."""
         return self.store.create(_key(job.id), _json(job.to_json()))
 
     def write(self, job: QueueJob) -> None:
@@ -90,7 +90,7 @@ class SharedQueue:
         self.store.write(f"cancel/{job}", b"")
 
     def take_cancelled(self) -> list[str]:
-        """Ids of jobs that somebody wants ended."""
+        """Ids of jobs that users want ended."""
         return [entry.key.removeprefix("cancel/") for entry in self.store.list("cancel/")]
 
     def forget_cancelled(self, job: str) -> None:
