@@ -2,8 +2,8 @@
 
 Each process that follows a job or serves the queue tries to hold its lease; one of them does, and another takes over
 within a minute when that one is gone. Everything it does is safe when it is done twice: an attempt has one id, which
-Ray takes once. A job that gives way is stopped as `jobs stop` does it: it saves at the end of its step, waits again in its old
-place, and goes on from there.
+Ray takes once. A job that gives way is stopped as `jobs stop` does it: it saves at the end of its step, waits again in
+its old place, and goes on from there.
 """
 
 from __future__ import annotations
