@@ -20,7 +20,7 @@ def test_good_cards_are_named_and_nothing_else_is_said():
 @pytest.mark.parametrize(
     ("cards", "facts", "level", "words"),
     [
-        ((Card("T4", 6.0, (8, 6)),), {}, "warning", "has 6.0 GiB, and places2 as shipped needs 8"),
+        ((Card("A2", 4.0, (8, 6)),), {}, "warning", "has 4.0 GiB, and places2 as shipped needs 6"),
         ((Card("V100", 32.0, (7, 0)),), {}, "warning", "and bf16 needs 8.0"),
         ((A100, Card("H100", 80.0, (9, 0))), {}, "warning", "cards of different kinds (H100, NVIDIA A100)"),
         ((Card("A100 MIG 1g.10gb", 10.0, (8, 0), True),), {}, "warning", "is a MIG slice"),
