@@ -103,7 +103,7 @@ def measure(name: str, candidate: str, context: Context, *, users: int, requests
     assert production is not None, "the server says so in a sentence"
     port, token = free_port(), secrets.token_urlsafe(24)
     with _Mlflow(context) as mlflow, _server(context, mlflow, name, candidate, port, token) as address:
-        client = _Client(address, token, side)
+        client = TrafficClient(address, token, side)
         client.wait_for_versions({production, candidate})
         crowd, started = Crowd(), time.time()
         # Some name no version, some one, some both.
@@ -179,12 +179,12 @@ def _figures(
     ]
 
 
-def _user(client: _Client, crowd: Crowd, plans: Sequence[tuple[str, ...]], requests: int) -> None:
+def _user(client: TrafficClient, crowd: Crowd, plans: Sequence[tuple[str, ...]], requests: int) -> None:
     for versions in itertools.islice(itertools.cycle(plans), requests):
         crowd.add(client.ask(versions))
 
 
-class _Client:
+class TrafficClient:
     """Asks the server as a program does."""
 
     def __init__(self, address: str, token: str, side: int) -> None:

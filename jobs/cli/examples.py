@@ -63,6 +63,15 @@ EXAMPLES: dict[str, list[Example]] = {
     "isnet models promote": [
         ("put a version into production, past its gates", "isnet models promote isnet-demo 2 --dataset demo-val"),
     ],
+    "isnet models share": [
+        ("let a candidate answer a tenth of the requests", "isnet models share isnet-demo 2 10%"),
+        ("take them back", "isnet models share isnet-demo 2 off"),
+    ],
+    "isnet serve": [
+        ("open a page over the model in production", "isnet serve isnet-demo"),
+        ("compare another version with it, blind", "isnet serve isnet-demo --candidate 2"),
+        ("let it answer a tenth of the requests", "isnet serve isnet-demo --candidate 2 --canary 10%"),
+    ],
     "isnet models rollback": [("return to the version before", "isnet models rollback isnet-demo")],
     "isnet runs list": [
         ("see the newest runs", "isnet runs list"),

@@ -1,0 +1,128 @@
+"""`isnet serve` and `isnet models share` as commands: mistakes are sentences, and a server follows other processes."""
+
+import json
+import signal
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+from project_fixtures import runner
+
+from jobs.bench.traffic import TrafficClient, measure
+from trainplane.cluster.context import resolve
+from trainplane.cluster.ports import free_port
+from trainplane.registry.audit import read_trail
+from trainplane.registry.shares import current_share
+from trainplane.storage import open_store
+
+
+@pytest.fixture
+def isnet(served_home, capfd):
+    return runner(capfd)
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (("nothing",), "no registered model 'nothing' (registered: photo)"),
+        (("photo", "--candidate", "9"), "has no version 9 (it has: 3, 2, 1)"),
+        (("photo", "--candidate", "1"), "version 1 is photo@production already"),
+        (("photo", "--alias", "staging"), "alias 'staging' points at nothing"),
+        (("photo/2",), "isnet serve photo --candidate 2"),
+        (("photo", "--shadow"), "isnet serve photo --candidate VERSION --shadow"),
+        (("photo", "--canary", "10%"), "isnet serve photo --candidate VERSION"),
+        (("photo", "--candidate", "2", "--canary", "110%"), "110% is no share; need more than 0 and at most 1"),
+        (("photo", "--port", "99999"), "99999 is not a port"),
+    ],
+)
+def test_a_mistake_is_a_sentence_and_nothing_is_recorded(isnet, served_home, words, sentence):
+    records = len(read_trail(open_store(str(served_home / "audit")), "photo").records)
+    done = isnet("serve", *words)
+    assert done.status == 2, done.err
+    assert sentence in done.err
+    assert len(read_trail(open_store(str(served_home / "audit")), "photo").records) == records
+
+
+def test_a_token_that_is_too_short_is_refused_without_being_shown(isnet, monkeypatch):
+    monkeypatch.setenv("ISNET_SERVE_TOKEN", "hunter2")
+    done = isnet("serve", "photo")
+    assert (done.status, "has 7 characters; need at least 16" in done.err) == (2, True)
+    assert "hunter2" not in done.err
+
+
+def test_a_share_is_recorded_and_ended(isnet, served_home):
+    store = open_store(str(served_home / "audit"))
+    done = isnet("models", "share", "photo", "2", "12.5%", "--reason", "a first look", "--json")
+    assert done.status == 0, done.err
+    assert done.json()["audit"]["action"] == "share"
+    share = current_share(read_trail(store, "photo"), "production")
+    assert (share.version, share.share, share.reason) == ("2", 0.125, "a first look")
+    assert isnet("models", "share", "photo", "2", "off").status == 0
+    assert current_share(read_trail(store, "photo"), "production").mode == "off"
+    assert isnet("models", "audit", "photo", "--verify").status == 0
+    refused = isnet("models", "share", "photo", "1", "10%")
+    assert (refused.status, "has all requests already" in refused.err) == (2, True)
+
+
+@pytest.fixture
+def serving(served_home):
+    """Starts `isnet serve WORDS`; gives its process, address and report."""
+    processes = []
+
+    def start(*words):
+        port = free_port()
+        command = [sys.executable, "-m", "jobs.cli", "serve", "photo", "--port", str(port), "--json", *words]
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True)
+        processes.append(process)
+        told = json.loads(process.stdout.readline())
+        # Neither the token nor anything made from it stands in the list of processes.
+        assert told["token"] not in Path(f"/proc/{process.pid}/cmdline").read_text()
+        return process, told
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.wait()
+
+
+def production(told):
+    with urllib.request.urlopen(f"{told['address']}/healthz", timeout=30) as answer:
+        return json.load(answer)["production"]
+
+
+@pytest.mark.real
+def test_a_server_follows_a_promotion_and_a_rollback_of_another_process_and_ends_in_peace(serving, isnet):
+    process, told = serving("--candidate", "2")
+    assert production(told) == "1"
+    assert isnet("models", "promote", "photo", "2", "--force", "a test").status == 0
+    assert isnet("models", "rollback", "photo").status == 0
+    ended = time.monotonic()
+    while production(told) != "1":
+        assert time.monotonic() - ended < 2
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 0
+
+
+@pytest.mark.real
+def test_ray_serve_answers_by_the_same_routes(serving):
+    pytest.importorskip("ray.serve", reason="needs the extra serve")
+    _, told = serving("--candidate", "2", "--on-ray")
+    assert production(told) == "1"
+    client = TrafficClient(told["address"], told["token"], 64)
+    client.wait_for_versions({"1", "2"})
+    for versions in (("1",), ("2",), ("2", "1")):
+        asked = client.ask(versions)
+        assert (asked.status, asked.answered, asked.is_named) == (200, versions, True)
+
+
+@pytest.mark.nightly
+def test_no_request_fails_while_versions_move_and_mlflow_is_away(served_home):
+    figures = {figure["name"]: figure for figure in measure("photo", "2", resolve(), users=4, requests=30, side=64)}
+    assert figures["answered by the canary before its promotion"]["value"] > 0
+    for name in ("failed", "answered by a version not asked for", "without a named version", "traces lost"):
+        assert figures[name]["value"] == 0, figures
+    assert figures["traces doubled"]["value"] == 0
+    assert figures["last old answer after the rollback"]["value"] <= 2
