@@ -18,7 +18,7 @@ from jobs.cli.main import emit
 from jobs.cli.streams import notify, write_report
 from jobs.commands.cluster.submit import PACKAGES, job_environment, job_folder, job_python, named_context
 from trainplane.cluster.context import Context
-from trainplane.cluster.jobs import client
+from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs import logs as following
 from trainplane.cluster.shared_queue.archive import store_folder
 from trainplane.cluster.shared_queue.decide import decide, rank
@@ -206,9 +206,9 @@ def _follow(args: argparse.Namespace, context: Context, queue: SharedQueue, job:
                 job = queue.find(job.id) or job
                 if job.state == "ended":
                     return job
-                if job.state == "running" and job.attempts > followed:
+                # It is noted before the cluster has it: an attempt that is not there yet is asked for again.
+                if job.state == "running" and job.attempts > followed and _follow_attempt(connection, job, output):
                     followed, last_text = job.attempts, ""
-                    _follow_attempt(connection, job, output)
                     continue
                 if job.state == "waiting" and (text := _waiting_text(queue, job, connection)) != last_text:
                     last_text = text
@@ -228,14 +228,19 @@ def _follow(args: argparse.Namespace, context: Context, queue: SharedQueue, job:
         raise
 
 
-def _follow_attempt(connection: Any, job: QueueJob, output: Any) -> None:
+def _follow_attempt(connection: Any, job: QueueJob, output: Any) -> bool:
+    """Prints the output of one attempt; False if the cluster lacks it."""
+    try:
+        status.job_state(connection, job.ray_job)
+    except UserError:
+        return False
     try:
         following.wait_for_start(connection, job.ray_job, timeout_s=float("inf"), emit=notify)
         following.follow(connection, job.ray_job, lambda text: write_report(text, output, end=""))
-    # The head was lost, or has not heard of this attempt yet: the queue knows what becomes of the job.
+    # The head was lost: the queue knows what becomes of the job.
     except (RunFailed, UserError) as error:
         notify(f"the output of job {job.ray_job} is not shown ({error})")
-        time.sleep(_POLL_S)
+    return True
 
 
 def _waiting_text(queue: SharedQueue, job: QueueJob, connection: Any) -> str:

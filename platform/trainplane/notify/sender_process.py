@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 LIFE_S = 6 * 3600.0
 LEASE_KEY = "sender.lease"
 _LOOK_EVERY_S = 1.0
+_started: list[subprocess.Popen[bytes]] = []
 # A sender that is about to end has its lock for a moment only.
 _PREDECESSOR_S = 5.0
 # Appended, not put first: every module that this interpreter finds without help stays the one it finds.
@@ -56,7 +57,7 @@ def start(folder: Path, store: str | None, targets: Mapping[str, Target], *, lif
         "life_s": life_s,
     }
     root = str(Path(__file__).resolve().parents[2])
-    # A session of its own: Ctrl-C on a terminal is for the command. Nobody waits for it; init takes it over.
+    # A session of its own: Ctrl-C on a terminal is for the command.
     process = subprocess.Popen(
         [sys.executable, "-c", _PROGRAM, root],
         stdin=subprocess.PIPE,
@@ -68,8 +69,9 @@ def start(folder: Path, store: str | None, targets: Mapping[str, Target], *, lif
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
         process.stdin.write(json.dumps(orders).encode())
-    # It is not a child to be waited for: Python would warn.
-    process.returncode = 0
+    # Earlier ones that have ended are taken off the kernel's table.
+    _started[:] = [each for each in _started if each.poll() is None]
+    _started.append(process)
     return process.pid
 
 
