@@ -15,6 +15,7 @@ import { Stage } from './stage.js';
 const $ = (id) => document.getElementById(id);
 const on = (id, type, action) => $(id).addEventListener(type, action);
 const TAP_MS = 250;
+const VERSIONS_MS = 5000;
 const KEEPS = ['none', 'facts', 'pictures'];
 
 let served = { versions: [], samples: [], limits: {} };
@@ -466,7 +467,10 @@ addEventListener('paste', (event) => {
 // What the server has
 
 async function readVersions() {
-  served = { ...served, ...(await getVersions()) };
+  const read = await getVersions();
+  // A list that is open on the screen is left alone.
+  if (JSON.stringify(read.versions) === JSON.stringify(served.versions)) return;
+  served = { ...served, ...read };
   const { name, alias, versions, keep } = served;
   $('model').textContent = alias ? `${name} @${alias}` : name;
   $('model').hidden = false;
@@ -502,5 +506,7 @@ function showSamples() {
 editor.choose('brush');
 tell('');
 readVersions().then(showSamples).catch(fail);
-// Versions may change while the page is open.
-addEventListener('focus', () => readVersions().catch(() => {}));
+// Versions come and go while the page is open: a candidate is opened after production, an alias is moved.
+const readAgain = () => !document.hidden && readVersions().catch(() => {});
+addEventListener('focus', readAgain);
+setInterval(readAgain, VERSIONS_MS);

@@ -6,6 +6,8 @@ import { View } from './view.js';
 
 const $ = (id) => document.getElementById(id);
 const BLINK_MS = 700;
+// Covered by the buttons that choose how answers are looked at.
+const FOOT = 44;
 
 /** The stage. Change `photo`, `mask`, `answers` and `mode`, then `refresh`. */
 export class Stage {
@@ -68,7 +70,7 @@ export class Stage {
     const isSide = this.answers && this.mode === 'side';
     this.isBeside = width >= height;
     const pane = !isSide ? this.size : this.isBeside ? [width / 2, height] : [width, height / 2];
-    this.view.resize([this.photo.width, this.photo.height], pane);
+    this.view.resize([this.photo.width, this.photo.height], pane, this.answers ? FOOT : 0);
   }
 
   /** Point of the pane under a point of the stage. */

@@ -6,23 +6,24 @@ const MARGIN = 16;
 /** Place and scale of a photo in a pane; all lengths in CSS pixels. */
 export class View {
   constructor() {
-    Object.assign(this, { scale: 1, x: 0, y: 0, isFit: true, photo: [1, 1], pane: [1, 1] });
+    Object.assign(this, { scale: 1, x: 0, y: 0, isFit: true, photo: [1, 1], pane: [1, 1], foot: 0 });
   }
 
-  /** Tells the sizes of photo and pane; a photo that filled the pane goes on to. */
-  resize(photo, pane) {
+  /** Tells the sizes of photo and pane, whose lowest `foot` pixels are covered; a photo that filled the pane goes on to. */
+  resize(photo, pane, foot) {
     const moved = [(pane[0] - this.pane[0]) / 2, (pane[1] - this.pane[1]) / 2];
-    Object.assign(this, { photo, pane });
+    Object.assign(this, { photo, pane, foot });
     if (this.isFit) this.fit();
     else this.pan(...moved);
   }
 
   fit() {
     const [width, height] = this.photo;
-    const room = this.pane.map((side) => Math.max(1, side - 2 * MARGIN));
+    const [wide, high] = [this.pane[0], this.pane[1] - this.foot];
+    const room = [wide, high].map((side) => Math.max(1, side - 2 * MARGIN));
     this.scale = Math.min(room[0] / width, room[1] / height, 8);
-    this.x = (this.pane[0] - width * this.scale) / 2;
-    this.y = (this.pane[1] - height * this.scale) / 2;
+    this.x = (wide - width * this.scale) / 2;
+    this.y = (high - height * this.scale) / 2;
     this.isFit = true;
   }
 
