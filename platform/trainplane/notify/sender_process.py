@@ -28,6 +28,7 @@ from trainplane.notify.sender import Sender
 from trainplane.notify.targets import Target
 from trainplane.storage import StorageError, open_store
 from trainplane.storage.lease import StoreLease
+from trainplane.store_wait import VARIABLE as STORE_WAIT
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +66,8 @@ def start(folder: Path, store: str | None, targets: Mapping[str, Target], *, lif
         stderr=subprocess.DEVNULL,
         start_new_session=True,
         cwd="/",
+        # A store that is away must not keep it from receivers that are there.
+        env={name: value for name, value in os.environ.items() if name != STORE_WAIT},
     )
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin:
