@@ -6,7 +6,7 @@ STAMP := $(VENV)/.installed
 # Warnings of pip about its own settings are no news to whoever runs this.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
-.PHONY: install demo test test-real test-nightly test-chaos lint format clean
+.PHONY: install demo test test-real test-nightly test-chaos test-gpu lint format clean
 
 install: $(STAMP)
 
@@ -36,6 +36,10 @@ test-nightly: $(STAMP)
 # Of these, kills, outages and races: the whole kill matrix, and a short soak.
 test-chaos: $(STAMP)
 	$(BIN)/python -m pytest --durations 25 -m chaos $(ARGS)
+
+# On a machine with a GPU: about eight minutes, and a page of figures.
+test-gpu: $(STAMP)
+	$(BIN)/isnet bench gpu $(ARGS)
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

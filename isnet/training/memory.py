@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
+from torch.utils.flop_counter import FlopCounterMode
 
 from isnet.errors import InputError
 from isnet.generator import Architecture
@@ -87,6 +88,20 @@ def step_launches(players: Players, *, size: int, micro_batch: int) -> LaunchCou
             with counter:
                 players.step([batch], global_batch=micro_batch, reduce=LocalReducer())
     return counter
+
+
+def step_operations(players: Players, *, size: int) -> int:
+    """Multiplications and additions of a step on one picture.
+
+    `players` were built on torch's device "meta" and cannot be used afterwards.
+    """
+    with FakeTensorMode():
+        _put_on_cpu(players)
+        batch = players.example_batch(1, size)
+        players.done = players.phase_starts()[-1]
+        with FlopCounterMode(display=False) as counter:
+            players.step([batch], global_batch=1, reduce=LocalReducer())
+    return int(counter.get_total_flops())
 
 
 def inference_bytes(architecture: Architecture | MethodArchitecture, *, size: int) -> int:

@@ -168,7 +168,7 @@ def measure(case: Case, *, rounds: int) -> dict[str, Any]:
     }
     # Achieved arithmetic matters on a GPU alone; the reference's is the same work done more often.
     if case.device == "cuda":
-        work = _operations(case)
+        work = operations(case)
         row["tflops"] = {way: work / median(timings) / 1e12 for way, timings in steps.items() if way != REFERENCE}
     return row
 
@@ -194,8 +194,8 @@ def _finished(step: Step, case: Case) -> Callable[[], None]:
     return run
 
 
-def _operations(case: Case) -> float:
-    # Multiplications and additions of one of our steps, counted by torch.
+def operations(case: Case) -> float:
+    """Multiplications and additions of one of our steps."""
     step = make_step(case, "fp32")
     with FlopCounterMode(display=False) as counter:
         step(0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from typing import Any
 
 from jobs.cli.parser import Parser
@@ -103,6 +104,17 @@ def whole(text: str) -> int:
     value = number(text)
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is negative; need 0 or more")
+    return value
+
+
+def positive(text: str) -> float:
+    """Parses a finite number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise argparse.ArgumentTypeError(f"{text} is no number above 0; give one such as 1.5")
     return value
 
 

@@ -1,4 +1,4 @@
-"""`isnet plan train|tune`: resources and refusals, in advance.
+"""`isnet plan train|tune|simulate`: resources and refusals, in advance.
 
 Nothing is started or created. `plan train` reports every reason for a refusal, not only the first one. Not covered:
 whether the stores can be written (`isnet doctor`), and memory and bytes of a search's trials (`isnet plan train` with
@@ -21,6 +21,7 @@ from jobs.cli.main import emit
 from jobs.search.spec import build_search, check_resources, load_search
 from jobs.search.trial_time import TrialTime, known_trial_time, measured_trial_time
 from jobs.train.plan import TrainingPlan, make_plan
+from jobs.train.simulation import simulated_run
 from jobs.train.throughput import Rate
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
@@ -44,6 +45,12 @@ def plan_train(args: argparse.Namespace, context: Context) -> int:
     if text or args.json:
         emit(args, _training_payload(plan), text)
     return 0 if plan.ok else 2
+
+
+def plan_simulate(args: argparse.Namespace, context: Context) -> int:
+    """Simulates one run on more GPUs than are here."""
+    emit(args, *simulated_run(args))
+    return 0
 
 
 def plan_tune(args: argparse.Namespace, context: Context) -> int:

@@ -14,8 +14,7 @@ def page(report: Mapping[str, Any]) -> str:
     lines = [
         "# bench gpu",
         "",
-        f"{machine['gpu'] or machine['processor']}, torch {machine['torch']}, {report['seconds']:.0f} s, "
-        f"device {report['device']}",
+        f"{machine['gpu'] or machine['processor']}, torch {machine['torch']}, {report['seconds']:.0f} s",
         "",
     ]
     rows = [[name, _verdict(row), f"{row['seconds']:.1f}"] for name, row in report["sections"].items()]
