@@ -1,18 +1,15 @@
 """The page in a real browser, before the real server."""
 
 import io
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from browser import chromium, isnet_serve
 from PIL import Image
-from registered_starter import promote, register_starter
 
 from isnet.inference.edges import grown
 from jobs.serving.page_files import FOLDER
-from trainplane.cluster import context as contexts
 
 pytestmark = pytest.mark.real
 
@@ -20,15 +17,9 @@ PATIENCE_MS = 120_000
 
 
 @pytest.fixture(scope="module")
-def server(tmp_path_factory, empty_tracking_db):
-    """`isnet serve` over two versions, version 1 in production."""
-    home = tmp_path_factory.mktemp("serving") / "home"
-    home.mkdir()
-    shutil.copyfile(empty_tracking_db, home / "mlflow.db")
-    context = contexts.local(home)
-    promote(context, register_starter(context, "painted", home.parent / "one"))
-    register_starter(context, "painted", home.parent / "two", scale=0.5)
-    with isnet_serve(home, "painted", "--candidate", "2") as announced:
+def server(browser, registered_once):
+    """`isnet serve` over two versions, version 1 in production; not started where there is no browser."""
+    with isnet_serve(registered_once.folder / "home", "photo", "--candidate", "2") as announced:
         yield announced
 
 
