@@ -1,4 +1,4 @@
-"""`isnet bench traffic`: a server with users, while versions move and MLflow is away.
+"""`isnet bench traffic`: users, moving versions, and MLflow away.
 
 Users ask all the time, some by version. In the first third the candidate gets a tenth of the traffic; in the second
 MLflow is down and the share widens to all; in the third MLflow is back, the candidate is promoted and rolled back. Then
@@ -70,7 +70,7 @@ class Asked:
 
 @dataclass
 class Crowd:
-    """Requests of all users, in the order in which they ended."""
+    """Requests of all users, in the order of their ends."""
 
     done: list[Asked] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
@@ -149,14 +149,16 @@ def _figures(
     promoted: float,
     rolled_back: float,
 ) -> list[Figure]:
-    good = [asked for asked in done if asked.status == 200]
-    wrong = sum(bool(asked.asked) and set(asked.asked) != set(asked.answered) for asked in good)
-    free = [asked for asked in good if not asked.asked]
-    late = [asked.ended - rolled_back for asked in free if asked.ended > rolled_back and candidate in asked.answered]
-    before = [asked for asked in free if asked.ended <= promoted and candidate in asked.answered]
-    sent = {asked.trace for asked in (*good, *alone)}
-    lost, doubled = len(sent - traces.keys()), sum(count > 1 for count in traces.values())
-    added = sorted(1000 * (asked.ended - asked.began) - asked.fill_ms for asked in alone)
+    good = [request for request in done if request.status == 200]
+    wrong = sum(bool(request.asked) and set(request.asked) != set(request.answered) for request in good)
+    free = [request for request in good if not request.asked]
+    late = [
+        request.ended - rolled_back for request in free if request.ended > rolled_back and candidate in request.answered
+    ]
+    before = [request for request in free if request.ended <= promoted and candidate in request.answered]
+    names = {request.trace for request in (*good, *alone)}
+    missing, twice = len(names - traces.keys()), sum(count > 1 for count in traces.values())
+    added = sorted(1000 * (request.ended - request.began) - request.fill_ms for request in alone)
     p95 = added[int(0.95 * len(added))]
     oldest = max(late, default=0.0)
     return [
@@ -166,14 +168,14 @@ def _figures(
         figure("answered by a version not asked for", wrong, "requests", target=0, met=wrong == 0),
         figure(
             "without a named version",
-            sum(not asked.is_named for asked in good),
+            sum(not request.is_named for request in good),
             "requests",
             target=0,
-            met=all(asked.is_named for asked in good),
+            met=all(request.is_named for request in good),
         ),
         figure("last old answer after the rollback", oldest, "s", target=_OLD_ANSWER_S, met=oldest <= _OLD_ANSWER_S),
-        figure("traces lost", lost, "traces", target=0, met=lost == 0),
-        figure("traces doubled", doubled, "traces", target=0, met=doubled == 0),
+        figure("traces lost", missing, "traces", target=0, met=missing == 0),
+        figure("traces doubled", twice, "traces", target=0, met=twice == 0),
         figure("added to a fill by the server, median", statistics.median(added), "ms"),
         figure("added to a fill by the server, 95 %", p95, "ms", target=_ADDED_MS, met=p95 <= _ADDED_MS),
     ]
@@ -210,23 +212,23 @@ class TrafficClient:
         kind, body = _form(self._files, [("versions", version) for version in versions])
         headers = {**self._headers, "Content-Type": kind}
         request = urllib.request.Request(f"{self._address}/v1/fill", data=body, headers=headers)
-        began = time.time()
+        start = time.time()
         try:
             with urllib.request.urlopen(request, timeout=300) as answer:
-                told, status = answer.headers, answer.status
+                headers_back, status = answer.headers, answer.status
                 fills: dict[str, Any] = json.load(answer)
         except urllib.error.HTTPError as error:
             error.read()
-            return Asked(began, time.time(), error.code, versions, (), False, "", 0.0)
+            return Asked(start, time.time(), error.code, versions, (), False, "", 0.0)
         except OSError:
-            return Asked(began, time.time(), 0, versions, (), False, "", 0.0)
+            return Asked(start, time.time(), 0, versions, (), False, "", 0.0)
         ended = time.time()
         answered = tuple(fill["version"] for fill in fills["fills"])
         digests = ", ".join(fill["digest"] for fill in fills["fills"])
-        names = (told["X-ISNet-Version"], told["X-ISNet-Digest"])
+        names = (headers_back["X-ISNet-Version"], headers_back["X-ISNet-Digest"])
         is_named = bool(answered) and names == (", ".join(answered), digests)
         fill_ms = sum(fill["milliseconds"] for fill in fills["fills"])
-        return Asked(began, ended, status, versions, answered, is_named, fills["trace"], fill_ms)
+        return Asked(start, ended, status, versions, answered, is_named, fills["trace"], fill_ms)
 
 
 class _Mlflow:
@@ -256,7 +258,7 @@ class _Mlflow:
 
 @contextmanager
 def _server(context: Context, mlflow: _Mlflow, name: str, candidate: str, port: int, token: str) -> Iterator[str]:
-    """Runs `isnet serve` as a process, with the context's stores and this MLflow."""
+    """Runs `isnet serve` as a process, with this MLflow."""
     folder = context.home / "bench-traffic"
     folder.mkdir(parents=True, exist_ok=True)
     store = {"datasets": context.datasets, "checkpoints": context.checkpoints}
@@ -299,10 +301,10 @@ def _traces(context: Context, name: str, started: float, *, expected: int) -> Co
         experiment = client.get_experiment_by_name(trace_experiment(name))
         if experiment is not None:
             query = f"timestamp_ms >= {int(1000 * started)}"
-            found = all_pages(
+            pages = all_pages(
                 client.search_traces, locations=[experiment.experiment_id], filter_string=query, include_spans=False
             )
-            traces = Counter(trace.info.trace_id for trace in found)
+            traces = Counter(trace.info.trace_id for trace in pages)
         if traces.total() >= expected:
             break
         time.sleep(1)

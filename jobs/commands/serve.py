@@ -1,4 +1,4 @@
-"""`isnet serve NAME`: versions of a registered model under traffic, with a page."""
+"""`isnet serve NAME`: versions of a model under traffic."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     at_once = workers * args.replicas if args.on_ray else workers
     limits = QueueLimits(at_once, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
     # Out of the environment: child processes have no use for it.
-    given = os.environ.pop(TOKEN_VARIABLE, None)
-    token = new_token() if given is None else checked_token(given)
+    variable = os.environ.pop(TOKEN_VARIABLE, None)
+    token = new_token() if variable is None else checked_token(variable)
     # Mistakes end here, before anything is listened on or recorded.
     options = ServingOptions(name, alias, candidate=args.candidate, limits=limits, widen=args.widen, keep=args.keep)
     plan = plan_serving(context, options, share="shadow" if args.shadow else args.canary)
@@ -64,7 +64,7 @@ def serve(args: argparse.Namespace, context: Context) -> int:
         serve_on_ray(context, plan, settings, replicas, host=args.host, port=port, announce=announce)
         return 0
     engine = LocalEngine(context, name, workers=workers, max_pixels=args.max_pixels)
-    app = build_app(lambda: open_service(engine, plan, trace_queue(context, name)), settings)
+    app = build_app(lambda: open_service(context, engine, plan, trace_queue(context, name)), settings)
     run_server(app, host=args.host, port=port, announce=announce)
     return 0
 

@@ -1,1 +1,1 @@
-"""`isnet serve`: registered versions under traffic, over HTTP and on a page."""
+"""`isnet serve`: registered versions over HTTP and on a page."""

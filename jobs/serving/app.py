@@ -39,14 +39,14 @@ _MAX_COMMENT = 2000
 
 @dataclass(frozen=True)
 class AppSettings:
-    """What the application needs beside its service."""
+    """Token and bounds of an application."""
 
     token: str
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
 
 
-class Vote(BaseModel):
+class VoteBody(BaseModel):
     """Body of a verdict."""
 
     model_config = ConfigDict(extra="forbid")
@@ -56,7 +56,7 @@ class Vote(BaseModel):
     comment: Annotated[str, Field(max_length=_MAX_COMMENT)] = ""
 
 
-class GoldenMark(BaseModel):
+class GoldenBody(BaseModel):
     """Body of a mark for the golden set."""
 
     model_config = ConfigDict(extra="forbid")
@@ -70,7 +70,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         serving: Opens the service in the loop of the server, ready to answer, and closes it.
         settings: Token and bounds.
     """
-    kept, samples = KeptFills(), sample_photos()
+    memory, samples = KeptFills(), sample_photos()
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -187,9 +187,9 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         user = _user(request)
         # The place first: a body that nobody can answer is not read.
         async with service().queue.place(user) as place, BoundedRequest(request, settings.max_bytes).form() as body:
-            asked = _fill_request(body, user)
-            response = await _run(request, place, body, asked)
-        kept.add(response, user)
+            wish = _fill_request(body, user)
+            response = await _run(request, place, body, wish)
+        memory.add(response, user)
         wants_file = request.headers.get("accept", "").startswith("image/") and len(response.answers) == 1
         headers = _headers(response)
         if wants_file:
@@ -200,7 +200,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
             )
         return JSONResponse(_fills(response), headers=headers)
 
-    async def _run(request: Request, place: QueuePlace, body: FormBody, asked: ServingRequest) -> ServingResponse:
+    async def _run(request: Request, place: QueuePlace, body: FormBody, wish: ServingRequest) -> ServingResponse:
         """Waits and fills, unless the client goes away meanwhile."""
 
         async def work() -> ServingResponse:
@@ -210,11 +210,11 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
                     ServingRequest(
                         contents,
                         {name: body.media_type(name) for name in contents},
-                        asked.options,
-                        asked.versions,
-                        asked.blind,
-                        asked.keep,
-                        asked.user,
+                        wish.options,
+                        wish.versions,
+                        wish.blind,
+                        wish.keep,
+                        wish.user,
                         {"bytes": sum(map(len, contents.values()))},
                     )
                 )
@@ -231,17 +231,17 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
 
     @app.get("/v1/fills/{trace}/{label}", summary="A filled file, in the photo's own mode, depth and format")
     async def filled(trace: str, label: str, download: Annotated[bool, Query()] = False) -> Response:
-        output, shown = kept.file(trace, label), kept.trace(trace)
+        output, fill = memory.file(trace, label), memory.trace(trace)
         headers = {"X-ISNet-Trace": trace}
-        if not shown.blind or shown.is_voted:
-            headers |= _version_headers(shown.versions[label])
+        if not fill.blind or fill.is_voted:
+            headers |= _version_headers(fill.versions[label])
         if download:
             headers["Content-Disposition"] = f'attachment; filename="filled{SUFFIX_OF[output.media_type]}"'
         return Response(output.content, media_type=output.media_type, headers=headers)
 
     @app.get("/v1/fills/{trace}/{label}/preview", summary="The same as a PNG of 8 bits for browsers")
     async def preview(trace: str, label: str) -> Response:
-        content = kept.file(trace, label).content
+        content = memory.file(trace, label).content
         return Response(
             await asyncio.to_thread(preview_png, content), media_type="image/png", headers={"X-ISNet-Trace": trace}
         )
@@ -265,15 +265,15 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
     # Votes.
 
     @app.post("/v1/verdict", summary="Vote on a fill; the versions are told afterwards")
-    async def verdict(request: Request, vote: Vote) -> dict[str, Any]:
+    async def verdict(request: Request, vote: VoteBody) -> dict[str, Any]:
         if (vote.choice is None) == (vote.rating is None):
             raise UserError("a verdict has a choice (A, B, tie, neither) or a rating (good, bad); give one of the two")
-        shown = kept.trace(vote.trace)
-        if vote.choice is not None and len(shown.versions) < 2:
+        trace = memory.trace(vote.trace)
+        if vote.choice is not None and len(trace.versions) < 2:
             raise UserError("that fill has one answer, and a choice is between two; give a rating, good or bad")
-        if vote.rating is not None and len(shown.versions) > 1:
+        if vote.rating is not None and len(trace.versions) > 1:
             raise UserError("that fill has two answers; give a choice: A, B, tie or neither")
-        kept.vote(vote.trace)
+        memory.vote(vote.trace)
         record = VerdictRecord(
             trace=vote.trace,
             model=service().options.name,
@@ -281,25 +281,25 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
             choice=vote.choice or vote.rating or "",
             comment=vote.comment,
             at=time.time(),
-            versions={label: served.version for label, served in shown.versions.items()},
+            versions={label: served.version for label, served in trace.versions.items()},
         )
-        if shown.keep != "none":
+        if trace.keep != "none":
             await service().record(lambda traces: traces.verdict(record))
         reveal = {
             label: {
                 "version": served.version,
                 "digest": served.digest,
-                "milliseconds": round(shown.milliseconds[label], 1),
+                "milliseconds": round(trace.milliseconds[label], 1),
                 "gates": _gates(served),
             }
-            for label, served in shown.versions.items()
+            for label, served in trace.versions.items()
         }
-        return {"recorded": shown.keep != "none", "reveal": reveal}
+        return {"recorded": trace.keep != "none", "reveal": reveal}
 
     @app.post("/v1/golden", summary="Mark a fill for the golden set")
-    async def golden(request: Request, mark: GoldenMark) -> dict[str, bool]:
-        shown = kept.trace(mark.trace)
-        if shown.keep != "pictures":
+    async def golden(request: Request, mark: GoldenBody) -> dict[str, bool]:
+        trace = memory.trace(mark.trace)
+        if trace.keep != "pictures":
             raise UserError(
                 "the pictures of that fill were not kept, and a golden set needs them; agree to it, and fill again"
             )
@@ -314,7 +314,7 @@ _BEARER = {"WWW-Authenticate": "Bearer"}
 
 
 def _user(request: Request) -> str:
-    """Name of who asks: a browser's own, or what a program calls itself."""
+    """Name of a browser or a program that asks."""
     name = request.cookies.get(RATER_COOKIE) or request.headers.get("x-isnet-rater")
     if name and len(name) <= 80 and name.isprintable():
         return name

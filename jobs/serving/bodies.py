@@ -1,4 +1,4 @@
-"""Reads a request's multipart body within bounds of bytes and time."""
+"""Reads a multipart body within bounds of bytes and time."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ _MAX_FIELDS = 12
 
 @dataclass(frozen=True)
 class FormBody:
-    """Files and text fields of a request; large files wait on disk."""
+    """Files and text fields of a request."""
 
     files: Mapping[str, UploadFile]
     fields: Mapping[str, list[str]]
 
     def media_type(self, name: str) -> str:
-        """What the sender calls a file's type."""
+        """Type of a file by its sender."""
         return (self.files[name].content_type or "application/octet-stream")[:80]
 
     async def contents(self) -> dict[str, bytes]:
@@ -45,7 +45,7 @@ class FormBody:
         return values[0]
 
     def is_set(self, name: str) -> bool:
-        """A field that is true or false; false if it is absent."""
+        """A field that is true or false (the default)."""
         value = self.field(name, "false")
         if value not in ("true", "false"):
             raise HttpProblem(400, f"{name} is {value[:40]!r}; need true or false")
@@ -60,7 +60,7 @@ class BoundedRequest:
 
     @asynccontextmanager
     async def form(self) -> AsyncIterator[FormBody]:
-        """Reads a multipart body; its files last as long as the block.
+        """Reads a multipart body; its files last during the block.
 
         Raises:
             HttpProblem: The body is too large, too slow, or no multipart body.

@@ -1,6 +1,7 @@
-"""Builds the application that a cluster serves by its manifest (`infra/k8s/components/serving`).
+"""Builds the application of a cluster's manifest.
 
-Ray Serve imports `build` on the head, with the arguments of the manifest. The token comes from a Secret.
+The manifest is `infra/k8s/components/serving`. Ray Serve imports `build` on the head, with the manifest's arguments.
+The token comes from a Secret.
 """
 
 from __future__ import annotations

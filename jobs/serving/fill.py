@@ -1,4 +1,4 @@
-"""Fills one hole of one request: bytes in, the photo's own format out."""
+"""Fills the hole of one request, bytes in and out."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ from PIL import Image
 from isnet.errors import InputError, NonFiniteOutput
 from isnet.images.open_image import MAX_PIXELS
 from isnet.images.photo import read_photo
+from isnet.images.provenance import MEDIA_TYPES
 from isnet.images.save import encode_photo
 from isnet.inference.edges import checked_border
 from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor, checked_refine
 from isnet.inpaint import inpaint
 from isnet.mask_files import read_mask
+from jobs.inference.signing import Signing
 from trainplane.serving.engine import BadOutput, Output
 
 INPUTS = ("photo", "mask")
@@ -63,7 +65,12 @@ def checked_options(fields: Mapping[str, str]) -> dict[str, object]:
 
 
 def fill_hole(
-    filler: Filler, inputs: Mapping[str, bytes], options: Mapping[str, object], *, max_pixels: int = MAX_PIXELS
+    filler: Filler,
+    inputs: Mapping[str, bytes],
+    options: Mapping[str, object],
+    *,
+    max_pixels: int = MAX_PIXELS,
+    signing: Signing | None = None,
 ) -> Output:
     """Fills the hole of a photo.
 
@@ -72,6 +79,7 @@ def fill_hole(
         inputs: The files `photo` and `mask`; white in the mask is the hole.
         options: Those of `OPTIONS`.
         max_pixels: Larger pictures are refused from their header.
+        signing: Signs the file; None leaves it as it is.
 
     Raises:
         InputError: Photo and mask cannot be used.
@@ -99,6 +107,11 @@ def fill_hole(
         raise BadOutput(str(error)) from error
     suffix = _SUFFIXES.get(result.photo.format, ".png")
     content, losses = encode_photo(result.photo, suffix)
+    if signing is not None and suffix in MEDIA_TYPES:
+        form = result.photo.format or ""
+        content = signing(content, suffix, original=inputs["photo"], original_format=form, hole=result.hole)
+    elif signing is not None:
+        losses = (*losses, f"it is not signed: {suffix} has no place for content credentials")
     height, width = result.photo.size
     # The mask was read twice, as a file and as an array; the same remark is made once.
     notes = tuple(dict.fromkeys((*mask.notes, *result.notes, *losses)))
@@ -116,7 +129,10 @@ def fill_hole(
 
 
 def preview_png(content: bytes) -> bytes:
-    """Encodes a filled file for browsers: 8-bit PNG, sides up to 2048."""
+    """Encodes a filled file for browsers.
+
+    The PNG has 8 bits and sides of at most 2048 pixels.
+    """
     photo = read_photo(content)
     pixels = photo.plain() if photo.mode.startswith(("RGBA", "LA", "P")) else photo.rgb8()
     if pixels.dtype != np.uint8 or pixels.ndim != 3 or pixels.shape[2] not in (3, 4):
@@ -130,7 +146,7 @@ def preview_png(content: bytes) -> bytes:
 
 
 def difference(one: bytes, other: bytes) -> dict[str, float]:
-    """Mean and largest difference of two filled pictures, on a scale of 0 to 255."""
+    """Mean and largest difference of two pictures, 0 to 255."""
     first, second = (read_photo(content).rgb8().astype(np.int16) for content in (one, other))
     if first.shape != second.shape:
         return {"shape": 1.0}

@@ -1,4 +1,4 @@
-"""Filled files that can be fetched for a quarter of an hour, and traces that can be voted on."""
+"""Filled files to fetch, and traces to vote on, in memory."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _MAX_TRACES = 20_000
 
 
 class NotKept(UserError):
-    """Raised for a trace or a file that is not here any more."""
+    """Raised for a trace or file that is not here."""
 
 
 class AlreadyVoted(UserError):
@@ -41,7 +41,7 @@ class KeptTrace:
 
 
 class KeptFills:
-    """Files and traces in memory, bounded in bytes, number and time."""
+    """Files and traces, bounded in bytes, number and time."""
 
     def __init__(self, *, max_bytes: int = MAX_BYTES, now: Callable[[], float] = time.monotonic) -> None:
         """Keeps nothing yet.
@@ -87,12 +87,12 @@ class KeptFills:
         return self._trace(trace)
 
     def vote(self, trace: str) -> KeptTrace:
-        """Marks a trace as voted on; raises `AlreadyVoted` the second time."""
-        kept = self.trace(trace)
-        if kept.is_voted:
+        """Marks a trace as voted on; `AlreadyVoted` the second time."""
+        fill = self.trace(trace)
+        if fill.is_voted:
             raise AlreadyVoted(f"{trace} has a vote already; fill again to vote again")
-        kept.is_voted = True
-        return kept
+        fill.is_voted = True
+        return fill
 
     def _trace(self, trace: str) -> KeptTrace:
         try:
@@ -101,7 +101,7 @@ class KeptFills:
             raise NotKept(f"{trace[:40]!r} is no fill that this server knows; fill the hole again") from None
 
     def _forget(self) -> None:
-        """Forgets what is too old or too much, the oldest first."""
+        """Forgets old and superfluous files, the oldest first."""
         now = self._now()
         while self._with_files:
             name, trace = next(iter(self._with_files.items()))

@@ -10,9 +10,11 @@ from typing import Any
 
 import numpy as np
 
+from isnet.images.provenance import Origin
 from isnet.inference.filler import Filler
 from isnet.inference.predictor import Predictor
 from jobs.evaluation.models import Model, models_folder, open_model
+from jobs.inference.signing import Signing, identity_of
 from jobs.serving.fill import difference, fill_hole
 from jobs.serving.invocations import CONTENT_TYPE, invoke, scoring_model
 from trainplane.cluster.context import Context
@@ -38,6 +40,7 @@ class LocalEngine:
         self._context, self._name, self._max_pixels = context, name, max_pixels
         self._models: dict[str, Model] = {}
         self._digests: dict[str, str] = {}
+        self._signing: dict[str, Signing] = {}
         self._scoring: dict[str, Any] = {}  # MLflow's models over the same networks
         self._fills = ThreadPoolExecutor(workers, thread_name_prefix="fill")
         # A version is opened beside the traffic, one after the other: MLflow's default server is a global.
@@ -49,6 +52,8 @@ class LocalEngine:
             self._opens, open_version, self._context, self._name, version
         )
         self._models[version], self._digests[version] = model, served.digest
+        if (identity := identity_of(self._context)) is not None:
+            self._signing[version] = Signing(identity, Origin(self._name, version, served.digest))
         return served
 
     async def answer(self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object]) -> Output:
@@ -58,7 +63,8 @@ class LocalEngine:
     def _answer(self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object]) -> Output:
         filler = self._models[version].filler
         if CONTENT_TYPE not in options:
-            return fill_hole(filler, inputs, options, max_pixels=self._max_pixels)
+            signing = self._signing.get(version)
+            return fill_hole(filler, inputs, options, max_pixels=self._max_pixels, signing=signing)
         if version not in self._scoring:
             folder = models_folder(self._context) / self._digests[version]
             assert isinstance(filler, Predictor), "registered models are networks"
@@ -72,6 +78,7 @@ class LocalEngine:
     async def release(self, version: str) -> None:
         """Forgets a model."""
         self._models.pop(version, None)
+        self._signing.pop(version, None)
         self._scoring.pop(version, None)
         gc.collect()
 
@@ -107,7 +114,7 @@ def open_version(context: Context, name: str, version: str) -> tuple[Model, Serv
 
 
 def _warm_up(filler: Filler, address: str) -> None:
-    """Fills a small picture, which takes what only the first fill takes."""
+    """Fills a small picture, as the first fill is slow."""
     rows = np.linspace(0, 1, _WARM_SIDE, dtype=np.float32)
     image = np.repeat(np.outer(rows, rows)[..., None], 3, axis=2)
     hole = np.zeros((_WARM_SIDE, _WARM_SIDE), np.bool_)

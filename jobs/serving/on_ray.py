@@ -1,4 +1,4 @@
-"""The same application on Ray Serve: one replica with the page, others that compute.
+"""The same application on Ray Serve: a page, and replicas.
 
 The page's replica decides, records and keeps files; it needs a processor's share and no GPU. A replica that computes
 holds every version that is open. One that is lost is replaced by Ray Serve, and the requests it had are asked again of
@@ -11,7 +11,7 @@ import asyncio
 import os
 import threading
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -27,10 +27,13 @@ from jobs.serving.records import trace_queue
 from jobs.serving.startup import ServingPlan, open_service
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import ray_session
+from trainplane.environ import with_variables
 from trainplane.errors import RunFailed, UserError
 from trainplane.serving.engine import BadOutput, EngineBusy, Output, ServedVersion
 from trainplane.serving.service import Service
 
+# Of Ray Serve's own checks of its proxy, seconds: on a busy machine the defaults, 5 and 10, end it again and again.
+_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
 APPLICATION = "isnet"
 FILLS, PAGE = "fills", "page"
 # Attempts at a request whose replica is lost.
@@ -39,6 +42,9 @@ _PAUSE_S = 0.5
 # More at once than any queue of ours lets in.
 _MOST_AT_PAGE = 1000
 _PAGE_CPUS = 0.1
+# Of Ray Serve, a minute each.
+_STARTS = 5
+_QUIET = {"log_level": "WARNING", "enable_access_log": False}
 
 
 @dataclass(frozen=True)
@@ -52,7 +58,7 @@ class ReplicaSettings:
 
 @dataclass(frozen=True)
 class ReplicaAnswer:
-    """What a replica says; errors travel as words, not as Ray's."""
+    """Answer of a replica; errors travel as words."""
 
     output: Output | None = None
     served: ServedVersion | None = None
@@ -85,9 +91,9 @@ class FillReplica:
         self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object], wanted: tuple[str, ...]
     ) -> ReplicaAnswer:
         """Answers a request; versions that are not wanted are forgotten."""
-        for other in self._served.keys() - {version, *wanted}:
-            del self._served[other]
-            await self._engine.release(other)
+        for superfluous in self._served.keys() - {version, *wanted}:
+            del self._served[superfluous]
+            await self._engine.release(superfluous)
         # A replica that started later has not been told to open it.
         opened = await self.prepare(version)
         if opened.failure is not None:
@@ -173,7 +179,7 @@ def page_app(
     @asynccontextmanager
     async def serving() -> AsyncIterator[Service]:
         engine = ReplicaEngine(serve.get_deployment_handle(FILLS, APPLICATION), replicas)
-        async with open_service(engine, plan, trace_queue(context, plan.options.name)) as service:
+        async with open_service(context, engine, plan, trace_queue(context, plan.options.name)) as service:
             yield service
 
     return build_app(serving, settings)
@@ -217,15 +223,16 @@ def serve_on_ray(
     port: int,
     announce: Callable[[], None],
 ) -> None:
-    """Serves on this job's cluster, or a private one, until interrupted."""
-    # Nothing of Ray is imported before: it reads its token once.
-    with ray_session():
-        made = application(context, plan, settings, replicas)
+    """Serves on a job's or a private cluster until interrupted."""
+    # Nothing of Ray is imported before: it reads its token, and these, once.
+    patient = {name: os.environ.get(name, seconds) for name, seconds in _PATIENCE.items()}
+    with with_variables(patient), ray_session():
+        app = application(context, plan, settings, replicas)
         from ray import serve
 
         try:
-            serve.start(proxy_location="HeadOnly", http_options={"host": host, "port": port}, logging_config=_QUIET)
-            serve.run(made, name=APPLICATION, route_prefix="/", blocking=False, logging_config=_QUIET)
+            _start_proxy(serve, {"host": host, "port": port})
+            serve.run(app, name=APPLICATION, route_prefix="/", blocking=False, logging_config=_QUIET)
             announce()
             threading.Event().wait()
         except KeyboardInterrupt:
@@ -234,4 +241,13 @@ def serve_on_ray(
             serve.shutdown()
 
 
-_QUIET = {"log_level": "WARNING", "enable_access_log": False}
+def _start_proxy(serve: Any, http_options: dict[str, Any]) -> None:
+    """Starts Ray Serve; a busy machine needs minutes."""
+    for _ in range(_STARTS):
+        # It gives up after a minute, and goes on with what it has started when it is asked again.
+        with suppress(TimeoutError):
+            serve.start(proxy_location="HeadOnly", http_options=http_options, logging_config=_QUIET)
+            return
+    raise RunFailed(
+        f"Ray Serve's proxy did not start in {_STARTS} minutes; see what keeps this machine busy, and try again"
+    )

@@ -1,4 +1,4 @@
-"""What the routes with bodies of their own take, and a page that lists all routes."""
+"""Bodies of routes, and a page of all routes."""
 
 from __future__ import annotations
 

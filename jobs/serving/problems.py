@@ -39,7 +39,7 @@ _OF_STATUS = {
 
 
 class HttpProblem(Exception):
-    """A request that is refused before its content is looked at."""
+    """A request that is refused before it is answered."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)

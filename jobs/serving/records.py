@@ -1,4 +1,4 @@
-"""Where a server's records go: a folder of its own, and an experiment of MLflow."""
+"""Folder and experiment of a server's records."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def trace_experiment(name: str) -> str:
 
 @contextmanager
 def trace_queue(context: Context, name: str) -> Iterator[TraceQueue]:
-    """Opens the records of a server, in a folder that no other process has.
+    """Opens a server's records, in a folder of its own.
 
     A folder that a former server has left is taken again, with the records that wait in it.
     """

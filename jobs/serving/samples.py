@@ -1,4 +1,4 @@
-"""Sample photos with masks, to try the page without files of one's own."""
+"""Sample photos with masks, to try the page."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ _RATIO = (0.04, 0.08)
 
 @dataclass(frozen=True)
 class SamplePhoto:
-    """A photo to try, with a hole that is drawn for it."""
+    """A photo to try, and a hole drawn for it."""
 
     name: str
     path: Path

@@ -30,7 +30,9 @@ class AnnouncingServer(uvicorn.Server):
 
 
 def run_server(app: FastAPI, *, host: str, port: int, announce: Callable[[], None]) -> None:
-    """Serves until SIGINT or SIGTERM; requests in flight get 20 s.
+    """Serves until SIGINT or SIGTERM.
+
+    Requests in flight get 20 s.
 
     Args:
         app: The application.

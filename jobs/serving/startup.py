@@ -8,9 +8,11 @@ from contextlib import AbstractContextManager, asynccontextmanager
 from dataclasses import dataclass
 from typing import Literal
 
+from jobs.registry.promoted_version import promoted_version
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
-from trainplane.registry.alias_check import audited_version
+from trainplane.notify.model_events import share_taken_back
+from trainplane.notify.notifier import Notifier
 from trainplane.registry.audit import Trail, verified_trail
 from trainplane.registry.shares import record_share
 from trainplane.registry.versions import RegisteredModel
@@ -23,7 +25,7 @@ from trainplane.storage import open_store
 
 @dataclass(frozen=True)
 class ServingPlan:
-    """What was checked before a server starts."""
+    """Options and versions, checked before a server starts."""
 
     options: ServingOptions
     production: str
@@ -34,7 +36,7 @@ class ServingPlan:
 def plan_serving(
     context: Context, options: ServingOptions, *, share: float | Literal["shadow"] | None = None
 ) -> ServingPlan:
-    """Finds the versions, and records the share that is asked for.
+    """Finds the versions, and records the wanted share.
 
     Args:
         context: Where registry and audit are.
@@ -47,7 +49,7 @@ def plan_serving(
     """
     store = open_store(context.audit)
     name, alias, candidate = options.name, options.alias, options.candidate
-    version = audited_version(context.tracking_server, f"models:/{name}@{alias}", store)
+    version = promoted_version(context, f"models:/{name}@{alias}")
     model = RegisteredModel(context.tracking_server, name)
     if candidate is not None and model.version(candidate).checked().version == version.version:
         raise UserError(
@@ -68,21 +70,29 @@ def plan_serving(
 
 @asynccontextmanager
 async def open_service(
-    engine: Engine, plan: ServingPlan, queue: AbstractContextManager[TraceQueue]
+    context: Context, engine: Engine, plan: ServingPlan, queue: AbstractContextManager[TraceQueue]
 ) -> AsyncIterator[Service]:
     """Opens a service, with its first version open and warm.
 
     Args:
+        context: Says who is told of a share that was taken back.
         engine: Opens versions and computes.
         plan: As it was checked.
         queue: Opens the records.
     """
-    store = open_store(plan.audit)
+    store, notifier = open_store(plan.audit), Notifier(context)
     # Not in the loop: starting the uploader's process, and waiting for it at the end, take seconds.
     traces = await asyncio.to_thread(queue.__enter__)
     try:
         follower = TrailFollower(store, plan.options.name, plan.trail)
-        service = Service(engine, plan.options, store=store, follower=follower, traces=traces)
+        service = Service(
+            engine,
+            plan.options,
+            store=store,
+            follower=follower,
+            traces=traces,
+            tell=lambda record: notifier.tell(share_taken_back(record)),
+        )
         try:
             await service.start(plan.production)
             yield service

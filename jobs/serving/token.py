@@ -1,4 +1,4 @@
-"""Token of a server, and what a browser gets for it.
+"""Token of a server, and the cookie made from it.
 
 The token stands in the address that the command prints. A browser that opens the address gets a cookie made from it,
 so that the token is in no further address, history or log.
@@ -27,7 +27,7 @@ def new_token() -> str:
 
 
 def checked_token(token: str) -> str:
-    """Checks a token that somebody chose; raises `UserError`."""
+    """Checks a token of the user's own; raises `UserError`."""
     if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError(
             f"{TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST} letters and digits without "
@@ -37,7 +37,7 @@ def checked_token(token: str) -> str:
 
 
 def cookie_of(token: str) -> str:
-    """The cookie's value: it proves the token and does not tell it."""
+    """Value of the cookie; it does not tell the token."""
     return hmac.new(token.encode(), b"cookie of isnet serve", hashlib.sha256).hexdigest()
 
 

@@ -31,6 +31,7 @@ KINDS: dict[str, tuple[Severity, str]] = {
     "alias.forced": ("warning", "an alias moved although gates failed"),
     "alias.rolled_back": ("warning", "an alias moved back"),
     "alias.moved_by_hand": ("failure", "an alias in MLflow is not where the audit trail says"),
+    "share.taken_back": ("failure", "a candidate harmed its part of the traffic, and a server took it back"),
     "test": ("info", "the notify test command was called"),
 }
 

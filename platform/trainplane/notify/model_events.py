@@ -48,6 +48,21 @@ def gate_shut(name: str, version: str, alias: str, verdicts: Sequence[GateVerdic
     )
 
 
+def share_taken_back(record: AuditRecord) -> Event:
+    """Event of a candidate whose share a server ended."""
+    return Event.of(
+        "share.taken_back",
+        f"version {record.to_version} of {record.name} has no traffic any more",
+        f"{record.reason}\nby {record.who}, audit record {record.number}",
+        once=(record.name, record.alias, record.number, record.time),
+        name=record.name,
+        version=record.to_version,
+        who=record.who,
+        reason=record.reason,
+        audit_record=record.number,
+    )
+
+
 def alias_moved_by_hand(name: str, fault: str) -> Event:
     """Event of an alias in MLflow that contradicts the trail."""
     # Told once a day while it lasts, however many commands meet it.

@@ -1,6 +1,6 @@
 """Shares of traffic in the audit trail.
 
-A candidate's share is a record like a promotion, so servers follow one trail and nobody changes traffic unseen. Its
+A candidate's share is a record like a promotion, so servers follow one trail, and no change of traffic is unseen. Its
 alias is `ALIAS.canary`, which MLflow refuses as an alias: a program that knows no shares takes it for a record that
 moved nothing. A move of the alias itself ends the share.
 """
@@ -24,7 +24,7 @@ _MAX_TURNS = 50
 
 @dataclass(frozen=True)
 class CandidateShare:
-    """What part of the traffic a candidate has."""
+    """A candidate's part of the traffic."""
 
     version: str
     mode: Literal["off", "shadow", "canary"]
@@ -39,7 +39,7 @@ def share_alias(alias: str) -> str:
 
 
 def current_share(trail: Trail, alias: str) -> CandidateShare | None:
-    """The share that holds now; None after a move of the alias, or before the first."""
+    """Share of now; None after a move of the alias."""
     for record in reversed(trail.records):
         if record.action == "share" and record.alias == share_alias(alias):
             return _parsed(record)

@@ -54,7 +54,7 @@ def admit(limits: QueueLimits, *, waiting: int, mine: int) -> Literal["wait", "f
 
 
 def retry_after_s(limits: QueueLimits, *, waiting: int, seconds_each: float) -> int:
-    """Whole seconds until a place will probably be free, 1 to 60."""
+    """Seconds until a place is probably free, 1 to 60."""
     seconds = math.ceil(seconds_each * (waiting + 1) / limits.running)
     return max(1, min(_LONGEST_RETRY_S, seconds))
 

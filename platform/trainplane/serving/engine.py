@@ -36,7 +36,7 @@ class ServedVersion:
 
 @dataclass(frozen=True)
 class Output:
-    """An answer's bytes, and what is to be said about it."""
+    """An answer's bytes, with notes and facts about it."""
 
     content: bytes
     media_type: str

@@ -1,4 +1,4 @@
-"""Follows the audit trail: which versions should answer, and with which share.
+"""Follows the audit trail: versions that should answer, and shares.
 
 The trail is the authority, so a promotion or a rollback by any process moves the traffic. MLflow is asked at the start
 alone: after that the records seen so far are the memory that a rewritten trail would contradict.
@@ -18,7 +18,7 @@ from trainplane.storage import Store
 
 @dataclass(frozen=True)
 class DesiredTraffic:
-    """What the trail wants, whether the versions are open or not."""
+    """Traffic as the trail wants it, open versions or not."""
 
     production: str
     candidate: str | None = None
@@ -80,15 +80,19 @@ class TrailFollower:
         self._store, self._name, self.trail = store, name, trail
 
     def poll(self) -> Trail | None:
-        """Returns the trail if it has grown; raises `BrokenTrail` if it changed otherwise."""
-        seen = len(self.trail.records)
+        """Returns the trail if it has grown.
+
+        Raises:
+            BrokenTrail: It changed in another way.
+        """
+        length = len(self.trail.records)
         count = count_records(self._store, self._name)
-        if count == seen:
+        if count == length:
             return None
         trail = read_trail(self._store, self._name)
-        if trail.records[:seen] != self.trail.records:
+        if trail.records[:length] != self.trail.records:
             raise BrokenTrail(
-                f"the trail of {self._name} has not the {seen} records any more that this server has seen: it was "
+                f"the trail of {self._name} has not the {length} records any more that this server has seen: it was "
                 f"rewritten or cut; traffic stays as it is; restore the records below {self._store.address}/audit"
             )
         self.trail = trail

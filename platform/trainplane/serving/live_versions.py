@@ -45,8 +45,8 @@ class LiveVersions:
     def served(self) -> Mapping[str, ServedVersion]:
         """Versions that may answer, by number."""
         # The previous version is open, and answers only who names it.
-        wanted = set() if self.split is None else {self.split.production, self.split.candidate}
-        return {number: version for number, version in self._open.items() if number in wanted}
+        numbers = set() if self.split is None else {self.split.production, self.split.candidate}
+        return {number: version for number, version in self._open.items() if number in numbers}
 
     @property
     def open(self) -> Mapping[str, ServedVersion]:
@@ -68,7 +68,7 @@ class LiveVersions:
             del self.faults[version]
 
     def change(self, split: TrafficSplit) -> None:
-        """Moves the traffic; every version of the split must be open."""
+        """Moves the traffic between versions that are open."""
         if self.split is not None and self.split.production != split.production:
             self._previous = self.split.production
         self.split = split
@@ -108,10 +108,10 @@ class LiveVersions:
                 return
 
     def _release_unused(self) -> None:
-        kept = {self._previous, *self._wanted}
+        needed = {self._previous, *self._wanted}
         if self.split is not None:
-            kept |= {self.split.production, self.split.candidate}
-        for version in [v for v in self._open if v not in kept and not self._users[v]]:
+            needed |= {self.split.production, self.split.candidate}
+        for version in [v for v in self._open if v not in needed and not self._users[v]]:
             del self._open[version]
             self._users.pop(version, None)
             task = asyncio.create_task(self._engine.release(version))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 
@@ -10,11 +11,11 @@ _SECONDS = (0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 
 
 class ServingMetrics:
-    """Counters and times of one server, in a registry of its own."""
+    """Counters and times of one server."""
 
     def __init__(self, model: str) -> None:
         self.registry = CollectorRegistry()
-        names = {"namespace": "trainplane", "subsystem": "serving", "registry": self.registry}
+        names: dict[str, Any] = {"namespace": "trainplane", "subsystem": "serving", "registry": self.registry}
         self.answers = Counter(
             "answers", "Answers by version, role and outcome", ("model", "version", "role", "outcome"), **names
         )

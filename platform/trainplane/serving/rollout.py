@@ -31,7 +31,7 @@ class RolloutRules:
 
 @dataclass(frozen=True)
 class Observed:
-    """What one version did lately."""
+    """Answers and failures of one version lately."""
 
     answers: int = 0
     errors: int = 0  # Other than NaN; a user's mistake is none
@@ -47,7 +47,7 @@ class Observed:
 
 @dataclass(frozen=True)
 class RolloutStep:
-    """What to do with a candidate's share, and why."""
+    """Decision on a candidate's share, and its reason."""
 
     action: Literal["hold", "widen", "back"]
     reason: str
@@ -61,7 +61,7 @@ def judge(
     gates_failed: Sequence[str] = (),
     has_verdicts: bool = True,
 ) -> RolloutStep:
-    """Judges a candidate by what it did since its share began.
+    """Judges a candidate by its answers under its share.
 
     Args:
         rules: Bounds.
@@ -81,9 +81,9 @@ def judge(
         of_production = f"production {production.error_rate:.1%}"
         return RolloutStep("back", f"{candidate.errors} failures, {candidate.error_rate:.1%} ({of_production})")
     if min(len(candidate.milliseconds), len(production.milliseconds)) >= rules.latency_answers:
-        own, other = _median(candidate.milliseconds), _median(production.milliseconds)
-        if own > rules.latency_ratio * other and own - other > rules.latency_ms:
-            return RolloutStep("back", f"median {own:.0f} ms against {other:.0f} ms of production")
+        own, usual = _median(candidate.milliseconds), _median(production.milliseconds)
+        if own > rules.latency_ratio * usual and own - usual > rules.latency_ms:
+            return RolloutStep("back", f"median {own:.0f} ms against {usual:.0f} ms of production")
     # Then what is needed to go on.
     if candidate.answers < rules.answers:
         return RolloutStep("hold", f"{candidate.answers} answers of the {rules.answers} that a wider share needs")
@@ -105,7 +105,7 @@ def _median(values: Sequence[float]) -> float:
 
 
 class Observations:
-    """Collects what a version does, in a window of its newest answers."""
+    """Collects the newest answers and failures of a version."""
 
     def __init__(self) -> None:
         # Milliseconds; NaN stands for a failure, infinity for an answer that was not finite.
@@ -124,7 +124,7 @@ class Observations:
         self._events.clear()
 
     def observed(self) -> Observed:
-        """What the window holds."""
+        """Numbers of the window."""
         times = tuple(event for event in self._events if math.isfinite(event))
         not_finite = sum(math.isinf(event) for event in self._events)
         return Observed(len(times), len(self._events) - len(times) - not_finite, not_finite, times)

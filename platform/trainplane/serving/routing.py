@@ -18,12 +18,12 @@ MOST_VERSIONS = 2
 
 
 class VersionNotServed(UserError):
-    """Raised for a version that was asked for and is not served."""
+    """Raised for a named version that is not served."""
 
 
 @dataclass(frozen=True)
 class TrafficSplit:
-    """How requests are divided between two versions."""
+    """Division of requests between two versions."""
 
     production: str
     candidate: str | None = None

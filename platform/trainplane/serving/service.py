@@ -1,4 +1,4 @@
-"""Core of a server: answers requests with versions that follow the audit trail.
+"""Core of a server: answers with versions of the trail.
 
 It knows no HTTP and no pictures. Decisions are pure (`routing`, `admission`, `rollout`, `follow`); here they are acted
 on, in one event loop. What blocks (the trail's store, the records on disk) runs in threads.
@@ -16,6 +16,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 
 from trainplane.errors import RunFailed
+from trainplane.registry.audit import AuditRecord
 from trainplane.registry.shares import CandidateShare, record_share
 from trainplane.serving.admission import AdmissionQueue, QueueLimits
 from trainplane.serving.engine import BadOutput, Engine, EngineBusy, Output, ServedVersion
@@ -43,7 +44,7 @@ class AnswerFailed(RunFailed):
 
 @dataclass(frozen=True)
 class ServingOptions:
-    """What is served, and within which bounds."""
+    """Model, alias and bounds of a service."""
 
     name: str
     alias: str
@@ -70,7 +71,7 @@ class ServingRequest:
 
 @dataclass(frozen=True)
 class VersionAnswer:
-    """What one version answered."""
+    """Answer of one version."""
 
     label: str
     served: ServedVersion
@@ -99,6 +100,7 @@ class Service:
         store: Store,
         follower: TrailFollower,
         traces: TraceQueue | None,
+        tell: Callable[[AuditRecord], object] = lambda record: None,
     ) -> None:
         """Makes a service that has no version yet.
 
@@ -108,12 +110,13 @@ class Service:
             store: Of the audit trail.
             follower: Of the trail, as it was checked at the start.
             traces: Where requests are recorded; None records nothing.
+            tell: Called in a thread with the record of each automatic way back.
         """
         self.options, self.traces = options, traces
         self.metrics = ServingMetrics(options.name)
         self.live = LiveVersions(engine, self._apply)
         self.queue = AdmissionQueue(options.limits, self.metrics.queue)
-        self._engine, self._store, self._follower = engine, store, follower
+        self._engine, self._store, self._follower, self._tell = engine, store, follower, tell
         self._observations: dict[str, Observations] = {}
         self._share: CandidateShare | None = None
         self._ended: set[int] = set()  # Numbers of shares that were ended here
@@ -125,7 +128,7 @@ class Service:
         self.fault: str | None = None  # Why the trail cannot be followed now
 
     async def start(self, production: str) -> None:
-        """Opens the first versions, and follows the trail from then on."""
+        """Opens the first version, and follows the trail."""
         self.live.add(await self._engine.prepare(production))
         self.live.change(TrafficSplit(production))
         await self._apply()
@@ -141,7 +144,7 @@ class Service:
 
     @property
     def split(self) -> TrafficSplit:
-        """How the traffic is divided now."""
+        """Division of the traffic now."""
         assert self.live.split is not None, "requests are taken after `start`"
         return self.live.split
 
@@ -214,16 +217,16 @@ class Service:
         self._judge()
         return VersionAnswer(label, served, output, 1000 * seconds)
 
-    async def _mirror(self, version: str, request: ServingRequest, seen: ServingResponse, started: float) -> None:
+    async def _mirror(self, version: str, request: ServingRequest, visible: ServingResponse, started: float) -> None:
         """Answers beside the user's answer; the difference is recorded."""
         try:
             mirrored = await self._observed("B", version, "shadow", request)
-            shown = seen.answers[0]
-            difference = await self._engine.difference(shown.output, mirrored.output)
-            facts = {**{f"difference_{k}": v for k, v in difference.items()}, "mirrors": seen.trace}
+            first = visible.answers[0]
+            difference = await self._engine.difference(first.output, mirrored.output)
+            facts = {**{f"difference_{k}": v for k, v in difference.items()}, "mirrors": visible.trace}
             # Nobody agreed to keep pictures of an answer that nobody saw.
-            keep = "none" if seen.keep == "none" else "facts"
-            response = ServingResponse(new_trace(), (shown, mirrored), False, keep)
+            keep = "none" if visible.keep == "none" else "facts"
+            response = ServingResponse(new_trace(), (first, mirrored), False, keep)
             await self._record(request, response, started, shadow=True, facts=facts)
         except Exception as error:
             logger.warning("version %s failed at a mirrored request (%s)", version, error)
@@ -285,10 +288,10 @@ class Service:
         if split.candidate is None or share is None or split.mode == "none" or share.number in self._ended:
             return
         served = self.live.served[split.candidate]
-        seen = [self._observations.setdefault(v, Observations()) for v in (split.production, split.candidate)]
+        evidence = [self._observations.setdefault(v, Observations()) for v in (split.production, split.candidate)]
         step = judge(
             self.options.rules,
-            *(observations.observed() for observations in seen),
+            *(observations.observed() for observations in evidence),
             gates_failed=served.gates_failed,
             has_verdicts=served.gates_passed is not None,
         )
@@ -301,14 +304,14 @@ class Service:
             logger.error("version %s: share ended, %s", split.candidate, step.reason)
             self._spawn(self._record_share(share, "off", 0.0, f"automatic way back: {step.reason}"))
         elif step.action == "widen" and self.options.widen and split.mode == "canary" and split.share < 1:
-            for observations in seen:
+            for observations in evidence:
                 observations.clear()
             self._spawn(self._record_share(share, "canary", next_share(split.share), f"widened: {step.reason}"))
 
     async def _record_share(self, replaced: CandidateShare, mode: str, share: float, reason: str) -> None:
         while True:
             try:
-                await asyncio.to_thread(
+                record = await asyncio.to_thread(
                     record_share,
                     self._store,
                     self.options.name,
@@ -320,6 +323,9 @@ class Service:
                     expected=replaced.number,
                 )
                 self._poke.set()
+                # Of several servers, the one that wrote it tells.
+                if record is not None and mode == "off":
+                    await asyncio.to_thread(self._tell, record)
                 return
             except RunFailed as error:
                 logger.warning("the share of version %s is not recorded yet (%s)", replaced.version, error)
@@ -347,7 +353,7 @@ class Service:
             self._poke.clear()
 
     async def _apply(self) -> None:
-        """Moves the traffic to what the trail wants and is open."""
+        """Moves the traffic to where the trail wants it."""
         desired = desired_traffic(
             self._follower.trail,
             self.options.alias,

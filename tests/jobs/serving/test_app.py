@@ -51,7 +51,7 @@ def client(registered_once, tmp_path_factory, empty_tracking_db):
         plan = plan_serving(context, options)
         engine = LocalEngine(context, "photo", workers=1, max_pixels=1_000_000)
         settings = AppSettings(TOKEN, max_pixels=1_000_000, max_bytes=1 << 20)
-        app = build_app(lambda: open_service(engine, plan, trace_queue(context, "photo")), settings)
+        app = build_app(lambda: open_service(context, engine, plan, trace_queue(context, "photo")), settings)
         with TestClient(app, raise_server_exceptions=False) as client:
             deadline = 200
             while len(client.get("/v1/versions", headers=BEARER).json()["versions"]) < 2 and deadline:

@@ -73,21 +73,23 @@ def share(store, mode, value=0.0, version="2"):
 
 
 def serve(store, engine, scenario, **options):
-    """Runs a scenario against a service that has started."""
+    """Runs a scenario against a service that has started; returns what it told."""
+    told = []
 
     async def main():
         queue = ListQueue()
         follower = TrailFollower(store, "m", read_trail(store, "m"))
         rules = RolloutRules(answers=5, errors=2, latency_answers=5)
         made = ServingOptions("m", "production", rules=rules, **options)
-        service = Service(engine, made, store=store, follower=follower, traces=queue)
+        service = Service(engine, made, store=store, follower=follower, traces=queue, tell=told.append)
         await service.start("1")
         try:
-            return await scenario(service, queue)
+            await scenario(service, queue)
         finally:
             await service.close()
 
-    return asyncio.run(main())
+    asyncio.run(main())
+    return told
 
 
 async def until(condition, seconds=5.0):
@@ -169,7 +171,8 @@ def test_a_canary_that_harms_goes_back_by_itself_and_no_request_fails(store, kin
         assert set(await answered(service, 20)) == {"1"}
         assert b"ways_back_total" in service.metrics.text()
 
-    serve(store, WordEngine(v2=kind), scenario)
+    (record,) = serve(store, WordEngine(v2=kind), scenario)
+    assert (record.action, record.to_version) == ("share", "2")
 
 
 def test_a_share_widens_by_itself_to_all_where_the_server_may(store):
