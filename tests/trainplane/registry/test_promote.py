@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from trainplane.errors import RunFailed, UserError
+from trainplane.notify.event import Event
 from trainplane.registry import audit
 from trainplane.registry.audit import AuditRecord, Conflict, find_faults
 from trainplane.registry.gates import GateVerdict
@@ -65,6 +66,28 @@ def test_a_promotion_moves_the_alias_and_leaves_its_record(isnet: AuditedModel) 
     assert isnet.stored_trail().records == (first, second)
     assert isnet.verify() == []
     assert isnet.current_version() == "2"
+
+
+def test_moves_refusals_and_moves_by_hand_are_told(server: TrackingServer, store: Store) -> None:
+    events: list[Event] = []
+    audited = AuditedModel(server, "isnet", store, tell=events.append)
+    promote(audited, "1")
+    with pytest.raises(RunFailed):
+        promote(audited, "2", BAD)
+    promote(audited, "2", BAD, force_reason="to look at it")
+    audited.rollback(reason="halos")
+    audited.model.set_alias("production", "3")
+    assert audited.verify()
+    audited.reconcile()
+    assert [event.kind for event in events] == [
+        "alias.promoted",
+        "gate.shut",
+        "alias.forced",
+        "alias.rolled_back",
+        "alias.moved_by_hand",
+        "alias.moved_by_hand",
+    ]
+    assert "no worse ssim" in events[1].text
 
 
 def test_a_failed_gate_stops_the_promotion_and_stays_with_the_version(isnet: AuditedModel) -> None:
@@ -169,6 +192,7 @@ PROMOTER = """
 import json, os, signal, sys
 import mlflow
 from trainplane.errors import RunFailed
+from trainplane.notify.event import Event
 from trainplane.registry import audit
 from trainplane.registry.gates import GateVerdict
 from trainplane.registry.promote import AuditedModel
