@@ -60,12 +60,12 @@ def gc(args: argparse.Namespace, context: Context) -> int:
         emit(args, payload, "\n".join(lines))
         return 0
     result = act(plan, removers(context), lambda: decide(look(), rules))
-    kept = [{"address": each.item.address, "kind": each.item.kind, "reason": each.reason} for each in result.kept]
+    staying = [{"address": each.item.address, "kind": each.item.kind, "reason": each.reason} for each in result.kept]
     lines = [f"removed {len(result.gone)} things, {size_text(result.bytes)}"]
-    lines += [f"kept {entry['address']}: {entry['reason']}" for entry in kept]
-    gone = {item.address for item in result.gone}
-    removed = [entry for entry in payload["removals"] if entry["address"] in gone]
-    emit(args, {"removed": removed, "bytes": result.bytes, "kept": kept}, "\n".join(lines))
+    lines += [f"kept {entry['address']}: {entry['reason']}" for entry in staying]
+    addresses = {item.address for item in result.gone}
+    removed = [entry for entry in payload["removals"] if entry["address"] in addresses]
+    emit(args, {"removed": removed, "bytes": result.bytes, "kept": staying}, "\n".join(lines))
     return 0
 
 
@@ -88,7 +88,7 @@ def _named(words: Sequence[str], inventory: Any, context: Context) -> frozenset[
         if item.kind == "dataset":
             version = VersionName.of(item.address)
             names[version.typed.removeprefix(f"{context.datasets}/")] = item.address
-            # A plain name is one version's only while there is one.
+            # A plain name is one version's only while there is each.
             if version.root in grown:
                 names.pop(version.root.rpartition("/")[2], None)
             else:
@@ -132,20 +132,20 @@ def _options(args: argparse.Namespace) -> list[str]:
 def _payload(plan: Any) -> dict[str, Any]:
     def entries(judgements: Any) -> list[dict[str, Any]]:
         return [
-            {"kind": one.item.kind, "address": one.item.address, "bytes": one.item.bytes, "reason": one.reason}
-            for one in judgements
+            {"kind": each.item.kind, "address": each.item.address, "bytes": each.item.bytes, "reason": each.reason}
+            for each in judgements
         ]
 
     return {"removals": entries(plan.removals), "bytes": plan.bytes, "needed": entries(plan.needed)}
 
 
 def _table(plan: Any) -> list[str]:
-    largest = sorted(plan.removals, key=lambda one: (-one.item.bytes, one.item.address))
+    largest = sorted(plan.removals, key=lambda each: (-each.item.bytes, each.item.address))
     lines = [
-        f"{one.item.kind:<10} {size_text(one.item.bytes):>12}  {one.item.address}  {one.reason}"
-        for one in largest[:_SHOWN]
+        f"{each.item.kind:<10} {size_text(each.item.bytes):>12}  {each.item.address}  {each.reason}"
+        for each in largest[:_SHOWN]
     ]
     if len(largest) > _SHOWN:
-        rest = sum(one.item.bytes for one in largest[_SHOWN:])
+        rest = sum(each.item.bytes for each in largest[_SHOWN:])
         lines.append(f"and {len(largest) - _SHOWN} more, {size_text(rest)}: --json lists all")
     return lines

@@ -6,7 +6,7 @@ from fnmatch import fnmatchcase
 import pytest
 from manifests import INFRA
 
-ROLES = ("trainer", "packer", "promoter", "submitter", "mlflow", "backup")
+ROLES = ("cleaner", "trainer", "packer", "promoter", "submitter", "mlflow", "backup")
 
 
 def statements(name):
@@ -44,6 +44,8 @@ def test_who_may_write_where():
     }
     assert {key for key, value in may.items() if value} == {
         ("packer", "datasets"),
+        ("cleaner", "datasets"),
+        ("cleaner", "checkpoints"),
         ("trainer", "checkpoints"),
         ("trainer", "artifacts"),
         ("trainer", "notify"),
@@ -71,3 +73,17 @@ def test_a_trainer_cannot_delete_what_is_registered():
     assert allows("trainer", "s3:DeleteObject", "checkpoints/demo-0123/pins/step-00001000/search.json")
     assert not allows("trainer", "s3:DeleteObject", "checkpoints/demo-0123/pins/step-00001000/models%3A%2Fm.json")
     assert not allows("trainer", "s3:DeleteObject", "artifacts/1/models/m-0123/artifacts/MLmodel")
+
+
+def test_by_age_alone_expires_only_what_nobody_can_need():
+    rules = json.loads((INFRA / "s3" / "lifecycle.json").read_text())["Rules"]
+    expiring = {rule["Filter"]["Prefix"]: rule["Expiration"]["Days"] for rule in rules if "Expiration" in rule}
+    # A bucket knows no versions, searches and runs: `isnet gc` does. What it may forget is what is deleted already.
+    assert expiring == {"backups/": 90}
+    forgotten = {rule["Filter"]["Prefix"] for rule in rules if "NoncurrentVersionExpiration" in rule}
+    assert forgotten == {"checkpoints/", "datasets/", "queue/"}
+    everywhere = [rule for rule in rules if "AbortIncompleteMultipartUpload" in rule]
+    assert [rule["Filter"]["Prefix"] for rule in everywhere] == [""]
+    # The longest upload of a shard or a checkpoint takes hours.
+    assert everywhere[0]["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] >= 2
+    assert len({rule["ID"] for rule in rules}) == len(rules)

@@ -21,7 +21,7 @@ _ORDER: tuple[Kind, ...] = ("cache", "spool", "version", "checkpoint", "run", "d
 
 
 class InUse(RunFailed):
-    """Somebody uses an item since it was looked at."""
+    """An item is used since it was looked at."""
 
 
 class Remover(Protocol):
@@ -65,8 +65,8 @@ def act(
         again: Looks at everything once more, after items are prepared.
         progress: Called after each removal.
     """
-    kept: list[Judgement] = []
-    prepared = _each(_sorted(plan.removals), lambda item: removers[item.kind].prepare(item), kept)
+    staying: list[Judgement] = []
+    prepared = _each(_sorted(plan.removals), lambda item: removers[item.kind].prepare(item), staying)
     try:
         still = again()
     except BaseException:
@@ -78,13 +78,13 @@ def act(
     for item in prepared:
         if item.address not in still.addresses:
             removers[item.kind].restore(item)
-            kept.append(Judgement(item, reasons.get(item.address, "it changed meanwhile")))
+            staying.append(Judgement(item, reasons.get(item.address, "it changed meanwhile")))
 
     def remove(item: Item) -> None:
         removers[item.kind].remove(item)
         progress(item)
 
-    return Removed(tuple(_each(doomed, remove, kept)), tuple(kept))
+    return Removed(tuple(_each(doomed, remove, staying)), tuple(staying))
 
 
 def _sorted(removals: Sequence[Judgement]) -> list[Item]:

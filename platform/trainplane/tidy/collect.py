@@ -53,7 +53,7 @@ def _with_need(item: Item, outside: Mapping[str, str]) -> Item:
 
 
 def removers(context: Context) -> dict[Kind, Remover]:
-    """What removes items of each kind."""
+    """Removers of all kinds."""
     runs = RunRemover()
     return {
         "run": runs,

@@ -1,4 +1,4 @@
-"""Datasets and their versions: what there is, and how they go."""
+"""Datasets and their versions: listing and removal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_datasets(address: str, *, resolve: Callable[[str], str], with_newest: b
     Args:
         address: Of the store.
         resolve: Address of a dataset's name.
-        with_newest: False: somebody's word for a dataset means its newest version, so that one is needed.
+        with_newest: False: a dataset's plain name means its newest version, so that one is needed.
     """
     folders = _folders(open_store(address))
     versions = {folder: VersionName.of(f"{address}/{folder}") for folder in folders}

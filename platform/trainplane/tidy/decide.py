@@ -1,6 +1,6 @@
 """Decides what can go. Pure: no I/O.
 
-An item stays if somebody outside needs it, if it is young, small or of a kind that was not asked for, or if an item
+An item stays if something outside needs it, if it is young, small or of a kind that was not asked for, or if an item
 that stays needs it. Everything else goes: so nothing that stays ever needs what goes.
 """
 
@@ -24,7 +24,7 @@ class Judgement:
 
 @dataclass(frozen=True)
 class TidyPlan:
-    """Items that go, and items that somebody needs."""
+    """Items that go, and items that are needed."""
 
     removals: tuple[Judgement, ...]
     needed: tuple[Judgement, ...]
@@ -55,16 +55,16 @@ def decide(inventory: Inventory, rules: TidyRules) -> TidyPlan:
     while waiting:
         item = waiting.pop()
         for name in sorted(item.needs):
-            for other in by_name.get(name, ()):
-                if other.address == item.address:
+            for target in by_name.get(name, ()):
+                if target.address == item.address:
                     continue
-                needed.setdefault(other.address, f"{item.kind} {item.address}")
-                if other.address not in stays:
-                    stays[other.address] = needed[other.address]
-                    waiting.append(other)
+                needed.setdefault(target.address, f"{item.kind} {item.address}")
+                if target.address not in stays:
+                    stays[target.address] = needed[target.address]
+                    waiting.append(target)
     removals = [Judgement(item, _why(item, inventory.now_s)) for item in inventory.items if item.address not in stays]
-    kept = [Judgement(item, needed[item.address]) for item in inventory.items if item.address in needed]
-    return TidyPlan(tuple(removals), tuple(kept))
+    remaining = [Judgement(item, needed[item.address]) for item in inventory.items if item.address in needed]
+    return TidyPlan(tuple(removals), tuple(remaining))
 
 
 def _by_name(items: Iterable[Item]) -> dict[str, list[Item]]:

@@ -1,4 +1,4 @@
-"""Hides an object: it is gone for all others, and can come back.
+"""Hides an object so that it can come back.
 
 A manifest makes a dataset or a checkpoint exist. Hidden, it stands under another name beside its place, so a process
 that is killed between hiding and deleting loses nothing.

@@ -1,4 +1,4 @@
-"""Caches and spools of this machine: what there is, and how it goes."""
+"""Caches and spools of this machine: listing and removal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Runs and their checkpoints: what there is, and how it goes."""
+"""Runs and their checkpoints: listing and removal."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ def _folders(entries: Mapping[str, Entry]) -> dict[str, list[Entry]]:
 
 
 def _pins(entries: Mapping[str, Entry]) -> dict[str, str]:
-    """Who pinned a checkpoint, by its folder."""
+    """Owners of pins, by the folder of the checkpoint."""
     from urllib.parse import unquote
 
     pinned = {}
@@ -104,7 +104,7 @@ def _about(store: Store) -> dict[str, Any]:
 
 
 def _kept(present: list[checkpoints.Checkpoint], train: Mapping[str, Any]) -> list[str]:
-    """Folders that the rules of an ended run keep: newest, best, multiples."""
+    """Folders that the rules of an ended run keep."""
     metric = train.get("best_metric")
     rules = RetentionRules(
         last=1,
@@ -136,7 +136,7 @@ class RunRemover:
             self._tokens[run] = token
 
     def restore(self, item: Item) -> None:
-        """Leaves it; the next attempt takes a token of its own."""
+        """Does nothing: the next attempt takes its own token."""
 
     def remove(self, item: Item) -> None:
         """Deletes a checkpoint, or a run without checkpoints."""

@@ -1,4 +1,4 @@
-"""Registered versions: what there is, and how they go."""
+"""Registered versions: listing and removal."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def list_versions(server: TrackingServer, audit: Store) -> Iterator[Item]:
 
 
 def _reasons(model: RegisteredModel, audit: Store) -> dict[str, str]:
-    """Who needs a version, by its number."""
+    """Reasons to keep a version, by its number."""
     reasons: dict[str, str] = {}
     # A name of another program has no trail; a broken one raises, and nothing goes.
     for record in read_trail(audit, model.name).records:

@@ -1,4 +1,4 @@
-"""Continues a run on a dataset that grew out of its own.
+"""Continues a run on a grown dataset.
 
 Other data make another run, so `data.grown_from` says that this is meant: the new run begins at the whole state of the
 one that had the same settings and the dataset before. Without it nothing is decided in silence: a command whose run
@@ -26,6 +26,7 @@ from trainplane.train.run_key import run_key
 
 ConfigT = TypeVar("ConfigT", bound=RunConfig)
 
+_ANEW = ", and --fresh begins a new run"
 _START = ("start_from", "start_from_digest", "start_from_strict", "start_state")
 
 
@@ -98,7 +99,7 @@ def check_said(config: RunConfig, context: Context, train: Dataset, val: Dataset
     for run in _runs_alike(config, context):
         for digest in reversed(lineage.ancestors):
             if run.has_data(digest, validation) and next(checkpoints.newest_first(run.store), None) is not None:
-                raise UserError(_unsaid(f"run {run.store.address.rpartition('/')[2]}", config, train, digest))
+                raise UserError(_unsaid(f"run {run.store.address.rpartition('/')[2]}", config, train, digest) + _ANEW)
 
 
 def check_state_said(config: RunConfig, train: Dataset, state_of: str, digest: str | None) -> None:
@@ -119,8 +120,7 @@ def _unsaid(what: str, config: RunConfig, train: Dataset, digest: str) -> str:
     name = VersionName.of(config.data.train).root.partition("@")[0]
     return (
         f"{what} was trained on an earlier version of {train.name} ({digest[:12]}, this is {train.digest[:12]}); "
-        f"data.grown_from={digest[:12]} goes on with its state on this one, data.train={name}@{digest[:12]} "
-        "on that one, and --fresh begins a new run"
+        f"data.grown_from={digest[:12]} goes on with its state on this one, data.train={name}@{digest[:12]} on that one"
     )
 
 
