@@ -99,7 +99,7 @@ export class Review {
     const listed = this.on.versions().find(({ version }) => version === facts.version);
     const gates = facts.gates ?? listed?.gates;
     const roles = listed?.roles ?? [];
-    const words = `${this.answer.fills.length > 1 ? `${one.label} is ` : ''}version ${facts.version}${roles.length ? `, ${roles.join(', ')}` : ''}`;
+    const words = `${this.answer.fills.length > 1 ? `${one.label} is version` : 'Version'} ${facts.version}${roles.length ? `, ${roles.join(', ')}` : ''}`;
     return { ...facts, gates, roles, words };
   }
 
