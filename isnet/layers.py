@@ -122,6 +122,9 @@ def initialise(network: nn.Module, *, std: float, init: Literal["normal", "kaimi
     sets the effective learning rate: with the paper's 0.001 and rate 1e-4 the first Adam step moves a raw weight by a
     tenth of itself. With `init` kaiming each layer has its own deviation, √(2 / number of inputs) [He et al. 2015].
     """
+    # The meta device has no values. Drawing "normal" ones there would import torch's compiler, for seconds.
+    if any(p.is_meta for p in network.parameters()):
+        return
     for module in network.modules():
         if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
             inputs = module.weight[0].numel()
@@ -131,9 +134,7 @@ def initialise(network: nn.Module, *, std: float, init: Literal["normal", "kaimi
     # Random u and v, then brought near the singular vectors.
     for layer in spectral_layers(network):
         layer.randomise_vectors()
-    # The meta device has no values to iterate on, and its matrix products are slow.
-    if not any(p.is_meta for p in network.parameters()):
-        power_iteration(network, times=WARM_UP_ITERATIONS)
+    power_iteration(network, times=WARM_UP_ITERATIONS)
 
 
 def num_parameters(network: nn.Module) -> int:
