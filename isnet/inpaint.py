@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 import os
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
@@ -57,9 +58,14 @@ class Inpainted:
     ratio: float
     notes: tuple[str, ...]
 
-    def save(self, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
-        """Writes the picture; returns notes on losses of its format."""
-        return write_photo(self.photo, path, quality=quality)
+    def save(
+        self, path: str | os.PathLike[str], *, quality: int = 95, seal: Callable[[bytes, str], bytes] | None = None
+    ) -> tuple[str, ...]:
+        """Writes the picture; returns notes on losses of its format.
+
+        `seal` gets the encoded file and its suffix, and gives the one to write, such as a signed one.
+        """
+        return write_photo(self.photo, path, quality=quality, seal=seal)
 
 
 def inpaint(

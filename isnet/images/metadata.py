@@ -36,6 +36,8 @@ _LAYOUT = frozenset(
 _STALE_XMP = re.compile(
     rb"Thumbnails|xmpGImg|GImage|GDepth|GAudio|Container|MotionPhoto|MicroVideo|hdrgm|HasExtendedXMP"
 )
+# IPTC's mark of how a picture was made: by a camera, by a trained model, of parts.
+_SOURCE_TYPE = re.compile(rb"DigitalSourceType(?:\s*=\s*[\"']|>|\s+rdf:resource\s*=\s*[\"'])\s*([\w:/.+-]+)")
 _XMP_ORIENTATION = re.compile(rb"(tiff:Orientation(?:\s*=\s*[\"']|>))\s*[2-8]")
 # IPTC's dataset 2:202, a preview.
 _IPTC_PREVIEW = b"\x1c\x02\xca"
@@ -116,7 +118,7 @@ def read_metadata(image: Image.Image, data: bytes, *, size: tuple[int, int], is_
     # XMP that speaks of other pictures in the file, and previews.
     if _STALE_XMP.search(xmp):
         losses.append("its XMP (it speaks of previews or other pictures in the file)")
-        xmp = b""
+        xmp = _source_mark(xmp)
     if _IPTC_PREVIEW in iptc:
         losses.append("its IPTC records (they hold a preview)")
         iptc = b""
@@ -134,6 +136,21 @@ def read_metadata(image: Image.Image, data: bytes, *, size: tuple[int, int], is_
         comment=_bytes(image.info.get("comment")) if image.format in ("JPEG", "MPO", "GIF") else b"",
         text=text,
         lost=tuple(losses),
+    )
+
+
+def _source_mark(xmp: bytes) -> bytes:
+    """A packet of the mark alone that says how a picture was made.
+
+    A mark of generated or edited pictures must not be lost with the rest.
+    """
+    match = _SOURCE_TYPE.search(xmp)
+    if match is None:
+        return b""
+    return (
+        b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+        b'<rdf:Description rdf:about="" xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/" '
+        b'Iptc4xmpExt:DigitalSourceType="%s"/></rdf:RDF></x:xmpmeta>' % match[1]
     )
 
 

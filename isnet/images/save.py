@@ -131,16 +131,25 @@ _STEPS: dict[str, tuple[str | Callable[[Photo], str], Callable[[Photo], NDArray[
 }
 
 
-def write_photo(photo: Photo, path: str | os.PathLike[str], *, quality: int = 95) -> tuple[str, ...]:
+def write_photo(
+    photo: Photo,
+    path: str | os.PathLike[str],
+    *,
+    quality: int = 95,
+    seal: Callable[[bytes, str], bytes] | None = None,
+) -> tuple[str, ...]:
     """Writes a photo in the format of the suffix.
 
-    `quality` 1 to 100 is for lossy formats. Returns notes for the user on everything that the format loses.
+    `quality` 1 to 100 is for lossy formats; `seal` gets the encoded file and its suffix, and gives the one to write.
+    Returns notes for the user on everything that the format loses.
 
     Raises:
         InputError: The suffix names no format written here, or the folder cannot be written.
     """
     target = Path(path)
     data, notes = encode_photo(photo, target.suffix, quality=quality)
+    if seal is not None:
+        data = seal(data, target.suffix)
     # A short temporary name: a long target name leaves no room for another suffix.
     partial = target.parent / f".{os.getpid()}-{zlib.crc32(os.fsencode(target.name)):08x}.partial"
     try:

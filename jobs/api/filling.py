@@ -18,6 +18,7 @@ from jobs.evaluation.models import open_model
 from jobs.inference import batch
 from jobs.inference.files import fill_pairs, pair_files
 from jobs.inference.planning import Options, plan
+from jobs.inference.signing import signing_of
 from trainplane.cluster.context import Context
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.registry.find_version import only_model
@@ -136,13 +137,16 @@ def fill_files(
     paths = os.fspath(images), os.fspath(masks), os.fspath(output)
     with session(context, is_long=True) as opened:
         if _is_batch(paths, parallel):
+            if opened.provenance is not None:
+                notify("pictures of a batch job are not signed: a part that runs twice must write the same bytes")
             job = plan(*paths, model=_address(model, opened), options=options)
             manifest = batch.run(job, opened, tasks=task_count(parallel))
             return FilledFiles(manifest["model"], manifest["pictures"], manifest["failed"], batch.MANIFEST)
         # Pair files first: nothing is loaded for a mistake in the call.
         pictures, unpaired = pair_files(*map(Path, paths))
         address = _address(model, opened)
-        done, failed = fill_pairs(pictures, open_model(address, opened).filler, options)
+        found = open_model(address, opened)
+        done, failed = fill_pairs(pictures, found.filler, options, signing_of(opened, found.pinned))
     filled = FilledFiles(address, done, [*unpaired, *failed])
     # A single picture that fails is a mistake of the call.
     if not done and not Path(images).is_dir():

@@ -106,7 +106,13 @@ def _context(args: argparse.Namespace) -> Context:
 
 
 # Commands without a context: they start servers of their own, or need none.
-WITHOUT_CONTEXT = ("bench.", "commands.cluster.stack:", "commands.config:", "commands.completion:")
+WITHOUT_CONTEXT = (
+    "bench.",
+    "commands.certificate:",
+    "commands.cluster.stack:",
+    "commands.completion:",
+    "commands.config:",
+)
 
 # Commands that record something, and so make the database of a local context; all others leave nothing behind.
 RECORDING = (

@@ -6,16 +6,28 @@ Pictures that cannot be filled are reported with their reasons; the others are f
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
-from isnet.images.files import display_name
+from isnet.images.files import display_name, read_bytes
+from isnet.images.provenance import read_credentials
 from jobs.api.filling import fill_files
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context
+from trainplane.command_line import command_line
+from trainplane.errors import UserError
 
 
 def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
+    if args.check is not None:
+        return _check(args, context)
+    given = {"IMAGE": args.image, "MASK": args.mask, "-o OUT": args.output}
+    missing = [name for name, value in given.items() if not value]
+    if missing:
+        fill = command_line("inpaint", "IMAGE", "MASK", "-o", "OUT")
+        raise UserError(f"{' and '.join(missing)} is missing; name what to fill, where, and the result: {fill}")
     filled = fill_files(
         args.image,
         args.mask,
@@ -39,6 +51,21 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     # A name may hold line ends and bytes of another encoding.
     emit(args, filled.to_json(), "\n".join(display_name(line) for line in lines))
     return 1 if filled.failed else 0
+
+
+def _check(args: argparse.Namespace, context: Context) -> int:
+    """Says how a file says it was made; 1 if that is not intact."""
+    from jobs.inference.signing import identity_of
+
+    if args.image is not None or args.output is not None:
+        again = command_line("inpaint", "--check", args.check)
+        raise UserError(f"--check reads one file and fills nothing; leave the rest out: {again}")
+    path = Path(args.check).expanduser()
+    identity = identity_of(context)
+    credentials = read_credentials(read_bytes(path), path.suffix, anchors=b"" if identity is None else identity.chain)
+    payload = {"file": args.check, **asdict(credentials), "sentences": credentials.sentences()}
+    emit(args, payload, "\n".join(display_name(f"{args.check}: {line}") for line in credentials.sentences()))
+    return 1 if credentials.state == "changed" else 0
 
 
 def _line(entry: dict[str, Any]) -> str:

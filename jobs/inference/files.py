@@ -10,6 +10,7 @@ import os
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from isnet.inference.filler import Filler
 from isnet.inpaint import MaskRules, inpaint
 from jobs.cli.progress import bar
 from jobs.inference.planning import KEPT_SUFFIXES, Options
+from jobs.inference.signing import Signing
 from trainplane.errors import UserError
 
 
@@ -35,19 +37,19 @@ class PictureFiles:
 
 
 def fill_pairs(
-    pictures: Sequence[PictureFiles], filler: Filler, options: Options
+    pictures: Sequence[PictureFiles], filler: Filler, options: Options, signing: Signing | None = None
 ) -> tuple[list[dict[str, Any]], list[dict[str, str]]]:
     """Fills pictures; lists those that cannot be, with reasons."""
     done, failed = [], []
     for files in bar(pictures, "inpaint", total=len(pictures)):
         try:
-            done.append(_fill(files, filler, options))
+            done.append(_fill(files, filler, options, signing))
         except InputError as error:
             failed.append({"image": str(files.image), "mask": str(files.mask), "reason": str(error)})
     return done, failed
 
 
-def _fill(files: PictureFiles, filler: Filler, options: Options) -> dict[str, Any]:
+def _fill(files: PictureFiles, filler: Filler, options: Options, signing: Signing | None) -> dict[str, Any]:
     result = inpaint(
         files.image,
         files.mask,
@@ -61,7 +63,10 @@ def _fill(files: PictureFiles, filler: Filler, options: Options) -> dict[str, An
     )
     # Folders below the output appear with their first picture.
     files.output.parent.mkdir(parents=True, exist_ok=True)
-    notes = [*result.notes, *result.save(files.output)]
+    seal = None
+    if signing is not None:
+        seal = partial(signing, original=read_bytes(files.image), original_format=result.photo.format, hole=result.hole)
+    notes = [*result.notes, *result.save(files.output, seal=seal)]
     return {"image": str(files.image), "output": str(files.output), "hole_ratio": result.ratio, "notes": notes}
 
 

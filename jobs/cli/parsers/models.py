@@ -63,12 +63,19 @@ def evaluate(commands: Any) -> None:
 def inpaint(commands: Any) -> None:
     """Adds `isnet inpaint`."""
     parser = command(
-        commands, "inpaint", "commands.inpaint:inpaint", "fill the hole of a picture, or of a folder of them"
+        commands,
+        "inpaint",
+        "commands.inpaint:inpaint",
+        "fill the hole of a picture, or of a folder of them",
+        usage="isnet inpaint [-h] [options] IMAGE MASK -o OUT\n       isnet inpaint --check FILE",
     )
     # A picture, a folder, or prefixes of a store.
-    parser.add_argument("image", metavar="IMAGE", help="a picture, a folder, or an s3:// prefix")
-    parser.add_argument("mask", metavar="MASK", help="white = hole; a file, or a folder with the pictures' names")
-    parser.add_argument("-o", "--output", required=True, metavar="OUT", help="file; folder or s3:// prefix for many")
+    parser.add_argument("image", metavar="IMAGE", nargs="?", help="a picture, a folder, or an s3:// prefix")
+    parser.add_argument(
+        "mask", metavar="MASK", nargs="?", help="white = hole; a file, or a folder with the pictures' names"
+    )
+    parser.add_argument("-o", "--output", metavar="OUT", help="file; folder or s3:// prefix for many")
+    parser.add_argument("--check", metavar="FILE", help="instead: say how FILE says it was made, and if that is intact")
     parser.add_argument("--model", metavar="MODEL", help=f"{MODEL_HELP} (default: the only registered one, or starter)")
     parser.add_argument(
         "--parallel",
@@ -161,6 +168,25 @@ def models(commands: Any) -> None:
     golden.add_argument("--into", metavar="DEST", help="dataset (default: NAME-golden, and NAME-golden-masks)")
     golden.add_argument("--replace", action="store_true", help="replace sets of other content")
     serve.share_of_model(actions)
+    for name, target, what, key in (
+        ("sign", "commands.models:sign", "vouch for a version: sign its files by a private key", "private key"),
+        ("verify", "commands.models:verify", "check who signed a version, on its files as they are", "public key"),
+    ):
+        signing = command(actions, name, target, what)
+        signing.add_argument("name", metavar="NAME")
+        signing.add_argument("version", metavar="VERSION", nargs="?", help="unless NAME has it: NAME/VERSION")
+        signing.add_argument("--key", required=True, metavar="FILE", help=f"{key} of elliptic curves, PEM")
+    export = command(
+        actions, "export", "commands.models:export", "a version as ONNX, or as a page that fills offline in a browser"
+    )
+    export.add_argument("model", metavar="MODEL", help="NAME@ALIAS, NAME/VERSION or starter")
+    export.add_argument("--to", choices=("onnx", "page"), required=True, help="a file, or a folder with index.html")
+    export.add_argument("-o", "--output", metavar="PATH", help="file or folder that is not there (default: by MODEL)")
+    export.add_argument(
+        "--runtime",
+        metavar="PATH",
+        help="of a page: what `npm pack onnxruntime-web@1.30.0` wrote, or its folder dist",
+    )
     # The way back needs no gates.
     rollback = command(actions, "rollback", "commands.models:rollback", "return to the previous version")
     rollback.add_argument("name", metavar="NAME")

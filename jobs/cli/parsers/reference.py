@@ -19,6 +19,14 @@ def config(commands: Any) -> None:
         "all settings of a preset, with the source of each value; without a preset all presets and layers",
     )
     preset(show, "PRESET", nargs="?")
+    certificate = command(
+        actions,
+        "certificate",
+        "commands.certificate:certificate",
+        "make certificates and a key that sign filled pictures, for `provenance` of a context",
+    )
+    certificate.add_argument("folder", metavar="DIR", help="new folder for certificates.pem and key.pem")
+    certificate.add_argument("--organisation", required=True, metavar="NAME", help="who readers see as the signer")
     show.add_argument("--markdown", action="store_true", help="print the reference of all settings, docs/settings.md")
 
 

@@ -15,6 +15,7 @@ here. `isnet.toml` has references to secrets, never their values::
     store_wait_s = 3600                    # how long a run waits for a store that is away; without it half an hour
     metrics = "file:/var/lib/node_exporter"  # or "port:9101": metrics for Prometheus, outside Ray
     log = "json"                           # log lines as JSON
+    provenance = "~/signing"               # folder of certificates and a key: outputs of models are signed
 
     [context.lab.secrets]
     AWS_SECRET_ACCESS_KEY = "env:LAB_KEY"  # or "file:/path/to/a/file"
@@ -65,6 +66,7 @@ _KEYS = (
     "notify",
     "metrics",
     "log",
+    "provenance",
 )
 
 
@@ -84,6 +86,7 @@ class Context:
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
     store: str | None = None  # Common address of the stores, if one was given
     notify: tuple[Target, ...] = ()  # Who is told about events
+    provenance: str | None = None  # Folder of certificates and a key that sign outputs
 
     @cached_property
     def tracking_server(self) -> TrackingServer:
@@ -240,5 +243,8 @@ def _from_table(name: str, table: Mapping[str, Any], home: Path, file: Path) -> 
         variables[LOG] = log_format(table["log"], what("log"))
     for variable, reference in table.get("secrets", {}).items():
         variables[variable] = values.secret(variable, reference, what(f"secret {variable}"))
+    provenance = (
+        values.store_address(table["provenance"], what("provenance"), file.parent) if "provenance" in table else None
+    )
     targets = targets_of(table.get("notify", {}), what("notify"))
-    return replace(base.at(**addresses), environment=variables, store=store, notify=targets)
+    return replace(base.at(**addresses), environment=variables, store=store, notify=targets, provenance=provenance)

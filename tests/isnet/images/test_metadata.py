@@ -315,3 +315,18 @@ def test_a_profile_that_inflates_without_end_is_left_out():
     photo = read_photo(data)
     assert photo.icc is None
     assert any("colour profile" in note for note in photo.notes)
+
+
+@pytest.mark.parametrize(
+    "mark",
+    [
+        b'Iptc4xmpExt:DigitalSourceType="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"',
+        b'x="y"><Iptc4xmpExt:DigitalSourceType rdf:resource="http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/',
+    ],
+)
+def test_mark_of_a_generated_picture_outlives_the_rest_of_its_xmp(mark: bytes) -> None:
+    xmp = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:Description hdrgm:Version="1" %s></x:xmpmeta>' % mark
+    data = encoded(PICTURE, "JPEG", xmp=xmp, quality=95)
+    metadata = read_photo(data).metadata
+    assert b"digitalsourcetype/trainedAlgorithmicMedia" in metadata.xmp
+    assert b"hdrgm" not in metadata.xmp

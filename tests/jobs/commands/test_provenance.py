@@ -1,0 +1,64 @@
+"""`provenance` of a context signs what is filled, and `isnet inpaint --check` reads it."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("c2pa")
+Isnet = Callable
+
+
+@pytest.fixture
+def files(tmp_path: Path, home: Path) -> Path:
+    del home
+    pixels = np.random.default_rng(1).integers(0, 256, (64, 64, 3), np.uint8)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[8:24, 16:48] = 255
+    Image.fromarray(pixels).save(tmp_path / "photo.png")
+    Image.fromarray(mask).save(tmp_path / "mask.png")
+    return tmp_path
+
+
+def test_filled_pictures_say_so(isnet: Isnet, files: Path) -> None:
+    fill = ["inpaint", "photo.png", "mask.png", "--model", "classical:mean"]
+    assert isnet(*fill, "-o", "plain.png").status == 0
+    made = isnet("config", "certificate", "signing", "--organisation", "Example Ltd")
+    assert made.status == 0
+    assert 'provenance = "' in made.out
+    (files / "isnet.toml").write_text('default = "desk"\n[context.desk]\nprovenance = "signing"\n')
+    assert isnet(*fill, "-o", "signed.png").status == 0
+    plain, signed = ((files / name).read_bytes() for name in ("plain.png", "signed.png"))
+    assert signed != plain
+    one, other = (np.asarray(Image.open(io.BytesIO(data))) for data in (plain, signed))
+    assert np.array_equal(one, other)
+    told = isnet("inpaint", "--check", "signed.png")
+    assert told.status == 0
+    assert "signed by Example Ltd content credentials, whose certificate is trusted here" in told.out
+    assert "a hole was filled by classical:mean: 32 x 16 pixels at 16, 8, 12.5 % of the picture" in told.out
+    # What was changed afterwards, and what says nothing.
+    (files / "signed.png").write_bytes(signed[:-30] + bytes([signed[-30] ^ 1]) + signed[-29:])
+    broken = isnet("inpaint", "--check", "signed.png", "--json")
+    assert (broken.status, broken.json()["state"]) == (1, "changed")
+    nothing = isnet("inpaint", "--check", "plain.png")
+    assert nothing.status == 0
+    assert "carries no content credentials" in nothing.out
+
+
+def test_mistakes_are_one_sentence(isnet: Isnet, files: Path) -> None:
+    assert "IMAGE and MASK and -o OUT is missing" in isnet("inpaint").err
+    both = isnet("inpaint", "photo.png", "mask.png", "--check", "photo.png")
+    assert (both.status, "leave the rest out" in both.err) == (2, True)
+    assert isnet("inpaint", "--check", "nowhere.png").status == 2
+    (files / "notes.txt").write_text("no picture")
+    assert "no format with content credentials" in isnet("inpaint", "--check", "notes.txt").err
+    (files / "isnet.toml").write_text('default = "desk"\n[context.desk]\nprovenance = "nowhere"\n')
+    without = isnet("inpaint", "photo.png", "mask.png", "--model", "classical:mean", "-o", "out.png")
+    assert without.status == 2
+    assert "key.pem cannot be read" in without.err
+    assert not (files / "out.png").exists()
