@@ -33,7 +33,12 @@ from trainplane.serving.engine import BadOutput, EngineBusy, Output, ServedVersi
 from trainplane.serving.service import Service
 
 # Of Ray Serve's own checks of its proxy, seconds: on a busy machine the defaults, 5 and 10, end it again and again.
-_PATIENCE = {"RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60", "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60"}
+_PATIENCE = {
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "60",
+    "RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S": "60",
+    # Ray's workers wait behind all other processes of a machine, by 15; here users wait for them.
+    "RAY_worker_niceness": "0",
+}
 APPLICATION = "isnet"
 FILLS, PAGE = "fills", "page"
 # Attempts at a request whose replica is lost.
