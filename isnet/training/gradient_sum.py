@@ -35,7 +35,7 @@ class EarlyReducer(SumReducer, Protocol):
     """Reducer that can sum while computation goes on."""
 
     def start_sum(self, total: int) -> EarlySum | None:
-        """Begins a sum of `total` elements; None where there is one rank."""
+        """Begins a sum of `total` elements; None on one rank."""
 
 
 @dataclass
@@ -114,8 +114,8 @@ class GradientSum:
         assert self._running is not None
         layers = [self._layers[id(p)] for bucket in buckets for p in bucket.parameters if id(p) in self._layers]
         # After the step's passes there is nothing to collect.
-        if held := [layer for layer in layers if layer.effective is not None]:
-            self._collect(held)
+        if waiting := [layer for layer in layers if layer.effective is not None]:
+            self._collect(waiting)
         for bucket in buckets:
             self._running.add([p.grad for p in bucket.parameters if p.grad is not None], first=bucket.first)
         self._num_started += len(buckets)

@@ -55,7 +55,7 @@ class LaunchCounter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 def launches_of(function: Any, args: Sequence[Any]) -> int:
-    """Kernels that one call of an operator launches on a GPU."""
+    """Kernels that one call of an operator launches."""
     name = str(function.overloadpacket.__name__)
     if name in _FREE or function.is_view:
         return 0

@@ -74,7 +74,7 @@ def step_footprint(
 
 
 def step_launches(players: Players, *, size: int, micro_batch: int) -> LaunchCounter:
-    """Counts the kernels that a step on a GPU launches, all phases done.
+    """Counts the kernels of a step in its last phase.
 
     `players` were built on torch's device "meta" and cannot be used afterwards.
     """

@@ -184,10 +184,10 @@ class Players(ABC):
         metrics: Metrics = {}
         weights = [self._step_weights[name] for name in moving]
         sums = GradientSum(reduce, list(moving.values()), collect=partial(_collect, weights))
-        with ExitStack() as held:
+        with ExitStack() as stack:
             # Spectral norm moves once a step, however many micro-batches follow.
             for part in weights:
-                held.enter_context(part.held(iterations=1, dtype=self.held_dtype))
+                stack.enter_context(part.held(iterations=1, dtype=self.held_dtype))
             for number, batch in enumerate(batches, 1):
                 is_last = number == len(batches)
                 if is_last and self.goes_back_once:
@@ -235,7 +235,7 @@ class Players(ABC):
 
     @property
     def held_dtype(self) -> torch.dtype | None:
-        """Type of W/σ in a step, None for that of W.
+        """Type of W/σ in a step; None: W's.
 
         Under autocast the type of the convolutions: the weights are cast together, not one by one in each pass.
         """

@@ -1,4 +1,4 @@
-"""Normalised weights of a training step, computed for all layers at once.
+"""Normalised weights of a training step, all layers together.
 
 A step needs u, v and σ of a hundred layers; one by one they are thousands of small operators, and on a GPU their
 launches take longer than the arithmetic. Here layers of one shape are stacked into one batch, the vectors of all layers
@@ -68,14 +68,14 @@ class StepWeights:
 
     @torch.no_grad()
     def iterate(self, times: int) -> None:
-        """Improves u and v by `times` iterations; frozen layers keep theirs."""
+        """Improves u and v; frozen layers keep theirs."""
         if self._layers:
             self._prepare(None)
             self._move([_matrices(_stacked(group.layers), group) for group in self._groups], times)
 
     @torch.no_grad()
     def collect(self, among: Collection[SpectralLayer] | None = None) -> None:
-        """Turns gradients of W/σ, complete so far, into those of W.
+        """Turns the gradients of W/σ so far into W's.
 
         Args:
             among: Layers to look at; None: all.
@@ -197,7 +197,7 @@ def power_iteration(network: nn.Module, *, times: int = 1) -> None:
 
 @contextmanager
 def step_weights(*networks: nn.Module, dtype: torch.dtype | None = None) -> Iterator[None]:
-    """Holds W/σ of networks for all passes inside the block, once."""
+    """Holds W/σ of networks for all passes inside the block."""
     with ExitStack() as stack:
         for network in networks:
             stack.enter_context(StepWeights(network).held(dtype=dtype))
@@ -219,7 +219,7 @@ def _new_group(layers: list[SpectralLayer], first: int, dtype: torch.dtype) -> _
 
 
 def _stacked(layers: Sequence[SpectralLayer]) -> Tensor:
-    """Raw weights, (n, *shape of W); of one layer without a copy."""
+    """Raw weights as (n, *shape of W); one layer's uncopied."""
     weights = [layer.weight.detach() for layer in layers]
     if len(weights) == 1:
         return weights[0][None]

@@ -1,1 +1,1 @@
-"""Sections of `isnet bench gpu`, each run in a process of its own."""
+"""Sections of `isnet bench gpu`, one process each."""

@@ -25,7 +25,7 @@ from trainplane.train.world import World
 
 
 def adam(scale: Scale) -> dict[str, Any]:
-    """Checks that Adam is fused, and that the guard's switch stops it."""
+    """Checks fused Adam and the guard's switch."""
     task = _Watched(our_gan(scale.case), scale.device)
     check = GradientCheck(task, world=World())  # type: ignore[arg-type]
     fused = [bool(optimizer.defaults["fused"]) for optimizer in task.optimizers().values()]
@@ -41,7 +41,7 @@ def adam(scale: Scale) -> dict[str, Any]:
 
 
 class _Watched:
-    """What the guard reads of a task."""
+    """Parts of a task that the guard reads."""
 
     def __init__(self, players: Players, device: torch.device) -> None:
         self.players, self.device = players, device
@@ -52,7 +52,7 @@ class _Watched:
 
 
 def steps(scale: Scale) -> dict[str, Any]:
-    """Times our step in every precision against the author's, in turns."""
+    """Times our step in turns with the author's."""
     ways = [REFERENCE, LEAN, *our_settings(scale.device.type)]
     runs = {way: _finishing(make_step(scale.case, way), scale) for way in ways}
     if scale.device.type == "cuda":
@@ -135,7 +135,7 @@ def kernels(scale: Scale) -> dict[str, Any]:
 
 
 def memory(scale: Scale) -> dict[str, Any]:
-    """Compares the computed peak of a step with the measured one."""
+    """Compares the computed peak of memory with the measured one."""
     with torch.device("meta"):
         players = our_gan(scale.case.__class__(scale.case.size, scale.case.batch, scale.case.blocks, "meta"))
     on_gpu = scale.device.type == "cuda"
@@ -152,7 +152,7 @@ def memory(scale: Scale) -> dict[str, Any]:
 
 
 def methods(scale: Scale) -> dict[str, Any]:
-    """Takes two steps of `places2` as shipped and of every other method."""
+    """Takes two steps of `places2` and of every method."""
     names = [
         name for name in ("places2", "edgeconnect", "pconv", "glcic", "ca", "lama", "aot_gan") if name in preset_names()
     ]
@@ -179,7 +179,7 @@ def _two_steps(config: ISNetConfig, scale: Scale) -> dict[str, Any]:
 
 
 def inference(scale: Scale) -> dict[str, Any]:
-    """Counts pictures a second by batch, and the peak of memory."""
+    """Counts pictures a second, and peaks of memory, by batch."""
     from isnet.inference.fast_conv import prepare_for_inference
     from isnet.spectral_norm import fold_spectral_norm
 

@@ -24,6 +24,6 @@ _DENSE_BF16 = {
 
 
 def peak_tflops(name: str) -> float | None:
-    """Dense bf16 TFLOP/s of a card by its name; None: not known here."""
+    """Dense bf16 TFLOP/s of a card; None: unknown."""
     fitting = [card for card in _DENSE_BF16 if card in name]
     return _DENSE_BF16[max(fitting, key=len)] if fitting else None

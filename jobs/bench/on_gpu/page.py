@@ -1,4 +1,4 @@
-"""Draws the results of `isnet bench gpu` as a Markdown page."""
+"""Draws `isnet bench gpu` as a Markdown page."""
 
 from __future__ import annotations
 

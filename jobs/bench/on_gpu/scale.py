@@ -1,4 +1,4 @@
-"""Size of the bench's work, on a GPU and in small on a processor."""
+"""Size of the bench's work on each device."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jobs.bench.step import Case
 
 @dataclass(frozen=True)
 class Scale:
-    """What the sections measure on."""
+    """Size of the work of all sections."""
 
     case: Case
     rounds: int
@@ -19,7 +19,7 @@ class Scale:
 
     @classmethod
     def of(cls, device: str) -> Scale:
-        """`places2` on a GPU; on a processor just enough to run each line."""
+        """`places2` on a GPU, much less on a processor."""
         if device == "cuda":
             return cls(Case(256, 6, 4, "cuda"), rounds=10, batches=(1, 6, 32, 128))
         return cls(Case(32, 2, 1, "cpu"), rounds=1, batches=(1, 2))

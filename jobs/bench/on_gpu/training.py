@@ -60,7 +60,7 @@ def _config(scale: Scale, *overrides: str) -> ISNetConfig:
 
 
 def loading(scale: Scale) -> dict[str, Any]:
-    """Checks that batches are page-locked, and times their way to the device."""
+    """Checks page-locked batches, and times their copies."""
     config = _config(scale, "train.global_batch=8")
     on_gpu = scale.device.type == "cuda"
     with _dataset() as (_, dataset):
@@ -86,7 +86,7 @@ def loading(scale: Scale) -> dict[str, Any]:
 
 
 def staging(scale: Scale) -> dict[str, Any]:
-    """Times the copy of the state, and compares what was stored meanwhile."""
+    """Stores a state beside steps, and compares its digest."""
     preset = "places2" if scale.device.type == "cuda" else "places2+laptop"
     config = load_isnet_config(preset, ["loss.perceptual=0", "loss.style=0"])
     torch.manual_seed(0)
@@ -121,7 +121,7 @@ def staging(scale: Scale) -> dict[str, Any]:
 
 
 def ranks(scale: Scale) -> dict[str, Any]:
-    """Sums gradients over 1 rank and over as many as there are GPUs."""
+    """Sums over one rank, and over one for each GPU."""
     on_gpu = scale.device.type == "cuda"
     most = torch.cuda.device_count() if on_gpu else 2
     rows = {str(count): _summed(count, on_gpu=on_gpu) for count in sorted({1, most})}
@@ -167,7 +167,7 @@ def _rank(rank: int, count: int, folder: str, on_gpu: bool) -> None:
 
 
 def resume(scale: Scale) -> dict[str, Any]:
-    """Kills a deterministic run, resumes it, and compares the last bits."""
+    """Kills a deterministic run, resumes it, compares the bits."""
     config = _config(
         scale, "train.deterministic=true", "train.steps=24", "train.checkpoint_every=4", "train.global_batch=4"
     )
@@ -193,7 +193,7 @@ def resume(scale: Scale) -> dict[str, Any]:
 
 
 def _kill_after_checkpoint(process: subprocess.Popen[str], folder: Path, *, limit_s: float = 240.0) -> int:
-    """Kills a run once it has a checkpoint; returns its step."""
+    """Kills a run that has a checkpoint; returns its step."""
     end = time.monotonic() + limit_s
     while time.monotonic() < end and process.poll() is None:
         if done := sorted(folder.glob("step-*/manifest.json")):

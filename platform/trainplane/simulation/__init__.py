@@ -1,1 +1,1 @@
-"""Runs at sizes that are not at hand, from parts that were measured."""
+"""Runs on many machines, from measured parts."""

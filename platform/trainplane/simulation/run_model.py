@@ -1,4 +1,4 @@
-"""Time, cost and bottleneck of a run from measured parts; pure.
+"""Time, cost and bottleneck of a run, from measured parts.
 
 A step is the slowest rank's arithmetic, then what of the sum of gradients does not fit beside it, then what the ranks
 wait for data. Sums go round a ring: first within each node, then between nodes, where all ranks of a node share its
@@ -18,7 +18,7 @@ Bottleneck = Literal["arithmetic", "sum of gradients", "loader", "store's throug
 
 @dataclass(frozen=True, kw_only=True)
 class Parts:
-    """Measured parts of a run. Seconds, bytes, and bytes or pieces a second."""
+    """Measured parts of a run, in seconds, bytes and pictures."""
 
     # One rank, alone on its node.
     picture_s: float  # arithmetic of one picture
@@ -63,7 +63,7 @@ class Fleet:
 
     @property
     def crowding(self) -> float:
-        """Factor of the arithmetic where ranks of a node take turns."""
+        """Factor of the arithmetic where ranks take turns."""
         return max(1.0, self.ranks_a_node / self.ranks_at_once) if self.ranks_at_once else 1.0
 
 
@@ -160,26 +160,26 @@ def _ring(size: int, members: int, bandwidth: float, hop_s: float) -> float:
 
 
 def grown(fleet: Fleet, ranks: int) -> Fleet:
-    """The fleet with another number of ranks, as many a node as before."""
+    """The fleet with other ranks, as many a node."""
     return replace(fleet, ranks=ranks, nodes=math.ceil(ranks / fleet.ranks_a_node))
 
 
 def faults(parts: Parts, result: Simulated) -> list[str]:
     """Sentences about limits that the run would meet."""
-    found = []
+    sentences = []
     if result.store_requests_per_s > 0.8 * parts.store_requests_per_s:
-        found.append(
+        sentences.append(
             f"{result.store_requests_per_s:.0f} requests a second, and the store takes "
             f"{parts.store_requests_per_s:.0f} of one prefix; give the hosts a cache with "
             "data.cache_dir, or spread the shards over prefixes"
         )
     if result.upload_s > parts.checkpoint_s:
-        found.append(
+        sentences.append(
             f"a checkpoint takes {result.upload_s:.0f} s to store, and the next one is due after "
             f"{parts.checkpoint_s:.0f} s; set a longer train.checkpoint_every"
         )
     if not math.isfinite(result.total_s):
-        found.append(
+        sentences.append(
             "failures come faster than the run gets on; set a shorter train.checkpoint_every, or take fewer nodes"
         )
-    return found
+    return sentences
