@@ -23,12 +23,12 @@ from trainplane.errors import UserError
 from trainplane.simulation.run_model import Fleet, Parts, Simulated, faults, grown, simulate
 from trainplane.train.config import Cadence
 
-# Sizes that are shown beside the one that was asked for.
+# Sizes that are shown beside the one that was typed.
 SIZES = (8, 64, 1024)
 
 
 def simulated_run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
-    """Simulates the run of `isnet plan simulate`; returns its JSON and text."""
+    """Simulates a run; returns its JSON and its text."""
     config = load_isnet_config(args.preset, args.overrides)
     train = config.train
     nodes = args.nodes or math.ceil(args.gpus / 8)
@@ -39,8 +39,8 @@ def simulated_run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     share = train.global_batch // train.max_workers
     parts, origin = _parts(args, config, share)
     pictures = args.pictures or train.steps * train.global_batch
-    asked = Fleet(ranks=args.gpus, nodes=nodes, price_per_rank_hour=train.price_per_hour or 0.0)
-    fleets = {count: grown(asked, count) for count in SIZES} | {args.gpus: asked}
+    wanted = Fleet(ranks=args.gpus, nodes=nodes, price_per_rank_hour=train.price_per_hour or 0.0)
+    fleets = {count: grown(wanted, count) for count in SIZES} | {args.gpus: wanted}
     results = [_simulated(parts, fleets[ranks], share, pictures) for ranks in sorted(fleets)]
     chosen = next(result for result in results if result.ranks == args.gpus)
     # Memory depends on the share alone.
