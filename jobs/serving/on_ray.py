@@ -13,7 +13,6 @@ import threading
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from functools import partial
 from typing import Any
 
 from fastapi import FastAPI
@@ -207,7 +206,11 @@ def application(context: Context, plan: ServingPlan, settings: AppSettings, repl
         max_ongoing_requests=replicas.workers + 1,
         graceful_shutdown_timeout_s=20,
     )
-    build = partial(page_app, *portable, plan, settings, replicas.replicas)
+
+    # A function: Ray Serve takes any other callable for the application itself.
+    def build() -> FastAPI:
+        return page_app(*portable, plan, settings, replicas.replicas)
+
     page = serve.deployment(serve.ingress(build)()).options(
         name=PAGE,
         num_replicas=1,
