@@ -15,7 +15,7 @@ import os
 os.environ.update(ray_variables(in_job=False))
 import ray
 port = int(sys.argv[1])
-ray.init(num_cpus=1, _metrics_export_port=port, include_dashboard=False, log_to_driver=False,
+ray.init(address="local", num_cpus=1, _metrics_export_port=port, include_dashboard=False, log_to_driver=False,
          _system_config={"metrics_report_interval_ms": 1000})
 
 @ray.remote
@@ -25,7 +25,7 @@ class Rank:
         Metrics(sinks_here("x"), {"run": "seen", "rank": "3"}).show({"isnet_run_step": 41.0})
 
 rank = Rank.remote()
-deadline = time.monotonic() + 60
+deadline = time.monotonic() + 90
 while time.monotonic() < deadline:
     ray.get(rank.show.remote())
     try:
