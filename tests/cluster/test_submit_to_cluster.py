@@ -438,7 +438,8 @@ def test_a_job_gives_way_to_a_higher_priority_and_ends_on_the_undisturbed_bits(p
         records = [json.loads(path.read_text()) for path in (home / "queue" / "jobs").glob("*.json")]
         by_priority = {record["template"]["priority"]: record for record in records}
         assert [by_priority[number]["attempts"] for number in (0, 5)] == [2, 1]
-        assert by_priority[5]["started"] - by_priority[5]["submitted"] < 60
+        # A minute on a machine of its own; a crowded one takes longer to save and to end the first.
+        assert by_priority[5]["started"] - by_priority[5]["submitted"] < 180
         # It went on at the very step that it stopped after.
         saved = int(re.search(r"step (\d+) of 150 is saved", told)[1])
         before, _, after = told.partition(" of 150 is saved")
