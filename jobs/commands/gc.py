@@ -47,7 +47,9 @@ def gc(args: argparse.Namespace, context: Context) -> int:
     inventory = look()
     only = _named(args.address, inventory, context)
     days = args.older_than if args.older_than is not None else (0 if only else _DAYS)
-    rules = TidyRules(days * 86_400, kinds, args.min_size, only)
+    # A run goes with its checkpoints.
+    named = {item.address for item in inventory.items if item.address in only or _run_of(item) in only}
+    rules = TidyRules(days * 86_400, kinds, args.min_size, frozenset(named) if only else None)
     plan: TidyPlan = decide(inventory, rules)
     _refuse_needed(only, plan)
     payload = _payload(plan)
@@ -59,7 +61,7 @@ def gc(args: argparse.Namespace, context: Context) -> int:
             lines = [f"nothing to remove: {len(inventory.items)} things are needed, young or of another kind"]
         emit(args, payload, "\n".join(lines))
         return 0
-    result = act(plan, removers(context), lambda: decide(look(), rules))
+    result = act(plan, rules, removers(context), look)
     staying = [{"address": each.item.address, "kind": each.item.kind, "reason": each.reason} for each in result.kept]
     lines = [f"removed {len(result.gone)} things, {size_text(result.bytes)}"]
     lines += [f"kept {entry['address']}: {entry['reason']}" for entry in staying]
@@ -67,6 +69,10 @@ def gc(args: argparse.Namespace, context: Context) -> int:
     removed = [entry for entry in payload["removals"] if entry["address"] in addresses]
     emit(args, {"removed": removed, "bytes": result.bytes, "kept": staying}, "\n".join(lines))
     return 0
+
+
+def _run_of(item: Any) -> str:
+    return str(item.address).rpartition("/")[0] if item.kind == "checkpoint" else ""
 
 
 def _kinds(typed: str | None) -> Any:

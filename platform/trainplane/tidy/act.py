@@ -8,13 +8,13 @@ the next call finds hidden things and decides about them again.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError
-from trainplane.tidy.decide import Judgement, TidyPlan
-from trainplane.tidy.inventory import Item, Kind
+from trainplane.tidy.decide import Judgement, TidyPlan, decide
+from trainplane.tidy.inventory import Inventory, Item, Kind, TidyRules
 
 # Versions before the checkpoints that they need, checkpoints before their runs.
 _ORDER: tuple[Kind, ...] = ("cache", "spool", "version", "checkpoint", "run", "dataset")
@@ -52,8 +52,9 @@ class Removed:
 
 def act(
     plan: TidyPlan,
+    rules: TidyRules,
     removers: Mapping[Kind, Remover],
-    again: Callable[[], TidyPlan],
+    look: Callable[[], Inventory],
     *,
     progress: Callable[[Item], None] = lambda item: None,
 ) -> Removed:
@@ -61,45 +62,53 @@ def act(
 
     Args:
         plan: As it was shown.
+        rules: By which it was made.
         removers: For each kind.
-        again: Looks at everything once more, after items are prepared.
+        look: Lists everything once more, after items are prepared.
         progress: Called after each removal.
     """
     staying: list[Judgement] = []
-    prepared = _each(_sorted(plan.removals), lambda item: removers[item.kind].prepare(item), staying)
+    prepared = []
+    for item in _sorted(plan.removals):
+        if (reason := _fault(lambda item=item: removers[item.kind].prepare(item))) is None:
+            prepared.append(item)
+        else:
+            staying.append(Judgement(item, reason))
     try:
-        still = again()
+        inventory = look()
     except BaseException:
         for item in prepared:
             removers[item.kind].restore(item)
         raise
-    reasons = {judgement.item.address: judgement.reason for judgement in still.needed}
-    doomed = [item for item in prepared if item.address in still.addresses]
+    # What is not prepared stays, and so does what that needs, whatever the rules would say of it.
+    doomed = frozenset(item.address for item in prepared)
+    still = decide(inventory, replace(rules, only=doomed))
+    gone: list[Item] = []
     for item in prepared:
         if item.address not in still.addresses:
+            reasons = {judgement.item.address: judgement.reason for judgement in still.needed}
             removers[item.kind].restore(item)
             staying.append(Judgement(item, reasons.get(item.address, "it changed meanwhile")))
+        elif (reason := _fault(lambda item=item: removers[item.kind].remove(item))) is None:
+            gone.append(item)
+            progress(item)
+        else:
+            # It stays after all, and with it what it needs.
+            staying.append(Judgement(item, reason))
+            doomed -= {item.address}
+            still = decide(inventory, replace(rules, only=doomed))
+    return Removed(tuple(gone), tuple(staying))
 
-    def remove(item: Item) -> None:
-        removers[item.kind].remove(item)
-        progress(item)
 
-    return Removed(tuple(_each(doomed, remove, staying)), tuple(staying))
+def _fault(do: Callable[[], None]) -> str | None:
+    """Message of what stops one item; None where it works."""
+    # One item that cannot go is no reason to leave the others.
+    try:
+        do()
+    except (RunFailed, UserError, StorageError, OSError) as error:
+        return str(error)
+    return None
 
 
 def _sorted(removals: Sequence[Judgement]) -> list[Item]:
     return sorted((judgement.item for judgement in removals), key=lambda item: _ORDER.index(item.kind))
-
-
-def _each(items: Sequence[Item], do: Callable[[Item], None], kept: list[Judgement]) -> list[Item]:
-    """Items for which `do` succeeded; the others go to `kept`."""
-    done = []
-    for item in items:
-        try:
-            do(item)
-        # One item that cannot go is no reason to leave the others.
-        except (RunFailed, UserError, StorageError, OSError) as error:
-            kept.append(Judgement(item, str(error)))
-        else:
-            done.append(item)
-    return done

@@ -66,8 +66,9 @@ def _item(
     resolve: Callable[[str], str],
 ) -> Item:
     size = sum(entry.size for entry in entries.values())
-    item = Item("dataset", store.address, size, max(entry.written_s for entry in entries.values()))
     key = _manifest_key(entries)
+    stamp = entries[key].stamp if key else ""
+    item = Item("dataset", store.address, size, max(entry.written_s for entry in entries.values()), stamp=stamp)
     if not key:
         # A packing that did not end: its notes serve the next try.
         return item
@@ -89,6 +90,7 @@ def _item(
         item.used_s,
         names=frozenset({f"digest:{dataset.digest}"}),
         needs=frozenset(needs),
+        stamp=stamp,
     )
 
 
@@ -103,6 +105,10 @@ class DatasetRemover:
         """Hides the manifest."""
         store = open_store(item.address)
         _refuse_packing(store)
+        now = {entry.key: entry for entry in store.list(MANIFEST_NAME)}
+        key = _manifest_key(now)
+        if (now[key].stamp if key else "") != item.stamp:
+            raise InUse("it was packed meanwhile")
         hide(store, MANIFEST_NAME)
 
     def restore(self, item: Item) -> None:

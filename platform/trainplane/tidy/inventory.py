@@ -8,7 +8,7 @@ An item's names are all by which others speak of it: its address, a digest.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 Kind = Literal["run", "checkpoint", "dataset", "version", "cache", "spool"]
@@ -46,4 +46,4 @@ class TidyRules:
     older_than_s: float
     kinds: frozenset[Kind] = frozenset(KINDS)
     min_bytes: int = 0
-    only: frozenset[str] = field(default_factory=frozenset)  # addresses; empty: everything
+    only: frozenset[str] | None = None  # addresses; None: everything

@@ -145,13 +145,15 @@ class RunRemover:
         if item.kind == "checkpoint":
             _remove_checkpoint(store, item.address.rpartition("/")[2], self._tokens[run])
             return
-        keys = [entry.key for entry in store.list()]
+        root, _, name = run.rpartition("/")
+        above, keys = open_store(root), [entry.key for entry in store.list()]
         if left := [key for key in keys if key.startswith("step-")]:
             raise InUse(f"{left[0].partition('/')[0]} of it stays")
         # The token last: it is what stops this process where the run begins again.
         for key in sorted(keys, key=lambda key: (key == ATTEMPT, key == _RUN, key)):
             check()
-            store.delete(key)
+            # From the store above it, so that no empty folder is left.
+            above.delete(f"{name}/{key}")
 
 
 def _remove_checkpoint(store: Store, folder: str, token: FencingToken) -> None:

@@ -19,13 +19,14 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.verify import verify
 from trainplane.errors import UserError
 from trainplane.storage import open_store
-from trainplane.tidy.act import act
+from trainplane.tidy.act import InUse, act
 from trainplane.tidy.datasets import DatasetRemover, list_datasets
 from trainplane.tidy.datasets import restore_hidden as restore_datasets
 from trainplane.tidy.decide import TidyPlan, decide
-from trainplane.tidy.inventory import Inventory, TidyRules
+from trainplane.tidy.inventory import KINDS, Inventory, Item, TidyRules
 from trainplane.tidy.local import CacheRemover, SpoolRemover, list_local
 from trainplane.tidy.runs import RunRemover, list_runs, restore_hidden
+from trainplane.tracking.spool.spool import Acknowledged, write_acknowledged
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.fencing import FencingToken
 from trainplane.train.checkpoint.pins import pin
@@ -48,13 +49,17 @@ def a_run(store: Path, name: str, steps: tuple[int, ...], **train: object) -> Pa
     return folder
 
 
-def plan_of(home: Path, *, alive: dict[str, str] | None = None, with_newest: bool = False) -> TidyPlan:
+def seen(home: Path, *, alive: dict[str, str] | None = None, with_newest: bool = False) -> Inventory:
     found = [
         *list_runs(str(home / "checkpoints"), alive or {}),
         *list_datasets(str(home / "datasets"), resolve=lambda name: f"{home}/datasets/{name}", with_newest=with_newest),
         *list_local(home),
     ]
-    return decide(Inventory(tuple(found), time.time() + 1), NOW)
+    return Inventory(tuple(found), time.time() + 1)
+
+
+def plan_of(home: Path, **looking: bool) -> TidyPlan:
+    return decide(seen(home, **looking), NOW)  # type: ignore[arg-type]
 
 
 def remove(home: Path, plan: TidyPlan, meanwhile: Callable[[], None] = lambda: None, **looking: bool):
@@ -67,11 +72,11 @@ def remove(home: Path, plan: TidyPlan, meanwhile: Callable[[], None] = lambda: N
         "spool": SpoolRemover(),
     }
 
-    def again() -> TidyPlan:
+    def look() -> Inventory:
         meanwhile()
-        return plan_of(home, **looking)  # type: ignore[arg-type]
+        return seen(home, **looking)  # type: ignore[arg-type]
 
-    return act(plan, removers, again)
+    return act(plan, NOW, removers, look)
 
 
 def names(home: Path) -> set[str]:
@@ -231,9 +236,11 @@ def test_a_dataset_that_gets_a_sharer_while_it_is_hidden_comes_back_or_the_share
     plan = plan_of(tmp_path, with_newest=True)
     derive([whole(first)], target, how="subset", name="part")
     pinned = open_store(target)
-    result = remove(tmp_path, TidyPlan(tuple(one for one in plan.removals if one.item.address == first.address), ()))
+    # By the rules both could go, but only one was in the plan: the other stays, and needs it.
+    assert plan_of(tmp_path, with_newest=True).addresses == {first.address, target}
+    result = remove(tmp_path, plan, with_newest=True)
     assert not result.gone
-    assert "dataset" in result.kept[0].reason
+    assert result.kept[0].reason == f"dataset {target}"
     assert verify(Dataset.open(pinned)) == []
     assert verify(Dataset.open(first.address)) == []
 
@@ -248,13 +255,41 @@ def test_a_dataset_that_a_killed_removal_hid_is_shown_again(tmp_path: Path) -> N
     assert Dataset.open(first.address).digest == first.digest
 
 
+def test_what_cannot_go_after_all_keeps_what_it_needs() -> None:
+    version = Item("version", "models:/m/1", 0, 0.0, needs=frozenset({"run/step-1"}))
+    checkpoint = Item("checkpoint", "run/step-1", 5, 0.0, needs=frozenset({"run"}))
+    inventory = Inventory((version, checkpoint, Item("run", "run", 1, 0.0), Item("cache", "c", 3, 0.0)), 10.0)
+    done: list[str] = []
+
+    class Stubborn:
+        def prepare(self, item: Item) -> None:
+            done.append(f"prepare {item.address}")
+
+        def restore(self, item: Item) -> None:
+            done.append(f"restore {item.address}")
+
+        def remove(self, item: Item) -> None:
+            if item.kind == "version":
+                raise InUse("m@production needs it by now")
+            done.append(f"remove {item.address}")
+
+    result = act(decide(inventory, NOW), NOW, dict.fromkeys(KINDS, Stubborn()), lambda: inventory)
+    assert [item.address for item in result.gone] == ["c"]
+    assert {one.item.address: one.reason for one in result.kept} == {
+        "models:/m/1": "m@production needs it by now",
+        "run/step-1": "version models:/m/1",
+        "run": "checkpoint run/step-1",
+    }
+    assert done[-2:] == ["restore run/step-1", "restore run"]
+
+
 def test_a_spool_with_records_that_wait_and_a_letter_stay(tmp_path: Path) -> None:
     for name, sent in (("sent", 12), ("unsent", 0)):
         folder = tmp_path / "spool" / name
         folder.mkdir(parents=True)
         (folder / "about.json").write_text(json.dumps({"run_id": name, "tracking": "sqlite:///x", "birth": None}))
         (folder / "records.jsonl").write_bytes(b'{"kind":1}\n\n'[:12])
-        (folder / "sent.json").write_text(json.dumps({"offset": sent}))
+        write_acknowledged(folder, Acknowledged(offset=sent))
     (tmp_path / "outbox").mkdir()
     (tmp_path / "outbox" / "run.json").write_text("{}")
     (tmp_path / "cache" / "models").mkdir(parents=True)
