@@ -1,7 +1,7 @@
 """Makes certificates of one's own for content credentials.
 
-A root, and a signer's certificate under it, as C2PA asks for (technical specification, "Credential types"). Nobody
-else trusts them: who is to believe a signature is given the root, or the certificates come from an authority.
+A root, and a signer's certificate under it, as C2PA asks for (technical specification, "Credential types"). No
+other reader trusts them: give the root to people who are to believe a signature, or get certificates of an authority.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def make_certificates(folder: Path, organisation: str, *, now: datetime.datetime
     root_name, name = (_name(organisation, part) for part in ("root of content credentials", "content credentials"))
     root = _certificate(root_name, root_name, root_key, root_key, begin, days=_ROOT_DAYS, is_root=True)
     leaf = _certificate(name, root_name, key, root_key, begin, days=_SIGNER_DAYS, is_root=False)
-    pem = b"".join(one.public_bytes(serialization.Encoding.PEM) for one in (leaf, root))
+    pem = b"".join(cert.public_bytes(serialization.Encoding.PEM) for cert in (leaf, root))
     secret = key.private_bytes(
         serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
     )

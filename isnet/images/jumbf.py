@@ -1,4 +1,4 @@
-"""Bytes of a C2PA manifest that its own signature does not cover.
+"""Checks bytes of a C2PA manifest that no signature covers.
 
 The reader of content credentials (c2pa 0.91) accepts changes in a few places: labels of outer boxes, padding of the
 signature, and what holds the manifest in the file (segments of JPEG, check sums of PNG). A file of ours has known bytes
@@ -27,7 +27,7 @@ _PAD = b"\x63pad\x59"
 
 
 def unsigned_fault(data: bytes, suffix: str) -> str | None:
-    """Names a fault in what the signature does not cover; None without.
+    """Names a fault in unsigned bytes; None without.
 
     Args:
         data: A file that was written by us and has a manifest.
@@ -40,7 +40,7 @@ def unsigned_fault(data: bytes, suffix: str) -> str | None:
 
 
 def _plain_store(data: bytes, suffix: str) -> bytes | None:
-    """The manifest where it lies in one piece; None if its frame is odd."""
+    """The manifest in one piece, if its frame is whole."""
     match = _STORE.search(data)
     if match is None or match.start() < 4:
         return None
@@ -98,7 +98,7 @@ def _box_fault(box: bytes, depth: int) -> str | None:
 
 
 def _read_superbox(box: bytes) -> tuple[bytes | None, list[bytes]]:
-    """Label and children; None where sizes do not fit each other."""
+    """Label and children; None where sizes do not fit."""
     children = []
     at = 8
     while at + 8 <= len(box):

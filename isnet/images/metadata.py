@@ -140,7 +140,7 @@ def read_metadata(image: Image.Image, data: bytes, *, size: tuple[int, int], is_
 
 
 def _source_mark(xmp: bytes) -> bytes:
-    """A packet of the mark alone that says how a picture was made.
+    """A packet of the mark of a picture's source alone.
 
     A mark of generated or edited pictures must not be lost with the rest.
     """

@@ -57,7 +57,7 @@ class Origin:
 
 @dataclass(frozen=True)
 class Credentials:
-    """What a file says of itself, and whether it may be believed.
+    """Statement of a file about itself, and its state.
 
     Attributes:
         state: "none"; "trusted": signed by a certificate that we trust; "signed": intact, by a signer unknown here;
@@ -80,8 +80,8 @@ class Credentials:
             return ["it carries no content credentials: nothing is said of how it was made"]
         if self.state == "changed":
             return [f"its content credentials are broken ({self.fault}): the file is not as it was signed"]
-        known = "whose certificate is trusted here" if self.state == "trusted" else "who is not known here"
-        lines = [f"signed by {self.signer or 'somebody'}, {known}; not changed since"]
+        trust = "whose certificate is trusted here" if self.state == "trusted" else "who is not known here"
+        lines = [f"signed by {self.signer or 'somebody'}, {trust}; not changed since"]
         for edit in self.edits:
             where = ", ".join(
                 f"{box['width']:g} x {box['height']:g} pixels at {box['x']:g}, {box['y']:g}" for box in edit["regions"]
@@ -167,12 +167,12 @@ class Identity:
             signer = c2pa.Signer.from_info(c2pa.C2paSignerInfo(_algorithm(self.key), self.chain, self.key, None))
             with c2pa.Builder.from_json(json.dumps(manifest), self._context) as builder:
                 ingredient = {"title": _ORIGINAL, "relationship": "parentOf", "instance_id": _ORIGINAL}
-                known = f"image/{original_format.lower()}" if original_format in _FORMATS else None
+                ingredient_type = f"image/{original_format.lower()}" if original_format in _FORMATS else None
                 # A format that the reader cannot parse is described by the result, with the digest of the original.
                 builder.add_ingredient(
                     json.dumps({**ingredient, "label": _ORIGINAL}),
-                    known or media_type,
-                    io.BytesIO(original if known else data),
+                    ingredient_type or media_type,
+                    io.BytesIO(original if ingredient_type else data),
                 )
                 builder.sign(signer, media_type, io.BytesIO(data), signed)
         except c2pa.C2paError as error:
@@ -219,8 +219,8 @@ def _credentials(report: Mapping[str, Any], data: bytes, suffix: str) -> Credent
     if state not in ("Valid", "Trusted"):
         failures = report.get("validation_results", {}).get("activeManifest", {}).get("failure", [])
         codes = [failure.get("code", "") for failure in failures]
-        told = [code for code in codes if code != "signingCredential.untrusted"] or codes
-        return Credentials("changed", signer, fault=", ".join(told[:3]) or "not valid")
+        reasons = [code for code in codes if code != "signingCredential.untrusted"] or codes
+        return Credentials("changed", signer, fault=", ".join(reasons[:3]) or "not valid")
     generators = [generator.get("name") for generator in manifest.get("claim_generator_info", [])]
     # What others have written may have other bytes there.
     if generators == [_GENERATOR] and (fault := unsigned_fault(data, suffix)) is not None:

@@ -21,12 +21,16 @@ EXAMPLES: dict[str, list[Example]] = {
         ("keep a part for validation", "isnet data pack ~/Pictures held --shares train=95,val=5 --split val"),
         ("pack Places2 into a bucket", "isnet data pack /data/places365 s3://bucket/places2-train --layout places2"),
         ("pack masks, white = hole", "isnet data pack masks/ holes --kind masks"),
+        ("pack what people disliked of a served model", "isnet data pack traces:isnet-demo bad --verdict bad"),
     ],
     "isnet data verify": [
         ("check every byte", "isnet data verify mine"),
         ("repair it from a copy", "isnet data verify mine --repair s3://bucket/mine"),
     ],
     "isnet data show": [("see samples, shards and digest", "isnet data show mine")],
+    "isnet config certificate": [
+        ("make what signs filled pictures", "isnet config certificate signing --organisation Example")
+    ],
     "isnet config show": [
         ("list presets and layers", "isnet config show"),
         ("show all settings of a run, as it would be trained", "isnet config show places2+laptop train.steps=200"),
@@ -54,6 +58,7 @@ EXAMPLES: dict[str, list[Example]] = {
     "isnet inpaint": [
         ("fill the white part of a mask", "isnet inpaint photo.jpg mask.png -o filled.png"),
         ("fill a folder by a classical method", "isnet inpaint photos/ masks/ -o filled/ --model classical:telea"),
+        ("read how a file says it was made", "isnet inpaint --check filled.png"),
     ],
     "isnet models register": [
         ("make a run's newest checkpoint a version", "isnet models register runs:/ID --name isnet-demo"),
@@ -72,6 +77,15 @@ EXAMPLES: dict[str, list[Example]] = {
         ("compare another version with it, blind", "isnet serve isnet-demo --candidate 2"),
         ("let it answer a tenth of the requests", "isnet serve isnet-demo --candidate 2 --canary 10%"),
     ],
+    "isnet models sign": [("vouch for version 2", "isnet models sign isnet-demo 2 --key key.pem")],
+    "isnet models verify": [
+        ("check who signed what is in production", "isnet models verify isnet-demo@production --key public.pem")
+    ],
+    "isnet models export": [
+        ("as a file for other programs", "isnet models export isnet-demo@production --to onnx -o demo.onnx"),
+        ("as a page for a browser", "isnet models export starter --to page --runtime onnxruntime-web-1.30.0.tgz"),
+    ],
+    "isnet models golden": [("keep what people marked as datasets", "isnet models golden isnet-demo --from-traces")],
     "isnet models rollback": [("return to the version before", "isnet models rollback isnet-demo")],
     "isnet runs list": [
         ("see the newest runs", "isnet runs list"),

@@ -23,8 +23,8 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     """Fills a picture or the pictures of a folder."""
     if args.check is not None:
         return _check(args, context)
-    given = {"IMAGE": args.image, "MASK": args.mask, "-o OUT": args.output}
-    missing = [name for name, value in given.items() if not value]
+    words = {"IMAGE": args.image, "MASK": args.mask, "-o OUT": args.output}
+    missing = [name for name, value in words.items() if not value]
     if missing:
         fill = command_line("inpaint", "IMAGE", "MASK", "-o", "OUT")
         raise UserError(f"{' and '.join(missing)} is missing; name what to fill, where, and the result: {fill}")
@@ -54,7 +54,7 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
 
 
 def _check(args: argparse.Namespace, context: Context) -> int:
-    """Says how a file says it was made; 1 if that is not intact."""
+    """Reads a file's content credentials; 1 if broken."""
     from jobs.inference.signing import identity_of
 
     if args.image is not None or args.output is not None:

@@ -1,4 +1,4 @@
-"""Pictures that people gave to a served model: the source `traces:NAME`.
+"""Lists pictures of served traces: the source `traces:NAME`.
 
 Only traces whose pictures were kept have any. A picture that was given several times is taken once, with all its votes.
 """
@@ -34,7 +34,7 @@ def is_trace_source(source: object) -> bool:
 def trace_pictures(
     server: TrackingServer, source: str, *, verdict: str | None, kind: Literal["photos", "masks"]
 ) -> Iterator[PictureSource | Skip]:
-    """Lists the photos or masks of a model's traces, the oldest first.
+    """Lists photos or masks of traces, the oldest first.
 
     Args:
         server: Where the traces are.
@@ -60,15 +60,15 @@ def trace_pictures(
 
 
 def _sources(server: TrackingServer, traces: list[RecordedTrace], role: str) -> Iterator[PictureSource | Skip]:
-    seen: set[str] = set()
+    digests: set[str] = set()
     for trace in traces:
         if not trace.has_files:
             yield Skip(trace.trace_id, "not kept: the person agreed to facts alone")
             continue
         digest = trace.tags.get(f"{INPUT_FACT}{role}", trace.trace_id)
-        if digest in seen:
+        if digest in digests:
             continue
-        seen.add(digest)
+        digests.add(digest)
         about = {"trace": trace.trace_id, "votes": sorted({vote.choice for vote in trace.votes})}
         # Named by its content: the same picture has the same name in every dataset.
         name = f"{digest[:32]}{_SUFFIXES.get(trace.tags.get(f'{TYPE_FACT}{role}', ''), '.png')}"

@@ -20,7 +20,7 @@ from trainplane.registry.versions import ModelVersion
 
 @dataclass(frozen=True)
 class Signing:
-    """Who signs, and which model filled."""
+    """Signer, with the model that filled."""
 
     identity: Identity
     origin: Origin

@@ -1,4 +1,4 @@
-"""Measures versions on golden sets: pictures that people marked under traffic.
+"""Measures versions on pictures that people marked.
 
 Not the golden pictures of a package (`jobs.registry.golden`), which show that it still computes what it computed. A
 golden set shows that a new version is no worse where people cared: its photos are the truth, and the holes are those
@@ -23,13 +23,16 @@ _DEFAULT_SIZE = 256
 def golden_sets(
     context: Context, store: Store, rules: GateRules, version: ModelVersion, current: ModelVersion | None
 ) -> list[tuple[dict[str, Any], dict[str, Any]]] | None:
-    """Measures a version and production, for each rule; None without another version in production."""
+    """Measures a version and production, for each rule.
+
+    None without another version in production.
+    """
     if current is None or current.version == version.version or not rules.golden_set:
         return None
     pairs = []
     for rule in rules.golden_set:
         size = open_model(version.address, context).size or _DEFAULT_SIZE
         protocol = make_protocol(context, rule.dataset, masks=rule.masks, size=size)
-        ours, theirs = (measure_version(context, store, one, protocol) for one in (version, current))
+        ours, theirs = (measure_version(context, store, candidate, protocol) for candidate in (version, current))
         pairs.append((dict(ours.evaluation), dict(theirs.evaluation)))
     return pairs

@@ -24,7 +24,10 @@ _HOUR_S = 3600.0
 def preferences(
     context: Context, rules: GateRules, version: ModelVersion, current: ModelVersion | None
 ) -> list[Preference] | None:
-    """What votes say of a version, for each rule; None without another version in production."""
+    """Preferences that votes show, for each rule.
+
+    None without another version in production.
+    """
     if current is None or current.version == version.version or not rules.preferred:
         return None
     votes = [

@@ -105,10 +105,11 @@ def evaluate_gates(
             _is_no_worse_on_golden(rule, *pair) for rule, pair in zip(rules.golden_set, golden_sets, strict=True)
         ]
     if preferences is not None:
-        verdicts += [_is_preferred(rule, seen) for rule, seen in zip(rules.preferred, preferences, strict=True)]
+        verdicts += [_is_preferred(rule, measured) for rule, measured in zip(rules.preferred, preferences, strict=True)]
     verdicts.append(_has_lineage(rules, lineage))
     if checks is not None:
-        verdicts += [_meets_requirement(name, checks.get(name), rules) for name in rules.requires]
+        required = [*rules.requires, *(("signed",) if rules.signed_by and "signed" not in rules.requires else ())]
+        verdicts += [_meets_requirement(name, checks.get(name), rules) for name in required]
     if rules.approvals:
         verdicts.append(_is_approved(rules.approvals, approvers))
     return verdicts

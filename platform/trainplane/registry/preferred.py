@@ -1,4 +1,4 @@
-"""Whether people prefer one version to another, tested at any time.
+"""Tests at any time if people prefer a version.
 
 Pure: no I/O. A p-value that is looked at after each vote promotes an equal version sooner or later. The evidence here
 is a betting martingale (Ville 1939; Waudby-Smith and Ramdas, JRSS-B 86:1, 2024, "Estimating means of bounded random
@@ -14,7 +14,7 @@ Votes of one person are alike, and so are votes on one picture. So the unit is a
 - A picture counts once, for who voted on it first.
 
 So scores are of new people on new pictures, and under the hypothesis that people do not prefer the candidate their mean
-is 0 at most, whatever was bet before. It supposes that people do not stop voting because of their own votes. Careless
+is 0 at most, after any bets. It supposes that people do not stop voting because of their own votes. Careless
 people cost votes and nothing else: where the order is hidden and random, their votes are fair coins. One person at most
 multiplies the evidence by 1 plus the largest share, and never decides.
 """
@@ -73,15 +73,15 @@ def measure_preference(
     bets, left_out = _bets(
         [vote for vote in votes if set(vote.digests.values()) == {candidate, other}], votes_per_rater
     )
-    is_made = [len(bet) == votes_per_rater or now - bet[0].at >= wait_s for bet in bets]
-    made = [bet for bet, is_over in zip(bets, is_made, strict=True) if is_over]
-    points = [[_points(vote, candidate) for vote in bet] for bet in made]
+    is_over = [len(bet) == votes_per_rater or now - bet[0].at >= wait_s for bet in bets]
+    final = [bet for bet, is_final in zip(bets, is_over, strict=True) if is_final]
+    points = [[_points(vote, candidate) for vote in bet] for bet in final]
     scores = [sum(bet) / len(bet) for bet in points]
     flat = [point for bet in points for point in bet]
     return Preference(
         evidence=betting_evidence(scores),
         against=betting_evidence([-score for score in scores]),
-        raters=len(made),
+        raters=len(final),
         votes=len(flat),
         wins=flat.count(1),
         losses=flat.count(-1),
@@ -92,7 +92,7 @@ def measure_preference(
 
 
 def betting_evidence(scores: Sequence[float]) -> float:
-    """What a bettor has after these scores from -1 to 1.
+    """Fortune of a bettor after scores from -1 to 1.
 
     Independent scores with means of 0 at most give 1/a or more, ever, with chance `a` at most.
     """
@@ -101,7 +101,7 @@ def betting_evidence(scores: Sequence[float]) -> float:
 
 
 def _bets(votes: Sequence[Vote], votes_per_rater: int) -> tuple[list[list[Vote]], int]:
-    """Counted votes of each person in time order; number left out."""
+    """Counted votes of each person; number left out."""
     bets: dict[str, list[Vote]] = {}
     subjects: set[str] = set()
     left_out = 0

@@ -31,7 +31,7 @@ class AttachedFile:
     local: str  # Path in the spool
 
     def id(self, trace: str) -> str:
-        """MLflow's name of the file: a UUID that follows from the trace."""
+        """MLflow's name of the file, a UUID."""
         return str(uuid.uuid5(uuid.NAMESPACE_URL, f"{trace}/{self.role}/{self.name}"))
 
     def reference(self, trace: str, size: int) -> str:
@@ -45,7 +45,7 @@ class AttachedFile:
 
 
 def mlflow_trace_id(trace: str) -> str:
-    """MLflow's id of a trace; names of another form are digested."""
+    """MLflow's id of a trace; odd names are digested."""
     if re.fullmatch(f"{_PREFIX}[0-9a-f]{{32}}", trace):
         return trace
     return f"{_PREFIX}{hashlib.sha256(trace.encode()).hexdigest()[:32]}"
@@ -111,7 +111,7 @@ def trace_info(fields: Mapping[str, Any], experiment_id: str) -> Any:
 
 
 def spans(fields: Mapping[str, Any], references: Mapping[tuple[str, str], str]) -> list[Any]:
-    """Spans of a trace: the request, then one for each version.
+    """Spans of a trace: the request, then each version.
 
     `references` has the text for each file by role and name.
     """

@@ -1,6 +1,6 @@
-"""Traces as MLflow has them: what was asked, answered and voted.
+"""Reads traces with their votes from MLflow.
 
-Reading only. What people wrote by MLflow's own pages counts as a vote, too, where it has the names of ours.
+Nothing is written. What people wrote by MLflow's own pages counts as a vote, too, where it has the names of ours.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class RecordedTrace:
 
     @property
     def is_golden(self) -> bool:
-        """True where somebody marked it as one to get right."""
+        """True where a person marked it as golden."""
         return self.tags.get(GOLDEN) == "true"
 
     @property
@@ -55,7 +55,7 @@ class RecordedTrace:
         return self.tags.get("keep") == "pictures"
 
     def has_verdict(self, verdict: str) -> bool:
-        """True if a vote says so: good, bad, tie, neither, or a label that was preferred."""
+        """True if a vote has this choice."""
         return any(vote.choice == verdict for vote in self.votes)
 
 
@@ -70,24 +70,27 @@ class TraceFile:
 
 
 def find_traces(server: TrackingServer, experiment: str, *, golden: bool = False) -> list[RecordedTrace]:
-    """Traces of an experiment, the oldest first; none where there is no such experiment."""
+    """Traces of an experiment, the oldest first.
+
+    None where there is no such experiment.
+    """
     client = server.client
     entry = client.get_experiment_by_name(experiment)
     if entry is None:
         return []
-    found = all_pages(
+    entries = all_pages(
         client.search_traces,
         locations=[entry.experiment_id],
         filter_string=f"tags.{GOLDEN} = 'true'" if golden else None,
         max_results=_PAGE,
         include_spans=False,
     )
-    traces = [_trace(trace.info) for trace in found]
+    traces = [_trace(trace.info) for trace in entries]
     return sorted(traces, key=lambda trace: (trace.started, trace.trace_id))
 
 
 def read_trace_files(server: TrackingServer, trace: RecordedTrace) -> Iterator[TraceFile]:
-    """Downloads the kept files of a trace, one after the other."""
+    """Downloads the kept files of a trace."""
     tracing = tracing_client(server.client)
     whole = tracing.get_trace(trace.trace_id)
     artifacts = tracing._get_artifact_repo_for_trace(whole.info)

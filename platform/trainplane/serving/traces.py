@@ -1,4 +1,4 @@
-"""Records of answers and votes, on disk until MLflow has them.
+"""Records answers and votes on disk until MLflow has them.
 
 A trace is one request with its answers; a verdict is one vote on it. `TraceQueue` writes both into a spool
 (`trainplane.tracking.spool`) with one unbuffered write each, so a record survives SIGKILL when the call returns, and a
@@ -78,12 +78,12 @@ class VerdictRecord:
 
 
 def new_trace() -> str:
-    """Makes a new trace's name, which MLflow takes as its id."""
+    """Makes a new trace's name, also MLflow's id."""
     return f"tr-{secrets.token_hex(16)}"
 
 
 class TraceQueue:
-    """Durable queue of traces and votes to MLflow; one process has it.
+    """Durable queue to MLflow; one process has it.
 
     No call raises for an MLflow that is away. A full disk loses the record and says so in the log: an answer must not
     fail for its record.
@@ -126,11 +126,11 @@ class TraceQueue:
         self._write({"k": "verdict", "v": {**vars(verdict), "versions": dict(verdict.versions)}})
 
     def golden(self, trace: str, rater: str) -> None:
-        """Marks a trace as one that later versions must get right."""
+        """Marks a trace that later versions must get right."""
         self._write({"k": "golden", "v": {"trace": trace, "rater": rater}})
 
     def close(self, wait_s: float) -> None:
-        """Sends for at most `wait_s` seconds; the rest stays on disk."""
+        """Sends for `wait_s` seconds; the rest stays on disk."""
         left = self._uploader.close(wait_s)
         self._spool.close()
         if left:

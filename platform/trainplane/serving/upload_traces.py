@@ -204,7 +204,7 @@ def tracing_client(client: Any) -> Any:
 
 
 def _feedback(record: Mapping[str, Any]) -> tuple[Any, str]:
-    """A vote as MLflow's feedback, and the key to find it again."""
+    """A vote as MLflow's feedback, and its key."""
     from mlflow.entities import AssessmentSource, Feedback
 
     fields = record["v"]

@@ -123,8 +123,9 @@ def test_sixty_to_forty_is_decided_within_200_votes() -> None:
 
 @pytest.mark.nightly
 def test_ten_thousand_series_keep_the_promise() -> None:
-    share = false_openings(np.random.default_rng(3), 10_000, 3000)
-    median = float(np.median(deciding_votes(np.random.default_rng(4), 2000, 0.6)))
+    rng = np.random.default_rng(3)
+    share = float(np.mean([false_openings(rng, 500, 3000) for _ in range(20)]))
+    median = float(np.median(deciding_votes(np.random.default_rng(4), 1000, 0.6)))
     print(f"false {share:.4f} of 10,000 series of 3,000 votes; 60:40 decided after {median:.0f} votes at the median")
     assert share <= 0.05
     assert median <= 200
