@@ -121,7 +121,11 @@ def _program(network: Generator) -> torch.export.ExportedProgram:
     free = {0: batch, 2: step * rows, 3: step * columns}
     # The tracer would treat sizes of 1, or equal sizes, as constants.
     example = _example(network, (2, 3 * step, 4 * step))
-    return torch.export.export(network, example, dynamic_shapes=(free, dict(free)))
+    program = torch.export.export(network, example, dynamic_shapes=(free, dict(free)))
+    # Each pass of the exporter copies the history of every node, which doubles; nobody reads it.
+    for node in program.graph_module.graph.nodes:
+        node.meta.pop("from_node", None)
+    return program
 
 
 def _example(network: Generator, shape: tuple[int, int, int]) -> tuple[Tensor, Tensor]:

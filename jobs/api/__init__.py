@@ -25,10 +25,13 @@ if TYPE_CHECKING:
     from jobs.api.recorded_runs import compare as compare
     from jobs.api.recorded_runs import export_run as export_run
     from jobs.api.recorded_runs import runs as runs
+    from jobs.api.registry import export_model as export_model
     from jobs.api.registry import models as models
     from jobs.api.registry import promote as promote
     from jobs.api.registry import register as register
     from jobs.api.registry import register_best as register_best
+    from jobs.api.registry import sign as sign
+    from jobs.api.registry import verify as verify
     from jobs.api.searches import tune as tune
     from jobs.api.training import branch as branch
     from jobs.api.training import train as train
@@ -46,6 +49,9 @@ FUNCTIONS = {
     "register_best": "registry",
     "promote": "registry",
     "models": "registry",
+    "export_model": "registry",
+    "sign": "registry",
+    "verify": "registry",
     "runs": "recorded_runs",
     "compare": "recorded_runs",
     "export_run": "recorded_runs",

@@ -18,6 +18,8 @@ from jobs.api.recorded_runs import ExportedCurves, ListedRun
 from jobs.api.registry import ListedModel, NewVersion, Promotion
 from jobs.api.training import TrainedRun
 from jobs.evaluation.run import RecordedEvaluation
+from jobs.registry.export import ExportedModel
+from jobs.registry.model_signature import SignedVersion
 from jobs.search.run import FinishedSearch
 from jobs.tracking.comparison import Comparison
 from trainplane.data.manifest import Dataset
@@ -44,6 +46,8 @@ _OUTCOMES = (
     ListedRun,
     Comparison,
     ExportedCurves,
+    ExportedModel,
+    SignedVersion,
 )
 # Titles of parts of a docstring.
 _SECTION = re.compile(r"^(Args|Attributes|Raises|Returns):$")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from jobs.api.session import session
 from jobs.api.settings import Settings, words_of
@@ -20,6 +20,10 @@ from trainplane.registry.rules import PRODUCTION
 from trainplane.registry.versions import list_models
 
 # Functions import what loads torch: `isnet models list` does without.
+if TYPE_CHECKING:
+    from jobs.registry.export import ExportedModel
+    from jobs.registry.model_signature import SignedVersion
+    from trainplane.registry.versions import ModelVersion
 
 
 @dataclass(frozen=True)
@@ -171,6 +175,83 @@ def _register(
     return NewVersion(name, version, run_id, promotion)
 
 
+def export_model(
+    model: str,
+    to: Literal["onnx", "page"],
+    output: str | os.PathLike[str],
+    *,
+    runtime: str | os.PathLike[str] | None = None,
+    context: Context | str | None = None,
+) -> ExportedModel:
+    """Exports a version for other programs, or as a page.
+
+    The page is a folder that a browser opens offline: choose a photo, paint the hole, fill it at its own scale.
+
+    Args:
+        model: NAME@ALIAS or NAME/VERSION of a registered model, or "starter".
+        to: "onnx" writes a file, "page" a folder.
+        output: File or folder that is not there yet.
+        runtime: For a page: npm's archive of onnxruntime-web, or a folder of its files.
+        context: Name in `isnet.toml`; None for the default.
+
+    Raises:
+        UserError: There is no such version, the runtime is not the known one, or ONNX cannot hold the network.
+    """
+    from jobs.registry.export import FORMATS, export_version
+
+    if to not in FORMATS:
+        raise UserError(f"to is {to!r}; need one of {', '.join(FORMATS)}")
+    with session(context, is_long=True) as opened:
+        files = Path(runtime).expanduser() if runtime is not None else None
+        return export_version(model, to, Path(output).expanduser(), opened, runtime=files)
+
+
+def sign(
+    name: str, version: str | int | None = None, *, key: str | os.PathLike[str], context: Context | str | None = None
+) -> SignedVersion:
+    """Signs the package of a version (OpenSSF model signing).
+
+    Args:
+        name: Model, or NAME/VERSION or NAME@ALIAS without a version.
+        version: Its number, unless the name has it.
+        key: File of a private key of elliptic curves, PEM; the variable `ISNET_SIGNING_PASSWORD` opens it if encrypted.
+        context: Name in `isnet.toml`; None for the default.
+
+    Raises:
+        UserError: There is no such version, or the key cannot be used.
+    """
+    from jobs.registry.model_signature import sign_version
+
+    with session(context, is_long=True) as opened:
+        return sign_version(opened, _checked(name, version, opened), Path(key).expanduser())
+
+
+def verify(
+    name: str, version: str | int | None = None, *, key: str | os.PathLike[str], context: Context | str | None = None
+) -> SignedVersion:
+    """Verifies who signed a version, on its files as they are.
+
+    Args:
+        name: Model, or NAME/VERSION or NAME@ALIAS without a version.
+        version: Its number, unless the name has it.
+        key: File of the public key, PEM.
+        context: Name in `isnet.toml`; None for the default.
+
+    Raises:
+        UserError: It is not signed, or not by this key, or its files are others.
+    """
+    from jobs.registry.model_signature import verify_version
+
+    with session(context, is_long=True) as opened:
+        return verify_version(opened, _checked(name, version, opened), Path(key).expanduser())
+
+
+def _checked(name: str, version: str | int | None, context: Context) -> ModelVersion:
+    from jobs.registry.named_version import named_version
+
+    return named_version(name, None if version is None else str(version), context).checked()
+
+
 def promote(
     name: str,
     version: str | int | None = None,
@@ -208,14 +289,13 @@ def promote(
     from jobs.registry.evaluate_gates import audited_model, gate_verdicts, promote_version
     from jobs.registry.gate_rules import load_rules
     from jobs.registry.measure import Judged
-    from jobs.registry.named_version import named_version
 
     check_alias(to)
     rules = load_rules(gates)
     if force is not None and not force.strip():
         raise UserError("--force needs a reason; say in a sentence why the gates are overridden")
     with session(context, is_long=True) as opened:
-        candidate = named_version(name, None if version is None else str(version), opened).checked()
+        candidate = _checked(name, version, opened)
         audited = audited_model(opened, candidate.name)
         current = audited.current_version(to)
         # `--expect none`: the alias must not exist yet.

@@ -8,9 +8,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from typing import Any
 
-from jobs.api.registry import models, register_best
+from jobs.api.registry import export_model, models, register_best
 from jobs.api.registry import promote as promote_version
 from jobs.api.registry import register as register_run
+from jobs.api.registry import sign as sign_version
+from jobs.api.registry import verify as verify_version
 from jobs.cli.format import mean_texts
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
@@ -99,6 +101,35 @@ def register(args: argparse.Namespace, context: Context) -> int:
         made = register_run(args.source, name=args.name, licence=args.licence, context=context)
     text = f"{made.name} version {made.version}; next, measured on held-out pictures: {made.next}"
     emit(args, asdict(made), text)
+    return 0
+
+
+def export(args: argparse.Namespace, context: Context) -> int:
+    """Exports a version for other programs, or as a page."""
+    default = f"{args.model.replace('@', '-').replace('/', '-')}{'.onnx' if args.to == 'onnx' else '-page'}"
+    made = export_model(args.model, args.to, args.output or default, runtime=args.runtime, context=context)
+    opened = f"{made.path}/index.html" if made.to == "page" else made.path
+    text = (
+        f"{made.model} in {opened}, {made.bytes / 2**20:.1f} MiB; largest difference from the version "
+        f"{made.max_absolute_difference:.1e}"
+    )
+    emit(args, {**asdict(made), "path": str(made.path)}, text)
+    return 0
+
+
+def sign(args: argparse.Namespace, context: Context) -> int:
+    """Signs the package of a version."""
+    signed = sign_version(args.name, args.version, key=args.key, context=context)
+    check = command_line("models", "verify", signed.address.removeprefix("models:/"), "--key", "PUBLIC_KEY")
+    emit(args, asdict(signed), f"{signed.address} is signed ({signed.signature}); who has the public key: {check}")
+    return 0
+
+
+def verify(args: argparse.Namespace, context: Context) -> int:
+    """Verifies who signed a version."""
+    signed = verify_version(args.name, args.version, key=args.key, context=context)
+    text = f"{signed.address} is signed by {args.key}; its files have the digest {signed.model_digest[:12]}"
+    emit(args, asdict(signed), text)
     return 0
 
 

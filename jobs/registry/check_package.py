@@ -11,6 +11,7 @@ from pathlib import Path
 
 import isnet
 from jobs.registry import golden
+from jobs.registry.model_signature import check_signed
 from jobs.registry.register import LICENCE
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -27,7 +28,7 @@ LOADER = "isnet.served"
 
 
 def check_package(
-    context: Context, version: ModelVersion, *, trusted_code: Sequence[str] = ()
+    context: Context, version: ModelVersion, *, trusted_code: Sequence[str] = (), signed_by: Sequence[str] = ()
 ) -> dict[str, PackageCheck]:
     """Checks the package of a version, as far as possible.
 
@@ -35,9 +36,10 @@ def check_package(
         context: home folder with the cache of packages.
         version: version to check.
         trusted_code: digests of code that may be run beside this installation's own.
+        signed_by: files of public keys, one of which must have signed the package.
 
     Returns:
-        Checks by name: artifact, signature, licence, loads, golden. Only those that were reached.
+        Checks by name: artifact, signature, licence, signed, loads, golden. Only those that were reached.
     """
     # Not from the cache: the files that MLflow has now are checked.
     try:
@@ -49,6 +51,8 @@ def check_package(
         "signature": _signature(folder),
         "licence": _licence(folder),
     }
+    if signed_by:
+        checks["signed"] = check_signed(context, version, folder, signed_by)
     # Loading it would run the code it brings.
     installed = {"isnet": Path(str(isnet.__file__)).parent}
     fault = foreign_code(folder, loader_module=LOADER, installed=installed, trusted=trusted_code)

@@ -55,7 +55,7 @@ def gate_verdicts(
         alias: alias to move.
     """
     # The package comes first: a version whose files were changed is not measured.
-    checks = check_package(context, version, trusted_code=rules.trusted_code)
+    checks = check_package(context, version, trusted_code=rules.trusted_code, signed_by=rules.signed_by)
     # The check takes minutes; another process may have evaluated or deleted the version meanwhile.
     version.reload()
     evaluation, note = None, None

@@ -28,7 +28,7 @@ from trainplane.tracking.mlflow_names import MAX_TAG, valid_key, valid_text
 from trainplane.tracking.run_record import RunRecord
 
 # MLflow writes the first into a folder that it downloads or loads from; Python writes its caches.
-_NOT_PACKAGED = ("registered_model_meta", "__pycache__")
+NOT_PACKAGED = ("registered_model_meta", "__pycache__")
 
 _PARAM_TYPES = {bool: "boolean", int: "long", str: "string"}
 
@@ -105,7 +105,7 @@ def model_digest(folder: Path) -> str:
     digests = {}
     for path in sorted(folder.rglob("*")):
         relative = path.relative_to(folder)
-        if path.is_file() and not set(relative.parts) & set(_NOT_PACKAGED):
+        if path.is_file() and not set(relative.parts) & set(NOT_PACKAGED):
             with path.open("rb") as stream:
                 digests[relative.as_posix()] = hashlib.file_digest(stream, "sha256").hexdigest()
     return hashlib.sha256(canonical_json(digests)).hexdigest()
@@ -177,7 +177,7 @@ def download(version: ModelVersion, folder: Path, *, again: bool = False) -> Pat
     with tempfile.TemporaryDirectory(dir=folder, prefix=".part-") as part:
         fetched = _fetch(version, Path(part) / "model")
         # MLflow and Python leave files of their own, which are no part of the model.
-        for leftover in _NOT_PACKAGED:
+        for leftover in NOT_PACKAGED:
             for path in list(fetched.rglob(leftover)):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
         digest = model_digest(fetched)

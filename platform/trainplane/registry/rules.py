@@ -33,7 +33,7 @@ from pydantic import Field, model_validator
 from trainplane.config.section import Section
 
 Better = Literal["higher", "lower"]
-Requirement = Literal["signature", "artifact", "loads", "golden", "licence", "card"]
+Requirement = Literal["signature", "artifact", "loads", "golden", "licence", "card", "signed"]
 ALL = "all"
 # Both the alias that is served and, in rules, the baseline that it points at.
 PRODUCTION = "production"
@@ -131,6 +131,9 @@ class GateRules(Section):
     )
     trusted_code: tuple[str, ...] = Field(
         (), description="digests of packages' code that may be run beside this installation's own"
+    )
+    signed_by: tuple[str, ...] = Field(
+        (), description="files of public keys, one of which must have signed the package; none: it need not be signed"
     )
     golden_tolerance: int = Field(1, ge=0, le=255, description="largest difference of a golden picture, in 8-bit steps")
     approvals: int = Field(0, ge=0, description="people other than the one who promotes who must have approved")
