@@ -29,7 +29,7 @@ def trace_queue(context: Context, name: str) -> Iterator[TraceQueue]:
     root.mkdir(parents=True, exist_ok=True)
     lock, folder = _own_folder(root)
     try:
-        queue = TraceQueue(folder, context.tracking, trace_experiment(name))
+        queue = TraceQueue(folder, context.tracking, trace_experiment(name), artifact_root=context.artifacts)
         try:
             yield queue
         finally:
