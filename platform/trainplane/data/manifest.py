@@ -32,6 +32,9 @@ FORMAT = 1
 Members: TypeAlias = dict[str, bytes]
 """Files of one sample by extension; `__key__` holds the sample's key as bytes."""
 
+Content: TypeAlias = bytes
+"""Bytes, where the name `bytes` means something else."""
+
 T = TypeVar("T")
 Parser: TypeAlias = Callable[[bytes], T]
 
@@ -244,12 +247,12 @@ class Dataset:
                 self._index = self._load_index()
         return self._index
 
-    def index_bytes(self) -> bytes:
+    def index_bytes(self) -> Content:
         """Reads the file of the index; may raise `DamageError`."""
         with self._index_errors():
             return self._read_index(lambda data: data)
 
-    def read_member(self, sample: int, member: Member) -> bytes:
+    def read_member(self, sample: int, member: Member) -> Content:
         """Reads one member of a sample from the store, unchecked."""
         store, key = self.shard_place(self.shards[self.index.shard_of(sample)])
         return store.read(key, start=member.offset, length=member.size)

@@ -70,7 +70,7 @@ def act(
     staying: list[Judgement] = []
     prepared = []
     for item in _sorted(plan.removals):
-        if (reason := _fault(lambda item=item: removers[item.kind].prepare(item))) is None:
+        if (reason := _fault(removers[item.kind].prepare, item)) is None:
             prepared.append(item)
         else:
             staying.append(Judgement(item, reason))
@@ -89,7 +89,7 @@ def act(
             reasons = {judgement.item.address: judgement.reason for judgement in still.needed}
             removers[item.kind].restore(item)
             staying.append(Judgement(item, reasons.get(item.address, "it changed meanwhile")))
-        elif (reason := _fault(lambda item=item: removers[item.kind].remove(item))) is None:
+        elif (reason := _fault(removers[item.kind].remove, item)) is None:
             gone.append(item)
             progress(item)
         else:
@@ -100,11 +100,11 @@ def act(
     return Removed(tuple(gone), tuple(staying))
 
 
-def _fault(do: Callable[[], None]) -> str | None:
+def _fault(do: Callable[[Item], None], item: Item) -> str | None:
     """Message of what stops one item; None where it works."""
     # One item that cannot go is no reason to leave the others.
     try:
-        do()
+        do(item)
     except (RunFailed, UserError, StorageError, OSError) as error:
         return str(error)
     return None
