@@ -63,10 +63,7 @@ def isnet_serve(home: Path, *words: str) -> Iterator[dict[str, Any]]:
             yield json.loads(line)
         finally:
             alarm.cancel()
-            process.send_signal(signal.SIGINT)
-            try:
-                process.wait(20)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
+            # How it ends in peace is tested in tests/jobs/serving/test_command.py.
+            os.killpg(process.pid, signal.SIGKILL)
+            process.wait()
             process.stdout.close()
