@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-STARTS_S = 120
+STARTS_S = 300
 
 
 @contextmanager
