@@ -1,4 +1,4 @@
-"""Opens what fills holes, by the name that a person gives.
+"""Opens a model that fills holes, by its name.
 
 A package may ship a model: it offers the folder under a name in the entry point group `isnet.models`, as the platform
 does with the starter. Not here: models of a registry, which have addresses there (`jobs.api`).
@@ -69,7 +69,7 @@ def shipped() -> dict[str, Any]:
 
 
 def _model_folder(name: str) -> Path | None:
-    """Returns the folder of a saved model, if it is one."""
+    """Returns the folder of a saved model, if any."""
     from isnet.weights import TENSORS
 
     offered = shipped().get(name)

@@ -143,10 +143,10 @@ def fill_files(
             manifest = batch.run(job, opened, tasks=task_count(parallel))
             return FilledFiles(manifest["model"], manifest["pictures"], manifest["failed"], batch.MANIFEST)
         # Pair files first: nothing is loaded for a mistake in the call.
-        pictures, unpaired = pair_files(*map(Path, paths))
+        pairs, unpaired = pair_files(*map(Path, paths))
         address = _address(model, opened)
-        found = open_model(address, opened)
-        done, failed = fill_pairs(pictures, found.filler, options, signing_of(opened, found.pinned))
+        model_there = open_model(address, opened)
+        done, failed = fill_pairs(pairs, model_there.filler, options, signing_of(opened, model_there.pinned))
     filled = FilledFiles(address, done, [*unpaired, *failed])
     # A single picture that fails is a mistake of the call.
     if not done and not Path(images).is_dir():

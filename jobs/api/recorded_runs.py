@@ -121,16 +121,16 @@ def export_run(
         raise UserError(f"to is {to!r}; need one of {', '.join(FORMATS)}")
     with session(context) as opened:
         server = opened.tracking_server
-        [found] = read_runs(server, [run_id_of(run, opened)])
+        [record] = read_runs(server, [run_id_of(run, opened)])
         suffix = ".csv" if to == "csv" else ""
-        path = Path(output or f"run-{found.run_id[:8]}{suffix}").expanduser()
+        path = Path(output or f"run-{record.run_id[:8]}{suffix}").expanduser()
         if not path.parent.is_dir():
             raise UserError(f"{path.parent}: there is no such folder to write to; make it")
         if path.is_dir() if to == "csv" else path.is_file():
             raise UserError(f"{path} is {'a folder' if to == 'csv' else 'a file'}; name another")
-        points = all_points(server, found)
-        count = write_csv(points, path) if to == "csv" else write_tensorboard(points, dict(found.params), path)
-        return ExportedCurves(found.run_id, to, path, len(found.metrics), count)
+        points = all_points(server, record)
+        count = write_csv(points, path) if to == "csv" else write_tensorboard(points, dict(record.params), path)
+        return ExportedCurves(record.run_id, to, path, len(record.metrics), count)
 
 
 def find_runs(

@@ -93,8 +93,8 @@ def _members(kind: type) -> str:
         function = member.fget if isinstance(member, property) else member
         if name.startswith("_") or not inspect.isfunction(function) or not function.__doc__:
             continue
-        shown = name if isinstance(member, property) else f"{name}()"
-        rows.append((shown, _first_line(function)))
+        heading = name if isinstance(member, property) else f"{name}()"
+        rows.append((heading, _first_line(function)))
     return f"{_table('more', rows)}\n" if rows else ""
 
 
@@ -142,7 +142,7 @@ def _body(documented: Any) -> str:
 
 
 def _entries(lines: list[str]) -> Iterator[tuple[str, str]]:
-    """Names and texts of a part; none if it has no names."""
+    """Names and texts of a part that has them."""
     name, text = "", ""
     for line in lines:
         if match := _ENTRY.match(line):

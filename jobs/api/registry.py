@@ -37,7 +37,7 @@ class ListedModel:
 
 @dataclass(frozen=True)
 class NewVersion:
-    """A registered version, its run, and the command to promote it."""
+    """Registered version, with the command that promotes it."""
 
     name: str
     version: str
@@ -229,7 +229,7 @@ def sign(
 def verify(
     name: str, version: str | int | None = None, *, key: str | os.PathLike[str], context: Context | str | None = None
 ) -> SignedVersion:
-    """Verifies who signed a version, on its files as they are.
+    """Verifies who signed the files of a version.
 
     Args:
         name: Model, or NAME/VERSION or NAME@ALIAS without a version.

@@ -1,7 +1,7 @@
-"""Prepares a process for calls of the API, as the command line does for commands.
+"""Prepares a process for calls of the API.
 
-A call names its context: None for the default, a name of `isnet.toml`, or a `Context` that somebody has opened and
-activated. What a call sets in the environment is taken back when it ends.
+A call names its context: None for the default, a name of `isnet.toml`, or a `Context` that is open and activated.
+What a call sets in the environment is taken back when it ends. Commands are prepared by the same functions.
 """
 
 from __future__ import annotations

@@ -151,7 +151,7 @@ def train_config(config: RunConfig, context: Context, typed: Typed | None = None
 
 
 def _page(context: Context, run_id: str) -> str | None:
-    """Returns the address of a run's page, if it is served."""
+    """Returns the address of a run's page, if served."""
     server = context.tracking_server
     # The pages of a database are not served until somebody asks for them.
     if not server.address.startswith("http"):

@@ -88,7 +88,7 @@ def register(args: argparse.Namespace, context: Context) -> int:
         # The first override stands where a run's address would.
         overrides = [word for word in (args.source, *args.overrides) if word is not None]
         training = {"steps": args.steps, "seeds": args.seeds}
-        made = register_best(
+        new = register_best(
             args.from_search, overrides, name=args.name, licence=args.licence, context=context, **training
         )
     elif args.source is None or args.overrides:
@@ -98,22 +98,22 @@ def register(args: argparse.Namespace, context: Context) -> int:
             f"{command_line('models', 'register', '--from-search', 'SEARCH')}"
         )
     else:
-        made = register_run(args.source, name=args.name, licence=args.licence, context=context)
-    text = f"{made.name} version {made.version}; next, measured on held-out pictures: {made.next}"
-    emit(args, asdict(made), text)
+        new = register_run(args.source, name=args.name, licence=args.licence, context=context)
+    text = f"{new.name} version {new.version}; next, measured on held-out pictures: {new.next}"
+    emit(args, asdict(new), text)
     return 0
 
 
 def export(args: argparse.Namespace, context: Context) -> int:
     """Exports a version for other programs, or as a page."""
     default = f"{args.model.replace('@', '-').replace('/', '-')}{'.onnx' if args.to == 'onnx' else '-page'}"
-    made = export_model(args.model, args.to, args.output or default, runtime=args.runtime, context=context)
-    opened = f"{made.path}/index.html" if made.to == "page" else made.path
+    new = export_model(args.model, args.to, args.output or default, runtime=args.runtime, context=context)
+    opened = f"{new.path}/index.html" if new.to == "page" else new.path
     text = (
-        f"{made.model} in {opened}, {made.bytes / 2**20:.1f} MiB; largest difference from the version "
-        f"{made.max_absolute_difference:.1e}"
+        f"{new.model} in {opened}, {new.bytes / 2**20:.1f} MiB; largest difference from the version "
+        f"{new.max_absolute_difference:.1e}"
     )
-    emit(args, {**asdict(made), "path": str(made.path)}, text)
+    emit(args, {**asdict(new), "path": str(new.path)}, text)
     return 0
 
 

@@ -64,8 +64,8 @@ def _listing(args: argparse.Namespace, *, limit: str) -> str:
 
 def _values(run: ListedRun) -> str:
     """Values that were asked for, and the PSNR."""
-    shown = {name: value for name, value in run.values.items() if name not in FACTS}
-    texts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in shown.items()]
+    others = {name: value for name, value in run.values.items() if name not in FACTS}
+    texts = [f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in others.items()]
     if "val/psnr" in run.metrics:
         texts = [text for text in texts if not text.startswith("val/psnr ")]
         texts.insert(0, f"val psnr {run.metrics['val/psnr']:.2f} dB")

@@ -1,4 +1,4 @@
-"""Exports a model for other programs: ONNX, or a page that fills offline.
+"""Exports a model as ONNX, or as an offline page.
 
 The page has the model and ONNX Runtime Web in files of its own, so that a browser opens it from a disk or a stick.
 """
@@ -125,18 +125,18 @@ def _onnx(network: Generator, path: Path) -> float:
 
 
 def _runtime_files(path: Path | None) -> dict[str, bytes]:
-    """Reads the runtime, and checks that it is the known one."""
+    """Reads the runtime, and checks its digests."""
     if path is None:
         raise UserError(f"a page needs ONNX Runtime Web {RUNTIME_VERSION}; {_GET_IT}")
-    found = {}
+    files = {}
     for name, digest in _DIGESTS.items():
         data = _from_archive(path, name) if path.is_file() else _from_folder(path, name)
         if data is None:
             raise UserError(f"{path} has no {name} of onnxruntime-web; {_GET_IT}")
         if hashlib.sha256(data).hexdigest() != digest:
             raise UserError(f"{name} in {path} is not that of onnxruntime-web {RUNTIME_VERSION}; {_GET_IT}")
-        found[name] = data
-    return found
+        files[name] = data
+    return files
 
 
 def _from_folder(folder: Path, name: str) -> bytes | None:

@@ -1,4 +1,4 @@
-"""Finds the rules of a promotion: shipped ones, or a file."""
+"""Finds the rules of a promotion."""
 
 from __future__ import annotations
 

@@ -69,7 +69,7 @@ def sign_version(context: Context, version: ModelVersion, key: Path) -> SignedVe
 
 
 def verify_version(context: Context, version: ModelVersion, key: Path) -> SignedVersion:
-    """Verifies the signature of a version, on its files as they are.
+    """Verifies the signature of a version over its files.
 
     Raises:
         UserError: It is not signed, or not by this key, or its files are others.
@@ -95,7 +95,7 @@ def check_signed(context: Context, version: ModelVersion, folder: Path, keys: Se
 
 
 def _fault(store: Store, version: ModelVersion, folder: Path, key: Path) -> str | None:
-    """Says why a package is not signed by a key; None if it is."""
+    """Reason why a package is not signed, if any."""
     verifying = _library("verifying")
     _check_key(key, "public")
     try:
@@ -116,7 +116,7 @@ def _fault(store: Store, version: ModelVersion, folder: Path, key: Path) -> str 
 
 
 def _hashing(folder: Path) -> Any:
-    """Which files a signature covers: those that the digest does."""
+    """Hashes the files that the digest covers, too."""
     hashing = _library("hashing")
     ignored = [path for name in NOT_PACKAGED for path in folder.rglob(name)]
     return hashing.Config().set_ignored_paths(paths=ignored, ignore_git_paths=False)

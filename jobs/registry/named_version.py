@@ -1,4 +1,4 @@
-"""Finds the version that a user names, in one word or two."""
+"""Finds the version that a user names."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Finds the run and the checkpoint that a version is made of."""
+"""Finds the run and the checkpoint of a new version."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ class ComparedRun:
 
 @dataclass(frozen=True)
 class Comparison:
-    """What differs between runs; each row has a value of each run.
+    """Differences of runs; each row has a value of each.
 
     Attributes:
         runs: In the order in which they were named.

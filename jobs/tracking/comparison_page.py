@@ -1,4 +1,4 @@
-"""Writes a comparison of runs as one HTML file, for any browser, offline."""
+"""Writes a comparison of runs as one HTML file."""
 
 from __future__ import annotations
 
@@ -75,8 +75,8 @@ def _figures(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, list[st
 
 
 def _bins(comparison: Comparison) -> list[tuple[str, list[str], list[Curve]]]:
-    """Metrics by hole ratio: name, bins, and a curve a run."""
-    found = []
+    """Metrics by hole ratio: name, bins, curves."""
+    charts = []
     for metric in dict.fromkeys(name.rpartition("_")[0] for name in comparison.metrics):
         names = [name for name in RATIO_BINS if f"{metric}_{name}" in comparison.metrics]
         if not metric or len(names) < 2:
@@ -85,8 +85,8 @@ def _bins(comparison: Comparison) -> list[tuple[str, list[str], list[Curve]]]:
         for place in range(len(comparison.runs)):
             values = [comparison.metrics[f"{metric}_{name}"][place] for name in names]
             columns.append(Curve(tuple(range(len(names))), tuple(math.nan if v is None else v for v in values)))
-        found.append((METRIC_COLUMNS.get(metric, (metric, 0))[0], names, columns))
-    return found
+        charts.append((METRIC_COLUMNS.get(metric, (metric, 0))[0], names, columns))
+    return charts
 
 
 def _pictures(labels: Sequence[str], pictures: Sequence[Sequence[bytes | None]]) -> str:

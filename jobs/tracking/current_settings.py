@@ -1,4 +1,4 @@
-"""Settings that a run goes on with, and what it has saved."""
+"""Settings and saved step of a run now."""
 
 from __future__ import annotations
 

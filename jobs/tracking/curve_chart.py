@@ -1,4 +1,4 @@
-"""Draws curves: as SVG for a page, and as one line for a terminal.
+"""Draws curves for a page and for a terminal.
 
 Pure: no I/O. Colours are classes of the report's style sheet.
 """
@@ -64,7 +64,7 @@ def curve_chart(name: str, curves: Sequence[Curve], *, labels: Sequence[str], st
 def _lines(
     curve: Curve, text: str, index: int, x_of: Callable[[float], float], y_of: Callable[[float], float]
 ) -> list[str]:
-    """Lines of a curve, with gaps where it is not finite."""
+    """Lines of a curve, with gaps at NaN."""
     runs: list[list[str]] = [[]]
     for at, value in zip(curve.steps, curve.values, strict=True):
         if math.isfinite(value):
@@ -82,7 +82,7 @@ def _lines(
 
 
 def sparkline(curve: Curve, low: float, high: float, *, width: int) -> str:
-    """Draws a curve as a line of blocks, between two values."""
+    """Draws a curve as a line of blocks."""
     if not curve.steps or not math.isfinite(low):
         return ""
     cells = []

@@ -1,4 +1,4 @@
-"""Reads curves of a run: a few hundred points of each, or all.
+"""Reads curves of a run, thinned or whole.
 
 A run of 500,000 steps has millions of points. A picture needs a few hundred, and those are looked up one by one by the
 database's index, so that the time does not grow with the run.
@@ -40,7 +40,7 @@ class Point:
 
 
 def read_curves(server: TrackingServer, run: FoundRun, metrics: Sequence[str], *, points: int = POINTS) -> list[Curve]:
-    """Reads about so many points of each metric, the last among them."""
+    """Reads about so many points of each metric."""
     if server.address.startswith(SQLITE):
         try:
             with connection(database_path(server.address)) as database:
@@ -51,12 +51,12 @@ def read_curves(server: TrackingServer, run: FoundRun, metrics: Sequence[str], *
 
 
 def _sampled(database: sqlite3.Connection, run_id: str, metric: str, points: int) -> Curve:
-    """Takes the first point at or after each of evenly spread steps."""
+    """Takes points near evenly spread steps, and the last."""
     where = [run_id, metric]
     first, last = database.execute(
         "SELECT min(step), max(step) FROM metrics WHERE run_uuid = ? AND key = ?", where
     ).fetchone()
-    found: dict[int, float] = {}
+    points_by_step: dict[int, float] = {}
     step, spacing = first, None if first is None else max(1.0, (last - first) / points)
     while step is not None and spacing is not None:
         row = database.execute(
@@ -66,10 +66,10 @@ def _sampled(database: sqlite3.Connection, run_id: str, metric: str, points: int
         ).fetchone()
         if row is None:
             break
-        found[row[0]] = math.nan if row[2] else row[1]
+        points_by_step[row[0]] = math.nan if row[2] else row[1]
         # At least one step further, and the last one in any case.
         step = min(row[0] + math.ceil(spacing), last) if row[0] < last else None
-    return Curve(tuple(found), tuple(found.values()))
+    return Curve(tuple(points_by_step), tuple(points_by_step.values()))
 
 
 def _fetched(server: TrackingServer, run_id: str, metric: str, points: int) -> Curve:
@@ -92,7 +92,7 @@ def _fetched(server: TrackingServer, run_id: str, metric: str, points: int) -> C
 
 
 def all_points(server: TrackingServer, run: FoundRun) -> Iterator[Point]:
-    """Yields every recorded point, metric by metric, in order of steps."""
+    """Yields every point, metric by metric, in order."""
     if not server.address.startswith(SQLITE):
         client = server.client
         for metric in sorted(run.metrics):

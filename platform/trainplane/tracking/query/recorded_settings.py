@@ -66,12 +66,12 @@ def _parsed(data: bytes | None) -> dict[str, Any]:
 
 
 def _fetched(server: TrackingServer, run: FoundRun, cache: Path) -> dict[str, Any]:
-    kept = cache / run.run_id / _FILE
-    if kept.exists():
-        return _parsed(kept.read_bytes())
+    copy = cache / run.run_id / _FILE
+    if copy.exists():
+        return _parsed(copy.read_bytes())
     with tempfile.TemporaryDirectory() as scratch:
         data = read_artifact(server, run, _FILE, Path(scratch))
     if data is not None:
-        kept.parent.mkdir(parents=True, exist_ok=True)
-        replace_file(kept, data)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        replace_file(copy, data)
     return _parsed(data)

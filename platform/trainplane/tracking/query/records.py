@@ -1,4 +1,4 @@
-"""Reads records of runs by their ids, without MLflow where possible.
+"""Reads records of runs by their ids.
 
 To import MLflow costs two seconds of a processor; a local database is read as it is (`local.lists`).
 """
@@ -26,7 +26,7 @@ def read_runs(server: TrackingServer, asked_ids: Sequence[str]) -> list[FoundRun
         follow_move(database_path(server.address))
         local = read_locally(server.address, lambda lists: [_only(lists, each) for each in asked_ids]) or local
     # MLflow's client says what is wrong with the others.
-    return [run or FoundRun.of(find_run(server, asked)) for run, asked in zip(local, asked_ids, strict=True)]
+    return [run or FoundRun.of(find_run(server, typed_id)) for run, typed_id in zip(local, asked_ids, strict=True)]
 
 
 def _only(lists: LocalLists, asked_id: str) -> FoundRun | None:
@@ -37,13 +37,13 @@ def _only(lists: LocalLists, asked_id: str) -> FoundRun | None:
 
 
 def local_folder(run: FoundRun) -> Path | None:
-    """Folder of a run's artifacts, if it is on this machine."""
+    """Folder of a run's artifacts, if on this machine."""
     address = run.artifacts.removeprefix("file://")
     return Path(address) if address.startswith("/") else None
 
 
 def read_artifact(server: TrackingServer, run: FoundRun, name: str, scratch: Path) -> bytes | None:
-    """Reads one artifact of a run; None if it is not there.
+    """Reads one artifact of a run, if it is there.
 
     Args:
         server: Has the run.

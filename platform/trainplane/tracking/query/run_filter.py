@@ -1,4 +1,4 @@
-"""Conditions on runs, such as `val/psnr > 24 and model.blocks = 4`.
+"""Conditions on metrics, settings and facts of runs.
 
     condition = RunFilter.parse("val/psnr > 24 and status = FINISHED", names=["val/psnr", "status"])
     condition.holds({"val/psnr": 25.0, "status": "FINISHED"})
@@ -99,7 +99,7 @@ def _full_name(name: str, names: Collection[str]) -> str | None:
 
 
 def _ends(name: str, names: Collection[str]) -> list[str]:
-    return sorted(each for each in names if each.endswith((f".{name}", f"/{name}")))
+    return sorted(each for each in names if each.endswith(f".{name}"))
 
 
 def _tokens(text: str) -> list[tuple[str, str]]:

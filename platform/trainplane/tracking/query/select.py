@@ -62,28 +62,28 @@ def select_runs(
     # Settings are read from files, wherever the database has been moved to.
     if server.address.startswith(SQLITE) and server.exists:
         follow_move(database_path(server.address))
-    found = search_runs(server, limit=None, conditions=conditions, with_settings=True)
-    if not found.runs:
-        return SelectedRuns(**vars(found))
-    metrics = {name for run in found.runs for name in run.metrics}
+    every = search_runs(server, limit=None, conditions=conditions, with_settings=True)
+    if not every.runs:
+        return SelectedRuns(**vars(every))
+    metrics = {name for run in every.runs for name in run.metrics}
     try:
         query = _Query.parse(where, sort, {*FACTS, *metrics})
-        settings = [{}] * len(found.runs)
+        settings = [{}] * len(every.runs)
     # Settings are read where something else is named.
     except UserError:
-        settings = read_settings(server, found.runs, home)
+        settings = read_settings(server, every.runs, home)
         query = _Query.parse(where, sort, {*FACTS, *metrics, *(name for own in settings for name in own)})
     values = {
-        run.run_id: query.values(run, own, found.experiments.get(run.experiment_id, ""))
-        for run, own in zip(found.runs, settings, strict=True)
+        run.run_id: query.values(run, own, every.experiments.get(run.experiment_id, ""))
+        for run, own in zip(every.runs, settings, strict=True)
     }
     condition, column = query.condition, query.column
-    runs = [run for run in found.runs if condition is None or condition.holds(values[run.run_id])]
+    runs = [run for run in every.runs if condition is None or condition.holds(values[run.run_id])]
     if column is not None:
         runs = _in_order(runs, {run.run_id: values[run.run_id].get(column) for run in runs}, query.is_ascending)
-    kept = runs if limit is None else runs[:limit]
-    found = replace(found, runs=kept, num_more=len(runs) - len(kept))
-    return SelectedRuns(**vars(found), values={run.run_id: values[run.run_id] for run in kept})
+    first = runs if limit is None else runs[:limit]
+    chosen = replace(every, runs=first, num_more=len(runs) - len(first))
+    return SelectedRuns(**vars(chosen), values={run.run_id: values[run.run_id] for run in first})
 
 
 @dataclass(frozen=True)
@@ -114,8 +114,8 @@ class _Query:
             "started": started_text(run),
             "status": run.status,
         }
-        known = {**settings, **run.metrics, **facts}
-        return {name: known[name] for name in names if name in known}
+        all_values = {**settings, **run.metrics, **facts}
+        return {name: all_values[name] for name in names if name in all_values}
 
 
 def _in_order(runs: list[FoundRun], values: dict[str, Any], is_ascending: bool) -> list[FoundRun]:

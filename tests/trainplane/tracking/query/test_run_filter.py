@@ -26,7 +26,7 @@ RUN = {
         ("status = FINISHED", True),
         ("model.name != 'isnet'", False),
         ("name = isnet", True),
-        ("psnr_10-20 - val/psnr > 5", True),
+        ("val/psnr_10-20 - val/psnr > 5", True),
         ("lr_d <= 0.5 * lr_g", True),
         ("train.lr_g >= 1e-3 or (val/psnr<26)", True),
         # Without a value nothing holds.
@@ -46,6 +46,8 @@ def test_a_condition_selects_runs(text, holds):
         ("val/psn > 24", "'val/psn'; did you mean 'val/psnr'"),
         ("blocs = 4", "did you mean 'blocks'"),
         ("lr > 1", "no run here has 'lr'"),
+        # A metric is written in full, or it would hide a setting of that name.
+        ("psnr > 1", "did you mean 'val/psnr'"),
         ("zzzzzz > 1", "`runs show RUN` has the names"),
         ("val/psnr >> 24", "is no condition; write one such as"),
         ("val/psnr", "is no condition"),
