@@ -83,21 +83,21 @@ def act(
     # What is not prepared stays, and so does what that needs, whatever the rules would say of it.
     doomed = frozenset(item.address for item in prepared)
     still = decide(inventory, replace(rules, only=doomed))
-    gone: list[Item] = []
+    freed: list[Item] = []
     for item in prepared:
         if item.address not in still.addresses:
             reasons = {judgement.item.address: judgement.reason for judgement in still.needed}
             removers[item.kind].restore(item)
             staying.append(Judgement(item, reasons.get(item.address, "it changed meanwhile")))
         elif (reason := _fault(removers[item.kind].remove, item)) is None:
-            gone.append(item)
+            freed.append(item)
             progress(item)
         else:
             # It stays after all, and with it what it needs.
             staying.append(Judgement(item, reason))
             doomed -= {item.address}
             still = decide(inventory, replace(rules, only=doomed))
-    return Removed(tuple(gone), tuple(staying))
+    return Removed(tuple(freed), tuple(staying))
 
 
 def _fault(do: Callable[[Item], None], item: Item) -> str | None:

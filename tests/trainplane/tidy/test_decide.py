@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from dataclasses import dataclass, field
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -136,9 +137,8 @@ EVENTS = (
 )  # fmt: skip
 
 
-@settings(max_examples=1000, deadline=None)
-@given(seed=st.integers(0, 2**32), events=st.integers(5, 60), days=st.integers(0, 40))
-def test_nothing_that_is_needed_ever_goes(seed: int, events: int, days: int) -> None:
+def live_through(seed: int, events: int, days: int) -> None:
+    """Lets a world happen, with a removal now and then; each is judged by the book."""
     chance = random.Random(seed)
     world = World(chance)
     for _ in range(events):
@@ -165,6 +165,22 @@ def test_nothing_that_is_needed_ever_goes(seed: int, events: int, days: int) -> 
             for name in gone:
                 del world.made[name], world.relies[name]
             world.live -= gone
+
+
+HISTORIES = given(seed=st.integers(0, 2**32), events=st.integers(5, 60), days=st.integers(0, 40))
+
+
+@settings(max_examples=60, deadline=None)
+@HISTORIES
+def test_nothing_that_is_needed_ever_goes(seed: int, events: int, days: int) -> None:
+    live_through(seed, events, days)
+
+
+@pytest.mark.nightly
+@settings(max_examples=1000, deadline=None)
+@HISTORIES
+def test_nothing_that_is_needed_ever_goes_in_a_thousand_histories(seed: int, events: int, days: int) -> None:
+    live_through(seed, events, days)
 
 
 def test_the_plan_says_who_needs_what_and_why_the_rest_goes() -> None:
