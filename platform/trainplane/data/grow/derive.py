@@ -72,7 +72,7 @@ def derive(
 
 def check_same_kind(first: Dataset, second: Dataset) -> None:
     """Raises `UserError` unless two datasets can be one."""
-    facts = [("split", first.split, second.split)]
+    facts: list[tuple[str, Any, Any]] = [("split", first.split, second.split)]
     packed = first.manifest.packed, second.manifest.packed
     facts += [(option, packed[0].get(option), packed[1].get(option)) for option in _SAME]
     for option, ours, theirs in facts:
