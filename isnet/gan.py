@@ -29,6 +29,7 @@ from torch import Tensor, nn
 from isnet import losses
 from isnet.errors import InputError
 from isnet.losses import DSees, GanKind, L1Mode, LossWeights
+from isnet.network import TwoBranchNetwork
 from isnet.perceptual import Perceptual
 from isnet.spectral_norm import weight_leaves
 from isnet.training.distributed import GroupReducer, LocalReducer, SumReducer
@@ -57,6 +58,7 @@ class GanSettings(StepSettings):
         style_hole_only: Style loss on pictures black outside the hole (EdgeConnect); costs VGG a second pass of each.
         compile: torch.compile for G and VGG. D stays eager: its graph is walked back twice for different gradients, and
             a compiled backward computes all of them each time.
+        recompute: G's stages compute their activations again in the backward pass: less memory, more time.
     """
 
     loss: LossWeights = field(default_factory=LossWeights)
@@ -66,6 +68,7 @@ class GanSettings(StepSettings):
     min_hole_ratio: float = 0.01
     style_hole_only: bool = False
     compile: bool = False
+    recompute: bool = False
 
     def __post_init__(self) -> None:
         for name, options in {"gan": GanKind, "d_sees": DSees, "l1_mode": L1Mode}.items():
@@ -95,6 +98,10 @@ class GAN(Players):
         self.perceptual = _ready_perceptual(perceptual, settings, torch.device(device))
         super().__init__({"generator": generator, "discriminator": discriminator}, settings, device=device)
         self.discriminator = self._networks["discriminator"]
+        if settings.recompute:
+            if not isinstance(self.generator, TwoBranchNetwork) or settings.compile:
+                raise InputError("recompute is for isnet, base and base_ff without compile; leave one of them out")
+            self.generator.recompute = True
         if settings.compile:
             set_compiled(self.generator, True)
             if self.perceptual is not None:

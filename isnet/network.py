@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from isnet.generator import Architecture, Generator
 from isnet.layers import (
@@ -209,6 +210,8 @@ class TwoBranchNetwork(Generator):
         self.stages = nn.ModuleList(stages)
         self.fusion = fusion
         self.head = head
+        # True: a backward pass computes a stage's activations again instead of keeping them.
+        self.recompute = False
         initialise(self, std=architecture.init_std, init=architecture.init)
         # Nothing is added to the smooth fill until the head has learned something.
         if architecture.coarse != "none":
@@ -219,7 +222,12 @@ class TwoBranchNetwork(Generator):
         hi, lo = self.stem(damaged_BCHW), None
         for stage in self.stages:
             # BaseModel reads Hi alone at the end: its last Lo would be computed and thrown away.
-            hi, lo = stage(hi, lo, want_lo=self.fusion is not None or stage is not self.stages[-1])
+            want_lo = self.fusion is not None or stage is not self.stages[-1]
+            if self.recompute and torch.is_grad_enabled():
+                # No layer draws random numbers.
+                hi, lo = checkpoint(stage, hi, lo, want_lo=want_lo, use_reentrant=False, preserve_rng_state=False)
+            else:
+                hi, lo = stage(hi, lo, want_lo=want_lo)
         return to_unit_range(self.head(hi if self.fusion is None else self.fusion(hi, lo)))
 
     def num_live_parameters(self) -> int:

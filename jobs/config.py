@@ -253,6 +253,11 @@ class ISNetTrainConfig(TrainConfig):
     )
     compile: bool = Field(False, description="torch.compile the networks")
     channels_last: bool = Field(False, description="NHWC memory format")
+    recompute: bool = Field(
+        False,
+        description="compute activations of the generator's stages again in the backward pass: less memory, more time",
+        json_schema_extra=about(later=True, also=["gradient_checkpointing", "activation_checkpointing"]),
+    )
     ema: float | None = Field(
         None,
         gt=0,

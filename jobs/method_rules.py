@@ -85,6 +85,11 @@ def faults(config: ISNetConfig) -> Iterator[str]:
                 f"model.name={name} has no term {term}, and loss.{term}={getattr(config.loss, term):g}; "
                 f"set loss.{term}=0{start}"
             )
+    if config.train.recompute and (name not in ("isnet", "base", "base_ff") or config.train.compile):
+        yield (
+            f"train.recompute=true is for model.name=isnet, base and base_ff without train.compile, and got {name}"
+            f"{' with it' if config.train.compile else ''}; set train.recompute=false, or a smaller train.micro_batch"
+        )
     if rules is None:
         if config.method != type(config.method)():
             yield f"section `method` is for other methods than model.name={name}; leave it out"

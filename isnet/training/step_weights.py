@@ -239,7 +239,8 @@ def _matrices(stack: Tensor, group: _Group) -> Tensor:
 
 def _lengths(table: Tensor) -> Tensor:
     """Euclidean norm of each row, at least EPS, (n, 1)."""
-    return torch.linalg.vector_norm(table, dim=1, keepdim=True).clamp_min_(EPS)
+    lengths: Tensor = torch.linalg.vector_norm(table, dim=1, keepdim=True)
+    return lengths.clamp_min_(EPS)
 
 
 def _runs(group: _Group, chosen: set[int] | None) -> Iterator[tuple[_Group, slice]]:

@@ -330,6 +330,16 @@ def test_the_average_follows_g() -> None:
         torch.testing.assert_close(averaged, 0.75 * old + 0.25 * new)
 
 
+def test_activations_computed_again_give_the_same_gradients_and_networks_without_stages_refuse() -> None:
+    image, mask = make_batch()
+    kept, again = make_gan(), make_gan(recompute=True)
+    kept.step([(image, mask)], global_batch=BATCH, reduce=LocalReducer())
+    again.step([(image, mask)], global_batch=BATCH, reduce=LocalReducer())
+    assert_equal_gradients(gradients(again), gradients(kept), tolerance=1e-12)
+    with pytest.raises(InputError, match="recompute is for isnet, base and base_ff"):
+        make_gan(name="unet_like", recompute=True)
+
+
 class Readings(TorchDispatchMode):
     """Counts how often a value is read from the device, for which the host would have to wait."""
 

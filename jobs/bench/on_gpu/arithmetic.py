@@ -82,7 +82,7 @@ def compiling(scale: Scale) -> dict[str, Any]:
 
     torch._dynamo.reset()
     counters.clear()
-    way = {"precision": "bf16", "channels_last": True} if scale.device.type == "cuda" else {}
+    way: dict[str, Any] = {"precision": "bf16", "channels_last": True} if scale.device.type == "cuda" else {}
     gan = our_gan(scale.case, compile=True, **way)
     if scale.device.type != "cuda":
         # Without a compiler of C++ the graphs are still traced, guarded and counted.
@@ -119,7 +119,7 @@ def kernels(scale: Scale) -> dict[str, Any]:
         (
             (event.key[:90], event.self_device_time_total if on_gpu else event.self_cpu_time_total, event.count)
             for event in profiler.key_averages()
-            if not on_gpu or event.device_type == torch.autograd.DeviceType.CUDA
+            if not on_gpu or "CUDA" in str(event.device_type)
         ),
         key=lambda row: -row[1],
     )
@@ -158,11 +158,9 @@ def methods(scale: Scale) -> dict[str, Any]:
     ]
     rows: dict[str, Any] = {}
     for name in names:
-        layer, over = ("", []) if scale.device.type == "cuda" and name == "places2" else ("+laptop", [])
+        layer = "" if scale.device.type == "cuda" and name == "places2" else "+laptop"
         try:
-            rows[name] = _two_steps(
-                load_isnet_config(f"{name}{layer}", [*over, "loss.perceptual_weights=random"]), scale
-            )
+            rows[name] = _two_steps(load_isnet_config(f"{name}{layer}", ["loss.perceptual_weights=random"]), scale)
         except (RuntimeError, ValueError) as error:
             rows[name] = {"ok": False, "error": str(error).partition("\n")[0][:200]}
     return {"methods": rows, "ok": all(row["ok"] for row in rows.values())}

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
+from torch.multiprocessing import spawn
 
 from jobs.bench.on_gpu.scale import Scale
 from jobs.bench.overhead import pictures
@@ -130,7 +131,7 @@ def ranks(scale: Scale) -> dict[str, Any]:
 
 def _summed(count: int, *, on_gpu: bool) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as folder:
-        torch.multiprocessing.spawn(_rank, args=(count, folder, on_gpu), nprocs=count)
+        spawn(_rank, args=(count, folder, on_gpu), nprocs=count)  # type: ignore[no-untyped-call]
         times = torch.load(f"{folder}/times.pt", weights_only=True)
     seconds = float(times["seconds"])
     size = SUM_BYTES if on_gpu else SUM_BYTES // 16

@@ -7,7 +7,7 @@ import torch
 from isnet.training.memory import state_bytes
 from jobs.config import load_run_config
 from jobs.isnet_task import ISNetTask
-from jobs.train.memory import memory_of, new_state_bytes
+from jobs.train.memory import memory_of, new_state_bytes, step_bytes
 from jobs.train.resources import ranks_here
 from trainplane.train.checkpoint.state import capture
 from trainplane.train.world import World
@@ -43,3 +43,8 @@ def test_memory_grows_with_the_batch_and_not_with_turns(small):
     in_turns = step(global_batch=8, micro_batch=2)
     assert in_turns < whole / 1.2
     assert in_turns == pytest.approx(step(global_batch=16, micro_batch=2), rel=0.1)
+
+
+def test_activations_computed_again_take_less_memory():
+    kept, again = (load_run_config("places2", overrides) for overrides in ([], ["train.recompute=true"]))
+    assert step_bytes(again, ranks=1, on_gpu=True).peak < 0.65 * step_bytes(kept, ranks=1, on_gpu=True).peak
