@@ -7,7 +7,7 @@ does with the starter. Not here: models of a registry, which have addresses ther
 from __future__ import annotations
 
 import os
-from importlib.metadata import entry_points
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +65,8 @@ def open_filler(model: Filler | nn.Module | Named, *, device: str | torch.device
 
 def shipped() -> dict[str, Any]:
     """Models that installed packages offer, by name."""
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    # Of every distribution: `entry_points()` takes the first of a name, which in a checkout may be a stale egg-info.
+    return {entry.name: entry for each in distributions() for entry in each.entry_points.select(group=GROUP)}
 
 
 def _model_folder(name: str) -> Path | None:

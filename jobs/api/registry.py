@@ -310,7 +310,12 @@ def promote(
                 audited, candidate, verdicts, alias=to, expected=expected, reason=reason, force_reason=force
             )
         except Refused as refusal:
-            options = {"--to": None if to == PRODUCTION else to, "--dataset": dataset, "--masks": masks, "--size": size}
+            options: dict[str, object] = {
+                "--to": None if to == PRODUCTION else to,
+                "--dataset": dataset,
+                "--masks": masks,
+                "--size": size,
+            }
             options |= {"--gates": gates, "--force": "REASON"}
             words = [word for option, value in options.items() if value is not None for word in (option, str(value))]
             forced = command_line("models", "promote", candidate.name, candidate.version, *words)

@@ -20,6 +20,7 @@ from isnet.images.folders import find_pictures, with_advice
 from isnet.images.open_image import open_picture
 from isnet.images.save import can_write, check_size_for, check_suffix
 from isnet.inference.filler import Filler
+from isnet.inference.predictor import checked_refine
 from isnet.inpaint import MaskRules, inpaint
 from jobs.cli.progress import bar
 from jobs.inference.planning import KEPT_SUFFIXES, Options
@@ -57,7 +58,7 @@ def _fill(files: PictureFiles, filler: Filler, options: Options, signing: Signin
         composite=not options.raw,
         rules=MaskRules(hole="black") if options.black_is_hole else None,
         resize_mask=options.resize_mask,
-        refine=options.refine,
+        refine=checked_refine(options.refine),
         grow=options.grow,
         feather=options.feather,
     )

@@ -68,7 +68,7 @@ def select_runs(
     metrics = {name for run in every.runs for name in run.metrics}
     try:
         query = _Query.parse(where, sort, {*FACTS, *metrics})
-        settings = [{}] * len(every.runs)
+        settings: list[dict[str, Any]] = [{}] * len(every.runs)
     # Settings are read where something else is named.
     except UserError:
         settings = read_settings(server, every.runs, home)
