@@ -14,9 +14,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from trainplane.serving.traces import INPUT_FACT, TYPE_FACT
 from trainplane.tracking.mlflow_names import MAX_TAG, valid_key, valid_text
 
 _PREFIX = "tr-"
+_OF_INPUTS = (INPUT_FACT, TYPE_FACT)
 _PREVIEW = 500
 _NS_PER_MS = 1_000_000
 
@@ -121,7 +123,8 @@ def spans(fields: Mapping[str, Any], references: Mapping[tuple[str, str], str]) 
         fields,
         name="request",
         duration_ms=_duration_ms(fields),
-        inputs={**inputs, **fields["facts"]},
+        # Digests and types are tags; on the page they would stand before the pictures.
+        inputs={**inputs, **{name: fact for name, fact in fields["facts"].items() if not name.startswith(_OF_INPUTS)}},
         outputs={
             answer["label"]: outputs.get(answer["label"], f"version {answer['version']}")
             for answer in fields["answers"]
