@@ -56,19 +56,25 @@ def gc(args: argparse.Namespace, context: Context) -> int:
     if not args.yes:
         again = command_line("gc", *_options(args), "--yes")
         lines = _table(plan)
-        lines.append(f"{len(plan.removals)} things, {size_text(plan.bytes)}, would go; nothing was removed: `{again}`")
+        lines.append(
+            f"{_things(len(plan.removals))}, {size_text(plan.bytes)}, would go; nothing was removed: `{again}`"
+        )
         if not plan.removals:
             lines = [f"nothing to remove: {len(inventory.items)} things are needed, young or of another kind"]
         emit(args, payload, "\n".join(lines))
         return 0
     result = act(plan, rules, removers(context), look)
     staying = [{"address": each.item.address, "kind": each.item.kind, "reason": each.reason} for each in result.kept]
-    lines = [f"removed {len(result.gone)} things, {size_text(result.bytes)}"]
+    lines = [f"removed {_things(len(result.gone))}, {size_text(result.bytes)}"]
     lines += [f"kept {entry['address']}: {entry['reason']}" for entry in staying]
     addresses = {item.address for item in result.gone}
     removed = [entry for entry in payload["removals"] if entry["address"] in addresses]
     emit(args, {"removed": removed, "bytes": result.bytes, "kept": staying}, "\n".join(lines))
     return 0
+
+
+def _things(count: int) -> str:
+    return f"{count} thing{'' if count == 1 else 's'}"
 
 
 def _run_of(item: Any) -> str:

@@ -240,7 +240,8 @@ def test_a_dataset_that_gets_a_sharer_while_it_is_hidden_comes_back_or_the_share
     assert plan_of(tmp_path, with_newest=True).addresses == {first.address, target}
     result = remove(tmp_path, plan, with_newest=True)
     assert not result.gone
-    assert result.kept[0].reason == f"dataset {target}"
+    reasons = {Path(one.item.address).name: one.reason for one in result.kept}
+    assert reasons == {"part": "it was packed meanwhile", "mine": f"dataset {target}"}
     assert verify(Dataset.open(pinned)) == []
     assert verify(Dataset.open(first.address)) == []
 
