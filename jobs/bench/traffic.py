@@ -22,7 +22,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -32,6 +31,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from urllib3.filepost import encode_multipart_formdata
 
 from isnet.masks import irregular
 from jobs.bench.common import Figure, figure, report
@@ -194,7 +194,8 @@ class TrafficClient:
         rng = np.random.default_rng(0)
         rows, columns = np.mgrid[0:side, 0:side]
         photo = np.stack([rows % 256, columns % 256, (rows + columns) % 256], axis=-1).astype(np.uint8)
-        self._files = {"photo": _png(photo), "mask": _png(irregular(side, side, rng, ratio=(0.1, 0.2)))}
+        files = {"photo": photo, "mask": irregular(side, side, rng, ratio=(0.1, 0.2))}
+        self._files = [(name, (f"{name}.png", _png(array), "image/png")) for name, array in files.items()]
 
     def wait_for_versions(self, versions: set[str]) -> None:
         """Waits until these are open."""
@@ -209,7 +210,7 @@ class TrafficClient:
 
     def ask(self, versions: tuple[str, ...]) -> Asked:
         """Fills once."""
-        kind, body = _form(self._files, [("versions", version) for version in versions])
+        body, kind = encode_multipart_formdata([*self._files, *(("versions", version) for version in versions)])
         headers = {**self._headers, "Content-Type": kind}
         request = urllib.request.Request(f"{self._address}/v1/fill", data=body, headers=headers)
         start = time.time()
@@ -315,20 +316,3 @@ def _png(array: np.ndarray[Any, Any]) -> bytes:
     file = io.BytesIO()
     Image.fromarray(array).save(file, "PNG")
     return file.getvalue()
-
-
-def _form(files: dict[str, bytes], fields: Sequence[tuple[str, str]]) -> tuple[str, bytes]:
-    """Encodes a multipart body; returns its type and bytes."""
-    boundary = uuid.uuid4().hex
-    parts = [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"; filename="{name}.png"\r\n'
-        "Content-Type: image/png\r\n\r\n".encode()
-        + content
-        + b"\r\n"
-        for name, content in files.items()
-    ]
-    parts += [
-        f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n{value}\r\n'.encode()
-        for name, value in fields
-    ]
-    return f"multipart/form-data; boundary={boundary}", b"".join(parts) + f"--{boundary}--\r\n".encode()

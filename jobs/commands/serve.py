@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import asdict
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
@@ -115,7 +115,8 @@ def change_share(args: argparse.Namespace, context: Context) -> int:
     current = verified_trail(model, store).current(args.to)
     if version == current and args.share != "off":
         raise UserError(f"version {version} is {args.name}@{args.to}, which has all requests already; name a candidate")
-    mode, share = (args.share, 0.0) if isinstance(args.share, str) else ("canary", args.share)
+    mode: Literal["off", "shadow", "canary"] = args.share if isinstance(args.share, str) else "canary"
+    share = args.share if mode == "canary" else 0.0
     record = record_share(store, args.name, version, alias=args.to, mode=mode, share=share, reason=args.reason)
     assert record is not None, "no other record was expected"
     record_head(model, verified_trail(model, store))

@@ -252,7 +252,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
     async def invocations(request: Request) -> Response:
         user, kind = _user(request), request.headers.get("content-type", "application/json")
         async with service().queue.place(user) as place:
-            data = await BoundedRequest(request, settings.max_bytes).bytes()
+            data = await BoundedRequest(request, settings.max_bytes).whole()
             async with place.turn():
                 response = await service().answer(
                     ServingRequest({"body": data}, {"body": kind}, {CONTENT_TYPE: kind}, keep="facts", user=user)

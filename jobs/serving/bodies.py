@@ -97,7 +97,7 @@ class BoundedRequest:
         finally:
             await form.close()
 
-    async def bytes(self) -> bytes:
+    async def whole(self) -> bytes:
         """Reads a plain body."""
         self._check_length()
         try:

@@ -20,7 +20,7 @@ from isnet.inference.predictor import Predictor, checked_refine
 from isnet.inpaint import inpaint
 from isnet.mask_files import read_mask
 from jobs.inference.signing import Signing
-from trainplane.serving.engine import BadOutput, Output
+from trainplane.serving.engine import BadOutput, Fact, Output
 
 INPUTS = ("photo", "mask")
 OPTIONS: Mapping[str, object] = {"refine": "auto", "grow": 0, "feather": 0}
@@ -115,7 +115,7 @@ def fill_hole(
     height, width = result.photo.size
     # The mask was read twice, as a file and as an array; the same remark is made once.
     notes = tuple(dict.fromkeys((*mask.notes, *result.notes, *losses)))
-    facts = {
+    facts: dict[str, Fact] = {
         "hole_ratio": round(result.ratio, 6),
         "width": width,
         "height": height,

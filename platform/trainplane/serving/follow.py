@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from trainplane.errors import RunFailed
 from trainplane.registry.audit import BrokenTrail, Trail, count_records, read_trail
 from trainplane.registry.shares import CandidateShare, current_share
-from trainplane.serving.routing import TrafficSplit
+from trainplane.serving.routing import ShareMode, TrafficSplit
 from trainplane.storage import Store
 
 
@@ -69,7 +69,7 @@ def traffic_split(desired: DesiredTraffic, *, served: Collection[str], productio
     split = replace(split, candidate=desired.candidate)
     if desired.share is None or version != desired.production:
         return split
-    mode = "shadow" if desired.share.mode == "shadow" else "canary"
+    mode: ShareMode = "shadow" if desired.share.mode == "shadow" else "canary"
     return replace(split, mode=mode, share=desired.share.share)
 
 

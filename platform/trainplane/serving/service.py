@@ -10,10 +10,11 @@ import asyncio
 import logging
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from typing import Any
 
 from trainplane.errors import RunFailed
 from trainplane.registry.audit import AuditRecord
@@ -223,7 +224,8 @@ class Service:
             mirrored = await self._observed("B", version, "shadow", request)
             first = visible.answers[0]
             difference = await self._engine.difference(first.output, mirrored.output)
-            facts = {**{f"difference_{k}": v for k, v in difference.items()}, "mirrors": visible.trace}
+            facts: dict[str, str | int | float] = {f"difference_{k}": v for k, v in difference.items()}
+            facts |= {"mirrors": visible.trace}
             # Nobody agreed to keep pictures of an answer that nobody saw.
             keep = "none" if visible.keep == "none" else "facts"
             response = ServingResponse(new_trace(), (first, mirrored), False, keep)
@@ -378,7 +380,7 @@ class Service:
         shares = {version: self.split.share_of(version) for version in self.live.served}
         self.metrics.shares(shares, self.live.open.keys() - shares.keys())
 
-    def _spawn(self, work: object) -> None:
-        task = asyncio.ensure_future(work)  # type: ignore[arg-type, var-annotated]
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

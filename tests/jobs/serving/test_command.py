@@ -1,5 +1,7 @@
 """`isnet serve` and `isnet models share` as commands: mistakes are sentences, and a server follows other processes."""
 
+import http.client
+import io
 import json
 import signal
 import subprocess
@@ -8,8 +10,11 @@ import time
 import urllib.request
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from project_fixtures import runner
+from urllib3.filepost import encode_multipart_formdata
 
 from jobs.bench.traffic import TrafficClient, measure
 from trainplane.cluster.context import resolve
@@ -104,6 +109,44 @@ def test_a_server_follows_a_promotion_and_a_rollback_of_another_process_and_ends
         assert time.monotonic() - ended < 2
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 0
+
+
+def leave_in_mid_fill(told):
+    """Asks for a fill of a second, and closes the connection."""
+    side = 500
+    photo, hole = np.zeros((side, side, 3), np.uint8), np.zeros((side, side), np.uint8)
+    hole[100:400, 100:400] = 255
+    files = [(name, (name, png(array), "image/png")) for name, array in (("photo", photo), ("mask", hole))]
+    body, kind = encode_multipart_formdata(files)
+    connection = http.client.HTTPConnection(told["address"].removeprefix("http://"), timeout=30)
+    connection.request("POST", "/v1/fill", body, {"Content-Type": kind, "Authorization": f"Bearer {told['token']}"})
+    connection.close()
+
+
+def png(array):
+    file = io.BytesIO()
+    Image.fromarray(array).save(file, "PNG")
+    return file.getvalue()
+
+
+def figures(told):
+    request = urllib.request.Request(f"{told['address']}/metrics", headers={"Authorization": f"Bearer {told['token']}"})
+    with urllib.request.urlopen(request, timeout=30) as answer:
+        lines = [line for line in answer.read().decode().splitlines() if not line.startswith("#")]
+    return {name: float(value) for name, _, value in (line.rpartition(" ") for line in lines)}
+
+
+@pytest.mark.real
+def test_closed_tabs_free_their_places(serving):
+    _, told = serving("--workers", "1")
+    for _ in range(6):
+        leave_in_mid_fill(told)
+    places = ('trainplane_serving_running{model="photo"}', 'trainplane_serving_waiting{model="photo"}')
+    deadline = time.monotonic() + 60
+    while [figures(told).get(place) for place in places] != [0, 0]:
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+    assert TrafficClient(told["address"], told["token"], 48).ask(("1",)).status == 200
 
 
 @pytest.mark.real
