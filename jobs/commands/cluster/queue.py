@@ -229,7 +229,7 @@ def _follow(args: argparse.Namespace, context: Context, queue: SharedQueue, job:
 
 
 def _follow_attempt(connection: Any, job: QueueJob, output: Any) -> bool:
-    """Prints the output of one attempt; False if the cluster lacks it."""
+    """Prints the output of an attempt; False if not found."""
     try:
         status.job_state(connection, job.ray_job)
     except UserError:
