@@ -107,7 +107,8 @@ def _bets(votes: Sequence[Vote], votes_per_rater: int) -> tuple[list[list[Vote]]
     left_out = 0
     for vote in sorted(votes, key=lambda vote: (vote.at, vote.rater, vote.subject)):
         bet = bets.get(vote.rater, [])
-        is_known = bool(vote.blind and vote.rater and vote.subject)
+        says_something = vote.choice in TIES or vote.choice in vote.digests
+        is_known = bool(vote.blind and vote.rater and vote.subject and says_something)
         if not is_known or vote.subject in subjects or len(bet) >= votes_per_rater:
             left_out += 1
             continue

@@ -6,7 +6,7 @@ Nothing is written. What people wrote by MLflow's own pages counts as a vote, to
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +15,8 @@ from trainplane.tracking.client import TrackingServer, all_pages
 
 _REFERENCE = "mlflow-attachment://"
 _PAGE = 100
+# Start of the names of tags that have the version of each label.
+_VERSION = "version."
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class RecordedTrace:
     def digests(self) -> dict[str, str]:
         """Model digest of each answer, by label."""
         prefix = "digest."
-        labels = {name.removeprefix("version.") for name in self.tags if name.startswith("version.")}
+        labels = {name.removeprefix(_VERSION) for name in self.tags if name.startswith(_VERSION)}
         return {label: self.tags[prefix + label] for label in sorted(labels) if prefix + label in self.tags}
 
     @property
@@ -113,7 +115,10 @@ def _read(artifacts: Any, role: str, name: str, reference: str) -> TraceFile:
 
 
 def _trace(info: Any) -> RecordedTrace:
-    votes = [_vote(assessment) for assessment in info.assessments if assessment.name in (PREFERRED, RATING, GOLDEN)]
+    # In MLflow's own pages people name the version, not its label.
+    labels = {text: name.removeprefix(_VERSION) for name, text in info.tags.items() if name.startswith(_VERSION)}
+    names = (PREFERRED, RATING, GOLDEN)
+    votes = [_vote(assessment, labels) for assessment in info.assessments if assessment.name in names]
     return RecordedTrace(
         str(info.trace_id),
         info.request_time / 1000,
@@ -122,12 +127,13 @@ def _trace(info: Any) -> RecordedTrace:
     )
 
 
-def _vote(assessment: Any) -> RecordedVote | None:
+def _vote(assessment: Any, labels: Mapping[str, str]) -> RecordedVote | None:
     # None: an assessment that a newer one replaced, or that is no feedback.
     if assessment.valid is False or assessment.feedback is None:
         return None
     metadata = assessment.metadata or {}
-    choice = metadata.get("choice", str(assessment.feedback.value).lower())
+    value = str(assessment.feedback.value)
+    choice = metadata.get("choice") or labels.get(value) or value.lower()
     at = _number(metadata.get("at"), assessment.create_time_ms / 1000)
     return RecordedVote(assessment.name, choice, assessment.source.source_id, at, assessment.rationale or "")
 

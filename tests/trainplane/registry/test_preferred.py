@@ -62,7 +62,7 @@ def test_many_people_who_agree_decide() -> None:
 
 
 @pytest.mark.parametrize(
-    "changes", [{"blind": False}, {"rater": ""}, {"subject": ""}, {"digests": {"A": NEW, "B": "x"}}]
+    "changes", [{"blind": False}, {"rater": ""}, {"subject": ""}, {"digests": {"A": NEW, "B": "x"}}, {"choice": "C"}]
 )
 def test_votes_that_prove_nothing_are_not_counted(changes: dict[str, Any]) -> None:
     assert measured([replace(vote("eva", "photo"), **changes)]).votes == 0
