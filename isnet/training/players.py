@@ -155,7 +155,7 @@ class Players(ABC):
 
     def make_optimizers(self) -> None:
         """Makes optimisers of the networks' present parameters."""
-        self._step_weights = {name: StepWeights(part) for name, part in self._parts.items()}
+        self._step_weights = {name: StepWeights(part, stack=self.on_gpu) for name, part in self._parts.items()}
         check_patterns("train.freeze", self._settings.freeze, self._parts)
         check_patterns("train.rate_factors", self._settings.rate_factors, self._parts)
         self._optimizers = {

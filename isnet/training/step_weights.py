@@ -41,10 +41,17 @@ class _Group:
 
 
 class StepWeights:
-    """Normalised weights of one network, for step after step."""
+    """Normalised weights of one network, for step after step.
 
-    def __init__(self, network: nn.Module) -> None:
+    Args:
+        network: Its normalised layers, frozen ones included.
+        stack: Layers of one shape are one batch. On a processor, where a launch costs less than a copy of the weights,
+            each is better off alone.
+    """
+
+    def __init__(self, network: nn.Module, *, stack: bool = True) -> None:
         self._layers = spectral_layers(network)
+        self._stack = stack
         self._kind: object = None
 
     @contextmanager
@@ -167,8 +174,14 @@ class StepWeights:
         if kind == self._kind:
             return
         by_shape: dict[object, list[SpectralLayer]] = {}
-        for layer in self._layers:
-            key = (not layer.weight.requires_grad, layer.rows_dim, layer.weight.shape, layer.channels_last)
+        for number, layer in enumerate(self._layers):
+            key = (
+                not layer.weight.requires_grad,
+                layer.rows_dim,
+                layer.weight.shape,
+                layer.channels_last,
+                0 if self._stack else number,
+            )
             by_shape.setdefault(key, []).append(layer)
         self._groups: list[_Group] = []
         self._ordered: list[SpectralLayer] = []

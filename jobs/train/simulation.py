@@ -39,8 +39,8 @@ def simulated_run(args: argparse.Namespace) -> tuple[dict[str, Any], str]:
     share = train.global_batch // train.max_workers
     parts, origin = _parts(args, config, share)
     pictures = args.pictures or train.steps * train.global_batch
-    wanted = Fleet(ranks=args.gpus, nodes=nodes, price_per_rank_hour=train.price_per_hour or 0.0)
-    fleets = {count: grown(wanted, count) for count in SIZES} | {args.gpus: wanted}
+    fleet = Fleet(ranks=args.gpus, nodes=nodes, price_per_rank_hour=train.price_per_hour or 0.0)
+    fleets = {count: grown(fleet, count) for count in SIZES} | {args.gpus: fleet}
     results = [_simulated(parts, fleets[ranks], share, pictures) for ranks in sorted(fleets)]
     chosen = next(result for result in results if result.ranks == args.gpus)
     # Memory depends on the share alone.
