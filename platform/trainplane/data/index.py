@@ -89,7 +89,7 @@ class IndexWriter:
         self._writer.write_table(pa.table(columns, schema=SCHEMA), row_group_size=len(rows))
 
     def add_rows(self, rows: pa.Table) -> None:
-        """Adds the rows of the next shard, as `index_rows` has them."""
+        """Adds the rows of the next shard, as `index_rows` yields."""
         self._writer.write_table(rows.combine_chunks(), row_group_size=len(rows))
 
     def finish(self) -> bytes:
@@ -177,7 +177,7 @@ class Index:
 
 
 def index_rows(data: bytes) -> Iterator[pa.Table]:
-    """Yields the rows of each shard in an index that was checked."""
+    """Yields the rows of each shard in a checked index."""
     parquet = pq.ParquetFile(pa.BufferReader(data))
     for number in range(parquet.metadata.num_row_groups):
         # Without threads, for the reason in `read_table`.

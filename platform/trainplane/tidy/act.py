@@ -20,7 +20,7 @@ from trainplane.tidy.inventory import Inventory, Item, Kind, TidyRules
 _ORDER: tuple[Kind, ...] = ("cache", "spool", "version", "checkpoint", "run", "dataset")
 
 
-class InUse(RunFailed):
+class StillUsed(RunFailed):
     """An item is used since it was looked at."""
 
 
@@ -28,13 +28,13 @@ class Remover(Protocol):
     """Removes items of one kind."""
 
     def prepare(self, item: Item) -> None:
-        """Fences or hides an item; `InUse` where it changed."""
+        """Fences or hides an item; `StillUsed` where it changed."""
 
     def restore(self, item: Item) -> None:
         """Undoes `prepare`."""
 
     def remove(self, item: Item) -> None:
-        """Removes a prepared item; `InUse` where it came to life."""
+        """Removes a prepared item; `StillUsed` where it came to life."""
 
 
 @dataclass(frozen=True)

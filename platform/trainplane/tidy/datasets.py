@@ -13,7 +13,7 @@ from trainplane.data.pack.lease import is_note, latest_lease
 from trainplane.data.shard import is_shard
 from trainplane.errors import UserError
 from trainplane.storage import Entry, Store, open_store
-from trainplane.tidy.act import InUse
+from trainplane.tidy.act import StillUsed
 from trainplane.tidy.hidden import SUFFIX, hide, restore
 from trainplane.tidy.inventory import Item
 
@@ -108,7 +108,7 @@ class DatasetRemover:
         now = {entry.key: entry for entry in store.list(MANIFEST_NAME)}
         key = _manifest_key(now)
         if (now[key].stamp if key else "") != item.stamp:
-            raise InUse("it was packed meanwhile")
+            raise StillUsed("it was packed meanwhile")
         hide(store, MANIFEST_NAME)
 
     def restore(self, item: Item) -> None:
@@ -120,7 +120,7 @@ class DatasetRemover:
         store = open_store(item.address)
         _refuse_packing(store)
         if store.size(MANIFEST_NAME) is not None:
-            raise InUse("it was packed again meanwhile")
+            raise StillUsed("it was packed again meanwhile")
         keys = [entry.key for entry in store.list() if _is_ours(entry.key)]
         # The hidden manifest first: what is half deleted must not come back.
         for key in sorted(keys, key=lambda key: (key != MANIFEST_NAME + SUFFIX, key)):
@@ -137,4 +137,4 @@ def restore_hidden(address: str) -> int:
 def _refuse_packing(store: Store) -> None:
     lease = latest_lease(store)
     if lease is not None and lease[1] is not None and lease[1].is_gone() is False:
-        raise InUse(f"a packing is running there (process {lease[1].pid} on {lease[1].host})")
+        raise StillUsed(f"a packing is running there (process {lease[1].pid} on {lease[1].host})")

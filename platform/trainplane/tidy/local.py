@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from trainplane.errors import UserError
-from trainplane.tidy.act import InUse
+from trainplane.tidy.act import StillUsed
 from trainplane.tidy.inventory import Item
 from trainplane.tracking.spool.meta import read_meta
 from trainplane.tracking.spool.spool import has_writer, upload_lock
@@ -67,7 +67,7 @@ class CacheRemover:
     def prepare(self, item: Item) -> None:
         """Compares the time of the last use."""
         if _item("cache", Path(item.address)).stamp != item.stamp:
-            raise InUse("it was used meanwhile")
+            raise StillUsed("it was used meanwhile")
 
     def restore(self, item: Item) -> None:
         """Nothing was done to it."""
@@ -87,7 +87,7 @@ class SpoolRemover:
     def prepare(self, item: Item) -> None:
         """Looks whether something came to it."""
         if reason := _spool_need(Path(item.address)):
-            raise InUse(reason)
+            raise StillUsed(reason)
 
     def restore(self, item: Item) -> None:
         """Nothing was done to it."""
@@ -97,9 +97,9 @@ class SpoolRemover:
         folder = Path(item.address)
         with upload_lock(folder) as is_locked:
             if not is_locked:
-                raise InUse("a process sends its records")
+                raise StillUsed("a process sends its records")
             if reason := _spool_need(folder):
-                raise InUse(reason)
+                raise StillUsed(reason)
             _delete(folder)
 
 

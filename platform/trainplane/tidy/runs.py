@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from trainplane.storage import Entry, NotFound, Store, open_store
-from trainplane.tidy.act import InUse
+from trainplane.tidy.act import StillUsed
 from trainplane.tidy.hidden import SUFFIX, hide, restore
 from trainplane.tidy.inventory import Item
 from trainplane.train.checkpoint import pins
@@ -132,7 +132,7 @@ class RunRemover:
         if run not in self._tokens:
             token = FencingToken.acquire_idle(open_store(run), item.stamp)
             if token is None:
-                raise InUse("an attempt to go on with its run has begun since")
+                raise StillUsed("an attempt to go on with its run has begun since")
             self._tokens[run] = token
 
     def restore(self, item: Item) -> None:
@@ -148,7 +148,7 @@ class RunRemover:
         root, _, name = run.rpartition("/")
         above, keys = open_store(root), [entry.key for entry in store.list()]
         if left := [key for key in keys if key.startswith("step-")]:
-            raise InUse(f"{left[0].partition('/')[0]} of it stays")
+            raise StillUsed(f"{left[0].partition('/')[0]} of it stays")
         # The token last: it is what stops this process where the run begins again.
         for key in sorted(keys, key=lambda key: (key == ATTEMPT, key == _RUN, key)):
             check()
@@ -164,7 +164,7 @@ def _remove_checkpoint(store: Store, folder: str, token: FencingToken) -> None:
     try:
         token.check()
         if folder in pins.pinned_folders(store):
-            raise InUse("it was pinned meanwhile")
+            raise StillUsed("it was pinned meanwhile")
     except BaseException:
         restore(store, key)
         raise

@@ -8,7 +8,7 @@ from trainplane.registry.audit import read_trail
 from trainplane.registry.recorded import PREFIX
 from trainplane.registry.versions import ModelVersion, RegisteredModel, model_names
 from trainplane.storage import Store, open_store
-from trainplane.tidy.act import InUse
+from trainplane.tidy.act import StillUsed
 from trainplane.tidy.inventory import Item
 from trainplane.tracking.client import TrackingServer
 from trainplane.train.checkpoint.pins import unpin
@@ -78,7 +78,7 @@ class VersionRemover:
     def _check(self, item: Item) -> None:
         model, number = _parsed(item, self._server)
         if reason := _reasons(model, self._audit).get(number):
-            raise InUse(f"{reason} needs it by now")
+            raise StillUsed(f"{reason} needs it by now")
 
 
 def _parsed(item: Item, server: TrackingServer) -> tuple[RegisteredModel, str]:

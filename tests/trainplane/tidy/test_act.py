@@ -19,7 +19,7 @@ from trainplane.data.manifest import Dataset
 from trainplane.data.verify import verify
 from trainplane.errors import UserError
 from trainplane.storage import open_store
-from trainplane.tidy.act import InUse, act
+from trainplane.tidy.act import StillUsed, act
 from trainplane.tidy.datasets import DatasetRemover, list_datasets
 from trainplane.tidy.datasets import restore_hidden as restore_datasets
 from trainplane.tidy.decide import TidyPlan, decide
@@ -271,7 +271,7 @@ def test_what_cannot_go_after_all_keeps_what_it_needs() -> None:
 
         def remove(self, item: Item) -> None:
             if item.kind == "version":
-                raise InUse("m@production needs it by now")
+                raise StillUsed("m@production needs it by now")
             done.append(f"remove {item.address}")
 
     result = act(decide(inventory, NOW), NOW, dict.fromkeys(KINDS, Stubborn()), lambda: inventory)
