@@ -154,8 +154,8 @@ class Spool:
                 # Killed in between: opening the spool repairs an offset beyond the last record.
                 os.ftruncate(self._fd, 0)
                 self._size = 0
-                held = None if acknowledged.held is None else 0
-                write_acknowledged(self.folder, replace(acknowledged, offset=0, held=held))
+                pending_from = None if acknowledged.held is None else 0
+                write_acknowledged(self.folder, replace(acknowledged, offset=0, held=pending_from))
 
     def unsent(self) -> bytes:
         """Lines that MLflow lacks, or has only as given up."""
