@@ -1,4 +1,4 @@
-"""Filled files to fetch, and traces to vote on, in memory."""
+"""Filled files to fetch, and traces to vote on."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files of the page, and the headers that every answer has."""
+"""Files of the page, and headers of every answer."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ PAGE_HEADERS = {
 
 
 def page_file(name: str, accepts: str = "") -> Response:
-    """Answers with a file of the page, compressed for whom it suits.
+    """Answers with a file of the page, compressed if accepted.
 
     Args:
         name: Of a file in the folder.
