@@ -29,7 +29,7 @@ def next_wait_s(failures: int, asked_s: float | None) -> float:
 
     `asked_s` is what the receiver asked for.
     """
-    doubled = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2 ** min(failures - 1, 20))
+    doubled = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(failures - 1, 20))
     return min(max(doubled, asked_s or 0.0), LONGEST_WAIT_S)
 
 

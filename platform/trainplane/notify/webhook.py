@@ -88,16 +88,22 @@ def post(event: Event, target: Target, *, timeout_s: float = TIMEOUT_S) -> None:
         "webhook-timestamp": str(now),
         "webhook-signature": sign(key, message_id=event.id, timestamp=now, body=body),
     }
-    limits = {"timeout": timeout_s, "retries": False, "maxsize": 1}
+    timeout = urllib3.Timeout(timeout_s)
     pool: urllib3.HTTPConnectionPool
     if is_tls:
-        pool = urllib3.HTTPSConnectionPool(address, port, server_hostname=host, assert_hostname=host, **limits)
+        pool = urllib3.HTTPSConnectionPool(address, port, timeout=timeout, server_hostname=host, assert_hostname=host)
     else:
-        pool = urllib3.HTTPConnectionPool(address, port, **limits)
+        pool = urllib3.HTTPConnectionPool(address, port, timeout=timeout)
     with pool:
         try:
             answer = pool.request(
-                "POST", parts.path or "/", body=body, headers=headers, redirect=False, preload_content=False
+                "POST",
+                parts.path or "/",
+                body=body,
+                headers=headers,
+                retries=False,
+                redirect=False,
+                preload_content=False,
             )
             # The answer's text is not read: it may be anything of any length.
             answer.close()

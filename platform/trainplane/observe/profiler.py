@@ -29,9 +29,10 @@ class StepProfiler:
     def before(self, step: int) -> None:
         """Starts with the first chosen step that this attempt computes."""
         if self._profile is None and step in self._steps:
-            from torch.profiler import profile, supported_activities
+            from torch.profiler import profile
 
-            self._profile = profile(activities=supported_activities())
+            # Processor, and GPU where there is one.
+            self._profile = profile()
             self._profile.start()
 
     def after(self, step: int) -> str | None:
