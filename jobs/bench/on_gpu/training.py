@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.multiprocessing import spawn
+from torch.multiprocessing.spawn import spawn
 
 from jobs.bench.on_gpu.scale import Scale
 from jobs.bench.overhead import pictures
