@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from jobs.api.session import session
 from jobs.evaluation.model_address import run_id_of
-from jobs.tracking.comparison import Comparison, compare_runs
+from jobs.tracking.comparison import RunComparison, compare_runs
 from jobs.tracking.export import FORMATS, write_csv, write_tensorboard
 from trainplane.cluster.context import Context
 from trainplane.errors import RunFailed, UserError
@@ -84,7 +84,7 @@ def runs(
         return listed(find_runs(opened, where, sort, limit=limit, conditions=conditions))
 
 
-def compare(*runs: str, with_pictures: bool = True, context: Context | str | None = None) -> Comparison:
+def compare(*runs: str, with_pictures: bool = True, context: Context | str | None = None) -> RunComparison:
     """Compares runs: settings that differ, metrics, curves, pictures.
 
     Args:

@@ -21,7 +21,7 @@ from jobs.evaluation.run import RecordedEvaluation
 from jobs.registry.export import ExportedModel
 from jobs.registry.model_signature import SignedVersion
 from jobs.search.run import FinishedSearch
-from jobs.tracking.comparison import Comparison
+from jobs.tracking.comparison import RunComparison
 from trainplane.data.manifest import Dataset
 from trainplane.train.spec import Outcome
 
@@ -44,7 +44,7 @@ _OUTCOMES = (
     Promotion,
     ListedModel,
     ListedRun,
-    Comparison,
+    RunComparison,
     ExportedCurves,
     ExportedModel,
     SignedVersion,

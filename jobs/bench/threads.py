@@ -35,7 +35,7 @@ ONE_THREAD = "train.threads=1"
 
 
 @dataclass(frozen=True)
-class TrainedRun:
+class ThreadedRun:
     """Speed and final weights of one run."""
 
     pictures_per_s: float
@@ -87,7 +87,7 @@ def busy(count: int) -> Iterator[None]:
             process.communicate()
 
 
-def _train(home: Path, preset: str, settings: Sequence[str], variables: Mapping[str, str]) -> TrainedRun:
+def _train(home: Path, preset: str, settings: Sequence[str], variables: Mapping[str, str]) -> ThreadedRun:
     """Trains a new run in a process of its own."""
     # What this process was started with must not decide: neither how threads wait nor how many there are.
     inherited = {name: value for name, value in os.environ.items() if name not in (*NAMES, "OMP_NUM_THREADS")}
@@ -101,4 +101,4 @@ def _train(home: Path, preset: str, settings: Sequence[str], variables: Mapping[
     if done.returncode:
         raise RunFailed(f"a run ended with status {done.returncode}: {done.stderr.strip().splitlines()[-1]}")
     outcome = json.loads(done.stdout)
-    return TrainedRun(outcome["pictures_per_s"], outcome["state_digest"])
+    return ThreadedRun(outcome["pictures_per_s"], outcome["state_digest"])

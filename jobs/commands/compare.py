@@ -9,7 +9,7 @@ from pathlib import Path
 
 from jobs.api.recorded_runs import compare as compare_runs
 from jobs.cli.main import emit
-from jobs.tracking.comparison import Comparison
+from jobs.tracking.comparison import RunComparison
 from jobs.tracking.curve_chart import sparkline
 from jobs.tracking.figures import figure_text
 from trainplane.cluster.context import Context
@@ -34,7 +34,7 @@ def compare(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _text(comparison: Comparison) -> str:
+def _text(comparison: RunComparison) -> str:
     lines = [f"{run.run_id[:_ID_DIGITS]}  {run.status:<9} {run.name}" for run in comparison.runs]
     ids = [run.run_id[:_ID_DIGITS] for run in comparison.runs]
     settings = {
@@ -47,7 +47,7 @@ def _text(comparison: Comparison) -> str:
     return "\n".join(lines)
 
 
-def _lines(comparison: Comparison, name: str) -> list[str]:
+def _lines(comparison: RunComparison, name: str) -> list[str]:
     """Curves of a metric, drawn between the same two values."""
     curves = comparison.curves[name]
     values = [value for curve in curves for value in curve.values if math.isfinite(value)]

@@ -6,7 +6,7 @@ import argparse
 import time
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 from jobs.api.registry import export_model, models, register_best
 from jobs.api.registry import promote as promote_version
@@ -213,6 +213,7 @@ def golden(args: argparse.Namespace, context: Context) -> int:
     name = parse_address(args.name).name
     into = args.into or f"{name}-golden"
     # The photos are the truth of an evaluation, and the holes those that people painted.
+    kinds: dict[str, Literal["photos", "masks"]] = {into: "photos", f"{into}-masks": "masks"}
     photos, masks = (
         pack(
             f"{SOURCE}{name}",
@@ -224,7 +225,7 @@ def golden(args: argparse.Namespace, context: Context) -> int:
             parallel=0,
             context=context,
         )
-        for address, kind in ((into, "photos"), (f"{into}-masks", "masks"))
+        for address, kind in kinds.items()
     )
     rule = f"golden_set: [{{dataset: {into}, masks: {into}-masks, metric: psnr, better: higher, by: 0.1}}]"
     payload = {"name": name, "photos": photos.digest, "masks": masks.digest, "dataset": into, "rule": rule}

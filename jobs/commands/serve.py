@@ -7,7 +7,7 @@ import logging
 import os
 from dataclasses import asdict
 from functools import partial
-from typing import Any, Literal
+from typing import Any, cast
 
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
@@ -23,7 +23,7 @@ from trainplane.command_line import command_line
 from trainplane.errors import UserError
 from trainplane.registry.audit import record_head, verified_trail
 from trainplane.registry.names import check_alias, parse_address
-from trainplane.registry.shares import record_share
+from trainplane.registry.shares import Mode, record_share
 from trainplane.registry.versions import RegisteredModel
 from trainplane.serving.admission import QueueLimits
 from trainplane.serving.service import ServingOptions
@@ -115,7 +115,7 @@ def change_share(args: argparse.Namespace, context: Context) -> int:
     current = verified_trail(model, store).current(args.to)
     if version == current and args.share != "off":
         raise UserError(f"version {version} is {args.name}@{args.to}, which has all requests already; name a candidate")
-    mode: Literal["off", "shadow", "canary"] = args.share if isinstance(args.share, str) else "canary"
+    mode = cast(Mode, args.share) if isinstance(args.share, str) else "canary"
     share = args.share if mode == "canary" else 0.0
     record = record_share(store, args.name, version, alias=args.to, mode=mode, share=share, reason=args.reason)
     assert record is not None, "no other record was expected"

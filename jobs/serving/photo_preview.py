@@ -1,4 +1,4 @@
-"""Route that shows photos which browsers cannot: TIFF, HEIC, JPEG 2000."""
+"""Previews of photos that no browser shows: TIFF, HEIC."""
 
 from __future__ import annotations
 
@@ -52,6 +52,6 @@ def add_preview(
 
 
 def _shown(content: bytes, max_pixels: int) -> tuple[bytes, int, int]:
-    """Preview of a photo, and the photo's own upright width and height."""
+    """Preview of a photo, and the photo's own upright size."""
     height, width = read_photo(content, max_pixels=max_pixels).size
     return preview_png(content), width, height

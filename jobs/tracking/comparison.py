@@ -40,7 +40,7 @@ class ComparedRun:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class RunComparison:
     """Differences of runs; each row has a value of each.
 
     Attributes:
@@ -73,7 +73,7 @@ class Comparison:
         return comparison_page(self)
 
 
-def compare_runs(named: Sequence[str], context: Context, *, with_pictures: bool) -> Comparison:
+def compare_runs(named: Sequence[str], context: Context, *, with_pictures: bool) -> RunComparison:
     """Compares runs.
 
     Args:
@@ -97,7 +97,7 @@ def compare_runs(named: Sequence[str], context: Context, *, with_pictures: bool)
         pictures = [_pictures(run, context, Path(scratch)) if with_pictures else [] for run in runs]
     names = _curve_names(runs)
     columns = [read_curves(server, run, names) for run in runs]
-    return Comparison(
+    return RunComparison(
         [ComparedRun(run.run_id, run.name, run.status) for run in runs],
         settings,
         table([_metrics(run) for run in runs]),

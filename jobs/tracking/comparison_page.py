@@ -11,7 +11,7 @@ from typing import Any
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import METRIC_COLUMNS
 from jobs.evaluation.report_style import STYLE
-from jobs.tracking.comparison import Comparison
+from jobs.tracking.comparison import RunComparison
 from jobs.tracking.curve_chart import NUM_COLOURS, curve_chart
 from jobs.tracking.figures import figure_text
 from trainplane.tracking.query.curves import Curve
@@ -24,7 +24,7 @@ figure.run { margin: 0; } figure.run figcaption { font-size: .85rem; }
 """
 
 
-def comparison_page(comparison: Comparison) -> str:
+def comparison_page(comparison: RunComparison) -> str:
     """Returns the page: settings, metrics, curves, bins, pictures."""
     labels = [f"{run.run_id[:_ID_DIGITS]} {run.name}" for run in comparison.runs]
     ids = [run.run_id[:_ID_DIGITS] for run in comparison.runs]
@@ -74,7 +74,7 @@ def _figures(metrics: Mapping[str, Sequence[float | None]]) -> dict[str, list[st
     return {name: [figure_text(name, value) for value in values] for name, values in metrics.items()}
 
 
-def _bins(comparison: Comparison) -> list[tuple[str, list[str], list[Curve]]]:
+def _bins(comparison: RunComparison) -> list[tuple[str, list[str], list[Curve]]]:
     """Metrics by hole ratio: name, bins, curves."""
     charts = []
     for metric in dict.fromkeys(name.rpartition("_")[0] for name in comparison.metrics):

@@ -21,13 +21,15 @@ _SUFFIX = ".canary"
 _REASON = re.compile(r"(?P<mode>off|shadow|canary (?P<percent>\d+(?:\.\d+)?) %): (?P<reason>.*)", re.DOTALL)
 _MAX_TURNS = 50
 
+Mode = Literal["off", "shadow", "canary"]
+
 
 @dataclass(frozen=True)
 class CandidateShare:
     """A candidate's part of the traffic."""
 
     version: str
-    mode: Literal["off", "shadow", "canary"]
+    mode: Mode
     share: float  # 0 to 1; 0 unless the mode is canary
     reason: str
     number: int  # Of the audit record
@@ -54,7 +56,7 @@ def record_share(
     version: str,
     *,
     alias: str,
-    mode: Literal["off", "shadow", "canary"],
+    mode: Mode,
     share: float = 0.0,
     reason: str,
     expected: int | None = None,
@@ -103,6 +105,6 @@ def _parsed(record: AuditRecord) -> CandidateShare:
     match = _REASON.fullmatch(record.reason)
     if match is None:
         raise RunFailed(f"audit record {record.number} of {record.name} is a share without a mode; see `reason` in it")
-    mode: Literal["off", "shadow", "canary"] = "canary" if match["percent"] else match["mode"]  # type: ignore[assignment]
+    mode: Mode = "canary" if match["percent"] else match["mode"]  # type: ignore[assignment]
     share = min(1.0, float(match["percent"]) / 100) if match["percent"] else 0.0
     return CandidateShare(record.to_version, mode, share, match["reason"], record.number)
