@@ -79,10 +79,10 @@ class Parser(argparse.ArgumentParser):
 def unknown_command(word: str, parser: Parser) -> str:
     """Message about an unknown command or action."""
     message = f"there is no command `{parser.prog} {word}`"
-    if near := difflib.get_close_matches(word.lower(), parser.actions, n=1, cutoff=0.6):
-        return f"{message}; did you mean `{parser.prog} {near[0]}`?"
     if parser.prog.count(" ") == 0 and word in SYNONYMS:
         return f"{message}; did you mean `{parser.prog} {SYNONYMS[word]}`?"
+    if near := difflib.get_close_matches(word.lower(), parser.actions, n=1, cutoff=0.6):
+        return f"{message}; did you mean `{parser.prog} {near[0]}`?"
     # Actions of groups, such as `pack` of `data pack`.
     elsewhere = [f"`{group.prog} {word}`" for group in parser.actions.values() if word in group.actions]
     if elsewhere:
