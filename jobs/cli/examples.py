@@ -115,6 +115,10 @@ EXAMPLES: dict[str, list[Example]] = {
     ],
     "isnet notify test": [("see whether the targets of a context take events", "isnet notify test --context lab")],
     "isnet notify send": [("send what waits, for cron", "isnet notify send --context lab")],
+    "isnet gc": [
+        ("see what nothing has needed for 30 days", "isnet gc"),
+        ("remove what the plan names", "isnet gc --older-than 90 --yes"),
+    ],
     "isnet doctor": [("check the store, MLflow and Ray of a context", "isnet doctor --context stack")],
     "isnet stack up": [
         ("start PostgreSQL, an S3 store, MLflow and Ray here", "isnet stack up"),

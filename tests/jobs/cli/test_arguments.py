@@ -172,7 +172,7 @@ def test_a_completion_script_completes_commands_presets_and_settings(isnet, tmp_
 
     assert completed("isnet", "tra") == ["train"]
     assert completed("isnet", "data", "p") == ["pack"]
-    assert completed("isnet", "train", "plac") == ["places2", "places2+laptop"]
+    assert completed("isnet", "train", "places2_m") == ["places2_modern", "places2_modern+laptop"]
     assert completed("isnet", "train", "demo", "train.ste") == ["train.steps="]
     assert completed("isnet", "train", "demo", "data.size=64", "loss.gan") == ["loss.gan="]
     assert completed("isnet", "tune", "show", "search_d") == ["search_demo"]
