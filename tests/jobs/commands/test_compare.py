@@ -51,7 +51,8 @@ def test_what_differs_is_listed_and_metrics_stand_side_by_side(isnet, runs):
     assert found["metrics"] == {"psnr": [20.0, 22.25], "psnr_10-20": [21.5, None], "ssim": [None, 0.5]}
     lines = isnet("runs", "compare", *runs).out.splitlines()
     assert lines[0] == f"{runs[0][:8]}  FINISHED  first"
-    assert [line.split() for line in lines[-3:]] == [
+    start = lines.index("last metrics:") + 2
+    assert [line.split() for line in lines[start : start + 3]] == [
         ["psnr", "20.00", "22.25"],
         ["psnr_10-20", "21.50", "-"],
         ["ssim", "-", "0.5000"],
@@ -77,14 +78,14 @@ def test_equal_values_of_other_types_do_not_differ():
 
 def test_curves_and_bins_stand_on_one_page_that_needs_nothing_else(isnet, runs, tmp_path):
     client = resolve().tracking_server.client
-    for step in range(5):
-        client.log_metric(runs[0], "val/psnr", 18.0 + step, step=step)
+    # The first value is there: 20 and 22.25 at step 0.
+    for step in range(1, 5):
+        client.log_metric(runs[0], "val/psnr", 20.0 + step, step=step)
         client.log_metric(runs[1], "val/psnr", float("nan") if step == 2 else 20.0 - step, step=step)
         client.log_metric(runs[1], "val/psnr_0-10", 30.0, step=step)
-        client.log_metric(runs[0], "val/psnr_0-10", 31.0, step=step)
     found = isnet("runs", "compare", *runs, "--html", tmp_path / "page.html", "--json").json()
     assert found["page"] == str(tmp_path / "page.html")
-    assert found["curves"]["val/psnr"][0] == {"steps": [0, 1, 2, 3, 4], "values": [18.0, 19.0, 20.0, 21.0, 22.0]}
+    assert found["curves"]["val/psnr"][0] == {"steps": [0, 1, 2, 3, 4], "values": [20.0, 21.0, 22.0, 23.0, 24.0]}
     page = (tmp_path / "page.html").read_text()
     # A value that is not finite leaves a gap: one line for the first run, two for the second.
     assert page.count("second, val/psnr</title>") == 2
@@ -113,7 +114,7 @@ def test_a_curve_of_many_points_is_thinned_to_the_same_picture(home):
     [run] = read_runs(server, [run_id[:9]])
     [curve, nothing] = read_curves(server, run, ["k", "none"])
     assert (curve.steps[0], curve.steps[-1]) == (0, 29_997)
-    assert POINTS - 2 <= len(curve.steps) <= POINTS + 2
+    assert 0.9 * POINTS <= len(curve.steps) <= POINTS + 2
     assert all(value == step / 7 for step, value in zip(curve.steps, curve.values, strict=True))
     assert nothing.steps == ()
     assert sum(1 for _ in all_points(server, run)) == len(rows)
