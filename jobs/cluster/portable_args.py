@@ -20,8 +20,11 @@ from trainplane.config.canonical import flatten
 from trainplane.errors import UserError
 
 # Arguments that are always files or folders, and those that may also be a name or an address.
-PATH_ARGS = ("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence")
-PATH_OR_NAME_ARGS = ("destination", "dataset", "masks")
+PATH_ARGS = (
+    *("source", "lists", "repair", "image", "mask", "output", "gates", "photos", "sheet", "licence"),
+    *("bench", "check", "folder", "html", "key", "keys", "out"),
+)
+PATH_OR_NAME_ARGS = ("destination", "dataset", "into", "masks")
 _YAML = (".yaml", ".yml")
 
 

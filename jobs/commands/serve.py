@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import ipaddress
 import logging
 import os
 from dataclasses import asdict
@@ -84,7 +85,7 @@ def _name_and_alias(args: argparse.Namespace) -> tuple[str, str]:
 
 def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str) -> None:
     """Prints the address once the server answers."""
-    where = "127.0.0.1" if args.host in ("0.0.0.0", "::") else args.host
+    where = HOST if _is_every_address(args.host) else args.host
     address = f"http://{where}:{port}"
     payload: dict[str, Any] = {
         "address": address,
@@ -103,6 +104,13 @@ def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str
     emit(args, payload, text)
     if args.host not in (HOST, "localhost", "::1"):
         notify("the page is served beyond this machine, without encryption; put a proxy with TLS before it")
+
+
+def _is_every_address(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def change_share(args: argparse.Namespace, context: Context) -> int:

@@ -35,8 +35,12 @@ def _beginning(done: int) -> str:
 
 def start_line(prepared: PreparedRun) -> str:
     """Describes where a run begins, if not at fresh weights."""
-    note = f"; it is a new run, not {prepared.instead_of}" if prepared.instead_of else ""
-    return f"it {prepared.start}{note}" if prepared.start is not None else ""
+    if prepared.start is None:
+        return ""
+    # What fits of another run's weights is reported by the run itself; a whole state is taken as it is.
+    is_whole = prepared.config.train.start_state == "all"
+    begins = str(prepared.start) if is_whole else f"begins at {prepared.start.address}"
+    return f"it {begins}" + (f"; it is a new run, not {prepared.instead_of}" if prepared.instead_of else "")
 
 
 def saved_line(step: int | None, steps: int) -> str:

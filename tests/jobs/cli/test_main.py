@@ -83,7 +83,7 @@ def test_an_interrupted_run_says_which_step_is_saved(isnet, monkeypatch, saved, 
 
 
 def test_commands_that_list_import_nothing_that_takes_seconds():
-    modules = ", ".join(f"jobs.commands.{name}" for name in ("runs", "models", "tune", "data", "jobs"))
+    modules = ", ".join(f"jobs.commands.{name}" for name in ("runs", "models", "tune", "data", "cluster.jobs"))
     code = f"import sys, {modules}; print(sorted({{'torch', 'mlflow', 'ray', 'sqlalchemy'}} & set(sys.modules)))"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout == "[]\n"
 

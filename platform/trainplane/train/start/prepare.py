@@ -107,8 +107,7 @@ def begin_at_start(task: Task, store: Store, config: RunConfig) -> str:
         )
     weights, report = _read(store, config)
     task.begin_at(weights)
-    # What was loaded and what was not was told before the run started.
-    return f"the networks begin at {report.address} (digest {report.digest[:12]})"
+    return str(report)
 
 
 def run_with_another_start(config: RunConfig, context: Context, dataset_digest: str, val_digest: str | None) -> str:
