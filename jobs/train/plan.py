@@ -16,7 +16,7 @@ from jobs.data.demo_photos import TRAIN, VAL
 from jobs.data.mask_datasets import with_located_masks
 from jobs.train.measure import RunData, measured_rate
 from jobs.train.memory import Memory, memory_of
-from jobs.train.resources import RanksHere, ranks_here
+from jobs.train.resources import RanksHere, bf16_line, ranks_here
 from jobs.train.throughput import Rate, check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -93,6 +93,8 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     if not isinstance(config, ISNetConfig):
         plan.note(f"memory and time of {config.task} are not known in advance; they are computed for ISNet alone")
         return plan
+    if line := bf16_line(config):
+        plan.note(line)
     _memory(plan, config)
     # The speed: measured here on request, else from the newest similar run.
     with plan.refusals():

@@ -95,6 +95,19 @@ def ranks_here(config: RunConfig) -> RanksHere:
     return RanksHere(train.world_sizes, most, gpu, cpus, gpus, where, refusal, awaited_s)
 
 
+def computes_bf16() -> bool:
+    """True if this machine's GPU or processor computes in bf16."""
+    return torch.cuda.is_available() or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def bf16_line(config: RunConfig) -> str | None:
+    """Sentence about bf16 on a processor without it, or None."""
+    # What other nodes of a cluster can do is not known here.
+    if getattr(config.train, "precision", None) != "bf16" or in_ray_job() or computes_bf16():
+        return None
+    return "this processor has no bf16 arithmetic, and takes about ten times as long with it; set train.precision=fp32"
+
+
 def processor_line(config: RunConfig) -> str | None:
     """Sentence about a large run on processors, or None."""
     is_large = in_ray_job() or (isinstance(config, ISNetConfig) and config.data.size >= LARGE_SIZE)

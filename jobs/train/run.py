@@ -13,7 +13,7 @@ from typing import Any
 from jobs.cli.progress import Bar
 from jobs.config import ISNetConfig
 from jobs.train.plan_artifact import PlanRecord
-from jobs.train.resources import processor_line, ranks_here
+from jobs.train.resources import bf16_line, processor_line, ranks_here
 from jobs.train.summary import offline_line, plan_line, saved_line, start_line
 from jobs.train.throughput import check_stall_limit, last_rate
 from trainplane.cluster.context import Context
@@ -101,8 +101,9 @@ def _train_prepared(prepared: PreparedRun, context: Context) -> Outcome:
         print(plan_line(prepared), file=sys.stderr)
         if beginning := start_line(prepared):
             print(beginning, file=sys.stderr)
-        if not is_done(prepared.job, train.steps) and (line := processor_line(prepared.config)):
-            print(line, file=sys.stderr)
+        for line in (processor_line(prepared.config), bf16_line(prepared.config)):
+            if line is not None and not is_done(prepared.job, train.steps):
+                print(line, file=sys.stderr)
         if prepared.run.offline_reason is not None:
             print(offline_line(prepared), file=sys.stderr)
         else:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping
 
 from isnet.masks import RATIO_BINS
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, ratio_rows
+from jobs.train.resources import computes_bf16
 from trainplane.command_line import command_line
 from trainplane.train.batch_size import split_batch
 from trainplane.train.setup import PreparedRun
@@ -14,8 +15,6 @@ from trainplane.train.timing import advice, shares
 
 # A smaller share of the time rounds to 0 % and is left out.
 MIN_SHARE = 0.005
-# Settings that make a step faster, the most effective first.
-FASTER_STEP = "train.precision=bf16, train.compile=true, train.channels_last=true"
 
 
 def plan_line(prepared: PreparedRun) -> str:
@@ -108,4 +107,9 @@ def _time(outcome: Outcome) -> Iterator[str]:
             if part.startswith(f"{name}/") and part_share >= MIN_SHARE
         ]
         yield f"    {name:<12}{100 * share:>4.0f} %" + (f"   of it {', '.join(parts)}" if parts else "")
-    yield f"  to be faster, change first: {advice(outcome.seconds, faster_step=FASTER_STEP)}"
+    yield f"  to be faster, change first: {advice(outcome.seconds, faster_step=_faster_step())}"
+
+
+def _faster_step() -> str:
+    """Settings that make a step faster, the most effective first."""
+    return ("train.precision=bf16, " if computes_bf16() else "") + "train.compile=true, train.channels_last=true"
