@@ -16,7 +16,7 @@ def needed_checkpoints(context: Context) -> dict[str, str]:
         The search's name by address.
     """
     needed: dict[str, str] = {}
-    for search in stored_searches(context):
+    for search in stored_searches(context, whole=True):
         state = search.state
         board = leaderboard(state)
         best = [*board.front, *([board.best] if board.best else [])]

@@ -18,11 +18,12 @@ from jobs.presets import SEARCH, preset_names
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.load import build
-from trainplane.errors import RunFailed, UserError, nearest
+from trainplane.errors import RunFailed, UserError, error_line, nearest
 from trainplane.search.config import Objective, SearchFile
 from trainplane.search.policy.state import SearchState, fold
 from trainplane.search.run.journal import DESCRIPTION_FILE, FOLDER, JournalRecord, read_journal
-from trainplane.storage import NotFound, StorageError, Store, open_store
+from trainplane.storage import Store, open_store
+from trainplane.tidy.inventory import unread
 
 if TYPE_CHECKING:
     from trainplane.search.run.launch import Search
@@ -78,13 +79,28 @@ class StoredSearch:
         return assemble_search(loaded, context, key=self.key)
 
 
-def stored_searches(context: Context) -> list[StoredSearch]:
-    """All searches of the context's store, by name."""
+def stored_searches(context: Context, *, whole: bool = False) -> list[StoredSearch]:
+    """All searches of the context's store, by name.
+
+    Those that cannot be read are left out; with `whole` they raise `UserError`.
+    """
     store = open_store(context.checkpoints)
     keys = [entry.key for entry in store.list(f"{FOLDER}/")]
     folders = [key.split("/")[1] for key in keys if key.count("/") == 2 and key.endswith(f"/{DESCRIPTION_FILE}")]
-    candidates = (_read(store, folder) for folder in folders)
-    return [search for search in candidates if search is not None]
+    if whole:
+        # A journal without a description is a search, too.
+        journals = {key.split("/")[1] for key in keys if "/journal" in key}
+        for folder in sorted(journals - set(folders)):
+            raise unread(f"{store.address}/{FOLDER}/{folder}", f"it lacks {DESCRIPTION_FILE}")
+    searches = []
+    for folder in folders:
+        try:
+            searches.append(_read(store, folder))
+        # Damaged, or not written by a search.
+        except (ValueError, LookupError, TypeError, RunFailed) as error:
+            if whole:
+                raise unread(f"{store.address}/{FOLDER}/{folder}", error_line(error)) from error
+    return searches
 
 
 def find_search(context: Context, words: Sequence[str]) -> tuple[Search, SearchState]:
@@ -151,14 +167,10 @@ def _not_begun(context: Context, search: Search, words: Sequence[str]) -> str:
     return message + (f", or look at one begun with other settings:{''.join(others)}" if others else "")
 
 
-def _read(store: Store, folder: str) -> StoredSearch | None:
-    try:
-        description = json.loads(store.read(f"{FOLDER}/{folder}/{DESCRIPTION_FILE}"))
-        records = read_journal(store, f"{FOLDER}/{folder}")
-        return StoredSearch(folder, str(description["name"]), str(description["key"]), description, records)
-    # Damaged, or not written by a search.
-    except (ValueError, LookupError, TypeError, NotFound, StorageError, RunFailed):
-        return None
+def _read(store: Store, folder: str) -> StoredSearch:
+    description = json.loads(store.read(f"{FOLDER}/{folder}/{DESCRIPTION_FILE}"))
+    records = read_journal(store, f"{FOLDER}/{folder}")
+    return StoredSearch(folder, str(description["name"]), str(description["key"]), description, records)
 
 
 def _is_named(search: StoredSearch, named: str) -> bool:

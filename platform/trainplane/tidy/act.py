@@ -75,7 +75,7 @@ def act(
         else:
             staying.append(Judgement(item, reason))
     try:
-        inventory = look()
+        inventory = _as_old_as_planned(look(), prepared)
     except BaseException:
         for item in prepared:
             removers[item.kind].restore(item)
@@ -98,6 +98,13 @@ def act(
             doomed -= {item.address}
             still = decide(inventory, replace(rules, only=doomed))
     return Removed(tuple(freed), tuple(staying))
+
+
+def _as_old_as_planned(inventory: Inventory, prepared: Sequence[Item]) -> Inventory:
+    # To fence a run or to hide a dataset writes to it, which is no use of it. Other changes show in its stamp.
+    planned = {item.address: item.used_s for item in prepared if item.kind in ("run", "dataset")}
+    items = (replace(item, used_s=planned.get(item.address, item.used_s)) for item in inventory.items)
+    return replace(inventory, items=tuple(items))
 
 
 def _fault(do: Callable[[Item], None], item: Item) -> str | None:

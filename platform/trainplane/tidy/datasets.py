@@ -15,7 +15,8 @@ from trainplane.errors import UserError
 from trainplane.storage import Entry, Store, open_store
 from trainplane.tidy.act import StillUsed
 from trainplane.tidy.hidden import SUFFIX, hide, restore
-from trainplane.tidy.inventory import Item
+from trainplane.tidy.inventory import Item, unread
+from trainplane.tidy.links import check_no_links
 
 
 def list_datasets(address: str, *, resolve: Callable[[str], str], with_newest: bool) -> Iterator[Item]:
@@ -26,6 +27,7 @@ def list_datasets(address: str, *, resolve: Callable[[str], str], with_newest: b
         resolve: Address of a dataset's name.
         with_newest: False: a dataset's plain name means its newest version, so that one is needed.
     """
+    check_no_links(address)
     folders = _folders(open_store(address))
     versions = {folder: VersionName.of(f"{address}/{folder}") for folder in folders}
     of_root: dict[str, list[VersionName]] = {}
@@ -76,7 +78,8 @@ def _item(
         dataset = Dataset(store, Manifest.from_json(store.read(key)))
         shards = list(shard_addresses(dataset))
     except (UserError, ValueError, LookupError) as error:
-        return _needed(item, f"its manifest cannot be read ({error})")
+        # It may share the shards of any other.
+        raise unread(f"{store.address}/{key}", error) from None
     # Its own folder is among them, and means nothing.
     needs = {shard.rpartition("/")[0] for shard in shards} - {store.address}
     lineage = lineage_of(dataset)

@@ -3,13 +3,15 @@
     version ──▶ checkpoint ──▶ its run ──▶ dataset ──▶ datasets whose shards it shares
                 run ──▶ checkpoints that its own rules keep, and the one it began at
 
-An item's names are all by which others speak of it: its address, a digest.
+An item's names are all by which others speak of it: its address, the end of it, a digest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
+
+from trainplane.errors import UserError
 
 Kind = Literal["run", "checkpoint", "dataset", "version", "cache", "spool"]
 KINDS: tuple[Kind, ...] = ("run", "checkpoint", "dataset", "version", "cache", "spool")
@@ -35,8 +37,6 @@ class Inventory:
 
     items: tuple[Item, ...]
     now_s: float
-    # Notes for people, such as a store that could not be listed.
-    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -47,3 +47,20 @@ class TidyRules:
     kinds: frozenset[Kind] = frozenset(KINDS)
     min_bytes: int = 0
     only: frozenset[str] | None = None  # addresses; None: everything
+
+
+def place(address: str) -> str:
+    """Name of a run or checkpoint under any mount.
+
+    Another machine may see the store below another path, and has recorded that one.
+    """
+    rest, _, last = address.rstrip("/").rpartition("/")
+    return f"at:{rest.rpartition('/')[2]}/{last}" if last.startswith("step-") else f"at:{last}"
+
+
+def unread(what: str, why: object) -> UserError:
+    """Error about a thing whose needs are not known."""
+    return UserError(
+        f"{what} cannot be read ({why}), so nobody knows what it needs, and nothing is removed; mend it, or move it "
+        "out of the store"
+    )

@@ -104,7 +104,8 @@ class SpoolRemover:
 
 
 def _delete(path: Path) -> None:
-    if path.is_dir():
+    # Of a link, what it leads to stays.
+    if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
         path.unlink()

@@ -8,7 +8,8 @@ from typing import Any
 from trainplane.storage import Entry, NotFound, Store, open_store
 from trainplane.tidy.act import StillUsed
 from trainplane.tidy.hidden import SUFFIX, hide, restore
-from trainplane.tidy.inventory import Item
+from trainplane.tidy.inventory import Item, place, unread
+from trainplane.tidy.links import check_no_links
 from trainplane.train.checkpoint import pins
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.content import parse_object
@@ -26,6 +27,8 @@ def list_runs(address: str, alive: Mapping[str, str]) -> Iterator[Item]:
         address: Of the store of checkpoints.
         alive: Addresses of runs that something outside needs, with who it is.
     """
+    check_no_links(address)
+    alive = {place(run): who for run, who in alive.items()}
     store = open_store(address)
     folders: dict[str, dict[str, Entry]] = {}
     for entry in store.list():
@@ -43,10 +46,13 @@ def _items(store: Store, entries: Mapping[str, Entry], alive: Mapping[str, str])
     stamp = entries[ATTEMPT].stamp if ATTEMPT in entries else ""
     present = checkpoints.committed(store, abandoned=True)
     manifests = {checkpoint.key: checkpoint.manifest for checkpoint in present}
-    digests = {f"digest:{manifest['dataset_digest']}" for manifest in manifests.values()}
     pinned = _pins(entries)
     about = _about(store)
     started = (about.get("config") or {}).get("train", {}).get("start_from")
+    # All checkpoints of a run are of the same datasets.
+    read = {*(about.get("datasets") or ()), *(manifest.get("dataset_digest") for manifest in manifests.values())}
+    digests = {f"digest:{digest}" for digest in read - {None}}
+    running = alive.get(place(run), "")
     good = [checkpoint for checkpoint in present if f"{checkpoint.key}/{checkpoints.ABANDONED}" not in entries]
     own_rules = {f"{run}/{key}" for key in _kept(good, (about.get("config") or {}).get("train", {}))}
     yield Item(
@@ -55,21 +61,25 @@ def _items(store: Store, entries: Mapping[str, Entry], alive: Mapping[str, str])
         sum(entry.size for key, entry in entries.items() if not key.startswith("step-")),
         # All of its files: a run is as old as its youngest one.
         max(entry.written_s for entry in entries.values()),
-        needs=frozenset({*digests, *own_rules, *([started] if started else [])}),
-        needed_by=alive.get(run, ""),
+        names=frozenset({place(run)}),
+        needs=frozenset({*digests, *own_rules, *([started, place(started)] if started else [])}),
+        needed_by=running,
         stamp=stamp,
     )
     for folder, files in _folders(entries).items():
-        manifest = manifests.get(folder, {})
-        digest = manifest.get("dataset_digest")
+        is_damaged = folder not in manifests and f"{folder}/{checkpoints.MANIFEST}" in entries
+        if is_damaged and not digests:
+            raise unread(f"{run}/{folder}/{checkpoints.MANIFEST}", "it is damaged, or of newer code")
+        broken = "who can read its manifest, which is damaged or of newer code" if is_damaged else ""
         yield Item(
             "checkpoint",
             f"{run}/{folder}",
             sum(entry.size for entry in files),
             max(entry.written_s for entry in files),
-            needs=frozenset({run, *([f"digest:{digest}"] if digest else [])}) if manifest else frozenset(),
+            names=frozenset({place(f"{run}/{folder}")}),
+            needs=frozenset({run, *digests}) if folder in manifests or is_damaged else frozenset(),
             # While it runs, its own rules remove its checkpoints.
-            needed_by=pinned.get(folder, "") or alive.get(run, ""),
+            needed_by=pinned.get(folder, "") or running or broken,
             stamp=stamp,
         )
 
@@ -99,8 +109,11 @@ def _pins(entries: Mapping[str, Entry]) -> dict[str, str]:
 def _about(store: Store) -> dict[str, Any]:
     try:
         return parse_object(store.read(_RUN))
-    except (NotFound, ValueError):
+    except NotFound:
+        # Another call has removed it meanwhile.
         return {}
+    except ValueError as error:
+        raise unread(f"{store.address}/{_RUN}", error) from None
 
 
 def _kept(present: list[checkpoints.Checkpoint], train: Mapping[str, Any]) -> list[str]:

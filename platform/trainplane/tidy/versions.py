@@ -9,7 +9,7 @@ from trainplane.registry.recorded import PREFIX
 from trainplane.registry.versions import ModelVersion, RegisteredModel, model_names
 from trainplane.storage import Store, open_store
 from trainplane.tidy.act import StillUsed
-from trainplane.tidy.inventory import Item
+from trainplane.tidy.inventory import Item, place
 from trainplane.tracking.client import TrackingServer
 from trainplane.train.checkpoint.pins import unpin
 
@@ -44,7 +44,9 @@ def _item(version: ModelVersion, needed_by: str) -> Item:
         f"models:/{version.name}/{version.version}",
         0,
         changed_ms / 1000,
-        needs=frozenset({*([checkpoint] if checkpoint else []), *([f"digest:{digest}"] if digest else [])}),
+        needs=frozenset(
+            {*([checkpoint, place(checkpoint)] if checkpoint else []), *([f"digest:{digest}"] if digest else [])}
+        ),
         needed_by=needed_by,
     )
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -42,9 +42,17 @@ def run_key(config: RunConfig, train_digest: str, val_digest: str | None) -> str
     return hashlib.sha256(canonical_json([config.identity(), train_digest, val_digest])).hexdigest()
 
 
-def register_run_dir(run_dir: RunDir, config: RunConfig) -> None:
-    """Writes `run.json` of a new run and starts an attempt."""
-    about = {"key": run_dir.key, "config": config.model_dump(mode="json"), "created": datetime.now(UTC).isoformat()}
+def register_run_dir(run_dir: RunDir, config: RunConfig, datasets: Collection[str] = ()) -> None:
+    """Writes `run.json` of a new run and starts an attempt.
+
+    `datasets` are the digests of all that it reads, which `gc` keeps with it.
+    """
+    about = {
+        "key": run_dir.key,
+        "config": config.model_dump(mode="json"),
+        "created": datetime.now(UTC).isoformat(),
+        "datasets": sorted(datasets),
+    }
     try:
         store = open_store(run_dir.address)
         # `create` keeps the first `run.json`; the token starts a new attempt.

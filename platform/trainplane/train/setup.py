@@ -149,7 +149,8 @@ def prepared_run(
         start = prepare_start(config, context, run_dir, train_data)
         others = (config, context, train_data.digest, val_digest)
         instead_of = run_with_another_start(*others) if start is not None and done == 0 else ""
-        register_run_dir(run_dir, config)
+        read = [train_data, *([val_data] if val_data else []), *val_sets.values()]
+        register_run_dir(run_dir, config, {dataset.digest for dataset in read})
         if start is not None:
             start.write()
             done = max(done, start.report.step or 0)

@@ -307,3 +307,70 @@ def test_a_spool_with_records_that_wait_and_a_letter_stay(tmp_path: Path) -> Non
 
 def _new(number: int):
     return [item.__class__(f"v{number}/{item.source}", item.data, "png", item.extra) for item in items(3, seed=number)]
+
+
+def age(folder: Path, days: float) -> None:
+    moment = time.time() - days * 86_400
+    for path in folder.rglob("*"):
+        if path.is_file():
+            os.utime(path, (moment, moment))
+
+
+def test_what_is_old_goes_though_preparing_it_writes_to_it(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "checkpoints", "old", (1,))
+    dataset = make(tmp_path / "datasets" / "old", 4)
+    age(tmp_path, 40)
+    rules = TidyRules(30 * 86_400.0)
+    runs = RunRemover()
+    removers = {"run": runs, "checkpoint": runs, "dataset": DatasetRemover()}
+
+    def look() -> Inventory:
+        return seen(tmp_path, with_newest=True)
+
+    result = act(decide(look(), rules), rules, removers, look)  # type: ignore[arg-type]
+    assert result.kept == ()
+    assert not run.exists()
+    assert not open_store(dataset.address).size("manifest.json")
+
+
+def test_a_store_that_cannot_be_read_whole_is_left_alone(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "checkpoints", "run", (1, 2))
+    dataset = make(tmp_path / "datasets" / "d", 4)
+    manifest = Path(dataset.address) / "manifest.json"
+    for path in (run / "run.json", manifest):
+        whole = path.read_bytes()
+        path.write_bytes(whole[:-2])
+        with pytest.raises(UserError, match=f"{path.name} cannot be read .* nothing is removed; mend it"):
+            plan_of(tmp_path)
+        path.write_bytes(whole)
+    for link in (tmp_path / "checkpoints" / "link", tmp_path / "datasets" / "d" / "versions"):
+        link.symlink_to(tmp_path)
+        with pytest.raises(UserError, match="it is a link to another folder"):
+            plan_of(tmp_path)
+        link.unlink()
+    # Of a damaged checkpoint the others of its run tell what it needs.
+    (run / "step-00000001" / "manifest.json").write_bytes(b"{")
+    plan = plan_of(tmp_path)
+    assert not plan.addresses & {str(run), str(run / "step-00000001"), str(run / "step-00000002")}
+    (run / "step-00000002" / "manifest.json").write_bytes(b"{")
+    with pytest.raises(UserError, match="it is damaged, or of newer code"):
+        plan_of(tmp_path)
+
+
+def test_a_start_that_another_machine_recorded_under_its_own_path_stays(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "checkpoints", "run", (1, 2))
+    child = a_run(tmp_path / "checkpoints", "child", (3,), start_from="/mnt/elsewhere/checkpoints/run/step-00000001")
+    pin(open_store(str(child)), "step-00000003", by="models:/m")
+    assert not plan_of(tmp_path).addresses
+    assert not decide(seen(tmp_path, alive={"/mnt/elsewhere/checkpoints/run": "a job"}), NOW).addresses
+    assert run.exists()
+
+
+def test_a_run_without_checkpoints_keeps_all_datasets_that_it_reads(tmp_path: Path) -> None:
+    held_out = make(tmp_path / "datasets" / "val", 4)
+    run = a_run(tmp_path / "checkpoints", "run", ())
+    about = json.loads((run / "run.json").read_bytes())
+    (run / "run.json").write_text(json.dumps({**about, "datasets": [held_out.digest]}))
+    assert held_out.address in plan_of(tmp_path, with_newest=True).addresses
+    living = seen(tmp_path, with_newest=True, alive={str(run): "a job"})
+    assert held_out.address not in decide(living, NOW).addresses
