@@ -22,6 +22,8 @@ _LABELS = (
 )
 # Toggles of a description: it can be requested and has a label; and a private box.
 _WITH_LABEL, _WITH_SALT = 0x03, 0x13
+# Ours are four deep; a stranger's file could be deeper than the stack.
+_DEEPEST = 16
 _SIGNATURE = b"c2pa.signature"
 _PAD = b"\x63pad\x59"
 
@@ -79,13 +81,13 @@ def _jpeg_store(data: bytes) -> bytes | None:
             parts.append(body[16:] if parts else body[8:])
         at += 2 + length
     store = b"".join(parts)
-    return store if store and struct.unpack_from(">I", store)[0] == len(store) else None
+    return store if len(store) >= 4 and struct.unpack_from(">I", store)[0] == len(store) else None
 
 
 def _box_fault(box: bytes, depth: int) -> str | None:
     """Checks a superbox: label, sizes, padding; then its children."""
     label, children = _read_superbox(box)
-    if label is None:
+    if label is None or depth > _DEEPEST:
         return "the boxes of the manifest"
     if depth < len(_LABELS) and not _LABELS[depth].fullmatch(label):
         return f"the label of a box, {label[:40]!r}"

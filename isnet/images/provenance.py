@@ -225,7 +225,11 @@ def _credentials(report: Mapping[str, Any], data: bytes, suffix: str) -> Credent
     # What others have written may have other bytes there.
     if generators == [_GENERATOR] and (fault := unsigned_fault(data, suffix)) is not None:
         return Credentials("changed", signer, fault=fault)
-    edits, original = _edits(manifest)
+    try:
+        edits, original = _edits(manifest)
+    # Whoever signs may write anything there.
+    except (AttributeError, KeyError, TypeError, ValueError):
+        edits, original = [], ""
     return Credentials("trusted" if state == "Trusted" else "signed", signer, "", tuple(edits), original)
 
 
@@ -240,9 +244,9 @@ def _edits(manifest: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
                 continue
             agent, parameters = action.get("softwareAgent") or {}, action.get("parameters") or {}
             ours = parameters.get(_PARAMETERS) or {}
-            original = ours.get("original_sha256", original)
+            original = str(ours.get("original_sha256", original))
             regions = [
-                {**range_["shape"]["origin"], "width": range_["shape"]["width"], "height": range_["shape"]["height"]}
+                _region(range_["shape"])
                 for change in action.get("changes", [])
                 for range_ in change.get("region", [])
                 if range_.get("type") == "spatial" and "origin" in range_.get("shape", {})
@@ -250,14 +254,21 @@ def _edits(manifest: Mapping[str, Any]) -> tuple[list[dict[str, Any]], str]:
             agent = agent if isinstance(agent, dict) else {"name": str(agent)}
             edits.append(
                 {
-                    "model": agent.get("name", "unknown software"),
-                    "version": agent.get("version", ""),
-                    "digest": ours.get("model_digest", ""),
-                    "ratio": ours.get("hole_ratio"),
+                    "model": str(agent.get("name", "unknown software")),
+                    "version": str(agent.get("version", "")),
+                    "digest": str(ours.get("model_digest", "")),
+                    "ratio": None if ours.get("hole_ratio") is None else float(ours["hole_ratio"]),
                     "regions": regions,
                 }
             )
     return edits, original
+
+
+def _region(shape: Mapping[str, Any]) -> dict[str, float]:
+    """Place and size of a rectangle, in pixels."""
+    origin = shape["origin"]
+    numbers = {"x": origin["x"], "y": origin["y"], "width": shape["width"], "height": shape["height"]}
+    return {name: float(number) for name, number in numbers.items()}
 
 
 def _manifest(media_type: str, hole: NDArray[np.bool_], origin: Origin, original_sha256: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,6 +32,10 @@ class Signing:
         return self.identity.sign(
             data, suffix, original=original, original_format=original_format, hole=hole, origin=self.origin
         )
+
+    def without_version(self) -> Signing:
+        """Signing that names the model alone, for blind votes."""
+        return replace(self, origin=Origin(self.origin.model))
 
 
 def signing_of(context: Context, pinned: str) -> Signing | None:

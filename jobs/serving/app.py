@@ -7,17 +7,17 @@ import secrets
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal
 
-from fastapi import FastAPI, Query, Request, Response
+from fastapi import APIRouter, FastAPI, Query, Request, Response
 from fastapi.responses import JSONResponse, RedirectResponse
 from pydantic import BaseModel, ConfigDict, Field
 
 from isnet.images.open_image import MAX_PIXELS
 from jobs.serving import openapi
-from jobs.serving.bodies import MAX_BYTES, BoundedRequest, FormBody
-from jobs.serving.fill import INPUTS, SUFFIX_OF, checked_options, preview_png
+from jobs.serving.bodies import MAX_BYTES, BoundedRequest, FormBody, ShortBodyRoute
+from jobs.serving.fill import BLIND, INPUTS, SUFFIX_OF, checked_options, preview_png
 from jobs.serving.invocations import CONTENT_TYPE
 from jobs.serving.kept_fills import KeptFills
 from jobs.serving.page_files import PAGE_HEADERS, page_file
@@ -35,13 +35,16 @@ _OPEN_ROUTES = ("/healthz", "/ping", "/health")
 _PAGE_ROUTES = ("/", "/docs")
 _DISCONNECT_S = 0.5
 _MAX_COMMENT = 2000
+# Each decodes a whole picture, beside the queue.
+_PREVIEWS_AT_ONCE = 2
 
 
 @dataclass(frozen=True)
 class AppSettings:
     """Token and bounds of an application."""
 
-    token: str
+    # Not in the representation, which ends in logs.
+    token: str = field(repr=False)
     max_pixels: int = MAX_PIXELS
     max_bytes: int = MAX_BYTES
 
@@ -71,6 +74,8 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         settings: Token and bounds.
     """
     memory, samples = KeptFills(), sample_photos()
+    previews = asyncio.Semaphore(_PREVIEWS_AT_ONCE)
+    votes = APIRouter(route_class=ShortBodyRoute)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -87,13 +92,15 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
 
     @app.middleware("http")
     async def guard(request: Request, call_next: Callable[[Request], Awaitable[Response]]) -> Response:
-        path = request.url.path
+        # The path that the router reads; that of the address depends on the header Host, which the client writes.
+        path = request.scope["path"]
         refusal = None
+        by_cookie = is_token(request.cookies.get(COOKIE), expected_cookie)
+        by_header = is_token(bearer(request.headers.get("authorization")), settings.token)
+        request.state.is_known = by_cookie or by_header
         if path not in _OPEN_ROUTES and not (path == "/" and "token" in request.query_params):
-            by_cookie = is_token(request.cookies.get(COOKIE), expected_cookie)
-            by_header = is_token(bearer(request.headers.get("authorization")), settings.token)
             name, value = CROSS_SITE_HEADER
-            if not by_cookie and not by_header:
+            if not request.state.is_known:
                 refusal = problem(
                     401, "the request has no valid token; open the address that the server printed", _BEARER
                 )
@@ -138,8 +145,11 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
     # What operators ask.
 
     @app.get("/healthz", summary="Readiness: 200 once a version is open and warm")
-    async def healthz() -> JSONResponse:
+    async def healthz(request: Request) -> JSONResponse:
         fault = service().fault
+        # The sentence names addresses of stores.
+        if fault is not None and not request.state.is_known:
+            fault = "the audit trail cannot be followed; ask with the token"
         return JSONResponse({"status": "ready", "production": service().split.production, "fault": fault})
 
     @app.get("/ping", include_in_schema=False)
@@ -242,9 +252,9 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
     @app.get("/v1/fills/{trace}/{label}/preview", summary="The same as a PNG of 8 bits for browsers")
     async def preview(trace: str, label: str) -> Response:
         content = memory.file(trace, label).content
-        return Response(
-            await asyncio.to_thread(preview_png, content), media_type="image/png", headers={"X-ISNet-Trace": trace}
-        )
+        async with previews:
+            png = await asyncio.to_thread(preview_png, content)
+        return Response(png, media_type="image/png", headers={"X-ISNet-Trace": trace})
 
     add_preview(app, service, _user, max_bytes=settings.max_bytes, max_pixels=settings.max_pixels)
 
@@ -264,7 +274,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
 
     # Votes.
 
-    @app.post("/v1/verdict", summary="Vote on a fill; the versions are told afterwards")
+    @votes.post("/v1/verdict", summary="Vote on a fill; the versions are told afterwards")
     async def verdict(request: Request, vote: VoteBody) -> dict[str, Any]:
         if (vote.choice is None) == (vote.rating is None):
             raise UserError("a verdict has a choice (A, B, tie, neither) or a rating (good, bad); give one of the two")
@@ -296,7 +306,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         }
         return {"recorded": trace.keep != "none", "reveal": reveal}
 
-    @app.post("/v1/golden", summary="Mark a fill for the golden set")
+    @votes.post("/v1/golden", summary="Mark a fill for the golden set")
     async def golden(request: Request, mark: GoldenBody) -> dict[str, bool]:
         trace = memory.trace(mark.trace)
         if trace.keep != "pictures":
@@ -307,6 +317,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         await service().record(lambda traces: traces.golden(mark.trace, user))
         return {"recorded": True}
 
+    app.include_router(votes)
     return app
 
 
@@ -333,9 +344,9 @@ def _fill_request(body: FormBody, user: str) -> ServingRequest:
     unknown = sorted(fields.keys() - {"refine", "grow", "feather", "blind", "keep"})
     if unknown:
         raise HttpProblem(400, f"the field {unknown[0][:40]!r} is unknown; see /openapi.json for those there are")
-    return ServingRequest(
-        {}, {}, checked_options(fields), body.fields.get("versions", []), body.is_set("blind"), keep, user
-    )
+    blind = body.is_set("blind")
+    options = {**checked_options(fields), BLIND: blind}
+    return ServingRequest({}, {}, options, body.fields.get("versions", []), blind, keep, user)
 
 
 def _gates(served: ServedVersion) -> dict[str, Any] | None:
@@ -372,13 +383,17 @@ def _fills(response: ServingResponse) -> dict[str, Any]:
 
 def _fill(response: ServingResponse, answer: VersionAnswer) -> dict[str, Any]:
     file = f"/v1/fills/{response.trace}/{answer.label}"
+    notes = answer.output.notes
+    if response.blind:
+        # A note may say for which size a version was trained: both answers have the notes of both.
+        notes = tuple(sorted({note for each in response.answers for note in each.output.notes}))
     return {
         "label": answer.label,
         # Blind: the time would tell the versions apart, too.
         "version": None if response.blind else answer.served.version,
         "digest": None if response.blind else answer.served.digest,
         "milliseconds": None if response.blind else round(answer.milliseconds, 1),
-        "notes": list(answer.output.notes),
+        "notes": list(notes),
         "file": file,
         "media_type": answer.output.media_type,
         "preview": f"{file}/preview",

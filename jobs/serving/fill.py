@@ -24,6 +24,8 @@ from trainplane.serving.engine import BadOutput, Fact, Output
 
 INPUTS = ("photo", "mask")
 OPTIONS: Mapping[str, object] = {"refine": "auto", "grow": 0, "feather": 0}
+# An option of a request: the file must not say which version filled it.
+BLIND = "blind"
 # A photo's format to the suffix that is written. Formats that are not written here become PNG.
 _SUFFIXES = {
     "PNG": ".png",
@@ -77,7 +79,7 @@ def fill_hole(
     Args:
         filler: The method.
         inputs: The files `photo` and `mask`; white in the mask is the hole.
-        options: Those of `OPTIONS`.
+        options: Those of `OPTIONS`, and `BLIND`.
         max_pixels: Larger pictures are refused from their header.
         signing: Signs the file; None leaves it as it is.
 
@@ -107,6 +109,8 @@ def fill_hole(
         raise BadOutput(str(error)) from error
     suffix = _SUFFIXES.get(result.photo.format, ".png")
     content, losses = encode_photo(result.photo, suffix)
+    if signing is not None and options.get(BLIND):
+        signing = signing.without_version()
     if signing is not None and suffix in MEDIA_TYPES:
         form = result.photo.format or ""
         content = signing(content, suffix, original=inputs["photo"], original_format=form, hole=result.hole)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import gc
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from typing import Any
 
 import numpy as np
@@ -43,6 +44,7 @@ class LocalEngine:
         self._signing: dict[str, Signing] = {}
         self._scoring: dict[str, Any] = {}  # MLflow's models over the same networks
         self._fills = ThreadPoolExecutor(workers, thread_name_prefix="fill")
+        self._free = asyncio.Semaphore(workers)
         # A version is opened beside the traffic, one after the other: MLflow's default server is a global.
         self._opens = ThreadPoolExecutor(1, thread_name_prefix="open")
 
@@ -58,7 +60,19 @@ class LocalEngine:
 
     async def answer(self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object]) -> Output:
         """Fills one hole, or answers MLflow's route."""
-        return await asyncio.get_running_loop().run_in_executor(self._fills, self._answer, version, inputs, options)
+        await self._free.acquire()
+        future = self._fills.submit(self._answer, version, inputs, options)
+        loop = asyncio.get_running_loop()
+
+        # A thread goes on when its client has gone away, so it is not free before it ends. Otherwise requests that
+        # come and go would pile up behind it, with their pictures.
+        def free(_: Future[Output]) -> None:
+            # The server has ended meanwhile.
+            with suppress(RuntimeError):
+                loop.call_soon_threadsafe(self._free.release)
+
+        future.add_done_callback(free)
+        return await asyncio.wrap_future(future)
 
     def _answer(self, version: str, inputs: Mapping[str, bytes], options: Mapping[str, object]) -> Output:
         filler = self._models[version].filler

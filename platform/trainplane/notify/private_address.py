@@ -14,6 +14,8 @@ import socket
 _LOCAL_NAME = re.compile(r"^localhost$|\.(localhost|local|internal|lan|home|corp|svc|cluster\.local|svc\.cluster)\.?$")
 # IPv6 addresses that lead to the IPv4 address in their last four bytes (RFC 6052).
 _NAT64 = ipaddress.IPv6Network("64:ff9b::/96")
+# Former IPv4-compatible addresses, and a network's own translation (RFC 8215): never public.
+_NEVER_PUBLIC = (ipaddress.IPv6Network("::/96"), ipaddress.IPv6Network("64:ff9b:1::/48"))
 
 
 class NotPublic(ValueError):
@@ -45,6 +47,8 @@ def check_literal(host: str) -> None:
 def is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """True for an address that every machine can reach."""
     if isinstance(address, ipaddress.IPv6Address):
+        if any(address in network for network in _NEVER_PUBLIC):
+            return False
         inner = address.ipv4_mapped or address.sixtofour
         if address in _NAT64:
             inner = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import io
+import struct
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from isnet.errors import InputError
+from isnet.images import provenance
 from isnet.images.certificates import make_certificates
+from isnet.images.jumbf import unsigned_fault
 from isnet.images.provenance import CERTIFICATES, KEY, Identity, Origin, read_credentials
 
 pytest.importorskip("c2pa")
@@ -114,6 +118,34 @@ def test_original_of_another_format_is_named_by_its_digest(identity: Identity) -
     hole = np.ones((48, 48), bool)
     content = identity.sign(data, ".png", original=b"HEIC", original_format="HEIF", hole=hole, origin=ORIGIN)
     assert read_credentials(content, ".png", anchors=identity.chain).state == "trusted"
+
+
+def test_whatever_a_stranger_has_signed_is_read(identity: Identity, monkeypatch: pytest.MonkeyPatch) -> None:
+    manifest_of = provenance._manifest
+
+    def strange(*arguments: Any) -> dict[str, Any]:
+        manifest = manifest_of(*arguments)
+        manifest["claim_generator_info"] = [{"name": "stranger", "version": "1"}]
+        manifest["assertions"][0]["data"]["actions"][1]["parameters"] = {"org.isnet.fill": "no table"}
+        return manifest
+
+    monkeypatch.setattr(provenance, "_manifest", strange)
+    found = read_credentials(signed(identity, ".png")[1], ".png")
+    assert (found.state, found.edits) == ("signed", ())
+    assert len(found.sentences()) == 1
+
+
+def test_boxes_deeper_than_the_stack_are_a_fault() -> None:
+    def box(kind: bytes, content: bytes) -> bytes:
+        return struct.pack(">I", 8 + len(content)) + kind + content
+
+    # Type, toggles, label; the outermost is found by its type.
+    kind = b"c2pa\0\x11\0\x10\x80\0\0\xaa\x008\x9bq"
+    labels = [b"c2pa.assertions", b"urn:c2pa:" + 36 * b"0", b"c2pa"]
+    nested = b""
+    for label in [b"deep"] * 3000 + labels:
+        nested = box(b"jumb", box(b"jumd", kind + b"\x03" + label + b"\0") + nested)
+    assert unsigned_fault(b"TIFF" + nested, ".tiff") == "the boxes of the manifest"
 
 
 def test_mistakes_are_sentences(identity: Identity, tmp_path: Path) -> None:

@@ -10,6 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isnet.images.certificates import make_certificates
+from isnet.images.provenance import Identity, Origin, read_credentials
+from isnet.inference.classical import classical
+from jobs.inference.signing import Signing
+from jobs.serving.fill import BLIND, OPTIONS, fill_hole
+
 pytest.importorskip("c2pa")
 Isnet = Callable
 
@@ -48,6 +54,19 @@ def test_filled_pictures_say_so(isnet: Isnet, files: Path) -> None:
     nothing = isnet("inpaint", "--check", "plain.png")
     assert nothing.status == 0
     assert "carries no content credentials" in nothing.out
+
+
+def test_a_blind_answer_does_not_say_its_version(files: Path) -> None:
+    make_certificates(files / "signing", "Example Ltd")
+    signing = Signing(Identity.read(files / "signing"), Origin("photo", "3", "d" * 64))
+    inputs = {name: (files / f"{name}.png").read_bytes() for name in ("photo", "mask")}
+    told = {}
+    for blind in (False, True):
+        content = fill_hole(classical("mean"), inputs, {**OPTIONS, BLIND: blind}, signing=signing).content
+        [edit] = read_credentials(content, ".png").edits
+        told[blind] = (edit["model"], edit["version"], edit["digest"])
+        assert (b"d" * 64 in content) is not blind
+    assert told == {False: ("photo", "3", "d" * 64), True: ("photo", "", "")}
 
 
 def test_mistakes_are_one_sentence(isnet: Isnet, files: Path) -> None:

@@ -7,17 +7,20 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
+from starlette.datastructures import Headers, UploadFile
 from starlette.testclient import TestClient
 
 from isnet.inpaint import inpaint
 from jobs.evaluation.models import open_model
-from jobs.serving.app import AppSettings, build_app
+from jobs.serving.app import AppSettings, _fills, build_app
+from jobs.serving.bodies import FormBody
 from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.startup import open_service, plan_serving
 from trainplane.cluster.context import resolve
 from trainplane.serving.admission import QueueLimits
-from trainplane.serving.service import ServingOptions
+from trainplane.serving.engine import Output, ServedVersion
+from trainplane.serving.service import ServingOptions, ServingResponse, VersionAnswer
 
 TOKEN = "a-token-of-these-tests"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -253,6 +256,59 @@ def test_every_answer_forbids_other_hosts_and_frames(client):
         assert "default-src 'none'" in policy
         assert "frame-ancestors 'none'" in policy
         assert "http" not in policy
+
+
+@pytest.mark.parametrize("blind", [True, False])
+def test_notes_do_not_tell_which_answer_is_which_while_it_is_blind(blind):
+    answers = tuple(
+        VersionAnswer(
+            label,
+            ServedVersion(label, "d", {}, None, ()),
+            Output(b"", "image/png", (f"trained on {size} pixels", "one frame was read"), {"width": 1, "height": 1}),
+            1.0,
+        )
+        for label, size in (("A", 256), ("B", 128))
+    )
+    first, second = (fill["notes"] for fill in _fills(ServingResponse("tr-0", answers, blind, "facts"))["fills"])
+    assert (first == second) is blind
+    assert set(first + second) == {"trained on 256 pixels", "trained on 128 pixels", "one frame was read"}
+
+
+def test_a_long_json_body_is_refused_before_it_is_parsed(client):
+    vote = {"trace": "tr-0", "choice": "A", "comment": "x" * (2 << 20)}
+    for route in ("/v1/verdict", "/v1/golden"):
+        refused = client.post(route, headers=BEARER, json=vote)
+        assert (refused.status_code, "more than 1 MiB" in sentence(refused)) == (413, True)
+
+
+def test_a_fault_is_told_to_who_has_the_token(client, monkeypatch):
+    monkeypatch.setattr(client.app.state.service, "fault", "restore the records below s3://bucket/audit")
+    client.cookies.clear()
+    assert "s3://" not in client.get("/healthz").text
+    assert "s3://" in client.get("/healthz", headers=BEARER).text
+
+
+@pytest.mark.parametrize("host", ["x/healthz?", "x/healthz#", "evil.example/healthz"])
+def test_a_forged_host_opens_no_route(client, host):
+    client.cookies.clear()
+    assert client.get("/metrics", headers={"Host": host}).status_code == 401
+
+
+def test_only_types_of_pictures_are_recorded():
+    kinds = {
+        "image/png": "image/png",
+        "image/heic": "image/heic",
+        "image/svg+xml": "application/octet-stream",
+        "text/html": "application/octet-stream",
+        "image/png; x=1": "application/octet-stream",
+    }
+    for sent, recorded in kinds.items():
+        file = UploadFile(io.BytesIO(), headers=Headers({"content-type": sent}))
+        assert FormBody({"photo": file}, {}).media_type("photo") == recorded
+
+
+def test_a_setting_does_not_show_the_token():
+    assert TOKEN not in repr(AppSettings(TOKEN))
 
 
 def test_metrics_count_answers_by_version(client):

@@ -65,7 +65,7 @@ def test_webhooks_into_the_cluster_are_refused_unless_allowed(host):
 def test_public_addresses_are_told_from_private_ones():
     for text in ("1.1.1.1", "2606:4700::1111", "64:ff9b::101:101"):
         assert is_public(ipaddress.ip_address(text))
-    for text in ("224.0.0.1", "2002:a00:1::1", "::", "ff02::1"):
+    for text in ("224.0.0.1", "2002:a00:1::1", "::", "ff02::1", "::7f00:1", "::a00:1", "64:ff9b:1::a00:1"):
         assert not is_public(ipaddress.ip_address(text))
     check_literal("hooks.example.com")
     check_literal("1.1.1.1")
