@@ -261,12 +261,12 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
     @app.post("/invocations", summary="MLflow's scoring route, unchanged", openapi_extra=openapi.INVOCATIONS)
     async def invocations(request: Request) -> Response:
         user, kind = _user(request), request.headers.get("content-type", "application/json")
-        async with service().queue.place(user) as place:
-            data = await BoundedRequest(request, settings.max_bytes).whole()
-            async with place.turn():
-                response = await service().answer(
-                    ServingRequest({"body": data}, {"body": kind}, {CONTENT_TYPE: kind}, keep="facts", user=user)
-                )
+        bounded = BoundedRequest(request, settings.max_bytes)
+        async with service().queue.place(user) as place, bounded.plain() as body, place.turn():
+            inputs = {"body": await asyncio.to_thread(body.read)}
+            response = await service().answer(
+                ServingRequest(inputs, {"body": kind}, {CONTENT_TYPE: kind}, keep="facts", user=user)
+            )
         output = response.answers[0].output
         return Response(
             output.content, int(output.facts["status"]), headers=_headers(response), media_type=output.media_type

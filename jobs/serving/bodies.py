@@ -7,7 +7,8 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from tempfile import SpooledTemporaryFile
+from typing import IO, Any
 
 from fastapi import Request, Response
 from fastapi.routing import APIRoute
@@ -24,6 +25,8 @@ MAX_BYTES = 128 << 20
 _BODY_S = 120.0
 _MAX_FIELD_BYTES = 1 << 12
 _MAX_FIELDS = 12
+# Of a plain body; what is longer waits on disk, as files do.
+_MEMORY_BYTES = 1 << 20
 # Of a JSON body, which is read at once.
 _MAX_JSON_BYTES = 1 << 20
 # No type with a `+`: browsers run the script of an SVG.
@@ -109,14 +112,23 @@ class BoundedRequest:
         finally:
             await form.close()
 
-    async def whole(self) -> bytes:
-        """Reads a plain body."""
+    @asynccontextmanager
+    async def plain(self) -> AsyncIterator[IO[bytes]]:
+        """Reads a plain body into a file that lasts during the block.
+
+        Raises:
+            HttpProblem: The body is too large or too slow.
+        """
         self._check_length()
-        try:
-            async with asyncio.timeout(_BODY_S):
-                return b"".join([chunk async for chunk in self._chunks()])
-        except TimeoutError:
-            raise HttpProblem(408, f"the body took more than {_BODY_S:.0f} s to arrive; send it again") from None
+        with SpooledTemporaryFile(_MEMORY_BYTES) as file:
+            try:
+                async with asyncio.timeout(_BODY_S):
+                    async for chunk in self._chunks():
+                        await asyncio.to_thread(file.write, chunk)
+            except TimeoutError:
+                raise HttpProblem(408, f"the body took more than {_BODY_S:.0f} s to arrive; send it again") from None
+            file.seek(0)
+            yield file
 
     def _check_length(self) -> None:
         length = self._request.headers.get("content-length", "0")
@@ -146,7 +158,8 @@ class ShortBodyRoute(APIRoute):
         handle = super().get_route_handler()
 
         async def handle_bounded(request: Request) -> Response:
-            body = await BoundedRequest(request, _MAX_JSON_BYTES).whole()
+            async with BoundedRequest(request, _MAX_JSON_BYTES).plain() as file:
+                body = file.read()
 
             async def receive() -> Message:
                 return {"type": "http.request", "body": body, "more_body": False}

@@ -153,6 +153,25 @@ def test_mlflows_own_route_answers_as_mlflow_does(client):
     assert (refused.status_code, refused.json()["error_code"]) == (400, "INVALID_PARAMETER_VALUE")
 
 
+def test_a_body_of_mlflows_route_is_bounded_and_arrives_whole(client):
+    picture = np.random.default_rng(3).integers(0, 256, (440, 440, 3), np.uint8)
+    row = {
+        "image": base64.b64encode(encoded(picture)).decode(),
+        "mask": base64.b64encode(encoded(mask(440, 440))).decode(),
+    }
+    sent = json.dumps({"dataframe_records": [row]}).encode()
+    headers = {**BEARER, "Content-Type": "application/json"}
+    answer = client.post("/invocations", headers=headers, content=sent[: len(sent) // 2])
+    assert answer.status_code == 400
+    # Sent in pieces, so that no length is told beforehand.
+    pieces = (sent for _ in range(2))
+    assert len(sent) < 1 << 20
+    refused = client.post("/invocations", headers=headers, content=pieces)
+    assert (refused.status_code, "more than 1 MiB" in sentence(refused)) == (413, True)
+    (filled,) = client.post("/invocations", headers=headers, content=sent).json()["predictions"]
+    assert Image.open(io.BytesIO(base64.b64decode(filled["image"]))).size == (440, 440)
+
+
 def bomb():
     # A header of 200 megapixels over a few bytes.
     data = bytearray(encoded(np.zeros((1, 1), np.uint8)))
