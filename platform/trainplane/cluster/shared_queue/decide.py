@@ -44,11 +44,14 @@ def decide(jobs: Sequence[QueueJob], capacity: Resources, quotas: Quotas) -> Dec
         capacity: What the cluster has, by resource.
         quotas: Limits by user.
     """
+    if not capacity:
+        # Its nodes have not come, or not come back. A job's needs would count for nothing.
+        return Decision((), {job.id: "the cluster has no node yet" for job in jobs if job.state == "waiting"})
     holding = [job for job in jobs if job.holds_room]
     free = dict(capacity)
     for job in holding:
         free = _sum(free, needs_of(job, capacity), sign=-1)
-    running = [job for job in holding if job.state == "running"]
+    running = [job for job in holding if job.state == "running" and not job.is_cancelled]
     used = _used_by_user(holding, capacity)
     actions: list[Action] = []
     reasons: dict[str, str] = {}
@@ -71,7 +74,7 @@ def decide(jobs: Sequence[QueueJob], capacity: Resources, quotas: Quotas) -> Dec
         expected = free
         for holder in holding:
             # A job that gives way already is room to come, unless it takes that again before this one.
-            if holder.state == "yielding" and rank(holder) > rank(job):
+            if holder.is_cancelled or (holder.state == "yielding" and rank(holder) > rank(job)):
                 expected = _sum(expected, needs_of(holder, capacity))
         if _fits(needs, expected):
             reasons[job.id] = "another job is giving way to it"

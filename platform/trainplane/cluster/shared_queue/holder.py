@@ -11,7 +11,7 @@ from __future__ import annotations
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,14 @@ from trainplane.cluster.shared_queue.archive import fetch_folder
 from trainplane.cluster.shared_queue.decide import Decision, decide
 from trainplane.cluster.shared_queue.record import QueueJob
 from trainplane.cluster.shared_queue.schedule import due_job
-from trainplane.cluster.shared_queue.store import SharedQueue
+from trainplane.cluster.shared_queue.store import LEASE_TERM_S, SharedQueue
 from trainplane.errors import RunFailed, UserError, error_line
 from trainplane.observe.sinks import Metrics, sinks_here
+from trainplane.storage import StorageError
 
 TICK_S = 2.0
+# Longest time between the note of an attempt and the cluster's: the lease's term, and the upload of its files.
+START_S = 2 * LEASE_TERM_S
 _STATES = ("waiting", "running", "yielding")
 
 
@@ -41,6 +44,9 @@ def after_look(job: QueueJob, seen: JobState | None, now: float) -> QueueJob:
         now: Seconds since the epoch.
     """
     if seen is None:
+        # Whoever noted the attempt may be about to hand it over, and has perhaps lost the lease meanwhile.
+        if abs(now - job.started) < START_S:
+            return job
         # A head that was started again has forgotten its jobs, and they died with it.
         if job.is_cancelled:
             return replace(job, state="ended", status="STOPPED", exit=1, ended=now, message="it was cancelled")
@@ -80,13 +86,17 @@ class QueueHolder:
         states = {state.job: state for state in job_states(connection)}
         jobs = self._create_due(self._queue.jobs(), now)
         self._queue.remove_old(jobs)
+        _stop_strays(connection, jobs, states)
         jobs = [job for job in jobs if job.state != "ended"]
-        jobs = self._cancel(connection, jobs, now)
-        jobs = [self._look(job, states, now) for job in jobs]
+        jobs = self._cancel(jobs, now)
+        jobs = [self._look(connection, job, states, now) for job in jobs]
         jobs = [job for job in jobs if job.state != "ended"]
         self.decision = decide(jobs, capacity_of(connection), self._queue.quotas())
         by_id = {job.id: job for job in jobs}
         for action in self.decision.actions:
+            # A start takes a while, and another one may have taken over.
+            if not self._lease.hold():
+                return False
             if action.kind == "start":
                 by_id[action.job] = self._start(connection, by_id[action.job], now)
             else:
@@ -108,26 +118,33 @@ class QueueHolder:
                 jobs = [*jobs, job]
         return jobs
 
-    def _cancel(self, connection: Any, jobs: list[QueueJob], now: float) -> list[QueueJob]:
+    def _cancel(self, jobs: list[QueueJob], now: float) -> list[QueueJob]:
         wishes = set(self._queue.take_cancelled())
         changed = []
         for job in jobs:
             if job.id in wishes and not job.is_cancelled:
                 if job.state == "waiting":
                     job = replace(job, state="ended", status="STOPPED", exit=1, ended=now, message="it was cancelled")
+                # The look that follows stops it.
                 job = replace(job, is_cancelled=True)
                 self._queue.write(job)
-                if job.holds_room:
-                    _stop(connection, job)
             changed.append(job)
+        ids = {job.id for job in jobs}
         for name in wishes:
-            self._queue.forget_cancelled(name)
+            # A job may have come after the list, with its wish.
+            late = None if name in ids else self._queue.find(name)
+            if late is None or late.state == "ended":
+                self._queue.forget_cancelled(name)
         return changed
 
-    def _look(self, job: QueueJob, states: Mapping[str, JobState], now: float) -> QueueJob:
+    def _look(self, connection: Any, job: QueueJob, states: Mapping[str, JobState], now: float) -> QueueJob:
         if not job.holds_room:
             return job
-        after = after_look(job, states.get(job.ray_job), now)
+        attempt = states.get(job.ray_job)
+        after = after_look(job, attempt, now)
+        if attempt is not None and not attempt.is_over and (job.state == "yielding" or job.is_cancelled):
+            # Again and again: whoever noted it may have been killed before it asked, or the head did not hear it.
+            _stop(connection, job)
         if after != job:
             self._queue.write(after)
             self._emit(f"job {job.id}: {after.state}{f', {after.status}' if after.status else ''}; {after.message}")
@@ -135,7 +152,7 @@ class QueueHolder:
 
     def _start(self, connection: Any, job: QueueJob, now: float) -> QueueJob:
         # Recorded first: killed in between, the next holder finds an attempt that the cluster does not know.
-        started = replace(job, state="running", attempts=job.attempts + 1, started=now, message="")
+        started = replace(job, state="running", attempts=job.attempts + 1, started=time.time(), message="")
         self._queue.write(started)
         template = job.template
         try:
@@ -157,6 +174,9 @@ class QueueHolder:
                     cpus=template.cpus,
                     user=template.user,
                 )
+        except StorageError:
+            # The store comes back, and the attempt is given up then.
+            raise
         except (RunFailed, UserError) as error:
             failed = replace(started, state="ended", status="FAILED", exit=1, ended=now, message=str(error))
             self._queue.write(failed)
@@ -195,6 +215,17 @@ def _stop(connection: Any, job: QueueJob) -> None:
         return
 
 
+def _stop_strays(connection: Any, jobs: Sequence[QueueJob], states: Mapping[str, JobState]) -> None:
+    """Stops attempts that were given up and came late."""
+    # Their room is another's by now.
+    for job in jobs:
+        last = job.attempts if job.holds_room else job.attempts + 1
+        for number in range(1, last):
+            earlier = states.get(replace(job, attempts=number).ray_job)
+            if earlier is not None and not earlier.is_over:
+                _stop(connection, replace(job, attempts=number))
+
+
 class HolderThread:
     """Serves the queue beside something else, until it is closed."""
 
@@ -215,7 +246,7 @@ class HolderThread:
             try:
                 self._holder.tick()
                 self.error = ""
-            # A store or a head that is away comes back.
-            except (RunFailed, UserError, OSError, RuntimeError) as error:
+            # A store or a head that is away comes back; and whatever it is, a thread that died would stop all jobs.
+            except Exception as error:
                 self.error = error_line(error)
             self._closing.wait(TICK_S)
