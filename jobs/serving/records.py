@@ -26,7 +26,8 @@ def trace_queue(context: Context, name: str) -> Iterator[TraceQueue]:
     A folder that a former server has left is taken again, with the records that wait in it.
     """
     root = context.home / "serving" / name
-    root.mkdir(parents=True, exist_ok=True)
+    # Pictures of users wait in it: other accounts of the machine must not read them.
+    root.mkdir(mode=0o700, parents=True, exist_ok=True)
     lock, folder = _own_folder(root)
     try:
         queue = TraceQueue(folder, context.tracking, trace_experiment(name), artifact_root=context.artifacts)
