@@ -93,20 +93,20 @@ def _named(words: Sequence[str], inventory: Any, context: Context) -> frozenset[
     """Addresses of the items that were typed."""
     from trainplane.data.grow.versions import VersionName
 
-    names: dict[str, str] = {}
+    names: dict[str, set[str]] = {}
     grown = {VersionName.of(item.address).root for item in inventory.items if VersionName.of(item.address).number > 1}
     for item in inventory.items:
-        names[item.address] = names[item.address.rstrip("/").rpartition("/")[2]] = item.address
+        called = {item.address, item.address.rstrip("/").rpartition("/")[2]}
         if item.kind == "dataset":
             version = VersionName.of(item.address)
-            names[version.typed.removeprefix(f"{context.datasets}/")] = item.address
-            # A plain name is one version's only while there is each.
-            if version.root in grown:
-                names.pop(version.root.rpartition("/")[2], None)
-            else:
-                names[version.root.removeprefix(f"{context.datasets}/")] = item.address
+            called.add(version.typed.removeprefix(f"{context.datasets}/"))
+            plain = {version.root.rpartition("/")[2], version.root.removeprefix(f"{context.datasets}/")}
+            # A plain name is one version's only while there is no other.
+            called = called - plain if version.root in grown else called | plain
         elif item.kind == "version":
-            names[item.address.removeprefix("models:/")] = item.address
+            called.add(item.address.removeprefix("models:/"))
+        for name in called:
+            names.setdefault(name, set()).add(item.address)
     for word in words:
         if word.rstrip("/") not in names:
             hint = nearest(word, [name for name in names if "/" not in name])
@@ -114,7 +114,9 @@ def _named(words: Sequence[str], inventory: Any, context: Context) -> frozenset[
             raise UserError(
                 f"{word}: nothing is called so here{hint if '?' in hint else f'; `{everything}` lists all'}"
             )
-    return frozenset(names[word.rstrip("/")] for word in words)
+        if len(alike := sorted(names[word.rstrip("/")])) > 1:
+            raise UserError(f"{word}: {len(alike)} things are called so, such as {alike[0]}; give one's address")
+    return frozenset(address for word in words for address in names[word.rstrip("/")])
 
 
 def _refuse_needed(only: frozenset[str], plan: Any) -> None:

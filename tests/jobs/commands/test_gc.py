@@ -36,6 +36,10 @@ def test_a_plan_a_removal_and_refusals(home: Path, tmp_path: Path, isnet) -> Non
     assert refused.status == 2
     assert f"cannot go: it is needed, by dataset {home}/datasets/mine/versions/000002; remove that first" in refused.err
     assert isnet("gc", "unsued").err.startswith("isnet: unsued: nothing is called so here; did you mean 'unused'?")
+    # A name of two things means neither.
+    (home / "cache" / "models" / "unused").write_bytes(b"x")
+    assert "unused: 2 things are called so" in isnet("gc", "unused", "--yes").err
+    (home / "cache" / "models" / "unused").unlink()
     assert "--kinds has 'cache'; did you mean 'caches'?" in isnet("gc", "--kinds", "cache").err
     assert isnet("gc", "unused", "--yes").status == 0
     assert isnet("gc", "--older-than", "0", "--yes", "--json").json()["bytes"] == 5000
