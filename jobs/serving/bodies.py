@@ -114,7 +114,7 @@ class BoundedRequest:
 
     @asynccontextmanager
     async def plain(self) -> AsyncIterator[IO[bytes]]:
-        """Reads a plain body into a file that lasts during the block.
+        """Reads a plain body; its file lasts during the block.
 
         Raises:
             HttpProblem: The body is too large or too slow.
