@@ -51,7 +51,7 @@ def _items(store: Store, entries: Mapping[str, Entry], alive: Mapping[str, str])
     started = (about.get("config") or {}).get("train", {}).get("start_from")
     # All checkpoints of a run are of the same datasets.
     read = {*(about.get("datasets") or ()), *(manifest.get("dataset_digest") for manifest in manifests.values())}
-    digests = {f"digest:{digest}" for digest in read - {None}}
+    digests = {f"digest:{digest}" for digest in {*read, *_digests_in(about.get("config"))} - {None}}
     running = alive.get(place(run), "")
     good = [checkpoint for checkpoint in present if f"{checkpoint.key}/{checkpoints.ABANDONED}" not in entries]
     own_rules = {f"{run}/{key}" for key in _kept(good, (about.get("config") or {}).get("train", {}))}
@@ -114,6 +114,15 @@ def _about(store: Store) -> dict[str, Any]:
         return {}
     except ValueError as error:
         raise unread(f"{store.address}/{_RUN}", error) from None
+
+
+def _digests_in(settings: Any) -> Iterator[str]:
+    """Yields the digests that settings require, such as of masks."""
+    for name, value in settings.items() if isinstance(settings, dict) else ():
+        if name.endswith("_digest"):
+            yield from value.values() if isinstance(value, dict) else [value] if value else []
+        else:
+            yield from _digests_in(value)
 
 
 def _kept(present: list[checkpoints.Checkpoint], train: Mapping[str, Any]) -> list[str]:

@@ -369,8 +369,10 @@ def test_a_start_that_another_machine_recorded_under_its_own_path_stays(tmp_path
 def test_a_run_without_checkpoints_keeps_all_datasets_that_it_reads(tmp_path: Path) -> None:
     held_out = make(tmp_path / "datasets" / "val", 4)
     run = a_run(tmp_path / "checkpoints", "run", ())
-    about = json.loads((run / "run.json").read_bytes())
-    (run / "run.json").write_text(json.dumps({**about, "datasets": [held_out.digest]}))
-    assert held_out.address in plan_of(tmp_path, with_newest=True).addresses
+    holes = [make(tmp_path / "datasets" / name, 4, seed=n) for n, name in enumerate(("masks", "val-masks"), 1)]
+    data = {"masks_digest": {"address": holes[0].digest}, "val_masks_digest": holes[1].digest}
+    (run / "run.json").write_text(json.dumps({"config": {"data": data}, "datasets": [held_out.digest]}))
+    addresses = {each.address for each in (held_out, *holes)}
+    assert addresses <= plan_of(tmp_path, with_newest=True).addresses
     living = seen(tmp_path, with_newest=True, alive={str(run): "a job"})
-    assert held_out.address not in decide(living, NOW).addresses
+    assert not addresses & decide(living, NOW).addresses
