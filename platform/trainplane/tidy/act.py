@@ -67,23 +67,45 @@ def act(
         look: Lists everything once more, after items are prepared.
         progress: Called after each removal.
     """
-    staying: list[Judgement] = []
-    prepared = []
+    prepared: list[Item] = []
+    freed: list[Item] = []
+    try:
+        staying = _prepare(plan, removers, prepared)
+        inventory = _as_old_as_planned(look(), prepared)
+        staying += _remove(inventory, rules, removers, prepared, freed, progress)
+    except BaseException:
+        # What is hidden comes back at once; of what is half deleted, nothing can.
+        for item in prepared:
+            if item not in freed:
+                _fault(removers[item.kind].restore, item)
+        raise
+    return Removed(tuple(freed), tuple(staying))
+
+
+def _prepare(plan: TidyPlan, removers: Mapping[Kind, Remover], prepared: list[Item]) -> list[Judgement]:
+    """Adds to `prepared`; returns what stays."""
+    staying = []
     for item in _sorted(plan.removals):
         if (reason := _fault(removers[item.kind].prepare, item)) is None:
             prepared.append(item)
         else:
             staying.append(Judgement(item, reason))
-    try:
-        inventory = _as_old_as_planned(look(), prepared)
-    except BaseException:
-        for item in prepared:
-            removers[item.kind].restore(item)
-        raise
+    return staying
+
+
+def _remove(
+    inventory: Inventory,
+    rules: TidyRules,
+    removers: Mapping[Kind, Remover],
+    prepared: Sequence[Item],
+    freed: list[Item],
+    progress: Callable[[Item], None],
+) -> list[Judgement]:
+    """Adds to `freed`; returns what stays."""
+    staying = []
     # What is not prepared stays, and so does what that needs, whatever the rules would say of it.
     doomed = frozenset(item.address for item in prepared)
     still = decide(inventory, replace(rules, only=doomed))
-    freed: list[Item] = []
     for item in prepared:
         if item.address not in still.addresses:
             reasons = {judgement.item.address: judgement.reason for judgement in still.needed}
@@ -94,10 +116,11 @@ def act(
             progress(item)
         else:
             # It stays after all, and with it what it needs.
+            _fault(removers[item.kind].restore, item)
             staying.append(Judgement(item, reason))
             doomed -= {item.address}
             still = decide(inventory, replace(rules, only=doomed))
-    return Removed(tuple(freed), tuple(staying))
+    return staying
 
 
 def _as_old_as_planned(inventory: Inventory, prepared: Sequence[Item]) -> Inventory:

@@ -7,6 +7,7 @@ import os
 import signal
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -376,3 +377,19 @@ def test_a_run_without_checkpoints_keeps_all_datasets_that_it_reads(tmp_path: Pa
     assert addresses <= plan_of(tmp_path, with_newest=True).addresses
     living = seen(tmp_path, with_newest=True, alive={str(run): "a job"})
     assert not addresses & decide(living, NOW).addresses
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, StillUsed])
+def test_what_is_hidden_comes_back_when_its_removal_fails(tmp_path: Path, error: type[BaseException]) -> None:
+    datasets = [make(tmp_path / "datasets" / name, 4, seed=n) for n, name in enumerate(("a", "b"))]
+
+    class Failing(DatasetRemover):
+        def remove(self, item: Item) -> None:
+            raise error("used")
+
+    plan = plan_of(tmp_path, with_newest=True)
+    assert len(plan.removals) == 2
+    with nullcontext() if error is StillUsed else pytest.raises(error):
+        act(plan, NOW, {"dataset": Failing()}, lambda: seen(tmp_path, with_newest=True))
+    for dataset in datasets:
+        assert verify(Dataset.open(dataset.address)) == []
