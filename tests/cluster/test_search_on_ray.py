@@ -13,13 +13,14 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import nan_task
 import noise_datasets
 import pytest
 import yaml
 
 from trainplane.tracking.client import TrackingServer
 
-SUPPORT = Path(noise_datasets.__file__).parent
+SUPPORT = Path(nan_task.__file__).parent
 DEADLINE_S = 900
 
 
