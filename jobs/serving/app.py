@@ -199,7 +199,7 @@ def build_app(serving: Callable[[], AbstractAsyncContextManager[Service]], setti
         async with service().queue.place(user) as place, BoundedRequest(request, settings.max_bytes).form() as body:
             wish = _fill_request(body, user)
             response = await _run(request, place, body, wish)
-        memory.add(response, user)
+        memory.add(response)
         wants_file = request.headers.get("accept", "").startswith("image/") and len(response.answers) == 1
         headers = _headers(response)
         if wants_file:

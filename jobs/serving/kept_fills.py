@@ -33,7 +33,6 @@ class KeptTrace:
     at: float
     blind: bool
     keep: str
-    rater: str
     versions: Mapping[str, ServedVersion]  # By label
     milliseconds: Mapping[str, float]
     files: dict[str, Output] = field(default_factory=dict)
@@ -55,13 +54,12 @@ class KeptFills:
         self._with_files: OrderedDict[str, KeptTrace] = OrderedDict()
         self._max_bytes, self._now, self._bytes = max_bytes, now, 0
 
-    def add(self, response: ServingResponse, rater: str) -> None:
+    def add(self, response: ServingResponse) -> None:
         """Keeps the files of a response."""
         trace = KeptTrace(
             self._now(),
             response.blind,
             response.keep,
-            rater,
             {answer.label: answer.served for answer in response.answers},
             {answer.label: answer.milliseconds for answer in response.answers},
             {answer.label: answer.output for answer in response.answers},

@@ -108,6 +108,7 @@ class FillReplica:
             return ReplicaAnswer(bad_output=str(error))
         except (InputError, UserError) as error:
             return ReplicaAnswer(refusal=str(error))
+        # Whatever a version's code raises is told as a text: its class may not exist where the page is.
         except Exception as error:
             return ReplicaAnswer(failure=f"{type(error).__name__}: {error}")
 

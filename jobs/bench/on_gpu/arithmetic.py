@@ -142,12 +142,13 @@ def memory(scale: Scale) -> dict[str, Any]:
     planned = step_footprint(players, size=scale.case.size, micro_batch=scale.case.batch, on_gpu=on_gpu).peak / 2**20
     measured = peak_mib(scale.case, "fp32")
     ratio = measured / planned
-    # On a processor the allocator and the convolutions' scratch space are part of the measurement.
+    # On a processor the allocator and the convolutions' scratch space are part of the measurement: 1.3 at 32 px.
+    least, most = (0.85, 1.15) if on_gpu else (0.5, 2.0)
     return {
         "planned_mib": planned,
         "measured_mib": measured,
         "measured_to_planned": ratio,
-        "ok": abs(ratio - 1) <= 0.15 if on_gpu else True,
+        "ok": least <= ratio <= most,
     }
 
 

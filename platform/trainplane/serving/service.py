@@ -206,6 +206,7 @@ class Service:
                 output = await self._engine.answer(version, request.inputs, request.options)
         except (ValueError, EngineBusy):
             raise
+        # Counted against the version, and raised on.
         except Exception as error:
             not_finite = isinstance(error, BadOutput)
             observations.failed(not_finite=not_finite)
@@ -230,6 +231,7 @@ class Service:
             keep = "none" if visible.keep == "none" else "facts"
             response = ServingResponse(new_trace(), (first, mirrored), False, keep)
             await self._record(request, response, started, shadow=True, facts=facts)
+        # Nobody waits for this answer, and the user has another.
         except Exception as error:
             logger.warning("version %s failed at a mirrored request (%s)", version, error)
         finally:

@@ -32,7 +32,7 @@ def kept(memory, *traces):
 def test_a_file_goes_with_time_and_its_trace_takes_votes_for_a_day():
     clock = Clock()
     memory = KeptFills(now=clock)
-    memory.add(response("tr-1"), "someone")
+    memory.add(response("tr-1"))
     clock.now = KEEP_S
     assert kept(memory, "tr-1") == [True]
     clock.now = KEEP_S + 1
@@ -48,14 +48,14 @@ def test_a_file_goes_with_time_and_its_trace_takes_votes_for_a_day():
 def test_the_oldest_files_make_room_whatever_was_forgotten_before():
     memory = KeptFills(max_bytes=350, now=Clock())
     for number in range(5):
-        memory.add(response(f"tr-{number}"), "someone")
+        memory.add(response(f"tr-{number}"))
     assert kept(memory, "tr-0", "tr-1", "tr-2", "tr-3", "tr-4") == [False, False, True, True, True]
-    memory.add(response("large", size=300), "someone")
+    memory.add(response("large", size=300))
     assert kept(memory, "tr-2", "tr-3", "tr-4", "large") == [False, False, False, True]
 
 
 def test_a_file_of_another_label_is_not_there():
     memory = KeptFills(now=Clock())
-    memory.add(response("tr-1"), "someone")
+    memory.add(response("tr-1"))
     with pytest.raises(NotKept, match="is not kept any more"):
         memory.file("tr-1", "B")
