@@ -26,6 +26,7 @@ STARTS = 3
 # Ray takes 127.0.0.1 for a mistake and listens on all addresses instead, unless it is told that a cluster of several
 # machines is impossible. The variable is named after the systems where this is the default.
 LOOPBACK_VARIABLES = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
+RECONNECT_VARIABLE = "RAY_gcs_rpc_server_reconnect_timeout_s"
 
 
 def in_ray_job() -> bool:
@@ -54,24 +55,29 @@ def ray_session(*, num_cpus: int | None = None) -> Iterator[Any]:
     A private cluster, of `num_cpus` processors (None: all), is shut down in any case. It listens on loopback and asks
     for a token. Its dashboard stays on: without it Ray never releases the resources of an ended trial or trainer.
     """
-    in_job = in_ray_job()
-    # Set before Ray is imported: its processes inherit them, and nothing is written to the user's home.
-    with with_variables(ray_variables(in_job=in_job)):
-        import ray
+    in_job, private = in_ray_job(), False
+    try:
+        # Ray's processes inherit them, and nothing is written to the user's home.
+        with with_variables(ray_variables(in_job=in_job)):
+            import ray
 
-        if ray.is_initialized():
-            yield ray
-            return
-        try:
-            with keep_sigterm_handler():
-                if in_job:
-                    connect_job(ray)
-                else:
-                    with _block_hangups():
-                        _start_private(ray, num_cpus)
-            yield ray
-        finally:
-            ray.shutdown()
+            if ray.is_initialized():
+                yield ray
+                return
+            private = not in_job
+            try:
+                with keep_sigterm_handler():
+                    if in_job:
+                        connect_job(ray)
+                    else:
+                        with _block_hangups():
+                            _start_private(ray, num_cpus)
+                yield ray
+            finally:
+                ray.shutdown()
+    finally:
+        if private:
+            _read_variables_again()
 
 
 def connect_job(ray: Any) -> None:
@@ -104,7 +110,7 @@ def ray_variables(*, in_job: bool) -> dict[str, str]:
         # A minute after its cluster is gone Ray aborts the process, though another cluster may be starting by then; a
         # lost cluster is noticed by `dead_processes`. Not without limit: on a very busy machine `ray.shutdown` was seen
         # to wait for a gcs_server that is gone.
-        variables["RAY_gcs_rpc_server_reconnect_timeout_s"] = "180"
+        variables[RECONNECT_VARIABLE] = "180"
     variables |= {name: os.environ[name] for name in variables if name in os.environ}
     if in_job:
         return variables
@@ -154,6 +160,7 @@ def dead_processes() -> list[str]:
 def _start_private(ray: Any, num_cpus: int | None) -> None:
     """Starts a cluster on this machine; `RunFailed` after three attempts."""
     _check_temporary_folder()
+    _read_variables_again()
     # Ray would have its workers import from the current folder what the command itself does not. To Ray, a client's
     # job has no such folder on this machine; nothing else of its start differs (2.60.0).
     job_config = None if imports_from_current_folder() else ray.job_config.JobConfig(_client_job=True)
@@ -178,6 +185,26 @@ def _start_private(ray: Any, num_cpus: int | None) -> None:
                     f"Ray did not start on this machine in {STARTS} attempts ({error_line(error, last=True)}); "
                     "see what keeps it busy and run the same command again, or set train.workers=1"
                 ) from error
+
+
+def _read_variables_again() -> None:
+    """Has Ray read variables again that it reads once, at its import (2.60.0).
+
+    A notebook may import Ray before us. Its driver would show no token to the cluster that asks for one, and the
+    cluster would listen on all addresses. Afterwards the notebook may start a cluster of its own.
+    """
+    from ray._private import ray_constants
+    from ray._raylet import AuthenticationTokenLoader, Config
+
+    settings: dict[str, Any] = {"AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
+    if RECONNECT_VARIABLE in os.environ:
+        settings[RECONNECT_VARIABLE.removeprefix("RAY_")] = int(os.environ[RECONNECT_VARIABLE])
+    Config.initialize(json.dumps(settings))
+    several_machines = not ray_constants.IS_WINDOWS_OR_OSX
+    ray_constants.ENABLE_RAY_CLUSTER = ray_constants.env_bool(
+        ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, several_machines
+    )
+    AuthenticationTokenLoader.instance().reset_cache()
 
 
 def _check_temporary_folder() -> None:
