@@ -194,7 +194,7 @@ def _read_variables_again() -> None:
     cluster would listen on all addresses. Afterwards the notebook may start a cluster of its own.
     """
     from ray._private import ray_constants
-    from ray._raylet import AuthenticationTokenLoader, Config
+    from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
 
     settings: dict[str, Any] = {"AUTH_MODE": os.environ.get("RAY_AUTH_MODE", "disabled")}
     if RECONNECT_VARIABLE in os.environ:
