@@ -64,6 +64,11 @@ def ratio_rows(
     return rows
 
 
+def quantity(number: int, noun: str) -> str:
+    """Formats a number of things: `1 sample`, `2,000 samples`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"
+
+
 def size(num_bytes: float) -> str:
     """Formats bytes with three digits: `53.4 GB`."""
     # Decimal units, unlike the sizes of the command line.

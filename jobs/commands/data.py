@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from isnet.images.files import display_name
 from isnet.images.folders import with_advice
+from jobs.cli.format import quantity
 from jobs.cli.main import emit
 from jobs.data.catalogue import list_datasets, picture_sizes
 from trainplane.cluster.context import Context
@@ -144,8 +145,8 @@ def list_all(args: argparse.Namespace, context: Context) -> int:
 
 
 def _extent(dataset: Dataset) -> str:
-    plural = "s" * (dataset.num_shards != 1)
-    return f"{dataset.num_samples} samples, {dataset.num_shards} shard{plural}, {dataset.bytes / 2**20:.1f} MiB"
+    samples, shards = quantity(dataset.num_samples, "sample"), quantity(dataset.num_shards, "shard")
+    return f"{samples}, {shards}, {dataset.bytes / 2**20:.1f} MiB"
 
 
 def describe(dataset: Dataset) -> dict[str, Any]:
@@ -174,11 +175,11 @@ def _kind(reason: str) -> str:
 
 def describe_text(payload: dict[str, Any]) -> str:
     """Returns the output without `--json`."""
-    shards = f"{payload['shards']} shard{'s' * (payload['shards'] != 1)}"
+    samples, shards = quantity(payload["samples"], "sample"), quantity(payload["shards"], "shard")
     each = f", {payload['bytes'] / 1024 / payload['samples']:.1f} KiB each" if payload["samples"] else ""
     lines = [
         f"{payload['name']} ({payload['split']}) at {payload['dataset']}",
-        f"  {payload['samples']} samples in {shards}, {payload['bytes'] / 2**20:.1f} MiB{each}",
+        f"  {samples} in {shards}, {payload['bytes'] / 2**20:.1f} MiB{each}",
         f"  digest {payload['digest']}",
     ]
     if (grown := payload["packed"].get("grown")) is not None:

@@ -16,6 +16,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 
 from jobs.cli.findings import Finding
+from jobs.cli.format import quantity
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
@@ -155,9 +156,8 @@ def cluster(context: Context) -> Iterator[Finding]:
         yield Finding("error", f"Ray at {context.ray} is {version}, here it is {ours}", "install the same version")
     else:
         yield Finding("ok", f"Ray at {context.ray}: {version}")
-    what = (
-        f"the cluster has {resources.nodes} nodes, {resources.cpus:g} processors and {resources.gpus:g} GPUs for work"
-    )
+    nodes = quantity(resources.nodes, "node")
+    what = f"the cluster has {nodes}, {resources.cpus:g} processors and {resources.gpus:g} GPUs for work"
     if resources.cpus or resources.gpus:
         yield Finding("ok", what)
     else:

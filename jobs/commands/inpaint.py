@@ -13,6 +13,7 @@ from typing import Any
 from isnet.images.files import display_name, read_bytes
 from isnet.images.provenance import read_credentials
 from jobs.api.filling import fill_files
+from jobs.cli.format import quantity
 from jobs.cli.main import emit
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
@@ -46,8 +47,8 @@ def inpaint(args: argparse.Namespace, context: Context) -> int:
     if filled.manifest is None:
         lines = [*map(_line, filled.done), *failed]
     else:
-        count = len(filled.done)
-        lines = [*failed, f"{count} pictures filled by {filled.model}; {args.output}/{filled.manifest} names them"]
+        pictures = quantity(len(filled.done), "picture")
+        lines = [*failed, f"{pictures} filled by {filled.model}; {args.output}/{filled.manifest} names them"]
     # A name may hold line ends and bytes of another encoding.
     emit(args, filled.to_json(), "\n".join(display_name(line) for line in lines))
     return 1 if filled.failed else 0

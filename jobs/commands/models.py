@@ -13,7 +13,7 @@ from jobs.api.registry import promote as promote_version
 from jobs.api.registry import register as register_run
 from jobs.api.registry import sign as sign_version
 from jobs.api.registry import verify as verify_version
-from jobs.cli.format import mean_texts
+from jobs.cli.format import mean_texts, quantity
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
 from trainplane.cluster.context import Context
@@ -68,8 +68,9 @@ def _version_text(version: dict[str, Any]) -> str:
         # Means over all pairs; the card has the bins.
         on = version["evaluation"]["dataset_digest"][:12]
         psnr, ssim, l1 = mean_texts(evaluation)
+        pairs = quantity(evaluation["n"], "pair")
         lines.append(
-            f"    {'evaluation':<15} psnr {psnr} dB, ssim {ssim}, l1 {l1} % over {evaluation['n']} pairs of {on} "
+            f"    {'evaluation':<15} psnr {psnr} dB, ssim {ssim}, l1 {l1} % over {pairs} of {on} "
             f"(evaluation {version['evaluation_digest'][:12]})"
         )
     lines += [f"    {'NOT READ':<15} {fault}" for fault in version["faults"]]
@@ -230,7 +231,8 @@ def golden(args: argparse.Namespace, context: Context) -> int:
     rule = f"golden_set: [{{dataset: {into}, masks: {into}-masks, metric: psnr, better: higher, by: 0.1}}]"
     payload = {"name": name, "photos": photos.digest, "masks": masks.digest, "dataset": into, "rule": rule}
     text = (
-        f"{into}: {photos.num_samples} photos ({photos.digest[:12]}), {into}-masks: {masks.num_samples} holes\n"
+        f"{into}: {quantity(photos.num_samples, 'photo')} ({photos.digest[:12]}), "
+        f"{into}-masks: {quantity(masks.num_samples, 'hole')}\n"
         f"a gate for them, in a file of rules: {rule}"
     )
     emit(args, payload, text)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import time
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import asdict
 
 from jobs.api.recorded_runs import ListedRun, export_run, find_runs, listed
+from jobs.cli.format import quantity
 from jobs.cli.main import emit
 from jobs.evaluation import pending_results
 from jobs.evaluation.model_address import run_id_of
@@ -20,6 +22,7 @@ from trainplane.tracking.heartbeat import fail_stale_runs
 from trainplane.tracking.query.select import FACTS
 from trainplane.tracking.run_record import RunRecord
 from trainplane.tracking.search_runs import Conditions
+from trainplane.tracking.spool.ledger import DASHBOARD
 
 # Pause between two searches for dead runs with `--wait`.
 REAP_EVERY_S = 30.0
@@ -43,7 +46,8 @@ def list_runs(args: argparse.Namespace, context: Context) -> int:
     # Records on this disk that MLflow does not have yet.
     waiting = [asdict(spool) for spool in pending_results.waiting(context)]
     lines += [
-        f"{spool['records']} records of {spool['run_id']} wait here for {spool['tracking'] or 'an unknown address'}"
+        f"{quantity(spool['records'], 'record')} of {spool['run_id']} still here, "
+        f"for {spool['tracking'] or 'an unknown address'}"
         for spool in waiting
     ]
     if result.num_more:
@@ -92,13 +96,24 @@ def show(args: argparse.Namespace, context: Context) -> int:
     lines = [f"run {run.info.run_id} ({run.info.run_name}): {run.info.status}"]
     if saved is not None:
         lines.append(f"saved: step {saved}{f' of {total}' if (total := settings.get('train.steps')) else ''}")
-    for title, values in (("settings", settings), ("metrics", run.data.metrics), ("record", tags)):
+    texts = {key: f"{value:.6g}" for key, value in _main_first(run.data.metrics).items()}
+    for title, values in (
+        ("settings", dict(sorted(settings.items()))),
+        ("metrics", texts),
+        ("record", dict(sorted(tags.items()))),
+    ):
         lines.append(f"{title}:")
-        lines += [
-            f"  {key:<28} {str(value).splitlines()[0] if str(value) else ''}" for key, value in sorted(values.items())
-        ]
+        lines += [f"  {key:<28} {str(value).splitlines()[0] if str(value) else ''}" for key, value in values.items()]
     emit(args, payload, "\n".join(lines))
     return 0
+
+
+def _main_first(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Sorts metrics: validation, training, the rest; the dashboard repeats some of them."""
+    groups = ("val/", "train/")
+    shown = sorted(key for key in metrics if not key.startswith((DASHBOARD, *groups)))
+    first = [key for group in groups for key in sorted(metrics) if key.startswith(group)]
+    return {key: metrics[key] for key in (*first, *shown)}
 
 
 def export(args: argparse.Namespace, context: Context) -> int:
@@ -118,7 +133,7 @@ def sync(args: argparse.Namespace, context: Context) -> int:
     }
     num_sent = sum(outcome.sent for outcome in outcomes.values())
     num_unsent = sum(outcome.unsent for outcome in outcomes.values())
-    lines = [f"{num_sent} records sent, {num_unsent} left"]
+    lines = [f"{quantity(num_sent, 'record')} sent, {num_unsent} left"]
     lines += [f"{run_id}: {outcome.error}" for run_id, outcome in outcomes.items() if outcome.error]
     # Records for other servers wait until `--of` names their address.
     elsewhere = Counter(
@@ -127,7 +142,8 @@ def sync(args: argparse.Namespace, context: Context) -> int:
         if spool.run_id not in outcomes
     )
     lines += [
-        f"{n} runs wait for {address}; {command_line('runs', 'sync', '--of', address)} sends them here instead"
+        f"{quantity(n, 'run')} for {address}; "
+        f"{command_line('runs', 'sync', '--of', address)} sends what they recorded here instead"
         for address, n in elsewhere.items()
     ]
     payload = {"runs": runs, "sent": num_sent, "left": num_unsent, "elsewhere": dict(elsewhere)}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 
+from jobs.cli.format import quantity
 from jobs.cli.main import emit
 from jobs.cli.streams import notify
 from jobs.search.stored import stored_searches
@@ -65,9 +66,8 @@ def list_searches(args: argparse.Namespace, context: Context) -> int:
         values = ", ".join(f"{goal} {summary.format_value(best.values.get(goal))}" for goal in goals) if best else "-"
         trial = f"  trial {best.number}, run {best.run_id[:8]}" if best else ""
         words = " ".join(stored.description.get("words", [])[1:])
-        lines.append(
-            f"{stored.folder:<32} {status:<8} {done} of {state.trial_limit} trials  best: {values}{trial}  {words}"
-        )
+        trials = quantity(state.trial_limit, "trial")
+        lines.append(f"{stored.folder:<32} {status:<8} {done} of {trials}  best: {values}{trial}  {words}")
     lines = lines or [f"no searches in {context.checkpoints}; start one: {command_line('tune', 'search_demo')}"]
     emit(args, {"searches": rows}, "\n".join(line.rstrip() for line in lines))
     return 0

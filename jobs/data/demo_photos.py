@@ -16,6 +16,7 @@ from pathlib import Path
 
 from isnet.errors import InputError
 from isnet.images.decode import decode_rgb
+from jobs.cli.format import quantity
 from jobs.data.packing import pack_pictures
 from jobs.data.sources import PictureSource, Skip, file_source, open_pictures
 from trainplane.cluster.context import Context
@@ -106,9 +107,9 @@ def folder_photos(folder: Path) -> PhotoSides:
     different = sorted({digest for digest, _ in usable})
     if len(different) < MINIMUM:
         alike = f", {len(different)} of them different" if len(different) < len(usable) else ""
-        first = [f" ({len(skipped)} files cannot be used, the first: {s.file}: {s.reason})" for s in skipped[:1]]
+        first = [f" ({quantity(len(skipped), 'file')} of no use, the first: {s.file}: {s.reason})" for s in skipped[:1]]
         raise UserError(
-            f"{folder}: {len(usable)} usable photos found{alike}{''.join(first)}, need at least {MINIMUM}; "
+            f"{folder}: {quantity(len(usable), 'usable photo')} found{alike}{''.join(first)}, need at least {MINIMUM}; "
             "give a folder of JPEG, PNG or WebP photos"
         )
     # The smallest digests are held out, at least one.

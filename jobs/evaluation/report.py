@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isnet.metrics import METRICS
-from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_text, ratio_rows
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_text, quantity, ratio_rows
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.headline import headline, ranking
 from jobs.evaluation.paper_tables import OTHER_SCALE_NOTES, PAPER_TITLE, Table, differences, paper_tables, paper_view
@@ -101,7 +101,7 @@ def reading_notes(report: Report) -> list[str]:
     if few < MIN_GROUPS:
         least = 2 * smallest_p(few)
         notes.append(
-            f"{few} picture{'s' if few > 1 else ''} cannot say less than p = {least:.2g}; 95 % intervals need "
+            f"{quantity(few, 'picture')} cannot say less than p = {least:.2g}; 95 % intervals need "
             f"{MIN_GROUPS} pictures."
         )
     return notes

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from isnet.metrics import METRICS
+from jobs.cli.format import quantity
 from jobs.evaluation.evaluation import Measurement, Protocol, make_protocol, measure_model, summarize
 from jobs.evaluation.models import open_model
 from jobs.evaluation.recorded_evaluation import recorded_evaluation
@@ -96,8 +97,9 @@ def record_measurement(context: Context, version: ModelVersion, protocol: Protoc
     pairing = protocol.eval_set.pairing
     pictures = measured.evaluation["pictures"]
     text = (
-        f"by promotions, not by the version's record: {len(pairing.pairs)} pairs of {pictures} pictures of "
-        f"{protocol.name} ({pairing.dataset_digest[:12]}), holes {protocol.masks}, {pairing.size} px"
+        f"by promotions, not by the version's record: {quantity(len(pairing.pairs), 'pair')} of "
+        f"{quantity(pictures, 'picture')} of {protocol.name} ({pairing.dataset_digest[:12]}), "
+        f"holes {protocol.masks}, {pairing.size} px"
     )
     recorded, faults = recorded_evaluation(version)
     if recorded is not None and (difference := _difference(recorded, measured.evaluation)) is None:

@@ -21,6 +21,7 @@ from statistics import fmean
 
 import torch
 
+from jobs.cli.format import quantity
 from jobs.config import ISNetConfig
 from jobs.train.measure_rank import MeasuredSteps, measure_steps
 from jobs.train.resources import RanksHere
@@ -103,10 +104,10 @@ def training_seconds(train: TrainConfig, measured: MeasuredSteps, *, done: int, 
 
 
 def _description(measured: Sequence[MeasuredSteps], *, ranks: int, here: int) -> str:
-    words = f"{here} rank{'s' if here > 1 else ''} timed here"
+    words = f"{quantity(here, 'rank')} timed here"
     if len(measured) > 1:
         words += f", {len(measured)} trials at once"
-    words += f": {measured[0].steps} steps of {fmean(group.step_s for group in measured):.2g} s"
+    words += f": {quantity(measured[0].steps, 'step')} of {fmean(group.step_s for group in measured):.2g} s"
     words += ", data included" if measured[0].with_data else ", without reading data, as it is not there yet"
     if validation_s := fmean(group.validation_s for group in measured):
         words += f"; a validation takes {validation_s:.2g} s"

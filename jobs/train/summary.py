@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 
 from isnet.masks import RATIO_BINS
-from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, ratio_rows
+from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, duration, quantity, ratio_rows
 from jobs.train.resources import computes_bf16
 from trainplane.command_line import command_line
 from trainplane.train.batch_size import split_batch
@@ -70,9 +70,10 @@ def summary(run_id: str, outcome: Outcome) -> str:
     if outcome.pictures_per_s:
         lines += _time(outcome)
     if outcome.unsent:
-        lines.append(f"  {outcome.unsent} records wait on this machine; `{command_line('runs', 'sync')}` sends them")
+        records = quantity(outcome.unsent, "record")
+        lines.append(f"  {records} still on this machine, not in MLflow; to send: {command_line('runs', 'sync')}")
     if outcome.damage:
-        lines.append(f"  {len(outcome.damage)} damaged samples were replaced")
+        lines.append(f"  {quantity(len(outcome.damage), 'damaged sample')} replaced")
     return "\n".join(lines)
 
 

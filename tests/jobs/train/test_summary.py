@@ -45,5 +45,5 @@ def test_a_run_that_only_measured_tells_of_no_time():
 
 def test_what_waits_and_what_was_damaged_is_said():
     text = "\n".join(said({}, unsent=3, damage=["a", "b"]))
-    assert "3 records wait on this machine; `isnet runs sync` sends them" in text
-    assert "2 damaged samples were replaced" in text
+    assert "3 records still on this machine, not in MLflow; to send: isnet runs sync" in text
+    assert "2 damaged samples replaced" in text
