@@ -9,14 +9,13 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 from jobs.cli.arguments import parse
 from jobs.cli.format import duration
 from jobs.cli.main import emit
 from jobs.cli.streams import notify, write_report
-from jobs.commands.cluster.submit import PACKAGES, job_environment, job_folder, job_python, named_context
+from jobs.cluster.job_files import PACKAGES, job_environment, job_folder, job_python, named_context
 from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs import logs as following
@@ -56,11 +55,10 @@ def template_of(context: Context, command: list[str], *, priority: int, files: s
     queue = SharedQueue.of(context)
     has_gpus = "GPU" in capacity_of(client.connect(context))
     with job_folder(context, command, files) as (folder, job_args):
-        packages = [Path(str(package.__file__)).parent for package in PACKAGES]
         return Template(
             words=tuple(command),
             entrypoint=shlex.join([job_python(context), "-m", "jobs.cli.cluster_main", *job_args]),
-            packages=tuple((package.name, store_folder(queue.store, package)) for package in packages),
+            packages=tuple((package.name, store_folder(queue.store, package)) for package in PACKAGES),
             working_dir=store_folder(queue.store, folder),
             environment={**lineage.code_variables(), **named_context(), **job_environment(context)},
             needs=needs_of_command(command, has_gpus=has_gpus, cpus=cpus),

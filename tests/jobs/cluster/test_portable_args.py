@@ -7,6 +7,7 @@ import pytest
 
 from jobs.cli import cluster_main
 from jobs.cli.arguments import build_parser
+from jobs.cluster.job_files import job_folder
 from jobs.cluster.portable_args import (
     PATH_ARGS,
     PATH_OR_NAME_ARGS,
@@ -15,7 +16,7 @@ from jobs.cluster.portable_args import (
     portable_args,
     required_addresses,
 )
-from jobs.commands.cluster.submit import job_command, job_folder
+from jobs.commands.cluster.submit import job_command
 from jobs.config import load_run_config
 from trainplane.cluster.context import local
 from trainplane.cluster.jobs.upload import check_upload
