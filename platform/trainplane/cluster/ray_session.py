@@ -188,10 +188,11 @@ def _start_private(ray: Any, num_cpus: int | None) -> None:
 
 
 def _read_variables_again() -> None:
-    """Has Ray read variables again that it reads once, at its import (2.60.0).
+    """Has Ray read its variables again.
 
-    A notebook may import Ray before us. Its driver would show no token to the cluster that asks for one, and the
-    cluster would listen on all addresses. Afterwards the notebook may start a cluster of its own.
+    It reads some of them once, at its import (2.60.0). A notebook may import Ray before us. Its driver
+    would show no token to the cluster that asks for one, and the cluster would listen on all addresses. Afterwards the
+    notebook may start a cluster of its own.
     """
     from ray._private import ray_constants
     from ray._raylet import AuthenticationTokenLoader, Config  # type: ignore[attr-defined]
