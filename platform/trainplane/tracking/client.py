@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from trainplane.command_line import command_line
 from trainplane.environ import preserved_variables
 from trainplane.errors import CLI, RunFailed, UserError, error_line
+from trainplane.tracking.answer_limits import limit_answers
 from trainplane.tracking.answers import NOT_MLFLOW, CheckedClient, SearchPages
 from trainplane.tracking.local.database import SQLITE, database_path, make_database, with_lock_timeout
 from trainplane.tracking.local.moved import follow_move
@@ -174,8 +175,8 @@ def _make_client(address: str) -> Any:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    # A new database logs each table, and each retry against a dead server is a warning.
-    for logger_name in ("alembic", "urllib3.connectionpool"):
+    # A new database logs each table; each retry against a dead server, and each odd answer, is a warning.
+    for logger_name in ("alembic", "urllib3.connectionpool", "urllib3.connection", "mlflow.exceptions"):
         logging.getLogger(logger_name).setLevel(logging.ERROR)
     # It logs a screen of traceback on a full disk, and raises the same error, which the caller reports.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
@@ -186,7 +187,10 @@ def _make_client(address: str) -> Any:
             follow_move(database_path(address))
         client = MlflowClient(tracking_uri=patient_address, registry_uri=patient_address)
         # A database of this machine gives what MLflow stored there.
-        return client if address.startswith(SQLITE) else CheckedClient(client)
+        if address.startswith(SQLITE):
+            return client
+        limit_answers()
+        return CheckedClient(client)
     except SQLAlchemyError as error:
         raise MlflowException(reason(error)) from error
 

@@ -7,6 +7,7 @@ import random
 import socketserver
 import threading
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import parse_qs, urlsplit
 
@@ -240,9 +241,13 @@ _SPOILERS = (
 
 
 class HostileStore:
-    """The store, as a server; `begin` seeds the next operation."""
+    """The store, as a server; `begin` seeds the next operation.
 
-    def __init__(self) -> None:
+    Another server gives its own sound answers and its own ways of spoiling them.
+    """
+
+    def __init__(self, sound_answer: Callable[..., Answer] = sound_answer, spoil: Callable[..., None] = spoil) -> None:
+        self._sound_answer, self._spoil = sound_answer, spoil
         self._rng, self._spoilt, self.sent = random.Random(0), 0, list[Answer]()
         store = self
 
@@ -285,9 +290,9 @@ class HostileStore:
         if headers.get("expect"):
             handler.wfile.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         handler.rfile.read(int(headers.get("content-length", 0)))
-        answer = sound_answer(line[0], line[1], headers)
+        answer = self._sound_answer(line[0], line[1], headers)
         if len(self.sent) < self._spoilt:
-            spoil(answer, self._rng)
+            self._spoil(answer, self._rng)
             self.sent.append(answer)
         data = answer.to_bytes()
         end = (

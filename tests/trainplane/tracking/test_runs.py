@@ -175,8 +175,8 @@ def test_everything_a_loop_records_reaches_the_run(tracking_uri: str, tmp_path: 
     tracker.set_tags({"damage": "0"})
     tracker.log_text("conf/config.yaml", "a: 1\n")
     tracker.log_image("gallery", PICTURE, 3)
-    assert tracker.close(20) == 0
-    assert tracker.close(20) == 0
+    assert tracker.close(60) == 0
+    assert tracker.close(60) == 0
     server, spool = TrackingServer(tracking_uri), tmp_path / "spool"
     assert close_run(server, handle.run_id, "FINISHED", {"state_digest": "abc"}, spool=spool) == 0
     assert tracker.failures == 0

@@ -82,11 +82,12 @@ def _fetched(server: TrackingServer, run_id: str, metric: str, points: int) -> C
     try:
         answer = http_request(get_default_host_creds(server.address), _ROUTE, "GET", params=question, timeout=30)
         rows = answer.json().get("metrics", []) if answer.ok else None
-    except (MlflowException, ValueError) as error:
+        by_step = {int(row.get("step", 0)): float(row["value"]) for row in rows or []}
+    # JSON of another shape, too: the answer is not MLflow's.
+    except (MlflowException, ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         raise server.unreachable(error) from error
     if rows is None:
         raise RunFailed(f"MLflow does not give the curve {metric} of run {run_id} (status {answer.status_code})")
-    by_step = {int(row.get("step", 0)): float(row["value"]) for row in rows}
     steps = sorted(by_step)
     return Curve(tuple(steps), tuple(by_step[step] for step in steps))
 
