@@ -11,8 +11,8 @@ from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-import torch
 from small_datasets import items, make
+from stored_run import store_run
 
 from trainplane.data.grow.derive import derive
 from trainplane.data.grow.inheritance import whole
@@ -31,23 +31,14 @@ from trainplane.tracking.spool.spool import Acknowledged, write_acknowledged
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.checkpoint.fencing import FencingToken
 from trainplane.train.checkpoint.pins import pin
-from trainplane.train.checkpoint.state import TrainingState
 from trainplane.train.errors import Superseded
 
 NOW = TidyRules(0.0)
 
 
 def a_run(store: Path, name: str, steps: tuple[int, ...], **train: object) -> Path:
-    folder = store / name
-    opened = open_store(str(folder))
-    opened.create("run.json", json.dumps({"key": name, "config": {"train": train}}).encode())
-    FencingToken.acquire(opened)
-    for step in steps:
-        state = TrainingState(step, {"module/g/w": torch.full((4,), float(step))}, {})
-        checkpoints.write(
-            opened, state, meta={"dataset_digest": "d", "config": {}}, metrics={"val/psnr": -abs(step - 4)}
-        )
-    return folder
+    store_run(f"{store}/{name}", steps, **train)
+    return store / name
 
 
 def seen(home: Path, *, alive: dict[str, str] | None = None, with_newest: bool = False) -> Inventory:
