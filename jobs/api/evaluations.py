@@ -9,13 +9,11 @@ from typing import Literal
 from jobs.api.session import session
 from jobs.cluster.worker_pool import task_count
 from jobs.evaluation.evaluation import make_protocol
+from jobs.evaluation.paper_tables import OF_ISNET, OF_OTHERS, OF_THE_FIELD, PAPER_SIZE
 from jobs.evaluation.report_folder import report_folder
 from jobs.evaluation.run import RecordedEvaluation, evaluate_and_record, open_models
 from trainplane.cluster.context import Context
 from trainplane.errors import UserError
-
-# Side of the square where no model defines it, pixels.
-_SIZE = 256
 
 
 def evaluate(
@@ -26,6 +24,7 @@ def evaluate(
     size: int | None = None,
     seed: int = 0,
     definition: Literal["isnet", "edge_connect", "skimage"] = "isnet",
+    paper: Literal["places2", "celeba"] | None = None,
     mask_loading: Literal["nearest", "legacy-png", "legacy-jpeg"] = "nearest",
     pictures: int | None = None,
     mask_study: bool = False,
@@ -41,9 +40,10 @@ def evaluate(
         models: Address, several of them, or addresses by label; ours first.
         dataset: Held-out pictures, a name or an address.
         masks: Generator, or a dataset of masks.
-        size: Side of the centre square, pixels; by default the model's.
+        size: Side of the centre square, pixels; by default the model's, with `paper` 256.
         seed: Of the fixed list of masks, 0 or more.
         definition: Of PSNR, SSIM and L1.
+        paper: Measure by all definitions, and set the paper's table of this test set beside ours.
         mask_loading: How mask files are resized; legacy as the author's loader, which shrinks holes.
         pictures: Measure on so many, evenly drawn; None for all.
         mask_study: Measure what the way of loading masks does, too.
@@ -55,6 +55,8 @@ def evaluate(
         UserError: A model or the dataset cannot be opened; nothing was measured.
     """
     with session(context, is_recording=True, is_long=True) as opened:
+        if paper is not None and definition != OF_ISNET:
+            raise UserError(f"--paper measures by all definitions, and got --definition {definition}; leave it out")
         # Bad folders and addresses are refused before anything is measured.
         folder = report_folder(os.fspath(output)) if output else None
         labelled = open_models(_words(models), opened)
@@ -62,9 +64,10 @@ def evaluate(
             opened,
             dataset,
             masks=masks,
-            size=size or next((model.size for model in labelled.values() if model.size), _SIZE),
+            size=size or (PAPER_SIZE if paper else next((m.size for m in labelled.values() if m.size), PAPER_SIZE)),
             seed=seed,
             definition=definition,
+            also=(OF_OTHERS, OF_THE_FIELD) if paper else (),
             loading=mask_loading,
             pictures=pictures,
         )
@@ -74,7 +77,9 @@ def evaluate(
                 "--mask-study compares ways of loading masks: give a packed mask dataset and no --mask-loading"
             )
         tasks = task_count(parallel)
-        return evaluate_and_record(opened, labelled, protocol, folder=folder, tasks=tasks, with_study=mask_study)
+        return evaluate_and_record(
+            opened, labelled, protocol, folder=folder, tasks=tasks, with_study=mask_study, paper=paper
+        )
 
 
 def _words(models: str | Sequence[str] | Mapping[str, str]) -> list[str]:

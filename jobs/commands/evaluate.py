@@ -28,6 +28,7 @@ def evaluate(args: argparse.Namespace, context: Context) -> int:
         size=args.size,
         seed=args.seed,
         definition=args.definition,
+        paper=args.paper,
         mask_loading=args.mask_loading,
         pictures=args.pictures,
         mask_study=args.mask_study,

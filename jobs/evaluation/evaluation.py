@@ -7,7 +7,7 @@ evaluation is a JSON object: gates read it, and model versions keep it.
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -62,6 +62,7 @@ def make_protocol(
     size: int,
     seed: int = 0,
     definition: str = "isnet",
+    also: Sequence[str] = (),
     loading: Loading = "nearest",
     pictures: int | None = None,
 ) -> Protocol:
@@ -74,6 +75,7 @@ def make_protocol(
         size: side of the evaluated square, at least 16 pixels.
         seed: of the pairing, 0 or more.
         definition: of the metrics, see `isnet.metrics`.
+        also: further definitions, by which the same predictions are measured.
         loading: how mask files are resized.
         pictures: number of pictures, taken evenly over the dataset; None takes all.
     """
@@ -99,7 +101,8 @@ def make_protocol(
         picture_set, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures
     )
     pairing.save(open_store(context.artifacts))
-    return Protocol(dataset, masks, EvalSet(picture_set, mask_set, pairing, cast("Definition", definition)))
+    definitions = cast("tuple[Definition, ...]", (definition, *also))
+    return Protocol(dataset, masks, EvalSet(picture_set, mask_set, pairing, definitions[0], definitions[1:]))
 
 
 def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
@@ -107,20 +110,30 @@ def measure_model(model: Model, protocol: Protocol, *, context: Context | None =
     if tasks:
         # Tasks open the model by its address, so they need the context.
         assert context is not None, "tasks open the model by its address"
-        scores = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
+        scored = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
     else:
-        scores = score_here(model, protocol.eval_set)
-    return Measurement(summarize(model, protocol, scores), scores)
+        scored = score_here(model, protocol.eval_set)
+    scores, *further = (list(column) for column in zip(*scored, strict=True))
+    also = dict(zip(protocol.eval_set.also, further, strict=True))
+    return Measurement(summarize(model, protocol, scores, also=also), scores)
 
 
-def summarize(model: Model, protocol: Protocol, scores: Sequence[Score]) -> dict[str, Any]:
+def summarize(
+    model: Model, protocol: Protocol, scores: Sequence[Score], *, also: Mapping[str, Sequence[Score]] | None = None
+) -> dict[str, Any]:
     """Summarises scores as an evaluation.
 
+    Args:
+        model: that was measured.
+        protocol: pictures and holes.
+        scores: by the protocol's definition.
+        also: scores of the same predictions by other definitions.
+
     Returns:
-        {model, dataset_digest, masks_digest, definition, bins: {"10-20": {psnr, …, n}}, intervals, cost, …}.
+        {model, dataset_digest, masks_digest, definition, bins: {"10-20": {psnr, …, n}}, intervals, cost, …}; with
+        `also` as well {definition: {bins, intervals}} under that name.
     """
     pairing, mask_set = protocol.eval_set.pairing, protocol.eval_set.mask_set
-    groups = group_by_bin(scores)
     # These keys are stored with versions and read by gates.
     return {
         "model": model.address,
@@ -134,11 +147,19 @@ def summarize(model: Model, protocol: Protocol, scores: Sequence[Score]) -> dict
         "size": pairing.size,
         "seed": pairing.seed,
         "pictures": len({score.picture for score in scores}),
-        "bins": {name: _means(group) for name, group in groups.items()},
-        "intervals": {name: _intervals(group) for name, group in groups.items()},
+        **_summary(scores),
+        **({"also": {name: _summary(others) for name, others in also.items()}} if also else {}),
         "cost": _cost(model, scores, pairing.size),
         "steps": model.steps,
         "architecture": model.architecture.to_dict() if model.architecture else None,
+    }
+
+
+def _summary(scores: Sequence[Score]) -> dict[str, dict[str, Any]]:
+    groups = group_by_bin(scores)
+    return {
+        "bins": {name: _means(group) for name, group in groups.items()},
+        "intervals": {name: _intervals(group) for name, group in groups.items()},
     }
 
 

@@ -34,8 +34,8 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
     pairing = protocol.eval_set.pairing
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
-    # The run key identifies models, list and definition: the same measurement finds its run again.
-    identity = canonical_json([addresses, pairing.digest, protocol.eval_set.definition])
+    # The run key identifies models, list and definitions: the same measurement finds its run again.
+    identity = canonical_json([addresses, pairing.digest, *protocol.eval_set.definitions])
     labels = ", ".join(models)
     run = find_or_create_run(
         context.tracking_server,
@@ -47,7 +47,7 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
                 **lineage.code_tags(),
                 **lineage.job_tags(),
                 "isnet.masks_digest": pairing.digest,
-                "isnet.definition": protocol.eval_set.definition,
+                "isnet.definition": ", ".join(protocol.eval_set.definitions),
                 **{f"isnet.model.{keys[label]}": address for label, address in addresses.items()},
             },
             artifact_root=context.artifacts,

@@ -3,14 +3,16 @@
 Li et al., ICIP 2020. The rows for ISNet use the author's definitions (`isnet.metrics`, definition `isnet`). Rows of
 Tables 3 and 4 for other methods were copied from EdgeConnect, which defines PSNR, SSIM and L1 differently. The author's
 loader makes the holes of test masks smaller (`isnet.mask_files`). So none of these numbers is a target by itself.
+`side_by_side` puts each of them beside ours by its own definition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Literal
 
-from isnet.metrics import METRICS
+from isnet.masks import GENERATORS
+from isnet.metrics import METRICS, Definition
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS
 
 # (row, parameters in units of 2^20, PSNR dB, L1 %, SSIM): means over the Places2 test set.
@@ -41,10 +43,27 @@ TABLE_4 = {
     "EdgeConnect": ((33.51, 0.961, 0.76), (30.02, 0.928, 1.38), (27.39, 0.890, 2.13), (25.28, 0.846, 3.03)),
     "ISNet": ((37.31, 0.980, 0.33), (32.13, 0.954, 0.75), (28.69, 0.921, 1.30), (25.37, 0.869, 2.26)),
 }
+Paper = Literal["places2", "celeba"]
+# Test set -> number of its table, and its rows.
+TABLES_BY_RATIO: dict[Paper, tuple[int, Mapping[str, Any]]] = {"places2": (3, TABLE_3), "celeba": (4, TABLE_4)}
+# Definition of the rows for ISNet, of those copied from EdgeConnect, and of papers of today.
+OF_ISNET: Definition = "isnet"
+OF_OTHERS: Definition = "edge_connect"
+OF_THE_FIELD: Definition = "skimage"
+# Side of the paper's pictures, pixels.
+PAPER_SIZE = 256
 # The author's example configuration: 100 epochs of 5,000 steps.
 PAPER_STEPS = 500_000
 # Name of the network -> row of Table 1.
 _FAMILY = {"base": "BaseModel", "base_ff": "BaseModel+FF", "unet_like": "UNet-like"}
+# Name of the network -> row of Tables 3 and 4, and channels of the authors' network.
+_METHODS = {
+    "ca": ("CA", 32),
+    "glcic": ("GLCIC", 64),
+    "pconv": ("PConv", 64),
+    "edgeconnect": ("EdgeConnect", 64),
+    "isnet": ("ISNet", 32),
+}
 
 # Beginning of the title of each table.
 PAPER_TITLE = "Table "
@@ -70,6 +89,61 @@ def paper_tables(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Table]:
         _by_ratio("Table 3: ISNet and others on Places2", TABLE_3, evaluations, "places2"),
         _by_ratio("Table 4: ISNet and others on CelebA", TABLE_4, evaluations, "celeba"),
     ]
+
+
+def side_by_side(evaluations: Mapping[str, Mapping[str, Any]], paper: Paper) -> list[Table]:
+    """Returns the paper's table of methods with ours below each row.
+
+    The evaluations have been made by all three definitions. A table for each metric, by the definition of each row of
+    the paper; and one for each by scikit-image's definition, as papers of today report.
+    """
+    number, rows_of_paper = TABLES_BY_RATIO[paper]
+    tables = []
+    for index, metric in enumerate(KEY_METRICS):
+        rows = [
+            row for name in rows_of_paper for row in _method_rows(name, rows_of_paper[name], evaluations, metric, index)
+        ]
+        # Models that the paper has no row for, by its own definition.
+        others = [label for label, evaluation in evaluations.items() if _method_row(evaluation) not in rows_of_paper]
+        rows += [_our_row("not in the paper", label, evaluations[label], metric, OF_ISNET) for label in others]
+        title = f"Table {number} with ours, {METRIC_COLUMNS[metric][0]}"
+        tables.append(_bins_table(title, rows))
+    for metric in KEY_METRICS:
+        rows = [_our_row("", label, evaluation, metric, OF_THE_FIELD) for label, evaluation in evaluations.items()]
+        tables.append(_bins_table(f"As papers of today report, {METRIC_COLUMNS[metric][0]}", rows))
+    return tables
+
+
+def _method_rows(
+    name: str, of_paper: Sequence[Any], evaluations: Mapping[str, Mapping[str, Any]], metric: str, index: int
+) -> Iterator[list[str | None]]:
+    """Row of the paper, and ours of that method by the same definition."""
+    definition = OF_ISNET if name == "ISNet" else OF_OTHERS
+    yield [name, "paper", definition, *(_value(metric, values[index]) for values in of_paper)]
+    for label, evaluation in evaluations.items():
+        if _method_row(evaluation) == name:
+            yield _our_row("", label, evaluation, metric, definition)
+
+
+def _method_row(evaluation: Mapping[str, Any]) -> str | None:
+    architecture = evaluation.get("architecture")
+    return _METHODS.get(architecture["name"], (None, 0))[0] if architecture is not None else None
+
+
+def _our_row(
+    row: str, label: str, evaluation: Mapping[str, Any], metric: str, definition: Definition
+) -> list[str | None]:
+    bins = evaluation["bins"] if definition == evaluation["definition"] else evaluation["also"][definition]["bins"]
+    return [row, f"here: {label}", definition, *(_value(metric, bins.get(name, {}).get(metric)) for name in PAPER_BINS)]
+
+
+def _bins_table(title: str, rows: list[list[str | None]]) -> Table:
+    columns = ["row", "whose", "definition", *(f"{name} %" for name in PAPER_BINS)]
+    return {"title": title, "columns": columns, "rows": rows, "notes": []}
+
+
+def _value(metric: str, value: float | None) -> str | None:
+    return _digits(value, 3 if metric == "ssim" else 2)
 
 
 def _row_of_table_1(architecture: Mapping[str, Any]) -> str | None:
@@ -120,8 +194,7 @@ def _by_ratio(title: str, paper: Mapping[str, Any], evaluations: Mapping[str, An
         for metric_index, metric in enumerate(KEY_METRICS):
             ours = [evaluation["bins"].get(name, {}).get(metric) for evaluation in evaluations.values()]
             theirs = [bins[bin_index][metric_index] for bins in paper.values()]
-            digits = 3 if metric == "ssim" else 2
-            cells = [_digits(value, digits) for value in (*theirs, *ours)]
+            cells = [_value(metric, value) for value in (*theirs, *ours)]
             rows.append([f"{name} %", METRIC_COLUMNS[metric][0], *cells])
     notes = list(OTHER_SCALE_NOTES)
     for label, evaluation in evaluations.items():
@@ -148,10 +221,12 @@ def differences(evaluation: Mapping[str, Any], dataset: str) -> list[str]:
     if dataset not in str(evaluation["dataset"]).lower().replace("_", ""):
         theirs = {"places2": "Places2's 328,500 test pictures", "celeba": "CelebA's"}[dataset]
         reasons.append(f"measured on {evaluation['dataset']} ({evaluation['pictures']} pictures), not on {theirs}")
-    if evaluation["size"] != 256:
-        reasons.append(f"pictures of {evaluation['size']} pixels, the paper's have 256")
+    if evaluation["size"] != PAPER_SIZE:
+        reasons.append(f"pictures of {evaluation['size']} pixels, the paper's have {PAPER_SIZE}")
     if evaluation["definition"] != "isnet":
         reasons.append(f"definition {evaluation['definition']}, the paper's ISNet rows use `isnet`")
+    if (masks := evaluation.get("masks")) in GENERATORS:
+        reasons.append(f"holes drawn by `{masks}`, the paper's are the test masks of Liu et al.")
     if evaluation.get("loading", "nearest") == "nearest":
         reasons.append("holes keep their size when masks are loaded, the author's do not")
     reasons += _network_differences(evaluation.get("architecture"), evaluation.get("steps"))
@@ -159,9 +234,15 @@ def differences(evaluation: Mapping[str, Any], dataset: str) -> list[str]:
 
 
 def _network_differences(architecture: Mapping[str, Any] | None, steps: int | None) -> list[str]:
-    # The figures are those of the paper's own networks.
-    if architecture is None or architecture["name"] not in ("isnet", *_FAMILY):
+    # The figures are those of the authors' own networks.
+    if architecture is None or (name := architecture["name"]) not in (*_METHODS, *_FAMILY):
         return []
+    if name in _METHODS and name != "isnet":
+        width = _METHODS[name][1]
+        narrow = [f"width {architecture['width']}, its authors' {width}"] if architecture["width"] != width else []
+        # Released weights do not say how long they were trained.
+        trained = [f"trained here for {steps:,} steps, the paper's row is of its authors' weights"]
+        return [*narrow, *(trained if steps is not None else [])]
     reasons = [
         f"{what} {architecture[option]}, the paper's {paper}"
         for option, what, paper in (("width", "width", 32), ("in_channels", "input channels", 3))

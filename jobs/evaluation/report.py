@@ -14,7 +14,16 @@ from isnet.metrics import METRICS
 from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_text, quantity, ratio_rows
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.headline import headline, ranking
-from jobs.evaluation.paper_tables import OTHER_SCALE_NOTES, PAPER_TITLE, Table, differences, paper_tables, paper_view
+from jobs.evaluation.paper_tables import (
+    OTHER_SCALE_NOTES,
+    PAPER_TITLE,
+    Paper,
+    Table,
+    differences,
+    paper_tables,
+    paper_view,
+    side_by_side,
+)
 from jobs.evaluation.scores import ALL_BINS
 from trainplane.markdown import cell_text, escaped, markdown_table
 from trainplane.registry.significance import MIN_GROUPS, smallest_p
@@ -48,6 +57,7 @@ class Report:
     study: Sequence[Mapping[str, Any]] = ()
     worst: Sequence[Mapping[str, Any]] = ()  # pairs of ours with the lowest PSNR, the worst first
     facts: Mapping[str, str] = field(default_factory=dict)  # what was measured, lines by name
+    paper: Paper | None = None  # test set of the paper whose table is set beside ours by each definition
     lead: Mapping[str, Any] | None = None  # PSNR of the best model minus the second's; None with one model
 
     @property
@@ -67,7 +77,7 @@ class Report:
             "comparisons": self.comparisons,
             "mask_study": list(self.study),
             "worst": list(self.worst),
-            "paper": paper_tables(self.evaluations),
+            "paper": tables_of_paper(self),
             "facts": dict(self.facts),
         }
 
@@ -79,6 +89,12 @@ def tables(report: Report) -> list[Table]:
     if report.study:
         ordered.append(_study_table(report.study))
     return [*ordered, _cost_table(report)]
+
+
+def tables_of_paper(report: Report) -> list[Table]:
+    """Returns the paper's tables; those asked for stand first."""
+    asked = [] if report.paper is None else side_by_side(report.evaluations, report.paper)
+    return [*asked, *paper_tables(report.evaluations)]
 
 
 def leaderboard(report: Report) -> Table:
@@ -111,7 +127,7 @@ def paper_notes(report: Report) -> list[str]:
     """Reasons why the paper's numbers are not comparable, each once."""
     reasons: dict[str, list[str]] = {}
     for label, evaluation in report.evaluations.items():
-        for dataset in ("places2", "celeba"):
+        for dataset in ("places2", "celeba") if report.paper is None else (report.paper,):
             for reason in differences(evaluation, dataset):
                 labels = reasons.setdefault(reason, [])
                 labels += [label] if label not in labels else []
@@ -241,7 +257,7 @@ def markdown(report: Report, *, pictures: Mapping[str, str] | None = None) -> st
         lines += [f"![{caption}]({file})", ""]
     lines += [f"- {escaped(name)}: {escaped(value)}" for name, value in report.facts.items()]
     lines += ["", *(f"*{note}*  " for note in reading_notes(report))]
-    for table in [*tables(report), *paper_tables(report.evaluations)]:
+    for table in [*tables(report), *tables_of_paper(report)]:
         lines += ["", f"## {escaped(table['title'])}", "", markdown_table(table["columns"], table["rows"])]
         # Notes of the paper's tables repeat each other; they stand once, at the end.
         if not table["title"].startswith(PAPER_TITLE):
@@ -291,6 +307,10 @@ def terminal_text(report: Report) -> str:
     if report.study:
         study = _study_table(report.study)
         lines += ["how masks are loaded:", markdown_table(study["columns"], study["rows"])]
+    if report.paper is not None:
+        for table in side_by_side(report.evaluations, report.paper):
+            lines += ["", table["title"], *_aligned(table)]
+        lines += ["", "what differs from the paper:", *(f"- {note}" for note in paper_notes(report))]
     lines += reading_notes(report)[1:]
     return "\n".join(lines).rstrip()
 
@@ -299,7 +319,7 @@ def _aligned(table: Table) -> list[str]:
     """Lines of a table in columns, names to the left."""
     cells = [[cell_text(cell) for cell in row] for row in (table["columns"], *table["rows"])]
     widths = [max(len(row[index]) for row in cells) for index in range(len(table["columns"]))]
-    is_name = [column in ("model", "hole %", "") for column in table["columns"]]
+    is_name = [column in ("model", "hole %", "row", "whose", "definition", "") for column in table["columns"]]
     return [
         "  ".join(
             cell.ljust(width) if name else cell.rjust(width)

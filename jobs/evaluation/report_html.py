@@ -12,8 +12,8 @@ from collections.abc import Sequence
 from isnet.metrics import METRICS
 from jobs.evaluation.figures import Panel, PanelRow, jpeg, png
 from jobs.evaluation.headline import headline
-from jobs.evaluation.paper_tables import Table, paper_tables
-from jobs.evaluation.report import Report, paper_notes, reading_notes, tables
+from jobs.evaluation.paper_tables import Table
+from jobs.evaluation.report import Report, paper_notes, reading_notes, tables, tables_of_paper
 from jobs.evaluation.report_charts import chart, legend
 from jobs.evaluation.report_style import STYLE
 from trainplane.markdown import cell_text
@@ -21,7 +21,7 @@ from trainplane.markdown import cell_text
 # Content Security Policy: only embedded pictures and styles.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 # Columns with names instead of numbers.
-_NAMES = ("model", "row", "whose", "hole", "drawn hole", "metric")
+_NAMES = ("model", "row", "whose", "definition", "hole", "drawn hole", "metric")
 # A name could reverse the sentence that it stands in.
 _REMOVED = dict.fromkeys([ord("`"), *range(0x202A, 0x202F), *range(0x2066, 0x206A)])
 # Smaller pictures are stored without loss.
@@ -63,9 +63,9 @@ def page(report: Report, *, photo: PanelRow, examples: Sequence[PanelRow], worst
         f"<details><summary>The {len(worst)} worst pairs of {_text(report.ours)}</summary>",
         *(_panels(row, kind="small") for row in worst),
         "</details>",
-        "<details><summary>Beside the paper's tables</summary>",
+        f"<details{' open' if report.paper else ''}><summary>Beside the paper's tables</summary>",
         *(f'<p class="note">{_text(note)}</p>' for note in paper_notes(report)),
-        *(_table(table, with_notes=False) for table in paper_tables(report.evaluations)),
+        *(_table(table, with_notes=False) for table in tables_of_paper(report)),
         "</details>",
         f"<details open><summary>What was measured</summary><dl>{facts}</dl></details>" if facts else "",
         "</body></html>",

@@ -13,6 +13,7 @@ from jobs.evaluation import figures, mask_study, mlflow_record, pending_results
 from jobs.evaluation.evaluation import Measurement, Protocol, compare, measure_model
 from jobs.evaluation.headline import ranking
 from jobs.evaluation.models import Model, open_model
+from jobs.evaluation.paper_tables import Paper
 from jobs.evaluation.report import Report, csv, markdown
 from jobs.evaluation.report_folder import is_of_report, write_files
 from jobs.evaluation.report_html import page
@@ -70,6 +71,7 @@ def evaluate_and_record(
     folder: Path | None = None,
     tasks: int = 0,
     with_study: bool = False,
+    paper: Paper | None = None,
     measured: Mapping[str, Measurement] | None = None,
 ) -> RecordedEvaluation:
     """Evaluates models and records the report in MLflow.
@@ -84,13 +86,23 @@ def evaluate_and_record(
         folder: for a copy of the report's files, beside those of the run below the home folder.
         tasks: number of Ray tasks at once; 0 for this process.
         with_study: also compare the ways of loading masks.
+        paper: test set of the paper whose table is set beside ours; the protocol has all definitions then.
         measured: measurements of the models by this protocol that exist already.
     """
     run = mlflow_record.start_run(context, models, protocol)
     try:
         # Stored in a folder of the run's own, all of which goes to MLflow, and copied to the user's.
         own = context.home / "evaluations" / run.run_id
-        report = evaluate(context, models, protocol, folder=own, tasks=tasks, with_study=with_study, measured=measured)
+        report = evaluate(
+            context,
+            models,
+            protocol,
+            folder=own,
+            tasks=tasks,
+            with_study=with_study,
+            paper=paper,
+            measured=measured,
+        )
         if folder is not None:
             write_files(folder, {path.name: path.read_bytes() for path in own.iterdir() if is_of_report(path.name)})
         result = mlflow_record.run_result(run.run_id, report, own, _attachments(models, report, own))
@@ -110,6 +122,7 @@ def evaluate(
     folder: Path,
     tasks: int = 0,
     with_study: bool = False,
+    paper: Paper | None = None,
     measured: Mapping[str, Measurement] | None = None,
 ) -> Report:
     """Measures models, ours first, and writes the report into `folder`."""
@@ -132,6 +145,7 @@ def evaluate(
         study=study,
         worst=figures.pair_rows(figures.worst_pairs(ours.scores)),
         facts=_facts(models, protocol),
+        paper=paper,
         lead=_lead(measurements),
     )
     _write(folder, report, models, measurements, protocol)
@@ -158,9 +172,14 @@ def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
         "pictures": f"{protocol.name}, digest {pairing.dataset_digest}",
         "masks": f"{protocol.masks}, loaded {pairing.loading}",
         "list": f"{len(pairing.pairs)} pairs of picture and hole, digest {pairing.digest}",
-        "measure": f"definition {protocol.eval_set.definition} on composites, {pairing.size}x{pairing.size}",
+        "measure": f"{_definitions(protocol)} on composites, {pairing.size}x{pairing.size}",
         "code": f"{code['trainplane.commit']}{dirty}",
     }
+
+
+def _definitions(protocol: Protocol) -> str:
+    names = protocol.eval_set.definitions
+    return f"definition{'s' if len(names) > 1 else ''} {', '.join(names)}"
 
 
 def _write(

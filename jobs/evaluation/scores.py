@@ -80,6 +80,12 @@ class EvalSet:
     mask_set: Dataset | None
     pairing: Pairing
     definition: Definition
+    also: tuple[Definition, ...] = ()  # further definitions, of the same predictions
+
+    @property
+    def definitions(self) -> tuple[Definition, ...]:
+        """All definitions, the main one first."""
+        return self.definition, *self.also
 
     def views(self, numbers: Sequence[int]) -> Iterator[View]:
         """Yields pairs; files of `PAIRS_PER_TASK` are in memory at once."""
@@ -147,8 +153,12 @@ def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
     return dict(zip(ordered, read_samples(dataset, ordered), strict=True))
 
 
-def score(model: Model, view: View, definition: Definition) -> Score:
-    """Fills a hole and measures the composite against the picture."""
+def score(model: Model, view: View, definitions: Sequence[Definition]) -> tuple[Score, ...]:
+    """Fills a hole and measures the composite against the picture.
+
+    Returns:
+        A score for each definition, all of one prediction.
+    """
     # Only the prediction is timed.
     truth = view.pixels.astype(np.float32) / np.float32(255)
     started = time.perf_counter()
@@ -156,41 +166,43 @@ def score(model: Model, view: View, definition: Definition) -> Score:
     seconds = time.perf_counter() - started
     # `measure` wants 1 for valid pixels and 0 in the hole.
     mask_B1HW = torch.from_numpy(~view.hole)[None, None].float()
-    metrics = measure(_batch(predicted), _batch(truth), mask_B1HW, definition=definition)
-    return Score(
-        pair=view.pair,
-        picture=view.picture,
-        key=view.key,
-        ratio=hole_ratio(view.hole),
-        hole_crc32=zlib.crc32(np.packbits(view.hole).tobytes()),
-        seconds=seconds,
-        **{name: float(metrics[name][0]) for name in METRICS},
-    )
+    pair: dict[str, Any] = {
+        "pair": view.pair,
+        "picture": view.picture,
+        "key": view.key,
+        "ratio": hole_ratio(view.hole),
+        "hole_crc32": zlib.crc32(np.packbits(view.hole).tobytes()),
+        "seconds": seconds,
+    }
+    measured = [measure(_batch(predicted), _batch(truth), mask_B1HW, definition=name) for name in definitions]
+    return tuple(Score(**pair, **{name: float(metrics[name][0]) for name in METRICS}) for metrics in measured)
 
 
-def score_here(model: Model, eval_set: EvalSet) -> list[Score]:
+def score_here(model: Model, eval_set: EvalSet) -> list[tuple[Score, ...]]:
     """Scores all pairs in this process."""
     numbers = range(len(eval_set.pairing.pairs))
     views = bar(eval_set.views(numbers), "evaluate", total=len(numbers))
-    return [score(model, view, eval_set.definition) for view in views]
+    return [score(model, view, eval_set.definitions) for view in views]
 
 
-def score_on_ray(model: Model, eval_set: EvalSet, context: Context, *, tasks: int) -> list[Score]:
+def score_on_ray(model: Model, eval_set: EvalSet, context: Context, *, tasks: int) -> list[tuple[Score, ...]]:
     """Scores all pairs in `tasks` Ray tasks at once."""
     numbers = range(len(eval_set.pairing.pairs))
     shares = [list(numbers[start : start + PAIRS_PER_TASK]) for start in range(0, len(numbers), PAIRS_PER_TASK)]
     shared = (model.pinned, eval_set, portable_context(context))
-    scores: list[Score] = []
+    scores: list[tuple[Score, ...]] = []
     for share in bar(run_shares(_score_share, shared, shares, tasks=tasks), "evaluate", total=len(shares)):
         scores += share
     # Shares come in the order in which tasks finish.
-    return sorted(scores, key=lambda score: score.pair)
+    return sorted(scores, key=lambda by_definition: by_definition[0].pair)
 
 
-def _score_share(shared: tuple[str, EvalSet, tuple[Context, dict[str, str]]], numbers: list[int]) -> list[Score]:
+def _score_share(
+    shared: tuple[str, EvalSet, tuple[Context, dict[str, str]]], numbers: list[int]
+) -> list[tuple[Score, ...]]:
     address, eval_set, context = shared
     with worker_model(address, context) as model:
-        return [score(model, view, eval_set.definition) for view in eval_set.views(numbers)]
+        return [score(model, view, eval_set.definitions) for view in eval_set.views(numbers)]
 
 
 def psnr_of(filled: Pixels, view: View, definition: Definition) -> float:

@@ -42,6 +42,12 @@ def evaluate(commands: Any) -> None:
         default="isnet",
         help="of PSNR, SSIM and L1",
     )
+    parser.add_argument(
+        "--paper",
+        choices=("places2", "celeba"),
+        help="set the paper's table of this test set beside ours, by each row's own definition, at 256 px; with it, "
+        "scikit-image's definition",
+    )
     parser.add_argument("--pictures", type=count, metavar="N", help="measure on N of them, evenly drawn (default: all)")
     parser.add_argument(
         # How mask files become holes.

@@ -13,7 +13,7 @@ from PIL import Image
 from isnet.mask_files import LOADINGS, resize_like_loader
 from jobs.evaluation.mlflow_record import run_result
 from jobs.evaluation.pairs import pair_up
-from jobs.evaluation.paper_tables import TABLE_3, differences, paper_tables
+from jobs.evaluation.paper_tables import PAPER_BINS, TABLE_3, differences, paper_tables, side_by_side
 from jobs.evaluation.report import Report, markdown
 from jobs.evaluation.scores import Score, from_csv, to_csv
 from trainplane.data.manifest import Dataset
@@ -227,6 +227,55 @@ def test_every_figure_of_the_papers_tables_is_marked_with_what_differs():
     assert [len(values) for values in TABLE_3.values()] == [4] * 5
 
 
+def test_the_papers_table_stands_beside_ours_by_the_definition_of_each_row(sets, tmp_path):
+    words = ["evaluate", "classical:mean", "net=untrained:glcic+laptop", "held", "--pictures", "1", "--size", "64"]
+    found = sets(*words, "--paper", "places2", "-o", tmp_path / "r", "--json").json()
+    alone = sets(*words, "--definition", "edge_connect", "--json").json()
+    assert {row["definition"] for row in (found, *found["models"])} == {"isnet"}
+    psnr = found["paper"][0]
+    assert psnr["title"] == "Table 3 with ours, PSNR dB"
+    by_name = {(row, whose, definition): cells for row, whose, definition, *cells in psnr["rows"]}
+    assert list(by_name) == [
+        ("CA", "paper", "edge_connect"), ("GLCIC", "paper", "edge_connect"), ("", "here: net", "edge_connect"),
+        ("PConv", "paper", "edge_connect"), ("EdgeConnect", "paper", "edge_connect"), ("ISNet", "paper", "isnet"),
+        ("not in the paper", "here: classical:mean", "isnet"),
+    ]  # fmt: skip
+    assert by_name["GLCIC", "paper", "edge_connect"] == ["23.49", "20.45", "18.50", "17.17"]
+    # The copied rows have EdgeConnect's definition, and so do ours below them: as measured by that alone.
+    bins = alone["models"][1]["bins"]
+    assert found["models"][1]["also"]["edge_connect"]["bins"] == bins
+    expected = [f"{bins[name]['psnr']:.2f}" for name in PAPER_BINS]
+    assert by_name["", "here: net", "edge_connect"] == expected
+    assert expected != [f"{found['models'][1]['bins'][name]['psnr']:.2f}" for name in PAPER_BINS]
+    fields = [table for table in found["paper"] if table["title"].startswith("As papers of today")]
+    assert {row[2] for table in fields for row in table["rows"]} == {"skimage"}
+    page = Page((tmp_path / "r" / "report.html").read_text())
+    assert "Table 3 with ours, SSIM" in page.words
+    text = sets(*words, "--paper", "celeba").out
+    assert "Table 4 with ours, PSNR dB" in text
+    # What differs: network, pictures, holes, loading.
+    assert "- net: width 8, its authors' 64" in text
+    assert "not on CelebA's" in text
+    assert "holes drawn by `irregular`" in text
+
+
+def test_rows_of_the_paper_are_those_of_its_methods():
+    def of(name, **changes):
+        bins = {"bins": {"10-20": {"psnr": 20.0, "ssim": 0.5, "l1_percent": 1.0}}}
+        return {**bins, "definition": "isnet", "also": {"edge_connect": bins, "skimage": bins},
+                "architecture": {"name": name, "width": 8}, **changes}  # fmt: skip
+
+    names = ("isnet", "ca", "glcic", "pconv", "edgeconnect", "lama", "aot_gan", "unet_like")
+    places2, celeba = (side_by_side({name: of(name) for name in names}, paper)[2] for paper in ("places2", "celeba"))
+    assert [row[:2] for row in places2["rows"] if row[0] not in ("CA", "GLCIC", "PConv", "EdgeConnect", "ISNet")] == [
+        *(["", f"here: {name}"] for name in ("ca", "glcic", "pconv", "edgeconnect", "isnet")),
+        *(["not in the paper", f"here: {name}"] for name in ("lama", "aot_gan", "unet_like")),
+    ]
+    # Table 4 has no row for PConv.
+    assert ["not in the paper", "here: pconv"] in [row[:2] for row in celeba["rows"]]
+    assert places2["rows"][1][3:] == ["1.00", None, None, None]
+
+
 def test_scores_of_keys_that_others_chose_come_back_from_their_file():
     keys = ["a,b", "n\nl", 'q"', "plain"]
     scores = [Score(n, n, key, 0.5, 7, 0.25, 20.0, 0.5, 3.0, 0.1) for n, key in enumerate(keys)]
@@ -253,6 +302,7 @@ def test_scores_come_back_from_their_file(sets, home, tmp_path):
         (["classical:mean", "held", "--seed", "-1"], "seed -1 is negative"),
         (["classical:mean", "held", "--size", "8"], "size 8 is too small"),
         (["classical:mean", "held", "--size", "32", "--definition", "edge_connect"], "window of 51"),
+        (["classical:mean", "held", "--paper", "celeba", "--definition", "skimage"], "measures by all definitions"),
         (["untrained:nothing", "held"], "nothing"),
         (["classical:mean", "held", "-o", "photos/photo-0.png"], "cannot be the report's folder"),
         (["classical:mean", "held", "-o", "theirs"], "holds report.html, which no evaluation wrote there"),
