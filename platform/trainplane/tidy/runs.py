@@ -36,8 +36,8 @@ def list_runs(address: str, alive: Mapping[str, str]) -> Iterator[Item]:
         if key:
             folders.setdefault(folder, {})[key] = entry
     for folder, entries in folders.items():
-        # Other folders, such as those of searches, are no runs.
-        if _RUN in entries:
+        # Other folders, such as those of searches, are no runs. A token alone is what a killed removal left of one.
+        if _RUN in entries or entries.keys() == {ATTEMPT}:
             yield from _items(store.child(folder), entries, alive)
 
 

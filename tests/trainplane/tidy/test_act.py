@@ -190,6 +190,14 @@ def test_killed_at_any_deletion_what_is_needed_is_whole(tmp_path: Path) -> None:
     assert deaths >= 4
 
 
+def test_the_token_that_a_killed_removal_left_goes_next_time(tmp_path: Path) -> None:
+    run = a_run(tmp_path / "checkpoints", "old", ())
+    (run / "run.json").unlink()
+    assert plan_of(tmp_path).addresses == {str(run)}
+    assert remove(tmp_path, plan_of(tmp_path)).kept == ()
+    assert not run.exists()
+
+
 def test_a_version_that_shares_its_shards_stays_and_a_superseded_one_goes(tmp_path: Path) -> None:
     first = make(tmp_path / "datasets" / "mine", 20)
     shared = derive([whole(first)], f"{first.address}/versions/000002", how="add", name="mine", entries=_new(2))
