@@ -11,7 +11,7 @@ from trainplane.locks import FileLock
 from trainplane.serving.traces import TraceQueue
 
 # When a server ends, records that MLflow has not acknowledged by then stay on disk for the next one.
-_CLOSE_S = 10.0
+_CLOSE_S = 5.0
 
 
 def trace_experiment(name: str) -> str:

@@ -10,13 +10,15 @@ from fastapi import FastAPI
 
 from trainplane.errors import RunFailed
 
+# Seconds for what is being filled, and for connections where nothing is: a browser that sends half a request.
 _GRACE_S = 20
+_IDLE_GRACE_S = 2
 # Connections that wait to be accepted; more than any queue of ours.
 _BACKLOG = 2048
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Tells when it answers."""
+    """Tells when it answers, and waits at its end for fills alone."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -28,11 +30,18 @@ class AnnouncingServer(uvicorn.Server):
         if self.started and not self.should_exit:
             self._announce()
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends open connections; a fill that is under way may end."""
+        service = getattr(getattr(self.config.app, "state", None), "service", None)
+        is_filling = service is not None and service.queue.running > 0
+        self.config.timeout_graceful_shutdown = _GRACE_S if is_filling else _IDLE_GRACE_S
+        await super().shutdown(sockets)
+
 
 def run_server(app: FastAPI, *, host: str, port: int, announce: Callable[[], None]) -> None:
     """Serves until SIGINT or SIGTERM.
 
-    Requests in flight get 20 s.
+    Fills under way get 20 s, other open connections 2.
 
     Args:
         app: The application.
@@ -53,7 +62,6 @@ def run_server(app: FastAPI, *, host: str, port: int, announce: Callable[[], Non
         server_header=False,
         backlog=_BACKLOG,
         ws="none",
-        timeout_graceful_shutdown=_GRACE_S,
     )
     server = AnnouncingServer(config, announce)
     try:

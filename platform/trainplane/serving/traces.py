@@ -18,6 +18,7 @@ from typing import Any
 
 from trainplane.tracking.client import without_secrets
 from trainplane.tracking.spool.spool import Spool
+from trainplane.tracking.spool.upload import count_unsent
 from trainplane.tracking.spool.uploader_process import Uploader
 
 logger = logging.getLogger(__name__)
@@ -131,7 +132,8 @@ class TraceQueue:
 
     def close(self, wait_s: float) -> None:
         """Sends for `wait_s` seconds; the rest stays on disk."""
-        left = self._uploader.close(wait_s)
+        # With nothing to send, the process would only import MLflow, for seconds.
+        left = self._uploader.close(wait_s if count_unsent(self._spool.folder) else 0.0)
         self._spool.close()
         if left:
             logger.warning("serving: %d records wait in %s", left, self._spool.folder)

@@ -5,6 +5,7 @@ import io
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 from PIL import Image
 from starlette.datastructures import Headers, UploadFile
@@ -14,6 +15,7 @@ from isnet.inpaint import inpaint
 from jobs.evaluation.models import open_model
 from jobs.serving.app import AppSettings, _fills, build_app
 from jobs.serving.bodies import FormBody
+from jobs.serving.invocations import MAX_ROWS
 from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.startup import open_service, plan_serving
@@ -170,6 +172,24 @@ def test_a_body_of_mlflows_route_is_bounded_and_arrives_whole(client):
     assert (refused.status_code, "more than 1 MiB" in sentence(refused)) == (413, True)
     (filled,) = client.post("/invocations", headers=headers, content=sent).json()["predictions"]
     assert Image.open(io.BytesIO(base64.b64decode(filled["image"]))).size == (440, 440)
+
+
+def test_a_request_of_mlflows_route_has_few_rows(client):
+    row = {"image": base64.b64encode(encoded(photo())).decode(), "mask": base64.b64encode(encoded(mask())).decode()}
+    row = {name: f"data:image/png;base64,{cell}" for name, cell in row.items()}
+    most = client.post("/invocations", headers=BEARER, json={"dataframe_records": [row] * MAX_ROWS})
+    assert len(most.json()["predictions"]) == MAX_ROWS
+    columns = {"columns": list(row), "data": [list(row.values())] * 200}
+    table = io.BytesIO()
+    pd.DataFrame([row] * (MAX_ROWS + 1)).to_parquet(table)
+    for kind, body in (
+        ("application/json", json.dumps({"dataframe_split": columns}).encode()),
+        ("application/json", json.dumps({"inputs": {"image": ["x"] * 1000, "mask": ["x"] * 1000}}).encode()),
+        ("text/csv", b"image,mask\n" + b"x,y\n" * 1000),
+        ("application/vnd.apache.parquet", table.getvalue()),
+    ):
+        refused = client.post("/invocations", headers={**BEARER, "Content-Type": kind}, content=body)
+        assert (refused.status_code, "more than 16 rows" in sentence(refused)) == (413, True), kind
 
 
 def bomb():
