@@ -139,7 +139,7 @@ def train_config(config: RunConfig, context: Context, typed: Typed | None = None
     """Trains a configured run; registers its model if asked."""
     _check_registration(config)
     # The demo's datasets need no step of their own.
-    ensure_demo_datasets([config.data.train, config.data.val], context)
+    ensure_demo_datasets([config.data.train, *config.data.mix, config.data.val], context)
     prepared, outcome = run_training(config, context, fresh=fresh, typed=typed)
     run_id, name = prepared.run_id, config.tracking.register_as
     run = TrainedRun(**vars(outcome), run_id=run_id, page=_page(context, run_id), register_as=name)

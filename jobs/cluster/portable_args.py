@@ -74,8 +74,13 @@ def check_settings(config: Any, context: Context) -> None:
         return
     settings = flatten(config.model_dump(mode="json"))
     names = ("data.train", "data.val", "data.masks", "loss.perceptual_weights", "train.start_from")
-    # Other tasks have no masks. A mixture of them has a setting for each kind.
-    mixture = [("data.masks", name.removeprefix("data.masks.")) for name in settings if name.startswith("data.masks.")]
+    # Other tasks have no masks. A mixture has a setting for each kind of masks, or each dataset.
+    mixture = [
+        (table, name.removeprefix(f"{table}."))
+        for table in ("data.mix", "data.masks")
+        for name in settings
+        if name.startswith(f"{table}.")
+    ]
     for name, value in [*((name, settings.get(name)) for name in names), *mixture]:
         if isinstance(value, str) and _looks_like_path(value.removeprefix("author:")):
             raise UserError(

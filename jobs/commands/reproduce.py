@@ -104,7 +104,8 @@ def _recorded_datasets(
 ) -> Iterator[tuple[str, str, dict[str, Any]]]:
     """Yields setting, digest and recorded place of each dataset."""
     places = facts.get("datasets", {})
-    further = {f"val_sets.{name}": f"validation.{name}" for name in data.get("val_sets", {})}
+    further = {f"mix.{name}": f"training.{number}" for number, name in enumerate(data.get("mix", {}), 2)}
+    further |= {f"val_sets.{name}": f"validation.{name}" for name in data.get("val_sets", {})}
     for name, purpose in {**PURPOSES, **further}.items():
         if f"trainplane.dataset.{purpose}" not in record.tags:
             continue
@@ -164,7 +165,7 @@ def _write(folder: Path, recipe: Recipe) -> list[str]:
         if setting == "val_sets":
             config["data"][setting] = {**config["data"][setting], key: place}
         elif key:
-            # One of several kinds of masks, by its address.
+            # One of several kinds of masks, or of several training datasets, by its address.
             weights = config["data"][setting]
             config["data"][setting] = {place if kind == key else kind: weight for kind, weight in weights.items()}
         else:

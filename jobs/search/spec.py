@@ -19,6 +19,7 @@ from trainplane.config.canonical import flatten
 from trainplane.config.load import build
 from trainplane.config.overrides import apply_overrides
 from trainplane.data.named import open_dataset
+from trainplane.data.training_data import check_fills_batch, open_mix, training_data
 from trainplane.errors import UserError, nearest
 from trainplane.search.config import KINDS, SearchFile, SearchSettings
 from trainplane.search.policy import budget, pbt
@@ -28,7 +29,6 @@ from trainplane.search.run.launch import Search, cost_rates, trial_resources
 from trainplane.search.space import Settings, Space, search_key, set_dotted
 from trainplane.task import load_task
 from trainplane.train.run_config import RunConfig
-from trainplane.train.setup import check_fills_batch
 from trainplane.train.start.prepare import located_start
 
 COST_FUNCTION = "jobs.search.model_cost:model_costs"
@@ -36,7 +36,7 @@ COST_FUNCTION = "jobs.search.model_cost:model_costs"
 CHECKED_TRIALS = 32
 SPACE = "search.space."
 # Trials on other data could not be compared.
-_DATA_SETTINGS = ("data.train", "data.val", "data.val_sets", "data.val_samples")
+_DATA_SETTINGS = ("data.train", "data.mix", "data.val", "data.val_sets", "data.val_samples")
 # Resources of a trial are counted once, before the start, so that no trial can wait for another.
 _RESOURCE_SETTINGS = ("train.steps", "train.workers", "train.cpus_per_worker", "train.use_gpu")
 
@@ -117,14 +117,19 @@ def build_search(loaded: LoadedSearch, context: Context, *, may_pack: bool = Tru
     _check_lengths(base)
     if may_pack:
         # Packs the demo's datasets if they are used and missing.
-        ensure_demo_datasets([base.data.train, base.data.val], context)
-    datasets = [open_dataset(name, context) if name else None for name in (base.data.train, base.data.val)]
-    assert datasets[0] is not None
-    train_data = datasets[0]
-    key = search_key(loaded.file, loaded.base, [dataset.digest if dataset else None for dataset in datasets])
+        ensure_demo_datasets([base.data.train, *base.data.mix, base.data.val], context)
+    first, further = open_dataset(base.data.train, context), open_mix(base.data.mix, context)
+    train_data = training_data(first, further, global_batch=base.train.global_batch)
+    val_data = open_dataset(base.data.val, context) if base.data.val else None
+    key = search_key(loaded.file, loaded.base, [train_data.digest, val_data.digest if val_data else None])
     search = assemble_search(loaded, context, key=key)
+
     # A configuration refuses its own bad settings, so build some of them.
-    _check_trials(settings, search.space, lambda drawn: check_fills_batch(search.configure(0, drawn, 0), train_data))
+    def check(drawn: Settings) -> None:
+        batch = search.configure(0, drawn, 0).train.global_batch
+        check_fills_batch(training_data(first, further, global_batch=batch), global_batch=batch)
+
+    _check_trials(settings, search.space, check)
     return search
 
 

@@ -14,6 +14,7 @@ from jobs.train.resources import ranks_here
 from jobs.train.throughput import last_rate
 from trainplane.cluster.context import Context
 from trainplane.data.named import open_dataset
+from trainplane.data.training_data import open_training_data
 from trainplane.search.policy.state import SearchState
 from trainplane.search.run.launch import Search, read_state
 
@@ -49,7 +50,8 @@ def needed_trial_seconds(search: Search, context: Context) -> float | None:
 def measured_trial_time(search: Search, context: Context, *, at_once: int) -> TrialTime:
     """Times so many trials of the base configuration here."""
     base = cast("ISNetConfig", search.configure(0, {}, 0))
-    train, val = (open_dataset(name, context) if name else None for name in (base.data.train, base.data.val))
+    train = open_training_data(base.data.train, base.data.mix, context, global_batch=base.train.global_batch)
+    val = open_dataset(base.data.val, context) if base.data.val else None
     rate = measured_rate(base, ranks_here(base), RunData.of(train, val), groups=at_once)
     return _complete(search, rate.pictures_per_s, str(rate))
 

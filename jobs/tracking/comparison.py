@@ -25,6 +25,7 @@ from trainplane.tracking.query.records import read_artifact, read_runs
 _PREFIX = "val/"
 _TRAINING = "train/"
 _DATASETS = ("training", "validation")
+_DATASET_TAG = "trainplane.dataset."
 # Held-out samples that are shown, and curves at most.
 _PICTURES = 4
 _CURVES = 16
@@ -114,7 +115,9 @@ def _settings(run: FoundRun, context: Context, scratch: Path) -> dict[str, Any]:
     settings = current_settings(recorded, stored, run.tags.get("trainplane.typed"))
     # What a run is called says nothing about what it does.
     settings.pop("name", None)
-    digests = {f"{purpose} digest": run.tags.get(f"trainplane.dataset.{purpose}") for purpose in _DATASETS}
+    # Further training datasets are counted: training.2, training.3.
+    purposes = {tag.removeprefix(_DATASET_TAG) for tag in run.tags if tag.startswith(f"{_DATASET_TAG}training.")}
+    digests = {f"{name} digest": run.tags.get(f"{_DATASET_TAG}{name}") for name in (*_DATASETS, *purposes)}
     return {**settings, **digests, "saved step": step}
 
 

@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean
 
@@ -29,6 +29,8 @@ from jobs.train.throughput import Rate
 from trainplane.cluster.ray_session import in_ray_job
 from trainplane.cluster.stack.moto_server import die_with_parent
 from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import TrainingData, epoch_size, places_of
+from trainplane.data.training_data import MixedAddress, addresses_of
 from trainplane.errors import RunFailed, UserError
 from trainplane.train.config import Cadence, TrainConfig
 from trainplane.train.world import World
@@ -40,13 +42,32 @@ class RunData:
 
     train: str | None
     val: str | None
-    samples: int = 1  # of the training dataset
+    samples: int = 1  # of an epoch
+    mix: tuple[MixedAddress, ...] = ()  # further training datasets
 
     @classmethod
-    def of(cls, train: Dataset | None, val: Dataset | None) -> RunData:
+    def of(cls, train: TrainingData | None, val: Dataset | None) -> RunData:
         """Returns the addresses of datasets."""
         val_address = val.address if val is not None else None
-        return cls(None, val_address) if train is None else cls(train.address, val_address, train.num_samples)
+        if train is None:
+            return cls(None, val_address)
+        address, _, mix = addresses_of(train)
+        return cls(address, val_address, epoch_size(train)[0], tuple(mix))
+
+    def mix_of(self, config: ISNetConfig, *, batch: int) -> list[MixedAddress]:
+        """Further datasets in a smaller batch; those of no place are left out.
+
+        Args:
+            config: Whose batch the places are of.
+            batch: The smaller one.
+        """
+        whole = config.train.global_batch
+        first, *places = places_of([number / whole for *_, number in self.mix], batch)
+        if not first:
+            return []
+        return [
+            (address, digest, number) for (address, digest, _), number in zip(self.mix, places, strict=True) if number
+        ]
 
 
 def measured_rate(config: ISNetConfig, ranks: RanksHere, data: RunData, *, done: int = 0, groups: int = 1) -> Rate:
@@ -62,7 +83,9 @@ def measured_rate(config: ISNetConfig, ranks: RanksHere, data: RunData, *, done:
     if ranks.gpu and not torch.cuda.is_available():
         raise UserError("--measure times steps on the machine where it is typed, and this one has no GPU; leave it out")
     here = ranks_that_fit(config.train, ranks)
-    measured = _measure(part_of(config, here=here, ranks=ranks.most), here, data, gpu=ranks.gpu, groups=groups)
+    part = part_of(config, here=here, ranks=ranks.most)
+    data = replace(data, mix=tuple(data.mix_of(config, batch=part.train.global_batch)))
+    measured = _measure(part, here, data, gpu=ranks.gpu, groups=groups)
     train = config.train
     seconds = fmean(
         training_seconds(train, group, done=done, steps_per_epoch=max(1, data.samples // train.global_batch))
@@ -122,7 +145,7 @@ def _measure(config: ISNetConfig, ranks: int, data: RunData, *, gpu: bool, group
     if ranks == groups == 1 and not in_ray_job():
         threads = torch.get_num_threads()
         try:
-            return [measure_steps(config, World(), train_data=data.train, val_data=data.val)]
+            return [measure_steps(config, World(), train_data=data.train, val_data=data.val, mix=data.mix)]
         finally:
             torch.set_num_threads(threads)
     with tempfile.TemporaryDirectory(prefix="isnet-measure-") as folder:
@@ -139,6 +162,7 @@ def _measure(config: ISNetConfig, ranks: int, data: RunData, *, gpu: bool, group
                     "rendezvous": f"file://{folder}/{group}.rendezvous",
                     "train_data": data.train,
                     "val_data": data.val,
+                    "mix": data.mix,
                 }
                 files[0].write_text(json.dumps(work))
                 with files[0].open() as stdin, files[1].open("w") as stdout, files[2].open("w") as stderr:

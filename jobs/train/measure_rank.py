@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from datetime import timedelta
@@ -26,6 +26,7 @@ from jobs.data.samples import synthetic_batch
 from jobs.isnet_task import ISNetTask
 from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
+from trainplane.data.training_data import MixedAddress, reopen_training_data
 from trainplane.data.types import Batch
 from trainplane.tracking.tracker import Recorder
 from trainplane.train import setup
@@ -54,7 +55,14 @@ class MeasuredSteps:
     with_data: bool  # False: on synthetic pictures, because the dataset is not there yet
 
 
-def measure_steps(config: ISNetConfig, world: World, *, train_data: str | None, val_data: str | None) -> MeasuredSteps:
+def measure_steps(
+    config: ISNetConfig,
+    world: World,
+    *,
+    train_data: str | None,
+    val_data: str | None,
+    mix: Sequence[MixedAddress] = (),
+) -> MeasuredSteps:
     """Times steps and a validation; called on all ranks.
 
     Args:
@@ -62,6 +70,7 @@ def measure_steps(config: ISNetConfig, world: World, *, train_data: str | None, 
         world: This rank.
         train_data: Address of the training dataset; None: synthetic pictures.
         val_data: Address of the held-out dataset; None: no validation.
+        mix: Further training datasets.
     """
     # VGG's weights cost the same time at any value, and would be downloaded.
     loss = config.loss.model_copy(update={"perceptual_weights": "random"})
@@ -74,7 +83,7 @@ def measure_steps(config: ISNetConfig, world: World, *, train_data: str | None, 
     split = split_batch(global_batch=train.global_batch, ranks=world.size, micro_batch=train.fixed_micro)
     record_every = Cadence.of(train.log_every).steps(1) or MIN_STEPS
     with ExitStack() as stack:
-        batches = _batches(config, world, split, train_data, stack)
+        batches = _batches(config, world, split, train_data, mix, stack)
 
         def run(steps: int) -> float:
             world.barrier()
@@ -102,11 +111,17 @@ def measure_steps(config: ISNetConfig, world: World, *, train_data: str | None, 
 
 
 def _batches(
-    config: ISNetConfig, world: World, split: BatchSplit, address: str | None, stack: ExitStack
+    config: ISNetConfig,
+    world: World,
+    split: BatchSplit,
+    address: str | None,
+    mix: Sequence[MixedAddress],
+    stack: ExitStack,
 ) -> Iterator[Batch]:
     """Batches of the dataset, or always the same synthetic one."""
     if address is not None:
-        loader = stack.enter_context(setup.loader_of(Dataset.open(address), config, ISNetTask, world))
+        data = reopen_training_data((address, None, mix), global_batch=config.train.global_batch)
+        loader = stack.enter_context(setup.loader_of(data, config, ISNetTask, world))
         return (batch for _, batch in loader.batches(start=0, stop=WARM_STEPS + MAX_STEPS))
     batch = synthetic_batch(split.share, config.data.size, ISNetTask.transform_of(config).extra)
     return iter(lambda: batch, None)
@@ -134,7 +149,8 @@ def main() -> None:
         dist.init_process_group(
             backend, init_method=address, rank=rank, world_size=work["ranks"], timeout=GROUP_TIMEOUT
         )
-    measured = measure_steps(config, World.current(), train_data=work["train_data"], val_data=work["val_data"])
+    data = {"train_data": work["train_data"], "val_data": work["val_data"], "mix": work["mix"]}
+    measured = measure_steps(config, World.current(), **data)
     print(json.dumps(asdict(measured)))
     if work["ranks"] > 1:
         dist.destroy_process_group()

@@ -21,7 +21,9 @@ from jobs.train.throughput import Rate, check_stall_limit, last_rate
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import Mixture, TrainingData, epoch_size
 from trainplane.data.named import open_dataset
+from trainplane.data.training_data import check_fills_batch, training_data
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.task import load_task
@@ -31,7 +33,6 @@ from trainplane.train.checkpoint.store import newest_first
 from trainplane.train.estimate import Estimate, EstimateInputs, estimate
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, find_run_dir, holder_of, run_key
-from trainplane.train.setup import check_fills_batch
 from trainplane.train.start.prepare import located_start, prepare_start
 
 
@@ -41,7 +42,7 @@ class TrainingPlan:
 
     findings: list[Finding] = field(default_factory=list)
     config: RunConfig | None = None
-    train_data: Dataset | None = None
+    train_data: TrainingData | None = None
     val_data: Dataset | None = None
     place: RunDir | None = None  # key and folder of the run
     done: int = 0  # steps of the run's newest checkpoint
@@ -124,28 +125,40 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
 
 
 def _datasets(plan: TrainingPlan, config: RunConfig, context: Context) -> None:
-    further = ((name, None) for name in config.data.val_sets.values())
-    for name, is_train in ((config.data.train, True), (config.data.val, False), *further):
-        if name is None:
-            continue
+    first = _opened(plan, config.data.train, context)
+    mix = {name: (_opened(plan, name, context), share) for name, share in config.data.mix.items()}
+    further = {name: (dataset, share) for name, (dataset, share) in mix.items() if dataset is not None}
+    if first is not None and len(further) == len(mix):
+        batch = config.train.global_batch
         with plan.refusals():
-            # `isnet train` packs the demo's datasets itself.
-            if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
-                plan.note(
-                    f"dataset {name!r} is not there yet; `{command_line('train', 'demo')}` packs it from photos of "
-                    "installed packages"
-                )
-                continue
-            dataset = open_dataset(name, context)
-            if is_train:
-                plan.train_data = dataset
-                check_fills_batch(config, dataset)
-            elif is_train is False:
-                plan.val_data = dataset
+            plan.train_data = training_data(first, further, global_batch=batch)
+            check_fills_batch(plan.train_data, global_batch=batch)
+    if isinstance(plan.train_data, Mixture):
+        parts = [f"{each.places} of {each.dataset.name}" for each in plan.train_data.sets]
+        counted = plan.train_data.sets[0].dataset.name
+        plan.note(f"each batch of {config.train.global_batch} is {', '.join(parts)}; epochs are those of {counted}")
+    if config.data.val is not None:
+        plan.val_data = _opened(plan, config.data.val, context)
+    for name in config.data.val_sets.values():
+        _opened(plan, name, context)
     if config.data.val is None:
         # Without held-out pictures there are no metrics to keep the best checkpoints by.
         with plan.refusals():
             check_metric(RetentionRules.of(config.train), [])
+
+
+def _opened(plan: TrainingPlan, name: str, context: Context) -> Dataset | None:
+    """Opens a dataset, or says why it cannot be."""
+    with plan.refusals():
+        # `isnet train` packs the demo's datasets itself.
+        if name in (TRAIN, VAL) and open_store(context.dataset(name)).size("manifest.json") is None:
+            plan.note(
+                f"dataset {name!r} is not there yet; `{command_line('train', 'demo')}` packs it from photos of "
+                "installed packages"
+            )
+            return None
+        return open_dataset(name, context)
+    return None
 
 
 def _vgg_weights(plan: TrainingPlan, config: ISNetConfig) -> None:
@@ -199,7 +212,7 @@ def _memory(plan: TrainingPlan, config: ISNetConfig) -> None:
 
 def estimate_run(
     config: ISNetConfig,
-    train_data: Dataset,
+    train_data: TrainingData,
     val_data: Dataset | None,
     *,
     done: int,
@@ -211,11 +224,12 @@ def estimate_run(
     """Estimates steps, bytes, time and cost of a run."""
     # Validation reads part of the held-out set.
     share = min(1.0, config.data.val_samples / val_data.num_samples) if val_data else 0.0
+    samples, data_bytes = epoch_size(train_data)
     inputs = EstimateInputs(
         done=done,
         ranks=ranks,
-        samples=train_data.num_samples,
-        data_bytes=train_data.bytes,
+        samples=samples,
+        data_bytes=data_bytes,
         val_bytes=round(val_data.bytes * share) if val_data else 0,
         hosts=hosts,
         cache_bytes=config.data.cache_bytes if config.data.cache else 0,

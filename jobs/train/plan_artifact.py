@@ -20,6 +20,7 @@ from jobs.train.resources import ranks_here
 from jobs.train.throughput import SPEED_TAG, last_rate, speed_key
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
+from trainplane.data.training_data import reopen_training_data
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint.store import committed, newest_first
@@ -64,7 +65,7 @@ class PlanRecord:
         job = self._prepared.job
         estimate = estimate_run(
             config,
-            Dataset.open(job.train_data),
+            reopen_training_data((job.train_data, None, job.mix), global_batch=config.train.global_batch),
             Dataset.open(job.val_data) if job.val_data else None,
             done=self._done,
             ranks=ranks.most,

@@ -169,15 +169,7 @@ class Order:
 
     def slots(self, *, rank: int, world: int) -> range:
         """Slots of a rank; `UserError` unless `world` divides the batch."""
-        if world < 1 or self.global_batch % world:
-            raise UserError(
-                f"a global batch of {self.global_batch} cannot be shared evenly by {world} ranks; "
-                f"choose a number of ranks that divides {self.global_batch}"
-            )
-        if not 0 <= rank < world:
-            raise ValueError(f"rank {rank} of {world}")
-        size = self.global_batch // world
-        return range(rank * size, (rank + 1) * size)
+        return rank_slots(self.global_batch, rank=rank, world=world)
 
     def visits(self, step: int, slots: range) -> list[Visit]:
         """Returns the visits of some slots at a global step."""
@@ -267,6 +259,19 @@ class Order:
             block_position = np.concatenate([[0], np.cumsum(self._block_size[permutation])])
             self._epoch = _Epoch(number, block_position, self._block_start[permutation])
         return self._epoch
+
+
+def rank_slots(global_batch: int, *, rank: int, world: int) -> range:
+    """Slots of a rank; `UserError` unless `world` divides the batch."""
+    if world < 1 or global_batch % world:
+        raise UserError(
+            f"a global batch of {global_batch} cannot be shared evenly by {world} ranks; "
+            f"choose a number of ranks that divides {global_batch}"
+        )
+    if not 0 <= rank < world:
+        raise ValueError(f"rank {rank} of {world}")
+    size = global_batch // world
+    return range(rank * size, (rank + 1) * size)
 
 
 def sample_rng(*, seed: int, epoch: int, sample: int) -> np.random.Generator:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from trainplane.config.load import build
-from trainplane.data.manifest import Dataset
+from trainplane.data.training_data import reopen_training_data
 from trainplane.data.types import Batch
 from trainplane.numerics import set_numerics
 from trainplane.observe.run_observer import RunObserver
@@ -127,8 +127,9 @@ class _Trainer:
         self.task = task_class(config, setup.device_of(config))
         # Reads the configured rates, so it is made before a checkpoint sets those of a later step.
         self.rates = LrSchedule(config.train.schedule, self.task.optimizers())
-        self.dataset = Dataset.open(job.train_data, cache=config.data.cache, expected_digest=job.train_digest)
-        self.loader = setup.loader_of(self.dataset, config, task_class, world)
+        addresses, batch = (job.train_data, job.train_digest, job.mix), config.train.global_batch
+        self.data = reopen_training_data(addresses, global_batch=batch, cache=config.data.cache)
+        self.loader = setup.loader_of(self.data, config, task_class, world)
         self.writer = CheckpointWriter(open_store(job.checkpoints), RetentionRules.of(config.train))
         self.recorded: dict[str, float] = {}
         self.dashboard = Dashboard(tracker, task_class.headlines(config))
@@ -230,7 +231,7 @@ class _Trainer:
         # Loads the newest good checkpoint and sets up the guard. Returns the step of the checkpoint, 0 without one.
         if self.world.is_first:
             self.writer.start()
-        must_match = {"dataset_digest": self.dataset.digest, "order_hash": self.loader.order_hash}
+        must_match = {"dataset_digest": self.data.digest, "order_hash": self.loader.order_hash}
         loaded = load_newest(self.task, self.writer.store, config=self.config, must_match=must_match, world=self.world)
         step = loaded.checkpoint.step if loaded else 0
         # The loop's own state, from the checkpoint's `meta`.
@@ -332,7 +333,7 @@ class _Trainer:
         meta = {
             "config": self.config.model_dump(mode="json"),
             "config_digest": self.config.digest(),
-            "dataset_digest": self.dataset.digest,
+            "dataset_digest": self.data.digest,
             "order_hash": self.loader.order_hash,
             "guard": self.guard.to_json(),
             "damage": self.damage.to_json(),
@@ -368,9 +369,8 @@ class _Trainer:
         self.world.barrier()
 
     def _dump_batch(self, fault: Observation) -> str:
-        order = self.dataset.order(seed=self.config.train.seed, global_batch=self.config.train.global_batch)
-        loader = setup.loader_of(self.dataset, self.config, type(self.task), self.world)
-        return dump_batch(self.writer.store, fault, loader=loader, dataset=self.dataset, order=order, world=self.world)
+        loader = setup.loader_of(self.data, self.config, type(self.task), self.world)
+        return dump_batch(self.writer.store, fault, loader=loader, data=self.data, world=self.world)
 
     def _finish(self, done: int, first: int, metrics: dict[str, float], started: float) -> Outcome:
         self.observer.finish(done)

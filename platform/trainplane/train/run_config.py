@@ -7,6 +7,7 @@ A task extends `RunConfig` with its own sections (`model`, `loss`), so every nam
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from dataclasses import asdict
 from typing import Any, Literal
@@ -28,6 +29,11 @@ class DataConfig(Section):
 
     train: str = Field(
         description="training dataset", json_schema_extra=about(also=["dataset", "data", "train_data", "path", "root"])
+    )
+    mix: dict[str, float] = Field(
+        {},
+        description="further training datasets, each with its share of every batch, 0 to 1; `train` has the rest",
+        json_schema_extra=about(also=["train_sets", "weights", "mixture"], later=True),
     )
     grown_from: str | None = Field(
         None,
@@ -91,6 +97,21 @@ class DataConfig(Section):
             )
         return folder
 
+    @field_validator("mix")
+    @classmethod
+    def _shares_leave_a_rest(cls, mix: dict[str, float]) -> dict[str, float]:
+        for name, share in mix.items():
+            if not 0 < share < 1:
+                raise ValueError(
+                    f"data.mix gives {name} {share:g} of each batch; give it a share between 0 and 1, such as 0.2"
+                )
+        if (whole := math.fsum(mix.values())) >= 1:
+            raise ValueError(
+                f"data.mix gives away {whole:g} of each batch, and data.train has the rest; let the shares add up to "
+                "less than 1"
+            )
+        return mix
+
     @field_validator("val_sets")
     @classmethod
     def _names_fit_metrics(cls, sets: dict[str, str]) -> dict[str, str]:
@@ -101,6 +122,15 @@ class DataConfig(Section):
                     "case letters, digits, - and _"
                 )
         return sets
+
+    @model_validator(mode="after")
+    def _one_set_grows(self) -> DataConfig:
+        if self.mix and self.grown_from is not None:
+            raise ValueError(
+                f"data.grown_from={self.grown_from} goes on on one dataset that has grown, and data.mix names several; "
+                "leave one of them out (train.start_from=runs:/RUN begins at that run's weights with any data)"
+            )
+        return self
 
     @model_validator(mode="after")
     def _further_sets_have_a_first(self) -> DataConfig:
@@ -186,7 +216,9 @@ class RunConfig(Section):
 # Section -> settings that are no part of a run's identity; an empty tuple means the whole section.
 NOT_IDENTITY: dict[str, tuple[str, ...]] = {
     "data": (
+        # The digest of the training data stands for these two, shares included.
         "train",
+        "mix",
         "val",
         "val_sets",
         "val_samples",

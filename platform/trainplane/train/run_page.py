@@ -11,6 +11,7 @@ from typing import Any
 from trainplane.command_line import command_line
 from trainplane.config.canonical import flatten
 from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import Mixture, TrainingData
 from trainplane.markdown import code_span
 from trainplane.tracking.pages import artifact_link
 from trainplane.tracking.tracker import newest_image
@@ -20,7 +21,7 @@ from trainplane.train.start.weights import StartReport
 # MLflow's pages do not wrap a name, and a gallery's picture is as wide as the name above it.
 _NAME_CHARACTERS = 50
 # They are no part of a run's identity, and a run is known by them.
-_TOLD = ("data.train", "data.val", "train.steps", "train.start_from")
+_TOLD = ("data.train", "data.mix", "data.val", "train.steps", "train.start_from")
 # The parameter, and tag, with what was typed.
 TYPED = "typed"
 _LEGEND = """| curves | |
@@ -71,7 +72,8 @@ def run_name(typed: Typed, now: datetime | None = None) -> str:
 
 def _telling(overrides: Iterable[str]) -> list[str]:
     """Leaves out settings that only say where and how often."""
-    return [o for o in overrides if (name := o.partition("=")[0]) in _TOLD or is_identity_setting(name)]
+    names = ((o, o.partition("=")[0]) for o in overrides)
+    return [o for o, name in names if name.startswith("data.mix.") or name in _TOLD or is_identity_setting(name)]
 
 
 def _last_part(text: str) -> str:
@@ -97,18 +99,33 @@ def parameters(config: RunConfig, typed: Typed | None, explored: Collection[str]
 
 
 def description(
-    config: RunConfig, train: Dataset, val: Dataset | None, typed: Typed | None, *, start: StartReport | None = None
+    config: RunConfig,
+    train: TrainingData,
+    val: Dataset | None,
+    typed: Typed | None,
+    *,
+    start: StartReport | None = None,
 ) -> str:
     """Markdown at the top of a run's page."""
     beginning = f" It {code_span(str(start))}." if start is not None else ""
     held_out = f", measured on {val.num_samples} of {code_span(val.name)}" if val else ""
     command = f"{code_span(typed.line)}\n\n" if typed else ""
     return (
-        f"{command}**{config.train.steps} steps of {config.train.global_batch} samples** of {code_span(train.name)} "
-        f"({train.num_samples} samples){held_out}.{beginning} `config.json` has all settings, `lineage.json` names "
+        f"{command}**{config.train.steps} steps of {config.train.global_batch} samples**{_sources(train)}"
+        f"{held_out}.{beginning} `config.json` has all settings, `lineage.json` names "
         f"code and machine, `{command_line('runs', 'reproduce', 'RUN')}` prints the commands to run it again."
         f"\n\n{_LEGEND}"
     )
+
+
+def _sources(train: TrainingData) -> str:
+    if isinstance(train, Mixture):
+        parts = [
+            f"{each.places} of {code_span(each.dataset.name)} ({each.dataset.num_samples} samples)"
+            for each in train.sets
+        ]
+        return f", {', '.join(parts[:-1])} and {parts[-1]}"
+    return f" of {code_span(train.name)} ({train.num_samples} samples)"
 
 
 def result(metrics: Mapping[str, float], headlines: Collection[str], *, step: int, run_id: str, image: str) -> str:

@@ -23,7 +23,9 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import TrainingData, datasets_of
 from trainplane.data.named import open_dataset
+from trainplane.data.training_data import addresses_of, check_fills_batch, open_training_data
 from trainplane.errors import CLI, UserError
 from trainplane.storage import StorageError, open_store
 from trainplane.task import Task, load_task
@@ -123,10 +125,11 @@ def prepared_run(
         may_start: Called with the steps done before anything is written; raises to refuse the start.
     """
     # Datasets, and checks that need no store of checkpoints.
-    train_data = open_dataset(config.data.train, context)
+    batch = config.train.global_batch
+    train_data = open_training_data(config.data.train, config.data.mix, context, global_batch=batch)
     val_data = open_dataset(config.data.val, context) if config.data.val else None
     val_sets = {name: open_dataset(typed, context) for name, typed in config.data.val_sets.items()}
-    check_fills_batch(config, train_data)
+    check_fills_batch(train_data, global_batch=batch)
     _check_best(config)
     load_task(config.task).check(config)
     val_digest = val_data.digest if val_data else None
@@ -149,14 +152,18 @@ def prepared_run(
         start = prepare_start(config, context, run_dir, train_data)
         others = (config, context, train_data.digest, val_digest)
         instead_of = run_with_another_start(*others) if start is not None and done == 0 else ""
-        read = [train_data, *([val_data] if val_data else []), *val_sets.values()]
+        read = [*datasets_of(train_data), *([val_data] if val_data else []), *val_sets.values()]
         register_run_dir(run_dir, config, {dataset.digest for dataset in read})
         if start is not None:
             start.write()
             done = max(done, start.report.step or 0)
         # MLflow run. A trial is a child of its search, and never the same run as one that a user started.
         mlflow_key = record_key or (run_dir.key if parent_run_id is None else f"{parent_run_id}.{run_dir.key}")
-        set_tags = {f"trainplane.dataset.validation.{name}": dataset.digest for name, dataset in val_sets.items()}
+        further = {
+            **_mixed(config, train_data, context),
+            **{f"validation.{name}": dataset for name, dataset in val_sets.items()},
+        }
+        set_tags = {f"trainplane.dataset.{purpose}": dataset.digest for purpose, dataset in further.items()}
         run_spec = RunSpec(
             config.tracking.experiment,
             run_key=mlflow_key,
@@ -166,22 +173,23 @@ def prepared_run(
             tags={**_tags(config, run_dir, train_data, val_data, typed, start), **set_tags, **(tags or {})},
         )
         spool = context.home / "spool" / run_spec.reserved_id
-        further = {f"validation.{name}": dataset for name, dataset in val_sets.items()}
-        datasets = {"training": train_data, "validation": val_data, **further}
+        datasets = {"training": datasets_of(train_data)[0], "validation": val_data, **further}
         facts = _facts(config, datasets, typed, explored, start)
         run = start_run(context.tracking_server, run_spec, facts, spool=spool, require=config.tracking.require)
         if not run.resumed and run.offline_reason is None:
             _write_view(config, context.tracking_server, run.run_id)
         # Everything that the ranks need, as plain values.
+        address, digest, mix = addresses_of(train_data)
         job = TrainJob(
             config=config.model_dump(mode="json"),
-            train_data=train_data.address,
+            train_data=address,
             val_data=val_data.address if val_data else None,
             checkpoints=run_dir.address,
             tracking=TrackingTarget(
                 context.tracking, run.run_id, str(spool), run_spec.to_json() if is_reserved(run.run_id) else None
             ),
-            train_digest=train_data.digest,
+            train_digest=digest,
+            mix=mix,
             val_digest=val_digest,
             val_sets={name: (dataset.address, dataset.digest) for name, dataset in val_sets.items()},
         )
@@ -205,7 +213,7 @@ def _write_view(config: RunConfig, server: TrackingServer, run_id: str) -> None:
 def _tags(
     config: RunConfig,
     run_dir: RunDir,
-    train_data: Dataset,
+    train_data: TrainingData,
     val_data: Dataset | None,
     typed: Typed | None,
     start: PreparedStart | None,
@@ -219,7 +227,7 @@ def _tags(
         "trainplane.checkpoints": run_dir.address,
         "trainplane.config_digest": config.digest(),
         "trainplane.dataset_digest": train_data.digest,
-        "trainplane.dataset.training": train_data.digest,
+        "trainplane.dataset.training": datasets_of(train_data)[0].digest,
         **val_tags,
         "mlflow.user": lineage.user(),
         "mlflow.source.name": f"{CLI} train",
@@ -231,6 +239,14 @@ def _tags(
         **lineage.code_tags(),
         **lineage.job_tags(),
     }
+
+
+def _mixed(config: RunConfig, data: TrainingData, context: Context) -> dict[str, Dataset]:
+    """Further training datasets by purpose, in the typed order."""
+    # A name may be an address, which no tag's name can hold, so they are counted.
+    by_digest = {dataset.digest: dataset for dataset in datasets_of(data)}
+    typed = (by_digest[open_dataset(name, context).digest] for name in config.data.mix)
+    return {f"training.{number}": dataset for number, dataset in enumerate(typed, 2)}
 
 
 def _start_tags(start: StartReport) -> dict[str, str]:
@@ -280,15 +296,6 @@ def _check_best(config: RunConfig) -> None:
         check_metric(RetentionRules.of(config.train), [f"{prefix}{name}" for prefix in prefixes for name in names])
 
 
-def check_fills_batch(config: RunConfig, dataset: Dataset) -> None:
-    """Raises `UserError` where a dataset has less than one batch."""
-    if dataset.num_samples < config.train.global_batch:
-        raise UserError(
-            f"dataset {dataset.name!r} has {dataset.num_samples} samples, fewer than one global batch of "
-            f"{config.train.global_batch}; pack more samples, or set train.global_batch={dataset.num_samples}"
-        )
-
-
 # Seconds to wait until the rank of an earlier attempt releases the spool. Where nodes share a disk, a rank whose node
 # was cut off lives until Ray there gives up its head: a minute, and twice that on a busy machine.
 PREDECESSOR_S = 240.0
@@ -309,10 +316,10 @@ def restore_threads(config: RunConfig, threads: int | None) -> None:
         torch.set_num_threads(threads)
 
 
-def loader_of(dataset: Dataset, config: RunConfig, task_class: type[Task], world: World) -> Loader:
+def loader_of(data: TrainingData, config: RunConfig, task_class: type[Task], world: World) -> Loader:
     """Returns this rank's loader of training batches."""
     return Loader(
-        dataset,
+        data,
         transform=task_class.transform_of(config),
         seed=config.train.seed,
         global_batch=config.train.global_batch,

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
+from trainplane.data.training_data import MixedAddress
 from trainplane.tracking.client import TrackingServer
 
 
@@ -44,6 +45,7 @@ class TrainJob:
     until: int | None = None  # Step to stop at, where that is before the last one: a search trains in pieces
     stop_at_nan: str | None = None  # Name of a validation metric; training stops when it is not finite
     train_digest: str | None = None  # Digest that the training dataset must have: the one at the run's start
+    mix: list[MixedAddress] = field(default_factory=list)  # Further training datasets, in the order of the mixture
     val_digest: str | None = None  # Likewise of the held-out dataset
     val_sets: dict[str, tuple[str, str]] = field(default_factory=dict)  # Further ones: name -> address and digest
 

@@ -63,7 +63,7 @@ def test_the_values_are_those_that_a_run_gets(isnet, preset):
     shown = {name: row["value"] for name, row in rows_of(isnet, preset).items() if row["value"] != {}}
     values = flatten(load_run_config(preset, []).model_dump(mode="json"))
     assert {name: value for name, value in values.items() if name in shown} == shown
-    assert {*shown, "guard.balance", "data.val_sets", "train.rate_factors"} == {
+    assert {*shown, "guard.balance", "data.mix", "data.val_sets", "train.rate_factors"} == {
         setting.name for setting in settings(ISNetConfig)
     }
 

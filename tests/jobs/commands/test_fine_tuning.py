@@ -16,6 +16,7 @@ FINE = (
     "train.patience=9",
     "train.max_hours=2",
     "data.val_sets={again: mine}",
+    "data.mix={held: 0.25}",
     "data.masks={irregular: 0.7, box: 0.3}",
 )
 
@@ -41,6 +42,7 @@ def test_a_run_is_fine_tuned_and_run_again_from_its_record(isnet_there, project,
     assert [line for line in recipe["missing"] if not line.startswith("code:")] == []
     config = yaml.safe_load((tmp_path / "again" / "config.yaml").read_text())
     assert config["data"]["val_sets"]["again"].endswith("/datasets/mine")
+    assert [(place.rpartition("/")[2], share) for place, share in config["data"]["mix"].items()] == [("held", 0.25)]
     again = isnet_there("train", str(tmp_path / "again" / "config.yaml"), "--fresh", "--json")
     assert again.status == 0, again.err
     assert again.json()["state_digest"] == made["state_digest"]
@@ -54,6 +56,8 @@ MISTAKES = {
     ("train.patience=3",): "train.patience=3 and train.best_metric is not set",
     ("train.patience=3", "train.best_metric=val/again/psnr"): "train.best_metric='val/again/psnr' is not measured",
     ("data.val_sets={again: nothere}",): "nothere: there is no dataset",
+    ("data.mix={nothere: 0.5}",): "nothere: there is no dataset",
+    ("data.mix={held: 0.1}",): "data.mix gives held 0.1 of each batch, less than one of 4 samples",
     ("data.masks={irregular: 0}",): "has no weight above 0, so there is nothing to draw",
     ("data.masks={irregular: 1, nothere: 1}",): "masks 'nothere' are neither a generator",
 }

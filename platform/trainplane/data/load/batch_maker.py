@@ -7,12 +7,15 @@ the loader's thread and in its worker processes. Failures with a message are val
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Sequence
-from dataclasses import dataclass
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
 from typing import Literal, TypeAlias
 
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.load.buffers import BufferPool, Layout, copy_to_row
-from trainplane.data.manifest import Dataset, Members
+from trainplane.data.manifest import Members
+from trainplane.data.mixed_order import Lane, MixedOrder, lanes_of
+from trainplane.data.mixture import Mixture, TrainingData, datasets_of
 from trainplane.data.order import Order, sample_rng
 from trainplane.data.read.fetch import Fetcher
 from trainplane.data.types import Batch, Transform
@@ -39,8 +42,8 @@ class BatchPart:
 class BatchMaker:
     """Makes parts of batches; pickles for worker processes."""
 
-    dataset: Dataset
-    order: Order
+    data: TrainingData
+    order: Order | MixedOrder
     seed: int  # of the samples' randomness
     transform: Transform
     on_damage: OnDamage
@@ -56,14 +59,20 @@ class BatchMaker:
         """
         pool = BufferPool()
         try:
-            with Fetcher(self.dataset, cache_bytes=self.cache_bytes) as fetcher:
-                steps = ((step, self.order.visits(step, slots)) for step in range(start, stop))
-                walk = fetcher.walk(steps, visited=self.order.visited_before(start, slots))
-                for step, visits in enumerate(walk, start):
+            with ExitStack() as stack:
+                readers = [
+                    _LaneReader(self, lane, start, stop, share=len(lane.slots) / len(slots), stack=stack)
+                    for lane in lanes_of(self.order, slots)
+                ]
+                # The slots of all lanes in the order of the part.
+                rows = sorted((row, at, reader) for reader in readers for at, row in enumerate(reader.lane.rows))
+                for step in range(start, stop):
+                    for reader in readers:
+                        reader.advance()
                     damage: list[Damage] = []
                     layout, batch = None, {}
-                    for row, (slot, (visit, read)) in enumerate(zip(slots, visits, strict=True)):
-                        sample = self._tensors(step, slot, visit.sample, read, damage, fetcher)
+                    for row, at, reader in rows:
+                        sample = reader.tensors(step, at, damage)
                         # The first sample of a part decides the layout of all.
                         if layout is None:
                             layout = Layout.of(sample)
@@ -73,28 +82,48 @@ class BatchMaker:
         except (RunFailed, UserError) as failure:
             yield BatchPart({}, failure=failure)
 
-    def _tensors(
-        self, step: int, slot: int, sample: int, read: Members | Damage, damage: list[Damage], fetcher: Fetcher
-    ) -> Batch:
+
+class _LaneReader:
+    """Reads and decodes the samples of one dataset's slots."""
+
+    def __init__(self, maker: BatchMaker, lane: Lane, start: int, stop: int, *, share: float, stack: ExitStack) -> None:
+        self.lane = lane
+        self._maker = maker
+        self._dataset = datasets_of(maker.data)[lane.number]
+        # A sample's randomness follows from its number through all datasets.
+        self._before = sum(dataset.num_samples for dataset in datasets_of(maker.data)[: lane.number])
+        self._prefix = f"{maker.data.sets[lane.number].label}/" if isinstance(maker.data, Mixture) else ""
+        self._fetcher = stack.enter_context(Fetcher(self._dataset, cache_bytes=int(maker.cache_bytes * share)))
+        steps = ((step, lane.order.visits(step, lane.slots)) for step in range(start, stop))
+        self._walk = self._fetcher.walk(steps, visited=lane.order.visited_before(start, lane.slots))
+
+    def advance(self) -> None:
+        """Takes the samples of the next step."""
+        self._step = next(self._walk)
+
+    def tensors(self, step: int, at: int, damage: list[Damage]) -> Batch:
         """Returns a sample's tensors or its substitute's; extends `damage`."""
-        epoch, _ = self.order.position(step)
+        visit, read = self._step[at]
+        sample = visit.sample
+        epoch, _ = self.lane.order.position(step)
         for attempt in range(_MAX_SUBSTITUTES):
             tensors = read if isinstance(read, Damage) else self._decode(sample, epoch, read)
             if not isinstance(tensors, Damage):
                 return tensors
-            damage.append(tensors)
-            if self.on_damage == "fail":
+            damage.append(replace(tensors, shard=f"{self._prefix}{tensors.shard}"))
+            if self._maker.on_damage == "fail":
                 usual = "verify it, then repair it or pack again, or set data.on_damage=quarantine"
-                raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
-            sample = self.order.substitute(step, slot, attempt=attempt)
-            read = fetcher.read(sample)
+                raise DamageError(self._dataset.address, damage, self._dataset.remedy(usual))
+            sample = self.lane.order.substitute(step, self.lane.slots[at], attempt=attempt)
+            read = self._fetcher.read(sample)
         usual = f"{_MAX_SUBSTITUTES} samples in a row cannot be used; pack again"
-        raise DamageError(self.dataset.address, damage, self.dataset.remedy(usual))
+        raise DamageError(self._dataset.address, damage, self._dataset.remedy(usual))
 
     def _decode(self, sample: int, epoch: int, members: Members) -> Batch | Damage:
         try:
-            return self.transform(members, sample_rng(seed=self.seed, epoch=epoch, sample=sample))
+            rng = sample_rng(seed=self._maker.seed, epoch=epoch, sample=self._before + sample)
+            return self._maker.transform(members, rng)
         except UserError:
             raise  # another cause than the sample: say, a second dataset was replaced
         except ValueError as error:
-            return self.dataset.undecodable(sample, error)
+            return self._dataset.undecodable(sample, error)

@@ -22,7 +22,8 @@ from contextlib import closing
 from trainplane.data.damage import Damage, DamageError
 from trainplane.data.load.batch_maker import BatchMaker, BatchPart, OnDamage
 from trainplane.data.load.workers import worker_parts
-from trainplane.data.manifest import Dataset
+from trainplane.data.mixed_order import samples_at
+from trainplane.data.mixture import TrainingData
 from trainplane.data.read.fetch import DEFAULT_CACHE_BYTES
 from trainplane.data.types import Batch, Transform
 from trainplane.errors import UserError
@@ -33,7 +34,7 @@ class Loader:
     """One rank's share, `global_batch // world` samples, of every batch.
 
     Args:
-        dataset: Dataset to load.
+        data: Dataset to load, or several that share each batch.
         transform: Decodes a sample.
         seed: Seed of the order and of the samples' randomness.
         global_batch: Samples per global step, over all ranks.
@@ -49,7 +50,7 @@ class Loader:
 
     def __init__(
         self,
-        dataset: Dataset,
+        data: TrainingData,
         *,
         transform: Transform,
         seed: int,
@@ -64,14 +65,14 @@ class Loader:
     ) -> None:
         if workers < 0 or prefetch < 1:
             raise UserError(f"workers={workers}, prefetch={prefetch}: need at least 0 and 1")
-        self._order = dataset.order(seed=seed, global_batch=global_batch)
-        self._dataset = dataset
+        self._order = data.order(seed=seed, global_batch=global_batch)
+        self._data = data
         self._slots = self._order.slots(rank=rank, world=world)
         self._workers = min(workers, len(self._slots))
         self._prefetch = prefetch
         self._damage_budget = damage_budget
         self._maker = BatchMaker(
-            dataset=dataset,
+            data=data,
             order=self._order,
             seed=seed,
             transform=transform,
@@ -92,9 +93,13 @@ class Loader:
         """Hash of the order; equal hashes mean equal batches."""
         return self._order.hash
 
+    def samples_at(self, step: int) -> list[tuple[int, int]]:
+        """Number of the dataset, and sample, of each slot of all ranks."""
+        return samples_at(self._order, step)
+
     @property
     def steps_per_epoch(self) -> int:
-        """Global steps in one epoch."""
+        """Global steps in one epoch, of several datasets the first one's."""
         return self._order.steps_per_epoch
 
     @property
@@ -163,4 +168,4 @@ class Loader:
                 f"that is more than data.damage_budget={self._damage_budget}; verify it, then repair it or pack again, "
                 "or raise the budget"
             )
-            raise DamageError(self._dataset.address, self.damage, self._dataset.remedy(usual))
+            raise DamageError(self._data.address, self.damage, self._data.remedy(usual))

@@ -8,7 +8,7 @@ from typing import Any
 
 from trainplane.config.canonical import flatten
 from trainplane.config.load import build
-from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import TrainingData
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import StorageError, Store
 from trainplane.task import Task
@@ -48,7 +48,7 @@ def load_newest(
     return loaded
 
 
-def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
+def check_resumable(store: Store, config: RunConfig, data: TrainingData) -> int:
     """Returns the step of the newest checkpoint, else 0.
 
     Raises `UserError` where this run cannot resume from it. Reads JSON only, no tensors; skips damaged JSON.
@@ -70,10 +70,10 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
         return damaged
     address = f"{store.address}/{newest.key}"
     # The same dataset, settings and sample order as this run?
-    if meta.get("dataset_digest") not in (None, dataset.digest):
+    if meta.get("dataset_digest") not in (None, data.digest):
         raise UserError(
             f"checkpoint {address} was made with dataset_digest {meta['dataset_digest']}, and this run has "
-            f"{dataset.digest}; give it the same data, or start a new run with --fresh"
+            f"{data.digest}; give it the same data, or start a new run with --fresh"
         )
     differing = _differing(meta, config)
     if differing:
@@ -82,7 +82,7 @@ def check_resumable(store: Store, config: RunConfig, dataset: Dataset) -> int:
             "run with --fresh"
         )
     # With equal data and settings, another order means another version of the program.
-    order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
+    order = data.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
     if meta.get("order_hash") not in (None, order):
         raise UserError(
             f"checkpoint {address} was made by another version of this program, which read the same samples in another "

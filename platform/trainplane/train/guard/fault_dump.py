@@ -13,8 +13,7 @@ import safetensors.torch
 
 from trainplane.config.canonical import canonical_json
 from trainplane.data.load.loader import Loader
-from trainplane.data.manifest import Dataset
-from trainplane.data.order import Order
+from trainplane.data.mixture import Mixture, TrainingData, datasets_of
 from trainplane.data.read.fetch import read_samples
 from trainplane.errors import RunFailed
 from trainplane.storage import Store
@@ -29,8 +28,7 @@ def dump_batch(
     fault: Observation,
     *,
     loader: Loader,
-    dataset: Dataset,
-    order: Order,
+    data: TrainingData,
     world: World,
 ) -> str:
     """Stores this rank's share of a faulty step.
@@ -47,14 +45,14 @@ def dump_batch(
         if not world.is_first:
             return ""
         # Rank 0: the samples of the whole batch.
-        samples = [int(sample) for sample in order.batch(fault.index)]
-        keys = [sample["__key__"].decode() for sample in read_samples(dataset, samples)]
+        samples = _described(loader, data, fault.index)
+        keys = [str(sample["key"]) for sample in samples]
         about = {
             "step": fault.index + 1,
             "norms": fault.norms,
             "loss_finite": fault.loss_finite,
-            "dataset_digest": dataset.digest,
-            "samples": [{"index": index, "key": key} for index, key in zip(samples, keys, strict=True)],
+            "dataset_digest": data.digest,
+            "samples": samples,
         }
         store.write(f"{folder}/samples.json", canonical_json(about))
     except (RunFailed, OSError) as error:
@@ -62,3 +60,22 @@ def dump_batch(
         return ""
     names = ", ".join(keys[:4]) + (f" and {len(keys) - 4} more" if len(keys) > 4 else "")
     return f"its batch ({names}) is in {store.address}/{folder}"
+
+
+def _described(loader: Loader, data: TrainingData, step: int) -> list[dict[str, object]]:
+    """Numbers and keys of a batch, in its order."""
+    placed = loader.samples_at(step)
+    keys: dict[tuple[int, int], str] = {}
+    for number, dataset in enumerate(datasets_of(data)):
+        indices = [sample for of, sample in placed if of == number]
+        read = read_samples(dataset, indices)
+        keys.update(((number, index), each["__key__"].decode()) for index, each in zip(indices, read, strict=True))
+    return [
+        {
+            "index": index,
+            "key": keys[number, index],
+            # Of one dataset, its digest stands above.
+            **({"dataset_digest": datasets_of(data)[number].digest} if isinstance(data, Mixture) else {}),
+        }
+        for number, index in placed
+    ]

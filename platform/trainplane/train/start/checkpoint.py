@@ -10,7 +10,7 @@ import torch
 
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
-from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import TrainingData
 from trainplane.errors import UserError
 from trainplane.storage import AccessDenied, Store, open_store
 from trainplane.task import Task
@@ -79,7 +79,7 @@ def copy_state(
     *,
     config: RunConfig,
     task_class: type[Task],
-    dataset: Dataset | None = None,
+    data: TrainingData | None = None,
 ) -> None:
     """Writes another run's state as a run's first checkpoint.
 
@@ -90,19 +90,19 @@ def copy_state(
         target: Folder of the run.
         config: Of the run.
         task_class: Of the run.
-        dataset: What the run trains on; None: what the other one did, in the same order.
+        data: What the run trains on; None: what the other one did, in the same order.
     """
     task = task_class(config, torch.device("cpu"))
     check_architecture(task, loaded.state, source=f"of step {loaded.state.step}")
     meta = {**loaded.meta, "config": config.model_dump(mode="json"), "config_digest": config.digest()}
-    if dataset is not None:
-        order = dataset.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
+    if data is not None:
+        order = data.order(seed=config.train.seed, global_batch=config.train.global_batch).hash
         if order != loaded.meta["order_hash"]:
             # Batches that the guard skips, and samples that were damaged, belong to the other order.
             meta |= {"guard": {**loaded.meta["guard"], "passed_over": []}, "damage": []}
         # Hours are counted anew in a new run.
         ending = {**loaded.meta.get("ending", {}), "seconds": 0.0}
-        meta |= {"dataset_digest": dataset.digest, "order_hash": order, "ending": ending}
+        meta |= {"dataset_digest": data.digest, "order_hash": order, "ending": ending}
     scalars = {**loaded.state.scalars, "param_groups": _param_groups(task, loaded.state)}
     metrics = loaded.checkpoint.metrics
     checkpoints.write(target, replace(loaded.state, scalars=scalars), meta=meta, metrics=metrics)

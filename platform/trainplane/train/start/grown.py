@@ -16,6 +16,7 @@ from trainplane.config.load import build
 from trainplane.data.grow.lineage import lineage_of
 from trainplane.data.grow.versions import VersionName
 from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import Mixture, TrainingData
 from trainplane.data.named import open_dataset
 from trainplane.errors import UserError
 from trainplane.storage import Store, open_store
@@ -44,7 +45,7 @@ class _Alike:
         return self.key in {run_key(self.config, digest, val) for val in validation}
 
 
-def located_growth(config: ConfigT, context: Context, train: Dataset, val: Dataset | None) -> ConfigT:
+def located_growth(config: ConfigT, context: Context, train: TrainingData, val: Dataset | None) -> ConfigT:
     """Adds the start of a run on a grown dataset.
 
     Args:
@@ -56,7 +57,8 @@ def located_growth(config: ConfigT, context: Context, train: Dataset, val: Datas
     Raises:
         UserError: If the dataset did not grow out of that one, or no run of these settings saw it.
     """
-    if config.data.grown_from is None:
+    # A mixture does not grow; its configuration refuses to say so.
+    if config.data.grown_from is None or isinstance(train, Mixture):
         return config
     digest = _ancestor(config.data.grown_from, context, train)
     config = config.model_copy(update={"data": config.data.model_copy(update={"grown_from": digest})})
@@ -87,11 +89,14 @@ def located_growth(config: ConfigT, context: Context, train: Dataset, val: Datas
     )
 
 
-def check_said(config: RunConfig, context: Context, train: Dataset, val: Dataset | None) -> None:
+def check_said(config: RunConfig, context: Context, train: TrainingData, val: Dataset | None) -> None:
     """Raises `UserError` where an earlier run would be left.
 
     Call it for a new run that was not asked for by name.
     """
+    # What a mixture adds to a dataset is another training, whatever versions it has.
+    if isinstance(train, Mixture):
+        return
     lineage = lineage_of(train)
     if lineage is None or config.data.grown_from is not None or config.train.start_from is not None:
         return
@@ -102,7 +107,7 @@ def check_said(config: RunConfig, context: Context, train: Dataset, val: Dataset
                 raise UserError(_unsaid(f"run {run.store.address.rpartition('/')[2]}", config, train, digest) + _ANEW)
 
 
-def check_state_said(config: RunConfig, train: Dataset, state_of: str, digest: str | None) -> None:
+def check_state_said(config: RunConfig, train: TrainingData, state_of: str, digest: str | None) -> None:
     """Raises `UserError` where a state changes its dataset unsaid.
 
     Args:
@@ -111,6 +116,8 @@ def check_state_said(config: RunConfig, train: Dataset, state_of: str, digest: s
         state_of: Address of the state.
         digest: Of the dataset that the state was trained on.
     """
+    if isinstance(train, Mixture):
+        return
     lineage = lineage_of(train)
     if lineage is not None and digest in lineage.ancestors and config.data.grown_from != digest:
         raise UserError(_unsaid(state_of, config, train, str(digest)))

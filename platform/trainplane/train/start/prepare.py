@@ -18,7 +18,7 @@ from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.config.canonical import canonical_json
 from trainplane.config.load import build
-from trainplane.data.manifest import Dataset
+from trainplane.data.mixture import TrainingData
 from trainplane.errors import RunFailed, UserError
 from trainplane.storage import NotFound, Store, open_store
 from trainplane.task import Task, load_task
@@ -56,7 +56,7 @@ def located_start(config: ConfigT, context: Context) -> ConfigT:
     return config.model_copy(update={"train": train.model_copy(update=located)})
 
 
-def prepare_start(config: RunConfig, context: Context, run_dir: RunDir, dataset: Dataset) -> PreparedStart | None:
+def prepare_start(config: RunConfig, context: Context, run_dir: RunDir, data: TrainingData) -> PreparedStart | None:
     """Reads and checks a run's start, if it has one.
 
     Raises `UserError` where it does not fit. Writes nothing.
@@ -71,7 +71,7 @@ def prepare_start(config: RunConfig, context: Context, run_dir: RunDir, dataset:
         loaded = read_checkpoint(train.start_from)
         _check_digest(train.start_from, loaded.checkpoint.state_digest, config)
         check_not_beyond(loaded.state.step, config)
-        check_state_said(config, dataset, train.start_from, loaded.meta.get("dataset_digest"))
+        check_state_said(config, data, train.start_from, loaded.meta.get("dataset_digest"))
         report = StartReport(
             train.start_from,
             loaded.checkpoint.state_digest,
@@ -82,13 +82,13 @@ def prepare_start(config: RunConfig, context: Context, run_dir: RunDir, dataset:
 
         def write_state() -> None:
             pin_checkpoint(report.address, by=by)
-            copy_state(loaded, store, config=config, task_class=task_class, dataset=dataset)
+            copy_state(loaded, store, config=config, task_class=task_class, data=data)
             store.write(_MANIFEST, canonical_json({"report": report.to_json(), "files": {}}))
 
         return PreparedStart(report, write_state)
     weights = load_task(config.task).read_start(config, context)
     _check_digest(train.start_from, weights.digest, config)
-    _check_not_itself(config, dataset.digest, weights)
+    _check_not_itself(config, data.digest, weights)
     report = load_task(config.task).plan_start(config, weights)
 
     def write_weights() -> None:
