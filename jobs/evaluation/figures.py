@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from isnet.images.crops import resize
 from isnet.masks import RATIO_BINS
 from jobs.evaluation.models import Model
 from jobs.evaluation.paper_tables import PAPER_BINS
@@ -25,6 +26,8 @@ NUM_WORST = 10
 MAX_PHOTO_PIXELS = 1 << 20
 # Time and memory that a method may take for the whole photo.
 _PHOTO_SECONDS, _PHOTO_BYTES = 20.0, 2 << 30
+# Width of a strip of the sheet, pixels: a whole photo of many models is drawn smaller.
+_SHEET = 2400
 # Width of a letter in captions of a strip, pixels, and letters of a name there.
 _LETTER, _MAX_NAME = 6, 40
 
@@ -139,8 +142,13 @@ def _strip(row: PanelRow) -> Pixels:
     needed = max(len(caption) for caption in captions) * _LETTER + _LETTER
     height, width = row.panels[0].pixels.shape[:2]
     least_height = max(128, -(-needed * height // width))
-    panels = [(caption, panel.pixels) for caption, panel in zip(captions, row.panels, strict=True)]
-    return strip(panels, least_height=least_height)
+    scale = max(_SHEET / (len(captions) * width), least_height / height)
+    # A thumbnail keeps its pixels, and is enlarged by a whole factor.
+    shown = [
+        resize(panel.pixels, round(scale * height), round(scale * width)) if scale < 1 else panel.pixels
+        for panel in row.panels
+    ]
+    return strip(list(zip(captions, shown, strict=True)), least_height=least_height)
 
 
 def _short(name: str) -> str:

@@ -107,10 +107,14 @@ def side_by_side(evaluations: Mapping[str, Mapping[str, Any]], paper: Paper) -> 
         others = [label for label, evaluation in evaluations.items() if _method_row(evaluation) not in rows_of_paper]
         rows += [_our_row("not in the paper", label, evaluations[label], metric, OF_ISNET) for label in others]
         title = f"Table {number} with ours, {METRIC_COLUMNS[metric][0]}"
-        tables.append(_bins_table(title, rows))
+        tables.append(_bins_table(title, ["row", "whose", "definition"], rows))
     for metric in KEY_METRICS:
-        rows = [_our_row("", label, evaluation, metric, OF_THE_FIELD) for label, evaluation in evaluations.items()]
-        tables.append(_bins_table(f"As papers of today report, {METRIC_COLUMNS[metric][0]}", rows))
+        rows = [
+            [label, OF_THE_FIELD, *_our_row("", label, evaluation, metric, OF_THE_FIELD)[3:]]
+            for label, evaluation in evaluations.items()
+        ]
+        title = f"As papers of today report, {METRIC_COLUMNS[metric][0]}"
+        tables.append(_bins_table(title, ["model", "definition"], rows))
     return tables
 
 
@@ -137,9 +141,8 @@ def _our_row(
     return [row, f"here: {label}", definition, *(_value(metric, bins.get(name, {}).get(metric)) for name in PAPER_BINS)]
 
 
-def _bins_table(title: str, rows: list[list[str | None]]) -> Table:
-    columns = ["row", "whose", "definition", *(f"{name} %" for name in PAPER_BINS)]
-    return {"title": title, "columns": columns, "rows": rows, "notes": []}
+def _bins_table(title: str, names: list[str], rows: list[list[str | None]]) -> Table:
+    return {"title": title, "columns": [*names, *(f"{name} %" for name in PAPER_BINS)], "rows": rows, "notes": []}
 
 
 def _value(metric: str, value: float | None) -> str | None:

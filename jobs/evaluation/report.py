@@ -92,9 +92,13 @@ def tables(report: Report) -> list[Table]:
 
 
 def tables_of_paper(report: Report) -> list[Table]:
-    """Returns the paper's tables; those asked for stand first."""
-    asked = [] if report.paper is None else side_by_side(report.evaluations, report.paper)
-    return [*asked, *paper_tables(report.evaluations)]
+    """Returns the paper's tables, or those of the test set asked for."""
+    tables = paper_tables(report.evaluations)
+    if report.paper is None:
+        return tables
+    # Its ablations were measured on Places2.
+    ablations = tables[:2] if report.paper == "places2" else []
+    return [*side_by_side(report.evaluations, report.paper), *ablations]
 
 
 def leaderboard(report: Report) -> Table:
@@ -308,7 +312,7 @@ def terminal_text(report: Report) -> str:
         study = _study_table(report.study)
         lines += ["how masks are loaded:", markdown_table(study["columns"], study["rows"])]
     if report.paper is not None:
-        for table in side_by_side(report.evaluations, report.paper):
+        for table in side_by_side(report.evaluations, report.paper)[: len(KEY_METRICS)]:
             lines += ["", table["title"], *_aligned(table)]
         lines += ["", "what differs from the paper:", *(f"- {note}" for note in paper_notes(report))]
     lines += reading_notes(report)[1:]

@@ -1,7 +1,7 @@
 """Draws the charts of a report's page as SVG.
 
 Pure: no I/O, no script. Colours are classes of the page's style sheet, so a dark page has others. Each series has a
-colour and a shape of its own.
+colour and a shape of its own; from the ninth on they come again, hollow and dashed.
 """
 
 from __future__ import annotations
@@ -61,14 +61,14 @@ def chart(evaluations: Mapping[str, Mapping[str, Any]], metric: str) -> str:
         shift = (index - (len(series) - 1) / 2) * distance
         drawn = [(x_of(place) + shift, bins[place], point) for place, point in enumerate(points) if point is not None]
         line = " ".join(f"{x:.1f},{y_of(point[0]):.1f}" for x, _, point in drawn)
-        parts.append(f'<polyline class="line s{index % NUM_COLOURS}" points="{line}"/>')
+        parts.append(f'<polyline class="line {_series(index)}" points="{line}"/>')
         for x, name, (mean, ends_low, ends_high) in drawn:
             text = f"{label}, {name} %: {mean:.{digits}f}"
             bar = ""
             if ends_low is not None and ends_high is not None:
                 text += f" [{ends_low:.{digits}f}, {ends_high:.{digits}f}]"
                 bar = (
-                    f'<line class="bar s{index % NUM_COLOURS}" x1="{x:.1f}" x2="{x:.1f}" '
+                    f'<line class="bar {_series(index)}" x1="{x:.1f}" x2="{x:.1f}" '
                     f'y1="{y_of(ends_low):.1f}" y2="{y_of(ends_high):.1f}"/>'
                 )
             parts.append(f"<g><title>{html.escape(text)}</title>{bar}{_mark(x, y_of(mean), index)}</g>")
@@ -111,9 +111,14 @@ def _axes(bins: Sequence[str], x_of: Any, y_of: Any, scale: tuple[float, float, 
     return parts
 
 
+def _series(index: int) -> str:
+    """Classes of a series."""
+    return f"s{index % NUM_COLOURS}{' again' if index >= NUM_COLOURS else ''}"
+
+
 def _mark(x: float, y: float, index: int) -> str:
     """Circle, square, diamond or triangle of a series."""
-    name = f'class="mark s{index % NUM_COLOURS}"'
+    name = f'class="mark {_series(index)}"'
     if index % 4 == 0:
         return f'<circle {name} cx="{x:.1f}" cy="{y:.1f}" r="{_MARK}"/>'
     corners = (_SQUARE, _DIAMOND, _TRIANGLE)[index % 4 - 1]

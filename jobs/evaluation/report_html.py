@@ -75,9 +75,9 @@ def page(report: Report, *, photo: PanelRow, examples: Sequence[PanelRow], worst
 
 def _panels(row: PanelRow, *, kind: str) -> str:
     panels = "".join(_panel(panel) for panel in row.panels)
-    # Full rows on a wide screen: up to four photos in one, more in rows of three or four; or up to eight small panels.
+    # Full rows on a wide screen: up to four photos in one, more in rows of three or four; or up to twelve small panels.
     count = len(row.panels)
-    columns = min(count, 8) if kind == "small" else count if count <= 4 else 3 if count <= 6 or count == 9 else 4
+    columns = min(count, 12) if kind == "small" else count if count <= 4 else 3 if count <= 6 or count == 9 else 4
     return (
         f'<p class="note">{_text(row.title)}</p><div class="panels {kind}" style="--columns:{columns}">{panels}</div>'
     )

@@ -51,11 +51,13 @@ figcaption span {{ color: var(--soft); white-space: nowrap; }}
 .legend li {{ display: flex; align-items: center; gap: .4rem; max-width: 100%; min-width: 0; }}
 .key {{ width: 14px; height: 14px; flex: none; }}
 {" ".join(f".s{n} {{ stroke: var(--s{n}); }} .mark.s{n} {{ fill: var(--s{n}); }}" for n in range(len(_LIGHT)))}
+.mark.again {{ fill: var(--paper); stroke-width: 1.4; }} .line.again {{ stroke-dasharray: 4 3; }}
 .wide {{ overflow-x: auto; }}
 table {{ border-collapse: collapse; font-size: .9rem; font-variant-numeric: tabular-nums; }}
 th, td {{ padding: .3rem .75rem; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top; }}
-th {{ border-bottom: 2px solid var(--strong); font-weight: 600; white-space: normal; vertical-align: bottom; }}
+th {{ border-bottom: 2px solid var(--strong); font-weight: 600; white-space: normal; vertical-align: bottom;
+  overflow-wrap: break-word; }}
 td.name, th.name {{ text-align: left; white-space: normal; min-width: 7rem; max-width: 22rem; }}
 td small {{ display: block; color: var(--soft); }}
 details {{ margin: 1rem 0; border-top: 1px solid var(--line); padding-top: .7rem; }}

@@ -12,7 +12,7 @@ import pytest
 from jobs.evaluation.figures import Panel, PanelRow, titled_strips
 from jobs.evaluation.headline import headline, ranking
 from jobs.evaluation.report import Report, leaderboard, paper_notes, terminal_text
-from jobs.evaluation.report_charts import chart
+from jobs.evaluation.report_charts import chart, legend
 from jobs.evaluation.report_html import page
 
 BINS = ("all", "0-10", "10-20", "20-30", "30-40", "40-50", "50-60")
@@ -91,6 +91,21 @@ def test_charts_are_wellformed_and_have_a_mark_for_each_bin_of_each_model():
     assert chart({"a": evaluation(bins={"all": {}})}, "psnr") == ""
     flat = chart({"a": evaluation(intervals=dict.fromkeys(BINS))}, "ssim")
     assert not re.search(r"nan|inf", flat.lower().replace("polyline", ""))
+
+
+def test_series_of_a_chart_are_told_apart():
+    labels = [f"model {number}" for number in range(16)]
+    marks = re.findall(r"<(circle|polygon) class=\"(mark [^\"]*)\"(?: points=\"(.*?)\")?", legend(labels))
+    assert len(marks) == len(set(marks)) == 16
+
+
+def test_a_sheet_of_many_models_has_its_whole_photo_smaller():
+    photo = PanelRow("a photo", tuple(Panel(f"m{number}", np.zeros((400, 600, 3), np.uint8)) for number in range(11)))
+    [(_, sheet)] = titled_strips([photo])
+    assert 2000 < sheet.shape[1] < 2600
+    few = PanelRow("a photo", photo.panels[:3])
+    [(_, sheet)] = titled_strips([few])
+    assert sheet.shape[1] > 1800
 
 
 @pytest.mark.parametrize(
