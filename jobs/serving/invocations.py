@@ -59,7 +59,7 @@ def invoke(model: Any, inputs: Mapping[str, bytes], content_type: str) -> Output
 
 
 def _excess(body: bytes, content_type: str) -> str | None:
-    """Says that a body has more rows than one request may."""
+    """Refuses a body of more rows than it may have."""
     # Before anything is parsed: a million small rows would take gigabytes as a table.
     if "parquet" in content_type:
         rows, size = _parquet_size(body)

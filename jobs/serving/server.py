@@ -18,7 +18,7 @@ _BACKLOG = 2048
 
 
 class AnnouncingServer(uvicorn.Server):
-    """Tells when it answers, and waits at its end for fills alone."""
+    """Tells when it answers; at its end fills may end."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -31,7 +31,7 @@ class AnnouncingServer(uvicorn.Server):
             self._announce()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        """Ends open connections; a fill that is under way may end."""
+        """Ends open connections; fills get time to end."""
         service = getattr(getattr(self.config.app, "state", None), "service", None)
         is_filling = service is not None and service.queue.running > 0
         self.config.timeout_graceful_shutdown = _GRACE_S if is_filling else _IDLE_GRACE_S

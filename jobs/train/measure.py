@@ -55,7 +55,7 @@ class RunData:
         return cls(address, val_address, epoch_size(train)[0], tuple(mix))
 
     def mix_of(self, config: ISNetConfig, *, batch: int) -> list[MixedAddress]:
-        """Further datasets in a smaller batch; those of no place are left out.
+        """Further datasets that have a place in a smaller batch.
 
         Args:
             config: Whose batch the places are of.

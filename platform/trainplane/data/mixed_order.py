@@ -22,7 +22,7 @@ _SPREAD_VERSION = 1
 
 @dataclass(frozen=True)
 class Lane:
-    """Slots of one dataset within a range of a batch's slots."""
+    """One dataset's part of a range of slots."""
 
     number: int  # of the dataset
     order: Order
@@ -73,11 +73,11 @@ def lanes_of(order: Order | MixedOrder, slots: range) -> list[Lane]:
 
 def samples_at(order: Order | MixedOrder, step: int) -> list[tuple[int, int]]:
     """Dataset and sample of each slot of a global batch."""
-    found: dict[int, tuple[int, int]] = {}
+    by_slot: dict[int, tuple[int, int]] = {}
     for lane in lanes_of(order, range(order.global_batch)):
         samples = lane.order.batch(step).tolist()
-        found.update((row, (lane.number, sample)) for row, sample in zip(lane.rows, samples, strict=True))
-    return [found[row] for row in range(order.global_batch)]
+        by_slot.update((row, (lane.number, sample)) for row, sample in zip(lane.rows, samples, strict=True))
+    return [by_slot[row] for row in range(order.global_batch)]
 
 
 def spread(places: Sequence[int]) -> np.ndarray[tuple[int], np.dtype[np.int64]]:

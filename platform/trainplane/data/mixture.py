@@ -55,18 +55,18 @@ class Mixture:
         places = places_of([share for _, share in further.values()], global_batch)
         _check_places(further, places, global_batch)
         # The order in which they were typed decides nothing.
-        others = sorted(
+        behind = sorted(
             (MixedSet(dataset, number) for (dataset, _), number in zip(further.values(), places[1:], strict=True)),
             key=lambda each: each.dataset.digest,
         )
-        digests = [first.digest, *(other.dataset.digest for other in others)]
+        digests = [first.digest, *(each.dataset.digest for each in behind)]
         for name, (dataset, _) in further.items():
             if digests.count(dataset.digest) > 1:
                 raise UserError(
                     f"data.mix names {name}, and another training dataset of this run has the same content (digest "
                     f"{dataset.digest[:12]}); name each dataset once, with one share"
                 )
-        return cls((MixedSet(first, places[0]), *others))
+        return cls((MixedSet(first, places[0]), *behind))
 
     @cached_property
     def digest(self) -> str:

@@ -1,4 +1,4 @@
-"""Opens what a run trains on: one dataset, or a mixture.
+"""Opens the training data of a run: dataset or mixture.
 
 By typed names where a run is prepared, by addresses and digests on its ranks.
 """
@@ -61,11 +61,11 @@ def reopen_training_data(
     first = Dataset.open(address, cache=cache, expected_digest=digest)
     if not mix:
         return first
-    others = [
+    further = [
         MixedSet(Dataset.open(place, cache=cache, expected_digest=expected), places) for place, expected, places in mix
     ]
-    rest = global_batch - sum(other.places for other in others)
-    return Mixture((MixedSet(first, rest), *others))
+    rest = global_batch - sum(each.places for each in further)
+    return Mixture((MixedSet(first, rest), *further))
 
 
 def check_fills_batch(data: TrainingData, *, global_batch: int) -> None:

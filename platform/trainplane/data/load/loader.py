@@ -94,12 +94,12 @@ class Loader:
         return self._order.hash
 
     def samples_at(self, step: int) -> list[tuple[int, int]]:
-        """Number of the dataset, and sample, of each slot of all ranks."""
+        """Dataset and sample of each slot, over all ranks."""
         return samples_at(self._order, step)
 
     @property
     def steps_per_epoch(self) -> int:
-        """Global steps in one epoch, of several datasets the first one's."""
+        """Global steps in one epoch, of the first dataset."""
         return self._order.steps_per_epoch
 
     @property
