@@ -124,7 +124,8 @@ class MethodConfig(Section):
         2.0, gt=0, description="smoothing before edgeconnect finds edges", json_schema_extra=about(unit="px")
     )
     mean_color: tuple[Share, Share, Share] | None = Field(
-        None, description="mean R, G, B of the training pictures, with which glcic fills holes"
+        None,
+        description="R, G, B with which glcic fills holes; default: the mean of the training pictures",
     )
     order: Literal["relu_norm", "norm_relu"] = Field(
         "relu_norm", description="glcic: ReLU before BatchNorm (released weights), or behind it (paper)"

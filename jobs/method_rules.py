@@ -124,11 +124,6 @@ def _method_faults(config: ISNetConfig, name: str, rules: MethodRules) -> Iterat
             f"model.name=ca learns from one box a picture, and data.masks={config.data.masks}; set data.masks=box "
             "(data.val_masks may be any)"
         )
-    if name == "glcic" and method.mean_color is None:
-        yield (
-            "model.name=glcic fills holes with the mean colour of its training pictures, and method.mean_color is not "
-            "set; give R, G, B from 0 to 1, such as method.mean_color=[0.5,0.45,0.4]"
-        )
     if len(method.phases) != rules.phases - 1:
         yield (
             f"model.name={name} has {rules.phases} phase{'s' * (rules.phases > 1)}, and method.phases="

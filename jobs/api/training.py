@@ -11,6 +11,7 @@ from jobs.api.settings import Settings, words_of
 from jobs.config import ISNetConfig, build_run, load_run_config
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
+from jobs.data.mean_color import with_mean_color
 from jobs.evaluation.model_address import run_id_of
 from jobs.presets import is_shipped
 from jobs.registry.register import try_register
@@ -140,6 +141,7 @@ def train_config(config: RunConfig, context: Context, typed: Typed | None = None
     _check_registration(config)
     # The demo's datasets need no step of their own.
     ensure_demo_datasets([config.data.train, *config.data.mix, config.data.val], context)
+    config = with_mean_color(config, context)
     prepared, outcome = run_training(config, context, fresh=fresh, typed=typed)
     run_id, name = prepared.run_id, config.tracking.register_as
     run = TrainedRun(**vars(outcome), run_id=run_id, page=_page(context, run_id), register_as=name)

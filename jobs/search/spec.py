@@ -10,6 +10,7 @@ from typing import Any
 from jobs.config import ISNetConfig, run_schema
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import with_located_masks
+from jobs.data.mean_color import with_mean_color
 from jobs.presets import SEARCH, merge, preset_names, preset_tree
 from jobs.search.model_cost import COST_METRICS
 from trainplane.cluster.context import Context
@@ -139,7 +140,7 @@ def assemble_search(loaded: LoadedSearch, context: Context, *, key: str) -> Sear
 
     def configure(number: int, drawn: Settings, segment: int) -> RunConfig:
         config = loaded.configure(number, drawn, segment)
-        return with_located_masks(config, context)
+        return with_mean_color(with_located_masks(config, context), context)
 
     # Model costs are measured only where an objective needs them.
     has_costs = isinstance(base, ISNetConfig) and any(goal.metric in COST_METRICS for goal in settings.goals)

@@ -108,7 +108,8 @@ def generator_options(config: ISNetConfig) -> dict[str, Any]:
         of_method: dict[str, dict[str, Any]] = {
             "edgeconnect": {"blocks": model.blocks, "sigma": method.sigma, "released": method.released},
             "pconv": {"levels": method.levels, "released": method.released},
-            "glcic": {"order": method.order, "mean_color": method.mean_color},
+            # A training has one (`jobs.data.mean_color`); of a network that learns nothing it decides nothing.
+            "glcic": {"order": method.order, "mean_color": method.mean_color or (0.5, 0.5, 0.5)},
             "ca": {},
             "lama": {"blocks": model.blocks},
             "aot_gan": {"blocks": model.blocks},

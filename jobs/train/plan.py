@@ -14,6 +14,7 @@ from jobs.cli.findings import Finding
 from jobs.config import ISNetConfig, load_run_config
 from jobs.data.demo_photos import TRAIN, VAL
 from jobs.data.mask_datasets import with_located_masks
+from jobs.data.mean_color import with_mean_color
 from jobs.train.measure import RunData, measured_rate
 from jobs.train.memory import Memory, memory_of
 from jobs.train.resources import RanksHere, bf16_line, ranks_here
@@ -83,6 +84,10 @@ def make_plan(preset: str, overrides: list[str], context: Context, *, fresh: boo
     with plan.refusals():
         load_task(config.task).check(config)
     _datasets(plan, config, context)
+    # Of pictures that are not there yet it is unknown, and neither memory nor speed depends on it.
+    if plan.train_data is not None:
+        with plan.refusals():
+            plan.config = config = with_mean_color(config, context)
     if isinstance(config, ISNetConfig):
         _vgg_weights(plan, config)
     _run_dir(plan, config, context, fresh=fresh)

@@ -234,7 +234,6 @@ def test_edges_of_known_pixels_do_not_look_into_the_hole(tmp_path):
         ("pconv", ["data.size=192"], "no multiple of 128"),
         ("glcic", ["data.size=150", "data.resize=150"], "no multiple of 32"),
         ("glcic", ["data.size=288", "data.resize=288"], "no multiple of 64"),
-        ("glcic", ["method.mean_color=null"], "fills holes with the mean colour"),
         ("ca", ["data.masks=irregular"], "one box a picture"),
         ("ca", ["train.precision=bf16"], "set train.precision=fp32"),
         ("lama", ["train.precision=bf16"], "set train.precision=fp32"),
