@@ -199,6 +199,12 @@ class StoreWaits:
         """Outages that ended and were not taken yet."""
         return len(self._ended)
 
+    @property
+    def last_ended(self) -> Wait | None:
+        """The latest outage that ended and was not taken yet."""
+        with self._lock:
+            return self._ended[-1] if self._ended else None
+
     def take_ended(self) -> list[Wait]:
         """Outages that ended since the last call."""
         with self._lock:

@@ -42,6 +42,12 @@ def waits_told(world: World, progress: Progress, tracker: Recorder, interrupted:
         raise KeyboardInterrupt if world.size == 1 else Halted("stopped while the store was away") from error
 
 
+def early_wait_tags() -> dict[str, str]:
+    """Tag of a wait before the run was there."""
+    wait = STORE_WAITS.last_ended
+    return {} if wait is None else {WAIT_TAG: str(wait)[:500]}
+
+
 def report_waits(is_due: bool, done: int, emit: Callable[[int, str], None], world: World, device: torch.device) -> None:
     """Emits the waits of all ranks; called on all ranks."""
     if not is_due:

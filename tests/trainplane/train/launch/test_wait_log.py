@@ -1,11 +1,12 @@
-"""A rank that is asked to stop while it waits for a store."""
+"""Waits for a store: those that end with a stop, those before the run was there."""
 
 import pytest
 
 from trainplane.storage import StoreAway
+from trainplane.store_wait import STORE_WAITS, Wait
 from trainplane.tracking.tracker import Recorder
 from trainplane.train.errors import Halted
-from trainplane.train.launch.wait_log import waits_told
+from trainplane.train.launch.wait_log import WAIT_TAG, early_wait_tags, waits_told
 from trainplane.train.spec import NullProgress
 from trainplane.train.world import World
 
@@ -18,3 +19,14 @@ from trainplane.train.world import World
 def test_an_outage_ends_a_rank_as_the_others_need_it(size, is_stopped, expected):
     with pytest.raises(expected), waits_told(World(size=size), NullProgress(), Recorder(), lambda: is_stopped):
         raise StoreAway("away")
+
+
+def test_a_wait_before_the_run_was_there_is_among_its_tags():
+    assert early_wait_tags() == {}
+    STORE_WAITS.begin("k", Wait(0.0, "s3://b: HTTP 503"))
+    STORE_WAITS.end("k")
+    assert early_wait_tags()[WAIT_TAG].startswith("waited ")
+    assert "s3://b: HTTP 503" in early_wait_tags()[WAIT_TAG]
+    # The ranks still report it once.
+    assert len(STORE_WAITS.take_ended()) == 1
+    assert early_wait_tags() == {}
