@@ -135,7 +135,7 @@ def tracking(context: Context) -> Iterator[Finding]:
     except MlflowException as error:
         yield _from_error("MLflow", server.unreachable(error), "start the server, or correct the address")
         return
-    yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {len(experiments)} experiments")
+    yield Finding("ok", f"MLflow at {context.tracking.partition('?')[0]}: {quantity(len(experiments), 'experiment')}")
 
 
 def cluster(context: Context) -> Iterator[Finding]:

@@ -16,7 +16,7 @@ from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs.submit import submit as hand_over
 from trainplane.command_line import command_line
-from trainplane.errors import UserError
+from trainplane.errors import CLI, UserError
 from trainplane.tracking import lineage
 
 # Commands for the user's own machine.
@@ -34,6 +34,8 @@ NOT_REMOTE = (
     "completion",
     "help",
 )
+# Its own options, and how many values each takes.
+OPTIONS = {"--no-follow": 0, "--again": 0, "--files": 1, "--cpus": 1, "--priority": 1, "--wait": 1}
 
 
 def submit(args: argparse.Namespace, context: Context) -> int:
@@ -74,10 +76,26 @@ def job_command(words: list[str], context: Context) -> list[str]:
         raise UserError(
             f"`isnet {words[0]}` runs on your machine; submit train, tune, evaluate, inpaint or data instead"
         )
-    parsed = parse(words)
+    try:
+        parsed = parse(words)
+    except UserError as error:
+        raise _misplaced(words, error) or error from None
     # Of a training the settings are checked here, too.
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
 
         check_settings(load_run_config(parsed.preset, parsed.overrides), context)
     return portable_args(words, parsed, context)
+
+
+def _misplaced(words: list[str], error: UserError) -> UserError | None:
+    """Explains that an option of submit stands before the command."""
+    for position, word in enumerate(words):
+        if word in OPTIONS and str(error).startswith(f"{word} is no option"):
+            taken = words[position : position + 1 + OPTIONS[word]]
+            rest = [*words[:position], *words[position + len(taken) :]]
+            return UserError(
+                f"{word} is an option of `{CLI} submit` and stands before the command: "
+                f"{command_line('submit', *taken, *rest)}"
+            )
+    return None

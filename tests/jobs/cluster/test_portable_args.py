@@ -225,6 +225,8 @@ def test_a_file_travels_with_its_base_and_its_layers(here, there, tmp_path, monk
         (("data", "show", "mine", "more"), "'more' is one word too many for `isnet data show`"),
         (("tune", "x", "-q"), "-q is no option of `isnet tune`"),
         (("trian", "demo"), "did you mean `isnet train`"),
+        (("train", "demo", "--no-follow"), "before the command: isnet submit --no-follow train demo"),
+        (("train", "demo", "--cpus", "2", "train.steps=3"), "isnet submit --cpus 2 train demo train.steps=3"),
     ],
 )
 def test_words_that_the_command_does_not_take_are_refused_here(here, words, sentence):
