@@ -61,6 +61,12 @@ def test_each_batch_has_the_places_and_each_sample_comes_once_in_an_epoch_of_its
         assert all(abs(which[:6].count(number) - 6 * share / BATCH) <= 1 for number, share in enumerate((7, 3, 2)))
         for number, sample in zip(which, batch["n"], strict=True):
             seen[number].append(sample)
+    placed = loader.samples_at(7)
+    order = [sets.index(each.dataset) for each in data.sets]
+    assert [index for _, index in placed] == batches[7]["n"]
+    assert [order[number] for number, _ in placed] == [
+        owner[sample] for sample in zip(batches[7]["n"], batches[7]["sum"], strict=True)
+    ]
     for samples, of, count in zip(seen, (7, 3, 2), (100, 40, 30), strict=True):
         epoch = count // of * of
         for start in range(0, len(samples) - epoch + 1, epoch):

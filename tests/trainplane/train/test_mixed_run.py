@@ -1,21 +1,28 @@
 """A run on several training sets: killed and resumed it ends on the same bits, and each share is another run."""
 
+import json
+from types import SimpleNamespace
+
 import noise_datasets
 import pytest
 import small_datasets
+import torch
 from tiny_task import TinyConfig
 
 from trainplane.cluster.context import local
 from trainplane.config.load import build
+from trainplane.data.load.loader import Loader
 from trainplane.data.manifest import Dataset
 from trainplane.data.mixture import Mixture
 from trainplane.data.training_data import addresses_of, open_training_data
 from trainplane.errors import UserError
 from trainplane.storage import open_store
 from trainplane.train.checkpoint.resume import check_resumable
+from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.loop import run
 from trainplane.train.run_key import run_key
 from trainplane.train.spec import TrainJob
+from trainplane.train.world import World
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +62,24 @@ def test_a_set_that_was_replaced_is_refused(data, tmp_path):
     job = TrainJob(config(steps=2).model_dump(mode="json"), address, None, str(tmp_path), train_digest=digest)
     with pytest.raises(UserError, match="another dataset stands there by now"):
         run(TrainJob(**{**vars(job), "mix": [(mix[0][0], "0" * 64, 1)]}))
+
+
+def test_a_faulty_batch_names_its_samples_and_their_datasets(data, tmp_path):
+    fault = SimpleNamespace(index=5, norms={}, loss_finite=False)
+    loader = Loader(data, transform=sizes, seed=0, global_batch=4)
+    message = dump_batch(open_store(str(tmp_path)), fault, loader=loader, data=data, world=World())
+    about = json.loads((tmp_path / "faults" / "step-00000006" / "samples.json").read_text())
+    assert about["dataset_digest"] == data.digest
+    names = {each.dataset.digest: each.dataset.name for each in data.sets}
+    for sample in about["samples"]:
+        assert sample["key"].startswith(f"{names[sample['dataset_digest']]}_{sample['index']}-")
+    assert [names[sample["dataset_digest"]] for sample in about["samples"]].count("val") == 1
+    assert about["samples"][0]["key"] in message
+
+
+def sizes(sample, rng):
+    del rng
+    return {"bytes": torch.tensor(len(sample["png"]))}
 
 
 def test_a_share_is_no_setting_of_the_identity_but_of_the_datas_digest(data):
