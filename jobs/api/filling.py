@@ -137,8 +137,6 @@ def fill_files(
     paths = os.fspath(images), os.fspath(masks), os.fspath(output)
     with session(context, is_long=True) as opened:
         if _is_batch(paths, parallel):
-            if opened.provenance is not None:
-                notify("pictures of a batch job are not signed: a part that runs twice must write the same bytes")
             job = plan(*paths, model=_address(model, opened), options=options)
             manifest = batch.run(job, opened, tasks=task_count(parallel))
             return FilledFiles(manifest["model"], manifest["pictures"], manifest["failed"], batch.MANIFEST)

@@ -5,7 +5,7 @@
 The job is divided into parts of a few pictures. A worker stores the results of a part, then creates the part's record;
 only one process can create it. A killed job is run again and does the parts without a record. `OUT/manifest.json`
 lists every picture with its digest and is written when all parts are done. The alias of a model is resolved when the
-job starts, and every later run of the job uses that version.
+job starts, and every later run of the job uses that version; so are the certificates that sign.
 
 Not covered: a picture that is replaced under the same name and size while the job is stopped.
 """
@@ -21,6 +21,7 @@ from typing import Any
 
 from isnet.errors import InputError
 from isnet.images.files import MAX_FILE_BYTES
+from isnet.images.provenance import Origin
 from isnet.images.save import encode_photo
 from isnet.inference.predictor import checked_refine
 from isnet.inpaint import MaskRules
@@ -29,6 +30,7 @@ from jobs.cli.progress import bar
 from jobs.cluster.worker_pool import portable_context, run_shares
 from jobs.evaluation.models import Model, open_model, worker_model
 from jobs.inference.planning import InpaintItem, InpaintJob, Options
+from jobs.inference.signing import Signing, identity_of, origin_of, signer_of
 from trainplane.cluster.context import Context
 from trainplane.config.canonical import canonical_json
 from trainplane.errors import RunFailed, UserError
@@ -67,7 +69,8 @@ def run(job: InpaintJob, context: Context, *, tasks: int) -> dict[str, Any]:
     # Do the parts that have no valid record.
     records = _valid_records(store, job)
     parts = [(number, part) for number, part in enumerate(job.parts()) if number not in records]
-    for number, record in _run_parts(job, pinned, parts, context, tasks=tasks):
+    origin = origin_of(context, pinned) if context.provenance is not None else None
+    for number, record in _run_parts(job, pinned, parts, context, origin, tasks=tasks):
         records[number] = record
     # The manifest is the last object written: it stands for a complete job.
     rows = [row for number in sorted(records) for row in records[number]["pictures"]]
@@ -110,8 +113,10 @@ def _hint(job: InpaintJob, identity: str) -> str:
 def _register(store: Store, job: InpaintJob, context: Context) -> str:
     """Registers the job in OUT and returns its pinned model."""
     key = f"{STATE_PREFIX}/job.json"
+    # Certificates that cannot be read stop the job here.
+    signer = signer_of(context)
     ours = {"identity": job.identity, "requested": job.model, "model": open_model(job.model, context).pinned}
-    if store.create(key, canonical_json(ours)):
+    if store.create(key, canonical_json({**ours, "signer": signer})):
         return str(ours["model"])
     # The key exists: this job, run before, or another one.
     registered = _json_object(store.read(key))
@@ -125,6 +130,14 @@ def _register(store: Store, job: InpaintJob, context: Context) -> str:
             f"{job.output} belongs to another job that is not finished (model {registered['requested']}, or other "
             f"options or inputs); give another OUT, or remove {job.output}/{STATE_PREFIX} to abandon that job"
             f"{_hint(job, registered['identity'])}"
+        )
+    # Half of the pictures signed, or by another, would be no job that anybody asked for.
+    if (before := registered.get("signer", "")) != signer:
+        first = "signs with certificates" if before else "signs nothing"
+        now = "others" if before and signer else "some" if signer else "none"
+        raise UserError(
+            f"the unfinished job in {job.output} {first}, and `provenance` of context {context.name!r} names {now}; go "
+            f"on with what it named then, or remove {job.output}/{STATE_PREFIX} to begin anew"
         )
     # A resumed job keeps the version of its first run.
     return str(registered["model"])
@@ -168,35 +181,45 @@ def _run_parts(
     pinned: str,
     parts: Sequence[tuple[int, tuple[InpaintItem, ...]]],
     context: Context,
+    origin: Origin | None,
     *,
     tasks: int,
 ) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yields number and record of each part when done."""
     total = len(parts)
     if tasks and parts:
-        shared = (job, pinned, portable_context(context))
+        shared = (job, pinned, portable_context(context), origin)
         yield from bar(run_shares(_run_part_on_ray, shared, parts, tasks=tasks), "inpaint", total=total)
         return
     # Without Ray the model is opened once, and not at all where nothing remains.
     model = open_model(pinned, context) if parts else None
     for number, part in bar(parts, "inpaint", total=total):
         assert model is not None
-        yield number, _run_part(job, number, part, model)
+        yield number, _run_part(job, number, part, model, _signing(context, origin))
+
+
+def _signing(context: Context, origin: Origin | None) -> Signing | None:
+    """Certificates of this host, with the model that fills."""
+    # The key is read where it is used: it never travels with the work.
+    identity = identity_of(context) if origin is not None else None
+    return None if identity is None or origin is None else Signing(identity, origin)
 
 
 def _run_part_on_ray(
-    shared: tuple[InpaintJob, str, Any], share: tuple[int, tuple[InpaintItem, ...]]
+    shared: tuple[InpaintJob, str, Any, Origin | None], share: tuple[int, tuple[InpaintItem, ...]]
 ) -> tuple[int, dict[str, Any]]:
-    job, pinned, context = shared
+    job, pinned, context, origin = shared
     number, part = share
     with worker_model(pinned, context) as model:
-        return number, _run_part(job, number, part, model)
+        return number, _run_part(job, number, part, model, _signing(context[0], origin))
 
 
-def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: Model) -> dict[str, Any]:
+def _run_part(
+    job: InpaintJob, number: int, part: Sequence[InpaintItem], model: Model, signing: Signing | None
+) -> dict[str, Any]:
     """Fills the pictures of a part and creates its record."""
     images, masks, out = open_store(job.images), open_store(job.masks), open_store(job.output)
-    record = {"pictures": [fill_item(item, images, masks, out, model, job.options) for item in part]}
+    record = {"pictures": [fill_item(item, images, masks, out, model, job.options, signing) for item in part]}
     # `create` fails where the key exists, so one process alone records the part.
     if not out.create(_record_key(number), canonical_json(record)):
         stored = _json_object(out.read(_record_key(number)))
@@ -206,14 +229,21 @@ def _run_part(job: InpaintJob, number: int, part: Sequence[InpaintItem], model: 
 
 
 def fill_item(
-    item: InpaintItem, images: Store, masks: Store, out: Store, model: Model, options: Options
+    item: InpaintItem,
+    images: Store,
+    masks: Store,
+    out: Store,
+    model: Model,
+    options: Options,
+    signing: Signing | None = None,
 ) -> dict[str, Any]:
     """Fills one picture; returns its row for the record."""
     try:
         if max(item.bytes, item.mask_bytes) > MAX_FILE_BYTES:
             raise InputError(f"too large: more than {MAX_FILE_BYTES} bytes")
+        original = images.read(item.image)
         result = fill(
-            images.read(item.image),
+            original,
             masks.read(item.mask),
             model=model.filler,
             composite=not options.raw,
@@ -223,11 +253,17 @@ def fill_item(
             grow=options.grow,
             feather=options.feather,
         )
-        data, notes = encode_photo(result.photo, PurePosixPath(item.output).suffix)
+        suffix = PurePosixPath(item.output).suffix
+        data, notes = encode_photo(result.photo, suffix)
+        if signing is not None:
+            data = signing(data, suffix, original=original, original_format=result.photo.format, hole=result.hole)
     except (InputError, NotFound) as error:
         return {"image": item.image, "mask": item.mask, "reason": str(error)}
-    # A part that is run twice writes the same bytes twice.
-    out.write(item.output, data)
+    # A part that is run twice writes the same bytes twice; signed ones are written once.
+    if signing is not None:
+        data = signing.store(out, item.output, data, original=original)
+    else:
+        out.write(item.output, data)
     return {
         "image": item.image,
         "mask": item.mask,

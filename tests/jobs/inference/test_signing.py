@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from PIL import Image
 from isnet.images.certificates import make_certificates
 from isnet.images.provenance import Identity, Origin, read_credentials
 from isnet.inference.classical import classical
+from jobs.inference import batch
 from jobs.inference.signing import Signing
 from jobs.serving.fill import BLIND, OPTIONS, fill_hole
 
@@ -81,3 +84,43 @@ def test_mistakes_are_one_sentence(isnet: Isnet, files: Path) -> None:
     assert without.status == 2
     assert "key.pem cannot be read" in without.err
     assert not (files / "out.png").exists()
+
+
+def test_a_batch_job_signs_what_it_fills_and_a_part_that_runs_twice_records_one_file(
+    isnet: Isnet, files: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for folder, name in (("in", "photo.png"), ("holes", "mask.png")):
+        (files / folder).mkdir()
+        for number in range(3):
+            (files / folder / f"{number}.png").write_bytes((files / name).read_bytes())
+    assert isnet("config", "certificate", "signing", "--organisation", "Example Ltd").status == 0
+    (files / "isnet.toml").write_text('default = "desk"\n[context.desk]\nprovenance = "signing"\n')
+    words = ["inpaint", "in", "holes", "-o", "out", "--model", "classical:mean", "--parallel", "0", "--json"]
+    # Killed when all pictures are there and no part is recorded.
+    create = batch.canonical_json
+    monkeypatch.setattr(
+        batch, "canonical_json", lambda value: _stop() if value.keys() == {"pictures"} else create(value)
+    )
+    assert isnet(*words).status == 130
+    before = {path.name: path.read_bytes() for path in (files / "out").glob("*.png")}
+    assert len(before) == 3
+    # One of them is another file meanwhile.
+    (files / "out" / "1.png").write_bytes((files / "photo.png").read_bytes())
+    monkeypatch.setattr(batch, "canonical_json", create)
+    # What was signed then and is not to be signed now would be half a job.
+    (files / "isnet.toml").write_text('default = "desk"\n[context.desk]\n')
+    refused = isnet(*words)
+    assert (refused.status, "the unfinished job in" in refused.err, "names none" in refused.err) == (2, True, True)
+    (files / "isnet.toml").write_text('default = "desk"\n[context.desk]\nprovenance = "signing"\n')
+    done = isnet(*words)
+    assert done.status == 0, done.err
+    for row in json.loads((files / "out" / "manifest.json").read_text())["pictures"]:
+        data = (files / "out" / row["output"]).read_bytes()
+        assert hashlib.sha256(data).hexdigest() == row["sha256"]
+        assert (data == before[row["output"]]) is (row["output"] != "1.png")
+        said = read_credentials(data, ".png", anchors=(files / "signing" / "certificates.pem").read_bytes())
+        assert (said.state, [edit["model"] for edit in said.edits]) == ("trusted", ["classical:mean"])
+
+
+def _stop() -> bytes:
+    raise KeyboardInterrupt
