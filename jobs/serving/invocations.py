@@ -11,6 +11,7 @@ from isnet.inference.predictor import Predictor
 from isnet.served import ServedModel
 from jobs.serving.bodies import MAX_BYTES
 from jobs.serving.problems import problem
+from trainplane.command_line import command_line
 from trainplane.serving.engine import BadOutput, Output
 
 # An option of such a request: its content type.
@@ -68,9 +69,10 @@ def _excess(body: bytes, content_type: str) -> str | None:
         has_more = sum(body.count(mark) for mark in _MARKS) > MAX_ROWS * _MARKS_OF_ROW + _MARKS_OF_REST
     if not has_more:
         return None
+    batch = command_line("inpaint", "PREFIX", "MASKS", "-o", "OUT")
     return (
         f"the request has more than {MAX_ROWS} rows, all that one request may; send them in several, or fill many "
-        "pictures with a batch job (isnet inpaint PREFIX MASKS -o OUT)"
+        f"pictures with `{batch}`"
     )
 
 
