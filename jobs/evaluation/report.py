@@ -17,6 +17,7 @@ from jobs.evaluation.headline import headline, ranking
 from jobs.evaluation.paper_tables import (
     OTHER_SCALE_NOTES,
     PAPER_TITLE,
+    SAME_SCALE_NOTE,
     Paper,
     Table,
     differences,
@@ -136,8 +137,10 @@ def paper_notes(report: Report) -> list[str]:
                 labels = reasons.setdefault(reason, [])
                 labels += [label] if label not in labels else []
     everybody = list(report.evaluations)
+    scale_note, loader_note = OTHER_SCALE_NOTES
     return [
-        *OTHER_SCALE_NOTES,
+        scale_note if report.paper is None else SAME_SCALE_NOTE,
+        loader_note,
         *(reason if labels == everybody else f"{', '.join(labels)}: {reason}" for reason, labels in reasons.items()),
     ]
 

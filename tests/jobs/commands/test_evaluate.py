@@ -256,6 +256,8 @@ def test_the_papers_table_stands_beside_ours_by_the_definition_of_each_row(sets,
     # What differs: network, pictures, holes, loading.
     assert "- net: width 8, its authors' 64" in text
     assert "not on CelebA's" in text
+    assert "ours below them are measured so, too" in text
+    assert "not on one scale" not in text
     assert "holes drawn by `irregular`" in text
 
 
