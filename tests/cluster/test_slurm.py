@@ -123,7 +123,7 @@ def test_a_job_that_is_told_to_end_saves_and_slurm_starts_it_again(project, slur
 
 
 def wait_for(log, pattern):
-    deadline = time.monotonic() + 300
+    deadline = time.monotonic() + 900
     while not (log.exists() and re.search(pattern, log.read_text())):
         assert time.monotonic() < deadline, log.read_text() if log.exists() else "no log"
         time.sleep(0.2)
