@@ -175,7 +175,7 @@ def score(model: Model, view: View, definitions: Sequence[Definition]) -> tuple[
         "seconds": seconds,
     }
     measured = [measure(_batch(predicted), _batch(truth), mask_B1HW, definition=name) for name in definitions]
-    return tuple(Score(**pair, **{name: float(metrics[name][0]) for name in METRICS}) for metrics in measured)
+    return tuple(Score(**(pair | {name: float(metrics[name][0]) for name in METRICS})) for metrics in measured)
 
 
 def score_here(model: Model, eval_set: EvalSet) -> list[tuple[Score, ...]]:
