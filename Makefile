@@ -1,4 +1,4 @@
-# Everything a newcomer needs: make demo, make test, make lint. Nothing but Python 3.11, make and a package index.
+# Everything a newcomer needs: make demo, make test, make lint. Nothing but Python 3.11 (or 3.13), make and a package index.
 PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
@@ -11,7 +11,7 @@ PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 install: $(STAMP)
 
 $(STAMP): pyproject.toml constraints.txt
-	@command -v $(PYTHON) >/dev/null || { echo "make: need $(PYTHON); install Python 3.11, or name one: make PYTHON=…"; exit 2; }
+	@command -v $(PYTHON) >/dev/null || { echo "make: need $(PYTHON); install Python 3.11, or name another: make PYTHON=python3.13"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): about 2 GB, a few minutes the first time"
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'

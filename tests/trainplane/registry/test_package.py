@@ -293,7 +293,7 @@ def test_pictures_and_models_go_straight_to_the_object_store(
     )
     tracker = Tracker(TrackingServer(tracking_uri), run.run_id, spool=tmp_path / "spool")
     tracker.log_image("gallery", np.zeros((8, 8, 3), np.uint8), 1)
-    assert tracker.close(20) == 0
+    assert tracker.close(60) == 0
     model = packaged(exported, tmp_path / "m")
     version = registered(isnet, model, run.run_id)
     files = fetched(isnet, f"models:/isnet/{version}", tmp_path / "cache")
