@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import socket
 from collections.abc import Callable
 
@@ -71,5 +72,8 @@ def run_server(app: FastAPI, *, host: str, port: int, announce: Callable[[], Non
         return
     except SystemExit as error:
         raise RunFailed(f"{host}:{port} cannot be served; choose another port with --port, or see the log") from error
+    finally:
+        # The interpreter looks at every object of torch and MLflow at its end, for seconds, unless they are frozen.
+        gc.freeze()
     if not server.started:
         raise RunFailed("the server did not start; the lines above say why")
