@@ -1,4 +1,4 @@
-"""What travels with a job: packages, files, environment."""
+"""Packages, files and environment that travel with a job."""
 
 from __future__ import annotations
 

@@ -96,7 +96,7 @@ def show(args: argparse.Namespace, context: Context) -> int:
     lines = [f"run {run.info.run_id} ({run.info.run_name}): {run.info.status}"]
     if saved is not None:
         lines.append(f"saved: step {saved}{f' of {total}' if (total := settings.get('train.steps')) else ''}")
-    texts = {key: f"{value:.6g}" for key, value in _main_first(run.data.metrics).items()}
+    texts = {key: f"{value:.6g}" for key, value in _by_interest(run.data.metrics).items()}
     for title, values in (
         ("settings", dict(sorted(settings.items()))),
         ("metrics", texts),
@@ -108,12 +108,15 @@ def show(args: argparse.Namespace, context: Context) -> int:
     return 0
 
 
-def _main_first(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Sorts metrics: validation, training, the rest; the dashboard repeats some of them."""
+def _by_interest(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Sorts metrics: validation, training, others.
+
+    The dashboard repeats some of them, and is left out.
+    """
     groups = ("val/", "train/")
-    shown = sorted(key for key in metrics if not key.startswith((DASHBOARD, *groups)))
+    others = sorted(key for key in metrics if not key.startswith((DASHBOARD, *groups)))
     first = [key for group in groups for key in sorted(metrics) if key.startswith(group)]
-    return {key: metrics[key] for key in (*first, *shown)}
+    return {key: metrics[key] for key in (*first, *others)}
 
 
 def export(args: argparse.Namespace, context: Context) -> int:

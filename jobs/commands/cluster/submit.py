@@ -16,7 +16,7 @@ from trainplane.cluster.context import Context
 from trainplane.cluster.jobs import client, status
 from trainplane.cluster.jobs.submit import submit as hand_over
 from trainplane.command_line import command_line
-from trainplane.errors import CLI, UserError
+from trainplane.errors import UserError
 from trainplane.tracking import lineage
 
 # Commands for the user's own machine.
@@ -79,7 +79,7 @@ def job_command(words: list[str], context: Context) -> list[str]:
     try:
         parsed = parse(words)
     except UserError as error:
-        raise _misplaced(words, error) or error from None
+        raise _option_behind(words, error) or error from None
     # Of a training the settings are checked here, too.
     if getattr(parsed, "command", None) == "train":
         from jobs.config import load_run_config
@@ -88,14 +88,13 @@ def job_command(words: list[str], context: Context) -> list[str]:
     return portable_args(words, parsed, context)
 
 
-def _misplaced(words: list[str], error: UserError) -> UserError | None:
+def _option_behind(words: list[str], error: UserError) -> UserError | None:
     """Explains that an option of submit stands before the command."""
     for position, word in enumerate(words):
         if word in OPTIONS and str(error).startswith(f"{word} is no option"):
-            taken = words[position : position + 1 + OPTIONS[word]]
-            rest = [*words[:position], *words[position + len(taken) :]]
+            option = words[position : position + 1 + OPTIONS[word]]
+            rest = [*words[:position], *words[position + len(option) :]]
             return UserError(
-                f"{word} is an option of `{CLI} submit` and stands before the command: "
-                f"{command_line('submit', *taken, *rest)}"
+                f"{word} is an option of submit and stands before the command: {command_line('submit', *option, *rest)}"
             )
     return None

@@ -1,4 +1,4 @@
-"""Limits of time and size for MLflow's answers; an empty one is none.
+"""Limits of time and size for MLflow's answers.
 
 `requests` limits the pause between two bytes of an answer, not their number: a server that sends a byte now and then
 would hold a command for ever, one that never ends would take all memory. To MLflow's client (3.17.2) an answer that
@@ -44,7 +44,7 @@ def limit_answers() -> None:
 
 
 def read_answer(response: Any, **options: Any) -> Any:
-    """Reads the body of an answer, unless it is a stream.
+    """Reads the body of an answer; streams are left.
 
     Args:
         response: `requests.Response` whose body was not read yet.
