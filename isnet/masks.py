@@ -73,7 +73,7 @@ class Boxes:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Mixture:
+class StrokesAndBoxes:
     """Strokes or, with weight `box_weight` against 1, boxes."""
 
     strokes: Strokes
@@ -84,9 +84,13 @@ class Mixture:
 
 
 # LaMa's settings at 256 pixels: counts, largest widths and lengths, boxes (its published data_gen files).
-THIN = Mixture(strokes=Strokes(num=(4, 50), width=(2, 10), length=(10, 40)))
-MEDIUM = Mixture(strokes=Strokes(num=(4, 5), width=(5, 50), length=(10, 100)), boxes=Boxes(num=(1, 5), side=(10, 50)))
-THICK = Mixture(strokes=Strokes(num=(1, 5), width=(5, 100), length=(10, 200)), boxes=Boxes(num=(1, 3), side=(30, 150)))
+THIN = StrokesAndBoxes(strokes=Strokes(num=(4, 50), width=(2, 10), length=(10, 40)))
+MEDIUM = StrokesAndBoxes(
+    strokes=Strokes(num=(4, 5), width=(5, 50), length=(10, 100)), boxes=Boxes(num=(1, 5), side=(10, 50))
+)
+THICK = StrokesAndBoxes(
+    strokes=Strokes(num=(1, 5), width=(5, 100), length=(10, 200)), boxes=Boxes(num=(1, 3), side=(30, 150))
+)
 # Strokes as wide and long as most in Liu et al.'s masks; their number follows from the ratio.
 IRREGULAR = Strokes(num=(1, 1), width=(5, 40), length=(15, 120), vertices=(2, 8), max_turn=2.5)
 
@@ -146,7 +150,7 @@ def _topped_up(hole: Hole, goal: int, rng: np.random.Generator) -> Hole:
     return hole
 
 
-def mixture(height: int, width: int, rng: np.random.Generator, *, settings: Mixture) -> Hole:
+def mixture(height: int, width: int, rng: np.random.Generator, *, settings: StrokesAndBoxes) -> Hole:
     """Draws one mask as LaMa does."""
     _num_pixels(height, width)
     scale = min(height, width) / 256

@@ -1,8 +1,8 @@
-"""Measures the mean colour of training pictures, with which GLCIC fills holes.
+"""Measures the mean colour that GLCIC fills holes with.
 
     config = with_mean_color(config, context)       # method.mean_color is set, unless it was
 
-The colour becomes a setting of the run, so it is recorded, and whoever continues the run has the same bits.
+The colour becomes a setting of the run, so it is recorded, and a run that goes on has the same bits.
 """
 
 from __future__ import annotations
@@ -64,7 +64,7 @@ def with_mean_color(config: ConfigT, context: Context) -> ConfigT:
 # A search asks once for each trial.
 @cache
 def _mean_color(address: str, digest: str, *, skip_damaged: bool) -> Color:
-    """Averages pictures that lie evenly in a dataset, each as much as another."""
+    """Averages evenly spaced pictures, each as much as another."""
     dataset = Dataset.open(address, expected_digest=digest)
     count = min(PICTURES, dataset.num_samples)
     means = []

@@ -144,11 +144,11 @@ def _strip(row: PanelRow) -> Pixels:
     least_height = max(128, -(-needed * height // width))
     scale = max(_SHEET / (len(captions) * width), least_height / height)
     # A thumbnail keeps its pixels, and is enlarged by a whole factor.
-    shown = [
+    pictures = [
         resize(panel.pixels, round(scale * height), round(scale * width)) if scale < 1 else panel.pixels
         for panel in row.panels
     ]
-    return strip(list(zip(captions, shown, strict=True)), least_height=least_height)
+    return strip(list(zip(captions, pictures, strict=True)), least_height=least_height)
 
 
 def _short(name: str) -> str:

@@ -97,7 +97,7 @@ def paper_tables(evaluations: Mapping[str, Mapping[str, Any]]) -> list[Table]:
 
 
 def side_by_side(evaluations: Mapping[str, Mapping[str, Any]], paper: Paper) -> list[Table]:
-    """Returns the paper's table of methods with ours below each row.
+    """Returns the paper's methods with ours below each row.
 
     The evaluations have been made by all three definitions. A table for each metric, by the definition of each row of
     the paper; and one for each by scikit-image's definition, as papers of today report.
@@ -126,7 +126,7 @@ def side_by_side(evaluations: Mapping[str, Mapping[str, Any]], paper: Paper) -> 
 def _method_rows(
     name: str, of_paper: Sequence[Any], evaluations: Mapping[str, Mapping[str, Any]], metric: str, index: int
 ) -> Iterator[list[str | None]]:
-    """Row of the paper, and ours of that method by the same definition."""
+    """The paper's row, and ours by the same definition."""
     definition = OF_ISNET if name == "ISNet" else OF_OTHERS
     yield [name, "paper", definition, *(_value(metric, values[index]) for values in of_paper)]
     for label, evaluation in evaluations.items():

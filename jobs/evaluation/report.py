@@ -93,7 +93,7 @@ def tables(report: Report) -> list[Table]:
 
 
 def tables_of_paper(report: Report) -> list[Table]:
-    """Returns the paper's tables, or those of the test set asked for."""
+    """Returns the paper's tables, or those of one set."""
     tables = paper_tables(report.evaluations)
     if report.paper is None:
         return tables
