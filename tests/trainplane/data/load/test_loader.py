@@ -24,7 +24,7 @@ from trainplane.data.order import Order, sample_rng
 from trainplane.data.pack.pack import pack
 from trainplane.errors import UserError
 from trainplane.storage import RetryPolicy, StorageError, open_store
-from trainplane.store_wait import STORE_WAITS, VARIABLE
+from trainplane.store_wait import STORE_WAITS, VARIABLE, Wait
 
 GLOBAL_BATCH = 12
 OUTAGE = RetryPolicy(attempts=2, base_s=0.001, cap_s=0.01, outage_cap_s=0.2)
@@ -179,9 +179,15 @@ class TestEnding:
         monkeypatch.setattr(STORE_WAITS, "is_over", False)
         dataset = Dataset.open(open_store(small.make(s3_address, 40).address, policy=OUTAGE))
         undisturbed = load(loader_of(dataset), 0, 4)
-        faulty_s3.go_away("503", 3.0)
+        # Back a little after somebody waits, however late a worker starts.
+        faulty_s3.go_away("503", 600)
         beats, told = STORE_WAITS.beats, []
-        with STORE_WAITS.listening(told.append, lambda: False):
+
+        def tell(wait: Wait) -> None:
+            told.append(wait)
+            threading.Timer(1.0, faulty_s3.come_back).start()
+
+        with STORE_WAITS.listening(tell, lambda: False):
             assert load(loader_of(dataset, workers=workers), 0, 4) == undisturbed
         assert STORE_WAITS.beats > beats
         assert [wait.until is None for wait in told[:2]] == [True, False]
