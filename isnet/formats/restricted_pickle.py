@@ -22,6 +22,7 @@ from torch import Tensor
 
 from isnet.errors import InputError
 from isnet.formats.tensor_files import READ_ERRORS
+from isnet.formats.zip_kind import is_zip
 
 # Far above any network's structure; tensors are in files of their own.
 _MAX_PICKLE_BYTES = 64 << 20
@@ -82,7 +83,7 @@ class StoredTensor:
 
 def is_torch_zip(path: Path) -> bool:
     """True for the format that torch has written since 1.6."""
-    return path.is_file() and zipfile.is_zipfile(path)
+    return path.is_file() and is_zip(path)
 
 
 def read_torch_zip(path: Path) -> object:

@@ -22,6 +22,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from isnet.errors import InputError
+from isnet.formats.zip_kind import is_zip
 from isnet.images.files import PictureError, read_bytes
 from isnet.images.folders import (
     LOOKED_INSIDE,
@@ -97,7 +98,7 @@ def open_pictures(source: str | Path) -> Iterator[Iterable[PictureSource | Skip]
     with ExitStack() as stack:
         if path.is_dir():
             yield _folder(path)
-        elif zipfile.is_zipfile(path):
+        elif is_zip(path):
             yield _without_repeats(_without_hidden(_zip(path, stack)))
         elif path.suffix.lower() in (".txt", ".lst", ".flist"):
             yield _without_repeats(_list(path))

@@ -97,6 +97,18 @@ def test_a_zip_member_of_another_method_is_unsupported_not_damaged(tmp_path: Pat
     }
 
 
+def test_a_zip_of_several_disks_is_damaged(tmp_path: Path) -> None:
+    file = tmp_path / "disks.zip"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("a.png", noise(1))
+    data = file.read_bytes()
+    at = data.rfind(b"PK\x05\x06")
+    # The locator of a zip64 directory, on the second of two disks.
+    file.write_bytes(data[:at] + struct.pack("<4sLQL", b"PK\x06\x07", 1, at, 2) + data[at:])
+    with pytest.raises(UserError, match="the zip is damaged"):
+        found_in(file)
+
+
 @pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA])
 def test_a_zip_member_of_a_known_method_is_read(tmp_path: Path, method: int) -> None:
     with zipfile.ZipFile(tmp_path / "m.zip", "w", method) as archive:
