@@ -56,6 +56,8 @@ def autoscaling_cluster(folder: Path, *, node: dict[str, float], max_nodes: int)
     words = ["start", "--head", "--block", f"--port={address.rpartition(':')[2]}", "--num-cpus=0"]
     words += ["--include-dashboard=false", "--disable-usage-stats", f"--autoscaling-config={path}"]
     environment = {**os.environ, "RAY_FAKE_CLUSTER": "1", "AUTOSCALER_UPDATE_INTERVAL_S": "1"}
+    # Said, because Ray asks for a token if the user's home has one.
+    environment["RAY_AUTH_MODE"] = "disabled"
     with (folder / "head.log").open("wb") as log:
         command = [str(Path(sys.executable).with_name("ray")), *words]
         head = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)

@@ -1,5 +1,6 @@
 """A private cluster: where it listens, and what Ray is kept from writing down."""
 
+import os
 import subprocess
 import sys
 
@@ -30,6 +31,7 @@ with ray_session(num_cpus=1) as ray:
 left = {name for name, value in os.environ.items() if before.get(name) != value}
 ours = {"RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"}
 assert not left & ours, f"left in the environment: {left & ours}"
+print("token in the home:", (Path.home() / ".ray/auth_token").exists())
 ray.init("local", num_cpus=1, log_to_driver=False)
 assert ray.get(ray.remote(lambda: 2).remote()) == 2
 """
@@ -41,9 +43,15 @@ RAY_BEFORE = {"not imported": "", "used": "import ray; ray.init('local', num_cpu
 
 @pytest.mark.real
 @pytest.mark.parametrize("before", RAY_BEFORE)
-def test_a_private_cluster_listens_on_loopback_alone(before):
+def test_a_private_cluster_listens_on_loopback_alone(before, tmp_path):
     program = RAY_BEFORE[before] + LISTENING
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=300, check=True)
+    # Ray's own clusters write a token into the home, which later ones of other tests would ask for.
+    environment = {**os.environ, "HOME": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-c", program], env=environment, capture_output=True, text=True, timeout=300, check=True
+    )
+    # Ours writes none.
+    assert f"token in the home: {before == 'used'}" in done.stdout
     found = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("listens")}
     assert found
     assert found <= {"0100007F", "0000000000000000FFFF00000100007F", "00000000000000000000000001000000"}
