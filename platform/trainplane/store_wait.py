@@ -70,6 +70,8 @@ def patience(*, is_long: bool) -> Iterator[None]:
         else:
             os.environ.pop(VARIABLE, None)
         STORE_WAITS.needs_answer, STORE_WAITS.is_over = True, False
+        # Those of an earlier command of this process, say in a notebook, are none of this one's.
+        STORE_WAITS.take_ended()
         try:
             yield
         finally:

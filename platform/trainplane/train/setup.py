@@ -41,7 +41,7 @@ from trainplane.train import run_page
 from trainplane.train.batch_size import BatchSplit, memory_limit, split_batch
 from trainplane.train.checkpoint.resume import check_resumable
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
-from trainplane.train.launch.wait_log import early_wait_tags
+from trainplane.train.launch.wait_log import ended_wait_tags
 from trainplane.train.run_config import RunConfig
 from trainplane.train.run_key import RunDir, exclusive, find_run_dir, register_run_dir, run_key
 from trainplane.train.run_page import Typed
@@ -236,7 +236,7 @@ def _tags(
             config, train_data, val_data, typed, start=start.report if start is not None else None
         ),
         **({"trainplane.typed": str(typed)} if typed else {}),
-        **early_wait_tags(),
+        **ended_wait_tags(),
         **(_start_tags(start.report) if start is not None else {}),
         **lineage.code_tags(),
         **lineage.job_tags(),

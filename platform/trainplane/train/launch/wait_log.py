@@ -32,6 +32,9 @@ def waits_told(world: World, progress: Progress, tracker: Recorder, interrupted:
         progress.emit(str(wait) if world.size == 1 else f"rank {world.rank} on {socket.gethostname()}: {wait}")
         tracker.set_tags({WAIT_TAG: str(wait)[:500]})
 
+    # This process may have waited already, between the run's first tags and here.
+    if tags := ended_wait_tags():
+        tracker.set_tags(tags)
     try:
         with STORE_WAITS.listening(tell, interrupted):
             yield
@@ -42,8 +45,8 @@ def waits_told(world: World, progress: Progress, tracker: Recorder, interrupted:
         raise KeyboardInterrupt if world.size == 1 else Halted("stopped while the store was away") from error
 
 
-def early_wait_tags() -> dict[str, str]:
-    """Tag of a wait before the run was there."""
+def ended_wait_tags() -> dict[str, str]:
+    """Tag of an outage that is not recorded yet."""
     wait = STORE_WAITS.last_ended
     return {} if wait is None else {WAIT_TAG: str(wait)[:500]}
 
