@@ -32,6 +32,8 @@ Backbone = Literal["alex", "vgg"]
 Features = NDArray[np.float64]
 
 MIN_PICTURES = 1000
+# Smaller pictures vanish in the pools of LPIPS' backbones.
+MIN_LPIPS_SIDE = 64
 NUM_FEATURES = 2048
 # Pictures that go through Inception together.
 _BATCH = 16
@@ -67,9 +69,10 @@ class Lpips(nn.Module):
     @torch.no_grad()
     def forward(self, filled_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
         """Returns (B,) float32 for RGB in [0, 1]."""
-        # Smaller pictures vanish in the backbones' pools.
-        if min(truth_B3HW.shape[-2:]) < 64:
-            raise InputError(f"pictures of {tuple(truth_B3HW.shape[-2:])} pixels; LPIPS needs 64 a side or more")
+        if min(truth_B3HW.shape[-2:]) < MIN_LPIPS_SIDE:
+            raise InputError(
+                f"pictures of {tuple(truth_B3HW.shape[-2:])} pixels; LPIPS needs {MIN_LPIPS_SIDE} a side or more"
+            )
         distances_B111: Tensor = self.net(filled_B3HW.float(), truth_B3HW.float(), normalize=True)
         return distances_B111.flatten()
 
@@ -152,7 +155,9 @@ def _downloaded(url: str) -> Path:
     try:
         torch.hub.download_url_to_file(url, str(path), hash_prefix=digest, progress=False)
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{url} cannot be downloaded ({error}); fetch it by other means and give its path") from error
+        raise InputError(
+            f"{url} cannot be downloaded ({error}); fetch it by other means, and put it at {path}"
+        ) from error
     return path
 
 

@@ -27,6 +27,8 @@ def evaluate(
     paper: Literal["places2", "celeba"] | None = None,
     mask_loading: Literal["nearest", "legacy-png", "legacy-jpeg"] = "nearest",
     pictures: int | None = None,
+    lpips: Literal["alex", "vgg"] | None = None,
+    fid: bool = False,
     mask_study: bool = False,
     parallel: int | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -46,6 +48,8 @@ def evaluate(
         paper: Measure by all definitions, and set the paper's table of this test set beside ours.
         mask_loading: How mask files are resized; legacy as the author's loader, which shrinks holes.
         pictures: Measure on so many, evenly drawn; None for all.
+        lpips: Measure LPIPS too, on this backbone.
+        fid: Measure FID, P-IDS and U-IDS too; needs 1,000 pictures.
         mask_study: Measure what the way of loading masks does, too.
         parallel: Tasks of Ray; 0 is this process.
         output: Folder for a copy of the report.
@@ -70,6 +74,8 @@ def evaluate(
             also=(OF_OTHERS, OF_THE_FIELD) if paper else (),
             loading=mask_loading,
             pictures=pictures,
+            lpips=lpips,
+            fid=fid,
         )
         # The study loads the masks of a dataset in every way, so it starts from files and the plain way.
         if mask_study and (protocol.eval_set.mask_set is None or mask_loading != "nearest"):

@@ -12,6 +12,13 @@ METRIC_COLUMNS = {
     "l1_percent": ("L1 %", 2),
     "l1_hole": ("L1 in the hole", 4),
 }
+# Metrics that an evaluation has only where they were asked for.
+EXTRA_COLUMNS = {
+    "lpips": ("LPIPS", 4),
+    "fid": ("FID", 2),
+    "p_ids": ("P-IDS", 4),
+    "u_ids": ("U-IDS", 4),
+}
 # The three metrics of short tables.
 KEY_METRICS = ("psnr", "ssim", "l1_percent")
 
@@ -30,7 +37,7 @@ def mean_text(
     """
     if mean is None:
         return missing
-    form = f"{'+' if is_difference else ''}.{METRIC_COLUMNS[metric][1]}f"
+    form = f"{'+' if is_difference else ''}.{(METRIC_COLUMNS | EXTRA_COLUMNS)[metric][1]}f"
     return f"{mean:{form}}" + ("" if interval is None else f" [{interval[0]:{form}}, {interval[1]:{form}}]")
 
 

@@ -31,6 +31,8 @@ def evaluate(args: argparse.Namespace, context: Context) -> int:
         paper=args.paper,
         mask_loading=args.mask_loading,
         pictures=args.pictures,
+        lpips=args.lpips,
+        fid=args.fid,
         mask_study=args.mask_study,
         parallel=args.parallel,
         output=args.output,

@@ -9,17 +9,18 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from isnet.mask_files import Loading
 from isnet.masks import GENERATORS
-from isnet.metrics import METRICS, Definition
+from isnet.metrics import Definition
 from isnet.training.memory import inference_bytes
 from jobs.data.demo_photos import ensure_demo_datasets
 from jobs.data.mask_datasets import locate_masks
 from jobs.evaluation.models import Model
 from jobs.evaluation.pairs import pair_up
-from jobs.evaluation.scores import ALL_BINS, EvalSet, Score, score_here, score_on_ray
+from jobs.evaluation.perceptual import Networks, check_pictures, distances_by_bin, open_networks
+from jobs.evaluation.scores import ALL_BINS, EvalSet, Score, measured_metrics, score_here, score_on_ray
 from trainplane.cluster.context import Context
 from trainplane.command_line import command_line
 from trainplane.data.manifest import Dataset
@@ -28,8 +29,20 @@ from trainplane.errors import RunFailed, UserError
 from trainplane.registry import significance
 from trainplane.storage import open_store
 
+if TYPE_CHECKING:
+    from isnet.metrics_perceptual import Backbone
+
 # Direction in which each metric improves.
-BETTER = {"psnr": "higher", "ssim": "higher", "l1_percent": "lower", "l1_hole": "lower"}
+BETTER = {
+    "psnr": "higher",
+    "ssim": "higher",
+    "l1_percent": "lower",
+    "l1_hole": "lower",
+    "lpips": "lower",
+    "fid": "lower",
+    "p_ids": "higher",
+    "u_ids": "higher",
+}
 
 
 @dataclass(frozen=True)
@@ -39,6 +52,7 @@ class Protocol:
     name: str  # dataset, as typed
     masks: str  # generator or mask dataset, as typed
     eval_set: EvalSet
+    networks: Networks | None = None  # of LPIPS and FID, where they are measured
 
     @property
     def dataset(self) -> Dataset:
@@ -65,6 +79,8 @@ def make_protocol(
     also: Sequence[str] = (),
     loading: Loading = "nearest",
     pictures: int | None = None,
+    lpips: Backbone | None = None,
+    fid: bool = False,
 ) -> Protocol:
     """Pairs a dataset with masks and stores the list.
 
@@ -78,6 +94,8 @@ def make_protocol(
         also: further definitions, by which the same predictions are measured.
         loading: how mask files are resized.
         pictures: number of pictures, taken evenly over the dataset; None takes all.
+        lpips: backbone of LPIPS; None for no LPIPS.
+        fid: whether to measure FID, P-IDS and U-IDS.
     """
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
@@ -96,13 +114,17 @@ def make_protocol(
     if mask_set is not None and not mask_set.num_samples:
         packing = command_line("data", "pack", "SRC", "NAME", "--kind", "masks")
         raise UserError(f"masks {masks!r} hold no mask; pack some with `{packing}`")
+    # Open the networks of further metrics before anything is stored.
+    check_pictures(min(picture_set.num_samples, pictures or picture_set.num_samples), size, backbone=lpips, fid=fid)
+    networks = open_networks(lpips, fid=fid)
     # Pair them, and store the list under its digest.
     pairing = pair_up(
         picture_set, masks=masks, mask_set=mask_set, size=size, seed=seed, loading=loading, pictures=pictures
     )
     pairing.save(open_store(context.artifacts))
     definitions = cast("tuple[Definition, ...]", (definition, *also))
-    return Protocol(dataset, masks, EvalSet(picture_set, mask_set, pairing, definitions[0], definitions[1:]))
+    eval_set = EvalSet(picture_set, mask_set, pairing, definitions[0], definitions[1:])
+    return Protocol(dataset, masks, eval_set, networks)
 
 
 def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
@@ -110,12 +132,21 @@ def measure_model(model: Model, protocol: Protocol, *, context: Context | None =
     if tasks:
         # Tasks open the model by its address, so they need the context.
         assert context is not None, "tasks open the model by its address"
-        scored = score_on_ray(model, protocol.eval_set, context, tasks=tasks)
+        scored = score_on_ray(model, protocol.eval_set, context, tasks=tasks, networks=protocol.networks)
     else:
-        scored = score_here(model, protocol.eval_set)
-    scores, *further = (list(column) for column in zip(*scored, strict=True))
+        scored = score_here(model, protocol.eval_set, protocol.networks)
+    scores, *further = (list(column) for column in zip(*(pair.scores for pair in scored), strict=True))
     also = dict(zip(protocol.eval_set.also, further, strict=True))
-    return Measurement(summarize(model, protocol, scores, also=also), scores)
+    evaluation = summarize(model, protocol, scores, also=also)
+    if protocol.networks is not None:
+        evaluation["perceptual"] = list(protocol.networks.names)
+    # FID is one figure for many pairs, so it has no interval and no score of a pair.
+    features = [pair.features for pair in scored if pair.features is not None]
+    if features:
+        bins = [score.bin for score in scores]
+        for name, distances in distances_by_bin(bins, features, groups=list(evaluation["bins"])).items():
+            evaluation["bins"][name] |= distances
+    return Measurement(evaluation, scores)
 
 
 def summarize(
@@ -170,14 +201,17 @@ def group_by_bin(scores: Sequence[Score]) -> dict[str, list[Score]]:
 
 
 def _means(scores: Sequence[Score]) -> dict[str, float]:
-    means = {name: statistics.fmean(getattr(score, name) for score in scores) for name in METRICS}
+    means = {name: statistics.fmean(getattr(score, name) for score in scores) for name in measured_metrics(scores)}
     return {**means, "ratio": statistics.fmean(score.ratio for score in scores), "n": len(scores)}
 
 
 def _intervals(scores: Sequence[Score]) -> dict[str, list[float] | None]:
     # Resampled by picture: pairs of one picture are not independent.
     pictures = [score.picture for score in scores]
-    intervals = {name: significance.interval([getattr(score, name) for score in scores], pictures) for name in METRICS}
+    intervals = {
+        name: significance.interval([getattr(score, name) for score in scores], pictures)
+        for name in measured_metrics(scores)
+    }
     return {name: None if ends is None else [ends.low, ends.high] for name, ends in intervals.items()}
 
 
@@ -213,7 +247,7 @@ def compare(
     return {
         name: {
             metric: _compare_metric(group, [theirs_by_pair[score.pair] for score in group], metric)
-            for metric in METRICS
+            for metric in measured_metrics(group)
         }
         for name, group in group_by_bin(ours).items()
         if bins is None or name in bins

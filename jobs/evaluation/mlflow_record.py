@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isnet.metrics import METRICS
+from jobs.cli.format import EXTRA_COLUMNS
 from jobs.evaluation.evaluation import Protocol
 from jobs.evaluation.models import Model
 from jobs.evaluation.report import Report, tables
@@ -35,7 +36,8 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
     addresses = {label: model.pinned for label, model in models.items()}
     keys = _keys(models)
     # The run key identifies models, list and definitions: the same measurement finds its run again.
-    identity = canonical_json([addresses, pairing.digest, *protocol.eval_set.definitions])
+    further = protocol.networks.names if protocol.networks else ()
+    identity = canonical_json([addresses, pairing.digest, *protocol.eval_set.definitions, *further])
     labels = ", ".join(models)
     run = find_or_create_run(
         context.tracking_server,
@@ -93,7 +95,7 @@ def _metrics(report: Report) -> dict[str, float]:
     keys = _keys(report.evaluations)
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in METRICS:
+            for metric in [*METRICS, *(extra for extra in EXTRA_COLUMNS if extra in row)]:
                 metrics[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
         costs: dict[str, Any] = evaluation["cost"]
         metrics |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isnet.metrics import METRICS
-from jobs.cli.format import KEY_METRICS, METRIC_COLUMNS, mean_text, quantity, ratio_rows
+from jobs.cli.format import EXTRA_COLUMNS, KEY_METRICS, METRIC_COLUMNS, mean_text, quantity, ratio_rows
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.headline import headline, ranking
 from jobs.evaluation.paper_tables import (
@@ -31,8 +31,6 @@ from trainplane.registry.significance import MIN_GROUPS, smallest_p
 
 # Column of the means over the paper's four bins.
 PAPER_VIEW = "10-50"
-# Metrics that an evaluation may have beside the usual ones.
-EXTRA_METRICS = ("lpips", "fid")
 _COST_NOTE = (
     "memory: estimated maximum of weights and activations; latency: median on this machine, which may have been busy"
 )
@@ -85,7 +83,8 @@ class Report:
 
 def tables(report: Report) -> list[Table]:
     """Returns the tables of the report, without the paper's."""
-    ordered = [leaderboard(report), *(_metric_table(report, metric) for metric in METRICS)]
+    by_ratio = METRICS if "lpips" not in _extra_metrics(report) else (*METRICS, "lpips")
+    ordered = [leaderboard(report), *(_metric_table(report, metric) for metric in by_ratio)]
     ordered += [_difference_table(report.ours, label, by_bin) for label, by_bin in report.comparisons.items()]
     if report.study:
         ordered.append(_study_table(report.study))
@@ -104,15 +103,33 @@ def tables_of_paper(report: Report) -> list[Table]:
 
 def leaderboard(report: Report) -> Table:
     """Ranks the models by their means over all holes."""
-    # Metrics that were computed for every model, such as LPIPS, stand behind the usual three.
-    means = {label: evaluation["bins"]["all"] for label, evaluation in report.evaluations.items()}
-    more = [name for name in EXTRA_METRICS if all(row.get(name) is not None for row in means.values())]
+    # Metrics that were asked for, such as LPIPS, stand behind the usual three.
+    columns = [*KEY_METRICS, *_extra_metrics(report)]
     rows = []
     for place, label in enumerate(ranking(report.evaluations), start=1):
-        cells = [_cell(report.evaluations[label], "all", metric) for metric in KEY_METRICS]
-        rows.append([str(place), label, *cells, *(f"{means[label][name]:.4g}" for name in more)])
-    columns = ["", "model", *(METRIC_COLUMNS[metric][0] for metric in KEY_METRICS), *map(str.upper, more)]
-    return {"title": "Leaderboard, all holes", "columns": columns, "rows": rows, "notes": []}
+        cells = [_cell(report.evaluations[label], "all", metric) for metric in columns]
+        rows.append([str(place), label, *cells])
+    titles = ["", "model", *(_title(metric) for metric in columns)]
+    return {"title": "Leaderboard, all holes", "columns": titles, "rows": rows, "notes": _extra_notes(report)}
+
+
+def _extra_metrics(report: Report) -> list[str]:
+    """Metrics beside the usual ones that every model has."""
+    means = [evaluation["bins"]["all"] for evaluation in report.evaluations.values()]
+    return [name for name in EXTRA_COLUMNS if all(row.get(name) is not None for row in means)]
+
+
+def _extra_notes(report: Report) -> list[str]:
+    # LPIPS on two backbones is on two scales.
+    names = report.evaluations[report.ours].get("perceptual", [])
+    notes = [f"LPIPS 0.1 on {name.removeprefix('lpips-')}, lower is better" for name in names if name != "fid"]
+    if "fid" in names:
+        notes.append("FID: lower is better; P-IDS and U-IDS: higher is better, at most 0.5")
+    return notes
+
+
+def _title(metric: str) -> str:
+    return (METRIC_COLUMNS | EXTRA_COLUMNS)[metric][0]
 
 
 def reading_notes(report: Report) -> list[str]:
@@ -165,7 +182,7 @@ def _metric_table(report: Report, metric: str) -> Table:
     # All models have the same pairs, so one row counts them.
     counts = [str(_means(report.evaluations[report.ours], name).get("n", 0)) for name in columns]
     return {
-        "title": f"{METRIC_COLUMNS[metric][0]} by hole ratio",
+        "title": f"{_title(metric)} by hole ratio",
         "columns": ["model", *(f"{name}{'' if name == 'all' else ' %'}" for name in columns)],
         "rows": [*rows, ["pairs", *counts]],
         "notes": [f"{BETTER[metric]} is better"],
@@ -216,11 +233,11 @@ def _cost_table(report: Report) -> Table:
 def _difference_table(ours: str, theirs: str, by_bin: Mapping[str, Any]) -> Table:
     rows = []
     for name, metrics in by_bin.items():
-        cells = [_difference(metric, metrics[metric]) for metric in METRICS]
+        cells = [_difference(metric, comparison) for metric, comparison in metrics.items()]
         rows.append([f"{name}{'' if name == 'all' else ' %'}", str(metrics["psnr"]["num_values"]), *cells])
     return {
         "title": f"{ours} minus {theirs}, pair by pair",
-        "columns": ["hole", "pairs", *(title for title, _ in METRIC_COLUMNS.values())],
+        "columns": ["hole", "pairs", *(_title(metric) for metric in by_bin["all"])],
         "rows": rows,
         "notes": [],
     }
@@ -278,7 +295,7 @@ def csv(report: Report) -> str:
     lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in METRICS:
+            for metric in [*METRICS, *(extra for extra in EXTRA_COLUMNS if extra in row)]:
                 # A bin of one picture has no interval.
                 low, high = (evaluation["intervals"].get(name) or {}).get(metric) or ("", "")
                 cells = [label, evaluation["model"], name, metric, row[metric], low, high, row["n"], BETTER[metric]]

@@ -11,8 +11,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jobs.cli.chart_scale import digits_of, scale_of
 from jobs.cli.format import METRIC_COLUMNS
-from jobs.evaluation.chart_scale import digits_of, scale_of
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.scores import ALL_BINS
 

@@ -10,7 +10,7 @@ import io
 import time
 import zlib
 from collections.abc import Iterator, Sequence
-from dataclasses import astuple, dataclass, fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,13 +21,14 @@ from isnet.images.crops import center_square, resize
 from isnet.images.decode import decode_rgb
 from isnet.mask_files import read_mask, resize_like_loader
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
-from isnet.metrics import METRICS, Definition, measure
+from isnet.metrics import METRICS, Definition, composite, measure
 from jobs.cli.progress import bar
 from jobs.cluster.worker_pool import portable_context, run_shares
 from jobs.data.mask_datasets import mask_bytes
 from jobs.data.samples import picture_bytes
 from jobs.evaluation.models import Model, worker_model
 from jobs.evaluation.pairs import Pairing
+from jobs.evaluation.perceptual import Networks, PairFeatures
 from trainplane.cluster.context import Context
 from trainplane.data.manifest import Dataset
 from trainplane.data.read.fetch import read_samples
@@ -54,11 +55,20 @@ class Score:
     ssim: float
     l1_percent: float  # L1 of the composite, percent
     l1_hole: float  # 0 to 1
+    lpips: float | None = None  # where it was asked for
 
     @property
     def bin(self) -> str:
         """Ratio bin of the hole."""
         return ratio_bin(self.ratio) or BEYOND
+
+
+@dataclass(frozen=True)
+class ScoredPair:
+    """Measurements of one prediction."""
+
+    scores: tuple[Score, ...]  # one for each definition, the main one first
+    features: PairFeatures | None = None  # for FID, where it was asked for
 
 
 @dataclass(frozen=True)
@@ -153,12 +163,8 @@ def _read(dataset: Dataset, numbers: set[int]) -> dict[int, dict[str, bytes]]:
     return dict(zip(ordered, read_samples(dataset, ordered), strict=True))
 
 
-def score(model: Model, view: View, definitions: Sequence[Definition]) -> tuple[Score, ...]:
-    """Fills a hole and measures the composite against the picture.
-
-    Returns:
-        A score for each definition, all of one prediction.
-    """
+def score(model: Model, view: View, definitions: Sequence[Definition], networks: Networks | None = None) -> ScoredPair:
+    """Fills a hole and measures the composite against the picture."""
     # Only the prediction is timed.
     truth = view.pixels.astype(np.float32) / np.float32(255)
     started = time.perf_counter()
@@ -174,35 +180,44 @@ def score(model: Model, view: View, definitions: Sequence[Definition]) -> tuple[
         "hole_crc32": zlib.crc32(np.packbits(view.hole).tobytes()),
         "seconds": seconds,
     }
-    measured = [measure(_batch(predicted), _batch(truth), mask_B1HW, definition=name) for name in definitions]
-    return tuple(Score(**(pair | {name: float(metrics[name][0]) for name in METRICS})) for metrics in measured)
+    pred_13HW, truth_13HW = _batch(predicted), _batch(truth)
+    measured = [measure(pred_13HW, truth_13HW, mask_B1HW, definition=name) for name in definitions]
+    features = None
+    if networks is not None:
+        filled_13HW = composite(pred_13HW.clamp(0, 1), truth_13HW, mask_B1HW)
+        pair["lpips"] = networks.distance(filled_13HW, truth_13HW)
+        features = networks.features(filled_13HW, truth_13HW)
+    scores = tuple(Score(**(pair | {name: float(metrics[name][0]) for name in METRICS})) for metrics in measured)
+    return ScoredPair(scores, features)
 
 
-def score_here(model: Model, eval_set: EvalSet) -> list[tuple[Score, ...]]:
+def score_here(model: Model, eval_set: EvalSet, networks: Networks | None = None) -> list[ScoredPair]:
     """Scores all pairs in this process."""
     numbers = range(len(eval_set.pairing.pairs))
     views = bar(eval_set.views(numbers), "evaluate", total=len(numbers))
-    return [score(model, view, eval_set.definitions) for view in views]
+    return [score(model, view, eval_set.definitions, networks) for view in views]
 
 
-def score_on_ray(model: Model, eval_set: EvalSet, context: Context, *, tasks: int) -> list[tuple[Score, ...]]:
+def score_on_ray(
+    model: Model, eval_set: EvalSet, context: Context, *, tasks: int, networks: Networks | None = None
+) -> list[ScoredPair]:
     """Scores all pairs in `tasks` Ray tasks at once."""
     numbers = range(len(eval_set.pairing.pairs))
     shares = [list(numbers[start : start + PAIRS_PER_TASK]) for start in range(0, len(numbers), PAIRS_PER_TASK)]
-    shared = (model.pinned, eval_set, portable_context(context))
-    scores: list[tuple[Score, ...]] = []
+    shared = (model.pinned, eval_set, portable_context(context), networks)
+    scored: list[ScoredPair] = []
     for share in bar(run_shares(_score_share, shared, shares, tasks=tasks), "evaluate", total=len(shares)):
-        scores += share
+        scored += share
     # Shares come in the order in which tasks finish.
-    return sorted(scores, key=lambda by_definition: by_definition[0].pair)
+    return sorted(scored, key=lambda pair: pair.scores[0].pair)
 
 
 def _score_share(
-    shared: tuple[str, EvalSet, tuple[Context, dict[str, str]]], numbers: list[int]
-) -> list[tuple[Score, ...]]:
-    address, eval_set, context = shared
+    shared: tuple[str, EvalSet, tuple[Context, dict[str, str]], Networks | None], numbers: list[int]
+) -> list[ScoredPair]:
+    address, eval_set, context, networks = shared
     with worker_model(address, context) as model:
-        return [score(model, view, eval_set.definitions) for view in eval_set.views(numbers)]
+        return [score(model, view, eval_set.definitions, networks) for view in eval_set.views(numbers)]
 
 
 def psnr_of(filled: Pixels, view: View, definition: Definition) -> float:
@@ -217,18 +232,30 @@ def to_csv(scores: Sequence[Score]) -> str:
     text = io.StringIO()
     # A CSV writer, because keys of other people's datasets may contain commas and line breaks.
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow([*(field.name for field in fields(Score)), "bin"])
-    writer.writerows([*map(_cell, astuple(score)), score.bin] for score in scores)
+    names = _columns(scores)
+    writer.writerow([*names, "bin"])
+    writer.writerows([*(_cell(getattr(score, name)) for name in names), score.bin] for score in scores)
     return text.getvalue()
+
+
+def _columns(scores: Sequence[Score]) -> list[str]:
+    """Fields of scores; LPIPS where it was measured."""
+    return [field.name for field in fields(Score) if field.name != "lpips" or "lpips" in measured_metrics(scores)]
+
+
+def measured_metrics(scores: Sequence[Score]) -> tuple[str, ...]:
+    """Metrics that all these scores have."""
+    return (*METRICS, "lpips") if scores and all(score.lpips is not None for score in scores) else METRICS
 
 
 def from_csv(text: str) -> list[Score]:
     """Parses scores that `to_csv` wrote; else raises ValueError."""
     names, *lines = csv.reader(io.StringIO(text, newline="")) if text.strip() else [[]]
-    if names[:-1] != [field.name for field in fields(Score)]:
+    with_lpips = [field.name for field in fields(Score)]
+    if names[:-1] not in (with_lpips, with_lpips[:-1]):
         raise ValueError("columns are not those of scores")
     # Types of the fields, in their order; the last column, the bin, follows from the ratio.
-    kinds: list[Any] = [int, int, str, float, int, *[float] * 5]
+    kinds: list[Any] = [int, int, str, float, int, *[float] * (len(names) - 6)]
     return [Score(*(kind(cell) for kind, cell in zip(kinds, line[:-1], strict=True))) for line in lines]
 
 

@@ -9,7 +9,7 @@ import html
 import math
 from collections.abc import Callable, Sequence
 
-from jobs.evaluation.chart_scale import digits_of, scale_of
+from jobs.cli.chart_scale import digits_of, scale_of
 from trainplane.tracking.query.curves import Curve
 
 NUM_COLOURS = 8

@@ -63,6 +63,7 @@ def test_a_model_behind_an_alias_is_recorded(context: Any, tmp_path: Path) -> No
         name="demo-val",
         dataset=SimpleNamespace(address=str(tmp_path)),
         eval_set=SimpleNamespace(pairing=pairing, definitions=("isnet",)),
+        networks=None,
     )
     models: Any = {label: SimpleNamespace(pinned="models:/isnet-demo/1")}
     run = context.tracking_server.client.get_run(start_run(context, models, protocol).run_id)

@@ -139,7 +139,7 @@ def test_the_leaderboard_is_ranked_and_shows_what_more_was_measured():
     table = leaderboard(Report(evaluations))
     assert table["columns"] == ["", "model", "PSNR dB", "SSIM", "L1 %", "LPIPS"]
     assert [cells[:2] for cells in table["rows"]] == [["1", "good"], ["2", "bad"]]
-    assert table["rows"][0][2:] == ["21.00 [20.90, 21.10]", "1.8000 [1.7000, 1.9000]", "4.00 [3.90, 4.10]", "1.25"]
+    assert table["rows"][0][2:] == ["21.00 [20.90, 21.10]", "1.8000 [1.7000, 1.9000]", "4.00 [3.90, 4.10]", "1.2500"]
     lines = terminal_text(Report(evaluations, lead=lead())).splitlines()
     assert lines[0].startswith("good is the best")
     assert lines[3].split()[:3] == ["1", "good", "21.00"]
