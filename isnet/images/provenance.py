@@ -13,6 +13,7 @@ import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -110,22 +111,31 @@ class Identity:
     key: bytes = field(repr=False)
 
     @classmethod
-    def read(cls, folder: Path) -> Identity:
+    def read(cls, folder: Path, *, signs: bool = True) -> Identity:
         """Reads `certificates.pem` and `key.pem`.
 
+        Args:
+            folder: With both files.
+            signs: Whether to refuse what can check a signature and not make one, such as a certificate that has ended.
+
         Raises:
-            InputError: They are not there, or others may read the key.
+            InputError: They are not there, others may read the key, or they cannot sign.
         """
         try:
             key_file = folder / KEY
             if key_file.stat().st_mode & 0o077:
                 raise InputError(f"{key_file} may be read by others; make it private: chmod 600 {key_file}")
-            return cls((folder / CERTIFICATES).read_bytes(), key_file.read_bytes())
+            identity = cls((folder / CERTIFICATES).read_bytes(), key_file.read_bytes())
         except OSError as error:
             raise InputError(
                 f"{folder}: {Path(str(error.filename)).name} cannot be read ({error.strerror}); need {CERTIFICATES} "
                 f"and {KEY} of one who signs"
             ) from error
+        # Known before the first picture is filled, and not when it is signed.
+        if signs:
+            _c2pa()
+            _check_pair(identity.chain, identity.key, folder)
+        return identity
 
     @cached_property
     def _context(self) -> Any:
@@ -305,15 +315,41 @@ def _manifest(media_type: str, hole: NDArray[np.bool_], origin: Origin, original
     }
 
 
-def _algorithm(key: bytes) -> bytes:
-    """C2PA's name of the key's algorithm."""
-    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+def _check_pair(chain: bytes, key: bytes, folder: Path) -> None:
+    """Raises InputError where certificate and key cannot sign."""
+    from cryptography.x509 import load_pem_x509_certificates
+
+    try:
+        certificate = load_pem_x509_certificates(chain)[0]
+    except ValueError as error:
+        raise InputError(
+            f"{folder / CERTIFICATES} has no certificate in PEM ({error}); need the signer's first"
+        ) from error
+    if certificate.public_key() != _loaded(key).public_key():
+        raise InputError(
+            f"{folder / KEY} is not the key of the first certificate of {CERTIFICATES}; need the two of one signer"
+        )
+    if certificate.not_valid_after_utc < datetime.now(UTC):
+        raise InputError(
+            f"{folder / CERTIFICATES} was valid until {certificate.not_valid_after_utc:%Y-%m-%d}; have it renewed, or "
+            "take `provenance` out of the context"
+        )
+
+
+def _loaded(key: bytes) -> Any:
     from cryptography.hazmat.primitives.serialization import load_pem_private_key
 
     try:
-        loaded = load_pem_private_key(key, None)
+        return load_pem_private_key(key, None)
     except (ValueError, TypeError) as error:
         raise InputError(f"{KEY} is no key in PEM without a password; make one, or have one made") from error
+
+
+def _algorithm(key: bytes) -> bytes:
+    """C2PA's name of the key's algorithm."""
+    from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+
+    loaded = _loaded(key)
     if isinstance(loaded, ed25519.Ed25519PrivateKey):
         return b"ed25519"
     sizes = {256: b"es256", 384: b"es384", 521: b"es512"}

@@ -62,7 +62,7 @@ def _check(args: argparse.Namespace, context: Context) -> int:
         again = command_line("inpaint", "--check", args.check)
         raise UserError(f"--check reads one file and fills nothing; leave the rest out: {again}")
     path = Path(args.check).expanduser()
-    identity = identity_of(context)
+    identity = identity_of(context, signs=False)
     credentials = read_credentials(read_bytes(path), path.suffix, anchors=b"" if identity is None else identity.chain)
     payload = {"file": args.check, **asdict(credentials), "sentences": credentials.sentences()}
     emit(args, payload, "\n".join(display_name(f"{args.check}: {line}") for line in credentials.sentences()))

@@ -90,9 +90,12 @@ def signing_of(context: Context, pinned: str) -> Signing | None:
     return None if identity is None else Signing(identity, origin_of(context, pinned))
 
 
-def identity_of(context: Context) -> Identity | None:
-    """Reads the context's certificates; None if it names none."""
-    return None if context.provenance is None else Identity.read(Path(context.provenance))
+def identity_of(context: Context, *, signs: bool = True) -> Identity | None:
+    """Reads the context's certificates; None if it names none.
+
+    Without `signs` they may be some that have ended, which still check a signature.
+    """
+    return None if context.provenance is None else Identity.read(Path(context.provenance), signs=signs)
 
 
 def signer_of(context: Context) -> str:

@@ -40,7 +40,7 @@ _REMEDIES = {
     "data": (0.2, "raise data.loader_workers, then data.prefetch; the ranks wait for samples"),
     "validate": (0.2, "validate less often (train.validate_every) or on fewer samples (data.val_samples)"),
     "record": (0.1, "record less often (train.log_every)"),
-    "checkpoint": (0.05, "save less often (train.checkpoint_every), or to a store that is nearer"),
+    "checkpoint": (0.1, "save less often (train.checkpoint_every), or to a store that is nearer"),
 }
 
 

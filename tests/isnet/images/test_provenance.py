@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import io
 import struct
+import sys
 import time
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -161,9 +164,29 @@ def test_mistakes_are_sentences(identity: Identity, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="chmod 600"):
         Identity.read(tmp_path / "id")
     (tmp_path / "id" / KEY).chmod(0o600)
+    make_certificates(tmp_path / "other", "Other Ltd")
+    (tmp_path / "id" / CERTIFICATES).write_bytes((tmp_path / "other" / CERTIFICATES).read_bytes())
+    with pytest.raises(InputError, match="is not the key of the first certificate"):
+        Identity.read(tmp_path / "id")
     (tmp_path / "id" / CERTIFICATES).write_text("nothing")
+    with pytest.raises(InputError, match="has no certificate in PEM"):
+        Identity.read(tmp_path / "id")
     with pytest.raises(InputError, match="cannot be signed"):
-        signed(Identity.read(tmp_path / "id"), ".png")
+        signed(replace(identity, chain=b"nothing"), ".png")
+
+
+def test_certificate_that_has_ended_is_refused_before_anything_is_filled(tmp_path: Path) -> None:
+    make_certificates(tmp_path / "id", "Example Ltd", now=datetime.now(UTC) - timedelta(days=500))
+    with pytest.raises(InputError, match=r"was valid until \d{4}-\d\d-\d\d; have it renewed"):
+        Identity.read(tmp_path / "id")
+    assert Identity.read(tmp_path / "id", signs=False).chain
+
+
+def test_missing_extra_is_told_when_certificates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make_certificates(tmp_path / "id", "Example Ltd")
+    monkeypatch.setitem(sys.modules, "c2pa", None)
+    with pytest.raises(InputError, match=r"pip install 'isnet-platform\[provenance\]'"):
+        Identity.read(tmp_path / "id")
 
 
 def test_key_is_private_and_never_shown(tmp_path: Path) -> None:

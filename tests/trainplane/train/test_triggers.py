@@ -84,7 +84,8 @@ def test_time_that_no_phase_covers_is_the_rest_and_parts_stand_behind_their_phas
     [
         ({"data": 5, "step": 5}, "data.loader_workers"),
         ({"validate": 4, "data": 3, "step": 3}, "train.validate_every"),
-        ({"checkpoint": 1, "step": 9}, "train.checkpoint_every"),
+        ({"checkpoint": 2, "step": 8}, "train.checkpoint_every"),
+        ({"checkpoint": 0.8, "step": 8.2}, "the step itself"),
         ({"record": 2, "step": 8}, "train.log_every"),
         ({"data": 1, "step": 9}, "the step itself: model.fast=true, or more train.workers"),
     ],
