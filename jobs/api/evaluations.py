@@ -29,6 +29,7 @@ def evaluate(
     pictures: int | None = None,
     lpips: Literal["alex", "vgg"] | None = None,
     fid: bool = False,
+    refine: Literal["off", "auto"] = "off",
     mask_study: bool = False,
     parallel: int | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -50,6 +51,7 @@ def evaluate(
         pictures: Measure on so many, evenly drawn; None for all.
         lpips: Measure LPIPS too, on this backbone.
         fid: Measure FID, P-IDS and U-IDS too; needs 1,000 pictures.
+        refine: "auto" measures networks as they fill photos, coarse to fine; "off" at the square's own scale.
         mask_study: Measure what the way of loading masks does, too.
         parallel: Tasks of Ray; 0 is this process.
         output: Folder for a copy of the report.
@@ -76,6 +78,7 @@ def evaluate(
             pictures=pictures,
             lpips=lpips,
             fid=fid,
+            refine=refine,
         )
         # The study loads the masks of a dataset in every way, so it starts from files and the plain way.
         if mask_study and (protocol.eval_set.mask_set is None or mask_loading != "nearest"):

@@ -33,6 +33,7 @@ def evaluate(args: argparse.Namespace, context: Context) -> int:
         pictures=args.pictures,
         lpips=args.lpips,
         fid=args.fid,
+        refine=args.refine,
         mask_study=args.mask_study,
         parallel=args.parallel,
         output=args.output,

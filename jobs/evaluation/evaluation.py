@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any, cast
 
+from isnet.inference.predictor import Refine
 from isnet.mask_files import Loading
 from isnet.masks import GENERATORS
 from isnet.metrics import Definition
@@ -81,6 +82,7 @@ def make_protocol(
     pictures: int | None = None,
     lpips: Backbone | None = None,
     fid: bool = False,
+    refine: Refine = "off",
 ) -> Protocol:
     """Pairs a dataset with masks and stores the list.
 
@@ -96,6 +98,7 @@ def make_protocol(
         pictures: number of pictures, taken evenly over the dataset; None takes all.
         lpips: backbone of LPIPS; None for no LPIPS.
         fid: whether to measure FID, P-IDS and U-IDS.
+        refine: "auto" fills coarse to fine, as `isnet inpaint` does; "off" at the square's own scale.
     """
     if size < 16:
         raise UserError(f"size {size} is too small to measure on; need at least 16 pixels")
@@ -123,12 +126,13 @@ def make_protocol(
     )
     pairing.save(open_store(context.artifacts))
     definitions = cast("tuple[Definition, ...]", (definition, *also))
-    eval_set = EvalSet(picture_set, mask_set, pairing, definitions[0], definitions[1:])
+    eval_set = EvalSet(picture_set, mask_set, pairing, definitions[0], definitions[1:], refine)
     return Protocol(dataset, masks, eval_set, networks)
 
 
 def measure_model(model: Model, protocol: Protocol, *, context: Context | None = None, tasks: int = 0) -> Measurement:
     """Scores a model here, or in `tasks` Ray tasks."""
+    model = model.with_refine(protocol.eval_set.refine)
     if tasks:
         # Tasks open the model by its address, so they need the context.
         assert context is not None, "tasks open the model by its address"
@@ -175,6 +179,7 @@ def summarize(
         "definition": protocol.eval_set.definition,
         "masks": mask_set.address if mask_set else pairing.masks,
         "loading": pairing.loading,
+        **({} if protocol.eval_set.refine == "off" else {"refine": protocol.eval_set.refine}),
         "size": pairing.size,
         "seed": pairing.seed,
         "pictures": len({score.picture for score in scores}),

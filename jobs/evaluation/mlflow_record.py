@@ -37,6 +37,7 @@ def start_run(context: Context, models: Mapping[str, Model], protocol: Protocol)
     keys = _keys(models)
     # The run key identifies models, list and definitions: the same measurement finds its run again.
     further = protocol.networks.names if protocol.networks else ()
+    further += () if protocol.eval_set.refine == "off" else (f"refine-{protocol.eval_set.refine}",)
     identity = canonical_json([addresses, pairing.digest, *protocol.eval_set.definitions, *further])
     labels = ", ".join(models)
     run = find_or_create_run(

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,7 +20,7 @@ from isnet.formats.released import load_generator
 from isnet.generator import Architecture, Generator
 from isnet.inference.classical import classical
 from isnet.inference.filler import Filler
-from isnet.inference.predictor import Predictor
+from isnet.inference.predictor import Predictor, Refine
 from isnet.served import TRAINED
 from isnet.weights import load_model
 from jobs import starter
@@ -56,6 +56,15 @@ class Model:
     def __post_init__(self) -> None:
         if not self.pinned:
             object.__setattr__(self, "pinned", self.address)
+
+    def with_refine(self, refine: Refine) -> Model:
+        """The model filling coarse to fine, or at one scale.
+
+        Methods without a network are as they were.
+        """
+        if not isinstance(self.filler, Predictor):
+            return self
+        return replace(self, filler=self.filler.with_refine(refine))
 
 
 def network_model(address: str, network: Generator, *, size: int, **attributes: Any) -> Model:

@@ -52,6 +52,7 @@ class _WholeEvaluation(_Recorded):
     size: Annotated[int, Field(ge=16, le=MAX_SIZE)]
     seed: Annotated[int, Field(ge=0)]
     loading: Literal["nearest", "legacy-png", "legacy-jpeg"] = "nearest"
+    refine: Literal["off", "auto"] = "off"
     pictures: Annotated[int, Field(ge=1)] | None = None
     steps: int | None = None
     architecture: _Architecture | None = None

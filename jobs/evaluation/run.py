@@ -126,6 +126,7 @@ def evaluate(
     measured: Mapping[str, Measurement] | None = None,
 ) -> Report:
     """Measures models, ours first, and writes the report into `folder`."""
+    models = {label: model.with_refine(protocol.eval_set.refine) for label, model in models.items()}
 
     def measure(model: Model, protocol: Protocol) -> Measurement:
         return measure_model(model, protocol, context=context, tasks=tasks)
@@ -172,9 +173,13 @@ def _facts(models: Mapping[str, Model], protocol: Protocol) -> dict[str, str]:
         "pictures": f"{protocol.name}, digest {pairing.dataset_digest}",
         "masks": f"{protocol.masks}, loaded {pairing.loading}",
         "list": f"{len(pairing.pairs)} pairs of picture and hole, digest {pairing.digest}",
-        "measure": f"{_definitions(protocol)} on composites, {pairing.size}x{pairing.size}",
+        "measure": f"{_definitions(protocol)} on composites, {pairing.size}x{pairing.size}{_scales(protocol)}",
         "code": f"{code['trainplane.commit']}{dirty}",
     }
+
+
+def _scales(protocol: Protocol) -> str:
+    return "" if protocol.eval_set.refine == "off" else ", networks fill coarse to fine (refine auto)"
 
 
 def _definitions(protocol: Protocol) -> str:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from isnet.images.crops import center_square, resize
 from isnet.images.decode import decode_rgb
+from isnet.inference.predictor import Refine
 from isnet.mask_files import read_mask, resize_like_loader
 from isnet.masks import RATIO_BINS, Hole, bin_range, generator, hole_ratio, irregular, ratio_bin
 from isnet.metrics import METRICS, Definition, composite, measure
@@ -91,6 +92,7 @@ class EvalSet:
     pairing: Pairing
     definition: Definition
     also: tuple[Definition, ...] = ()  # further definitions, of the same predictions
+    refine: Refine = "off"  # auto: as `isnet inpaint` fills, coarse to fine
 
     @property
     def definitions(self) -> tuple[Definition, ...]:
@@ -216,7 +218,8 @@ def _score_share(
     shared: tuple[str, EvalSet, tuple[Context, dict[str, str]], Networks | None], numbers: list[int]
 ) -> list[ScoredPair]:
     address, eval_set, context, networks = shared
-    with worker_model(address, context) as model:
+    with worker_model(address, context) as opened:
+        model = opened.with_refine(eval_set.refine)
         return [score(model, view, eval_set.definitions, networks) for view in eval_set.views(numbers)]
 
 

@@ -71,6 +71,7 @@ def measure_version(context: Context, store: Store, version: ModelVersion, proto
         "model": str(version.model_digest),
         "pairs": pairing.digest,
         "definition": definition,
+        **({} if protocol.eval_set.refine == "off" else {"refine": protocol.eval_set.refine}),
     }
     scores = _parsed(read_measurement(store, subject), len(pairing.pairs))
     if scores is None:
@@ -119,6 +120,8 @@ def _difference(recorded: Mapping[str, Any], measured: Mapping[str, Any]) -> str
     for name in ("dataset_digest", "masks_digest", "definition"):
         if recorded[name] != measured[name]:
             return f"another {name.removesuffix('_digest')}"
+    if recorded.get("refine", "off") != measured.get("refine", "off"):
+        return "another way of filling (refine)"
     if set(recorded["bins"]) != set(measured["bins"]):
         return "other bins"
     for name, means in measured["bins"].items():
@@ -140,6 +143,7 @@ def _same_protocol(context: Context, evaluation: Mapping[str, Any]) -> Protocol:
         definition=evaluation["definition"],
         loading=evaluation.get("loading", "nearest"),
         pictures=evaluation.get("pictures"),
+        refine=evaluation.get("refine", "off"),
     )
     pairing = protocol.eval_set.pairing
     for kind, digest in (("dataset", pairing.dataset_digest), ("masks", pairing.digest)):

@@ -50,6 +50,12 @@ def evaluate(commands: Any) -> None:
     )
     parser.add_argument("--pictures", type=count, metavar="N", help="measure on N of them, evenly drawn (default: all)")
     parser.add_argument("--lpips", choices=("alex", "vgg"), help="also measure LPIPS, on AlexNet or on VGG16")
+    parser.add_argument(
+        "--refine",
+        choices=("off", "auto"),
+        default="off",
+        help="auto: networks fill coarse to fine, as isnet inpaint does (default: off, at the square's own scale)",
+    )
     parser.add_argument("--fid", action="store_true", help="also measure FID, P-IDS and U-IDS; needs 1,000 pictures")
     parser.add_argument(
         # How mask files become holes.

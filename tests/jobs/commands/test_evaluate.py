@@ -10,12 +10,15 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from isnet.inference.open_filler import open_filler
 from isnet.mask_files import LOADINGS, resize_like_loader
+from jobs.evaluation.evaluation import make_protocol
 from jobs.evaluation.mlflow_record import run_result
 from jobs.evaluation.pairs import pair_up
 from jobs.evaluation.paper_tables import PAPER_BINS, TABLE_3, differences, paper_tables, side_by_side
 from jobs.evaluation.report import Report, markdown
-from jobs.evaluation.scores import Score, from_csv, to_csv
+from jobs.evaluation.scores import Score, from_csv, psnr_of, to_csv
+from trainplane.cluster import context
 from trainplane.data.manifest import Dataset
 
 
@@ -348,6 +351,23 @@ def test_the_same_model_by_any_address_measures_the_same(isnet_there, project):
         for name, row in other["bins"].items():
             assert row == pytest.approx(found[0]["bins"][name], rel=1e-6)
     assert set(found[0]["bins"]) == {"all", "0-10", "10-20", "20-30", "30-40", "40-50", "50-60"}
+
+
+def test_networks_are_measured_as_they_fill_photos(sets, tmp_path):
+    """`--refine auto` gives what `isnet inpaint` writes; classical methods have one way of filling."""
+    words = ["evaluate", "starter", "classical:telea", "held", "--size", "160", "--pictures", "2", "--json"]
+    off, auto = (sets(*words, *more).json() for more in ([], ["--refine", "auto", "-o", tmp_path / "report"]))
+    assert off["run_id"] != auto["run_id"]
+    assert (off.get("refine"), auto["refine"]) == (None, "auto")
+    assert off["models"][1]["bins"] == auto["models"][1]["bins"]
+    scores = from_csv((tmp_path / "report" / "scores-0.csv").read_text())
+    assert "fill coarse to fine (refine auto)" in (tmp_path / "report" / "report.md").read_text()
+    # The same by hand, of one pair; files are rounded to 8 bits.
+    protocol = make_protocol(context.resolve(), "held", masks="irregular", size=160, pictures=2)
+    [view] = protocol.eval_set.views([3])
+    filled = open_filler("starter")(view.pixels, view.hole)
+    assert psnr_of(filled, view, "isnet") == pytest.approx(scores[3].psnr, abs=0.1)
+    assert auto["bins"]["all"]["psnr"] != off["bins"]["all"]["psnr"]
 
 
 def test_classical_methods_are_models_too(isnet, photos, tmp_path):
