@@ -1,8 +1,8 @@
 """The same application on Ray Serve: a page, and replicas.
 
-The page's replica decides, records and keeps files; it needs a processor's share and no GPU. A replica that computes
-holds every version that is open. One that is lost is replaced by Ray Serve, and the requests it had are asked again of
-the others: filling has no effect that could happen twice.
+The page's replica decides, records and keeps files; it reserves nothing, so that there is always room for it. A
+replica that computes holds every version that is open. One that is lost is replaced by Ray Serve, and the requests it
+had are asked again of the others: filling has no effect that could happen twice.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from isnet.errors import InputError
+from jobs.cli.streams import notify
 from jobs.cluster.worker_pool import portable_context
 from jobs.serving.app import AppSettings, build_app
 from jobs.serving.fill import difference
@@ -25,7 +26,7 @@ from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.startup import ServingPlan, open_service
 from trainplane.cluster.context import Context
-from trainplane.cluster.ray_session import ray_session
+from trainplane.cluster.ray_session import in_ray_job, ray_session
 from trainplane.environ import with_variables
 from trainplane.errors import RunFailed, UserError
 from trainplane.serving.engine import BadOutput, EngineBusy, Output, ServedVersion
@@ -43,9 +44,9 @@ FILLS, PAGE = "fills", "page"
 # Attempts at a request whose replica is lost.
 _ATTEMPTS = 5
 _PAUSE_S = 0.5
+_REPLICA_CPUS = 1
 # More at once than any queue of ours lets in.
 _MOST_AT_PAGE = 1000
-_PAGE_CPUS = 0.1
 # Of Ray Serve, a minute each.
 _STARTS = 5
 _QUIET = {"log_level": "WARNING", "enable_access_log": False}
@@ -198,7 +199,7 @@ def application(context: Context, plan: ServingPlan, settings: AppSettings, repl
         raise UserError(f"Ray Serve is not complete here ({error}); pip install 'isnet-platform[serve]'") from error
 
     portable = portable_context(context)
-    options: dict[str, Any] = {"num_cpus": 1, **({"num_gpus": replicas.gpus} if replicas.gpus else {})}
+    options: dict[str, Any] = {"num_cpus": _REPLICA_CPUS, **({"num_gpus": replicas.gpus} if replicas.gpus else {})}
     fills = serve.deployment(FillReplica).options(
         name=FILLS,
         num_replicas=replicas.replicas,
@@ -215,7 +216,8 @@ def application(context: Context, plan: ServingPlan, settings: AppSettings, repl
     page = serve.deployment(serve.ingress(build)()).options(
         name=PAGE,
         num_replicas=1,
-        ray_actor_options={"num_cpus": _PAGE_CPUS},
+        # Whatever is reserved for it could be taken by the replicas: they would then wait for a page that never starts.
+        ray_actor_options={"num_cpus": 0},
         max_ongoing_requests=_MOST_AT_PAGE,
         graceful_shutdown_timeout_s=20,
     )
@@ -235,7 +237,12 @@ def serve_on_ray(
     """Serves on a job's or a private cluster until interrupted."""
     # Nothing of Ray is imported before: it reads its token, and these, once.
     patient = {name: os.environ.get(name, seconds) for name, seconds in _PATIENCE.items()}
-    with with_variables(patient), ray_session():
+    with with_variables(patient), ray_session() as ray:
+        if (shortage := room_message(replicas, ray.cluster_resources())) is not None:
+            # A cluster may grow; this machine does not.
+            if not in_ray_job():
+                raise UserError(shortage)
+            notify(f"{shortage}, or wait until nodes have come")
         app = application(context, plan, settings, replicas)
         from ray import serve
 
@@ -248,6 +255,17 @@ def serve_on_ray(
             return
         finally:
             serve.shutdown()
+
+
+def room_message(replicas: ReplicaSettings, resources: Mapping[str, float]) -> str | None:
+    """Says what replicas need that a cluster does not have."""
+    for name, each, option in (("CPU", _REPLICA_CPUS, ""), ("GPU", replicas.gpus, f" --gpus {replicas.gpus:g}")):
+        needed, there = each * replicas.replicas, resources.get(name, 0.0)
+        if needed > there:
+            most = int(there // each)
+            advice = f"give --replicas {most}" if most else "leave --gpus out"
+            return f"--replicas {replicas.replicas}{option} needs {needed:g} {name}, and there is {there:g}; {advice}"
+    return None
 
 
 def _start_proxy(serve: Any, http_options: dict[str, Any]) -> None:

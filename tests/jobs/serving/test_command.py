@@ -3,6 +3,7 @@
 import http.client
 import io
 import json
+import os
 import signal
 import socket
 import subprocess
@@ -18,6 +19,7 @@ from project_fixtures import runner
 from urllib3.filepost import encode_multipart_formdata
 
 from jobs.bench.traffic import TrafficClient, measure
+from jobs.serving.on_ray import ReplicaSettings, room_message
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ports import free_port
 from trainplane.registry.audit import read_trail
@@ -158,13 +160,39 @@ def test_closed_tabs_free_their_places(serving):
 @pytest.mark.real
 def test_ray_serve_answers_by_the_same_routes(serving):
     pytest.importorskip("ray.serve", reason="needs the extra serve")
-    _, told = serving("--candidate", "2", "--on-ray")
+    # Two take both processors of a small machine: the page must have room beside them.
+    replicas = str(min(2, os.cpu_count() or 1))
+    _, told = serving("--candidate", "2", "--on-ray", "--replicas", replicas)
     assert production(told) == "1"
     client = TrafficClient(told["address"], told["token"], 64)
     client.wait_for_versions({"1", "2"})
     for versions in (("1",), ("2",), ("2", "1")):
         asked = client.ask(versions)
         assert (asked.status, asked.answered, asked.is_named) == (200, versions, True)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "resources", "sentence"),
+    [
+        (ReplicaSettings(2), {"CPU": 2.0}, None),
+        (ReplicaSettings(3), {"CPU": 2.0}, "--replicas 3 needs 3 CPU, and there is 2; give --replicas 2"),
+        (ReplicaSettings(4, 0.5), {"CPU": 8.0, "GPU": 2.0}, None),
+        (ReplicaSettings(4, 0.5), {"CPU": 8.0, "GPU": 1.0}, "needs 2 GPU, and there is 1; give --replicas 2"),
+        (ReplicaSettings(1, 1.0), {"CPU": 8.0}, "--gpus 1 needs 1 GPU, and there is 0; leave --gpus out"),
+    ],
+)
+def test_replicas_without_room_are_told_and_not_waited_for(replicas, resources, sentence):
+    found = room_message(replicas, resources)
+    assert found is None if sentence is None else sentence in found
+
+
+@pytest.mark.real
+def test_more_replicas_than_this_machine_has_processors_are_refused(isnet):
+    pytest.importorskip("ray.serve", reason="needs the extra serve")
+    processors = os.cpu_count()
+    done = isnet("serve", "photo", "--on-ray", "--replicas", str(processors + 1))
+    assert done.status == 2, done.err
+    assert f"there is {processors}; give --replicas {processors}" in done.err
 
 
 @pytest.mark.nightly
