@@ -60,6 +60,8 @@ _PNG = _Format(
     name="PNG",
     modes=("1", "L", "LA", "P", "RGB", "RGBA", "I;16", *_DEEP),
     kinds=("EXIF", "XMP", "comment", "text chunks"),
+    # A third of the time of level 6, for files that are 1.5 % larger.
+    options=(("compress_level", 3),),
 )
 _TIFF = _Format(
     name="TIFF",
