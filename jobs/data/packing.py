@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import Any, Literal
@@ -21,11 +21,12 @@ from PIL import Image
 from isnet.errors import InputError
 from isnet.images.crops import resize
 from isnet.images.decode import decode_rgb
+from jobs.cli.format import quantity
 from jobs.data.sources import PictureSource, Skip
 from jobs.data.split import Side
 from trainplane.data.manifest import Dataset, SkippedFile
-from trainplane.data.pack.executor import LocalExecutor, PackExecutor
-from trainplane.data.pack.pack import pack
+from trainplane.data.pack.executor import Entry, LocalExecutor, PackExecutor
+from trainplane.data.pack.pack import NothingNew, pack
 from trainplane.data.pack.shard_builder import PackItem
 from trainplane.errors import UserError
 
@@ -170,17 +171,33 @@ def pack_pictures(
     Raises:
         UserError: no picture can be used. Then no manifest is written.
     """
-    # Files that were skipped already go through, for the manifest's list.
-    return pack(
-        (
-            skipped_file(entry.file, entry.reason) if isinstance(entry, Skip) else PictureEntry(entry, recode, side)
-            for entry in entries
-        ),
-        destination,
-        name=name,
-        split=split,
-        how={**recode.described(), **how},
-        shard_bytes=shard_bytes,
-        replace=replace,
-        executor=executor or LocalExecutor(),
-    )
+    num_pictures = 0
+
+    def chosen() -> Iterator[Entry]:
+        nonlocal num_pictures
+        for entry in entries:
+            # Files that were skipped already go through, for the manifest's list.
+            if isinstance(entry, Skip):
+                yield skipped_file(entry.file, entry.reason)
+                continue
+            num_pictures += 1
+            yield PictureEntry(entry, recode, side)
+
+    try:
+        return pack(
+            chosen(),
+            destination,
+            name=name,
+            split=split,
+            how={**recode.described(), **how},
+            shard_bytes=shard_bytes,
+            replace=replace,
+            executor=executor or LocalExecutor(),
+            needs_new=side is not None,
+        )
+    except NothingNew as nothing:
+        assert side is not None
+        raise UserError(
+            f"{destination}: none of {quantity(num_pictures, 'picture')} is on the side {side.name!r} ({nothing}); "
+            "take more pictures, or give that side a larger share"
+        ) from None

@@ -165,3 +165,15 @@ def test_a_mistake_gets_a_sentence_and_changes_nothing(
     answer = isnet("data", *words)
     assert (answer.status, sorted(home.rglob("*"))) == (2, before)
     assert sentence in answer.err
+
+
+def test_a_side_that_no_photo_falls_on_is_told(home: Path, tmp_path: Path, isnet) -> None:
+    photo = tmp_path / "one" / "a.png"
+    photo.parent.mkdir()
+    Image.fromarray(np.zeros((32, 32, 3), np.uint8)).save(photo)
+    shares = parse_shares("train=50,val=50")
+    [empty] = [name for name in shares if not side_of(shares, name).contains(photo.read_bytes())]
+    found = isnet("data", "pack", photo.parent, "none", "--shares", "train=50,val=50", "--split", empty)
+    assert found.status == 2
+    assert f"none of 1 picture is on the side '{empty}' (no sample was found); take more pictures" in found.err
+    assert not (home / "datasets" / "none" / "manifest.json").exists()
