@@ -62,7 +62,7 @@ def test_a_model_behind_an_alias_is_recorded(context: Any, tmp_path: Path) -> No
     protocol: Any = SimpleNamespace(
         name="demo-val",
         dataset=SimpleNamespace(address=str(tmp_path)),
-        eval_set=SimpleNamespace(pairing=pairing, definitions=("isnet",)),
+        eval_set=SimpleNamespace(pairing=pairing, definitions=("isnet",), refine="off"),
         networks=None,
     )
     models: Any = {label: SimpleNamespace(pinned="models:/isnet-demo/1")}
