@@ -2,6 +2,9 @@
 
 import csv
 import io
+import pickle
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -10,7 +13,7 @@ from torch import nn
 
 from isnet.metrics_perceptual import INCEPTION_URL, distances
 from isnet.torchvision_shim import ensure_torchvision
-from jobs.evaluation.perceptual import Networks, distances_by_bin
+from jobs.evaluation.perceptual import Networks, distances_by_bin, open_networks
 from jobs.evaluation.scores import from_csv
 
 
@@ -109,6 +112,21 @@ def test_fid_is_that_of_the_bins_that_have_enough_pairs():
     table = np.stack(features)
     assert found["all"] == distances(table[:, 1], table[:, 0])
     assert found["10-20"] == distances(table[:1000, 1], table[:1000, 0])
+
+
+def test_networks_reach_a_process_that_has_imported_nothing(alexnet, tmp_path):
+    networks = open_networks("alex", fid=False)
+    (tmp_path / "networks.pickle").write_bytes(pickle.dumps(networks))
+    code = (
+        "import pickle, sys, pathlib; networks = pickle.loads(pathlib.Path(sys.argv[1]).read_bytes()); import torch; "
+        "print(networks.names, networks.distance(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64)))"
+    )
+    words = [sys.executable, "-c", code, str(tmp_path / "networks.pickle")]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    expected = networks.distance(torch.zeros(1, 3, 64, 64), torch.ones(1, 3, 64, 64))
+    assert done.stdout.startswith("('lpips-alex',)")
+    assert float(done.stdout.split()[-1]) == pytest.approx(expected, rel=1e-5)
 
 
 class _Colors(nn.Module):
