@@ -56,15 +56,24 @@ class Lpips(nn.Module):
         ensure_torchvision()
         import torchvision
 
-        # The public class downloads the backbone and unpickles it; this one, behind it, lets us load it ourselves.
-        from torchmetrics.functional.image.lpips import _LPIPS
-
         models = torchvision.models
         origin = {"alex": models.AlexNet_Weights, "vgg": models.VGG16_Weights}[backbone]
         state = _state_dict(weights, origin.DEFAULT.url)
-        self.net = _LPIPS(net=backbone, pnet_rand=True)
+        self._build(backbone)
         _load_backbone(self.net.net, state, backbone)
+
+    def _build(self, backbone: Backbone) -> None:
+        ensure_torchvision()
+        # The public class downloads the backbone and unpickles it; this one, behind it, lets us load it ourselves.
+        from torchmetrics.functional.image.lpips import _LPIPS
+
+        self.backbone = backbone
+        self.net = _LPIPS(net=backbone, pnet_rand=True)
         self.requires_grad_(False).eval()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Tensors travel, not torchvision's classes: a process that has imported nothing could not read those.
+        return _restored_lpips, (self.backbone, self.net.state_dict())
 
     @torch.no_grad()
     def forward(self, filled_B3HW: Tensor, truth_B3HW: Tensor) -> Tensor:
@@ -75,6 +84,14 @@ class Lpips(nn.Module):
             )
         distances_B111: Tensor = self.net(filled_B3HW.float(), truth_B3HW.float(), normalize=True)
         return distances_B111.flatten()
+
+
+def _restored_lpips(backbone: Backbone, state: dict[str, Tensor]) -> Lpips:
+    lpips = Lpips.__new__(Lpips)
+    nn.Module.__init__(lpips)
+    lpips._build(backbone)
+    lpips.net.load_state_dict(state)
+    return lpips
 
 
 def _load_backbone(net: nn.Module, state: dict[str, Tensor], backbone: str) -> None:
@@ -98,23 +115,17 @@ class InceptionFeatures(nn.Module):
 
     def __init__(self, *, weights: str | os.PathLike[str] | None = None) -> None:
         super().__init__()
-        try:
-            ensure_torchvision()
-            from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
-                FeatureExtractorInceptionV3,
-            )
-        except ImportError as error:
-            raise InputError(
-                f"FID needs the package torch-fidelity ({error}); "
-                'install the extra: pip install "isnet-platform[perceptual-metrics]"'
-            ) from error
-        state = _state_dict(weights, INCEPTION_URL)
+        # What is to be installed is told before weights are asked for.
+        _extractor()
+        self._build(_state_dict(weights, INCEPTION_URL))
+
+    def _build(self, state: dict[str, Tensor]) -> None:
         # torch-fidelity unpickles the file at its path: it gets one written here, of checked tensors.
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "inception.pth")
             torch.save(state, path)
             try:
-                self.net = FeatureExtractorInceptionV3(
+                self.net = _extractor()(
                     "inception-v3-compat", [str(NUM_FEATURES)], feature_extractor_weights_path=str(path)
                 )
             except RuntimeError as error:
@@ -123,6 +134,10 @@ class InceptionFeatures(nn.Module):
                     f"{INCEPTION_URL.rpartition('/')[2]} ({str(error).splitlines()[0]})"
                 ) from error
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # As `Lpips`: tensors travel.
+        return _restored_inception, (self.net.state_dict(),)
+
     @torch.no_grad()
     def forward(self, image_B3HW: Tensor) -> Features:
         """Returns float64 (B, 2048) of RGB rounded to 8 bits."""
@@ -130,6 +145,28 @@ class InceptionFeatures(nn.Module):
         starts = range(0, len(eight_bit), _BATCH)
         parts = [self.net(eight_bit[start : start + _BATCH])[0].double().cpu().numpy() for start in starts]
         return np.concatenate(parts)
+
+
+def _extractor() -> Any:
+    """Class of FID's network, from torch-fidelity."""
+    try:
+        ensure_torchvision()
+        from torch_fidelity.feature_extractor_inceptionv3 import (  # type: ignore[import-not-found,import-untyped,unused-ignore]
+            FeatureExtractorInceptionV3,
+        )
+    except ImportError as error:
+        raise InputError(
+            f"FID needs the package torch-fidelity ({error}); "
+            'install the extra: pip install "isnet-platform[perceptual-metrics]"'
+        ) from error
+    return FeatureExtractorInceptionV3
+
+
+def _restored_inception(state: dict[str, Tensor]) -> InceptionFeatures:
+    features = InceptionFeatures.__new__(InceptionFeatures)
+    nn.Module.__init__(features)
+    features._build(state)
+    return features
 
 
 def _state_dict(weights: str | os.PathLike[str] | None, url: str) -> dict[str, Tensor]:

@@ -5,17 +5,15 @@ They measure the same composites as PSNR (`isnet.metrics_perceptual`).
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
 
 from isnet.errors import InputError
-from isnet.torchvision_shim import ensure_torchvision
 from trainplane.errors import UserError
 
 if TYPE_CHECKING:
@@ -33,9 +31,6 @@ class Networks:
     lpips: Lpips | None
     inception: InceptionFeatures | None
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return _unpickled, (self.backbone, pickle.dumps((self.lpips, self.inception)))
-
     @property
     def names(self) -> tuple[str, ...]:
         """Metrics that are measured, such as `lpips-alex` and `fid`."""
@@ -51,14 +46,6 @@ class Networks:
         if self.inception is None:
             return None
         return np.concatenate([self.inception(composite_13HW), self.inception(truth_13HW)])
-
-
-def _unpickled(backbone: Backbone | None, modules: bytes) -> Networks:
-    """Restores networks in a task's process."""
-    # Their classes import torchvision, which has to be made importable first.
-    ensure_torchvision()
-    lpips, inception = pickle.loads(modules)
-    return Networks(backbone, lpips, inception)
 
 
 def open_networks(backbone: Backbone | None, *, fid: bool) -> Networks | None:

@@ -165,3 +165,7 @@ def test_fid_with_the_real_network(held, checkpoints, monkeypatch):
     assert report["perceptual"] == ["fid"]
     assert report["bins"]["all"]["fid"] > 0
     assert {"p_ids", "u_ids"} <= set(report["bins"]["all"])
+    # And it reaches tasks of other hosts.
+    networks = open_networks(None, fid=True)
+    pair = torch.rand(2, 1, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    assert np.array_equal(pickle.loads(pickle.dumps(networks)).features(*pair), networks.features(*pair))
