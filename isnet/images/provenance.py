@@ -329,10 +329,11 @@ def _check_pair(chain: bytes, key: bytes, folder: Path) -> None:
         raise InputError(
             f"{folder / KEY} is not the key of the first certificate of {CERTIFICATES}; need the two of one signer"
         )
-    if certificate.not_valid_after_utc < datetime.now(UTC):
+    begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
+    if not begin <= datetime.now(UTC) <= end:
         raise InputError(
-            f"{folder / CERTIFICATES} was valid until {certificate.not_valid_after_utc:%Y-%m-%d}; have it renewed, or "
-            "take `provenance` out of the context"
+            f"{folder / CERTIFICATES} is valid from {begin:%Y-%m-%d} until {end:%Y-%m-%d}; have it renewed, or take "
+            "`provenance` out of the context"
         )
 
 

@@ -23,6 +23,11 @@ EXTRA_COLUMNS = {
 KEY_METRICS = ("psnr", "ssim", "l1_percent")
 
 
+def metric_names(means: Mapping[str, Any]) -> list[str]:
+    """Metrics that these means have, in order."""
+    return [name for name in METRIC_COLUMNS | EXTRA_COLUMNS if means.get(name) is not None]
+
+
 def mean_text(
     metric: str,
     mean: float | None,

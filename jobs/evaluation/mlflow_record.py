@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from isnet.metrics import METRICS
-from jobs.cli.format import EXTRA_COLUMNS
+from jobs.cli.format import metric_names
 from jobs.evaluation.evaluation import Protocol
 from jobs.evaluation.models import Model
 from jobs.evaluation.report import Report, tables
@@ -96,7 +96,7 @@ def _metrics(report: Report) -> dict[str, float]:
     keys = _keys(report.evaluations)
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in [*METRICS, *(extra for extra in EXTRA_COLUMNS if extra in row)]:
+            for metric in metric_names(row):
                 metrics[f"{keys[label]}/{metric}{'' if name == 'all' else f'_{name}'}"] = float(row[metric])
         costs: dict[str, Any] = evaluation["cost"]
         metrics |= {f"{keys[label]}/{name}": float(value) for name, value in costs.items() if value is not None}

@@ -218,7 +218,9 @@ def paper_view(evaluation: Mapping[str, Any]) -> dict[str, float] | None:
         return None
     # The mean over pairs, so each bin counts by its number of pairs.
     count = sum(row["n"] for row in rows)
-    means = {metric: sum(row[metric] * row["n"] for row in rows) / count for metric in METRICS}
+    # Those that are means over pairs: FID is none.
+    names = (*METRICS, "lpips") if all("lpips" in row for row in rows) else METRICS
+    means = {metric: sum(row[metric] * row["n"] for row in rows) / count for metric in names}
     return {**means, "n": count}
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from isnet.metrics import METRICS
-from jobs.cli.format import EXTRA_COLUMNS, KEY_METRICS, METRIC_COLUMNS, mean_text, quantity, ratio_rows
+from jobs.cli.format import EXTRA_COLUMNS, KEY_METRICS, METRIC_COLUMNS, mean_text, metric_names, quantity, ratio_rows
 from jobs.evaluation.evaluation import BETTER
 from jobs.evaluation.headline import headline, ranking
 from jobs.evaluation.paper_tables import (
@@ -295,7 +295,7 @@ def csv(report: Report) -> str:
     lines = ["model,address,bin,metric,mean,low,high,pairs,better"]
     for label, evaluation in report.evaluations.items():
         for name, row in evaluation["bins"].items():
-            for metric in [*METRICS, *(extra for extra in EXTRA_COLUMNS if extra in row)]:
+            for metric in metric_names(row):
                 # A bin of one picture has no interval.
                 low, high = (evaluation["intervals"].get(name) or {}).get(metric) or ("", "")
                 cells = [label, evaluation["model"], name, metric, row[metric], low, high, row["n"], BETTER[metric]]

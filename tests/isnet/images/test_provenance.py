@@ -175,11 +175,12 @@ def test_mistakes_are_sentences(identity: Identity, tmp_path: Path) -> None:
         signed(replace(identity, chain=b"nothing"), ".png")
 
 
-def test_certificate_that_has_ended_is_refused_before_anything_is_filled(tmp_path: Path) -> None:
-    make_certificates(tmp_path / "id", "Example Ltd", now=datetime.now(UTC) - timedelta(days=500))
-    with pytest.raises(InputError, match=r"was valid until \d{4}-\d\d-\d\d; have it renewed"):
-        Identity.read(tmp_path / "id")
-    assert Identity.read(tmp_path / "id", signs=False).chain
+def test_certificate_of_another_time_is_refused_before_anything_is_filled(tmp_path: Path) -> None:
+    for name, days in (("ended", -500), ("to come", 30)):
+        make_certificates(tmp_path / name, "Example Ltd", now=datetime.now(UTC) + timedelta(days=days))
+        with pytest.raises(InputError, match=r"is valid from \d{4}-\d\d-\d\d until \d{4}-\d\d-\d\d; have it renewed"):
+            Identity.read(tmp_path / name)
+        assert Identity.read(tmp_path / name, signs=False).chain
 
 
 def test_missing_extra_is_told_when_certificates_are_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

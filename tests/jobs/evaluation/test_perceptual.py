@@ -61,6 +61,9 @@ def test_lpips_stands_in_the_report_in_every_form(held, alexnet, tmp_path):
     folder = tmp_path / "report"
     text = (folder / "report.md").read_text()
     assert "## LPIPS by hole ratio" in text
+    # No cell of its table is empty, the one over the paper's bins neither.
+    table = text.partition("## LPIPS by hole ratio")[2].partition("##")[0]
+    assert "|  |" not in table
     assert "LPIPS 0.1 on alex, lower is better" in text
     assert "LPIPS" in (folder / "report.html").read_text()
     scores = from_csv((folder / "scores-0.csv").read_text())
