@@ -3,11 +3,11 @@
     isnet bench loader --json --photos DIR --mds-python PATH
 
 Every reader is a separate process that reads the same pictures, each in its own packing, from one S3 server (the
-bench's own on loopback, or with `--store s3://BUCKET/PREFIX` the one that AWS_ENDPOINT_URL names), makes the same crop
-of them with its own decoder, and measures itself; the readers take turns. Reported for each set of pictures and number
-of workers: pictures per second, pictures per processor second of the reading processes, the ratio to the best peer, the
-ratio to bare decoding of the same bytes in memory, and the time to the first batch at the start and in the middle of
-an epoch. Not covered: several machines; training.
+bench's own on loopback, or with `--store s3://BUCKET/PREFIX` the one that AWS_ENDPOINT_URL names), makes the same
+crop of them, and measures itself; the readers take turns. Peers run twice: as they come, and with our decoder.
+Reported for each set of pictures and number of workers: pictures per second, pictures per processor second of the
+reading processes, the ratio to the best peer, the ratio to bare decoding of the same bytes in memory, and the time to
+the first batch at the start and in the middle of an epoch. Not covered: several machines; training.
 """
 
 from __future__ import annotations
@@ -38,6 +38,7 @@ BATCH = 32
 WARMUP = 8  # batches
 TRAIN_RESIZE = 288
 PEERS = ("webdataset", "mosaicml-streaming", "litdata")
+OUR_DECODER = " with our decoder"
 
 # Measurements by reader and kind, round after round. Kinds: "0", "1", "2" workers, "start", "middle".
 Runs: TypeAlias = dict[str, dict[str, list[dict[str, float]]]]
@@ -136,7 +137,7 @@ def _measured_set(
     programs: dict[str, tuple[str, dict[str, Any]]] = {
         "ours": ("ours", {}),
         "webdataset": ("tars", {}),
-        "webdataset with our decoder": ("tars", {"decoder": "ours"}),
+        f"webdataset{OUR_DECODER}": ("tars", {"decoder": "ours"}),
         "bare": ("bare", {}),
         "ours, training": ("ours", {"train": True}),
         "bare, training": ("bare", {"train": True}),
@@ -146,7 +147,7 @@ def _measured_set(
     for name, module in (("mosaicml-streaming", "mds"), ("litdata", "chunks")):
         try:
             pack_for_peer(module, pythons.get(module, sys.executable), pictures, bucket, scratch)
-            programs[name] = (module, {})
+            programs |= {name: (module, {}), f"{name}{OUR_DECODER}": (module, {"decoder": "ours"})}
         except RunFailed as error:
             left_out[name] = str(error)
     sizes = {"size": SIZE, "resize": pictures.resize, "train_resize": TRAIN_RESIZE, "batch": BATCH, "seed": 10}
@@ -195,7 +196,7 @@ def _in_turns(
                     runs[name].setdefault(kind, []).append(measured)
         except RunFailed as error:
             # Without ours there is nothing to compare; a peer may fail.
-            if name not in PEERS:
+            if name.removesuffix(OUR_DECODER) not in PEERS:
                 raise
             ended[name] = str(error)
             del runs[name]
@@ -273,20 +274,22 @@ def _ratios(runs: Runs) -> dict[str, Any]:
     def rates(name: str, kind: str, clock: str) -> list[float]:
         return [run["pictures"] / run[clock] for run in runs[name][kind]]
 
-    # Only those that were measured to the end.
-    peers = [name for name in PEERS if name in runs]
-
-    def best_peer(kind: str, clock: str) -> list[float]:
+    def best_of(peers: list[str], kind: str, clock: str) -> list[float]:
         return [max(values) for values in zip(*(rates(name, kind, clock) for name in peers), strict=True)]
 
+    # Only those that were measured to the end.
+    as_they_come = [name for name in PEERS if name in runs]
+    groups = {
+        "to_best_peer": as_they_come + [name for name in runs if name.endswith(OUR_DECODER)],
+        "to_best_peer_as_it_comes": as_they_come,
+    }
     ratios: dict[str, Any] = {}
-    # To the best peer of each round, and to the webdataset loader freed of its slower decoder.
+    # To the best of each round; the first group has the best decoder that each can have.
     for kind, clock in itertools.product(("1", "2"), ("wall", "cpu")):
-        ours = rates("ours", kind, f"{clock}_s")
-        others = {"to_best_peer": best_peer(kind, f"{clock}_s")}
-        others["to_webdataset_with_our_decoder"] = rates("webdataset with our decoder", kind, f"{clock}_s")
-        for name, values in others.items():
-            ratios.setdefault(name, {})[f"{kind} {clock}"] = median_quotient(ours, values)
+        for name, peers in groups.items():
+            if peers:
+                quotient = median_quotient(rates("ours", kind, f"{clock}_s"), best_of(peers, kind, f"{clock}_s"))
+                ratios.setdefault(name, {})[f"{kind} {clock}"] = quotient
     # To bare decoding, by processor time: several workers use more than one processor, bare decoding uses one.
     for kind in ("0", "1", "2"):
         for name, view in (("to_bare", ""), ("to_bare_training", ", training")):
@@ -296,9 +299,11 @@ def _ratios(runs: Runs) -> dict[str, Any]:
 
 
 def _figures(row: dict[str, Any]) -> Iterator[Figure]:
-    target = 2.0 if row["set"].endswith("-large") else 1.2
     for key, value in row["to_best_peer"].items():
-        yield figure(f"{row['set']}: to the best peer, {key}", value, "ratio", target, met=value >= target)
+        name = f"{row['set']}: to the best peer with the best decoder, {key}"
+        yield figure(name, value, "ratio", 1.2, met=value >= 1.2)
+    for key, value in row.get("to_best_peer_as_it_comes", {}).items():
+        yield figure(f"{row['set']}: to the best peer as it comes, {key}", value, "ratio")
     for kind in ("to_bare", "to_bare_training"):
         for workers, value in row[kind].items():
             name = f"{row['set']}: {kind.replace('_', ' ')}, {workers} workers, cpu"

@@ -3,7 +3,7 @@
 Users ask all the time, some by version. In the first third the candidate gets a tenth of the traffic; in the second
 MLflow is down and the share widens to all; in the third MLflow is back, the candidate is promoted and rolled back. Then
 one user asks alone, for what the server adds to a fill. The trail is changed from this process, which is another one
-than the server's.
+than the server's. With `--replicas N` the server computes on Ray Serve, and one replica is killed in the first third.
 """
 
 from __future__ import annotations
@@ -24,12 +24,13 @@ import urllib.error
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import psutil
 from PIL import Image
 from urllib3.filepost import encode_multipart_formdata
 
@@ -47,7 +48,10 @@ from trainplane.storage import open_store
 from trainplane.testing.mlflow_server import tracking_server
 from trainplane.tracking.client import TrackingServer, all_pages
 
-_START_S = 300.0
+_HOME = "ISNET_HOME"
+# Name that Ray Serve gives the processes of jobs.serving.on_ray.FillReplica.
+_REPLICA = "ray::ServeReplica:isnet:fills"
+_START_S, _END_S = 300.0, 120.0
 _UPLOAD_S = 180.0
 # What the server may add to a fill at the 95th percentile, and how long an old version may answer.
 _ADDED_MS, _OLD_ANSWER_S = 25.0, 2.0
@@ -92,17 +96,23 @@ def traffic(args: argparse.Namespace) -> int:
     context.activate()
     if not context.tracking.startswith("sqlite:"):
         raise RunFailed("this bench stops MLflow for a while, so it runs on a context whose tracking is a SQLite file")
-    sizes = {"users": args.users, "requests": args.requests, "side": args.side}
+    sizes = {"users": args.users, "requests": args.requests, "side": args.side, "replicas": args.replicas}
     return report(args, measure(args.name, args.candidate, context, **sizes))
 
 
-def measure(name: str, candidate: str, context: Context, *, users: int, requests: int, side: int) -> list[Figure]:
+def measure(
+    name: str, candidate: str, context: Context, *, users: int, requests: int, side: int, replicas: int = 0
+) -> list[Figure]:
     """Runs the scenario; returns its figures."""
     audited = AuditedModel(context.tracking_server, name, open_store(context.audit))
     production = audited.current_version()
     assert production is not None, "the server says so in a sentence"
     port, token = free_port(), secrets.token_urlsafe(24)
-    with _Mlflow(context) as mlflow, _server(context, mlflow, name, candidate, port, token) as address:
+    folder = context.home / "bench-traffic"
+    words = ["serve", name, "--candidate", candidate, "--port", str(port), "--keep", "facts"]
+    if replicas:
+        words += ["--on-ray", "--replicas", str(replicas)]
+    with _Mlflow(context) as mlflow, _server(context, mlflow, folder, words, token) as address:
         client = TrafficClient(address, token, side)
         client.wait_for_versions({production, candidate})
         crowd, started = Crowd(), time.time()
@@ -121,6 +131,9 @@ def measure(name: str, candidate: str, context: Context, *, users: int, requests
             record_share(store, name, candidate, alias="production", mode="canary", share=value, reason="bench traffic")
 
         share(0.1)
+        if replicas:
+            crowd.wait_for(total // 6, threads)
+            kill_replica(folder / "home")
         crowd.wait_for(total // 3, threads)
         mlflow.stop()
         share(0.5)
@@ -258,29 +271,48 @@ class _Mlflow:
 
 
 @contextmanager
-def _server(context: Context, mlflow: _Mlflow, name: str, candidate: str, port: int, token: str) -> Iterator[str]:
+def _server(context: Context, mlflow: _Mlflow, folder: Path, words: Sequence[str], token: str) -> Iterator[str]:
     """Runs `isnet serve` as a process, with this MLflow."""
-    folder = context.home / "bench-traffic"
     folder.mkdir(parents=True, exist_ok=True)
     store = {"datasets": context.datasets, "checkpoints": context.checkpoints}
     rows = {"tracking": mlflow.address, **store, "artifacts": context.artifacts, "audit": context.audit}
     table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in rows.items())
     (folder / "isnet.toml").write_text(f"[context.traffic]\n{table}", encoding="utf-8")
-    words = ["serve", name, "--context", "traffic", "--candidate", candidate, "--port", str(port), "--keep", "facts"]
-    environment = {**os.environ, TOKEN_VARIABLE: token, "ISNET_HOME": str(folder / "home"), "ISNET_CONTEXT": "traffic"}
+    port = words[words.index("--port") + 1]
+    environment = {**os.environ, TOKEN_VARIABLE: token, _HOME: str(folder / "home"), "ISNET_CONTEXT": "traffic"}
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "jobs.cli", *words], cwd=folder, env=environment, stdout=log, stderr=log
+            [sys.executable, "-m", "jobs.cli", *words, "--context", "traffic"],
+            cwd=folder,
+            env=environment,
+            stdout=log,
+            stderr=log,
         )
         try:
             address = f"http://127.0.0.1:{port}"
             _wait_until_ready(process, address, folder / "serve.log")
             yield address
             process.send_signal(signal.SIGINT)
-            process.wait(60)
+            process.wait(_END_S)
         finally:
             process.kill()
             process.wait()
+
+
+def kill_replica(home: Path) -> None:
+    """Kills one replica that fills for the server of this home.
+
+    Raises:
+        RunFailed: There is none.
+    """
+    for process in psutil.process_iter():
+        # Processes of other users, and those that end meanwhile.
+        with suppress(psutil.Error):
+            is_replica = " ".join(process.cmdline()).startswith(_REPLICA)  # and then the method it runs
+            if is_replica and process.environ().get(_HOME) == str(home):
+                process.kill()
+                return
+    raise RunFailed(f"no process is called {_REPLICA}; see what Ray calls its replicas now")
 
 
 def _wait_until_ready(process: subprocess.Popen[bytes], address: str, log: Path) -> None:

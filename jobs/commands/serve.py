@@ -20,6 +20,7 @@ from jobs.serving.startup import ServingPlan, open_service, plan_serving
 from jobs.serving.token import TOKEN_VARIABLE, checked_token, new_token
 from trainplane.cluster.context import Context
 from trainplane.cluster.ports import HOST, check_port
+from trainplane.cluster.ray_address import is_job
 from trainplane.command_line import command_line
 from trainplane.errors import UserError
 from trainplane.registry.audit import record_head, verified_trail
@@ -49,6 +50,12 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     limits = QueueLimits(at_once, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
     # Out of the environment: child processes have no use for it.
     variable = os.environ.pop(TOKEN_VARIABLE, None)
+    if variable is None and is_job(os.environ):
+        raise UserError(
+            f"a job's log is kept, and a token that is made here would stand in it; set {TOKEN_VARIABLE} on the "
+            "cluster's nodes, or start the server on one of them instead of submitting it, with RAY_ADDRESS=auto: "
+            + command_line("serve", name, "--on-ray")
+        )
     token = new_token() if variable is None else checked_token(variable)
     # Mistakes end here, before anything is listened on or recorded.
     options = ServingOptions(name, alias, candidate=args.candidate, limits=limits, widen=args.widen, keep=args.keep)
@@ -56,7 +63,7 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     # Traffic, refusals and ways back are told as they happen.
     logging.getLogger("trainplane.serving").setLevel(logging.INFO)
     settings = AppSettings(token, max_pixels=args.max_pixels, max_bytes=args.max_bytes)
-    announce = partial(_announce, args, plan, port, token)
+    announce = partial(_announce, args, plan, port, None if variable else token)
     if args.on_ray:
         # Ray Serve is an extra, and takes seconds to import.
         from jobs.serving.on_ray import ReplicaSettings, serve_on_ray
@@ -83,13 +90,13 @@ def _name_and_alias(args: argparse.Namespace) -> tuple[str, str]:
     return parts.name, alias
 
 
-def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str) -> None:
-    """Prints the address once the server answers."""
+def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str | None) -> None:
+    """Prints the address, without a token of the user's own."""
     where = HOST if _is_every_address(args.host) else args.host
     address = f"http://{where}:{port}"
     payload: dict[str, Any] = {
         "address": address,
-        "page": f"{address}/?token={token}",
+        "page": f"{address}/" if token is None else f"{address}/?token={token}",
         "token": token,
         "name": plan.options.name,
         "alias": plan.options.alias,
@@ -97,9 +104,10 @@ def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str
         "candidate": plan.options.candidate,
     }
     beside = f", beside it version {plan.options.candidate}" if plan.options.candidate else ""
+    asks = f"it asks for ?token=, the value of {TOKEN_VARIABLE}; " if token is None else ""
     text = (
         f"{plan.options.name}@{plan.options.alias} is version {plan.production}{beside}\n"
-        f"{payload['page']} (Ctrl-C ends it)"
+        f"{payload['page']} ({asks}Ctrl-C ends it)"
     )
     emit(args, payload, text)
     if args.host not in (HOST, "localhost", "::1"):

@@ -1,7 +1,7 @@
 """litdata on its own chunks, decoded by Pillow.
 
-Its image type uses torchvision's decoder, which is not everywhere. `python -m jobs.bench.readers.chunks pack SPEC`
-packs; pictures come as files of a folder.
+Its image type uses torchvision's decoder, which is not everywhere. `"decoder": "ours"` takes ours instead.
+`python -m jobs.bench.readers.chunks pack SPEC` packs; pictures come as files of a folder.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from isnet.torchvision_shim import ensure_torchvision
-from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
+from jobs.bench.readers.serving import Open, Spec, crop_of_bytes, main
 
 ensure_torchvision()
 
@@ -45,21 +45,21 @@ def read_file(file: str) -> bytes:
 
 
 class LitdataPictures(litdata.StreamingDataset):  # type: ignore[misc]
-    """Pictures cropped by Pillow."""
+    """Pictures cropped from the bytes of a JPEG."""
 
-    def __init__(self, crop: PillowCrop, **options: Any) -> None:
+    def __init__(self, crop: Callable[[bytes | memoryview], torch.Tensor], **options: Any) -> None:
         super().__init__(**options)
         self._crop = crop
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        return self._crop.of_bytes(super().__getitem__(index))
+        return self._crop(super().__getitem__(index))
 
 
 def opened(spec: Spec) -> Open:
     """Streams of litdata."""
     # Its S3 client refuses a server without TLS otherwise.
     _OBSTORE_CLIENT_OPTIONS["allow_http"] = True
-    crop = PillowCrop(spec["size"], spec["resize"])
+    crop = crop_of_bytes(spec)
 
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:

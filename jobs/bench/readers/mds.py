@@ -1,6 +1,7 @@
 """mosaicml-streaming on its own shards (MDS), with its JPEG decoder.
 
 It needs an older numpy than we do, so it runs in an environment of its own: `isnet bench loader --mds-python PATH`.
+`"decoder": "ours"` takes our decoder, where that environment has simplejpeg.
 `python -m jobs.bench.readers.mds pack SPEC` packs; pictures come as files of a folder.
 """
 
@@ -9,7 +10,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from typing import Any
 import torch
 
 from isnet.torchvision_shim import ensure_torchvision
-from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
+from jobs.bench.readers.serving import Open, Spec, crop_of_bytes, main
 
 ensure_torchvision()
 
@@ -35,20 +36,20 @@ def pack(spec: Spec) -> None:
 
 
 class StreamingPictures(streaming.StreamingDataset):  # type: ignore[misc]
-    """Pictures decoded by Pillow, as the library's `jpeg` column does."""
+    """Pictures cropped from the bytes of a JPEG."""
 
-    def __init__(self, crop: PillowCrop, **options: Any) -> None:
+    def __init__(self, crop: Callable[[bytes | memoryview], torch.Tensor], **options: Any) -> None:
         super().__init__(**options)
         self._crop = crop
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        return self._crop.of_bytes(super().__getitem__(index)["image"])
+        return self._crop(super().__getitem__(index)["image"])
 
 
 def opened(spec: Spec) -> Open:
     """Streams of mosaicml-streaming."""
     os.environ["S3_ENDPOINT_URL"] = os.environ["AWS_ENDPOINT_URL"]
-    crop = PillowCrop(spec["size"], spec["resize"])
+    crop = crop_of_bytes(spec)
 
     @contextmanager
     def stream(*, workers: int, start: int) -> Iterator[Iterator[int]]:

@@ -106,6 +106,18 @@ class PillowCrop:
         top = random.randint(0, image.height - self.size)
         return torch.from_numpy(np.array(image.crop((left, top, left + self.size, top + self.size))))
 
-    def of_bytes(self, data: bytes) -> torch.Tensor:
+    def of_bytes(self, data: bytes | memoryview) -> torch.Tensor:
         """Crop of an encoded picture."""
         return self(Image.open(io.BytesIO(data)))
+
+
+def crop_of_bytes(spec: Spec) -> Callable[[bytes | memoryview], torch.Tensor]:
+    """Crop of encoded pictures, Pillow's or ours (`decoder`)."""
+    if spec.get("decoder") != "ours":
+        return PillowCrop(spec["size"], spec["resize"]).of_bytes
+    # Imported here, because the environment of a peer need not have our decoder.
+    from jobs.bench.readers.ours import OurCrop
+
+    crop, rng = OurCrop(spec["size"], spec["resize"]), np.random.default_rng()
+    # litdata gives a view of its chunk.
+    return lambda data: crop({"jpg": bytes(data)}, rng)["image"]

@@ -1,6 +1,6 @@
 """webdataset on our shards, fetched by boto3 as documented.
 
-`"decoder": "ours"` replaces its decoder and crop by ours, which separates the loader's cost from the decoder's.
+`"decoder": "ours"` takes our decoder and crop instead.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 import webdataset
 from torch.utils.data import DataLoader
 
-from jobs.bench.readers.serving import Open, PillowCrop, Spec, main
+from jobs.bench.readers.serving import Open, PillowCrop, Spec, crop_of_bytes, main
 
 
 def s3_body(url: str, mode: str = "rb", bufsize: int = 8192, **options: Any) -> Any:
@@ -39,7 +39,8 @@ def opened(spec: Spec) -> Open:
     def pipeline() -> Any:
         samples = raw().shuffle(1000)
         if spec.get("decoder") == "ours":
-            return samples.map(_our_crop(spec)).batched(spec["batch"])
+            our_crop = crop_of_bytes(spec)
+            return samples.map(lambda sample: (our_crop(sample["jpg"]),)).batched(spec["batch"])
         return samples.decode("pil", only=["jpg"]).map(cropped).batched(spec["batch"])
 
     @contextmanager
@@ -57,16 +58,6 @@ def opened(spec: Spec) -> Open:
             batches._shutdown_workers()  # type: ignore[attr-defined]
 
     return stream
-
-
-def _our_crop(spec: Spec) -> Any:
-    import numpy as np
-
-    from jobs.bench.readers.ours import OurCrop
-
-    crop = OurCrop(spec["size"], spec["resize"])
-    rng = np.random.default_rng()
-    return lambda sample: (crop(sample, rng)["image"],)
 
 
 if __name__ == "__main__":

@@ -75,6 +75,7 @@ def bench(commands: Any) -> None:
     traffic.add_argument("--users", default=4, help="at once, default 4", **N)
     traffic.add_argument("--requests", default=50, help="of each user, default 50", **N)
     traffic.add_argument("--side", type=count, default=128, metavar="PX", help="of the photo, default 128")
+    traffic.add_argument("--replicas", default=0, help="of Ray Serve, one is killed; default 0: without Ray", **N0)
     order = action("order", "what the order of samples costs, how well it shuffles")
     order.add_argument("--samples", default=10**7, help="to plan, default 10 million", **N)
     order.add_argument("--ranks", default=1024, help="default 1024", **N)

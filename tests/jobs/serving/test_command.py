@@ -19,6 +19,7 @@ from project_fixtures import runner
 from urllib3.filepost import encode_multipart_formdata
 
 from jobs.bench.traffic import TrafficClient, measure
+from jobs.cli.main import main
 from jobs.serving.on_ray import ReplicaSettings, room_message
 from trainplane.cluster.context import resolve
 from trainplane.cluster.ports import free_port
@@ -52,6 +53,23 @@ def test_a_mistake_is_a_sentence_and_nothing_is_recorded(isnet, served_home, wor
     assert done.status == 2, done.err
     assert sentence in done.err
     assert len(read_trail(open_store(str(served_home / "audit")), "photo").records) == records
+
+
+def test_a_job_is_asked_for_a_token_because_its_log_is_kept(isnet, monkeypatch):
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
+    done = isnet("serve", "photo")
+    assert (done.status, "set ISNET_SERVE_TOKEN on the cluster's nodes" in done.err) == (2, True), done.err
+
+
+def test_a_token_of_the_users_own_is_not_printed(served_home, monkeypatch, capfd):
+    monkeypatch.setenv("ISNET_SERVE_TOKEN", secret := "a-token-of-the-users-own")
+    monkeypatch.setattr("jobs.commands.serve.run_server", lambda app, *, announce, **_: announce())
+    for words in (("serve", "photo"), ("serve", "photo", "--json")):
+        monkeypatch.setenv("ISNET_SERVE_TOKEN", secret)
+        assert main(list(words)) == 0
+        out, err = capfd.readouterr()
+        assert secret not in out + err
+        assert "http://127.0.0.1:" in out
 
 
 def test_a_token_that_is_too_short_is_refused_without_being_shown(isnet, monkeypatch):
