@@ -300,7 +300,7 @@ def _server(context: Context, mlflow: _Mlflow, folder: Path, words: Sequence[str
 
 
 def kill_replica(home: Path) -> None:
-    """Kills one replica that fills for the server of this home.
+    """Kills one replica of the server with this home.
 
     Raises:
         RunFailed: There is none.
