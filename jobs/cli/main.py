@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from jobs.cli.arguments import parse
 from jobs.cli.streams import OutputError, notify, usable_streams, write_report
+from trainplane.collector import collector_off
 from trainplane.command_line import CONTEXT_VARIABLE
 from trainplane.errors import RunFailed, UserError, split_remedy
 from trainplane.observe.json_lines import VARIABLE as LOG
@@ -63,7 +64,8 @@ def _run(args: argparse.Namespace) -> int:
 
     try:
         with _report_stream(args), preserved_variables(CONTEXT_VARIABLE, VARIABLE, LOG, METRICS), child_environment():
-            command = getattr(importlib.import_module(f"jobs.{module}"), function)
+            with collector_off(keep_all=True):
+                command = getattr(importlib.import_module(f"jobs.{module}"), function)
             places = () if args.target.startswith(WITHOUT_CONTEXT) else (_context(args),)
             # The context may ask for it, too.
             use_json_lines_if_asked()

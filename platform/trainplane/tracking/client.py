@@ -7,7 +7,6 @@ functions because the import takes seconds. Records are sent by `spool.upload`.
 
 from __future__ import annotations
 
-import gc
 import logging
 import os
 import re
@@ -18,6 +17,7 @@ from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
 
+from trainplane.collector import collector_off
 from trainplane.command_line import command_line
 from trainplane.environ import preserved_variables
 from trainplane.errors import CLI, RunFailed, UserError, error_line
@@ -155,19 +155,7 @@ def quiet_mlflow() -> None:
         os.environ.setdefault(name, value)
 
 
-@contextmanager
-def _without_collector() -> Iterator[None]:
-    # MLflow's import makes a million objects that stay; searching them for garbage is a sixth of its time.
-    was_on = gc.isenabled()
-    gc.disable()
-    try:
-        yield
-    finally:
-        if was_on:
-            gc.enable()
-
-
-@_without_collector()
+@collector_off()
 def _make_client(address: str) -> Any:
     # Creates the client. Errors of SQLAlchemy become `MlflowException`, like those of a server.
     quiet_mlflow()
