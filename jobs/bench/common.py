@@ -23,6 +23,7 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from isnet.masks import irregular
 from jobs.cli.main import emit
 from trainplane.environ import preserved_variables
 
@@ -205,3 +206,11 @@ def smooth_photos(folder: Path, *, count: int = 12, height: int = 70, width: int
         picture = np.stack([(127 + 120 * wave).astype(np.uint8) for wave in waves], axis=-1)
         Image.fromarray(picture).save(photos / f"{number:05}.{suffix}", quality=90)
     return photos
+
+
+def write_holes(folder: Path, count: int, side: int) -> None:
+    """Writes square masks with holes of 20 to 30 %."""
+    folder.mkdir()
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        Image.fromarray(irregular(side, side, rng, ratio=(0.2, 0.3))).save(folder / f"{number:05d}.png")

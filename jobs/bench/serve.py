@@ -17,13 +17,9 @@ import time
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-from PIL import Image
-
 from isnet.images.save import encode_photo
 from isnet.inpaint import inpaint
-from isnet.masks import irregular
-from jobs.bench.common import Figure, figure, median_quotient, report, results_in_turns, smooth_photos
+from jobs.bench.common import Figure, figure, median_quotient, report, results_in_turns, smooth_photos, write_holes
 from jobs.evaluation.models import open_model
 from jobs.inference import batch as inpaint_batch
 from jobs.inference.planning import Options, plan
@@ -87,7 +83,7 @@ def batch(address: str, context: Context, args: argparse.Namespace) -> list[Figu
     with tempfile.TemporaryDirectory(prefix="isnet-bench-") as name:
         folder = Path(name)
         smooth_photos(folder, count=args.pictures, height=args.side, width=args.side, suffix="jpg")
-        _write_masks(folder / "masks", args.pictures, args.side)
+        write_holes(folder / "masks", args.pictures, args.side)
         # Both write to fresh folders, so that nothing is skipped as done.
         ratios, rates = [], []
         for turn in range(args.rounds):
@@ -101,13 +97,6 @@ def batch(address: str, context: Context, args: argparse.Namespace) -> list[Figu
         figure(f"batch job, {args.tasks or 'no'} Ray tasks", job_rate, "pictures/s"),
         figure("batch job against the plain loop", statistics.median(ratios), "times its rate"),
     ]
-
-
-def _write_masks(folder: Path, count: int, side: int) -> None:
-    folder.mkdir()
-    rng = np.random.default_rng(0)
-    for number in range(count):
-        Image.fromarray(irregular(side, side, rng, ratio=(0.2, 0.3))).save(folder / f"{number:05d}.png")
 
 
 def _loop(address: str, context: Context, folder: Path, out: Path) -> float:

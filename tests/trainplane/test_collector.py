@@ -10,10 +10,16 @@ from trainplane.collector import collector_off
 
 
 def test_it_is_off_in_the_block_and_on_again_after_an_error() -> None:
-    with pytest.raises(ImportError), collector_off():
-        assert not gc.isenabled()
-        raise ImportError
-    assert gc.isenabled()
+    states = []
+
+    def broken_import() -> None:
+        with collector_off():
+            states.append(gc.isenabled())
+            raise ImportError
+
+    with pytest.raises(ImportError):
+        broken_import()
+    assert (states, gc.isenabled()) == ([False], True)
 
 
 def test_one_that_was_off_stays_off() -> None:
