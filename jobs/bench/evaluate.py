@@ -16,14 +16,14 @@ import numpy as np
 import torch
 from PIL import Image
 
-from isnet.metrics import measure
+from isnet.metrics import Definition, measure
 from jobs.api.datasets import pack
 from jobs.bench.common import Figure, figure, report, smooth_photos, write_holes
 from jobs.evaluation.evaluation import Protocol, make_protocol, measure_model
 from jobs.evaluation.models import open_model
 from trainplane.cluster.context import Context, resolve
 
-_DEFINITION = "isnet"
+_DEFINITION: Definition = "isnet"
 
 
 def evaluate(args: argparse.Namespace) -> int:
