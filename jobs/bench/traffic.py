@@ -14,7 +14,6 @@ import itertools
 import json
 import os
 import secrets
-import signal
 import statistics
 import subprocess
 import sys
@@ -292,7 +291,8 @@ def _server(context: Context, mlflow: _Mlflow, folder: Path, words: Sequence[str
             address = f"http://127.0.0.1:{port}"
             _wait_until_ready(process, address, folder / "serve.log")
             yield address
-            process.send_signal(signal.SIGINT)
+            # SIGINT is ignored in what a script starts in the background.
+            process.terminate()
             process.wait(_END_S)
         finally:
             process.kill()
