@@ -36,9 +36,9 @@ from urllib3.filepost import encode_multipart_formdata
 from isnet.masks import irregular
 from jobs.bench.common import Figure, figure, report
 from jobs.serving.records import trace_experiment
-from jobs.serving.token import TOKEN_VARIABLE
 from trainplane.cluster.context import Context, resolve
 from trainplane.cluster.ports import free_port
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import RunFailed
 from trainplane.registry.promote import AuditedModel
 from trainplane.registry.shares import record_share
@@ -278,7 +278,7 @@ def _server(context: Context, mlflow: _Mlflow, folder: Path, words: Sequence[str
     table = "".join(f"{key} = {json.dumps(value)}\n" for key, value in rows.items())
     (folder / "isnet.toml").write_text(f"[context.traffic]\n{table}", encoding="utf-8")
     port = words[words.index("--port") + 1]
-    environment = {**os.environ, TOKEN_VARIABLE: token, _HOME: str(folder / "home"), "ISNET_CONTEXT": "traffic"}
+    environment = {**os.environ, SERVE_TOKEN_VARIABLE: token, _HOME: str(folder / "home"), "ISNET_CONTEXT": "traffic"}
     with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "jobs.cli", *words, "--context", "traffic"],

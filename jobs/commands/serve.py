@@ -17,11 +17,12 @@ from jobs.serving.local_engine import LocalEngine
 from jobs.serving.records import trace_queue
 from jobs.serving.server import run_server
 from jobs.serving.startup import ServingPlan, open_service, plan_serving
-from jobs.serving.token import TOKEN_VARIABLE, checked_token, new_token
+from jobs.serving.token import checked_token, new_token
 from trainplane.cluster.context import Context
 from trainplane.cluster.ports import HOST, check_port
 from trainplane.cluster.ray_address import is_job
 from trainplane.command_line import command_line
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import UserError
 from trainplane.registry.audit import record_head, verified_trail
 from trainplane.registry.names import check_alias, parse_address
@@ -49,10 +50,10 @@ def serve(args: argparse.Namespace, context: Context) -> int:
     at_once = workers * args.replicas if args.on_ray else workers
     limits = QueueLimits(at_once, args.queue, max(1, int(args.queue * _WAITING_OF_ONE)))
     # Out of the environment: child processes have no use for it.
-    variable = os.environ.pop(TOKEN_VARIABLE, None)
+    variable = os.environ.pop(SERVE_TOKEN_VARIABLE, None)
     if variable is None and is_job(os.environ):
         raise UserError(
-            f"a job's log is kept, and a token that is made here would stand in it; set {TOKEN_VARIABLE} on the "
+            f"a job's log is kept, and a token that is made here would stand in it; set {SERVE_TOKEN_VARIABLE} on the "
             "cluster's nodes, or start the server on one of them instead of submitting it, with RAY_ADDRESS=auto: "
             + command_line("serve", name, "--on-ray")
         )
@@ -104,7 +105,7 @@ def _announce(args: argparse.Namespace, plan: ServingPlan, port: int, token: str
         "candidate": plan.options.candidate,
     }
     beside = f", beside it version {plan.options.candidate}" if plan.options.candidate else ""
-    asks = f"it asks for ?token=, the value of {TOKEN_VARIABLE}; " if token is None else ""
+    asks = f"it asks for ?token=, the value of {SERVE_TOKEN_VARIABLE}; " if token is None else ""
     text = (
         f"{plan.options.name}@{plan.options.alias} is version {plan.production}{beside}\n"
         f"{payload['page']} ({asks}Ctrl-C ends it)"

@@ -14,8 +14,9 @@ from pydantic import BaseModel, ConfigDict, Field
 from jobs.serving.app import AppSettings
 from jobs.serving.on_ray import ReplicaSettings, application
 from jobs.serving.startup import plan_serving
-from jobs.serving.token import TOKEN_VARIABLE, checked_token
+from jobs.serving.token import checked_token
 from trainplane.cluster.context import resolve
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import UserError
 from trainplane.serving.admission import QueueLimits
 from trainplane.serving.service import ServingOptions
@@ -40,9 +41,9 @@ def build(arguments: ClusterServing) -> Any:
     """The application of Ray Serve for these arguments."""
     context = resolve()
     context.activate()
-    token = os.environ.get(TOKEN_VARIABLE)
+    token = os.environ.get(SERVE_TOKEN_VARIABLE)
     if token is None:
-        raise UserError(f"{TOKEN_VARIABLE} is not set, so nobody could ask; give it by a Secret of the cluster")
+        raise UserError(f"{SERVE_TOKEN_VARIABLE} is not set, so nobody could ask; give it by a Secret of the cluster")
     at_once = arguments.replicas * arguments.workers
     options = ServingOptions(
         arguments.name,

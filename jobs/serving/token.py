@@ -10,10 +10,9 @@ import hashlib
 import hmac
 import secrets
 
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import UserError
 
-# Where a token comes from that is not made here; never an argument, which the process list would show.
-TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
 _SHORTEST = 16
 COOKIE = "isnet_token"
 RATER_COOKIE = "isnet_rater"
@@ -30,7 +29,7 @@ def checked_token(token: str) -> str:
     """Checks a token of the user's own; raises `UserError`."""
     if len(token) < _SHORTEST or not token.isascii() or not token.isprintable() or " " in token:
         raise UserError(
-            f"{TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST} letters and digits without "
+            f"{SERVE_TOKEN_VARIABLE} has {len(token)} characters; need at least {_SHORTEST} letters and digits without "
             "spaces; choose another one, or leave it out, and the command makes one"
         )
     return token

@@ -13,6 +13,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+# Token of the server of registered models; an argument would stand in the process list.
+SERVE_TOKEN_VARIABLE = "ISNET_SERVE_TOKEN"
+
 
 @contextmanager
 def preserved_variables(*names: str) -> Iterator[None]:

@@ -265,7 +265,7 @@ def test_a_service_serves_what_our_application_takes_behind_a_token():
     for where, spec in pod_specs(service):
         (container,) = spec["containers"]
         given = {entry["name"]: entry for entry in container["env"]}
-        assert given[cluster_app.TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"]["name"] == "isnet-serving", where
+        assert given[cluster_app.SERVE_TOKEN_VARIABLE]["valueFrom"]["secretKeyRef"]["name"] == "isnet-serving", where
         # KubeRay waits for a head that is ready before it hands over the application.
         assert "8000" not in json.dumps(container["readinessProbe"]), where
     # Its records survive the pod.

@@ -11,10 +11,11 @@ import os
 import re
 from collections.abc import Mapping
 
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import UserError
 
 _SECRETS = ("MLFLOW_TRACKING_TOKEN", "MLFLOW_TRACKING_PASSWORD", "RAY_AUTH_TOKEN")
-_HIDDEN = (*_SECRETS, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN")
+_HIDDEN = (*_SECRETS, "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", SERVE_TOKEN_VARIABLE)
 # Sent as text of a header, which takes neither blanks nor other alphabets.
 _TOKENS = ("MLFLOW_TRACKING_TOKEN", "RAY_AUTH_TOKEN")
 _WHOLE_NUMBER = re.compile(

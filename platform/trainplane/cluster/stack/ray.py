@@ -14,6 +14,7 @@ from trainplane.cluster.stack.layout import Component
 from trainplane.cluster.stack.mlflow import mlflow_environment
 from trainplane.cluster.stack.object_store import s3_environment
 from trainplane.cluster.stack.supervisor import Launch
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 
 # Drivers at once, each of a few hundred megabytes; the workers' processors are the tighter bound.
 _DRIVERS = 4
@@ -38,6 +39,7 @@ class _Node(Component):
             **mlflow_environment(self.layout),
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.layout.secret("RAY_AUTH_TOKEN"),
+            SERVE_TOKEN_VARIABLE: self.layout.secret(SERVE_TOKEN_VARIABLE),
             "RAY_USAGE_STATS_ENABLED": "0",
             # For the command itself; its child processes get the opposite (ray_start.py).
             **dict.fromkeys(LOOPBACK_VARIABLES, "1"),

@@ -26,6 +26,7 @@ from trainplane.cluster.stack.object_store import BUCKET, REGION, Moto
 from trainplane.cluster.stack.postgres import Postgres
 from trainplane.cluster.stack.ray import Head, Worker1, Worker2
 from trainplane.command_line import command_line
+from trainplane.environ import SERVE_TOKEN_VARIABLE
 from trainplane.errors import RunFailed, UserError
 from trainplane.locks import FileLock
 
@@ -36,6 +37,13 @@ SECRETS = (
     "AWS_SECRET_ACCESS_KEY",
     "MLFLOW_TRACKING_USERNAME",
     "MLFLOW_TRACKING_PASSWORD",
+)
+_SHARED_SECRETS = (
+    "RAY_AUTH_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "PGPASSWORD",
+    SERVE_TOKEN_VARIABLE,
 )
 _LOG_TAIL_BYTES = 2000
 _STOP_WAIT_S = 15.0
@@ -230,7 +238,7 @@ class _Startup:
 
     def run(self) -> None:
         # Secrets that several components share are created before their threads start.
-        for name in ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD"):
+        for name in _SHARED_SECRETS:
             self.layout.secret(name)
         mlflow_environment(self.layout)
         threads = [threading.Thread(target=self._bring_up, args=(each,), daemon=True) for each in self.components]
