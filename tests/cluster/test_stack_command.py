@@ -15,6 +15,7 @@ import psutil
 import pytest
 from small_run import SMALL
 
+from trainplane.cluster.ports import free_port
 from trainplane.cluster.stack import supervisor
 from trainplane.cluster.stack.stack import STORES, Stack, component_types
 
@@ -27,7 +28,13 @@ pytestmark = [
 
 INFRA = Path(__file__).resolve().parents[2] / "infra"
 ISNET = [sys.executable, "-m", "jobs.cli"]
-GENERATED = ("RAY_AUTH_TOKEN", "MLFLOW_TRACKING_PASSWORD", "MLFLOW_FLASK_SERVER_SECRET_KEY", "PGPASSWORD")
+GENERATED = (
+    "RAY_AUTH_TOKEN",
+    "MLFLOW_TRACKING_PASSWORD",
+    "MLFLOW_FLASK_SERVER_SECRET_KEY",
+    "PGPASSWORD",
+    "ISNET_SERVE_TOKEN",
+)
 LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 
@@ -271,6 +278,42 @@ def test_a_real_store_lets_each_role_do_what_its_policy_says(place):
         "mlflow": ("", "", "rl", ""),
     }
     assert found == {(role, name): may for role, row in expected.items() for name, may in zip(places, row, strict=True)}
+
+
+@pytest.mark.nightly
+def test_a_job_serves_a_model_to_who_has_the_stacks_token_and_writes_it_nowhere(place, photos):
+    for name in ("mine", "held"):
+        place.isnet("data", "pack", photos, name, "--context", "stack", "--parallel", 0)
+    trained = place.isnet("train", "demo", *SMALL, "tracking.register_as=small", "--context", "stack")
+    assert trained.returncode == 0, trained.stderr
+    promoted = place.isnet("models", "promote", "small", 1, "--force", "to serve it", "--context", "stack")
+    assert promoted.returncode == 0, promoted.stderr
+    port, token = free_port(), place.secrets()["ISNET_SERVE_TOKEN"]
+    words = ("serve", "small", "--on-ray", "--replicas", 2, "--port", port)
+    submitted = place.isnet("submit", "--context", "stack", "--no-follow", "--json", *words)
+    assert submitted.returncode == 0, submitted.stderr
+    job = json.loads(submitted.stdout)["job"]
+    versions = f"http://127.0.0.1:{port}/v1/versions"
+    deadline = time.monotonic() + 180
+    while answer_or_none(f"http://127.0.0.1:{port}/healthz") != 200 and time.monotonic() < deadline:
+        time.sleep(1)
+    try:
+        assert answer(versions) == 401
+        assert answer(versions, Authorization=f"Bearer {token}") == 200
+        nodes = [place.stack.layout.run / name for name in ("head", "worker-1", "worker-2")]
+        logs = [file for node in nodes for file in node.rglob("*") if file.suffix in (".log", ".out", ".err")]
+        assert logs
+        assert not [file for file in logs if token in file.read_text(errors="replace")]
+    finally:
+        stopped = place.isnet("jobs", "stop", job, "--context", "stack")
+    assert stopped.returncode == 0, stopped.stderr
+
+
+def answer_or_none(url):
+    try:
+        return answer(url)
+    except OSError:
+        return None
 
 
 def test_killed_parts_are_told_and_come_back_and_the_rest_is_left_alone(place):
