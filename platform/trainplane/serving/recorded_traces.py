@@ -87,8 +87,9 @@ def find_traces(server: TrackingServer, experiment: str, *, golden: bool = False
         max_results=_PAGE,
         include_spans=False,
     )
-    traces = [_trace(trace.info) for trace in entries]
-    return sorted(traces, key=lambda trace: (trace.started, trace.trace_id))
+    # A trace that arrives while pages are read moves one of the first page onto the second, which has it again.
+    traces = {entry.info.trace_id: _trace(entry.info) for entry in entries}
+    return sorted(traces.values(), key=lambda trace: (trace.started, trace.trace_id))
 
 
 def read_trace_files(server: TrackingServer, trace: RecordedTrace) -> Iterator[TraceFile]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
 from served_traces import cast_vote, record, send, served_trace
 
+from trainplane.serving import recorded_traces
 from trainplane.serving.recorded_traces import find_traces, read_trace_files
 from trainplane.serving.traces import new_trace
 from trainplane.tracking.client import TrackingServer
@@ -38,6 +40,31 @@ def test_traces_come_back_with_votes_and_files(tmp_path: Path, tracking_uri: str
         ("outputs", "A"): ("image/png", b"fill"),
     }
     assert not list(read_trace_files(server, facts))
+
+
+def test_a_trace_that_arrives_while_pages_are_read_doubles_none(
+    tmp_path: Path, tracking_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = [new_trace() for _ in range(6)]
+    first = [served_trace(name, started=float(second)) for second, name in enumerate(names[:5])]
+    record(tmp_path / "first", tracking_uri, first)
+    send(tmp_path / "first", tracking_uri)
+    server = TrackingServer(tracking_uri)
+    search, pages = server.client.search_traces, []
+
+    def search_while_one_arrives(**arguments: object) -> object:
+        pages.append(search(**arguments))
+        if len(pages) == 1:
+            record(tmp_path / "late", tracking_uri, [served_trace(names[5], started=10.0)])
+            send(tmp_path / "late", tracking_uri)
+        return pages[-1]
+
+    monkeypatch.setattr(recorded_traces, "_PAGE", 2)
+    monkeypatch.setattr(server.client, "search_traces", search_while_one_arrives)
+    found = [trace.trace_id for trace in find_traces(server, "serving/faces")]
+    read = [trace.info.trace_id for page in pages for trace in page]
+    assert len(set(read)) < len(read), "MLflow's pages double one"
+    assert found == names[:5]
 
 
 def test_model_without_traces_has_none(tracking_uri: str) -> None:
