@@ -3,8 +3,6 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
-# The pip that comes with Python 3.11 takes twice as long to choose versions.
-PIP_VERSION := 26.3
 # Warnings of pip about its own settings are no news to whoever runs this.
 PIP := $(BIN)/python -m pip --quiet --disable-pip-version-check
 
@@ -16,7 +14,6 @@ $(STAMP): pyproject.toml constraints.txt
 	@command -v $(PYTHON) >/dev/null || { echo "make: need $(PYTHON); install Python 3.11, or name another: make PYTHON=python3.13"; exit 2; }
 	$(PYTHON) -m venv $(VENV)
 	@echo "installing into $(VENV): about 2 GB, a few minutes the first time"
-	$(PIP) install pip==$(PIP_VERSION)
 	$(PIP) install --constraint constraints.txt --editable '.[dev]'
 	@touch $(STAMP)
 
