@@ -1,8 +1,9 @@
 """Random holes: pure functions of (height, width, rng).
 
 True is hole, and no mask is empty or full. Kinds: `irregular` (strokes up to a requested hole ratio, like Liu et al.'s
-masks [4]), `thin`, `medium` and `thick` (LaMa's three), `box`, `half`, and `silhouette` (shapes of objects). Lengths in
-the settings are pixels of a 256-pixel picture and grow with the shorter side. Hole ratios and their bins are here too.
+masks [4]), `thin`, `medium` and `thick` (of LaMa's tests), `lama` (of its training), `box`, `large_box` (CA's), `half`,
+and `silhouette` (shapes of objects). Lengths in the settings are pixels of a 256-pixel picture and grow with the
+shorter side. Hole ratios and their bins are here too.
 
 Not here: masks from files and arrays (`isnet.mask_files`).
 """
@@ -90,6 +91,13 @@ MEDIUM = StrokesAndBoxes(
 )
 THICK = StrokesAndBoxes(
     strokes=Strokes(num=(1, 5), width=(5, 100), length=(10, 200)), boxes=Boxes(num=(1, 3), side=(30, 150))
+)
+# LaMa's training, with equal probability: strokes, whose number and lengths exceed the configured ones by one step, or
+# boxes.
+LAMA = StrokesAndBoxes(
+    strokes=Strokes(num=(1, 6), width=(5, 104), length=(10, 209), max_turn=3.0),
+    boxes=Boxes(num=(1, 4), side=(30, 150)),
+    box_weight=1.0,
 )
 # Strokes as wide and long as most in Liu et al.'s masks; their number follows from the ratio.
 IRREGULAR = Strokes(num=(1, 1), width=(5, 40), length=(15, 120), vertices=(2, 8), max_turn=2.5)
@@ -185,12 +193,22 @@ def thick(height: int, width: int, rng: np.random.Generator) -> Hole:
     return mixture(height, width, rng, settings=THICK)
 
 
-def box(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """Draws a rectangle, a quarter to half of each side."""
+def lama(height: int, width: int, rng: np.random.Generator) -> Hole:
+    """LaMa's training masks: 1 to 6 strokes, or 1 to 4 boxes."""
+    return mixture(height, width, rng, settings=LAMA)
+
+
+def large_box(height: int, width: int, rng: np.random.Generator) -> Hole:
+    """Draws CA's rectangle, 3/8 to half of each side."""
+    return box(height, width, rng, share=(0.375, 0.5))
+
+
+def box(height: int, width: int, rng: np.random.Generator, *, share: tuple[float, float] = (0.25, 0.5)) -> Hole:
+    """Draws a rectangle, `share` of each side."""
     _num_pixels(height, width)
     canvas = np.zeros((height, width), np.uint8)
-    rows = max(1, round(height * rng.uniform(0.25, 0.5)))
-    columns = max(1, round(width * rng.uniform(0.25, 0.5)))
+    rows = max(1, round(height * rng.uniform(*share)))
+    columns = max(1, round(width * rng.uniform(*share)))
     top, left = int(rng.integers(height - rows + 1)), int(rng.integers(width - columns + 1))
     canvas[top : top + rows, left : left + columns] = 1
     return canvas.astype(bool)
@@ -262,7 +280,9 @@ GENERATORS: dict[str, Generator] = {
     "thin": thin,
     "medium": medium,
     "thick": thick,
+    "lama": lama,
     "box": box,
+    "large_box": large_box,
     "half": half,
 }
 

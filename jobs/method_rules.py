@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ISNET_TERMS = frozenset({"l1", "adversarial", "perceptual", "style", "feature_matching"})
 TERMS = ISNET_TERMS | {"valid", "hole", "known", "total_variation"}
+# Settings of section `loss` that are ISNet's alone.
+_ISNET_LOSS = ("gan", "d_sees", "l1_mode", "style_hole_only")
 # Settings of section `model` that every method has.
 _COMMON = {"name", "blocks", "width", "discriminator_width"}
 
@@ -32,10 +34,13 @@ class MethodRules:
     float32: str = ""  # why bf16 is refused; empty: it is not
     extra: Literal["edges", "draws"] | None = None  # what its samples have beside picture and mask
     features: Literal["vgg19", "vgg16", "resnet50"] | None = None  # network of its perceptual loss
+    loss_options: frozenset[str] = frozenset()  # further settings of section `loss` that it reads
 
 
 RULES = {
-    "edgeconnect": MethodRules(ISNET_TERMS, multiple=4, phases=3, extra="edges", features="vgg19"),
+    "edgeconnect": MethodRules(
+        ISNET_TERMS, multiple=4, phases=3, extra="edges", features="vgg19", loss_options=frozenset({"gan"})
+    ),
     "pconv": MethodRules(
         frozenset({"valid", "hole", "perceptual", "style", "total_variation"}),
         multiple=128,
@@ -104,6 +109,10 @@ def _method_faults(config: ISNetConfig, name: str, rules: MethodRules) -> Iterat
     for option in sorted(set(fields) - _COMMON):
         if (value := getattr(config.model, option)) != fields[option].default:
             yield f"model.{option}={value} is not for model.name={name}; leave it out"
+    loss_fields = type(config.loss).model_fields
+    for option in (option for option in _ISNET_LOSS if option not in rules.loss_options):
+        if (value := getattr(config.loss, option)) != loss_fields[option].default:
+            yield f"loss.{option}={value} is not for model.name={name}, whose own form is fixed; leave it out"
     train, method, size = config.train, config.method, config.data.size
     if size < rules.smallest:
         yield f"data.size={size}, and model.name={name} needs at least {rules.smallest}; set data.size=64"
@@ -119,10 +128,10 @@ def _method_faults(config: ISNetConfig, name: str, rules: MethodRules) -> Iterat
         )
     if rules.batch_norm and train.global_batch < 2:
         yield f"model.name={name} has BatchNorm, and train.global_batch=1; set train.global_batch=2 or more"
-    if name == "ca" and config.data.masks != "box":
+    if name == "ca" and config.data.masks not in ("box", "large_box"):
         yield (
-            f"model.name=ca learns from one box a picture, and data.masks={config.data.masks}; set data.masks=box "
-            "(data.val_masks may be any)"
+            f"model.name=ca learns from one box a picture, and data.masks={config.data.masks}; set "
+            "data.masks=large_box, or box (data.val_masks may be any)"
         )
     if len(method.phases) != rules.phases - 1:
         yield (

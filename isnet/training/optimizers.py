@@ -1,4 +1,4 @@
-"""Builds Adam with frozen parts and rates by part.
+"""Groups parameters by rate, and freezes parts.
 
 A pattern names parameters by their path behind the network's name, such as `generator.head.weight`. It fits a path or
 the beginning of one up to a dot: `generator.stages.0` means all of that stage. `*`, `?` and `[…]` work as in a shell.
@@ -8,33 +8,32 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from fnmatch import fnmatchcase
+from typing import Any
 
-import torch
 from torch import nn
 
 from isnet.errors import InputError
 
 
-def build_adam(
+def parameter_groups(
     name: str,
     network: nn.Module,
     *,
     rate: float,
-    betas: tuple[float, float],
-    fused: bool,
     freeze: Sequence[str] = (),
     rate_factors: Mapping[str, float] | None = None,
-) -> torch.optim.Adam:
-    """Builds a network's Adam, and freezes parts of it.
+) -> list[dict[str, Any]]:
+    """Groups a network's parameters by rate, and freezes parts of it.
 
     Args:
         name: Of the network, the first part of its parameters' paths.
         network: Parameters that a pattern of `freeze` fits get no gradients from now on.
         rate: Learning rate of parameters without a factor.
-        betas: Adam's.
-        fused: One kernel for all parameters, which CPUs and CUDA have.
         freeze: Patterns of parameters that keep their values.
         rate_factors: Pattern -> factor of the rate. The last pattern that fits counts.
+
+    Returns:
+        Groups for any optimiser of torch, each with its own `lr`.
 
     Raises:
         InputError: All of the network is frozen.
@@ -49,13 +48,7 @@ def build_adam(
         groups.setdefault(factor[-1] if factor else 1.0, []).append(parameter)
     if freeze and not any(parameter.requires_grad for parameter in network.parameters()):
         raise InputError(f"freeze={list(freeze)} leaves nothing of {name} to train; freeze parts of it")
-    return torch.optim.Adam(
-        [{"params": parameters, "lr": rate * factor} for factor, parameters in groups.items() if parameters],
-        lr=rate,
-        # A whole number, as YAML reads 0, is refused by Adam.
-        betas=(float(betas[0]), float(betas[1])),
-        fused=fused,
-    )
+    return [{"params": parameters, "lr": rate * factor} for factor, parameters in groups.items() if parameters]
 
 
 def fits(pattern: str, path: str) -> bool:
@@ -69,7 +62,7 @@ def check_patterns(setting: str, patterns: Iterable[str], networks: Mapping[str,
 
     Args:
         setting: Name of the setting, for the message.
-        patterns: Of `build_adam`.
+        patterns: Of `parameter_groups`.
         networks: The networks that have optimisers, by name.
     """
     paths = [path for name, network in networks.items() for path, _ in network.named_parameters(prefix=name)]

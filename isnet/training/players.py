@@ -13,7 +13,7 @@ from collections.abc import Collection, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -25,7 +25,7 @@ from isnet.spectral_norm import SpectralLayer, spectral_layers
 from isnet.training.distributed import GroupReducer, LocalReducer, SumReducer
 from isnet.training.ema import EMA
 from isnet.training.gradient_sum import GradientSum
-from isnet.training.optimizers import build_adam, check_patterns
+from isnet.training.optimizers import check_patterns, parameter_groups
 from isnet.training.step_weights import StepWeights
 from isnet.training.timing import StepTimer
 
@@ -245,16 +245,15 @@ class Players(ABC):
         return torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self._settings.precision == "bf16")
 
     def _optimizer(self, name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
+        # A whole number, as YAML reads 0, is refused by Adam.
+        first, second = (float(beta) for beta in self._settings.betas)
+        # Fused: one kernel for all parameters, which CPUs and CUDA have.
         fused = self.device.type in ("cpu", "cuda")
-        return build_adam(
-            name,
-            network,
-            rate=rate,
-            betas=self._settings.betas,
-            fused=fused,
-            freeze=self._settings.freeze,
-            rate_factors=self._settings.rate_factors,
-        )
+        return torch.optim.Adam(self._groups(name, network, rate), lr=rate, betas=(first, second), fused=fused)
+
+    def _groups(self, name: str, network: nn.Module, rate: float) -> list[dict[str, Any]]:
+        settings = self._settings
+        return parameter_groups(name, network, rate=rate, freeze=settings.freeze, rate_factors=settings.rate_factors)
 
     def _unwrapped(self, network: nn.Module) -> nn.Module:
         # DDP would all-reduce in every backward pass; its process group serves once a step instead.

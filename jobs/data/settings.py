@@ -38,8 +38,8 @@ class ISNetDataConfig(DataConfig):
     flip: bool = Field(True, description="mirror every other picture")
     masks: Masks = Field(
         "irregular",
-        description="holes: a generator (irregular, thin, medium, thick, box, half) or a packed dataset of masks; "
-        "several in a list, or with weights, as in {irregular: 0.7, box: 0.3}",
+        description="holes: a generator (irregular, thin, medium, thick, lama, box, large_box, half) or a packed "
+        "dataset of masks; several in a list, or with weights, as in {irregular: 0.7, box: 0.3}",
     )
     masks_digest: str | dict[str, str] | None = Field(
         None, description="digest of that dataset, or of each by its address; filled in when the run starts"

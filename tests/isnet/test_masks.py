@@ -22,6 +22,7 @@ from isnet.masks import (
     half,
     hole_ratio,
     irregular,
+    large_box,
     ratio_bin,
     resized_hole,
     silhouette,
@@ -94,7 +95,7 @@ def test_strokes_grow_with_the_picture():
 
 def test_lama_masks_stay_below_half_of_the_picture():
     rng = np.random.default_rng(0)
-    for name in ("thin", "medium", "thick"):
+    for name in ("thin", "medium", "thick", "lama"):
         assert max(hole_ratio(generator(name)(96, 96, rng)) for _ in range(60)) <= 0.5
 
 
@@ -116,6 +117,10 @@ def test_box_is_a_rectangle_and_half_is_half():
         assert hole.sum() == rows * columns
         assert 10 <= rows <= 20
         assert 15 <= columns <= 30
+        rows, columns = ((large := large_box(40, 60, rng)).any(axis=axis).sum() for axis in (1, 0))
+        assert large.sum() == rows * columns
+        assert 15 <= rows <= 20
+        assert 22 <= columns <= 30
     halves = {half(8, 8, rng).tobytes() for _ in range(60)}
     assert len(halves) == 4
     assert {hole_ratio(half(8, 6, rng)) for _ in range(20)} == {0.5}

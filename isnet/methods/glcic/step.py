@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, cast
 
 import torch
@@ -42,8 +43,8 @@ class GLCICTraining(Method):
         perceptual: nn.Module | None,
         device: torch.device | str,
     ) -> None:
-        # 96 of 160 and 128 of 256 pixels, as released.
-        self.crop = settings.size * 3 // 5 // 32 * 32
+        # At least half of a side, the largest hole, in multiples of 32: 96 of 160 and 128 of 256 pixels, as released.
+        self.crop = math.ceil(settings.size / 64) * 32
         discriminator = ContextDiscriminator(
             size=settings.size,
             crop=self.crop,
@@ -58,7 +59,7 @@ class GLCICTraining(Method):
         return *super().example_batch(count, size), torch.zeros(count, 2)
 
     def _optimizer(self, name: str, network: nn.Module, rate: float) -> torch.optim.Optimizer:
-        return torch.optim.Adadelta(network.parameters(), lr=rate)
+        return torch.optim.Adadelta(self._groups(name, network, rate), lr=rate)
 
     def _moving(self) -> list[str]:
         return {1: ["generator"], 2: ["discriminator"], 3: ["generator", "discriminator"]}[self.phase]

@@ -39,14 +39,15 @@ class DilatedResNet(nn.Module):
         ensure_torchvision()
         import timm
 
-        # Random weights come from their own generator, whatever torch's global one is at.
+        # timm draws weights from torch's global generator, which stays where it is at.
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
             self.network = timm.create_model(
                 "resnet50", pretrained=False, stem_type="deep", stem_width=64, output_stride=8, num_classes=0
             )
         self.source = f"random, seed {seed}"
-        if str(weights) != RANDOM:
+        if str(weights) == RANDOM:
+            _randomise(self.network, seed)
+        else:
             self.source = self._load(Path(weights))
         self.requires_grad_(False).eval()
 
@@ -85,6 +86,19 @@ class DilatedResNet(nn.Module):
                 raise InputError(f"{file}: {name} is {got}, need {tuple(own.shape)}; need encoder_epoch_20.pth of LaMa")
         self.network.load_state_dict({name: state[name] for name in self.network.state_dict()})
         return f"{file}, sha256 {hashlib.sha256(file.read_bytes()).hexdigest()}"
+
+
+@torch.no_grad()
+def _randomise(network: nn.Module, seed: int) -> None:
+    """Draws kaiming normal weights; branches add a quarter of their values."""
+    # With this scale the mean square of the features stays near the same through all stages. timm's own weights let
+    # every branch begin at 0.
+    generator = torch.Generator().manual_seed(seed)
+    for name, module in network.named_modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, nonlinearity="relu", generator=generator)
+        elif isinstance(module, nn.BatchNorm2d):
+            module.weight.fill_(0.25 if name.endswith("bn3") else 1.0)
 
 
 def _own_name(name: str) -> str:

@@ -1,11 +1,11 @@
-"""Adam with frozen parts and rates by part."""
+"""Optimisers with frozen parts and rates by part."""
 
 import pytest
 import torch
 
 import isnet
 from isnet.errors import InputError
-from isnet.training.optimizers import build_adam, check_patterns, fits
+from isnet.training.optimizers import check_patterns, fits, parameter_groups
 from isnet.training.step_weights import power_iteration
 
 
@@ -15,7 +15,9 @@ def network():
 
 
 def adam(net, **rules):
-    return build_adam("generator", net, rate=0.01, betas=(0, 0.9), fused=True, **rules)
+    return torch.optim.Adam(
+        parameter_groups("generator", net, rate=0.01, **rules), lr=0.01, betas=(0.0, 0.9), fused=True
+    )
 
 
 def test_without_rules_it_is_the_adam_of_all_parameters_in_one_group():

@@ -98,6 +98,22 @@ def test_a_killed_run_ends_as_the_undisturbed_one(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_frozen_parts_stay_and_others_take_their_own_rate(name):
+    part = task_of(name).players._parts["generator"]
+    first, *_, last = (path for path, _ in part.named_parameters(prefix="generator"))
+    task = task_of(name, f"train.freeze=[{first}]", f"train.rate_factors={{{last}: 0.5}}")
+    before = {path: value.clone() for path, value in task.players._parts["generator"].named_parameters()}
+    train(task, (0, 4))
+    after = dict(task.players._parts["generator"].named_parameters())
+    moved = {f"generator.{path}" for path, value in after.items() if not torch.equal(value, before[path])}
+    assert first not in moved
+    assert last in moved
+    rates = {group["lr"] for group in task.optimizers()["generator"].param_groups}
+    assert len(rates) == 2
+    assert min(rates) == pytest.approx(max(rates) / 2)
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_method_is_exported_loaded_and_fills_any_picture(name, tmp_path):
     task = task_of(name)
     train(task, (0, 2))
@@ -243,6 +259,10 @@ def test_edges_of_known_pixels_do_not_look_into_the_hole(tmp_path):
         ("aot_gan", ["data.size=32", "data.resize=32"], "needs at least 36"),
         ("aot_gan", ["loss.feature_matching=1"], "set loss.feature_matching=0"),
         ("aot_gan", ["model.mask_input=true"], "leave it out"),
+        ("aot_gan", ["loss.l1_mode=plain"], "loss.l1_mode=plain is not for model.name=aot_gan"),
+        ("lama", ["loss.gan=lsgan"], "loss.gan=lsgan is not for model.name=lama"),
+        ("pconv", ["loss.d_sees=composite"], "loss.d_sees=composite"),
+        ("edgeconnect", ["loss.style_hole_only=true"], "loss.style_hole_only=True"),
         ("edgeconnect", ["method.phases=[5]"], "2 numbers"),
         ("pconv", ["method.phase_rates=[1,2,3]"], "2 phases"),
         ("demo", ["loss.valid=1"], "model.name=isnet has no term valid"),

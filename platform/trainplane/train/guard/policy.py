@@ -226,7 +226,9 @@ def _with_pending(config: GuardConfig, state: GuardState, done: int) -> GuardSta
     for observation in state.pending:
         if not observation.is_faulty:
             for player, norm in observation.norms.items():
-                norms.setdefault(player, []).append(norm or 0.0)
+                # A player that sat out the step has a norm of 0, which says nothing about its next ones.
+                if norm:
+                    norms.setdefault(player, []).append(norm)
     # Faults of this round; the window of norms keeps its length.
     faults = [observation.index for observation in state.pending if observation.is_faulty]
     state = replace(

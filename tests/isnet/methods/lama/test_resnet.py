@@ -40,6 +40,15 @@ def test_random_weights_leave_the_global_generator_alone(network: DilatedResNet)
     ]  # fmt: skip
 
 
+def test_random_features_are_of_one_size_in_all_stages(network: DilatedResNet) -> None:
+    torch.manual_seed(0)
+    features = network(torch.rand(2, 3, 64, 64))
+    assert all(0.3 < f.square().mean().sqrt() < 3 for f in features)
+    # Branches take part, so that a later stage is more than a projection of the one before.
+    block = network.network.layer1[1]
+    assert not torch.allclose(block(features[0]), features[0], atol=0.05)
+
+
 def test_lamas_file_is_loaded_without_counts(network: DilatedResNet, tmp_path: Path) -> None:
     stem = {
         "conv1.0": "conv1",

@@ -84,6 +84,13 @@ def test_nothing_explodes_before_there_is_a_median():
     assert norm_limits(config, state(norms={"g": [0.0] * 9})) == {"g": math.inf}
 
 
+def test_steps_that_a_player_sits_out_do_not_lower_its_limit():
+    config = GuardConfig(norm_factor=10.0, norm_window=4)
+    after, _ = judged(config, state(*(seen(index, g=2.0 if index % 5 == 4 else 0.0) for index in range(20))))
+    assert after.norms["g"] == [2.0] * 4
+    assert norm_limits(config, after) == {"g": 20.0, "d": 10.0}
+
+
 def test_faulty_norms_do_not_move_the_median():
     after, _ = judged(GuardConfig(), state(seen(0, g=1.0), seen(1, g=1e9, blocked=True), seen(2, g=3.0)))
     assert after.norms["g"] == [1.0, 3.0]
