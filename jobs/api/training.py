@@ -132,7 +132,13 @@ def branch(
             "start_state": "all",
         }
         config = with_located_masks(build_run({**tree, "train": {**tree["train"], **start}}, words), opened)
-        typed = Typed(run_id, words, command=("runs", "branch"), options=("--step", str(checkpoint.step)))
+        typed = Typed(
+            run_id,
+            words,
+            command=("runs", "branch"),
+            options=("--step", str(checkpoint.step)),
+            title=f"{config.name} from step {checkpoint.step}",
+        )
         return train_config(config, opened, typed, fresh=fresh)
 
 

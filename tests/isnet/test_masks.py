@@ -117,7 +117,8 @@ def test_box_is_a_rectangle_and_half_is_half():
         assert hole.sum() == rows * columns
         assert 10 <= rows <= 20
         assert 15 <= columns <= 30
-        rows, columns = ((large := large_box(40, 60, rng)).any(axis=axis).sum() for axis in (1, 0))
+        large = large_box(40, 60, rng)
+        rows, columns = large.any(axis=1).sum(), large.any(axis=0).sum()
         assert large.sum() == rows * columns
         assert 15 <= rows <= 20
         assert 22 <= columns <= 30
