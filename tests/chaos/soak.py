@@ -1,10 +1,11 @@
 """Trains small runs under seeded faults: `python tests/chaos/soak.py`.
 
 An S3 server behind a proxy that spoils requests and goes away for seconds, an MLflow server behind one that makes it
-slow, failing or absent, and SIGKILL to the whole process group of a run. After each run its promises are checked: that
-it ends on the same bits as an undisturbed one, that every recorded step is in MLflow once, that nothing is left in the
-spool, that the dataset is valid. Not covered: several hosts (tests/cluster/test_hosts.py), wrong bytes that a store has
-stored.
+slow, failing or absent, and SIGKILL to the whole process group of a run. With `--workers` of 2 or more a rank gets
+SIGSTOP, too, and has to be replaced. After each run its promises are checked: that it ends on the same bits as an
+undisturbed one, that every recorded step is in MLflow once, that nothing is left in the spool, that the dataset is
+valid, that no rank was said to stand still but those that were stopped. Not covered: several hosts
+(tests/cluster/test_hosts.py), wrong bytes that a store has stored.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import argparse
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -26,6 +28,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from jobs.bench.common import Figure, figure, machine, slope, smooth_photos
 from trainplane.cluster.stack.moto_server import local_s3
@@ -38,7 +41,6 @@ from trainplane.tracking.run_record import RunRecord
 
 STEPS = 24
 _SETTINGS = (
-    "train.workers=1",
     f"train.steps={STEPS}",
     "train.global_batch=4",
     "train.checkpoint_every=4",
@@ -56,6 +58,11 @@ _EVENTS_A_RUN = 4
 _MOST_ATTEMPTS = 40
 _FAULT_RATES = (0.0, 0.05, 0.2)
 _FAULTS_OF_AN_HOUR = 500
+# Below the longest outage of the store, whose waits are no stalls.
+_STALL_S = 20
+# What a run of several ranks says of one that stands still, and that any rank has done a step.
+_STALLED = re.compile(r"the group waits for rank \d+ on \S+ \(pid (\d+)\)")
+_TRAINED = re.compile(r"step \d+/")
 
 
 @dataclass
@@ -67,6 +74,7 @@ class Tally:
     peak_mib: list[float] = field(default_factory=list)
     runs: int = 0
     attempts: int = 0
+    stalls: int = 0
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -74,14 +82,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--minutes", type=float, default=60, help="default 60")
     parser.add_argument("--seed", type=int, default=0, help="of what fails when, default 0")
+    parser.add_argument("--workers", type=int, default=1, help="ranks of a run, default 1")
     args = parser.parse_args(argv)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
         world.isnet("data", "pack", str(smooth_photos(Path(name))), "soak", "--parallel", "0")
         start = time.monotonic()
-        calm = json.loads(world.isnet("train", "demo", *_SETTINGS, "tracking.experiment=calm", "--json"))
+        world.settings = (*_SETTINGS, f"train.workers={args.workers}", f"train.stall_s={_STALL_S}")
+        calm = json.loads(world.isnet("train", "demo", *world.settings, "tracking.experiment=calm", "--json"))
         due = _recorded_steps(TrackingServer(world.tracking.address), calm["run_id"])
-        clock = Clock(world, tally, args.seed, pause_s=(time.monotonic() - start) / _EVENTS_A_RUN)
+        pause_s = (time.monotonic() - start) / _EVENTS_A_RUN
+        clock = Clock(world, tally, args.seed, pause_s=pause_s, stops=args.workers > 1)
         deadline = time.monotonic() + 60 * args.minutes
         while time.monotonic() < deadline:
             run_id = _one_run(world, clock, tally, calm["state_digest"])
@@ -96,6 +107,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         "machine": machine(),
         "minutes": args.minutes,
         "seed": args.seed,
+        "workers": args.workers,
+        "load": os.getloadavg()[2],
         "faults": {"store": spoilt, **dict(sorted(tally.happened.items()))},
         "broken": tally.broken,
         "figures": figures(tally, faults, args.minutes),
@@ -110,6 +123,7 @@ def figures(tally: Tally, faults: int, minutes: float) -> list[Figure]:
     return [
         figure("faults", faults, "faults", _FAULTS_OF_AN_HOUR, met=faults >= _FAULTS_OF_AN_HOUR),
         figure("broken promises", len(tally.broken), "promises", 0, met=not tally.broken),
+        figure("stalls that were told", tally.stalls, "stalls"),
         figure("peak memory of a run, growth", growth, "MiB/run", 1.0, met=growth < 1.0),
         figure("peak memory of a run, median", _median(tally.peak_mib), "MiB"),
         figure("runs that ended", tally.runs, "runs"),
@@ -134,6 +148,7 @@ class World:
     store: FaultProxy
     tracking: StateProxy
     experiment: str = ""
+    settings: tuple[str, ...] = ()
 
     def begin(self, name: str) -> None:
         """Sets another folder of checkpoints and another experiment.
@@ -179,10 +194,12 @@ def _surroundings(folder: Path) -> Iterator[World]:
 class Clock:
     """Starts and ends faults at seeded moments."""
 
-    def __init__(self, world: World, tally: Tally, seed: int, *, pause_s: float) -> None:
+    def __init__(self, world: World, tally: Tally, seed: int, *, pause_s: float, stops: bool = False) -> None:
         self._world, self._tally, self._pause_s = world, tally, pause_s
         self._chance = random.Random(seed)
         self._seed = seed
+        self._kinds = ("store", "store", "away", "tracking", "tracking", "kill", *(["stop"] if stops else []))
+        self.stopped: set[int] = set()
 
     def calm(self) -> None:
         self._world.store.wait_until_back()
@@ -198,8 +215,10 @@ class Clock:
                 return False
             except subprocess.TimeoutExpired:
                 pass
-            kind = self._chance.choice(("store", "store", "away", "tracking", "tracking", "kill"))
-            if kind == "away":
+            kind = self._chance.choice(self._kinds)
+            if kind == "stop":
+                self._stop_rank(process.pid)
+            elif kind == "away":
                 self._world.store.go_away(self._chance.choice(sorted(OUTAGES)), self._chance.uniform(1.0, 30.0))
                 self._tally.happened["store away"] += 1
             elif kind == "store":
@@ -215,6 +234,27 @@ class Clock:
                 self._tally.happened["SIGKILL"] += 1
                 return True
 
+    def _stop_rank(self, driver: int) -> None:
+        # Before its first step a group has half an hour.
+        ranks = [rank.pid for rank in _ranks(driver) if rank.pid not in self.stopped]
+        if ranks and _TRAINED.search((self._world.folder / "attempt.log").read_text(encoding="utf-8")):
+            pid = self._chance.choice(ranks)
+            os.kill(pid, signal.SIGSTOP)
+            self.stopped.add(pid)
+            self._tally.happened["SIGSTOP"] += 1
+
+
+def _ranks(driver: int) -> list[psutil.Process]:
+    """Processes of a run's ranks."""
+    found = []
+    for process in psutil.Process(driver).children(recursive=True):
+        try:
+            if "RayTrainWorker" in " ".join(process.cmdline()):
+                found.append(process)
+        except psutil.Error:
+            continue
+    return found
+
 
 def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | None:
     """Repeats a run until it ends; returns its id."""
@@ -224,7 +264,7 @@ def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | N
         "jobs.cli",
         "train",
         "demo",
-        *_SETTINGS,
+        *world.settings,
         f"tracking.experiment={world.experiment}",
         "--json",
     ]
@@ -248,6 +288,11 @@ def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | N
         done.set()
         watcher.join()
         tally.attempts += 1
+        text = log.read_text(encoding="utf-8")
+        told = {int(pid) for pid in _STALLED.findall(text)}
+        tally.stalls += len(told)
+        if false := told - clock.stopped:
+            tally.broken.append(f"processes {sorted(false)} were said to stand still: {text[-600:]}")
         out = process.stdout.read() if process.stdout else ""
         if not was_killed and process.returncode == 0:
             report = json.loads(out)
@@ -256,7 +301,6 @@ def _one_run(world: World, clock: Clock, tally: Tally, expected: str) -> str | N
             if report["state_digest"] != expected:
                 tally.broken.append(f"run {report['run_id']} ended on other bits than an undisturbed one")
             return str(report["run_id"])
-        text = log.read_text(encoding="utf-8")
         if "Traceback" in text:
             tally.broken.append(f"an attempt ended with a traceback: {text[-600:]}")
     tally.broken.append(f"a run did not end within {_MOST_ATTEMPTS} attempts: {text[-600:]}")
@@ -267,14 +311,10 @@ class _Peak:
     """Highest resident memory of a process, by polling."""
 
     def __init__(self, pid: int) -> None:
-        import psutil
-
         self._process = psutil.Process(pid)
         self.bytes = 0
 
     def watch(self, done: threading.Event) -> None:
-        import psutil
-
         while not done.wait(0.2):
             try:
                 self.bytes = max(self.bytes, self._process.memory_info().rss)

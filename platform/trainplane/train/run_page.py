@@ -60,7 +60,10 @@ def run_name(typed: Typed, now: datetime | None = None) -> str:
     """Name of a new run: preset, differences, date (UTC)."""
     # Of files and folders the last part says which one it is.
     settings = (override.partition("=") for override in _telling(typed.overrides))
-    preset, words = typed.title or _last_part(typed.preset), [f"{name}={_last_part(value)}" for name, _, value in settings]
+    preset, words = (
+        typed.title or _last_part(typed.preset),
+        [f"{name}={_last_part(value)}" for name, _, value in settings],
+    )
     text = " ".join([preset, *words])
     # Runs that are compared differ in what was typed last, so that stays.
     while len(text) > _NAME_CHARACTERS and len(words) > 1:
