@@ -39,12 +39,9 @@ from trainplane.testing.mlflow_server import StateProxy, mlflow_server
 from trainplane.tracking.client import TrackingServer
 from trainplane.tracking.run_record import RunRecord
 
-STEPS = 24
 _SETTINGS = (
-    f"train.steps={STEPS}",
     "train.global_batch=4",
     "train.checkpoint_every=4",
-    f"train.validate_every={STEPS}",
     "train.log_every=2",
     "data.size=32",
     "data.resize=48",
@@ -83,12 +80,19 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--minutes", type=float, default=60, help="default 60")
     parser.add_argument("--seed", type=int, default=0, help="of what fails when, default 0")
     parser.add_argument("--workers", type=int, default=1, help="ranks of a run, default 1")
+    parser.add_argument("--steps", type=int, default=24, help="of a run, default 24")
     args = parser.parse_args(argv)
     tally = Tally()
     with tempfile.TemporaryDirectory(prefix="isnet-soak-") as name, _surroundings(Path(name)) as world:
         world.isnet("data", "pack", str(smooth_photos(Path(name))), "soak", "--parallel", "0")
         start = time.monotonic()
-        world.settings = (*_SETTINGS, f"train.workers={args.workers}", f"train.stall_s={_STALL_S}")
+        world.settings = (
+            *_SETTINGS,
+            f"train.steps={args.steps}",
+            f"train.validate_every={args.steps}",
+            f"train.workers={args.workers}",
+            f"train.stall_s={_STALL_S}",
+        )
         calm = json.loads(world.isnet("train", "demo", *world.settings, "tracking.experiment=calm", "--json"))
         due = _recorded_steps(TrackingServer(world.tracking.address), calm["run_id"])
         pause_s = (time.monotonic() - start) / _EVENTS_A_RUN
@@ -108,6 +112,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "minutes": args.minutes,
         "seed": args.seed,
         "workers": args.workers,
+        "steps": args.steps,
         "load": os.getloadavg()[2],
         "faults": {"store": spoilt, **dict(sorted(tally.happened.items()))},
         "broken": tally.broken,
