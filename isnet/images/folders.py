@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePath
 
@@ -68,10 +68,33 @@ def find_pictures(
 ) -> tuple[list[Path], list[Skipped]]:
     """Lists picture files below `folder`, and skipped files with reasons.
 
-    Both are sorted by the bytes of the relative path. Paths start with `folder` and keep any name the file system can
-    hold. Empty and unreadable files, broken links, pipes and devices are skipped; so are links that lead out of the
-    folder, unless `links_out`. Links to folders are not followed. Files without a picture's suffix are not listed, nor
-    is anything in the folders `without`.
+    As `walk_pictures` yields them; both are sorted by the bytes of their relative paths.
+    """
+    pictures: list[Path] = []
+    skipped: list[Skipped] = []
+    for entry in walk_pictures(folder, links_out=links_out, without=without):
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+        else:
+            pictures.append(entry)
+    return pictures, by_path(skipped)
+
+
+def by_path(skipped: Iterable[Skipped]) -> list[Skipped]:
+    """Sorts skipped files by the bytes of their relative paths."""
+    return sorted(skipped, key=lambda entry: os.fsencode(entry.path))
+
+
+def walk_pictures(
+    folder: str | os.PathLike[str], *, links_out: bool = False, without: Iterable[str | os.PathLike[str]] = ()
+) -> Iterator[Path | Skipped]:
+    """Yields picture files below `folder`, and skipped files with reasons.
+
+    Pictures come in the order of the bytes of their relative paths, with no more in memory than the names of one folder
+    and of those above it. Paths start with `folder` and keep any name the file system can hold. Empty and unreadable
+    files, broken links, pipes and devices are skipped; so are links that lead out of the folder, unless `links_out`.
+    Links to folders are not followed. Files without a picture's suffix are not listed, nor is anything in the folders
+    `without`.
 
     Raises:
         InputError: `folder` is no folder.
@@ -79,31 +102,54 @@ def find_pictures(
     root = Path(folder)
     if not root.is_dir():
         raise InputError(f"{display_name(root)} is no folder; need a folder of pictures; check the path")
-    inside = os.path.realpath(root)
-    pictures: list[Path] = []
-    skipped: list[Skipped] = []
+    inside, excluded = os.path.realpath(root), {os.path.realpath(path) for path in without}
+    # Folders that are open, the deepest last; not recursive, as folders may be nested deeper than Python's calls.
+    below: list[Iterator[tuple[str, bool] | Skipped]] = [_sorted_names(root, root)]
+    parents = [root]
+    while below:
+        entry = next(below[-1], None)
+        if entry is None or isinstance(entry, Skipped):
+            if entry is not None:
+                yield entry
+            else:
+                below.pop()
+                parents.pop()
+            continue
+        name, is_folder = entry
+        path = parents[-1] / name
+        if is_folder and excluded and os.path.realpath(path) in excluded:
+            continue
+        if reason := hidden_reason(name, is_folder=is_folder):
+            yield Skipped(path.relative_to(root), reason, is_harmless=True)
+            continue
+        if not is_apple_double(name):
+            if reason := _reason_to_skip(path, inside, links_out):
+                yield Skipped(path.relative_to(root), reason, is_harmless=reason == LOOKED_INSIDE)
+            elif not is_folder and path.suffix.lower() in SUFFIXES:
+                yield path
+        if is_folder and not path.is_symlink():
+            below.append(_sorted_names(path, root))
+            parents.append(path)
 
-    def refuse_folder(error: OSError) -> None:
-        skipped.append(Skipped(Path(error.filename).relative_to(root), f"folder cannot be read ({error.strerror})"))
 
-    excluded = {os.path.realpath(path) for path in without}
-    for parent, folders, files in os.walk(root, onerror=refuse_folder):
-        # `os.walk` enters what remains in its list.
-        folders[:] = [name for name in folders if not excluded or os.path.realpath(Path(parent, name)) not in excluded]
-        for name in (*folders, *files):
-            path = Path(parent, name)
-            if reason := hidden_reason(name, is_folder=name in folders):
-                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=True))
-                continue
-            if is_apple_double(name):
-                continue
-            reason = _reason_to_skip(path, inside, links_out)
-            if reason:
-                skipped.append(Skipped(path.relative_to(root), reason, is_harmless=reason == LOOKED_INSIDE))
-            elif name in files and path.suffix.lower() in SUFFIXES:
-                pictures.append(path)
-        folders[:] = [name for name in folders if not hidden_reason(name, is_folder=True)]
-    return sorted(pictures, key=os.fsencode), sorted(skipped, key=lambda entry: os.fsencode(entry.path))
+def _sorted_names(folder: Path, root: Path) -> Iterator[tuple[str, bool] | Skipped]:
+    """Yields each name in a folder, and whether it is a folder, in the order of whole paths."""
+    try:
+        with os.scandir(folder) as entries:
+            names = [(entry.name, _is_folder(entry)) for entry in entries]
+    except OSError as error:
+        yield Skipped(folder.relative_to(root), f"folder cannot be read ({error.strerror})")
+        return
+    # Whole paths go on behind the name of a folder, with a "/".
+    names.sort(key=lambda name: os.fsencode(name[0]) + (b"/" if name[1] else b""))
+    yield from names
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:
+        return False
 
 
 def unsupported_reason(name: str | os.PathLike[str]) -> str:
@@ -156,7 +202,7 @@ def _reason_to_skip(path: Path, inside: str, links_out: bool) -> str:
         return "link to nothing"
     except OSError as error:
         return f"cannot be read ({error.strerror})"
-    # `os.walk` enters folders, but no links to folders.
+    # `walk_pictures` enters folders, but no links to folders.
     if stat.S_ISDIR(status.st_mode):
         if link:
             return "link to a folder: not followed"

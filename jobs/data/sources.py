@@ -27,12 +27,15 @@ from isnet.images.files import PictureError, read_bytes
 from isnet.images.folders import (
     LOOKED_INSIDE,
     SUFFIXES,
-    find_pictures,
+    Skipped,
+    by_path,
     hidden_part,
     is_apple_double,
     unsupported_reason,
+    walk_pictures,
 )
 from jobs.data.archive_kinds import why_no_source
+from jobs.data.names import Names
 from jobs.data.tars import TAR_ERRORS, TarLinks, is_tar, open_tar
 from jobs.data.zips import check_member_size, read_zip_member
 from trainplane.errors import UserError
@@ -123,7 +126,7 @@ def _without_repeats(entries: Iterator[PictureSource | Skip]) -> Iterator[Pictur
 
 
 def _without_hidden(entries: Iterator[PictureSource | Skip]) -> Iterator[PictureSource | Skip]:
-    """Skips hidden files and folders as `find_pictures` does.
+    """Skips hidden files and folders as `walk_pictures` does.
 
     Each folder is named once.
     """
@@ -138,9 +141,16 @@ def _without_hidden(entries: Iterator[PictureSource | Skip]) -> Iterator[Picture
 
 
 def _folder(folder: Path) -> Iterator[PictureSource | Skip]:
-    paths, skipped = find_pictures(folder)
-    yield from (Skip(_text(entry.path), entry.reason) for entry in skipped if entry.reason != LOOKED_INSIDE)
-    for path in paths:
+    pictures, skipped = Names(), []
+    for entry in walk_pictures(folder):
+        if isinstance(entry, Skipped):
+            skipped.append(entry)
+        else:
+            pictures.append(os.fsencode(entry.relative_to(folder)))
+    # First all that is skipped: digests of datasets have this order.
+    yield from (Skip(_text(entry.path), entry.reason) for entry in by_path(skipped) if entry.reason != LOOKED_INSIDE)
+    for name in pictures:
+        path = folder / os.fsdecode(name)
         yield file_source(_text(path.relative_to(folder)), path)
 
 

@@ -15,7 +15,7 @@ from isnet.errors import InputError
 from isnet.images.crops import center_square, enlarge_to, flip, random_crop
 from isnet.images.decode import decode_rgb, reduction
 from isnet.images.files import PictureError, display_name, read_bytes
-from isnet.images.folders import find_pictures, hidden_part, with_advice
+from isnet.images.folders import find_pictures, hidden_part, walk_pictures, with_advice
 from isnet.images.open_image import MAX_PIXELS
 
 
@@ -288,6 +288,26 @@ def test_a_folder_gives_its_pictures_in_a_fixed_order_and_says_what_it_left_out(
     for path in found:
         assert decode_rgb(read_bytes(path)).shape == (60, 80, 3)
         assert display_name(path).isprintable()
+
+
+def test_folders_come_in_the_order_of_whole_paths_however_deep(tmp_path):
+    names = ("a/b.jpg", "a-b.jpg", "a.jpg", "a/b/c.jpg", "a/b-c.jpg", "ab.jpg", "a b/c.jpg", "Z/é.jpg", "a/b0/c.jpg")
+    for name in names:
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes(b"x")
+    walked = [os.fsencode(path.relative_to(tmp_path)) for path in walk_pictures(tmp_path)]
+    assert walked == sorted(os.fsencode(name) for name in names)
+    # Deeper than Python's calls, and than a path that the system takes at once.
+    deepest, levels = os.open(tmp_path, os.O_RDONLY), 1200
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=deepest)
+        deepest, parent = os.open("d", os.O_RDONLY, dir_fd=deepest), deepest
+        os.close(parent)
+    os.close(os.open("deep.jpg", os.O_CREAT | os.O_WRONLY, dir_fd=deepest))
+    os.close(deepest)
+    _, skipped = find_pictures(tmp_path)
+    assert [entry.reason for entry in skipped] == ["empty file"]
+    assert len(skipped[0].path.parts) == levels + 1
 
 
 HIDDEN = (
