@@ -53,6 +53,7 @@ _SETTINGS = (
 # This much happens in the time of an undisturbed run; one in five is a kill, so that most attempts get ahead.
 _EVENTS_A_RUN = 4
 _MOST_ATTEMPTS = 40
+_MILD_EVENTS = 5
 _FAULT_RATES = (0.0, 0.05, 0.2)
 _FAULTS_OF_AN_HOUR = 500
 # Below the longest outage of the store, whose waits are no stalls.
@@ -203,7 +204,11 @@ class Clock:
         self._world, self._tally, self._pause_s = world, tally, pause_s
         self._chance = random.Random(seed)
         self._seed = seed
-        self._kinds = ("store", "store", "away", "tracking", "tracking", "kill", *(["stop"] if stops else []))
+        mild, hard = ("store", "store", "away", "tracking", "tracking"), ("kill",)
+        # Several ranks need long to start, so more happens between two kills.
+        if stops:
+            mild, hard, self._pause_s = mild * _MILD_EVENTS, ("kill", "stop"), pause_s / _MILD_EVENTS
+        self._kinds = (*mild, *hard)
         self.stopped: set[int] = set()
 
     def calm(self) -> None:
