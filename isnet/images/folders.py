@@ -133,7 +133,10 @@ def walk_pictures(
 
 
 def _sorted_names(folder: Path, root: Path) -> Iterator[tuple[str, bool] | Skipped]:
-    """Yields each name in a folder, and whether it is a folder, in the order of whole paths."""
+    """Yields names, and whether they are folders.
+
+    They come in the order of whole paths.
+    """
     try:
         with os.scandir(folder) as entries:
             names = [(entry.name, _is_folder(entry)) for entry in entries]

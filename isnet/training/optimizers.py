@@ -23,7 +23,7 @@ def parameter_groups(
     freeze: Sequence[str] = (),
     rate_factors: Mapping[str, float] | None = None,
 ) -> list[dict[str, Any]]:
-    """Groups a network's parameters by rate, and freezes parts of it.
+    """Groups parameters by rate, and freezes parts.
 
     Args:
         name: Of the network, the first part of its parameters' paths.
