@@ -194,7 +194,7 @@ def thick(height: int, width: int, rng: np.random.Generator) -> Hole:
 
 
 def lama(height: int, width: int, rng: np.random.Generator) -> Hole:
-    """LaMa's training masks: 1 to 6 strokes, or 1 to 4 boxes."""
+    """LaMa's training masks: 1 to 6 strokes, or boxes."""
     return mixture(height, width, rng, settings=LAMA)
 
 

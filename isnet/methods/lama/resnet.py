@@ -90,7 +90,7 @@ class DilatedResNet(nn.Module):
 
 @torch.no_grad()
 def _randomise(network: nn.Module, seed: int) -> None:
-    """Draws kaiming normal weights; branches add a quarter of their values."""
+    """Draws kaiming normal weights, a quarter in branches."""
     # With this scale the mean square of the features stays near the same through all stages. timm's own weights let
     # every branch begin at 0.
     generator = torch.Generator().manual_seed(seed)
