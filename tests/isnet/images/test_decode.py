@@ -2,9 +2,9 @@
 
 import io
 import os
-import subprocess
 import pickle
 import struct
+import subprocess
 import zlib
 from pathlib import Path
 
