@@ -49,6 +49,10 @@ from trainplane.train.validation import ValidationSets
 from trainplane.train.world import World, sum_over_ranks
 
 
+# Most time for sending the last records to a slow server.
+_FLUSH_S = 30.0
+
+
 def run(
     job: TrainJob,
     *,
@@ -385,7 +389,9 @@ class _Trainer:
         if done > first:
             times = {f"time/{name}_s": value for name, value in seconds.items()}
             self.tracker.log_metrics(done, {**times, "time/pictures_per_s": rate})
-        # Flush the record; what the server does not take now stays in the spool.
+        # Flush the record; what the server does not take now stays in the spool. A server that is away is no stall.
+        with PULSE.at("record"):
+            unsent = self.tracker.close(timeout_s=min(_FLUSH_S, self.config.train.stall_s / 2))
         return Outcome(
             status="finished" if done >= self._steps or self.ending.reason else "stopped",
             step=done,
@@ -394,7 +400,7 @@ class _Trainer:
             state_digest=last.state_digest if last else "",
             seconds=seconds,
             pictures_per_s=rate,
-            unsent=self.tracker.close(timeout_s=30.0),
+            unsent=unsent,
             damage=[str(damage) for damage in self.damage.samples],
             told=self.messages,
         )

@@ -10,8 +10,11 @@ from trainplane.config.load import build
 from trainplane.data.manifest import Dataset
 from trainplane.errors import UserError
 from trainplane.storage import open_store
+from trainplane.tracking.tracker import Recorder
+from trainplane.train import setup
 from trainplane.train.checkpoint import store as checkpoints
 from trainplane.train.loop import run
+from trainplane.train.pulse import PULSE
 from trainplane.train.spec import TrainJob
 
 
@@ -66,6 +69,21 @@ def test_a_damaged_newest_checkpoint_is_passed_over_and_the_end_is_the_same(data
     (told,) = longer.told
     assert told.endswith("resumed at step 3")
     assert "tensors.safetensors is damaged" in caplog.text
+
+
+def test_a_server_that_takes_no_records_at_the_end_is_no_stall(datasets, tmp_path, monkeypatch):
+    closings = []
+
+    class Slow(Recorder):
+        def close(self, timeout_s=30.0):
+            closings.append((timeout_s, PULSE.phase))
+            return 0
+
+    monkeypatch.setattr(setup, "tracker_of", lambda job, world: Slow())
+    for stall_s in (10, 600):
+        run(job(datasets, tmp_path / str(stall_s), config(steps=2, stall_s=stall_s)))
+    # The first of each pair is the loop's own; the other only closes what is closed.
+    assert closings[::2] == [(5.0, "record"), (30.0, "record")]
 
 
 def test_micro_batches_do_not_change_what_is_learnt(datasets, tmp_path):
