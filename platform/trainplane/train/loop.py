@@ -48,7 +48,6 @@ from trainplane.train.triggers import FlagExchange, Triggers
 from trainplane.train.validation import ValidationSets
 from trainplane.train.world import World, sum_over_ranks
 
-
 # Most time for sending the last records to a slow server.
 _FLUSH_S = 30.0
 
