@@ -103,9 +103,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             run_id = _one_run(world, clock, tally, calm["state_digest"])
             clock.calm()
             _check_promises(world, tally, run_id, due)
-            print(
-                f"soak: {tally.runs} runs, {_faults(world, tally)} faults, broken: {len(tally.broken)}", file=sys.stderr
-            )
+            print(f"soak: {tally.runs} runs, {_faults(world, tally)} faults, broken: {tally.broken}", file=sys.stderr)
         spoilt = dict(sorted(world.store.faults.items()))
         faults = _faults(world, tally)
     report = {
