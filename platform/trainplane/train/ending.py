@@ -11,8 +11,12 @@ import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from trainplane.tracking.tracker import Recorder
 from trainplane.train.config import TrainConfig
+from trainplane.train.pulse import PULSE
 
+# Most time for the last records at the end.
+_FLUSH_S = 30.0
 # Share of a limit after which it is told that it comes near.
 WARN_SHARE = 0.8
 
@@ -92,3 +96,12 @@ class Ending:
         """State for a checkpoint."""
         count = {"goal": self._goal, "best": self._best, "best_step": self._best_step, "since": self._since}
         return {"seconds": self.seconds, **count}
+
+
+def flush(tracker: Recorder, config: TrainConfig) -> int:
+    """Sends the last records, and returns how many are left.
+
+    A server that is away is no stall: the wait is shorter than what counts as one.
+    """
+    with PULSE.at("record"):
+        return tracker.close(timeout_s=min(_FLUSH_S, config.stall_s / 2))

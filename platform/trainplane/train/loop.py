@@ -32,7 +32,7 @@ from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newe
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.damage_log import DamageLog
 from trainplane.train.dashboard import Dashboard
-from trainplane.train.ending import Ending
+from trainplane.train.ending import Ending, flush
 from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
@@ -47,9 +47,6 @@ from trainplane.train.timing import PhaseTimer
 from trainplane.train.triggers import FlagExchange, Triggers
 from trainplane.train.validation import ValidationSets
 from trainplane.train.world import World, sum_over_ranks
-
-# Most time for sending the last records to a slow server.
-_FLUSH_S = 30.0
 
 
 def run(
@@ -388,9 +385,6 @@ class _Trainer:
         if done > first:
             times = {f"time/{name}_s": value for name, value in seconds.items()}
             self.tracker.log_metrics(done, {**times, "time/pictures_per_s": rate})
-        # Flush the record; what the server does not take now stays in the spool. A server that is away is no stall.
-        with PULSE.at("record"):
-            unsent = self.tracker.close(timeout_s=min(_FLUSH_S, self.config.train.stall_s / 2))
         return Outcome(
             status="finished" if done >= self._steps or self.ending.reason else "stopped",
             step=done,
@@ -399,7 +393,7 @@ class _Trainer:
             state_digest=last.state_digest if last else "",
             seconds=seconds,
             pictures_per_s=rate,
-            unsent=unsent,
+            unsent=flush(self.tracker, self.config.train),
             damage=[str(damage) for damage in self.damage.samples],
             told=self.messages,
         )
