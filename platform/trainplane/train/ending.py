@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 from trainplane.tracking.tracker import Recorder
@@ -105,3 +106,12 @@ def flush(tracker: Recorder, config: TrainConfig) -> int:
     """
     with PULSE.at("record"):
         return tracker.close(timeout_s=min(_FLUSH_S, config.stall_s / 2))
+
+
+@contextmanager
+def flushing(tracker: Recorder, config: TrainConfig) -> Iterator[Recorder]:
+    """Flushes the tracker however the block ends."""
+    try:
+        yield tracker
+    finally:
+        flush(tracker, config)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing
 
 import torch
 from torch import Tensor
@@ -32,7 +31,7 @@ from trainplane.train.checkpoint.resume import drop_checkpoints_after, load_newe
 from trainplane.train.checkpoint.retention import RetentionRules, check_metric
 from trainplane.train.damage_log import DamageLog
 from trainplane.train.dashboard import Dashboard
-from trainplane.train.ending import Ending, flush
+from trainplane.train.ending import Ending, flush, flushing
 from trainplane.train.errors import OutOfMemory, out_of_memory
 from trainplane.train.guard.fault_dump import dump_batch
 from trainplane.train.guard.monitor import GuardMonitor, RollBack
@@ -78,7 +77,10 @@ def run(
     flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s + store_wait_s())
     messages, damage = list[str](), DamageLog()
     amended: GuardState | None = None
-    with closing(setup.tracker_of(job, world)) as tracker, waits_told(world, progress, tracker, interrupted):
+    with (
+        flushing(setup.tracker_of(job, world), config.train) as tracker,
+        waits_told(world, progress, tracker, interrupted),
+    ):
         while True:
             trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage, other_nodes)
             try:
