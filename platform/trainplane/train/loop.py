@@ -77,10 +77,8 @@ def run(
     flags = FlagExchange(world, timeout_s=config.train.collective_timeout_s + store_wait_s())
     messages, damage = list[str](), DamageLog()
     amended: GuardState | None = None
-    with (
-        flushing(setup.tracker_of(job, world), config.train) as tracker,
-        waits_told(world, progress, tracker, interrupted),
-    ):
+    flushed = flushing(setup.tracker_of(job, world), config.train)
+    with flushed as tracker, waits_told(world, progress, tracker, interrupted):
         while True:
             trainer = _Trainer(job, config, task_class, world, tracker, progress, messages, damage, other_nodes)
             try:
